@@ -1,0 +1,189 @@
+"""The builder: `op.Add(x, 1.0)` makes one node, infers its type, and inserts it.
+
+Attribute access gives operations: `op.Relu` is `onnx.Relu`, `op.lax.exp` is `lax.exp`, `op.ort.FusedMatMul` a contrib
+operator. Operands may be values, None (an optional input left out), Python scalars and numpy arrays; the latter become
+constants, scalars of the dtype of the first value among the operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from j2o.ir.graph import Graph, Loc, Node, Value
+from j2o.ir.ops import spec
+from j2o.ir.tensor import Tensor, tensor
+from j2o.ir.types import Attr, Dim, DType, Shape, Type
+
+
+class Dialect:
+    """Operations of one domain as methods: `op.lax.exp(x)`."""
+
+    def __init__(self, builder: Builder, name: str) -> None:
+        self._builder, self._name = builder, name
+
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        builder, name = self._builder, f"{self._name}.{kind}"
+
+        def make(*operands: Any, **attrs: Any) -> Any:
+            return builder.apply(name, *operands, **attrs)
+
+        return make
+
+
+class Builder:
+    """Inserts nodes into `graph`, before `before` or at the end; `loc` and `hint` go to what it makes.
+
+    The lowering driver sets `node` (the node being lowered), `types` (the types its rule must produce) and `target`.
+    """
+
+    def __init__(self, graph: Graph, before: Node | None = None, loc: Loc | None = None, hint: str = "") -> None:
+        self.graph, self.before, self.loc, self.hint = graph, before, loc, hint
+        self.lax, self.ort = Dialect(self, "lax"), Dialect(self, "ort")
+        self.made: list[Node] = []
+        self.target: Any = None
+
+    def at(self, node: Node) -> Builder:
+        """A builder that inserts before `node`, with its location and hint."""
+        assert node.graph is not None
+        copy = Builder(node.graph, node, node.loc, node.outputs[0].hint if node.outputs else "")
+        copy.target = self.target
+        return copy
+
+    # ------------------------------------------------------------------- nodes
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        attrs: Mapping[str, Attr] | None = None,
+        types: Sequence[Type] | None = None,
+        graphs: Sequence[Graph] = (),
+    ) -> Node:
+        """Make and insert one node; its types are inferred where they are not given."""
+        node = Node(op, inputs, types or (), attrs, graphs, self.loc)
+        if types is None:
+            try:
+                inferred = spec(op).infer(node)
+            except Exception:
+                node.set_inputs(())
+                raise
+            node.outputs = tuple(Value(t, node, i, self.hint) for i, t in enumerate(inferred))
+        else:
+            for value in node.outputs:
+                value.hint = self.hint
+        self.graph.insert(node, before=self.before)
+        self.made.append(node)
+        return node
+
+    def apply(self, op: str, *operands: Any, types: Sequence[Type] | None = None, graphs: Sequence[Graph] = (), **attrs: Any) -> Any:
+        """One node; returns its value, or the tuple of its values where there are several.
+
+        Attributes that are None are left out. `types` gives the output types where inference cannot know them.
+        """
+        like = next((v.type.dtype for v in operands if isinstance(v, Value)), None)
+        values = [self.value(v, like) for v in operands]
+        plain = {k: _attr(v) for k, v in attrs.items() if v is not None}
+        node = self.node(op, values, plain, types, graphs)
+        return node.outputs[0] if len(node.outputs) == 1 else node.outputs
+
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        if not kind[:1].isupper():
+            raise AttributeError(kind)
+        name = f"onnx.{kind}"
+
+        def make(*operands: Any, **attrs: Any) -> Any:
+            return self.apply(name, *operands, **attrs)
+
+        return make
+
+    # --------------------------------------------------------------- constants
+
+    def value(self, v: Any, like: DType | None = None) -> Value | None:
+        """`v` as an operand: scalars become constants of dtype `like`, arrays keep theirs."""
+        if v is None or isinstance(v, Value):
+            return v
+        if isinstance(v, Tensor | np.ndarray | np.generic):
+            return self.const(v)
+        return self.const(v, like)
+
+    def const(self, value: Any, dtype: DType | None = None) -> Value:
+        """A constant of a scalar, a sequence, an array or a `Tensor`; Python ints are i64 and floats f32 without `dtype`."""
+        if dtype is None and not isinstance(value, Tensor | np.ndarray | np.generic):
+            kind = np.asarray(value).dtype.kind
+            dtype = {"b": DType.BOOL, "i": DType.I64, "u": DType.I64, "f": DType.F32}[kind]
+        if dtype is not None and isinstance(value, np.ndarray | np.generic):
+            value = np.asarray(value).astype(dtype.numpy)
+        return self.node("const", (), {"value": tensor(value, dtype)}).out
+
+    def full(self, shape: Shape, value: Any, dtype: DType) -> Value:
+        """A tensor of one value, of any (also symbolic) shape: a scalar constant expanded."""
+        return self.expand(self.const(value, dtype), shape)
+
+    def dims(self, dims: Sequence[Dim]) -> Value:
+        """A shape vector: `i64[n]`, a constant where it is static."""
+        dims = tuple(dims)
+        if all(type(d) is int for d in dims):
+            return self.const(np.asarray(dims, np.int64))
+        return self.node("dims", (), {"dims": dims}).out
+
+    def dim(self, dim: Dim, dtype: DType = DType.I64) -> Value:
+        """A size as a scalar of `dtype`."""
+        if type(dim) is int:
+            return self.const(dim, dtype)
+        return self.cast(self.Reshape(self.dims((dim,)), np.zeros(0, np.int64)), dtype)
+
+    # -------------------------------------- the few that every rule needs, no node where none is needed
+
+    def cast(self, x: Value, dtype: DType) -> Value:
+        """ONNX Cast; `x` itself where it has the dtype."""
+        return x if x.type.dtype == dtype else self.Cast(x, to=dtype)
+
+    def reshape(self, x: Value, shape: Shape) -> Value:
+        """`x` in another static or symbolic shape."""
+        shape = tuple(shape)
+        return x if x.type.shape == shape else self.Reshape(x, self.dims(shape), allowzero=1)
+
+    def expand(self, x: Value, shape: Shape) -> Value:
+        """`x` broadcast to `shape` (numpy's rules)."""
+        shape = tuple(shape)
+        return x if x.type.shape == shape else self.Expand(x, self.dims(shape))
+
+    def transpose(self, x: Value, perm: Sequence[int]) -> Value:
+        perm = tuple(int(p) for p in perm)
+        return x if perm == tuple(range(len(perm))) else self.Transpose(x, perm=perm)
+
+    def unsqueeze(self, x: Value, axes: Sequence[int]) -> Value:
+        return self.Unsqueeze(x, np.asarray(axes, np.int64)) if len(axes) else x
+
+    def squeeze(self, x: Value, axes: Sequence[int]) -> Value:
+        return self.Squeeze(x, np.asarray(axes, np.int64)) if len(axes) else x
+
+    def slice(self, x: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
+        """`x[start:end:step]` along one axis; bounds may be symbolic and lie inside the axis."""
+        if type(start) is int and start == 0 and step == 1 and end == x.type.shape[axis]:
+            return x
+        return self.Slice(x, self.dims((start,)), self.dims((end,)), np.array([axis]), np.array([step]))
+
+    def region(self, name: str, types: Sequence[Type], body: Callable[..., Any], hints: Sequence[str] = ()) -> Graph:
+        """A region graph: `body(op, *inputs)` builds it and returns its value or values."""
+        graph = Graph(name)
+        inputs = [graph.add_input(t, hints[i] if i < len(hints) else "") for i, t in enumerate(types)]
+        inner = Builder(graph, None, self.loc, self.hint)
+        inner.target = self.target
+        results = body(inner, *inputs)
+        graph.set_outputs([results] if isinstance(results, Value) else list(results))
+        return graph
+
+
+def _attr(value: Any) -> Attr:
+    """An attribute as plain immutable data."""
+    if isinstance(value, list):
+        return tuple(_attr(v) for v in value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, np.floating):
+        return float(value)
+    return value

@@ -1,0 +1,276 @@
+"""Symbolic dimensions: jax.export's expressions, and nothing of JAX beyond this file (in `ir`).
+
+An expression is canonical (equal expressions compare equal), carries the constraints of its scope, and prints in
+the syntax that specs use: `B`, `2*B*T + 3`, `floordiv(T, 2)`, `mod(T, 16)`, `max(B, 4)`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+from jax import export
+
+from j2o.errors import DimensionError
+from j2o.ir.types import Dim, Shape
+
+SymDim: TypeAlias = Any  # jax.export gives its expression class no public name
+
+
+def is_symbolic(dim: object) -> bool:
+    return type(dim) is not int and export.is_symbolic_dim(dim)
+
+
+def is_static(shape: Shape) -> bool:
+    return all(type(d) is int for d in shape)
+
+
+class DimScope:
+    """The symbols of one graph and the constraints on them. Expressions of two scopes are never equal."""
+
+    def __init__(self, constraints: Iterable[str] = ()) -> None:
+        self.constraints = tuple(constraints)
+        self._symbols: dict[str, SymDim] = {}
+        try:
+            self.jax = export.SymbolicScope(tuple(_jax_syntax(c) for c in self.constraints))
+        except Exception as error:
+            raise DimensionError(f"constraints={list(self.constraints)}: {_first_line(error)}") from None
+
+    @classmethod
+    def of_jax(cls, scope: export.SymbolicScope, constraints: Iterable[str] = ()) -> DimScope:
+        """The scope around JAX's own, when the caller made the expressions."""
+        self = cls.__new__(cls)
+        self.jax, self.constraints, self._symbols = scope, tuple(constraints), {}
+        return self
+
+    def symbol(self, name: str) -> SymDim:
+        """The symbol of that name."""
+        if name not in self._symbols:
+            self._symbols[name] = export.symbolic_shape(f"{name},", scope=self.jax)[0]
+        return self._symbols[name]
+
+    def shape(self, text: str) -> Shape:
+        """The dimensions of a comma-separated text: `"B, 2*T, T//2, 8"`; Python's and jax.export's syntax both work."""
+        if not text.strip():
+            return ()
+        try:
+            tree = ast.parse(f"({text.strip().rstrip(',')},)".replace("^", "**"), mode="eval").body
+            assert isinstance(tree, ast.Tuple)
+            return tuple(normal(_evaluate(d, _Symbols(self), _SYMBOLIC)) for d in tree.elts)
+        except SyntaxError:
+            raise DimensionError(f"dimensions {text!r}: not an expression of sizes such as 'B, 2*T, T//2'") from None
+        except DimensionError:
+            raise
+        except Exception as error:
+            raise DimensionError(f"dimensions {text!r}: {_first_line(error)}") from None
+
+    def dim(self, text: str) -> Dim:
+        """One dimension of its text."""
+        return _parse_dim(self, text)
+
+
+class _Symbols(dict[str, Any]):
+    """The symbols of a scope by name, made when first asked for."""
+
+    def __init__(self, scope: DimScope) -> None:
+        self.scope = scope
+
+    def __missing__(self, name: str) -> SymDim:
+        return self.scope.symbol(name)
+
+
+def _jax_syntax(constraint: str) -> str:
+    """A constraint with `a // b` and `a % b` written as jax.export writes them."""
+
+    class Rewrite(ast.NodeTransformer):
+        def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+            self.generic_visit(node)
+            name = {ast.FloorDiv: "floordiv", ast.Mod: "mod"}.get(type(node.op))
+            return ast.Call(ast.Name(name), [node.left, node.right], []) if name else node
+
+    return ast.unparse(Rewrite().visit(ast.parse(constraint.strip(), mode="eval")))
+
+
+@functools.lru_cache(maxsize=65536)
+def _parse_dim(scope: DimScope, text: str) -> Dim:
+    return int(text) if text.lstrip("-").isdigit() else scope.shape(text)[0]
+
+
+def scope_of(dim: SymDim) -> export.SymbolicScope:
+    """JAX's scope of an expression."""
+    return dim.scope
+
+
+def normal(dim: Any) -> Dim:
+    """`dim` as a Python int where it is a number (numpy's too), else the expression itself."""
+    return dim if is_symbolic(dim) else int(dim)
+
+
+def _memo(fn: Callable[[Any, Any], Any]) -> Callable[[Dim, Dim], Dim]:
+    cached = functools.lru_cache(maxsize=65536)(fn)
+
+    @functools.wraps(fn)
+    def call(a: Dim, b: Dim) -> Dim:
+        if type(a) is int and type(b) is int:
+            return fn(a, b)
+        return cached(a, b)
+
+    return call
+
+
+@_memo
+def add(a: Any, b: Any) -> Dim:
+    return a + b
+
+
+@_memo
+def sub(a: Any, b: Any) -> Dim:
+    return a - b
+
+
+@_memo
+def mul(a: Any, b: Any) -> Dim:
+    return a * b
+
+
+@_memo
+def floordiv(a: Any, b: Any) -> Dim:
+    return a // b
+
+
+@_memo
+def mod(a: Any, b: Any) -> Dim:
+    return a % b
+
+
+@_memo
+def maximum(a: Any, b: Any) -> Dim:
+    return max(a, b) if type(a) is int and type(b) is int else normal(jax.core.max_dim(a, b))
+
+
+@_memo
+def minimum(a: Any, b: Any) -> Dim:
+    return min(a, b) if type(a) is int and type(b) is int else normal(jax.core.min_dim(a, b))
+
+
+def prod(shape: Iterable[Dim]) -> Dim:
+    """The product; 1 for no dimensions."""
+    out: Dim = 1
+    for d in shape:
+        out = mul(out, d)
+    return out
+
+
+def total(shape: Iterable[Dim]) -> Dim:
+    """The sum; 0 for no dimensions."""
+    out: Dim = 0
+    for d in shape:
+        out = add(out, d)
+    return out
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    return sub(0, floordiv(sub(0, a), b))
+
+
+def divides(a: Dim, b: Dim) -> Dim | None:
+    """`b / a` where `a` is known to divide `b`, else None."""
+    if type(a) is int and type(b) is int:
+        return b // a if a != 0 and b % a == 0 else None
+    try:
+        q = floordiv(b, a)
+        return q if mul(q, a) == b else None
+    except (ArithmeticError, ValueError, export_inconclusive()):
+        return None
+
+
+@functools.cache
+def export_inconclusive() -> type[Exception]:
+    """The error of a comparison that holds for some sizes and not for others."""
+    return jax.errors.InconclusiveDimensionOperation
+
+
+@functools.lru_cache(maxsize=65536)
+def _known_ge(a: Any, b: Any) -> bool:
+    try:
+        return bool(a >= b)
+    except export_inconclusive():
+        return False
+
+
+def known_ge(a: Dim, b: Dim) -> bool:
+    """Whether `a >= b` is certain."""
+    return a >= b if type(a) is int and type(b) is int else _known_ge(a, b)
+
+
+@functools.lru_cache(maxsize=65536)
+def parse_expression(dim: SymDim) -> ast.expr:
+    """The expression as a Python syntax tree, for those who evaluate it or write it as nodes."""
+    return ast.parse(str(dim).replace("^", "**"), mode="eval").body
+
+
+@functools.lru_cache(maxsize=65536)
+def symbols(dim: Dim) -> tuple[str, ...]:
+    """The names in an expression, sorted."""
+    if type(dim) is int:
+        return ()
+    tree = parse_expression(dim)
+    called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    return tuple(sorted({n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}))
+
+
+_INTEGER: dict[str, Callable[..., Any]] = {
+    "floordiv": lambda a, b: a // b,
+    "mod": lambda a, b: a % b,
+    "max": max,
+    "min": min,
+    "non_negative": lambda a: max(a, 0),
+}
+_SYMBOLIC: dict[str, Callable[..., Any]] = {
+    "floordiv": floordiv,
+    "mod": mod,
+    "max": maximum,
+    "min": minimum,
+    "non_negative": lambda a: maximum(a, 0),
+}
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+
+
+def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """The number that an expression stands for; KeyError names a symbol without a size."""
+    return dim if type(dim) is int else _evaluate(parse_expression(dim), sizes, _INTEGER)
+
+
+def substitute(dim: Dim, sizes: Mapping[str, Dim]) -> Dim:
+    """The expression with other expressions in place of its symbols."""
+    return dim if type(dim) is int else normal(_evaluate(parse_expression(dim), sizes, _SYMBOLIC))
+
+
+def _evaluate(node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Callable[..., Any]]) -> Any:
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.Name(id=name):
+            return sizes[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, sizes, functions)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_evaluate(left, sizes, functions), _evaluate(right, sizes, functions))
+        case ast.Call(func=ast.Name(id=name), args=args) if name in functions:
+            return functions[name](*(_evaluate(a, sizes, functions) for a in args))
+    raise DimensionError(f"{ast.unparse(node)!r} is not an expression of sizes such as 'B', '2*T + 1', 'T//2'")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,426 @@
+"""The graph: values, nodes, and graphs of them in SSA form with use lists.
+
+A region (the body of a scan, a branch of a cond) is a graph too and may use values of the graphs around it; a function
+is a graph that may not. Results are the operands of a final `return` node, so replacing a value needs no special case.
+Inserting, erasing and replacing cost O(1) for each node and use touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from j2o.ir.types import Attr, Dim, Type
+
+if TYPE_CHECKING:
+    from j2o.ir.dims import DimScope
+    from j2o.ir.ops import OpSpec
+    from j2o.ir.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Loc:
+    """Where a node comes from: the user's frame, and JAX's name stack."""
+
+    file: str
+    line: int
+    function: str = ""
+    stack: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Value:
+    """One tensor: the result of a node or an input of a graph. Compared by identity."""
+
+    __slots__ = ("hint", "index", "owner", "type", "uses")
+
+    def __init__(self, type: Type, owner: Node | Graph, index: int, hint: str = "") -> None:
+        self.type = type
+        self.owner = owner
+        self.index = index
+        self.hint = hint
+        self.uses: dict[tuple[Node, int], None] = {}
+
+    @property
+    def node(self) -> Node | None:
+        """The producer; None for an input of a graph."""
+        return self.owner if isinstance(self.owner, Node) else None
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph in which the value is defined."""
+        return self.owner.graph if isinstance(self.owner, Node) else self.owner
+
+    @property
+    def op(self) -> str:
+        """The producer's operation, "" for an input of a graph."""
+        return self.owner.op if isinstance(self.owner, Node) else ""
+
+    @property
+    def const(self) -> Tensor | None:
+        """The constant, when the value is one."""
+        node = self.owner
+        return node.attrs["value"] if isinstance(node, Node) and node.op == "const" else None  # type: ignore[return-value]
+
+    @property
+    def known(self) -> tuple[Dim, ...] | None:
+        """The entries of a shape vector (or the one entry of an integer scalar): of a `dims` node or a small constant."""
+        node = self.owner
+        if not isinstance(node, Node):
+            return None
+        if node.op == "dims":
+            return node.attrs["dims"]  # type: ignore[return-value]
+        tensor = self.const
+        if tensor is None or len(tensor.shape) > 1 or not tensor.dtype.is_int or not tensor.is_small:
+            return None
+        return tuple(int(d) for d in tensor.load().reshape(-1))
+
+    def users(self) -> Iterator[Node]:
+        """The nodes that use the value, each once, in the order of their first use."""
+        return iter(dict.fromkeys(node for node, _ in self.uses))
+
+    def replace_by(self, new: Value, *, where: Callable[[Node], bool] | None = None) -> None:
+        """Let every user (of those that `where` accepts) use `new` instead."""
+        if new is self:
+            return
+        if not new.hint or (self.hint and isinstance(self.owner, Node) and self.node is not None and new.hint == new.op):
+            new.hint = self.hint or new.hint
+        for node, index in list(self.uses):
+            if where is None or where(node):
+                node.set_input(index, new)
+
+    def __repr__(self) -> str:
+        return f"<%{self.hint or '?'}: {self.type} of {self.op or 'graph input'}>"
+
+
+class Node:
+    """One operation. Operands may be None where ONNX leaves an optional input out."""
+
+    __slots__ = ("attrs", "graph", "graphs", "inputs", "loc", "next", "op", "outputs", "prev")
+
+    def __init__(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        types: Sequence[Type],
+        attrs: Mapping[str, Attr] | None = None,
+        graphs: Sequence[Graph] = (),
+        loc: Loc | None = None,
+        hints: Sequence[str] = (),
+    ) -> None:
+        self.op = op
+        self.inputs: tuple[Value | None, ...] = tuple(inputs)
+        self.attrs: dict[str, Attr] = dict(attrs) if attrs else {}
+        self.graphs: tuple[Graph, ...] = tuple(graphs)
+        self.loc = loc
+        self.graph: Graph | None = None
+        self.prev: Node | None = None
+        self.next: Node | None = None
+        self.outputs: tuple[Value, ...] = tuple(
+            Value(t, self, i, hints[i] if i < len(hints) else "") for i, t in enumerate(types)
+        )
+        for graph in self.graphs:
+            graph.parent = self
+        for i, value in enumerate(self.inputs):
+            if value is not None:
+                value.uses[self, i] = None
+
+    @property
+    def out(self) -> Value:
+        """The only output; ValueError where there are more or none."""
+        if len(self.outputs) != 1:
+            raise ValueError(f"{self.op} has {len(self.outputs)} outputs, not one")
+        return self.outputs[0]
+
+    @property
+    def spec(self) -> OpSpec:
+        from j2o.ir.ops import spec
+
+        return spec(self.op)
+
+    @property
+    def dialect(self) -> str:
+        """`lax`, `onnx`, `ort`, a custom domain, or "" for the core's own operations."""
+        return self.op.rpartition(".")[0]
+
+    @property
+    def kind(self) -> str:
+        """The operation without its dialect."""
+        return self.op.rpartition(".")[2]
+
+    def set_input(self, index: int, value: Value | None) -> None:
+        """Replace one operand."""
+        old = self.inputs[index]
+        if old is not None:
+            del old.uses[self, index]
+        self.inputs = (*self.inputs[:index], value, *self.inputs[index + 1 :])
+        if value is not None:
+            value.uses[self, index] = None
+
+    def set_inputs(self, values: Sequence[Value | None]) -> None:
+        """Replace all operands; their number may change."""
+        for i, old in enumerate(self.inputs):
+            if old is not None:
+                del old.uses[self, i]
+        self.inputs = tuple(values)
+        for i, value in enumerate(self.inputs):
+            if value is not None:
+                value.uses[self, i] = None
+
+    @property
+    def used(self) -> bool:
+        return any(v.uses for v in self.outputs)
+
+    def erase(self) -> None:
+        """Remove the node and what its regions hold; ValueError while an output is used."""
+        for value in self.outputs:
+            if value.uses:
+                user = next(value.users())
+                raise ValueError(f"cannot erase {self.op}: {user.op} still uses %{value.hint}")
+        if self.graph is not None:
+            self.graph.unlink(self)
+        self.set_inputs(())
+        for graph in self.graphs:
+            graph.drop()
+
+    def replace_by(self, *values: Value) -> None:
+        """Let every user take `values` instead of the outputs, and erase the node."""
+        for old, new in zip(self.outputs, values, strict=True):
+            old.replace_by(new)
+        self.erase()
+
+    def __repr__(self) -> str:
+        types = ", ".join(str(v.type) for v in self.outputs)
+        return f"<{self.op} : {types}{f' at {self.loc}' if self.loc else ''}>"
+
+
+class Graph:
+    """Inputs, nodes in an order in which every value is defined before its uses, and a final `return`.
+
+    `functions`, `dims`, `input_names` and `output_names` belong to the root alone.
+    """
+
+    __slots__ = (
+        "_dims", "_functions", "first", "input_names", "inputs", "last", "length", "name", "output_names", "parent", "parent_graph",
+    )  # fmt: skip
+
+    def __init__(self, name: str = "main", dims: DimScope | None = None) -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.parent: Node | None = None  # the node whose region this is
+        self.parent_graph: Graph | None = None  # for a function: the root that holds it
+        self.first: Node | None = None
+        self.last: Node | None = None
+        self.length = 0
+        self._dims = dims
+        self._functions: dict[str, Graph] = {}
+        self.input_names: list[str] = []
+        self.output_names: list[str] = []
+
+    # ---------------------------------------------------------------- structure
+
+    @property
+    def outer(self) -> Graph | None:
+        """The graph around a region."""
+        return self.parent.graph if self.parent is not None else None
+
+    @property
+    def top(self) -> Graph:
+        """The function or root graph that a region lies in."""
+        graph = self
+        while (outer := graph.outer) is not None:
+            graph = outer
+        return graph
+
+    @property
+    def root(self) -> Graph:
+        top = self.top
+        return top.parent_graph.root if top.parent_graph is not None else top
+
+    @property
+    def functions(self) -> dict[str, Graph]:
+        """The functions of the root, by name."""
+        return self.root._functions
+
+    def add_function(self, graph: Graph) -> Graph:
+        """Add a function to the root under its name, which must be free."""
+        root = self.root
+        if graph.name in root._functions:
+            raise ValueError(f"there is a function @{graph.name} already")
+        root._functions[graph.name] = graph
+        graph.parent_graph = root
+        return graph
+
+    @property
+    def dims(self) -> DimScope:
+        """The scope of all symbolic dimensions."""
+        from j2o.ir.dims import DimScope
+
+        root = self.root
+        if root._dims is None:
+            root._dims = DimScope()
+        return root._dims
+
+    def add_input(self, type: Type, hint: str = "") -> Value:
+        value = Value(type, self, len(self.inputs), hint)
+        self.inputs.append(value)
+        return value
+
+    def remove_input(self, index: int) -> None:
+        """Remove an unused input."""
+        if self.inputs[index].uses:
+            raise ValueError(f"cannot remove input %{self.inputs[index].hint}: it is used")
+        del self.inputs[index]
+        for i, value in enumerate(self.inputs):
+            value.index = i
+
+    # -------------------------------------------------------------------- nodes
+
+    def __iter__(self) -> Iterator[Node]:
+        """The nodes in order, `return` last. Nodes may be inserted and erased meanwhile."""
+        node = self.first
+        while node is not None:
+            following = node.next
+            yield node
+            # a node erased by the caller leaves its old successor; one inserted right after is visited
+            node = node.next if node.graph is self else following
+            while node is not None and node.graph is not self:
+                node = node.next
+
+    def __reversed__(self) -> Iterator[Node]:
+        node = self.last
+        while node is not None:
+            previous = node.prev
+            yield node
+            node = node.prev if node.graph is self else previous
+
+    def __len__(self) -> int:
+        return self.length
+
+    def walk(self) -> Iterator[Node]:
+        """The nodes of this graph and of the regions in it, each before its regions; functions are not entered."""
+        for node in self:
+            yield node
+            for graph in node.graphs:
+                yield from graph.walk()
+
+    def insert(self, node: Node, *, before: Node | None = None) -> Node:
+        """Insert a node before another, by default at the end (before `return`, where there is one)."""
+        if node.graph is not None:
+            raise ValueError(f"{node.op} is in a graph already")
+        if before is None and self.last is not None and self.last.op == "return":
+            before = self.last
+        if before is not None and before.graph is not self:
+            raise ValueError(f"{before.op} is not in @{self.name}")
+        node.graph = self
+        node.next = before
+        node.prev = before.prev if before is not None else self.last
+        if node.prev is None:
+            self.first = node
+        else:
+            node.prev.next = node
+        if before is None:
+            self.last = node
+        else:
+            before.prev = node
+        self.length += 1
+        return node
+
+    def unlink(self, node: Node) -> None:
+        """Take a node out of the order, operands and uses untouched, to insert it elsewhere."""
+        if node.prev is None:
+            self.first = node.next
+        else:
+            node.prev.next = node.next
+        if node.next is None:
+            self.last = node.prev
+        else:
+            node.next.prev = node.prev
+        node.graph = None
+        node.prev = None  # `next` stays, for whoever is iterating
+        self.length -= 1
+
+    def drop(self) -> None:
+        """Release everything in the graph, so that outer values lose the uses in here."""
+        for node in self:
+            node.set_inputs(())
+            for graph in node.graphs:
+                graph.drop()
+        self.first = self.last = None
+        self.length = 0
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def ret(self) -> Node:
+        """The final `return`."""
+        if self.last is None or self.last.op != "return":
+            raise ValueError(f"@{self.name} has no return yet")
+        return self.last
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return self.ret.inputs  # type: ignore[return-value]
+
+    def set_outputs(self, values: Sequence[Value]) -> None:
+        """Make or change the final `return`."""
+        if self.last is not None and self.last.op == "return":
+            self.last.set_inputs(values)
+        else:
+            self.insert(Node("return", values, ()))
+
+    # ------------------------------------------------------------------- copies
+
+    def clone(self, values: dict[Value, Value] | None = None) -> Graph:
+        """A copy with regions and functions; values of graphs around it are kept, or taken from `values`."""
+        values = {} if values is None else values
+        copy = Graph(self.name, self._dims)
+        copy.input_names, copy.output_names = list(self.input_names), list(self.output_names)
+        for value in self.inputs:
+            values[value] = copy.add_input(value.type, value.hint)
+        for node in self:
+            copy.insert(clone_node(node, values))
+        for name, function in self._functions.items():
+            copy._functions[name] = function.clone()
+            copy._functions[name].parent_graph = copy
+        return copy
+
+    def verify(self) -> None:
+        """Raise `VerifyError`, with the offending node and its source line, where the graph breaks a rule of the IR."""
+        from j2o.ir.verify import verify
+
+        verify(self)
+
+    def __str__(self) -> str:
+        from j2o.ir.text import to_text
+
+        return to_text(self)
+
+    def __repr__(self) -> str:
+        return f"<graph @{self.name}: {len(self.inputs)} inputs, {self.length} nodes>"
+
+
+def clone_node(node: Node, values: dict[Value, Value]) -> Node:
+    """A copy of a node with operands taken from `values` where they are there; `values` learns the new outputs."""
+    inputs = [values.get(v, v) if v is not None else None for v in node.inputs]
+    graphs = [g.clone(values) for g in node.graphs]
+    copy = Node(node.op, inputs, [v.type for v in node.outputs], node.attrs, graphs, node.loc, [v.hint for v in node.outputs])
+    values.update(zip(node.outputs, copy.outputs, strict=True))
+    return copy
+
+
+def inline(graph: Graph, args: Sequence[Value], before: Node) -> tuple[Value, ...]:
+    """Move the nodes of `graph` in front of `before`, its inputs replaced by `args`; returns its outputs. Consumes `graph`."""
+    for value, arg in zip(graph.inputs, args, strict=True):
+        value.replace_by(arg)
+    assert before.graph is not None
+    outputs = graph.outputs
+    for node in graph:
+        if node.op != "return":
+            graph.unlink(node)
+            before.graph.insert(node, before=before)
+    graph.ret.set_inputs(())
+    return outputs

@@ -1,0 +1,107 @@
+"""What is known of every operation: traits and type inference, looked up by name in its dialect's table."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from j2o.ir.graph import Node
+from j2o.ir.types import DType, Type
+
+
+class Trait(enum.Enum):
+    """A property of an operation that passes may rely on."""
+
+    PURE = "pure"  # no effect beyond its outputs: may be removed, merged, moved
+    ELEMENTWISE = "elementwise"  # every output element depends on the elements at its (broadcast) position alone
+    COMMUTATIVE = "commutative"  # the two operands may be exchanged
+    REDUCTION = "reduction"
+    RANDOM = "random"  # equal operands do not mean equal results
+
+
+Infer: TypeAlias = Callable[[Node], "tuple[Type, ...]"]
+
+
+def no_inference(node: Node) -> tuple[Type, ...]:
+    raise TypeError(f"{node.op} has no type inference: give the types of its outputs")
+
+
+@dataclass(frozen=True, slots=True)
+class OpSpec:
+    """One operation: its name with the dialect, traits, and inference of its output types."""
+
+    name: str
+    traits: frozenset[Trait] = field(default=frozenset({Trait.PURE}))
+    infer: Infer = no_inference
+
+    @property
+    def pure(self) -> bool:
+        return Trait.PURE in self.traits
+
+    @property
+    def elementwise(self) -> bool:
+        return Trait.ELEMENTWISE in self.traits
+
+    @property
+    def commutative(self) -> bool:
+        return Trait.COMMUTATIVE in self.traits
+
+
+def _infer_const(node: Node) -> tuple[Type, ...]:
+    return (node.attrs["value"].type,)  # type: ignore[union-attr]
+
+
+def _infer_dims(node: Node) -> tuple[Type, ...]:
+    return (Type(DType.I64, (len(node.attrs["dims"]),)),)  # type: ignore[arg-type]
+
+
+def _infer_call(node: Node) -> tuple[Type, ...]:
+    if node.graph is None:
+        raise TypeError("a call is inferred inside a graph: give the types of its outputs")
+    return tuple(v.type for v in node.graph.functions[str(node.attrs["function"])].outputs)
+
+
+def _infer_return(node: Node) -> tuple[Type, ...]:
+    return ()
+
+
+CORE: dict[str, OpSpec] = {
+    "const": OpSpec("const", infer=_infer_const),
+    "dims": OpSpec("dims", infer=_infer_dims),
+    "call": OpSpec("call", infer=_infer_call),
+    "return": OpSpec("return", frozenset(), _infer_return),
+}
+_DIALECTS: dict[str, Callable[[str], OpSpec]] = {}
+_CACHE: dict[str, OpSpec] = dict(CORE)
+
+
+def register_dialect(prefix: str, find: Callable[[str], OpSpec]) -> None:
+    """`find(kind)` gives the spec of `prefix.kind`; KeyError where there is no such operation."""
+    _DIALECTS[prefix] = find
+
+
+def spec(name: str) -> OpSpec:
+    """The spec of an operation by its full name. Operations of unknown (custom) domains are taken as pure."""
+    found = _CACHE.get(name)
+    if found is None:
+        prefix, _, kind = name.rpartition(".")
+        _load(prefix)
+        find = _DIALECTS.get(prefix)
+        try:
+            found = find(kind) if find else OpSpec(name)
+        except KeyError:
+            raise KeyError(f"there is no operation {name!r}") from None
+        _CACHE[name] = found
+    return found
+
+
+def _load(prefix: str) -> None:
+    """Import the module that registers a built-in dialect."""
+    if prefix in _DIALECTS:
+        return
+    if prefix in ("onnx", "ort"):
+        import j2o.ir.onnx_ops  # noqa: F401
+    elif prefix == "lax":
+        import j2o.ir.lax_ops  # noqa: F401

@@ -1,0 +1,176 @@
+"""Element types, tensor types and the plain values that attributes are made of."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+if TYPE_CHECKING:
+    from j2o.ir.dims import SymDim
+    from j2o.ir.tensor import Tensor
+
+Dim: TypeAlias = "int | SymDim"
+Shape: TypeAlias = "tuple[Dim, ...]"
+
+
+class DType(enum.Enum):
+    """An element type; the value is its name in the text form.
+
+    `KEY_*` are JAX's typed PRNG keys and `C64`/`C128` complex numbers: they live in the `lax` dialect alone, until
+    the `components` pass has turned each into arrays of plain numbers.
+    """
+
+    BOOL = "bool"
+    I2, I4, I8, I16, I32, I64 = "i2", "i4", "i8", "i16", "i32", "i64"
+    U2, U4, U8, U16, U32, U64 = "u2", "u4", "u8", "u16", "u32", "u64"
+    F16, BF16, F32, F64 = "f16", "bf16", "f32", "f64"
+    F8E4M3FN, F8E5M2 = "f8e4m3fn", "f8e5m2"
+    F8E4M3FNUZ, F8E5M2FNUZ = "f8e4m3fnuz", "f8e5m2fnuz"
+    F8E4M3B11FNUZ, F8E4M3, F8E3M4, F8E8M0FNU = "f8e4m3b11fnuz", "f8e4m3", "f8e3m4", "f8e8m0fnu"
+    F4E2M1FN = "f4e2m1fn"
+    C64, C128 = "c64", "c128"
+    STRING = "string"
+    KEY_FRY, KEY_RBG, KEY_UNSAFE_RBG = "key<fry>", "key<rbg>", "key<urbg>"
+
+    if TYPE_CHECKING:
+        is_float: bool
+        is_signed: bool
+        is_unsigned: bool
+        is_int: bool
+        is_complex: bool
+        is_key: bool
+        bits: int
+
+    @functools.cached_property
+    def numpy(self) -> np.dtype:
+        """The numpy (or ml_dtypes) dtype that holds such elements; keys have none."""
+        try:
+            return _NUMPY[self]
+        except KeyError:
+            raise TypeError(f"{self.value} has no numpy dtype") from None
+
+    def __repr__(self) -> str:
+        return f"DType.{self.name}"
+
+    def __hash__(self) -> int:
+        return hash(self._value_)
+
+
+def _describe(dtype: DType) -> None:
+    name = dtype.value
+    dtype.is_key = name.startswith("key<")
+    dtype.is_complex = name in ("c64", "c128")
+    dtype.is_float = name.startswith(("f", "bf"))
+    dtype.is_unsigned = name[0] == "u" and name[1].isdigit()
+    dtype.is_signed = name[0] == "i"
+    dtype.is_int = dtype.is_signed or dtype.is_unsigned
+    digits = "".join(c for c in name.removeprefix("bf")[1 if name[0] != "b" else 0 :].split("e")[0] if c.isdigit())
+    dtype.bits = {"bool": 8, "string": 0}.get(name) or int(digits or 0)
+
+
+for _dtype in DType:
+    _describe(_dtype)
+
+_NUMPY: dict[DType, np.dtype] = {
+    DType.BOOL: np.dtype(np.bool_),
+    **{DType(f"i{n}"): np.dtype(f"int{n}") for n in (8, 16, 32, 64)},
+    **{DType(f"u{n}"): np.dtype(f"uint{n}") for n in (8, 16, 32, 64)},
+    **{DType(f"f{n}"): np.dtype(f"float{n}") for n in (16, 32, 64)},
+    DType.C64: np.dtype(np.complex64),
+    DType.C128: np.dtype(np.complex128),
+    DType.STRING: np.dtype(object),
+    DType.BF16: np.dtype(ml_dtypes.bfloat16),
+    DType.I2: np.dtype(ml_dtypes.int2),
+    DType.I4: np.dtype(ml_dtypes.int4),
+    DType.U2: np.dtype(ml_dtypes.uint2),
+    DType.U4: np.dtype(ml_dtypes.uint4),
+    DType.F8E4M3FN: np.dtype(ml_dtypes.float8_e4m3fn),
+    DType.F8E5M2: np.dtype(ml_dtypes.float8_e5m2),
+    DType.F8E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
+    DType.F8E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
+    DType.F8E4M3B11FNUZ: np.dtype(ml_dtypes.float8_e4m3b11fnuz),
+    DType.F8E4M3: np.dtype(ml_dtypes.float8_e4m3),
+    DType.F8E3M4: np.dtype(ml_dtypes.float8_e3m4),
+    DType.F8E8M0FNU: np.dtype(ml_dtypes.float8_e8m0fnu),
+    DType.F4E2M1FN: np.dtype(ml_dtypes.float4_e2m1fn),
+}
+_FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
+
+
+def dtype_of(numpy_dtype: object) -> DType:
+    """The DType of a numpy dtype (ml_dtypes included), or TypeError."""
+    try:
+        return _FROM_NUMPY[np.dtype(numpy_dtype)]  # type: ignore[arg-type]
+    except KeyError:
+        raise TypeError(f"no j2o dtype for numpy's {numpy_dtype}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """The type of a value: `f32[B,128]`."""
+
+    dtype: DType
+    shape: Shape
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def is_static(self) -> bool:
+        return all(type(d) is int for d in self.shape)
+
+    @property
+    def size(self) -> Dim:
+        """The number of elements."""
+        from j2o.ir import dims
+
+        return dims.prod(self.shape)
+
+    def with_shape(self, shape: Shape) -> Type:
+        return Type(self.dtype, tuple(shape))
+
+    def with_dtype(self, dtype: DType) -> Type:
+        return Type(dtype, self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype.value}[{','.join(map(str, self.shape))}]"
+
+
+class Struct:
+    """An immutable record inside an attribute, such as JAX's GatherDimensionNumbers: a name and named fields."""
+
+    __slots__ = ("fields", "name")
+
+    def __init__(self, name: str, /, **fields: Attr) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "fields", fields)
+
+    name: str
+    fields: dict[str, Attr]
+
+    def __getattr__(self, key: str):  # noqa: ANN204 (any attribute value)
+        try:
+            return self.fields[key]
+        except KeyError:
+            raise AttributeError(f"{self.name} has no field {key!r}") from None
+
+    def __setattr__(self, key: str, value: object) -> None:
+        raise AttributeError("Struct is immutable")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Struct) and self.name == other.name and self.fields == other.fields
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.fields.items())))
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.fields.items())})"
+
+
+Attr: TypeAlias = "None | bool | int | float | str | DType | Tensor | SymDim | Struct | tuple[Attr, ...]"
