@@ -1,0 +1,77 @@
+"""j2o compiles JAX functions to ONNX.
+
+    model = j2o.compile(fn, [("B", 784)])
+    model.save("model.onnx")
+
+Importing j2o is cheap: JAX, onnxruntime and the rest are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "compile": "api",
+    "Model": "model",
+    "weights": "weights",
+    "lazy": "weights",
+    "open_safetensors": "weights",
+    "open_orbax": "weights",
+    "function": "functions",
+    "default_pipeline": "passes.default",
+    "PassPipeline": "passes.pipeline",
+    "lower": "passes.lower.table",
+    "lower_with": "passes.lower.table",
+    "J2OError": "errors",
+    "SpecError": "errors",
+    "TraceError": "errors",
+    "UnsupportedError": "errors",
+    "DimensionError": "errors",
+    "VerifyError": "errors",
+    "VerificationError": "errors",
+    "NotConvergingError": "errors",
+    "ParseError": "errors",
+    "SaveError": "errors",
+    "LoadError": "errors",
+}
+_MODULES = ("ir", "passes", "backend", "frontend", "errors", "api", "model")
+__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from j2o.api import compile
+    from j2o.errors import (
+        DimensionError,
+        J2OError,
+        LoadError,
+        NotConvergingError,
+        ParseError,
+        SaveError,
+        SpecError,
+        TraceError,
+        UnsupportedError,
+        VerificationError,
+        VerifyError,
+    )
+    from j2o.functions import function
+    from j2o.model import Model
+    from j2o.passes.default import default_pipeline
+    from j2o.passes.lower.table import lower, lower_with
+    from j2o.passes.pipeline import PassPipeline
+    from j2o.weights import lazy, open_orbax, open_safetensors, weights
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f"j2o.{_WHERE[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"j2o.{name}")
+    raise AttributeError(f"module 'j2o' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE, *_MODULES})

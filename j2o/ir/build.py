@@ -7,6 +7,7 @@ constants, scalars of the dtype of the first value among the operands.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,9 +49,9 @@ class Builder:
     def at(self, node: Node) -> Builder:
         """A builder that inserts before `node`, with its location and hint."""
         assert node.graph is not None
-        copy = Builder(node.graph, node, node.loc, node.outputs[0].hint if node.outputs else "")
-        copy.target = self.target
-        return copy
+        other = Builder(node.graph, node, node.loc, node.outputs[0].hint if node.outputs else "")
+        other.target = self.target
+        return other
 
     # ------------------------------------------------------------------- nodes
 
@@ -171,8 +172,8 @@ class Builder:
         """A region graph: `body(op, *inputs)` builds it and returns its value or values."""
         graph = Graph(name)
         inputs = [graph.add_input(t, hints[i] if i < len(hints) else "") for i, t in enumerate(types)]
-        inner = Builder(graph, None, self.loc, self.hint)
-        inner.target = self.target
+        inner = copy.copy(self)
+        inner.graph, inner.before, inner.made = graph, None, []
         results = body(inner, *inputs)
         graph.set_outputs([results] if isinstance(results, Value) else list(results))
         return graph

@@ -175,7 +175,7 @@ class Node:
         return any(v.uses for v in self.outputs)
 
     def erase(self) -> None:
-        """Remove the node and what its regions hold; ValueError while an output is used."""
+        """Remove the node and the regions that are still its own; ValueError while an output is used."""
         for value in self.outputs:
             if value.uses:
                 user = next(value.users())
@@ -184,7 +184,8 @@ class Node:
             self.graph.unlink(self)
         self.set_inputs(())
         for graph in self.graphs:
-            graph.drop()
+            if graph.parent is self:
+                graph.drop()
 
     def replace_by(self, *values: Value) -> None:
         """Let every user take `values` instead of the outputs, and erase the node."""

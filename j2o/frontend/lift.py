@@ -1,0 +1,97 @@
+"""jaxpr → graph of `lax.*` nodes: one equation, one node; nested jaxprs become its regions. Nothing is decided here.
+
+Uses of private JAX: none; jaxprs come through `jax.extend.core`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend import core as jcore
+
+from j2o.errors import UnsupportedError
+from j2o.frontend.params import ParamError, dtype_from_jax, normalise
+from j2o.frontend.sources import location
+from j2o.ir.dims import DimScope, normal
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.tensor import ArrayTensor, Tensor, tensor
+from j2o.ir.types import DType, Type
+
+
+def type_of(aval: Any) -> Type:
+    """The type of a JAX abstract value."""
+    return Type(dtype_from_jax(aval.dtype), tuple(normal(d) for d in aval.shape))
+
+
+def lift(
+    closed: Any,
+    *,
+    dims: DimScope | None = None,
+    name: str = "main",
+    hints: Sequence[str] = (),
+    const: Callable[[Any], Tensor] | None = None,
+) -> Graph:
+    """A root graph for a ClosedJaxpr. `const` turns a captured array into a tensor (and so names it).
+
+    Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
+    """
+    lifter = _Lifter(const or (lambda array: ArrayTensor(np.asarray(array))))
+    graph = lifter.graph(closed.jaxpr, closed.consts, name, {}, hints)
+    graph._dims = dims
+    if lifter.problems:
+        raise UnsupportedError(lifter.problems)
+    return graph
+
+
+class _Lifter:
+    def __init__(self, const: Callable[[Any], Tensor]) -> None:
+        self.const = const
+        self.problems: list[str] = []
+
+    def graph(self, jaxpr: Any, consts: Sequence[Any], name: str, env: dict[Any, Value], hints: Sequence[str] = ()) -> Graph:
+        """`env` has the values of the variables around an open jaxpr."""
+        graph = Graph(name)
+        env = dict(env) if env else {}
+        for var, array in zip(jaxpr.constvars, consts, strict=True):
+            node = self.constant(graph, self.const(array))
+            env[var] = node
+        for i, var in enumerate(jaxpr.invars):
+            env[var] = graph.add_input(type_of(var.aval), hints[i] if i < len(hints) else "")
+        scalars: dict[tuple[Any, ...], Value] = {}
+
+        def read(atom: Any) -> Value:
+            if isinstance(atom, jcore.Literal):
+                array = np.asarray(atom.val, dtype=atom.aval.dtype)
+                key = (array.dtype, array.shape, array.tobytes())
+                if key not in scalars:
+                    scalars[key] = self.constant(graph, tensor(array))
+                return scalars[key]
+            return env[atom]
+
+        for eqn in jaxpr.eqns:
+            self.equation(graph, eqn, [read(a) for a in eqn.invars], env)
+        graph.set_outputs([read(a) for a in jaxpr.outvars])
+        return graph
+
+    def constant(self, graph: Graph, value: Tensor) -> Value:
+        return graph.insert(Node("const", (), (value.type,), {"value": value})).out
+
+    def equation(self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value]) -> None:
+        loc = location(eqn)
+        name = eqn.primitive.name
+        try:
+            attrs, jaxprs = normalise(eqn.params)
+            types = [type_of(v.aval) for v in eqn.outvars]
+        except (ParamError, TypeError) as error:
+            self.problems.append(f"{name} at {loc}: {error}")
+            attrs, jaxprs, types = {}, [], [Type(DType.BOOL, ()) for _ in eqn.outvars]
+        regions = [self.region(j, name, i) for i, j in enumerate(jaxprs)]
+        node = graph.insert(Node(f"lax.{name}", inputs, types, attrs, regions, loc, [name] * len(types)))
+        env.update(zip(eqn.outvars, node.outputs, strict=True))
+
+    def region(self, jaxpr: Any, name: str, index: int) -> Graph:
+        if isinstance(jaxpr, jcore.ClosedJaxpr):
+            return self.graph(jaxpr.jaxpr, jaxpr.consts, f"{name}_{index}", {})
+        return self.graph(jaxpr, (), f"{name}_{index}", {})

@@ -1,0 +1,104 @@
+"""JAX's equation parameters as plain attributes, the same for every JAX version that j2o supports.
+
+dtypes become `DType`, enumerations lower-case strings, named tuples `Struct`, arrays `Tensor`, jaxprs regions. Parameters
+that say how to compute or where, not what, are dropped. One that is none of these is an error: a new JAX release
+shows at once what it added.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core as jcore
+
+from j2o.ir.dims import is_symbolic
+from j2o.ir.tensor import ArrayTensor
+from j2o.ir.types import Attr, DType, Struct, dtype_of
+
+# what has no influence on the values: placement, precision hints, scheduling, names of rules for differentiation
+DROPPED = frozenset(
+    """
+    accuracy allow_negative_indices backend bwd bwd_callable call_jaxpr_thunk compiler_options_kvs ctx_mesh device differentiated donated_invars
+    fwd_jaxpr_thunk in_layouts in_shardings inline is_scan jvp_fun jvp_jaxpr_fun jvp_jaxpr_thunk keep_unused lower_fun
+    layout linear mesh mul_at optimize_energy out_layouts out_sharding out_shardings out_trees policy prevent_cse
+    primitive_name sharding split_transpose _split_transpose symbolic_zeros unique_indices unroll use_fast_variance
+    use_consts vmap_method weak_type out_dtype_weak dst_sharding debug_info
+    """.split()
+)
+KEY_DTYPES = {"fry": DType.KEY_FRY, "rbg": DType.KEY_RBG, "urbg": DType.KEY_UNSAFE_RBG, "unsafe_rbg": DType.KEY_UNSAFE_RBG}
+
+
+class ParamError(TypeError):
+    """A parameter that cannot be kept as an attribute."""
+
+
+def dtype_from_jax(dtype: Any) -> DType:
+    """The DType of JAX's: numpy's, ml_dtypes' and the typed keys'. float0 (no tangent) is held as bool."""
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        tag = str(dtype).removeprefix("key<").removesuffix(">")
+        if tag in KEY_DTYPES:
+            return KEY_DTYPES[tag]
+        raise TypeError(f"typed keys of the implementation {tag!r} are not supported; use 'threefry2x32', 'rbg' or 'unsafe_rbg'")
+    return DType.BOOL if dtype == jax.dtypes.float0 else dtype_of(dtype)
+
+
+def jaxprs_of(value: Any) -> list[Any]:
+    """The jaxprs in one parameter, closed or open."""
+    if isinstance(value, jcore.Jaxpr | jcore.ClosedJaxpr):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [j for v in value for j in jaxprs_of(v)]
+    return []
+
+
+def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
+    """Attributes, and the jaxprs for regions in the order of the parameters; ParamError names a parameter it cannot keep."""
+    attrs: dict[str, Attr] = {}
+    jaxprs: list[Any] = []
+    for name, value in params.items():
+        if value is None or name in DROPPED:
+            continue
+        found = jaxprs_of(value)
+        if found:
+            jaxprs += found
+            continue
+        try:
+            attrs[name] = encode(value)
+        except ParamError:
+            raise ParamError(f"parameter {name}={value!r} of type {type(value).__name__}") from None
+    return attrs, jaxprs
+
+
+def encode(value: Any) -> Attr:
+    """One parameter as an attribute."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
+    if isinstance(value, int | float | np.integer | np.floating):
+        return value.item() if isinstance(value, np.generic) else value
+    if is_symbolic(value):
+        return value
+    if hasattr(value, "tag") and hasattr(value, "key_shape"):  # a PRNG implementation
+        return value.tag
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return Struct(type(value).__name__, **{k: encode(getattr(value, k)) for k in value._fields})
+    if isinstance(value, tuple | list):
+        return tuple(encode(v) for v in value)
+    if isinstance(value, np.ndarray | jax.Array):
+        return ArrayTensor(np.asarray(value))
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)) or _is_extended(value):
+        return dtype_from_jax(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return Struct(type(value).__name__, **{f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)})
+    raise ParamError(type(value).__name__)
+
+
+def _is_extended(value: Any) -> bool:
+    """Whether `value` is the dtype of typed keys, which is no numpy dtype."""
+    return hasattr(value, "itemsize") and hasattr(value, "type") and jax.dtypes.issubdtype(value, jax.dtypes.extended)

@@ -1,0 +1,40 @@
+"""Plain JAX code → graph of `lax.*` nodes, for decompositions and for tests."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from j2o.frontend.lift import lift
+from j2o.ir.graph import Graph
+from j2o.ir.types import DType, Type
+
+_KEYS = {DType.KEY_FRY: "threefry2x32", DType.KEY_RBG: "rbg", DType.KEY_UNSAFE_RBG: "unsafe_rbg"}
+
+
+class Retracer:
+    """Traces `fn(*operands, **params)` at the given types, in 64-bit mode; equal requests are traced once."""
+
+    def __init__(self) -> None:
+        self.cache: dict[Any, Graph] = {}
+
+    def __call__(self, fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]) -> Graph:
+        key = (fn, tuple(types), tuple(sorted(params.items())))
+        if key not in self.cache:
+            self.cache[key] = _trace(fn, types, params)
+        return self.cache[key].clone()
+
+
+def _trace(fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]) -> Graph:
+    # decompositions say their dtypes, and may use 64-bit arithmetic inside whatever the caller's setting is
+    with jax.enable_x64(True):
+        args = [jax.ShapeDtypeStruct(t.shape, _jax_dtype(t.dtype)) for t in types]
+        closed = jax.make_jaxpr(functools.partial(fn, **params))(*args)
+    return lift(closed, name=getattr(fn, "__name__", "fn"))
+
+
+def _jax_dtype(dtype: DType) -> Any:
+    return jax.random.key(0, impl=_KEYS[dtype]).dtype if dtype.is_key else dtype.numpy

@@ -1,0 +1,145 @@
+"""`lower`: every `lax.*` node becomes `onnx.*` nodes, by the tables of rules. The driver; rules are in the files beside.
+
+Regions are lowered before the node that holds them. All operations without a rule are reported together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from j2o.errors import UnsupportedError
+from j2o.ir.graph import Graph, Node, Value, inline
+from j2o.ir.target import Target
+from j2o.ir.types import Type
+from j2o.passes.inline import inline_calls
+from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
+    casts,
+    control,
+    conv,
+    dot,
+    elementwise,
+    fft,
+    index,
+    linalg,
+    random,
+    reduce,
+    shape,
+    sort,
+    special,
+    window,
+)
+from j2o.passes.lower.table import DECOMPOSITIONS, RULES, Lowering, Retrace
+from j2o.passes.pipeline import Context, graph_pass
+
+
+@graph_pass("lower", at="lax", level=0, scope="root")
+def lower(graph: Graph, context: Context) -> int:
+    """Lower the root graph and its functions; UnsupportedError lists everything that has no rule."""
+    driver = Driver(context.target, context.retrace)
+    for each in (graph, *graph.functions.values()):
+        driver.graph(each)
+    if driver.problems:
+        raise UnsupportedError(list(dict.fromkeys(driver.problems)))
+    return driver.count
+
+
+class Driver:
+    """Lowers nodes one by one; `problems` collects what has no rule."""
+
+    def __init__(self, target: Target | None, retrace: Retrace) -> None:
+        self.target, self.retrace = target, retrace
+        self.problems: list[str] = []
+        self.count = 0
+
+    def graph(self, graph: Graph) -> None:
+        for node in graph:
+            if node.dialect == "lax":
+                self.node(node)
+            else:
+                for region in node.graphs:
+                    self.graph(region)
+
+    def node(self, node: Node) -> None:
+        """Lower one node and the regions in it, and erase it."""
+        if node.kind in DECOMPOSITIONS:
+            self.decompose(node)
+            return
+        for region in node.graphs:
+            self.graph(region)
+        self.count += 1
+        try:
+            values = self.values(node)
+        except UnsupportedError as error:
+            self.problems += [f"{describe(node)}: {reason}" for reason in error.operations]
+            values = placeholders(node)
+        node.replace_by(*values)
+
+    def values(self, node: Node) -> Sequence[Value]:
+        rule = RULES.get(node.kind)
+        if rule is None:
+            raise UnsupportedError(["no lowering for this primitive; @j2o.lower registers one"])
+        op = self.builder(node)
+        try:
+            result = rule(op, *node.inputs, **node.attrs)
+        except (TypeError, ValueError, NotImplementedError, KeyError, IndexError, AttributeError) as error:
+            error.add_note(f"while lowering {describe(node)}")
+            raise
+        values = (result,) if isinstance(result, Value) else tuple(result)
+        got, want = [v.type for v in values], [v.type for v in node.outputs]
+        if got != want:
+            raise TypeError(f"the rule for {describe(node)} gave {_types(got)} instead of {_types(want)}")
+        return values
+
+    def builder(self, node: Node) -> Lowering:
+        assert node.graph is not None
+        op = Lowering(node.graph, node, node.loc, node.outputs[0].hint if node.outputs else "")
+        op.source, op.target, op.expand_with = node, self.target, self.expand
+        return op
+
+    def decompose(self, node: Node) -> None:
+        """Replace a node by its decomposition, lowered."""
+        values = self.expand(self.builder(node), DECOMPOSITIONS[node.kind], node.inputs, node.attrs)  # type: ignore[arg-type]
+        got, want = [v.type for v in values], [v.type for v in node.outputs]
+        if got != want:
+            raise TypeError(f"the decomposition of {describe(node)} gave {_types(got)} instead of {_types(want)}")
+        node.replace_by(*values)
+
+    def expand(
+        self, op: Lowering, fn: Callable[..., Any], values: Sequence[Value], params: dict[str, Any]
+    ) -> tuple[Value, ...]:
+        """`fn`, traced at the types of `values`, inserted before `op.before` and lowered."""
+        graph = self.retrace(fn, [v.type for v in values], params)
+        inline_calls(graph)
+        body = list(graph)
+        ret = body.pop()
+        end = op.before
+        anchor = end if end is not None else op.graph.insert(Node("return", (), ()))  # moved aside below
+        inline(graph, values, anchor)
+        keep = op.graph.insert(Node("return", ret.inputs, ()), before=anchor)  # holds the results while they are lowered
+        for node in body:
+            node.loc = node.loc or op.loc
+            if node.dialect == "lax":
+                self.node(node)
+        results = keep.inputs
+        keep.erase()
+        if end is None:
+            anchor.erase()
+        return results  # type: ignore[return-value]
+
+
+def describe(node: Node) -> str:
+    """`exp f32[B,3] at model.py:12`, for messages."""
+    operands = ", ".join(str(v.type) for v in node.inputs if v is not None)
+    return f"{node.kind}({operands}){f' at {node.loc}' if node.loc else ''}"
+
+
+def placeholders(node: Node) -> tuple[Value, ...]:
+    """Values of the right types, so that the rest can be checked as well."""
+    assert node.graph is not None
+    stand_in = Node("unsupported", (), [v.type for v in node.outputs])
+    return node.graph.insert(stand_in, before=node).outputs
+
+
+def _types(types: Sequence[Type]) -> str:
+    return ", ".join(map(str, types)) or "nothing"

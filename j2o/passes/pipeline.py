@@ -1,0 +1,243 @@
+"""Passes, pipelines of passes, and the runner.
+
+A pass says its name, the level of the IR it works at and the optimisation level it starts at. The runner, not the pass,
+walks functions and regions, verifies, times, counts and dumps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from j2o.errors import J2OError, VerifyError
+from j2o.ir.graph import Graph
+from j2o.ir.target import Target
+
+Level: TypeAlias = Literal["lax", "onnx", "target"]
+Scope: TypeAlias = Literal["each", "root"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What passes need of the rest of j2o, handed in by the caller of `run`."""
+
+    target: Target | None = None
+    retrace: Any = None
+    opt_level: int = 2
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """What the runner calls; returns the number of changes, 0 where nothing changed.
+
+    A `rules` attribute, a dict of counts by rule name, goes into the report where there is one.
+    """
+
+    name: str
+    at: Level
+    level: int
+
+    def __call__(self, graph: Graph) -> int: ...
+
+
+@dataclass(frozen=True)
+class GraphPass:
+    """A pass made of a function of a graph, or of a graph and the `Context`."""
+
+    name: str
+    at: Level
+    level: int
+    fn: Callable[..., int]
+    scope: Scope = "each"
+    wants_context: bool = False
+
+    def __call__(self, graph: Graph, context: Context | None = None) -> int:
+        return self.fn(graph, context or Context()) if self.wants_context else self.fn(graph)
+
+    @property
+    def doc(self) -> str:
+        return (self.fn.__doc__ or "").strip().partition("\n")[0]
+
+
+def graph_pass(name: str, *, at: Level, level: int, scope: Scope = "each") -> Callable[[Callable[..., int]], GraphPass]:
+    """Make a pass of a function `(graph) -> changes` or `(graph, context) -> changes`.
+
+    `scope="each"`: called for the root, every function and every region; `"root"`: once, for the root.
+    """
+
+    def make(fn: Callable[..., int]) -> GraphPass:
+        return GraphPass(name, at, level, fn, scope, len(inspect.signature(fn).parameters) > 1)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Fixpoint:
+    """Passes run in turn until none of them changes anything, at most `limit` rounds."""
+
+    name: str
+    passes: tuple[Pass, ...]
+    limit: int = 8
+
+
+Step: TypeAlias = "Pass | Fixpoint"
+
+
+@dataclass(frozen=True)
+class PassPipeline:
+    """An immutable list of passes; the methods return changed copies."""
+
+    steps: tuple[Step, ...]
+
+    def __iter__(self) -> Iterator[Pass]:
+        """The passes in order, those of fixpoint groups once."""
+        for step in self.steps:
+            yield from step.passes if isinstance(step, Fixpoint) else (step,)
+
+    def names(self) -> list[str]:
+        return [p.name for p in self]
+
+    def after(self, name: str, *passes: Pass) -> PassPipeline:
+        """With `passes` right after the first pass or group of that name."""
+        return self._insert(name, passes, 1)
+
+    def before(self, name: str, *passes: Pass) -> PassPipeline:
+        """With `passes` right before the first pass or group of that name."""
+        return self._insert(name, passes, 0)
+
+    def without(self, *names: str) -> PassPipeline:
+        """Without the passes, groups or single rules of those names."""
+        missing = set(names)
+        steps: list[Step] = []
+        for step in self.steps:
+            kept = _without(step, names, missing)
+            if kept is not None:
+                steps.append(kept)
+        if missing:
+            raise J2OError(f"passes: there is no {sorted(missing)[0]!r}; there are {', '.join(dict.fromkeys(self.names()))}")
+        return PassPipeline(tuple(steps))
+
+    def fixpoint(self, name: str, *names: str) -> PassPipeline:
+        """With the named passes, taken from where they stand, as one group run until nothing changes."""
+        chosen = [p for p in self if p.name in names]
+        first = next(i for i, s in enumerate(self.steps) if s in chosen)
+        steps = [s for s in self.steps if s not in chosen]
+        return PassPipeline((*steps[:first], Fixpoint(name, tuple(chosen)), *steps[first:]))
+
+    def _insert(self, name: str, passes: Sequence[Pass], offset: int) -> PassPipeline:
+        for i, step in enumerate(self.steps):
+            inner = step.passes if isinstance(step, Fixpoint) else ()
+            if step.name == name:
+                return PassPipeline((*self.steps[: i + offset], *passes, *self.steps[i + offset :]))
+            for k, one in enumerate(inner):
+                if one.name == name:
+                    group = dataclasses.replace(step, passes=(*inner[: k + offset], *passes, *inner[k + offset :]))
+                    return PassPipeline((*self.steps[:i], group, *self.steps[i + 1 :]))
+        raise J2OError(f"passes: there is no {name!r}; there are {', '.join(dict.fromkeys(self.names()))}")
+
+    def __repr__(self) -> str:
+        return f"PassPipeline({', '.join(s.name for s in self.steps)})"
+
+
+def _without(step: Any, names: Sequence[str], missing: set[str]) -> Any:
+    """The step without what is named; None where nothing is left of it. Found names leave `missing`."""
+    if step.name in names:
+        missing.discard(step.name)
+        return None
+    if isinstance(step, Fixpoint):
+        kept = [p for p in (_without(p, names, missing) for p in step.passes) if p is not None]
+        return dataclasses.replace(step, passes=tuple(kept)) if kept else None
+    rules = getattr(step, "rule_names", None)
+    if rules is not None:
+        found = [n for n in names if n in rules]
+        missing.difference_update(found)
+        return step.without(*found) if found else step
+    return step
+
+
+@dataclass
+class PassRecord:
+    """What one pass did: changes, seconds, and the nodes of the root graph before and after."""
+
+    name: str
+    changes: int = 0
+    seconds: float = 0.0
+    runs: int = 0
+    nodes_before: int = 0
+    nodes_after: int = 0
+    rules: dict[str, int] = field(default_factory=dict)
+
+
+Observer: TypeAlias = Callable[[str, Graph], None]
+
+
+def run(
+    pipeline: PassPipeline,
+    graph: Graph,
+    context: Context,
+    *,
+    verify: bool = False,
+    observe: Observer | None = None,
+) -> list[PassRecord]:
+    """Run a pipeline over a root graph, in place. `observe(name, graph)` is called after every pass.
+
+    With `verify`, the graph is verified after every pass, and VerifyError names the pass that broke it.
+    """
+    records: list[PassRecord] = []
+    for step in pipeline.steps:
+        if isinstance(step, Fixpoint):
+            own = {id(p): PassRecord(p.name) for p in step.passes}
+            records += own.values()
+            for _ in range(step.limit):
+                if not sum([_run_one(p, graph, context, own[id(p)], verify, observe) for p in step.passes]):
+                    break
+        else:
+            records.append(PassRecord(step.name))
+            _run_one(step, graph, context, records[-1], verify, observe)
+    return records
+
+
+def _run_one(
+    one: Any, graph: Graph, context: Context, record: PassRecord, verify: bool, observe: Observer | None
+) -> int:
+    before = graph.length
+    start = time.perf_counter()
+    graphs = [graph] if getattr(one, "scope", "each") == "root" else all_graphs(graph)
+    call = (lambda g: one(g, context)) if getattr(one, "wants_context", False) else one
+    changes = sum(call(g) for g in graphs)
+    record.seconds += time.perf_counter() - start
+    if not record.runs:
+        record.nodes_before = before
+    record.runs += 1
+    record.changes += changes
+    record.nodes_after = graph.length
+    for name, count in (getattr(one, "counts", None) or {}).items():
+        record.rules[name] = record.rules.get(name, 0) + count
+    if verify and changes:
+        try:
+            graph.verify()
+        except VerifyError as error:
+            raise VerifyError(f"after pass {one.name}: {error}") from None
+    if observe is not None:
+        observe(one.name, graph)
+    return changes
+
+
+def all_graphs(root: Graph) -> list[Graph]:
+    """The root, its functions, and all regions in them; inner graphs first."""
+    found: list[Graph] = []
+
+    def visit(graph: Graph) -> None:
+        for node in graph:
+            for region in node.graphs:
+                visit(region)
+        found.append(graph)
+
+    for top in (*root.functions.values(), root):
+        visit(top)
+    return found
