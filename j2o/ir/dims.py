@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -274,3 +274,55 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Cal
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def linear(dim: SymDim) -> tuple[dict[str, int], int] | None:
+    """`2*B + T - 3` as ({"B": 2, "T": 1}, -3); None where the expression is not linear with integer coefficients."""
+    names = symbols(dim)
+    zero = dict.fromkeys(names, 0)
+    try:
+        offset = evaluate(dim, zero)
+        factors = {n: evaluate(dim, {**zero, n: 1}) - offset for n in names}
+    except ArithmeticError:
+        return None
+    built: Any = offset
+    scope = DimScope.of_jax(scope_of(dim))
+    for name, factor in factors.items():
+        built = built + scope.symbol(name) * factor
+    return (factors, offset) if built == dim else None
+
+
+def solve(equations: Sequence[tuple[Dim, int]]) -> dict[str, int]:
+    """The sizes of symbols from `expression = number` pairs, as far as linear equations determine them one by one."""
+    sizes: dict[str, int] = {}
+    todo = [(linear(d), n) for d, n in equations if type(d) is not int]
+    progress = True
+    while progress:
+        progress = False
+        for form, number in todo:
+            unknown = [s for s in form[0] if s not in sizes] if form else []
+            if form is None or len(unknown) != 1:
+                continue
+            factors, offset = form
+            rest = number - offset - sum(f * sizes[s] for s, f in factors.items() if s in sizes)
+            if factors[unknown[0]]:
+                sizes[unknown[0]] = rest // factors[unknown[0]]
+                progress = True
+    return sizes
+
+
+_COMPARISONS: dict[str, Callable[[int, int], bool]] = {"==": operator.eq, "<=": operator.le, ">=": operator.ge}
+
+
+def check_constraints(constraints: Iterable[str], sizes: Mapping[str, int]) -> None:
+    """DimensionError names the first constraint that the sizes break, and the values."""
+    for text in constraints:
+        sign = next(s for s in _COMPARISONS if s in text)
+        left, right = (ast.parse(side.strip(), mode="eval").body for side in text.split(sign))
+        try:
+            a, b = _evaluate(left, sizes, _INTEGER), _evaluate(right, sizes, _INTEGER)
+        except KeyError:
+            continue  # a symbol that no input determines
+        if not _COMPARISONS[sign](a, b):
+            given = ", ".join(f"{k}={v}" for k, v in sizes.items())
+            raise DimensionError(f"constraint {text!r} does not hold: {a} {sign} {b} is false ({given})")

@@ -1,0 +1,39 @@
+"""The default pipeline, per optimisation level."""
+
+from __future__ import annotations
+
+from j2o.passes.casts import casts
+from j2o.passes.components import components
+from j2o.passes.cse import cse
+from j2o.passes.dce import dce
+from j2o.passes.fold import fold
+from j2o.passes.inline import inline
+from j2o.passes.legalize import legalize
+from j2o.passes.lower import lower
+from j2o.passes.materialize import materialize
+from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
+from j2o.passes.recover import recover
+from j2o.passes.shapes import shapes
+from j2o.passes.simplify import simplify
+
+FRONT = (inline, components, lower, dce)
+BACK = (materialize, legalize)
+
+
+def default_pipeline(opt_level: int = 2) -> PassPipeline:
+    """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises and stays portable, 3 adds what is the target's own.
+
+    Raises ValueError for a level outside 0 to 3.
+    """
+    if opt_level not in (0, 1, 2, 3):
+        raise ValueError(f"opt_level={opt_level!r}: 0, 1, 2 or 3")
+    steps: list[Step] = [*FRONT]
+    clean = Fixpoint("clean", (fold, simplify, shapes, casts, cse, dce), limit=4)
+    if opt_level >= 1:
+        steps.append(clean)
+    if opt_level >= 2:
+        steps += [recover, dce]
+    steps += BACK
+    if opt_level >= 1:
+        steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))
+    return PassPipeline(tuple(steps))

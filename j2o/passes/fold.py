@@ -1,0 +1,292 @@
+"""Constant folding: small constants are computed with, in numpy and in their own dtype; large ones only recorded.
+
+A large constant that is transposed, reshaped, cast, sliced, broadcast or concatenated stays where it is; what happens
+to it is recorded in a `MappedTensor` and done while the model is written.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from j2o.ir import tensor as tensors
+from j2o.ir.graph import Graph, Node, Value, inline
+from j2o.ir.tensor import SMALL, ArrayTensor, Tensor
+from j2o.passes.pipeline import graph_pass
+
+Fold: TypeAlias = Callable[..., "np.ndarray | tuple[np.ndarray, ...] | None"]
+
+
+@graph_pass("fold", at="onnx", level=1)
+def fold(graph: Graph) -> int:
+    """Replace nodes whose operands are constants by constants."""
+    count = 0
+    for node in graph:
+        if not node.op.startswith("onnx."):
+            continue
+        if node.kind == "If" and _fold_if(node):
+            count += 1
+            continue
+        values = _fold_node(node)
+        if values is None:
+            continue
+        new = [graph.insert(Node("const", (), (t.type,), {"value": t}, (), node.loc, (v.hint,)), before=node).out
+               for t, v in zip(values, node.outputs, strict=True)]  # fmt: skip
+        node.replace_by(*new)
+        count += 1
+    return count
+
+
+def _fold_if(node: Node) -> bool:
+    """Put the branch that a constant predicate chooses in place of the If."""
+    cond = node.inputs[0].const if node.inputs[0] is not None else None
+    if cond is None:
+        return False
+    branch = node.graphs[0 if cond.scalar else 1]
+    node.replace_by(*inline(branch, (), node))
+    return True
+
+
+def _fold_node(node: Node) -> tuple[Tensor, ...] | None:
+    record, compute = RECORDED.get(node.kind), COMPUTED.get(node.kind)
+    if record is None and compute is None:
+        return None
+    if not node.inputs or not all(v is None or v.const is not None for v in node.inputs):
+        return None
+    if not all(v.type.is_static for v in node.outputs):
+        return None
+    large = any(v is not None and not v.const.is_small for v in node.inputs)  # type: ignore[union-attr]
+    if not large and sum(_bytes(v) for v in node.outputs) <= SMALL:
+        return _compute(node, compute) if compute is not None else None
+    if record is None or not large or any(_shared(v) for v in node.inputs):
+        return None
+    recorded = record(node, *(v.const if v is not None else None for v in node.inputs))
+    return None if recorded is None else (recorded,)
+
+
+def _bytes(value: Value) -> int:
+    return int(np.prod(value.type.shape, dtype=np.int64)) * value.type.dtype.bits // 8
+
+
+def _shared(value: Value | None) -> bool:
+    """Whether folding would leave two copies of a large constant: it has other uses as it stands."""
+    return value is not None and not value.const.is_small and len(value.uses) > 1  # type: ignore[union-attr]
+
+
+def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
+    arrays = [None if v is None else v.const.load() for v in node.inputs]  # type: ignore[union-attr]
+    with np.errstate(all="ignore"):
+        out = fn(node, *arrays)
+    if out is None:
+        return None
+    results = out if isinstance(out, tuple) else (out,)
+    made = []
+    for array, value in zip(results, node.outputs, strict=True):
+        array = np.asarray(array)
+        if array.dtype != value.type.dtype.numpy:
+            array = array.astype(value.type.dtype.numpy)
+        if array.shape != value.type.shape:
+            raise ValueError(f"folding {node.op} gave {array.shape} instead of {value.type}")
+        made.append(ArrayTensor(np.ascontiguousarray(array).reshape(array.shape)))
+    return tuple(made)
+
+
+# ------------------------------------------------------------------------------ computed, small operands
+
+
+def _numpy(fn: Callable[..., Any]) -> Fold:
+    return lambda node, *arrays: fn(*arrays)
+
+
+def _wide(fn: Callable[..., Any]) -> Fold:
+    """A floating-point function evaluated in double precision and rounded once (numpy's own float32 ones are coarser)."""
+
+    def call(node: Node, *arrays: np.ndarray) -> np.ndarray:
+        return fn(*(a.astype(np.float64) if a.dtype.kind not in "biu" else a for a in arrays))
+
+    return call
+
+
+def _divide(node: Node, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    if not node.out.type.dtype.is_int:
+        return np.divide(a, b)
+    if np.any(b == 0):
+        return None
+    lowest = np.iinfo(a.dtype).min if node.out.type.dtype.is_signed else None
+    if lowest is not None and np.any((a == lowest) & (b == -1)):
+        return None
+    quotient = a // b
+    return quotient + ((quotient < 0) & (quotient * b != a)).astype(a.dtype)  # numpy floors, ONNX truncates
+
+
+def _mod(node: Node, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    if node.out.type.dtype.is_int and np.any(b == 0):
+        return None
+    return np.fmod(a, b) if node.attrs.get("fmod") else np.mod(a, b)
+
+
+def _cast(node: Node, x: np.ndarray) -> np.ndarray | None:
+    to = node.out.type.dtype
+    if node.inputs[0].type.dtype.is_float and to.is_int:  # type: ignore[union-attr]
+        if not to.bits >= 8:
+            return None
+        info = np.iinfo(to.numpy)
+        wide = x.astype(np.float64)
+        if not np.all((wide >= info.min) & (wide <= info.max)):
+            return None  # what comes out of range is the runtime's choice
+    return x.astype(to.numpy)
+
+
+def _shift(node: Node, x: np.ndarray, n: np.ndarray) -> np.ndarray | None:
+    if np.any(n >= x.dtype.itemsize * 8):
+        return None
+    return np.left_shift(x, n) if node.attrs["direction"] == "LEFT" else np.right_shift(x, n)
+
+
+def _slices(node: Node, x_shape: tuple[int, ...], *bounds: np.ndarray | None) -> tuple[slice, ...]:
+    starts, ends, axes, steps = (*bounds, None, None)[:4]
+    out = [slice(None)] * len(x_shape)
+    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):  # type: ignore[union-attr]
+        axis = int(axes[i]) if axes is not None else i
+        step = int(steps[i]) if steps is not None else 1
+        stop = None if step < 0 and end < -x_shape[axis] else end
+        out[axis] = slice(start, stop, step)
+    return tuple(out)
+
+
+def _reduce(fn: Callable[..., Any]) -> Fold:
+    def call(node: Node, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+        if axes is None or axes.size == 0:
+            if node.attrs.get("noop_with_empty_axes"):
+                return x
+            over = None
+        else:
+            over = tuple(int(a) for a in axes)
+        return fn(x, axis=over, keepdims=bool(node.attrs.get("keepdims", 1)))
+
+    return call
+
+
+def _gather(node: Node, x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return np.take(x, index, axis=int(node.attrs.get("axis", 0)))  # type: ignore[arg-type]
+
+
+def _pad(node: Node, x: np.ndarray, pads: np.ndarray, value: np.ndarray | None = None, axes: np.ndarray | None = None) -> np.ndarray | None:
+    if axes is not None or node.attrs.get("mode", "constant") != "constant" or np.any(pads < 0):
+        return None
+    widths = pads.reshape(2, -1).T.tolist()
+    return np.pad(x, widths, constant_values=0 if value is None else value.item())
+
+
+def _split(node: Node, x: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    axis = int(node.attrs.get("axis", 0))  # type: ignore[arg-type]
+    ends = np.cumsum([v.type.shape[axis] for v in node.outputs])[:-1]
+    return tuple(np.split(x, ends, axis=axis))
+
+
+def _concat(node: Node, *parts: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts, axis=int(node.attrs["axis"]))  # type: ignore[arg-type]
+
+
+def _cumsum(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray | None:
+    if node.attrs.get("exclusive"):
+        return None
+    if node.attrs.get("reverse"):
+        return np.flip(np.cumsum(np.flip(x, int(axis)), int(axis), dtype=x.dtype), int(axis))
+    return np.cumsum(x, int(axis), dtype=x.dtype)
+
+
+def _trilu(node: Node, x: np.ndarray, k: np.ndarray | None = None) -> np.ndarray:
+    return (np.triu if node.attrs.get("upper", 1) else np.tril)(x, 0 if k is None else int(k))
+
+
+def _clip(node: Node, x: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None) -> np.ndarray:
+    x = x if low is None else np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
+
+
+def _perm(node: Node) -> tuple[int, ...]:
+    perm = node.attrs.get("perm")
+    return tuple(perm) if perm is not None else tuple(range(node.inputs[0].type.rank))[::-1]  # type: ignore[arg-type, union-attr]
+
+
+def _fold_tile(node: Node, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+    return np.tile(x, repeats.tolist())
+
+
+def _to_output_shape(node: Node, x: np.ndarray, *_: Any) -> np.ndarray:
+    return x.reshape(node.out.type.shape)  # type: ignore[arg-type]
+
+
+COMPUTED: dict[str, Fold] = {
+    **{name: _numpy(fn) for name, fn in {
+        "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Neg": np.negative, "Abs": np.abs, "Sign": np.sign,
+        "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Not": np.logical_not, "And": np.logical_and,
+        "Or": np.logical_or, "Xor": np.logical_xor, "BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or,
+        "BitwiseXor": np.bitwise_xor, "BitwiseNot": np.bitwise_not, "Equal": np.equal, "Less": np.less,
+        "LessOrEqual": np.less_equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Where": np.where,
+        "IsNaN": np.isnan, "Sqrt": np.sqrt, "Identity": lambda x: x, "Reciprocal": lambda x: np.divide(x.dtype.type(1), x),
+        "MatMul": np.matmul,
+    }.items()},
+    **{name: _wide(fn) for name, fn in {
+        "Exp": np.exp, "Log": np.log, "Sin": np.sin, "Cos": np.cos, "Tan": np.tan, "Tanh": np.tanh, "Asin": np.arcsin,
+        "Acos": np.arccos, "Atan": np.arctan, "Sinh": np.sinh, "Cosh": np.cosh,
+        "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    }.items()},
+    "Pow": lambda node, x, y: None if node.out.type.dtype.is_int else np.power(x.astype(np.float64), y.astype(np.float64)),
+    "Max": lambda node, *xs: functools.reduce(np.maximum, xs),
+    "Min": lambda node, *xs: functools.reduce(np.minimum, xs),
+    "Div": _divide,
+    "Mod": _mod,
+    "Cast": _cast,
+    "BitShift": _shift,
+    "Clip": _clip,
+    "Reshape": _to_output_shape,
+    "Squeeze": _to_output_shape,
+    "Unsqueeze": _to_output_shape,
+    "Flatten": _to_output_shape,
+    "Transpose": lambda node, x: np.transpose(x, _perm(node)),
+    "Expand": lambda node, x, _: np.broadcast_to(x, node.out.type.shape),  # type: ignore[arg-type]
+    "Slice": lambda node, x, *bounds: x[_slices(node, x.shape, *bounds)],
+    "Concat": _concat,
+    "Split": _split,
+    "Gather": _gather,
+    "GatherElements": lambda node, x, i: np.take_along_axis(x, np.where(i < 0, i + x.shape[int(node.attrs.get("axis", 0))], i), int(node.attrs.get("axis", 0))),  # type: ignore[arg-type]
+    "Pad": _pad,
+    "Tile": _fold_tile,
+    "Trilu": _trilu,
+    "CumSum": _cumsum,
+    "Range": lambda node, start, stop, step: start + np.arange(node.out.type.shape[0], dtype=start.dtype) * step,
+    "ReduceSum": _reduce(np.sum),
+    "ReduceProd": _reduce(np.prod),
+    "ReduceMax": lambda node, x, axes=None: _reduce(np.max)(node, x, axes) if x.size else None,
+    "ReduceMin": lambda node, x, axes=None: _reduce(np.min)(node, x, axes) if x.size else None,
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ recorded, large operands
+
+
+def _record_slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor | None:
+    return tensors.sliced(x, _slices(node, x.shape, *(None if b is None else b.load() for b in bounds)))
+
+
+def _record_cast(node: Node, x: Tensor) -> Tensor | None:
+    to = node.out.type.dtype
+    return tensors.casted(x, to) if x.dtype.is_float and to.is_float else None
+
+
+RECORDED: dict[str, Callable[..., Tensor | None]] = {
+    "Transpose": lambda node, x: tensors.transposed(x, _perm(node)),
+    "Reshape": lambda node, x, _: tensors.reshaped(x, node.out.type.shape),
+    "Squeeze": lambda node, x, *_: tensors.reshaped(x, node.out.type.shape),
+    "Unsqueeze": lambda node, x, _: tensors.reshaped(x, node.out.type.shape),
+    "Flatten": lambda node, x: tensors.reshaped(x, node.out.type.shape),
+    "Identity": lambda node, x: x,
+    "Cast": _record_cast,
+    "Slice": _record_slice,
+    "Concat": lambda node, *parts: tensors.concatenated(parts, int(node.attrs["axis"])),  # type: ignore[arg-type]
+}

@@ -1,0 +1,42 @@
+"""What compiling did, as data and as text."""
+
+from __future__ import annotations
+
+import collections
+from dataclasses import dataclass, field
+
+from j2o.ir.graph import Graph
+from j2o.passes.pipeline import PassRecord
+
+
+def count_ops(graph: Graph) -> dict[str, int]:
+    """How often each operation occurs, regions and functions included; constants and `return` are left out."""
+    counts: collections.Counter[str] = collections.Counter()
+    for top in (graph, *graph.functions.values()):
+        counts.update(node.op for node in top.walk() if node.op not in ("const", "return"))
+    return dict(counts.most_common())
+
+
+@dataclass
+class Report:
+    """`passes` in the order they ran, seconds per stage, operations before and after, and what is not portable."""
+
+    passes: list[PassRecord] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    ops_before: dict[str, int] = field(default_factory=dict)
+    ops_after: dict[str, int] = field(default_factory=dict)
+    not_portable: list[str] = field(default_factory=list)
+    weights_bytes: int = 0
+    quantisation: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        stages = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items())
+        lines = [stages, f"{sum(self.ops_before.values())} operations before, {sum(self.ops_after.values())} after"]
+        width = max((len(p.name) for p in self.passes), default=4)
+        for p in self.passes:
+            if p.changes:
+                lines.append(f"  {p.name:{width}}  {p.changes:6d} changes  {1e3 * p.seconds:8.2f} ms")
+                lines += [f"  {'':{width}}    {name}: {n}" for name, n in sorted(p.rules.items()) if n]
+        if self.not_portable:
+            lines.append("not portable ONNX: " + ", ".join(self.not_portable))
+        return "\n".join(lines)
