@@ -1,0 +1,85 @@
+"""The kernels of onnxruntime's CPU provider, as a `Target`.
+
+`kernels.json` is a snapshot of the registry, so that compiling gives the same model everywhere;
+`python -m j2o.backend.kernels` takes it anew from the installed onnxruntime.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from j2o.errors import SpecError
+from j2o.ir.target import Target
+from j2o.ir.types import DType
+
+SNAPSHOT = Path(__file__).with_name("kernels.json")
+OLDEST = 18
+DOMAINS = {"": "onnx", "com.microsoft": "ort"}
+_NAMES = {
+    "float": "f32", "double": "f64", "float16": "f16", "bfloat16": "bf16", "bool": "bool", "string": "string",
+    **{f"int{n}": f"i{n}" for n in (2, 4, 8, 16, 32, 64)},
+    **{f"uint{n}": f"u{n}" for n in (2, 4, 8, 16, 32, 64)},
+    "float8e4m3fn": "f8e4m3fn", "float8e4m3fnuz": "f8e4m3fnuz", "float8e5m2": "f8e5m2", "float8e5m2fnuz": "f8e5m2fnuz",
+    "float8e8m0": "f8e8m0fnu", "float4e2m1": "f4e2m1fn",
+}  # fmt: skip
+
+
+@functools.cache
+def _snapshot() -> dict[str, Any]:
+    return json.loads(SNAPSHOT.read_text())
+
+
+def newest_opset() -> int:
+    """The newest opset that the onnxruntime of the snapshot runs."""
+    return _snapshot()["opset"]
+
+
+@functools.cache
+def target(opset: int | None = None) -> Target:
+    """onnxruntime's CPU kernels at an opset, by default the newest; SpecError where the opset is out of range."""
+    newest = newest_opset()
+    if opset is None:
+        opset = newest
+    if not isinstance(opset, int) or not OLDEST <= opset <= newest:
+        raise SpecError(f"opset={opset!r}: j2o writes opsets {OLDEST} to {newest}")
+    rows: dict[str, list[Any]] = collections.defaultdict(list)
+    for op, first, last, constraints in _snapshot()["kernels"]:
+        version = opset if op.startswith("onnx.") else 1
+        if first <= version and (last is None or version <= last):
+            rows[op].append({name: frozenset(map(DType, dtypes.split())) for name, dtypes in constraints.items()})
+    return Target(opset, dict(rows))
+
+
+def read_registry() -> dict[str, Any]:
+    """The installed onnxruntime's CPU kernels in the form of the snapshot."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
+
+    rows = []
+    newest = 0
+    for kernel in get_all_opkernel_def():
+        if kernel.provider != "CPUExecutionProvider" or kernel.domain not in DOMAINS:
+            continue
+        first, last = kernel.version_range
+        if kernel.domain == "":
+            newest = max(newest, first)
+        constraints = {
+            name: " ".join(sorted(_NAMES[t[7:-1]] for t in types if t.startswith("tensor(") and t[7:-1] in _NAMES))
+            for name, types in sorted(kernel.type_constraints.items())
+        }
+        rows.append([f"{DOMAINS[kernel.domain]}.{kernel.op_name}", first, None if last > 1000 else last, constraints])
+    return {"onnxruntime": onnxruntime.__version__, "opset": newest, "kernels": sorted(rows, key=repr)}
+
+
+def main() -> None:
+    data = read_registry()
+    kernels = ",\n".join(json.dumps(row) for row in data.pop("kernels"))
+    SNAPSHOT.write_text(json.dumps(data)[:-1] + ', "kernels": [\n' + kernels + "\n]}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The command line: export, inspect, check, passes, dump."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from j2o.errors import J2OError, SpecError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 only on success."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("j2o: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:
+        if args.traceback:
+            traceback.print_exc()
+        else:
+            kind = "" if isinstance(error, J2OError) else f"{type(error).__name__}: "
+            print(f"j2o: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="j2o", description="Compile JAX functions to ONNX, and look into the results.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+        sub.set_defaults(run=run)
+        return sub
+
+    export = command("export", _export, "compile a function and write the model")
+    _program(export)
+    export.add_argument("-o", "--output", required=True, type=Path, help="where to write, for example model.onnx")
+    export.add_argument("--external-data", action=argparse.BooleanOptionalAction, help="weights in OUTPUT.data (default: above 1 GiB)")
+    export.add_argument("--weights-dtype", choices=("bfloat16", "float16", "int8"), help="how large float weights are stored")
+    export.add_argument("--report", action="store_true", help="print what each pass did")
+
+    inspect = command("inspect", _inspect, "print what is in a model; reads no weights")
+    inspect.add_argument("model", type=Path)
+    inspect.add_argument("--text", action="store_true", help="the whole graph in the text form")
+
+    check = command("check", _check, "check a model's structure and shapes, and that onnxruntime loads it")
+    check.add_argument("model", type=Path)
+    check.add_argument("--deep", action="store_true", help="read the weights too: offsets, lengths, overlaps, checksums")
+
+    passes = command("passes", _passes, "list the passes in the order they run")
+    passes.add_argument("--opt-level", type=int, choices=range(4), help="only those of one level")
+
+    dump = command("dump", _dump, "print the graph after a pass")
+    _program(dump)
+    dump.add_argument("--after", metavar="PASS", help="the pass (default: the last)")
+    return parser
+
+
+def _program(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("function", help="what to compile: pkg.module:name, or path/to/file.py:name")
+    parser.add_argument("--spec", action="append", default=[], metavar="SPEC", help="one a positional argument, for example 'f32[B,784]'")
+    parser.add_argument("--constraint", action="append", default=[], help="on symbolic sizes, for example 'T <= 512'")
+    parser.add_argument("--opt-level", type=int, default=2, choices=range(4))
+    parser.add_argument("--opset", type=int, help="default: the newest that the installed onnxruntime runs")
+
+
+def _load_function(text: str) -> Any:
+    """The object that `module:attribute.path` names; SpecError says which part is not there."""
+    module_name, colon, path = text.partition(":")
+    if not colon or not path:
+        raise SpecError(f"function {text!r}: write it as pkg.module:name")
+    if module_name.endswith(".py"):
+        file = Path(module_name)
+        if not file.is_file():
+            raise SpecError(f"function {text!r}: there is no file {module_name!r}")
+        sys.path.insert(0, str(file.resolve().parent))
+        module_name = file.stem
+    else:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise SpecError(f"function {text!r}: {error}") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise SpecError(f"function {text!r}: {getattr(found, '__name__', type(found).__name__)} has no {part!r}")
+        found = getattr(found, part)
+    return found
+
+
+def _export(args: argparse.Namespace) -> int:
+    import j2o
+
+    with _status("compiling") as say:
+        fn = _load_function(args.function)
+        model = j2o.compile(fn, args.spec, constraints=args.constraint, opt_level=args.opt_level, opset=args.opset,
+                            weights_dtype=args.weights_dtype)  # fmt: skip
+        say("saving")
+        model.save(args.output, external_data=args.external_data)
+    print(f"{args.output}: {model!r}")
+    if args.report:
+        print(model.report)
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from j2o.backend.load import load, summary
+
+    if args.text:
+        print(load(args.model))
+    else:
+        print(summary(args.model))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from j2o.backend.load import check
+
+    with _status("checking"):
+        check(args.model, deep=args.deep)
+    print(f"{args.model}: good")
+    return 0
+
+
+def _passes(args: argparse.Namespace) -> int:
+    from j2o.passes.default import default_pipeline
+
+    level = 3 if args.opt_level is None else args.opt_level
+    for one in dict.fromkeys(default_pipeline(level)):
+        doc = getattr(one, "doc", "") or (type(one).__doc__ or "").strip().partition("\n")[0]
+        print(f"{one.name:14} {one.at:7} level {one.level}  {doc}")
+    return 0
+
+
+def _dump(args: argparse.Namespace) -> int:
+    import j2o
+
+    texts: dict[str, str] = {}
+
+    def observe(name: str, graph: Any) -> None:
+        if args.after in (None, name):
+            texts[name] = str(graph)
+
+    from j2o.api import compile_with
+
+    with _status("compiling"):
+        compile_with(_load_function(args.function), args.spec, observe, constraints=args.constraint, opt_level=args.opt_level, opset=args.opset)
+    if not texts:
+        names = ", ".join(dict.fromkeys(j2o.default_pipeline(args.opt_level).names()))
+        raise SpecError(f"--after {args.after}: there is no such pass; there are {names}")
+    print(list(texts.values())[-1])
+    return 0
+
+
+class _status:
+    """A spinner on a terminal, nothing elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.status = text, None
+
+    def __enter__(self) -> Any:
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            self.status = Console(stderr=True).status(self.text)
+            self.status.start()
+        return self.say
+
+    def say(self, text: str) -> None:
+        if self.status is not None:
+            self.status.update(text)
+
+    def __exit__(self, *_: object) -> None:
+        if self.status is not None:
+            self.status.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

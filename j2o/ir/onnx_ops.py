@@ -1,0 +1,101 @@
+"""The `onnx` and `ort` dialects: specs read from ONNX's operator schemas, so that no operator needs a class here.
+
+`onnx` is imported for its schemas alone (`onnx.defs`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx.defs
+
+from j2o.ir import infer
+from j2o.ir.graph import Node
+from j2o.ir.ops import OpSpec, Trait, register_dialect
+from j2o.ir.types import Type
+
+COMMUTATIVE = frozenset("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor Max Min Sum Mean".split())
+RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
+ELEMENTWISE = frozenset(
+    """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Cos
+    Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less
+    LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus
+    Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
+    """.split()
+)
+REDUCTION = frozenset(
+    "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare".split()
+)
+GRAPH_ATTRIBUTES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",), "SequenceMap": ("body",)}
+CONTRIB = "com.microsoft"
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What is used of an ONNX operator schema: names of attributes, operand counts, type constraints by position."""
+
+    attributes: frozenset[str]
+    min_inputs: int
+    max_inputs: int
+    inputs: tuple[str, ...]  # the type constraint (or concrete type) of each operand, the last one repeated if variadic
+    outputs: tuple[str, ...]
+    variadic: bool
+    since: int
+    has_function: bool
+
+
+@functools.cache
+def schema(kind: str, opset: int | None = None) -> Schema:
+    """The schema of an ONNX operator, the newest or that of an opset; KeyError where there is none."""
+    newest = onnx.defs.onnx_opset_version()
+    try:
+        s = onnx.defs.get_schema(kind, opset or newest, "")
+    except onnx.defs.SchemaError:
+        raise KeyError(kind) from None
+    variadic = bool(s.inputs) and s.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    return Schema(
+        frozenset(s.attributes), s.min_input, s.max_input, tuple(i.type_str for i in s.inputs),
+        tuple(o.type_str for o in s.outputs), variadic, s.since_version, s.has_function or s.has_context_dependent_function,
+    )  # fmt: skip
+
+
+def constraint_of(kind: str, index: int, output: bool = False, opset: int | None = None) -> str:
+    """The type constraint of an operand or result: `T`, or a concrete type such as `tensor(int64)`."""
+    s = schema(kind, opset)
+    names = s.outputs if output else s.inputs
+    return names[min(index, len(names) - 1)]
+
+
+def _checked(kind: str, rule: Callable[[Node], tuple[Type, ...]]) -> Callable[[Node], tuple[Type, ...]]:
+    known = schema(kind)
+    allowed = known.attributes
+
+    def check(node: Node) -> tuple[Type, ...]:
+        if not allowed.issuperset(node.attrs):
+            wrong = sorted(set(node.attrs) - allowed)[0]
+            raise TypeError(f"{node.op} has no attribute {wrong!r}; it has {', '.join(sorted(allowed)) or 'none'}")
+        if not known.min_inputs <= len(node.inputs) <= known.max_inputs:
+            raise TypeError(f"{node.op} takes {known.min_inputs} to {known.max_inputs} operands, given {len(node.inputs)}")
+        return rule(node)
+
+    return check
+
+
+def _find(kind: str) -> OpSpec:
+    schema(kind)  # KeyError where there is none
+    traits = {Trait.PURE}
+    for names, trait in ((COMMUTATIVE, Trait.COMMUTATIVE), (ELEMENTWISE, Trait.ELEMENTWISE), (REDUCTION, Trait.REDUCTION), (RANDOM, Trait.RANDOM)):
+        if kind in names:
+            traits.add(trait)
+    return OpSpec(f"onnx.{kind}", frozenset(traits), _checked(kind, infer.RULES.get(kind, infer.unknown)))
+
+
+def _find_contrib(kind: str) -> OpSpec:
+    return OpSpec(f"ort.{kind}", frozenset({Trait.PURE}), infer.CONTRIB.get(kind, infer.unknown))
+
+
+register_dialect("onnx", _find)
+register_dialect("ort", _find_contrib)

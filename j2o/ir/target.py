@@ -1,0 +1,38 @@
+"""What must be able to run a model: an opset, and the kernels of a runtime, as data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from j2o.ir.types import DType
+
+# one kernel: for every type constraint of the operator (`T`, `T1`, …) the dtypes it takes
+Row: TypeAlias = "Mapping[str, frozenset[DType]]"
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """`rows` maps an operator (`onnx.Erf`, `ort.FusedMatMul`) to its kernels at `opset`.
+
+    An operator that is not in `rows` is taken to be a function that the runtime inlines.
+    """
+
+    opset: int
+    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    name: str = "onnxruntime CPU"
+
+    def supports(self, op: str, dtype: DType, constraint: str | None = None) -> bool:
+        """Whether some kernel of `op` takes `dtype` for its (first) type constraint."""
+        return dtype in self.dtypes(op, constraint)
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 (targets are few and live long)
+    def dtypes(self, op: str, constraint: str | None = None) -> frozenset[DType]:
+        """The dtypes that any kernel of `op` takes for a constraint, by default `T`, `T1` or the first there is."""
+        found: set[DType] = set()
+        for row in self.rows.get(op, ()):
+            name = constraint or next((c for c in ("T", "T1") if c in row), next(iter(row), None))
+            found |= row.get(name, frozenset()) if name else frozenset()
+        return frozenset(found)
