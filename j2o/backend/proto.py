@@ -1,0 +1,267 @@
+"""Graph → ONNX protobuf, by way of onnx-ir.
+
+Constants become initializers of the main graph, wherever they stand (in functions: Constant nodes). Every value gets a unique
+readable name from its hint, and every value its type with symbolic sizes, as `value_info`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from j2o.errors import SaveError
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
+from j2o.ir.tensor import Tensor
+from j2o.ir.types import Attr, DType, Type
+
+if TYPE_CHECKING:
+    import onnx
+
+FUNCTION_DOMAIN = "j2o"
+LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
+_ONNX_DTYPES = {
+    DType.F32: "FLOAT", DType.F64: "DOUBLE", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.BOOL: "BOOL",
+    DType.STRING: "STRING", DType.C64: "COMPLEX64", DType.C128: "COMPLEX128",
+    **{DType(f"i{n}"): f"INT{n}" for n in (2, 4, 8, 16, 32, 64)},
+    **{DType(f"u{n}"): f"UINT{n}" for n in (2, 4, 8, 16, 32, 64)},
+    DType.F8E4M3FN: "FLOAT8E4M3FN", DType.F8E5M2: "FLOAT8E5M2", DType.F8E4M3FNUZ: "FLOAT8E4M3FNUZ",
+    DType.F8E5M2FNUZ: "FLOAT8E5M2FNUZ", DType.F8E8M0FNU: "FLOAT8E8M0", DType.F4E2M1FN: "FLOAT4E2M1",
+}  # fmt: skip
+ONNX_DTYPES: dict[DType, ir.DataType] = {d: ir.DataType[name] for d, name in _ONNX_DTYPES.items() if name in ir.DataType.__members__}
+FROM_ONNX = {v: k for k, v in ONNX_DTYPES.items()}
+# the IR version that came with an opset; a runtime that knows the opset knows the version
+_IR_VERSIONS = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (0, 8))
+
+
+def ir_version(opset: int) -> int:
+    """The oldest IR version that may be used with an opset."""
+    return next(version for first, version in _IR_VERSIONS if opset >= first)
+
+
+class LazyProtoTensor(ir.LazyTensor):
+    """An initializer that reads its constant when it is written."""
+
+    def __init__(self, tensor: Tensor, name: str) -> None:
+        self.source = tensor
+        super().__init__(
+            lambda: ir.Tensor(tensor.load(), dtype=ONNX_DTYPES[tensor.dtype], name=name),
+            dtype=ONNX_DTYPES[tensor.dtype],
+            shape=ir.Shape(tensor.shape),
+            name=name,
+        )
+
+
+def to_proto(graph: Graph, opset: int, name: str = "main") -> onnx.ModelProto:
+    """The whole model as one message, weights inside; SaveError above protobuf's 2 GiB."""
+    total = sum(t.nbytes for t in initializers(graph))
+    if total > LIMIT:
+        raise SaveError(f"the model has {total / 2**30:.1f} GiB of weights, a protobuf message holds 2 GiB: save it with external_data=True")
+    return ir.to_proto(to_model(graph, opset, name))
+
+
+def initializers(graph: Graph) -> list[Tensor]:
+    """The constants that become initializers, each once."""
+    return list(dict.fromkeys(n.attrs["value"] for n in graph.walk() if n.op == "const"))  # type: ignore[misc]
+
+
+def to_model(graph: Graph, opset: int, name: str = "main") -> ir.Model:
+    """The onnx-ir model of a root graph; large initializers are read only when it is serialized."""
+    return _Writer(opset).model(graph, name)
+
+
+class Names:
+    """Unique names: one counter a stem, so that giving a name costs O(1)."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self.counters: dict[str, int] = {}
+        self.taken = set(taken)
+
+    def fresh(self, stem: str) -> str:
+        stem = stem or "v"
+        n = self.counters.get(stem, 0)
+        name = stem if n == 0 else f"{stem}_{n}"
+        while name in self.taken:
+            n += 1
+            name = f"{stem}_{n}"
+        self.counters[stem] = n + 1
+        self.taken.add(name)
+        return name
+
+
+def clean(hint: str) -> str:
+    """A hint without the number that an earlier naming gave it."""
+    return re.sub(r"_\d+$", "", hint)
+
+
+class _Writer:
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self.values: dict[Value, ir.Value] = {}
+        self.initializers: dict[Tensor, ir.Value] = {}
+        self.domains: dict[str, int] = {"": opset}
+        self.types: dict[Type, tuple[ir.TensorType, ir.Shape]] = {}
+        self.nodes = Names()
+
+    def model(self, graph: Graph, name: str) -> ir.Model:
+        self.names = Names((*graph.input_names, *graph.output_names))
+        functions = [self.function(key, f, graph) for key, f in graph.functions.items()]
+        if functions:
+            self.domains[FUNCTION_DOMAIN] = 1
+        inputs = [self.input(v, n) for v, n in zip(graph.inputs, graph.input_names, strict=True)]
+        nodes: list[ir.Node] = []
+        given = self.name_outputs(graph)
+        self.body(graph, nodes)
+        outputs = [self.output(v, n, given, nodes) for v, n in zip(graph.outputs, graph.output_names, strict=True)]
+        made = ir.Graph(inputs, outputs, nodes=nodes, initializers=list(self.initializers.values()), opset_imports=self.domains, name=name)
+        return ir.Model(made, ir_version=ir_version(self.opset), producer_name="j2o", functions=functions)
+
+    # ------------------------------------------------------------------ values
+
+    def type_of(self, type: Type) -> tuple[ir.TensorType, ir.Shape]:
+        if type not in self.types:
+            shape = ir.Shape([d if isinstance(d, int) else str(d) for d in type.shape])
+            self.types[type] = (ir.TensorType(ONNX_DTYPES[type.dtype]), shape)
+        return self.types[type]
+
+    def make(self, value: Value, name: str) -> ir.Value:
+        type, shape = self.type_of(value.type)
+        made = self.values[value] = ir.Value(name=name, type=type, shape=shape.copy())
+        return made
+
+    def input(self, value: Value, name: str) -> ir.Value:
+        return self.make(value, name)
+
+    def name_outputs(self, graph: Graph) -> set[Value]:
+        """Give the graph's output names to the values that can bear them: results of nodes, each once."""
+        given: set[Value] = set()
+        for value, name in zip(graph.outputs, graph.output_names, strict=True):
+            if value not in given and value.node is not None and value.op != "const" and value.graph is graph:
+                self.make(value, name)
+                given.add(value)
+        return given
+
+    def output(self, value: Value, name: str, given: set[Value], nodes: list[ir.Node]) -> ir.Value:
+        made = self.operand(value)
+        if value in given and made.name == name:
+            return made
+        type, shape = self.type_of(value.type)
+        out = ir.Value(name=name, type=type, shape=shape.copy())
+        nodes.append(ir.Node("", "Identity", [made], outputs=[out], name=self.nodes.fresh("Identity")))
+        return out
+
+    def operand(self, value: Value | None) -> ir.Value | None:
+        if value is None:
+            return None
+        if value in self.values:
+            return self.values[value]
+        tensor = value.const
+        if tensor is None:
+            raise KeyError(f"%{value.hint}: {value.type} of {value.op or 'a graph input'} is used before it is defined")
+        if self.in_function:
+            raise AssertionError("constants of functions are written where they stand")
+        if tensor not in self.initializers:
+            readable = "/" in tensor.key or tensor.key.isidentifier()
+            name = self.names.fresh(tensor.key if readable and not _is_hash(tensor.key) else clean(value.hint) or "const")
+            type, shape = self.type_of(value.type)
+            const = LazyProtoTensor(tensor, name)
+            self.initializers[tensor] = ir.Value(name=name, type=type, shape=shape.copy(), const_value=const)
+        self.values[value] = self.initializers[tensor]
+        return self.values[value]
+
+    # ------------------------------------------------------------------- nodes
+
+    in_function = False
+
+    def body(self, graph: Graph, nodes: list[ir.Node]) -> None:
+        for node in graph:
+            if node.op == "const":
+                if self.in_function:
+                    nodes.append(self.constant(node))
+            elif node.op != "return":
+                nodes.append(self.node(node))
+
+    def constant(self, node: Node) -> ir.Node:
+        value: Any = node.attrs["value"]
+        out = self.make(node.out, self.names.fresh(clean(node.out.hint) or "const"))
+        attr = ir.AttrTensor("value", ir.Tensor(value.load(), dtype=ONNX_DTYPES[value.dtype]))
+        return ir.Node("", "Constant", [], [attr], outputs=[out], name=self.nodes.fresh("Constant"))
+
+    def node(self, node: Node) -> ir.Node:
+        domain, kind, overload = self.operator(node)
+        attrs = [_attribute(k, v) for k, v in node.attrs.items() if k != "function" or node.op != "call"]
+        for key, region in zip(GRAPH_ATTRIBUTES.get(kind, ()), node.graphs, strict=False):
+            attrs.append(ir.AttrGraph(key, self.region(region, f"{kind}_{key}")))
+        inputs = [self.operand(v) for v in node.inputs]
+        outputs = [self.values[v] if v in self.values else self.make(v, self.names.fresh(clean(v.hint) or kind.lower())) for v in node.outputs]
+        made = ir.Node(domain, kind, inputs, attrs, outputs=outputs, name=self.nodes.fresh(kind))
+        if node.loc is not None:
+            made.metadata_props["source"] = str(node.loc)
+        return made
+
+    def operator(self, node: Node) -> tuple[str, str, str]:
+        if node.op == "call":
+            return FUNCTION_DOMAIN, str(node.attrs["function"]), ""
+        dialect, kind = node.dialect, node.kind
+        if dialect == "onnx":
+            return "", kind, ""
+        domain = CONTRIB if dialect == "ort" else dialect
+        if dialect in ("lax", "") or node.op == "dims":
+            raise ValueError(f"{node.op} at {node.loc} is not ONNX: the graph is not lowered to the end")
+        self.domains.setdefault(domain, 1)
+        return domain, kind, ""
+
+    def region(self, graph: Graph, name: str) -> ir.Graph:
+        inputs = [self.make(v, self.names.fresh(clean(v.hint) or "arg")) for v in graph.inputs]
+        nodes: list[ir.Node] = []
+        self.body(graph, nodes)
+        outputs: list[ir.Value] = []
+        for value in graph.outputs:
+            made = self.operand(value)
+            own = value.graph is graph and value.node is not None and value.op != "const"
+            if own and made not in outputs:
+                outputs.append(made)  # type: ignore[arg-type]
+            else:  # a subgraph's outputs must be made in it
+                type, shape = self.type_of(value.type)
+                out = ir.Value(name=self.names.fresh(clean(value.hint) or "out"), type=type, shape=shape.copy())
+                nodes.append(ir.Node("", "Identity", [made], outputs=[out], name=self.nodes.fresh("Identity")))
+                outputs.append(out)
+        return ir.Graph(inputs, outputs, nodes=nodes, name=self.nodes.fresh(name))
+
+    def function(self, key: str, graph: Graph, root: Graph) -> ir.Function:
+        writer = _Writer(self.opset)
+        writer.names, writer.in_function = Names(), True
+        inner = writer.region(graph, key)
+        inner.opset_imports.update(writer.domains)
+        inner.opset_imports[FUNCTION_DOMAIN] = 1
+        for domain, version in writer.domains.items():
+            self.domains.setdefault(domain, version)
+        return ir.Function(FUNCTION_DOMAIN, key, "", graph=inner, attributes=[])
+
+
+def _is_hash(key: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{16}", key) is not None
+
+
+def _attribute(name: str, value: Attr) -> ir.Attr:
+    if isinstance(value, DType):
+        return ir.AttrInt64(name, int(ONNX_DTYPES[value]))
+    if isinstance(value, bool | int):
+        return ir.AttrInt64(name, int(value))
+    if isinstance(value, float):
+        return ir.AttrFloat32(name, value)
+    if isinstance(value, str):
+        return ir.AttrString(name, value)
+    if isinstance(value, Tensor):
+        return ir.AttrTensor(name, ir.Tensor(np.asarray(value.load()), dtype=ONNX_DTYPES[value.dtype]))
+    if isinstance(value, tuple):
+        if value and all(isinstance(v, str) for v in value):
+            return ir.AttrStrings(name, value)  # type: ignore[arg-type]
+        if value and any(isinstance(v, float) for v in value):
+            return ir.AttrFloat32s(name, [float(v) for v in value])  # type: ignore[arg-type]
+        return ir.AttrInt64s(name, [int(v) for v in value])  # type: ignore[arg-type]
+    raise TypeError(f"attribute {name}={value!r} has no ONNX form")
