@@ -100,6 +100,11 @@ def _parse_dim(scope: DimScope, text: str) -> Dim:
     return int(text) if text.lstrip("-").isdigit() else scope.shape(text)[0]
 
 
+def constraints_of(scope: export.SymbolicScope) -> list[str]:
+    """The constraints that a scope was made with, as text."""
+    return [str(getattr(c, "debug_str", c)) for c in scope._explicit_constraints]
+
+
 def scope_of(dim: SymDim) -> export.SymbolicScope:
     """JAX's scope of an expression."""
     return dim.scope

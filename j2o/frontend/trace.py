@@ -1,0 +1,252 @@
+"""Any callable → ClosedJaxpr, with the structure of its result and names for the arrays that it captures.
+
+Nothing of the caller's is changed: flax nnx modules, whose variables belong to a trace, are split outside of it and merged
+again inside, so that train mode and RNG counters work and leave the caller's modules as they were.
+Uses of private JAX: none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from j2o.errors import DimensionError, TraceError
+
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True)
+class Traced:
+    """`jaxpr` is closed; `out_paths` are the pytree paths of its results; `names` maps `id(array)` to a captured array's name."""
+
+    jaxpr: Any
+    out_tree: Any
+    out_paths: tuple[Any, ...]
+    names: dict[int, str]
+
+
+def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
+    """Trace `fn` at flat `avals` that `tree` (the structure of its tuple of arguments) puts together.
+
+    The user's own errors come through as they are. TraceError where JAX cannot trace the program, DimensionError where
+    it asks for a decision about a symbolic size that cannot be taken.
+    """
+    names: dict[int, str] = {}
+    call = prepared(fn, names)
+
+    def flat(*leaves: Any) -> Any:
+        return call(*jax.tree.unflatten(tree, leaves))
+
+    try:
+        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*avals)
+    except jax.errors.InconclusiveDimensionOperation as error:
+        raise DimensionError(_inconclusive(error)) from error
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+        jax.errors.UnexpectedTracerError,
+        jax.errors.NonConcreteBooleanIndexError,
+    ) as error:
+        raise TraceError(f"{_user_line(error)}{_first_sentence(error)}") from error
+    paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
+    return Traced(closed, out_tree, tuple(p for p, _ in paths), names)
+
+
+def _user_line(error: BaseException) -> str:
+    """`file:line: ` of the innermost frame outside of JAX and j2o, where there is one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not any(part in f.filename for part in ("/jax/", "/flax/", "/j2o/frontend/", "/equinox/", "/haiku/"))]
+    return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+
+
+def _first_sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[0].split())}"
+
+
+def _inconclusive(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    question = lines[0].removeprefix("Symbolic dimension comparison").strip() if lines else "a comparison of symbolic sizes"
+    hint = "constraints=[…] that decide it would settle this, for example constraints=['T <= 512']"
+    for line in lines:
+        if "comparison" in line and "'" in line:
+            parts = line.split("'")
+            if len(parts) >= 4:
+                hint = f"constraints=['{parts[1]} >= {parts[3]}'], or whatever holds, would settle it"
+                break
+    return f"{_user_line(error)}the program needs a decision about a symbolic size: {question}; {hint}"
+
+
+# ------------------------------------------------------------------------------------ nnx and captures
+
+
+def prepared(fn: Callable[..., Any], names: dict[int, str]) -> Callable[..., Any]:
+    """`fn` such that it can be traced, and the names of the arrays it captures, by identity."""
+    for path, array in arrays_in(fn):
+        names.setdefault(id(array), path)
+    nnx = _nnx()
+    if nnx is None:
+        return fn
+    return _without_nnx_state(fn, nnx) or fn
+
+
+def _nnx() -> Any:
+    """flax's nnx where the program has loaded it; j2o never imports it itself."""
+    return sys.modules.get("flax.nnx")
+
+
+def _without_nnx_state(fn: Callable[..., Any], nnx: Any) -> Callable[..., Any] | None:
+    """`fn` with every nnx module in it made anew inside the trace; None where there is no module."""
+    found: list[Any] = []
+
+    def collect(x: Any) -> Any:
+        if all(x is not f for f in found):
+            found.append(x)
+        return x
+
+    _rebuild(fn, nnx, collect)
+    if not found:
+        return None
+    graphdef, state = nnx.split(tuple(found))
+
+    @functools.wraps(fn, updated=())
+    def call(*args: Any) -> Any:
+        fresh = nnx.merge(graphdef, state, copy=True)
+        swap = {id(old): new for old, new in zip(found, fresh, strict=True)}
+        return _rebuild(fn, nnx, lambda x: swap[id(x)])(*args)
+
+    return call
+
+
+def _rebuild(x: Any, nnx: Any, swap: Callable[[Any], Any], depth: int = 0) -> Any:
+    """`x` with the nnx objects that it is, is bound to, closes over or is applied to replaced by `swap` of them."""
+    if isinstance(x, nnx.Module | nnx.Rngs | nnx.Variable | nnx.Optimizer):
+        return swap(x)
+    if depth > 8:
+        return x
+    again = functools.partial(_rebuild, nnx=nnx, swap=swap, depth=depth + 1)
+    if isinstance(x, types.MethodType):
+        owner = again(x.__self__)
+        return x if owner is x.__self__ else types.MethodType(x.__func__, owner)
+    if isinstance(x, functools.partial):
+        func, args, keywords = again(x.func), tuple(map(again, x.args)), {k: again(v) for k, v in x.keywords.items()}
+        same = func is x.func and all(a is b for a, b in zip(args, x.args, strict=True)) and all(keywords[k] is v for k, v in x.keywords.items())
+        return x if same else functools.partial(func, *args, **keywords)
+    if isinstance(x, types.FunctionType):
+        return _rebuild_function(x, again, nnx)
+    if type(x) in (list, tuple):
+        new = [again(v) for v in x]
+        return x if all(a is b for a, b in zip(new, x, strict=True)) else type(x)(new)
+    if type(x) is dict:
+        changed = {k: again(v) for k, v in x.items()}
+        return x if all(changed[k] is v for k, v in x.items()) else changed
+    return x
+
+
+def _rebuild_function(fn: types.FunctionType, again: Callable[[Any], Any], nnx: Any) -> Any:
+    """A copy of a function with its own closure cells, defaults and globals, where one of them holds an nnx object."""
+    contents = []
+    for cell in fn.__closure__ or ():
+        try:
+            contents.append(cell.cell_contents)
+        except ValueError:  # an empty cell
+            return fn
+    new = [c if c is fn else again(c) for c in contents]
+    defaults = tuple(map(again, fn.__defaults__ or ()))
+    names = _global_names(fn.__code__)
+    own = {n: fn.__globals__[n] for n in names if isinstance(fn.__globals__.get(n), nnx.Module | nnx.Rngs)}
+    globals_new = {n: again(v) for n, v in own.items()}
+    same = all(a is b for a, b in zip(new, contents, strict=True)) and all(
+        a is b for a, b in zip(defaults, fn.__defaults__ or (), strict=True)
+    )
+    if same and all(globals_new[n] is v for n, v in own.items()):
+        return fn
+    scope = {**fn.__globals__, **globals_new} if own else fn.__globals__
+    copy = types.FunctionType(fn.__code__, scope, fn.__name__, defaults or None, tuple(types.CellType(c) for c in new))
+    copy.__kwdefaults__ = fn.__kwdefaults__
+    return copy
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            yield from _global_names(const)
+
+
+def arrays_in(fn: Any) -> Iterator[tuple[str, Any]]:
+    """(path, array) of what `fn` is, is bound to, closes over or is applied to: `blocks/3/attn/query/kernel`."""
+    seen: set[int] = set()
+    yield from _walk(fn, "", seen, 0)
+
+
+def _walk(x: Any, path: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+    if isinstance(x, np.ndarray | jax.Array):
+        yield path or "array", x
+        return
+    if x is None or depth > MAX_DEPTH or isinstance(x, str | bytes | int | float | complex | type | types.ModuleType) or id(x) in seen:
+        return
+    seen.add(id(x))
+    for name, value in _parts(x):
+        yield from _walk(value, f"{path}/{name}" if path and name else path or name, seen, depth + 1)
+
+
+def _parts(x: Any) -> Iterator[tuple[str, Any]]:
+    """The named parts of an object that may hold arrays; a name is "" where the path should not show the step."""
+    if isinstance(x, types.MethodType):
+        yield "", x.__self__
+    elif isinstance(x, functools.partial):
+        yield "", x.func
+        yield from ((str(i), a) for i, a in enumerate(x.args))
+        yield from x.keywords.items()
+    elif isinstance(x, types.FunctionType):
+        yield from _function_parts(x)
+    elif isinstance(x, dict):
+        yield from ((str(k), v) for k, v in x.items())
+    elif isinstance(x, list | tuple):
+        yield from ((str(k), v) for k, v in zip(getattr(x, "_fields", range(len(x))), x, strict=False))
+    elif inner := getattr(x, "__wrapped__", None):
+        yield "", inner
+    elif _is_variable(x):
+        yield "", x.get_value() if hasattr(x, "get_value") else x.value
+    elif dataclasses.is_dataclass(x):
+        yield from ((f.name, getattr(x, f.name, None)) for f in dataclasses.fields(x))
+    elif type(x).__module__.partition(".")[0] not in ("builtins", "jaxlib", "numpy", "typing", "inspect"):
+        yield from vars(x).items() if hasattr(x, "__dict__") else ()
+
+
+def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        try:
+            content = cell.cell_contents
+        except ValueError:  # an empty cell
+            continue
+        yield ("" if hasattr(content, "__call__") and not isinstance(content, types.FunctionType) else name), content
+    for value in fn.__defaults__ or ():
+        yield "", value
+    for name in _global_names(fn.__code__):
+        value = fn.__globals__.get(name)
+        if isinstance(value, np.ndarray | jax.Array | dict | list) or (value is not None and _holds_arrays(value)):
+            yield name, value
+    if inner := inspect.unwrap(fn) is not fn and fn.__wrapped__:
+        yield "", inner
+
+
+def _holds_arrays(x: Any) -> bool:
+    nnx = _nnx()
+    return (nnx is not None and isinstance(x, nnx.Module)) or (dataclasses.is_dataclass(x) and not isinstance(x, type))
+
+
+def _is_variable(x: Any) -> bool:
+    nnx = _nnx()
+    return nnx is not None and isinstance(x, nnx.Variable)
