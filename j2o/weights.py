@@ -62,8 +62,14 @@ def lazy(shape: Sequence[int], dtype: Any, load: Callable[[], Any]) -> LazyArray
     return LazyArray(shape, dtype, load)
 
 
-def tensor_of(leaf: Any, key: str) -> Tensor:
-    """A leaf as a constant of the IR, without copying or reading it; SpecError where it is no array."""
+def tensor_of(leaf: Any, key: str | None) -> Tensor:
+    """A leaf as a constant of the IR, without copying or reading it; SpecError where it is no array.
+
+    Without a key, the constant gets one of its content (small) or a number.
+    """
+    if key is None and not isinstance(leaf, np.memmap | LazyArray):
+        return ArrayTensor(np.asarray(leaf))
+    key = key or f"weights_{id(leaf)}"
     if isinstance(leaf, LazyArray):
         return LazyTensor(Type(dtype_of(leaf.dtype), leaf.shape), key, leaf.load, leaf.chunks)
     if isinstance(leaf, np.memmap):

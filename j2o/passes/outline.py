@@ -9,7 +9,7 @@ from __future__ import annotations
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.same import same, structural_hash
 from j2o.ir.tensor import Tensor
-from j2o.passes.inline import MARK
+from j2o.passes.inline import MARK, is_marked
 from j2o.passes.pipeline import graph_pass
 
 
@@ -62,11 +62,6 @@ class _Outliner:
             body.name = f"{name}_{n}"
         self.by_hash.setdefault(key, []).append(body)
         return self.root.add_function(body)
-
-
-def is_marked(node: Node) -> bool:
-    """Whether a node is a call that the user asked to keep as a function."""
-    return bool(node.graphs) and str(node.attrs.get("name", "")).startswith(MARK)
 
 
 def lift_weights(body: Graph) -> list[Node]:

@@ -29,6 +29,7 @@ class Context:
     retrace: Any = None
     opt_level: int = 2
     options: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)  # what quantising each weight cost, for the report
 
 
 @runtime_checkable

@@ -1,0 +1,163 @@
+"""`compile`: specs → trace → lift → passes → `Model`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from j2o.errors import SpecError
+from j2o.frontend.lift import lift, type_of
+from j2o.frontend.retrace import Retracer
+from j2o.frontend.trace import Traced, trace
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node
+from j2o.ir.tensor import Tensor
+from j2o.ir.types import Type
+from j2o.model import Boundary, Model
+from j2o.passes.boundary import nchw_inputs, nchw_outputs
+from j2o.passes.default import default_pipeline
+from j2o.passes.pipeline import Context, Observer, PassPipeline, run
+from j2o.report import Report, count_ops
+from j2o.specs import Specs, output_names, parse_specs, path_name
+from j2o.weights import tensor_of
+
+
+WEIGHT_DTYPES = ("bfloat16", "float16", "int8")
+
+
+def compile(
+    fn: Callable[..., Any],
+    specs: Sequence[Any],
+    *,
+    opt_level: int = 2,
+    opset: int | None = None,
+    target: Any = None,
+    passes: PassPipeline | Callable[[PassPipeline], PassPipeline] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    constraints: Sequence[str] = (),
+    checks: bool = False,
+    inputs_as_nchw: Sequence[str | int] = (),
+    outputs_as_nchw: Sequence[str | int] = (),
+    weights_dtype: str | None = None,
+    name: str | None = None,
+) -> Model:
+    """Compile any callable that JAX can trace to an ONNX model.
+
+    `specs` has one entry a positional argument: a shape tuple such as `("B", 784)` (float32), a string `"i32[B,T]"`, a
+    ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of such. Raises SpecError for arguments that do
+    not fit, TraceError where JAX cannot trace the function, UnsupportedError with everything that has no ONNX form.
+    """
+    return compile_with(
+        fn, specs, None, opt_level=opt_level, opset=opset, target=target, passes=passes, input_names=input_names,
+        output_names=output_names, constraints=constraints, checks=checks, inputs_as_nchw=inputs_as_nchw,
+        outputs_as_nchw=outputs_as_nchw, weights_dtype=weights_dtype, name=name,
+    )  # fmt: skip
+
+
+def compile_with(
+    fn: Callable[..., Any],
+    specs: Sequence[Any],
+    observe: Observer | None,
+    *,
+    opt_level: int = 2,
+    opset: int | None = None,
+    target: Any = None,
+    passes: PassPipeline | Callable[[PassPipeline], PassPipeline] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    constraints: Sequence[str] = (),
+    checks: bool = False,
+    inputs_as_nchw: Sequence[str | int] = (),
+    outputs_as_nchw: Sequence[str | int] = (),
+    weights_dtype: str | None = None,
+    name: str | None = None,
+) -> Model:
+    """`compile`, calling `observe(pass name, graph)` after every pass."""
+    from j2o.backend.kernels import target as kernels
+
+    if not callable(fn):
+        raise SpecError(f"fn: given a {type(fn).__name__}, a callable is needed")
+    if weights_dtype is not None and weights_dtype not in WEIGHT_DTYPES:
+        raise SpecError(f"weights_dtype={weights_dtype!r}: one of {', '.join(WEIGHT_DTYPES)}")
+    runtime = target if target is not None else kernels(opset)
+    pipeline = _pipeline(opt_level, passes)
+    clock = [time.perf_counter()]
+    parsed = parse_specs(fn, specs, constraints, input_names)
+    traced = trace(fn, parsed.avals, parsed.tree)
+    clock.append(time.perf_counter())
+    graph, boundary = _lift(parsed, traced, name or _name_of(fn), output_names)
+    ins = _positions("inputs_as_nchw", inputs_as_nchw, graph.input_names, boundary.types)
+    outs = _positions("outputs_as_nchw", outputs_as_nchw, graph.output_names, boundary.out_types)
+    clock.append(time.perf_counter())
+    report = Report(ops_before=count_ops(graph))
+    options = {"weights_dtype": weights_dtype, "checks": checks, "nchw": (ins, outs)}
+    context = Context(runtime, Retracer(), opt_level, options, report.quantisation)
+    nchw_inputs(graph, ins)
+    nchw_outputs(graph, outs)
+    report.passes = run(pipeline, graph, context, verify=passes is not None, observe=observe)
+    clock.append(time.perf_counter())
+    report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True))
+    report.ops_after = count_ops(graph)
+    report.not_portable = sorted(op for op in report.ops_after if op.startswith("ort."))
+    consts = {n.attrs["value"] for n in graph.walk() if n.op == "const"}
+    report.weights_bytes = sum(t.nbytes for t in consts)  # type: ignore[union-attr]
+    boundary = Boundary(**{**vars(boundary), "inputs_as_nchw": frozenset(ins), "outputs_as_nchw": frozenset(outs)})
+    return Model(fn, graph, boundary, runtime.opset, report, graph.name)
+
+
+def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
+    try:
+        default = default_pipeline(opt_level)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    chosen = passes if isinstance(passes, PassPipeline) else default if passes is None else passes(default)
+    if not isinstance(chosen, PassPipeline):
+        raise SpecError(f"passes: given a {type(chosen).__name__}; a PassPipeline, or a function that returns one, is needed")
+    return chosen
+
+
+def _name_of(fn: Any) -> str:
+    name = getattr(fn, "__name__", type(fn).__name__)
+    return "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_") or "main"
+
+
+def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None) -> tuple[Graph, Boundary]:
+    """The root graph with frozen leaves bound to constants, and how it belongs to the caller's pytrees."""
+
+    def const(array: Any) -> Tensor:
+        return tensor_of(array, traced.names.get(id(array)))
+
+    hints = iter(parsed.names)
+    graph = lift(traced.jaxpr, dims=parsed.scope, name=name, const=const, hints=[next(hints) if f is None else "" for f in parsed.frozen])
+    for i in reversed(range(len(parsed.frozen))):
+        tensor = parsed.frozen[i]
+        if tensor is not None:
+            node = Node("const", (), (tensor.type,), {"value": tensor}, (), None, (tensor.key.rpartition("/")[2],))
+            graph.insert(node, before=graph.first)
+            value = node.out
+            if graph.inputs[i].type != value.type:  # 64-bit weights while 64-bit mode is off
+                value = Builder(graph, node.next).Cast(value, to=graph.inputs[i].type.dtype)
+            graph.inputs[i].replace_by(value)
+            graph.remove_input(i)
+    graph.input_names = list(parsed.names)
+    paths = [path_name(p) for p in traced.out_paths]
+    found = ["output" if not p else f"output_{p}" if p[0].isdigit() else p for p in paths]
+    graph.output_names = list(output_names(found, given, parsed.names))
+    types = tuple(type_of(a) for a, f in zip(parsed.avals, parsed.frozen, strict=True) if f is None)
+    outs = tuple(type_of(a) for a in traced.jaxpr.out_avals)
+    return graph, Boundary(types, outs, parsed.caller_tree, traced.out_tree, parsed.frozen_arguments)
+
+
+def _positions(argument: str, chosen: Sequence[str | int], names: Sequence[str], types: Sequence[Type]) -> tuple[int, ...]:
+    """Flat indices of tensors given by name or index; SpecError where there is no such 4-D tensor."""
+    found = []
+    for one in chosen:
+        index = one if isinstance(one, int) else names.index(one) if one in names else None
+        if index is None or not 0 <= index < len(names):
+            raise SpecError(f"{argument}: there is no {one!r}; there are {', '.join(names)}")
+        if types[index].rank != 4:
+            raise SpecError(f"{argument}: {names[index]!r} is {types[index]}, 4 axes are needed")
+        found.append(index)
+    return tuple(found)

@@ -1,0 +1,50 @@
+"""Inlining: calls of nested jaxprs (jit, custom derivatives, remat, …) give way to what they call."""
+
+from __future__ import annotations
+
+from j2o.ir.graph import Graph, Node
+from j2o.ir.graph import inline as splice
+from j2o.passes.pipeline import graph_pass
+
+MARK = "j2o.function:"  # starts the name of a jit that `@j2o.function` made
+# primitives that run their (first) region on their operands; for custom_jvp/vjp that is the function itself
+CALLS = frozenset(
+    """
+    lax.jit lax.pjit lax.closed_call lax.core_call lax.call lax.remat lax.remat2 lax.checkpoint lax.custom_jvp_call lax.custom_vjp_call
+    lax.custom_vjp_call_jaxpr lax.custom_lin lax.named_call lax.composite lax.shard_map lax.core_closed_call lax.xla_call
+    lax.custom_gradient lax.run_state lax.jvp_call lax.reduced_precision_call
+    """.split()
+)
+
+
+@graph_pass("inline", at="lax", level=0, scope="root")
+def inline(graph: Graph) -> int:
+    """Put the bodies of calls in place of the calls, but for what `@j2o.function` marks."""
+    return inline_calls(graph)
+
+
+def inline_calls(graph: Graph) -> int:
+    """Inline all unmarked calls in a graph and its regions; returns how many there were."""
+    count = 0
+    for node in graph:
+        for region in node.graphs:
+            count += inline_calls(region)
+        if node.op in CALLS and node.graphs and not is_marked(node):
+            inline_call(node)
+            count += 1
+    return count
+
+
+def inline_call(node: Node) -> None:
+    """Replace one call by its body; nodes without a source line of their own get the call's."""
+    body = node.graphs[0]
+    for inner in body.walk():
+        inner.loc = inner.loc or node.loc
+    args = node.inputs[len(node.inputs) - len(body.inputs) :]
+    outputs = splice(body, args, node)  # type: ignore[arg-type]
+    node.replace_by(*outputs)
+
+
+def is_marked(node: Node) -> bool:
+    """Whether a node is a call that the user asked to keep as a function."""
+    return bool(node.graphs) and str(node.attrs.get("name", "")).startswith(MARK)

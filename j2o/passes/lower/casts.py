@@ -1,0 +1,180 @@
+"""Conversions between dtypes: of values, of bits, of precision."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from j2o.ir.graph import Value
+from j2o.ir.types import DType
+from j2o.passes.lower.table import Lowering, lower, lower_with
+
+
+@lower("convert_element_type")
+def convert_element_type(op: Lowering, x: Value, *, new_dtype: DType) -> Value:
+    return convert(op, x, new_dtype)
+
+
+def convert(op: Lowering, x: Value, to: DType) -> Value:
+    """A conversion as XLA does it: floats saturate to integers and NaN becomes 0; what a Cast leaves open is made up for."""
+    source = x.type.dtype
+    if source == to:
+        return x
+    if to == DType.BOOL:
+        return op.Not(op.Equal(x, op.const(0, source))) if source != DType.BOOL else x
+    if source.is_float and to.is_int:
+        return _float_to_int(op, x, to)
+    return op.cast(x, to)
+
+
+def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
+    if to.bits < 8 or x.type.dtype.bits < 16:
+        wide = op.cast(x, DType.F32) if x.type.dtype.bits < 16 else x
+        return op.cast(_float_to_int(op, wide, DType.I8 if to.is_signed else DType.U8), to) if to.bits < 8 else _float_to_int(op, wide, to)
+    info = np.iinfo(to.numpy)
+    carrier = x.type.dtype
+    if carrier in (DType.F16, DType.BF16):
+        x, carrier = op.cast(x, DType.F32), DType.F32
+    # the largest float below 2**n is cast as it is; what lies at or above it saturates by a Where
+    top = float(info.max)
+    exact = int(np.asarray(top, carrier.numpy)) <= info.max
+    low = np.asarray(info.min, carrier.numpy)
+    inside = op.Where(op.IsNaN(x), op.const(0, carrier), x)
+    if exact:
+        return op.cast(op.Clip(inside, low, np.asarray(info.max, carrier.numpy)), to)
+    below = np.nextafter(np.asarray(top, carrier.numpy), np.asarray(0, carrier.numpy), dtype=carrier.numpy)
+    cast = op.cast(op.Clip(inside, low, below), to)
+    return op.Where(op.GreaterOrEqual(inside, np.asarray(top, carrier.numpy)), op.const(int(info.max), to), cast)
+
+
+@lower("bitcast_convert_type")
+def bitcast_convert_type(op: Lowering, x: Value, *, new_dtype: DType) -> Value:
+    source = x.type.dtype
+    if source == new_dtype:
+        return x
+    if source.bits == new_dtype.bits:
+        return _same_width(op, x, new_dtype)
+    unsigned = _same_width(op, x, DType(f"u{source.bits}"))
+    narrow, wide = DType(f"u{min(source.bits, new_dtype.bits)}"), DType(f"u{max(source.bits, new_dtype.bits)}")
+    n = wide.bits // narrow.bits
+    shifts = np.arange(n, dtype=wide.numpy) * narrow.bits
+    if new_dtype.bits < source.bits:  # the lowest part comes first
+        mask = op.const((1 << narrow.bits) - 1, wide)
+        parts = op.BitwiseAnd(op.BitShift(op.unsqueeze(unsigned, [-1]), shifts, direction="RIGHT"), mask)
+        return _same_width(op, op.cast(parts, narrow), new_dtype)
+    parts = op.BitShift(op.cast(unsigned, wide), shifts, direction="LEFT")
+    pieces = [op.Gather(parts, np.array(i), axis=-1) for i in range(n)]
+    joined = pieces[0]
+    for piece in pieces[1:]:
+        joined = op.BitwiseOr(joined, piece)
+    return _same_width(op, joined, new_dtype)
+
+
+def _same_width(op: Lowering, x: Value, to: DType) -> Value:
+    source = x.type.dtype
+    if source == to:
+        return x
+    if source.is_int and to.is_int:
+        return op.cast(x, to)  # onnxruntime's Cast keeps the bits
+    if op.opset >= 26 and op.supports("BitCast", source) and op.supports("BitCast", to):
+        return op.BitCast(x, to=to)
+    if source.is_float and source.bits == 8 or to.is_float and to.bits == 8:
+        return op.jax(_through_table, x, to=to)
+    if source.is_float:
+        bits = op.jax(float_to_bits, x)
+        return op.cast(bits, to)
+    return op.jax(bits_to_float, op.cast(x, DType(f"u{source.bits}")), to=to)
+
+
+_LAYOUT = {2: (5, 10), 4: (8, 23), 8: (11, 52)}  # exponent and mantissa bits by size; bfloat16 goes through float32
+
+
+def float_to_bits(x: jax.Array) -> jax.Array:
+    """The bits of floats by arithmetic alone, for opsets without BitCast. NaN gets its usual pattern."""
+    if x.dtype == jnp.bfloat16:
+        return (float_to_bits(x.astype(jnp.float32)) >> 16).astype(jnp.uint16)
+    exponent_bits, mantissa_bits = _LAYOUT[x.dtype.itemsize]
+    bias = (1 << (exponent_bits - 1)) - 1
+    unsigned = jnp.dtype(f"uint{x.dtype.itemsize * 8}")
+    wide = jnp.float64 if x.dtype != jnp.float64 else x.dtype
+    a = jnp.abs(x).astype(wide)
+    finite = jnp.where(jnp.isfinite(a), a, 1.0)
+    e = jnp.zeros(x.shape, wide)
+    scaled = finite
+    step = 1 << (exponent_bits - 1)
+    while step:  # bring the mantissa to [1, 2) by powers of two, exactly
+        up, down = scaled >= 2.0**step, scaled < 2.0 ** (1 - step)
+        scaled = jnp.where(up, scaled * 2.0**-step, jnp.where(down & (scaled > 0), scaled * 2.0**step, scaled))
+        e = e + jnp.where(up, step, jnp.where(down & (finite > 0), -step, 0))
+        step //= 2
+    normal = e >= 1 - bias
+    fraction = jnp.where(normal, (scaled - 1) * 2.0**mantissa_bits, scaled * jnp.exp2(jnp.where(normal, 0.0, e + (bias - 1))) * 2.0**mantissa_bits)
+    field = jnp.where(normal, e + bias, 0.0)
+    bits = (field.astype(unsigned) << mantissa_bits) | fraction.astype(unsigned)
+    top = jnp.asarray((1 << exponent_bits) - 1, unsigned) << mantissa_bits
+    bits = jnp.where(a == 0, jnp.asarray(0, unsigned), bits)
+    bits = jnp.where(jnp.isinf(a), top, jnp.where(jnp.isnan(x), top | jnp.asarray(1 << (mantissa_bits - 1), unsigned), bits))
+    negative = (x < 0) | ((x == 0) & (1 / x < 0))
+    return bits | (negative.astype(unsigned) << (x.dtype.itemsize * 8 - 1))
+
+
+def bits_to_float(u: jax.Array, *, to: DType) -> jax.Array:
+    """Floats of their bits by arithmetic alone."""
+    if to == DType.BF16:
+        return bits_to_float(u.astype(jnp.uint32) << 16, to=DType.F32).astype(jnp.bfloat16)
+    exponent_bits, mantissa_bits = _LAYOUT[u.dtype.itemsize]
+    bias = (1 << (exponent_bits - 1)) - 1
+    unsigned = u.dtype
+    mantissa = (u & jnp.asarray((1 << mantissa_bits) - 1, unsigned)).astype(jnp.float64)
+    field = ((u >> mantissa_bits) & jnp.asarray((1 << exponent_bits) - 1, unsigned)).astype(jnp.float64)
+    e = jnp.maximum(field, 1.0) - bias - mantissa_bits
+    value = mantissa + jnp.where(field > 0, 2.0**mantissa_bits, 0.0)
+    step = 1 << exponent_bits
+    scaled = value
+    left = jnp.abs(e)
+    while step >= 1:
+        now = left >= step
+        scaled = jnp.where(now, jnp.where(e > 0, scaled * 2.0 ** min(step, 1000), scaled * 2.0 ** -min(step, 1000)), scaled) if step <= 1000 else scaled
+        left = jnp.where(now, left - step, left) if step <= 1000 else left
+        step //= 2
+    special = field == (1 << exponent_bits) - 1
+    out = jnp.where(special, jnp.where(mantissa > 0, jnp.nan, jnp.inf), scaled)
+    negative = (u >> (u.dtype.itemsize * 8 - 1)) == 1
+    return jnp.where(negative, -out, out).astype(to.numpy)
+
+
+def _through_table(x: jax.Array, *, to: DType) -> jax.Array:
+    """Between 8-bit floats and integers: their 256 values are looked up."""
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        values = np.arange(256, dtype=np.uint8).view(x.dtype).astype(np.float32)
+        wide = x.astype(jnp.float32)
+        same = (wide[..., None] == values) & (jnp.signbit(wide)[..., None] == np.signbit(values))
+        same = same | (jnp.isnan(wide)[..., None] & np.isnan(values))
+        return jnp.argmax(same, -1).astype(to.numpy)
+    values = np.arange(256, dtype=np.uint8).view(to.numpy).astype(np.float32)
+    return jnp.asarray(values)[x.astype(jnp.uint8).astype(jnp.int32)].astype(to.numpy)
+
+
+@lower_with("reduce_precision")
+def reduce_precision(x: jax.Array, *, exponent_bits: int, mantissa_bits: int) -> jax.Array:
+    """Round to fewer bits: mantissa to nearest even, values past the exponent to infinity, below it to zero."""
+    size = x.dtype.itemsize
+    own_exponent, own_mantissa = (8, 7) if x.dtype == jnp.bfloat16 else _LAYOUT[size]
+    unsigned = jnp.dtype(f"uint{size * 8}")
+    bits = lax.bitcast_convert_type(x, unsigned)
+    if mantissa_bits < own_mantissa:
+        drop = own_mantissa - mantissa_bits
+        last = (bits >> drop) & 1
+        bits = bits + last + jnp.asarray((1 << (drop - 1)) - 1, unsigned)
+        bits = (bits >> drop) << drop
+    if exponent_bits < own_exponent:
+        bias, new = (1 << (own_exponent - 1)) - 1, (1 << (exponent_bits - 1)) - 1
+        field_mask = jnp.asarray(((1 << own_exponent) - 1) << own_mantissa, unsigned)
+        field = bits & field_mask
+        sign = bits & jnp.asarray(1 << (size * 8 - 1), unsigned)
+        over = field > jnp.asarray((bias + new) << own_mantissa, unsigned)
+        under = field <= jnp.asarray((bias - new) << own_mantissa, unsigned)
+        bits = jnp.where(over, sign | field_mask, jnp.where(under, sign, bits))
+    return jnp.where(jnp.isnan(x), x, lax.bitcast_convert_type(bits.astype(unsigned), x.dtype))
