@@ -144,3 +144,37 @@ def _content_key(array: np.ndarray) -> str:
     digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=8)
     digest.update(f"{array.dtype}{array.shape}".encode())
     return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------- recorded transforms
+
+
+def mapped(fn: Callable[..., np.ndarray], how: str, type: Type, *bases: Tensor) -> Tensor:
+    """`fn` of tensors: computed at once where all are small, else recorded."""
+    if all(b.is_small for b in bases) and type.size <= SMALL:  # type: ignore[operator]
+        return ArrayTensor(np.ascontiguousarray(np.asarray(fn(*(b.load() for b in bases)), type.dtype.numpy)))
+    return MappedTensor(bases, how, fn, type)
+
+
+def transposed(x: Tensor, perm: tuple[int, ...]) -> Tensor:
+    return mapped(lambda a: a.transpose(perm), f"transpose{list(perm)}", Type(x.dtype, tuple(x.shape[p] for p in perm)), x)
+
+
+def reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return mapped(lambda a: a.reshape(shape), f"reshape{list(shape)}", Type(x.dtype, shape), x)
+
+
+def casted(x: Tensor, dtype: DType) -> Tensor:
+    return mapped(lambda a: a.astype(dtype.numpy), f"cast[{dtype.value}]", Type(dtype, x.shape), x)
+
+
+def sliced(x: Tensor, where: tuple[slice, ...]) -> Tensor:
+    shape = tuple(len(range(*s.indices(d))) for s, d in zip(where, x.shape, strict=True))
+    text = ",".join(f"{s.start}:{s.stop}:{s.step}" for s in where)
+    return mapped(lambda a: a[where], f"slice[{text}]", Type(x.dtype, shape), x)
+
+
+def concatenated(parts: tuple[Tensor, ...], axis: int) -> Tensor:
+    first = parts[0]
+    shape = (*first.shape[:axis], sum(p.shape[axis] for p in parts), *first.shape[axis + 1 :])
+    return mapped(lambda *arrays: np.concatenate(arrays, axis), f"concat[{axis}]", Type(first.dtype, shape), *parts)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from j2o.passes.casts import casts
-from j2o.passes.components import components
 from j2o.passes.cse import cse
 from j2o.passes.dce import dce
 from j2o.passes.fold import fold
+from j2o.passes.gemm import gemm
 from j2o.passes.inline import inline
 from j2o.passes.legalize import legalize
 from j2o.passes.lower import lower
 from j2o.passes.materialize import materialize
-from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
-from j2o.passes.recover import recover
-from j2o.passes.shapes import shapes
-from j2o.passes.simplify import simplify
 
-FRONT = (inline, components, lower, dce)
+from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
+
+
+FRONT = (inline, lower, dce)
 BACK = (materialize, legalize)
 
 
@@ -28,11 +26,10 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     if opt_level not in (0, 1, 2, 3):
         raise ValueError(f"opt_level={opt_level!r}: 0, 1, 2 or 3")
     steps: list[Step] = [*FRONT]
-    clean = Fixpoint("clean", (fold, simplify, shapes, casts, cse, dce), limit=4)
     if opt_level >= 1:
-        steps.append(clean)
+        steps.append(Fixpoint("clean", (fold, cse, dce), limit=4))
     if opt_level >= 2:
-        steps += [recover, dce]
+        steps += [gemm, dce]
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))

@@ -1,0 +1,116 @@
+"""Kernels: every node gets operands of a dtype that the target runs, by Cast pairs where it does not run it as it stands."""
+
+from __future__ import annotations
+
+
+from j2o.errors import UnsupportedError
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.onnx_ops import constraint_of
+from j2o.ir.target import Row, Target
+from j2o.ir.types import DType, Type
+from j2o.passes.pipeline import Context, graph_pass
+
+# what stands in for a dtype, nearest first: each holds all of its values
+WIDER: dict[DType, tuple[DType, ...]] = {
+    DType(k): tuple(map(DType, v.split()))
+    for k, v in {
+        "f16": "f32 f64", "bf16": "f32 f64", "f32": "f64", "bool": "u8 i32 i64 f32",
+        "i2": "i8 i16 i32 i64", "i4": "i8 i16 i32 i64", "i8": "i16 i32 i64 f32", "i16": "i32 i64 f32", "i32": "i64 f64",
+        "u2": "u8 i32 i64", "u4": "u8 i32 i64", "u8": "i16 i32 u32 i64 f32", "u16": "i32 u32 i64 f32", "u32": "i64 u64",
+        "f8e4m3fn": "f32", "f8e5m2": "f32", "f8e4m3fnuz": "f32", "f8e5m2fnuz": "f32", "f8e8m0fnu": "f32", "f4e2m1fn": "f32",
+        "f8e4m3b11fnuz": "f32", "f8e4m3": "f32", "f8e3m4": "f32",
+    }.items()
+}  # fmt: skip
+# same width, other sign: right where only the bits matter
+SAME_BITS = {DType.U64: DType.I64, DType.I64: DType.U64, DType.U32: DType.I32, DType.U16: DType.I16, DType.I16: DType.U16, DType.U8: DType.I8}
+BITWISE = frozenset(
+    """Add Sub Mul Where Expand Pad Concat Reshape Transpose Slice Gather GatherND GatherElements ScatterND ScatterElements Tile
+    Equal BitwiseAnd BitwiseOr BitwiseXor BitwiseNot ReduceSum ReduceProd CumSum MatMul Trilu Unsqueeze Squeeze Identity Neg""".split()
+)
+
+
+@graph_pass("legalize", at="target", level=0)
+def legalize(graph: Graph, context: Context) -> int:
+    """Insert the casts that make every node runnable; UnsupportedError lists the nodes that cannot be."""
+    target = context.target
+    if target is None:
+        return 0
+    count, problems = 0, []
+    for node in graph:
+        if not node.op.startswith("onnx.") or _runs(node, target):
+            continue
+        rows = target.rows.get(node.op)
+        if rows is None:
+            continue  # a function that the runtime inlines
+        choice = _choose(node, rows, target)
+        if choice is None:
+            types = ", ".join(str(v.type) for v in node.inputs if v is not None)
+            problems.append(f"{node.kind}({types}){f' at {node.loc}' if node.loc else ''}: {target.name} has no such kernel at opset {target.opset}")
+            continue
+        _retype(graph, node, choice, target)
+        count += 1
+    if problems:
+        raise UnsupportedError(problems)
+    return count
+
+
+def _variables(node: Node, target: Target) -> dict[str, DType]:
+    """The dtype of each type constraint of a node."""
+    found: dict[str, DType] = {}
+    for i, value in enumerate(node.inputs):
+        if value is not None:
+            found.setdefault(constraint_of(node.kind, i, opset=target.opset), value.type.dtype)
+    for i, value in enumerate(node.outputs):
+        found.setdefault(constraint_of(node.kind, i, output=True, opset=target.opset), value.type.dtype)
+    return found
+
+
+def _runs(node: Node, target: Target) -> bool:
+    rows = target.rows.get(node.op)
+    if rows is None or node.graphs:
+        return True
+    variables = _variables(node, target)
+    return any(_fits(variables, row) for row in rows)
+
+
+def _fits(variables: dict[str, DType], row: Row) -> bool:
+    return all(dtype in row[name] for name, dtype in variables.items() if name in row)
+
+
+def _choose(node: Node, rows: object, target: Target) -> dict[str, DType] | None:
+    """The dtype for each constraint in the kernel that is nearest; None where none will do."""
+    variables = _variables(node, target)
+    best: tuple[int, dict[str, DType]] | None = None
+    for row in target.rows[node.op]:
+        cost, chosen = 0, {}
+        for name, dtype in variables.items():
+            options = (dtype, *WIDER.get(dtype, ()))
+            if node.kind in BITWISE and dtype in SAME_BITS:
+                options = (dtype, SAME_BITS[dtype], *WIDER.get(dtype, ()))
+            pick = next((o for o in options if name not in row or o in row[name]), None)
+            if pick is None:
+                break
+            cost += options.index(pick)
+            chosen[name] = pick
+        else:
+            if best is None or cost < best[0]:
+                best = cost, chosen
+    return best[1] if best else None
+
+
+def _retype(graph: Graph, node: Node, chosen: dict[str, DType], target: Target) -> None:
+    """Cast operands to the chosen dtypes, and results back."""
+    op = Builder(graph, node, node.loc, node.outputs[0].hint)
+    inputs: list[Value | None] = []
+    for i, value in enumerate(node.inputs):
+        want = chosen.get(constraint_of(node.kind, i, opset=target.opset)) if value is not None else None
+        inputs.append(value if value is None or want is None else op.cast(value, want))
+    types = []
+    for i, value in enumerate(node.outputs):
+        want = chosen.get(constraint_of(node.kind, i, output=True, opset=target.opset), value.type.dtype)
+        types.append(Type(want, value.type.shape))
+    new = op.node(node.op, inputs, node.attrs, types, node.graphs)
+    node.replace_by(*[op.cast(v, old.type.dtype) for v, old in zip(new.outputs, node.outputs, strict=True)])
+
+

@@ -1,0 +1,172 @@
+"""Primitives that only move elements: reshape, broadcast, transpose, slice, pad, concatenate, iota."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from j2o.ir import dims
+from j2o.ir.graph import Value
+from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.passes.lower.table import Lowering, lower
+
+LAST = np.iinfo(np.int64).max
+
+
+@lower("broadcast_in_dim")
+def broadcast_in_dim(op: Lowering, x: Value, *, shape: Shape, broadcast_dimensions: Sequence[int]) -> Value:
+    spread = [1] * len(shape)
+    for i, d in enumerate(broadcast_dimensions):
+        spread[d] = x.type.shape[i]  # type: ignore[call-overload]
+    return op.expand(insert_ones(op, x, tuple(spread), broadcast_dimensions), shape)
+
+
+def insert_ones(op: Lowering, x: Value, spread: Shape, at: Sequence[int]) -> Value:
+    """`x` with its axes at `at` and axes of size 1 elsewhere."""
+    if spread == x.type.shape:
+        return x
+    return op.unsqueeze(x, [i for i in range(len(spread)) if i not in at])
+
+
+@lower("reshape")
+def reshape(op: Lowering, x: Value, *, new_sizes: Shape, dimensions: Any = None) -> Value:
+    return op.reshape(x, new_sizes)
+
+
+@lower("squeeze")
+def squeeze(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
+    return op.squeeze(x, dimensions)
+
+
+@lower("expand_dims")
+def expand_dims(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
+    return op.unsqueeze(x, dimensions)
+
+
+@lower("transpose")
+def transpose(op: Lowering, x: Value, *, permutation: Sequence[int]) -> Value:
+    return op.transpose(x, permutation)
+
+
+@lower("rev")
+def rev(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
+    if not dimensions:
+        return x
+    n = len(dimensions)
+    return op.Slice(x, np.full(n, -1), np.full(n, -LAST), np.asarray(dimensions, np.int64), np.full(n, -1))
+
+
+@lower("concatenate")
+def concatenate(op: Lowering, *operands: Value, dimension: int) -> Value:
+    return op.Concat(*operands, axis=dimension) if len(operands) > 1 else operands[0]
+
+
+@lower("slice")
+def slice_(op: Lowering, x: Value, *, start_indices: Shape, limit_indices: Shape, strides: Sequence[int] = ()) -> Value:
+    steps = tuple(strides) or (1,) * len(start_indices)
+    return slice_axes(op, x, start_indices, limit_indices, steps)
+
+
+def slice_axes(op: Lowering, x: Value, starts: Shape, limits: Shape, steps: Sequence[int]) -> Value:
+    """`x[start:limit:step]` on every axis; axes taken whole are left out."""
+    axes = [i for i, d in enumerate(x.type.shape) if not (_is(starts[i], 0) and _is(limits[i], d) and steps[i] == 1)]
+    if not axes:
+        return x
+    ends = [LAST if _is(limits[i], x.type.shape[i]) else limits[i] for i in axes]
+    shape = list(x.type.shape)
+    for i in axes:
+        shape[i] = _count(starts[i], limits[i], steps[i])
+    return op.apply(
+        "onnx.Slice", x, op.dims([starts[i] for i in axes]), op.dims(ends), np.asarray(axes, np.int64),
+        np.asarray([steps[i] for i in axes], np.int64), types=[x.type.with_shape(tuple(shape))],
+    )  # fmt: skip
+
+
+def _is(a: Dim, b: Dim) -> bool:
+    return type(a) is type(b) and a == b
+
+
+def _count(start: Dim, limit: Dim, step: int) -> Dim:
+    """JAX has checked that the bounds lie inside."""
+    span = dims.sub(limit, start)
+    return span if step == 1 else dims.floordiv(dims.add(span, step - 1), step)
+
+
+@lower("split")
+def split(op: Lowering, x: Value, *, sizes: Shape, axis: int) -> Sequence[Value]:
+    if len(sizes) == 1:
+        return (x,)
+    out = op.Split(x, op.dims(sizes), axis=axis)
+    return out if isinstance(out, tuple) else (out,)
+
+
+@lower("pad")
+def pad(op: Lowering, x: Value, value: Value, *, padding_config: Sequence[tuple[Dim, Dim, int]]) -> Value:
+    return pad_with(op, x, value, padding_config)
+
+
+def pad_with(op: Lowering, x: Value, value: Value, config: Sequence[tuple[Dim, Dim, int]]) -> Value:
+    """lax.pad: `(low, high, interior)` for each axis; negative amounts cut, interior ones stand between the elements."""
+    for axis, (_, _, interior) in enumerate(config):
+        if not _is(interior, 0):
+            x = _pad_inside(op, x, value, axis, interior)
+    lows, highs = [low for low, _, _ in config], [high for _, high, _ in config]
+    cut_low = [dims.maximum(dims.sub(0, v), 0) if not dims.known_ge(v, 0) else 0 for v in lows]
+    cut_high = [dims.maximum(dims.sub(0, v), 0) if not dims.known_ge(v, 0) else 0 for v in highs]
+    add_low = [v if dims.known_ge(v, 0) else dims.maximum(v, 0) for v in lows]
+    add_high = [v if dims.known_ge(v, 0) else dims.maximum(v, 0) for v in highs]
+    # pad first: a cut may reach into what the other side added
+    if any(not _is(v, 0) for v in (*add_low, *add_high)):
+        x = _pad_outside(op, x, value, add_low, add_high)
+    limits = [dims.sub(d, c) for d, c in zip(x.type.shape, cut_high, strict=True)]
+    return slice_axes(op, x, tuple(cut_low), tuple(limits), (1,) * len(config))
+
+
+def _pad_outside(op: Lowering, x: Value, value: Value, low: Sequence[Dim], high: Sequence[Dim]) -> Value:
+    if x.type.dtype == DType.BOOL:  # as integers: a bool pad value is not taken everywhere
+        padded = _pad_outside(op, op.cast(x, DType.U8), op.cast(value, DType.U8), low, high)
+        return op.cast(padded, DType.BOOL)
+    shape = tuple(dims.add(dims.add(d, a), b) for d, a, b in zip(x.type.shape, low, high, strict=True))
+    return op.apply("onnx.Pad", x, op.dims([*low, *high]), value, types=[x.type.with_shape(shape)])
+
+
+def _pad_inside(op: Lowering, x: Value, value: Value, axis: int, interior: int) -> Value:
+    """Put `interior` copies of the value after each element, then cut those after the last."""
+    shape = x.type.shape
+    size = shape[axis]
+    column = op.unsqueeze(x, [axis + 1])
+    zero = [0] * column.type.rank
+    after = list(zero)
+    after[axis + 1] = interior
+    spread = _pad_outside(op, column, value, zero, after)
+    flat = op.reshape(spread, (*shape[:axis], dims.mul(size, interior + 1), *shape[axis + 1 :]))
+    count = dims.sub(dims.mul(size, interior + 1), interior)
+    if not dims.known_ge(count, 0):
+        count = dims.maximum(count, 0)
+    limits = list(flat.type.shape)
+    limits[axis] = count
+    return slice_axes(op, flat, (0,) * len(shape), tuple(limits), (1,) * len(shape))
+
+
+@lower("iota")
+def iota(op: Lowering, *_: Value, dtype: DType, shape: Shape, dimension: int) -> Value:
+    spread = tuple(d if i == dimension else 1 for i, d in enumerate(shape))
+    line = arange(op, shape[dimension], dtype)
+    return op.expand(op.reshape(line, spread), shape)
+
+
+def arange(op: Lowering, size: Dim, dtype: DType) -> Value:
+    """0, 1, …, size - 1 in `dtype`."""
+    if type(size) is int and size <= 4096:
+        return op.const(np.arange(size).astype(dtype.numpy))
+    line = op.apply("onnx.Range", op.const(0), op.dim(size), op.const(1), types=[Type(DType.I64, (size,))])
+    return op.cast(line, dtype)
+
+
+@lower("tile")
+def tile(op: Lowering, x: Value, *, reps: Shape) -> Value:
+    return op.Tile(x, op.dims(reps))
+
+
