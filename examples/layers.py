@@ -128,10 +128,14 @@ class VisionTransformer(nnx.Module):
 class Decoder(nnx.Module):
     """A GPT-2-like decoder: learned positions, causal mask, tied output embedding."""
 
-    def __init__(self, rngs: nnx.Rngs, vocabulary: int = 101, context: int = 64, width: int = 64, depth: int = 2, heads: int = 4):
+    def __init__(
+        self, rngs: nnx.Rngs, vocabulary: int = 101, context: int = 64, width: int = 64, depth: int = 2, heads: int = 4
+    ):
         self.tokens, self.positions = nnx.Embed(vocabulary, width, rngs=rngs), nnx.Embed(context, width, rngs=rngs)
         self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2 * depth + 1)])
-        self.attentions = nnx.List([nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs) for _ in range(depth)])
+        self.attentions = nnx.List(
+            [nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs) for _ in range(depth)]
+        )
         self.mlps = nnx.List([FeedForward(rngs, width) for _ in range(depth)])
 
     def __call__(self, ids):

@@ -17,7 +17,11 @@ def _normal(seed: int, *shape: int) -> np.ndarray:
 
 def lstm(x, width: int = 16, w=None):
     """`x`: f32[B,T,8]; the hidden states of an LSTM, f32[B,T,16]."""
-    w = {"x": _normal(0, 8, 4 * width), "h": _normal(1, width, 4 * width), "b": np.zeros(4 * width, np.float32)} if w is None else w
+    w = (
+        {"x": _normal(0, 8, 4 * width), "h": _normal(1, width, 4 * width), "b": np.zeros(4 * width, np.float32)}
+        if w is None
+        else w
+    )
 
     def step(carry, xt):
         h, c = carry

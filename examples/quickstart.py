@@ -1,6 +1,6 @@
 """A flax nnx user's first export: a small MLP in evaluation mode, symbolic batch, verified against JAX.
 
-    python examples/quickstart.py
+python examples/quickstart.py
 """
 
 from flax import nnx

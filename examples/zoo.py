@@ -1,7 +1,7 @@
 """All examples: what to compile, its specs, and sizes to verify it at.
 
-    python -m examples.zoo            # verify every example, print a line for each
-    python -m examples.zoo vit gpt2   # those whose names contain a word
+python -m examples.zoo            # verify every example, print a line for each
+python -m examples.zoo vit gpt2   # those whose names contain a word
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _WHERE = {
     "LoadError": "errors",
 }
 _MODULES = ("ir", "passes", "backend", "frontend", "errors", "api", "model")
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from j2o.api import compile

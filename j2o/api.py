@@ -22,7 +22,6 @@ from j2o.report import Report, count_ops
 from j2o.specs import Specs, output_names, parse_specs, path_name
 from j2o.weights import tensor_of
 
-
 WEIGHT_DTYPES = ("bfloat16", "float16", "int8")
 
 
@@ -98,7 +97,9 @@ def compile_with(
     nchw_outputs(graph, outs)
     report.passes = run(pipeline, graph, context, verify=passes is not None, observe=observe)
     clock.append(time.perf_counter())
-    report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True))
+    report.seconds = dict(
+        zip(("trace", "lift", "passes"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True)
+    )
     report.ops_after = count_ops(graph)
     report.not_portable = sorted(op for op in report.ops_after if op.startswith("ort."))
     consts = {n.attrs["value"] for n in graph.walk() if n.op == "const"}
@@ -114,7 +115,9 @@ def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
         raise SpecError(str(error)) from None
     chosen = passes if isinstance(passes, PassPipeline) else default if passes is None else passes(default)
     if not isinstance(chosen, PassPipeline):
-        raise SpecError(f"passes: given a {type(chosen).__name__}; a PassPipeline, or a function that returns one, is needed")
+        raise SpecError(
+            f"passes: given a {type(chosen).__name__}; a PassPipeline, or a function that returns one, is needed"
+        )
     return chosen
 
 
@@ -130,7 +133,13 @@ def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None)
         return tensor_of(array, traced.names.get(id(array)))
 
     hints = iter(parsed.names)
-    graph = lift(traced.jaxpr, dims=parsed.scope, name=name, const=const, hints=[next(hints) if f is None else "" for f in parsed.frozen])
+    graph = lift(
+        traced.jaxpr,
+        dims=parsed.scope,
+        name=name,
+        const=const,
+        hints=[next(hints) if f is None else "" for f in parsed.frozen],
+    )
     for i in reversed(range(len(parsed.frozen))):
         tensor = parsed.frozen[i]
         if tensor is not None:
@@ -150,7 +159,9 @@ def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None)
     return graph, Boundary(types, outs, parsed.caller_tree, traced.out_tree, parsed.frozen_arguments)
 
 
-def _positions(argument: str, chosen: Sequence[str | int], names: Sequence[str], types: Sequence[Type]) -> tuple[int, ...]:
+def _positions(
+    argument: str, chosen: Sequence[str | int], names: Sequence[str], types: Sequence[Type]
+) -> tuple[int, ...]:
     """Flat indices of tensors given by name or index; SpecError where there is no such 4-D tensor."""
     found = []
     for one in chosen:

@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="j2o", description="Compile JAX functions to ONNX, and look into the results.")
+    parser = argparse.ArgumentParser(
+        prog="j2o", description="Compile JAX functions to ONNX, and look into the results."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
@@ -47,8 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "compile a function and write the model")
     _program(export)
     export.add_argument("-o", "--output", required=True, type=Path, help="where to write, for example model.onnx")
-    export.add_argument("--external-data", action=argparse.BooleanOptionalAction, help="weights in OUTPUT.data (default: above 1 GiB)")
-    export.add_argument("--weights-dtype", choices=("bfloat16", "float16", "int8"), help="how large float weights are stored")
+    export.add_argument(
+        "--external-data", action=argparse.BooleanOptionalAction, help="weights in OUTPUT.data (default: above 1 GiB)"
+    )
+    export.add_argument(
+        "--weights-dtype", choices=("bfloat16", "float16", "int8"), help="how large float weights are stored"
+    )
     export.add_argument("--report", action="store_true", help="print what each pass did")
 
     inspect = command("inspect", _inspect, "print what is in a model; reads no weights")
@@ -57,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", _check, "check a model's structure and shapes, and that onnxruntime loads it")
     check.add_argument("model", type=Path)
-    check.add_argument("--deep", action="store_true", help="read the weights too: offsets, lengths, overlaps, checksums")
+    check.add_argument(
+        "--deep", action="store_true", help="read the weights too: offsets, lengths, overlaps, checksums"
+    )
 
     passes = command("passes", _passes, "list the passes in the order they run")
     passes.add_argument("--opt-level", type=int, choices=range(4), help="only those of one level")
@@ -70,7 +78,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _program(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("function", help="what to compile: pkg.module:name, or path/to/file.py:name")
-    parser.add_argument("--spec", action="append", default=[], metavar="SPEC", help="one a positional argument, for example 'f32[B,784]'")
+    parser.add_argument(
+        "--spec",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="one a positional argument, for example 'f32[B,784]'",
+    )
     parser.add_argument("--constraint", action="append", default=[], help="on symbolic sizes, for example 'T <= 512'")
     parser.add_argument("--opt-level", type=int, default=2, choices=range(4))
     parser.add_argument("--opset", type=int, help="default: the newest that the installed onnxruntime runs")
@@ -156,7 +170,14 @@ def _dump(args: argparse.Namespace) -> int:
     from j2o.api import compile_with
 
     with _status("compiling"):
-        compile_with(_load_function(args.function), args.spec, observe, constraints=args.constraint, opt_level=args.opt_level, opset=args.opset)
+        compile_with(
+            _load_function(args.function),
+            args.spec,
+            observe,
+            constraints=args.constraint,
+            opt_level=args.opt_level,
+            opset=args.opset,
+        )
     if not texts:
         names = ", ".join(dict.fromkeys(j2o.default_pipeline(args.opt_level).names()))
         raise SpecError(f"--after {args.after}: there is no such pass; there are {names}")

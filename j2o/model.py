@@ -56,7 +56,9 @@ class Comparison:
 class Model:
     """What `j2o.compile` gives. Call it to run it; `save` writes it; `graph` is the optimised IR."""
 
-    def __init__(self, fn: Callable[..., Any], graph: Graph, boundary: Boundary, opset: int, report: Report, name: str) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], graph: Graph, boundary: Boundary, opset: int, report: Report, name: str
+    ) -> None:
         self.fn, self.graph, self.report = fn, graph, report
         self.opset, self.name = opset, name
         self._boundary = boundary
@@ -110,7 +112,9 @@ class Model:
         sizes = self._sizes(flat)
         del sizes
         b = self._boundary
-        feeds = [_permuted(_to_model(x), (0, 3, 1, 2)) if i in b.inputs_as_nchw else _to_model(x) for i, x in enumerate(flat)]
+        feeds = [
+            _permuted(_to_model(x), (0, 3, 1, 2)) if i in b.inputs_as_nchw else _to_model(x) for i, x in enumerate(flat)
+        ]
         outputs = self.session.run(dict(zip(self.input_names, feeds, strict=True)))
         outputs = [_permuted(y, (0, 2, 3, 1)) if i in b.outputs_as_nchw else y for i, y in enumerate(outputs)]
         leaves = [_from_model(y, t) for y, t in zip(outputs, b.out_types, strict=True)]
@@ -126,14 +130,22 @@ class Model:
             got = np.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype
             if len(np.shape(leaf)) != want.rank:
                 raise SpecError(f"input {name!r}: given shape {np.shape(leaf)}, the model takes {want}")
-            if not want.dtype.is_key and got != want.dtype.numpy and hasattr(leaf, "dtype") and not _narrows(got, want.dtype):
+            if (
+                not want.dtype.is_key
+                and got != want.dtype.numpy
+                and hasattr(leaf, "dtype")
+                and not _narrows(got, want.dtype)
+            ):
                 raise SpecError(f"input {name!r}: given {got}, the model takes {want}")
         return [x if hasattr(x, "dtype") and (t.dtype.is_key or x.dtype == t.dtype.numpy) else np.asarray(x, t.dtype.numpy)
                 for x, t in zip(leaves, self._boundary.types, strict=True)]  # fmt: skip
 
     def _sizes(self, flat: Sequence[Any]) -> dict[str, int]:
         """The size of every symbol; DimensionError names input, axis, constraint and value where sizes do not fit."""
-        shapes = [(name, t.shape, np.shape(x)) for name, t, x in zip(self.input_names, self._boundary.types, flat, strict=True)]
+        shapes = [
+            (name, t.shape, np.shape(x))
+            for name, t, x in zip(self.input_names, self._boundary.types, flat, strict=True)
+        ]
         return solve_sizes(shapes, self.graph.root.dims.constraints)
 
     def verify(self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5) -> Comparison:
@@ -149,7 +161,9 @@ class Model:
             a, r = _difference(name, g, w, rtol, atol)
             absolute.append(a)
             relative.append(r)
-        return Comparison(tuple(self.output_names), tuple(absolute), tuple(relative), tuple(self.report.quantisation.items()))
+        return Comparison(
+            tuple(self.output_names), tuple(absolute), tuple(relative), tuple(self.report.quantisation.items())
+        )
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{n}: {t}" for n, t in zip(self.input_names, self._boundary.types, strict=True))
@@ -159,7 +173,9 @@ class Model:
         return f"<j2o.Model {self.name}({ins}) -> ({outs}), opset {self.opset}, {nodes} nodes, {weights}>"
 
 
-def solve_sizes(shapes: Sequence[tuple[str, Sequence[Any], Sequence[int]]], constraints: Sequence[str]) -> dict[str, int]:
+def solve_sizes(
+    shapes: Sequence[tuple[str, Sequence[Any], Sequence[int]]], constraints: Sequence[str]
+) -> dict[str, int]:
     """Sizes of symbols from (input name, declared shape, actual shape); every dimension and constraint is checked."""
     from j2o.ir.dims import check_constraints, solve
 

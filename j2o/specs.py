@@ -145,7 +145,10 @@ def _function_name(fn: Any) -> str:
 
 
 def _is_shape(spec: Any) -> bool:
-    return type(spec) in (tuple, list) and all(isinstance(d, int | str | np.integer) and not isinstance(d, bool) and not (isinstance(d, str) and "[" in d) for d in spec)
+    return type(spec) in (tuple, list) and all(
+        isinstance(d, int | str | np.integer) and not isinstance(d, bool) and not (isinstance(d, str) and "[" in d)
+        for d in spec
+    )
 
 
 def _is_leaf(spec: Any) -> bool:
@@ -162,10 +165,14 @@ def _find_scope(specs: Sequence[Any], constraints: Sequence[str]) -> DimScope:
             if is_symbolic(d) and all(scope_of(d) is not s for s in scopes):
                 scopes.append(scope_of(d))
     if len(scopes) > 1:
-        raise SpecError("specs: the symbolic dimensions come from different scopes; make them in one jax.export.SymbolicScope")
+        raise SpecError(
+            "specs: the symbolic dimensions come from different scopes; make them in one jax.export.SymbolicScope"
+        )
     if scopes:
         if constraints:
-            raise SpecError("constraints: the specs bring a scope of their own; state the constraints when making that scope")
+            raise SpecError(
+                "constraints: the specs bring a scope of their own; state the constraints when making that scope"
+            )
         return DimScope.of_jax(scopes[0], constraints_of(scopes[0]))
     return DimScope(constraints)
 
@@ -188,7 +195,9 @@ def _aval(name: str, leaf: Any, scope: DimScope) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if _is_key(leaf.dtype) else _canonical(leaf.dtype))
     if isinstance(leaf, bool | int | float | complex):
         return jax.ShapeDtypeStruct((), _canonical(np.result_type(leaf)))
-    raise SpecError(f"spec of {name!r}: {leaf!r} is a {type(leaf).__name__}; a shape, 'f32[B,3]', an array or a ShapeDtypeStruct would do")
+    raise SpecError(
+        f"spec of {name!r}: {leaf!r} is a {type(leaf).__name__}; a shape, 'f32[B,3]', an array or a ShapeDtypeStruct would do"
+    )
 
 
 def _shape(name: str, entry: Any, text: str, scope: DimScope) -> tuple[Any, ...]:
@@ -198,7 +207,9 @@ def _shape(name: str, entry: Any, text: str, scope: DimScope) -> tuple[Any, ...]
         raise SpecError(f"spec of {name!r}: {entry!r}: {error}") from None
     for d in shape:
         if type(d) is int and d < 0:
-            raise SpecError(f"spec of {name!r}: {entry!r}: the size {d} is negative; a name such as 'B' makes a size symbolic")
+            raise SpecError(
+                f"spec of {name!r}: {entry!r}: the size {d} is negative; a name such as 'B' makes a size symbolic"
+            )
     return shape
 
 
@@ -206,9 +217,13 @@ def _dtype(name: str, entry: str, text: str) -> Any:
     try:
         dtype = DType(_NUMPY_NAMES.get(text, text))
     except ValueError:
-        raise SpecError(f"spec of {name!r}: {entry!r}: there is no dtype {text!r}; f32, bf16, i32, u8, bool, … are") from None
+        raise SpecError(
+            f"spec of {name!r}: {entry!r}: there is no dtype {text!r}; f32, bf16, i32, u8, bool, … are"
+        ) from None
     if dtype.is_key:
-        return jax.random.key(0, impl={"key<fry>": "threefry2x32", "key<rbg>": "rbg"}.get(dtype.value, "unsafe_rbg")).dtype
+        return jax.random.key(
+            0, impl={"key<fry>": "threefry2x32", "key<rbg>": "rbg"}.get(dtype.value, "unsafe_rbg")
+        ).dtype
     return _canonical(dtype.numpy)
 
 

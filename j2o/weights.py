@@ -176,7 +176,9 @@ def open_orbax(path: Any) -> Any:
 
     def leaf(index: int, meta: Any) -> LazyArray:
         def load() -> np.ndarray:
-            wanted = [ocp.RestoreArgs(restore_type=np.ndarray) if i == index else ocp.RestoreArgs() for i in range(len(paths))]
+            wanted = [
+                ocp.RestoreArgs(restore_type=np.ndarray) if i == index else ocp.RestoreArgs() for i in range(len(paths))
+            ]
             item = [m if i == index else ocp.PLACEHOLDER for i, (_, m) in enumerate(paths)]
             restored = checkpointer.restore(
                 path, args=ocp.args.PyTreeRestore(

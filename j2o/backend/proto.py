@@ -32,7 +32,9 @@ _ONNX_DTYPES = {
     DType.F8E4M3FN: "FLOAT8E4M3FN", DType.F8E5M2: "FLOAT8E5M2", DType.F8E4M3FNUZ: "FLOAT8E4M3FNUZ",
     DType.F8E5M2FNUZ: "FLOAT8E5M2FNUZ", DType.F8E8M0FNU: "FLOAT8E8M0", DType.F4E2M1FN: "FLOAT4E2M1",
 }  # fmt: skip
-ONNX_DTYPES: dict[DType, ir.DataType] = {d: ir.DataType[name] for d, name in _ONNX_DTYPES.items() if name in ir.DataType.__members__}
+ONNX_DTYPES: dict[DType, ir.DataType] = {
+    d: ir.DataType[name] for d, name in _ONNX_DTYPES.items() if name in ir.DataType.__members__
+}
 FROM_ONNX = {v: k for k, v in ONNX_DTYPES.items()}
 # the IR version that came with an opset; a runtime that knows the opset knows the version
 _IR_VERSIONS = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (0, 8))
@@ -60,7 +62,9 @@ def to_proto(graph: Graph, opset: int, name: str = "main") -> onnx.ModelProto:
     """The whole model as one message, weights inside; SaveError above protobuf's 2 GiB."""
     total = sum(t.nbytes for t in initializers(graph))
     if total > LIMIT:
-        raise SaveError(f"the model has {total / 2**30:.1f} GiB of weights, a protobuf message holds 2 GiB: save it with external_data=True")
+        raise SaveError(
+            f"the model has {total / 2**30:.1f} GiB of weights, a protobuf message holds 2 GiB: save it with external_data=True"
+        )
     return ir.to_proto(to_model(graph, opset, name))
 
 
@@ -117,7 +121,14 @@ class _Writer:
         given = self.name_outputs(graph)
         self.body(graph, nodes)
         outputs = [self.output(v, n, given, nodes) for v, n in zip(graph.outputs, graph.output_names, strict=True)]
-        made = ir.Graph(inputs, outputs, nodes=nodes, initializers=list(self.initializers.values()), opset_imports=self.domains, name=name)
+        made = ir.Graph(
+            inputs,
+            outputs,
+            nodes=nodes,
+            initializers=list(self.initializers.values()),
+            opset_imports=self.domains,
+            name=name,
+        )
         return ir.Model(made, ir_version=ir_version(self.opset), producer_name="j2o", functions=functions)
 
     # ------------------------------------------------------------------ values
@@ -166,7 +177,9 @@ class _Writer:
             raise AssertionError("constants of functions are written where they stand")
         if tensor not in self.initializers:
             readable = "/" in tensor.key or tensor.key.isidentifier()
-            name = self.names.fresh(tensor.key if readable and not _is_hash(tensor.key) else clean(value.hint) or "const")
+            name = self.names.fresh(
+                tensor.key if readable and not _is_hash(tensor.key) else clean(value.hint) or "const"
+            )
             type, shape = self.type_of(value.type)
             const = LazyProtoTensor(tensor, name)
             self.initializers[tensor] = ir.Value(name=name, type=type, shape=shape.copy(), const_value=const)
@@ -197,7 +210,10 @@ class _Writer:
         for key, region in zip(GRAPH_ATTRIBUTES.get(kind, ()), node.graphs, strict=False):
             attrs.append(ir.AttrGraph(key, self.region(region, f"{kind}_{key}")))
         inputs = [self.operand(v) for v in node.inputs]
-        outputs = [self.values[v] if v in self.values else self.make(v, self.names.fresh(clean(v.hint) or kind.lower())) for v in node.outputs]
+        outputs = [
+            self.values[v] if v in self.values else self.make(v, self.names.fresh(clean(v.hint) or kind.lower()))
+            for v in node.outputs
+        ]
         made = ir.Node(domain, kind, inputs, attrs, outputs=outputs, name=self.nodes.fresh(kind))
         if node.loc is not None:
             made.metadata_props["source"] = str(node.loc)

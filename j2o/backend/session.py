@@ -28,7 +28,9 @@ _FROM_NAME = {
 class Session:
     """An onnxruntime session of a model in memory or in a file; LoadError where onnxruntime refuses it."""
 
-    def __init__(self, model: onnx.ModelProto | str | os.PathLike[str], *, optimise: bool = True, threads: int = 0) -> None:
+    def __init__(
+        self, model: onnx.ModelProto | str | os.PathLike[str], *, optimise: bool = True, threads: int = 0
+    ) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -49,9 +51,13 @@ class Session:
         import onnxruntime as ort
 
         values = {k: _to_ort(np.asarray(v)) for k, v in feeds.items()}
-        if not any(isinstance(v, ort.OrtValue) for v in values.values()) and not any(t in _FROM_NAME for _, t in self.outputs):
+        if not any(isinstance(v, ort.OrtValue) for v in values.values()) and not any(
+            t in _FROM_NAME for _, t in self.outputs
+        ):
             return self.raw.run(None, values)  # type: ignore[return-value]
-        wrapped = {k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for k, v in values.items()}
+        wrapped = {
+            k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for k, v in values.items()
+        }
         results = self.raw.run_with_ort_values([n for n, _ in self.outputs], wrapped)
         return [_from_ort(r, t) for r, (_, t) in zip(results, self.outputs, strict=True)]
 

@@ -50,7 +50,9 @@ class _Lifter:
         self.const = const
         self.problems: list[str] = []
 
-    def graph(self, jaxpr: Any, consts: Sequence[Any], name: str, env: dict[Any, Value], hints: Sequence[str] = ()) -> Graph:
+    def graph(
+        self, jaxpr: Any, consts: Sequence[Any], name: str, env: dict[Any, Value], hints: Sequence[str] = ()
+    ) -> Graph:
         """`env` has the values of the variables around an open jaxpr."""
         graph = Graph(name)
         env = dict(env) if env else {}

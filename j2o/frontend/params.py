@@ -22,15 +22,61 @@ from j2o.ir.types import Attr, DType, Struct, dtype_of
 
 # what has no influence on the values: placement, precision hints, scheduling, names of rules for differentiation
 DROPPED = frozenset(
-    """
-    accuracy allow_negative_indices backend bwd bwd_callable call_jaxpr_thunk compiler_options_kvs ctx_mesh device differentiated donated_invars
-    fwd_jaxpr_thunk in_layouts in_shardings inline is_scan jvp_fun jvp_jaxpr_fun jvp_jaxpr_thunk keep_unused lower_fun
-    layout linear mesh mul_at optimize_energy out_layouts out_sharding out_shardings out_trees policy prevent_cse
-    primitive_name sharding split_transpose _split_transpose symbolic_zeros unique_indices unroll use_fast_variance
-    use_consts vmap_method weak_type out_dtype_weak dst_sharding debug_info
-    """.split()
+    [
+        "accuracy",
+        "allow_negative_indices",
+        "backend",
+        "bwd",
+        "bwd_callable",
+        "call_jaxpr_thunk",
+        "compiler_options_kvs",
+        "ctx_mesh",
+        "device",
+        "differentiated",
+        "donated_invars",
+        "fwd_jaxpr_thunk",
+        "in_layouts",
+        "in_shardings",
+        "inline",
+        "is_scan",
+        "jvp_fun",
+        "jvp_jaxpr_fun",
+        "jvp_jaxpr_thunk",
+        "keep_unused",
+        "lower_fun",
+        "layout",
+        "linear",
+        "mesh",
+        "mul_at",
+        "optimize_energy",
+        "out_layouts",
+        "out_sharding",
+        "out_shardings",
+        "out_trees",
+        "policy",
+        "prevent_cse",
+        "primitive_name",
+        "sharding",
+        "split_transpose",
+        "_split_transpose",
+        "symbolic_zeros",
+        "unique_indices",
+        "unroll",
+        "use_fast_variance",
+        "use_consts",
+        "vmap_method",
+        "weak_type",
+        "out_dtype_weak",
+        "dst_sharding",
+        "debug_info",
+    ]
 )
-KEY_DTYPES = {"fry": DType.KEY_FRY, "rbg": DType.KEY_RBG, "urbg": DType.KEY_UNSAFE_RBG, "unsafe_rbg": DType.KEY_UNSAFE_RBG}
+KEY_DTYPES = {
+    "fry": DType.KEY_FRY,
+    "rbg": DType.KEY_RBG,
+    "urbg": DType.KEY_UNSAFE_RBG,
+    "unsafe_rbg": DType.KEY_UNSAFE_RBG,
+}
 
 
 class ParamError(TypeError):
@@ -43,7 +89,9 @@ def dtype_from_jax(dtype: Any) -> DType:
         tag = str(dtype).removeprefix("key<").removesuffix(">")
         if tag in KEY_DTYPES:
             return KEY_DTYPES[tag]
-        raise TypeError(f"typed keys of the implementation {tag!r} are not supported; use 'threefry2x32', 'rbg' or 'unsafe_rbg'")
+        raise TypeError(
+            f"typed keys of the implementation {tag!r} are not supported; use 'threefry2x32', 'rbg' or 'unsafe_rbg'"
+        )
     return DType.BOOL if dtype == jax.dtypes.float0 else dtype_of(dtype)
 
 
@@ -92,10 +140,16 @@ def encode(value: Any) -> Attr:
         return tuple(encode(v) for v in value)
     if isinstance(value, np.ndarray | jax.Array):
         return ArrayTensor(np.asarray(value))
-    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)) or _is_extended(value):
+    if (
+        isinstance(value, np.dtype)
+        or (isinstance(value, type) and issubclass(value, np.generic))
+        or _is_extended(value)
+    ):
         return dtype_from_jax(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return Struct(type(value).__name__, **{f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)})
+        return Struct(
+            type(value).__name__, **{f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        )
     raise ParamError(type(value).__name__)
 
 

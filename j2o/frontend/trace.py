@@ -66,7 +66,11 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
 def _user_line(error: BaseException) -> str:
     """`file:line: ` of the innermost frame outside of JAX and j2o, where there is one."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not any(part in f.filename for part in ("/jax/", "/flax/", "/j2o/frontend/", "/equinox/", "/haiku/"))]
+    own = [
+        f
+        for f in frames
+        if not any(part in f.filename for part in ("/jax/", "/flax/", "/j2o/frontend/", "/equinox/", "/haiku/"))
+    ]
     return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
 
 
@@ -76,7 +80,9 @@ def _first_sentence(error: BaseException) -> str:
 
 def _inconclusive(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    question = lines[0].removeprefix("Symbolic dimension comparison").strip() if lines else "a comparison of symbolic sizes"
+    question = (
+        lines[0].removeprefix("Symbolic dimension comparison").strip() if lines else "a comparison of symbolic sizes"
+    )
     hint = "constraints=[…] that decide it would settle this, for example constraints=['T <= 512']"
     for line in lines:
         if "comparison" in line and "'" in line:
@@ -140,7 +146,11 @@ def _rebuild(x: Any, nnx: Any, swap: Callable[[Any], Any], depth: int = 0) -> An
         return x if owner is x.__self__ else types.MethodType(x.__func__, owner)
     if isinstance(x, functools.partial):
         func, args, keywords = again(x.func), tuple(map(again, x.args)), {k: again(v) for k, v in x.keywords.items()}
-        same = func is x.func and all(a is b for a, b in zip(args, x.args, strict=True)) and all(keywords[k] is v for k, v in x.keywords.items())
+        same = (
+            func is x.func
+            and all(a is b for a, b in zip(args, x.args, strict=True))
+            and all(keywords[k] is v for k, v in x.keywords.items())
+        )
         return x if same else functools.partial(func, *args, **keywords)
     if isinstance(x, types.FunctionType):
         return _rebuild_function(x, again, nnx)
@@ -194,7 +204,12 @@ def _walk(x: Any, path: str, seen: set[int], depth: int) -> Iterator[tuple[str, 
     if isinstance(x, np.ndarray | jax.Array):
         yield path or "array", x
         return
-    if x is None or depth > MAX_DEPTH or isinstance(x, str | bytes | int | float | complex | type | types.ModuleType) or id(x) in seen:
+    if (
+        x is None
+        or depth > MAX_DEPTH
+        or isinstance(x, str | bytes | int | float | complex | type | types.ModuleType)
+        or id(x) in seen
+    ):
         return
     seen.add(id(x))
     for name, value in _parts(x):

@@ -79,7 +79,9 @@ class Builder:
         self.made.append(node)
         return node
 
-    def apply(self, op: str, *operands: Any, types: Sequence[Type] | None = None, graphs: Sequence[Graph] = (), **attrs: Any) -> Any:
+    def apply(
+        self, op: str, *operands: Any, types: Sequence[Type] | None = None, graphs: Sequence[Graph] = (), **attrs: Any
+    ) -> Any:
         """One node; returns its value, or the tuple of its values where there are several.
 
         Attributes that are None are left out. `types` gives the output types where inference cannot know them.

@@ -86,7 +86,9 @@ class Value:
         """Let every user (of those that `where` accepts) use `new` instead."""
         if new is self:
             return
-        if not new.hint or (self.hint and isinstance(self.owner, Node) and self.node is not None and new.hint == new.op):
+        if not new.hint or (
+            self.hint and isinstance(self.owner, Node) and self.node is not None and new.hint == new.op
+        ):
             new.hint = self.hint or new.hint
         for node, index in list(self.uses):
             if where is None or where(node):
@@ -408,7 +410,9 @@ def clone_node(node: Node, values: dict[Value, Value]) -> Node:
     """A copy of a node with operands taken from `values` where they are there; `values` learns the new outputs."""
     inputs = [values.get(v, v) if v is not None else None for v in node.inputs]
     graphs = [g.clone(values) for g in node.graphs]
-    copy = Node(node.op, inputs, [v.type for v in node.outputs], node.attrs, graphs, node.loc, [v.hint for v in node.outputs])
+    copy = Node(
+        node.op, inputs, [v.type for v in node.outputs], node.attrs, graphs, node.loc, [v.hint for v in node.outputs]
+    )
     values.update(zip(node.outputs, copy.outputs, strict=True))
     return copy
 

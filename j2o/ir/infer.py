@@ -89,15 +89,92 @@ def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
 # ------------------------------------------------------------------------------------------ elementwise
 
 
-@rule(*"""Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Clip Cos Cosh CumSum CumProd Elu Erf Exp Floor Gelu
-    HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax LpNormalization Mish Neg Not Reciprocal Relu Round Selu Sigmoid
-    Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu ScatterElements ScatterND
-    ReverseSequence MeanVarianceNormalization InstanceNormalization GroupNormalization RotaryEmbedding TensorScatter""".split())
+@rule(
+    *[
+        "Abs",
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "BitwiseNot",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Cos",
+        "Cosh",
+        "CumSum",
+        "CumProd",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Hardmax",
+        "Identity",
+        "LeakyRelu",
+        "Log",
+        "LogSoftmax",
+        "LpNormalization",
+        "Mish",
+        "Neg",
+        "Not",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softmax",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+        "Trilu",
+        "ScatterElements",
+        "ScatterND",
+        "ReverseSequence",
+        "MeanVarianceNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "RotaryEmbedding",
+        "TensorScatter",
+    ]
+)
 def same_as_first(node: Node) -> tuple[Type, ...]:
     return (_in(node, 0).type,)
 
 
-@rule(*"Add Sub Mul Div Mod Pow Max Min Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift And Or Xor PRelu".split())
+@rule(
+    *[
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Mod",
+        "Pow",
+        "Max",
+        "Min",
+        "Sum",
+        "Mean",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "BitShift",
+        "And",
+        "Or",
+        "Xor",
+        "PRelu",
+    ]
+)
 def arithmetic(node: Node) -> tuple[Type, ...]:
     first = _in(node, 0).type
     if len(node.inputs) == 2:
@@ -110,7 +187,7 @@ def arithmetic(node: Node) -> tuple[Type, ...]:
     return (Type(first.dtype, broadcast(node, [t.shape for t in types])),)
 
 
-@rule(*"Equal Less LessOrEqual Greater GreaterOrEqual".split())
+@rule(*["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"])
 def comparison(node: Node) -> tuple[Type, ...]:
     a, b = _in(node, 0).type, _in(node, 1).type
     if a.dtype != b.dtype:
@@ -204,7 +281,11 @@ def unsqueeze(node: Node) -> tuple[Type, ...]:
 @rule("Squeeze")
 def squeeze(node: Node) -> tuple[Type, ...]:
     x = _in(node, 0).type
-    axes = {int(a) % x.rank for a in _known(node, 1)} if _opt(node, 1) is not None else {i for i, d in enumerate(x.shape) if d == 1}
+    axes = (
+        {int(a) % x.rank for a in _known(node, 1)}
+        if _opt(node, 1) is not None
+        else {i for i, d in enumerate(x.shape) if d == 1}
+    )
     if any(x.shape[a] != 1 for a in axes):
         raise fail(node, f"axes {sorted(axes)} are not all of size 1")
     return (x.with_shape(tuple(d for i, d in enumerate(x.shape) if i not in axes)),)
@@ -231,9 +312,15 @@ def concat(node: Node) -> tuple[Type, ...]:
     first = parts[0]
     axis = _axis(node, first.rank)
     for p in parts:
-        if p.dtype != first.dtype or p.rank != first.rank or any(a != b for i, (a, b) in enumerate(zip(p.shape, first.shape, strict=True)) if i != axis):
+        if (
+            p.dtype != first.dtype
+            or p.rank != first.rank
+            or any(a != b for i, (a, b) in enumerate(zip(p.shape, first.shape, strict=True)) if i != axis)
+        ):
             raise fail(node, "the parts differ in more than the axis")
-    return (first.with_shape((*first.shape[:axis], dims.total(p.shape[axis] for p in parts), *first.shape[axis + 1 :])),)
+    return (
+        first.with_shape((*first.shape[:axis], dims.total(p.shape[axis] for p in parts), *first.shape[axis + 1 :])),
+    )
 
 
 @rule("Split")
@@ -387,7 +474,20 @@ def compress(node: Node) -> tuple[Type, ...]:
 # ------------------------------------------------------------------------------------------ reductions
 
 
-@rule(*"ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare".split())
+@rule(
+    *[
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+    ]
+)
 def reduction(node: Node) -> tuple[Type, ...]:
     x, keep = _in(node, 0).type, node.attrs.get("keepdims", 1)
     given = _known(node, 1) if _opt(node, 1) is not None else ()
@@ -491,10 +591,18 @@ def conv_transpose(node: Node) -> tuple[Type, ...]:
     x, w, a = _in(node, 0).type, _in(node, 1).type, node.attrs
     n = x.rank - 2
     get: Any = lambda name, default: a.get(name, default)  # noqa: E731
-    strides, dilations, pads, extra = get("strides", (1,) * n), get("dilations", (1,) * n), get("pads", (0,) * 2 * n), get("output_padding", (0,) * n)
+    strides, dilations, pads, extra = (
+        get("strides", (1,) * n),
+        get("dilations", (1,) * n),
+        get("pads", (0,) * 2 * n),
+        get("output_padding", (0,) * n),
+    )
     spatial = [
         dims.sub(
-            dims.add(dims.add(dims.mul(dims.sub(x.shape[2 + i], 1), strides[i]), extra[i]), dims.add(dims.mul(dims.sub(w.shape[2 + i], 1), dilations[i]), 1)),
+            dims.add(
+                dims.add(dims.mul(dims.sub(x.shape[2 + i], 1), strides[i]), extra[i]),
+                dims.add(dims.mul(dims.sub(w.shape[2 + i], 1), dilations[i]), 1),
+            ),
             pads[i] + pads[n + i],
         )
         for i in range(n)

@@ -16,20 +16,106 @@ from j2o.ir.graph import Node
 from j2o.ir.ops import OpSpec, Trait, register_dialect
 from j2o.ir.types import Type
 
-COMMUTATIVE = frozenset("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor Max Min Sum Mean".split())
-RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
+COMMUTATIVE = frozenset(
+    ["Add", "Mul", "And", "Or", "Xor", "Equal", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Max", "Min", "Sum", "Mean"]
+)
+RANDOM = frozenset(
+    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"]
+)
 ELEMENTWISE = frozenset(
-    """
-    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Cos
-    Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less
-    LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus
-    Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
-    """.split()
+    [
+        "Abs",
+        "Acos",
+        "Acosh",
+        "Add",
+        "And",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Cast",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Cos",
+        "Cosh",
+        "Div",
+        "Elu",
+        "Equal",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "Greater",
+        "GreaterOrEqual",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "LeakyRelu",
+        "Less",
+        "LessOrEqual",
+        "Log",
+        "Max",
+        "Mean",
+        "Min",
+        "Mish",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "Pow",
+        "PRelu",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Sub",
+        "Sum",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+        "Where",
+        "Xor",
+    ]
 )
 REDUCTION = frozenset(
-    "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare".split()
+    [
+        "ArgMax",
+        "ArgMin",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+    ]
 )
-GRAPH_ATTRIBUTES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",), "SequenceMap": ("body",)}
+GRAPH_ATTRIBUTES = {
+    "If": ("then_branch", "else_branch"),
+    "Loop": ("body",),
+    "Scan": ("body",),
+    "SequenceMap": ("body",),
+}
 CONTRIB = "com.microsoft"
 
 
@@ -78,7 +164,9 @@ def _checked(kind: str, rule: Callable[[Node], tuple[Type, ...]]) -> Callable[[N
             wrong = sorted(set(node.attrs) - allowed)[0]
             raise TypeError(f"{node.op} has no attribute {wrong!r}; it has {', '.join(sorted(allowed)) or 'none'}")
         if not known.min_inputs <= len(node.inputs) <= known.max_inputs:
-            raise TypeError(f"{node.op} takes {known.min_inputs} to {known.max_inputs} operands, given {len(node.inputs)}")
+            raise TypeError(
+                f"{node.op} takes {known.min_inputs} to {known.max_inputs} operands, given {len(node.inputs)}"
+            )
         return rule(node)
 
     return check
@@ -87,7 +175,12 @@ def _checked(kind: str, rule: Callable[[Node], tuple[Type, ...]]) -> Callable[[N
 def _find(kind: str) -> OpSpec:
     schema(kind)  # KeyError where there is none
     traits = {Trait.PURE}
-    for names, trait in ((COMMUTATIVE, Trait.COMMUTATIVE), (ELEMENTWISE, Trait.ELEMENTWISE), (REDUCTION, Trait.REDUCTION), (RANDOM, Trait.RANDOM)):
+    for names, trait in (
+        (COMMUTATIVE, Trait.COMMUTATIVE),
+        (ELEMENTWISE, Trait.ELEMENTWISE),
+        (REDUCTION, Trait.REDUCTION),
+        (RANDOM, Trait.RANDOM),
+    ):
         if kind in names:
             traits.add(trait)
     return OpSpec(f"onnx.{kind}", frozenset(traits), _checked(kind, infer.RULES.get(kind, infer.unknown)))

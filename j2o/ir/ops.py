@@ -102,6 +102,6 @@ def _load(prefix: str) -> None:
     if prefix in _DIALECTS:
         return
     if prefix in ("onnx", "ort"):
-        import j2o.ir.onnx_ops  # noqa: F401
+        import j2o.ir.onnx_ops
     elif prefix == "lax":
         import j2o.ir.lax_ops  # noqa: F401

@@ -157,7 +157,9 @@ def mapped(fn: Callable[..., np.ndarray], how: str, type: Type, *bases: Tensor) 
 
 
 def transposed(x: Tensor, perm: tuple[int, ...]) -> Tensor:
-    return mapped(lambda a: a.transpose(perm), f"transpose{list(perm)}", Type(x.dtype, tuple(x.shape[p] for p in perm)), x)
+    return mapped(
+        lambda a: a.transpose(perm), f"transpose{list(perm)}", Type(x.dtype, tuple(x.shape[p] for p in perm)), x
+    )
 
 
 def reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -98,7 +98,9 @@ class _Printer:
         """Symbols in the order in which types mention them, and the constraints."""
         if graph._dims is None:
             return ""
-        symbols = dict.fromkeys(s for t in self.types for d in t.shape if type(d) is not int for s in dim_ops.symbols(d))
+        symbols = dict.fromkeys(
+            s for t in self.types for d in t.shape if type(d) is not int for s in dim_ops.symbols(d)
+        )
         text = f"\n    dims ({', '.join(symbols)})" if symbols else ""
         if graph._dims.constraints:
             text += ("" if text else "\n   ") + f" where ({', '.join(map(_string, graph._dims.constraints))})"
@@ -128,7 +130,9 @@ class _Printer:
         if node.outputs:
             parts += [" : ", ", ".join([self.type(v.type) for v in node.outputs])]
         if self.loc and node.loc is not None:
-            parts.append(f" loc({_string(node.loc.file)}, {node.loc.line}, {_string(node.loc.function)}, {_string(node.loc.stack)})")
+            parts.append(
+                f" loc({_string(node.loc.file)}, {node.loc.line}, {_string(node.loc.function)}, {_string(node.loc.stack)})"
+            )
         if regions and node.graphs:
             parts.append(" {")
             self.lines.append("".join(parts))
@@ -248,7 +252,9 @@ ELEMENT = _token(rf"0x[0-9a-f]*|true\b|false\b|{_NUMBER}|{_STRING}")
 ATOM = _token(rf"(?:{_STRING}|{_NUMBER}|{_IDENT}(?:<[a-z]+>)?)(?=\s*(?:[,}})\]]|//))")
 STRUCT = _token(rf"{_IDENT}\((?=\s*(?:\)|{_IDENT}\s*=))")
 REGION = re.compile(rf"\{{{_SPACE}(?=graph\s*@)")
-PUNCTUATION = {c: _token(re.escape(c)) for c in ("(", ")", "{", "}", "[", "]", ",", ":", "=", "->", "_", "tensor(", "dim(")}
+PUNCTUATION = {
+    c: _token(re.escape(c)) for c in ("(", ")", "{", "}", "[", "]", ",", ":", "=", "->", "_", "tensor(", "dim(")
+}
 WORDS = {w: _token(rf"{w}\b") for w in ("graph", "function", "dims", "where", "as", "loc", "const", "call", "return")}
 _CONSTANTS: dict[str, Attr] = {"none": None, "true": True, "false": False, **{d.value: d for d in DType}}
 
@@ -383,7 +389,9 @@ class _Parser:
             start = self.pos
             name = self.take(VALUE, "an input such as %x: f32[2]")
             self.expect(":")
-            pending.append((name, self.take(TYPE, "a type such as f32[B,8]"), self.string() if self.word("as") else "", start))
+            pending.append(
+                (name, self.take(TYPE, "a type such as f32[B,8]"), self.string() if self.word("as") else "", start)
+            )
         if self.has("->"):
             graph.output_names = self.strings()
         if outermost:
@@ -624,7 +632,9 @@ class _Parser:
         if found is None:
 
             def missing() -> np.ndarray:
-                raise KeyError(f"the constant @{_string(key)} stands in the text by key; give its data with parse(text, tensors=…)")
+                raise KeyError(
+                    f"the constant @{_string(key)} stands in the text by key; give its data with parse(text, tensors=…)"
+                )
 
             return LazyTensor(type, key, missing)
         made = found if isinstance(found, Tensor) else ArrayTensor(np.asarray(found), key)

@@ -154,7 +154,7 @@ class Struct:
     name: str
     fields: dict[str, Attr]
 
-    def __getattr__(self, key: str):  # noqa: ANN204 (any attribute value)
+    def __getattr__(self, key: str):
         try:
             return self.fields[key]
         except KeyError:

@@ -36,5 +36,9 @@ def _merge(graph: Graph, seen: ChainMap[Any, Node]) -> int:
 
 def _key(node: Node) -> Any:
     # types tell 1 from True and 1.0, and nodes apart whose types were given, not inferred
-    attrs = tuple(sorted((k, type(v), v) for k, v in node.attrs.items())) if len(node.attrs) > 1 else tuple(node.attrs.items())
+    attrs = (
+        tuple(sorted((k, type(v), v) for k, v in node.attrs.items()))
+        if len(node.attrs) > 1
+        else tuple(node.attrs.items())
+    )
     return (node.op, node.inputs, attrs, tuple(v.type for v in node.outputs))

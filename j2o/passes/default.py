@@ -10,9 +10,7 @@ from j2o.passes.inline import inline
 from j2o.passes.legalize import legalize
 from j2o.passes.lower import lower
 from j2o.passes.materialize import materialize
-
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
-
 
 FRONT = (inline, lower, dce)
 BACK = (materialize, legalize)

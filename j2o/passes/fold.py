@@ -174,7 +174,9 @@ def _gather(node: Node, x: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.take(x, index, axis=int(node.attrs.get("axis", 0)))  # type: ignore[arg-type]
 
 
-def _pad(node: Node, x: np.ndarray, pads: np.ndarray, value: np.ndarray | None = None, axes: np.ndarray | None = None) -> np.ndarray | None:
+def _pad(
+    node: Node, x: np.ndarray, pads: np.ndarray, value: np.ndarray | None = None, axes: np.ndarray | None = None
+) -> np.ndarray | None:
     if axes is not None or node.attrs.get("mode", "constant") != "constant" or np.any(pads < 0):
         return None
     widths = pads.reshape(2, -1).T.tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
@@ -23,10 +22,47 @@ WIDER: dict[DType, tuple[DType, ...]] = {
     }.items()
 }  # fmt: skip
 # same width, other sign: right where only the bits matter
-SAME_BITS = {DType.U64: DType.I64, DType.I64: DType.U64, DType.U32: DType.I32, DType.U16: DType.I16, DType.I16: DType.U16, DType.U8: DType.I8}
+SAME_BITS = {
+    DType.U64: DType.I64,
+    DType.I64: DType.U64,
+    DType.U32: DType.I32,
+    DType.U16: DType.I16,
+    DType.I16: DType.U16,
+    DType.U8: DType.I8,
+}
 BITWISE = frozenset(
-    """Add Sub Mul Where Expand Pad Concat Reshape Transpose Slice Gather GatherND GatherElements ScatterND ScatterElements Tile
-    Equal BitwiseAnd BitwiseOr BitwiseXor BitwiseNot ReduceSum ReduceProd CumSum MatMul Trilu Unsqueeze Squeeze Identity Neg""".split()
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Where",
+        "Expand",
+        "Pad",
+        "Concat",
+        "Reshape",
+        "Transpose",
+        "Slice",
+        "Gather",
+        "GatherND",
+        "GatherElements",
+        "ScatterND",
+        "ScatterElements",
+        "Tile",
+        "Equal",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "BitwiseNot",
+        "ReduceSum",
+        "ReduceProd",
+        "CumSum",
+        "MatMul",
+        "Trilu",
+        "Unsqueeze",
+        "Squeeze",
+        "Identity",
+        "Neg",
+    ]
 )
 
 
@@ -46,7 +82,9 @@ def legalize(graph: Graph, context: Context) -> int:
         choice = _choose(node, rows, target)
         if choice is None:
             types = ", ".join(str(v.type) for v in node.inputs if v is not None)
-            problems.append(f"{node.kind}({types}){f' at {node.loc}' if node.loc else ''}: {target.name} has no such kernel at opset {target.opset}")
+            problems.append(
+                f"{node.kind}({types}){f' at {node.loc}' if node.loc else ''}: {target.name} has no such kernel at opset {target.opset}"
+            )
             continue
         _retype(graph, node, choice, target)
         count += 1
@@ -112,5 +150,3 @@ def _retype(graph: Graph, node: Node, chosen: dict[str, DType], target: Target) 
         types.append(Type(want, value.type.shape))
     new = op.node(node.op, inputs, node.attrs, types, node.graphs)
     node.replace_by(*[op.cast(v, old.type.dtype) for v, old in zip(new.outputs, node.outputs, strict=True)])
-
-

@@ -147,7 +147,9 @@ class _Scope:
                 assert user.graph is not None
                 op = Builder(user.graph, user, user.loc)
                 attrs = {k: v for k, v in user.attrs.items() if k != "allowzero"}
-                new = op.node("onnx.Reshape", [user.inputs[0], op.const(np.asarray(short, np.int64))], attrs, [user.out.type])
+                new = op.node(
+                    "onnx.Reshape", [user.inputs[0], op.const(np.asarray(short, np.int64))], attrs, [user.out.type]
+                )
                 new.out.hint = user.out.hint
                 user.replace_by(new.out)
 
@@ -165,7 +167,9 @@ class _Scope:
 
     def symbol(self, name: str) -> Value:
         if name not in self.sources:
-            raise DimensionError(f"the size {name} cannot be read from any input of @{self.graph.name}: give {name} as a dimension of one")
+            raise DimensionError(
+                f"the size {name} cannot be read from any input of @{self.graph.name}: give {name} as a dimension of one"
+            )
         value, axis, factor, offset, rest = self.sources[name]
         op = self.op
         out = op.Shape(value, start=axis, end=axis + 1)

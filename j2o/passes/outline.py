@@ -45,7 +45,15 @@ class _Outliner:
         outer = [node.graph.insert(weight, before=node).out for weight in weights]
         function = self.shared(body, name)
         types = [v.type for v in node.outputs]
-        call = Node("call", [*node.inputs, *outer], types, {"function": function.name}, (), node.loc, [v.hint for v in node.outputs])
+        call = Node(
+            "call",
+            [*node.inputs, *outer],
+            types,
+            {"function": function.name},
+            (),
+            node.loc,
+            [v.hint for v in node.outputs],
+        )
         node.graph.insert(call, before=node)
         node.replace_by(*call.outputs)
 

@@ -39,9 +39,12 @@ class Pass(Protocol):
     A `rules` attribute, a dict of counts by rule name, goes into the report where there is one.
     """
 
-    name: str
-    at: Level
-    level: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def at(self) -> Level: ...
+    @property
+    def level(self) -> int: ...
 
     def __call__(self, graph: Graph) -> int: ...
 
@@ -120,7 +123,9 @@ class PassPipeline:
             if kept is not None:
                 steps.append(kept)
         if missing:
-            raise J2OError(f"passes: there is no {sorted(missing)[0]!r}; there are {', '.join(dict.fromkeys(self.names()))}")
+            raise J2OError(
+                f"passes: there is no {sorted(missing)[0]!r}; there are {', '.join(dict.fromkeys(self.names()))}"
+            )
         return PassPipeline(tuple(steps))
 
     def fixpoint(self, name: str, *names: str) -> PassPipeline:
@@ -136,7 +141,7 @@ class PassPipeline:
             if step.name == name:
                 return PassPipeline((*self.steps[: i + offset], *passes, *self.steps[i + offset :]))
             for k, one in enumerate(inner):
-                if one.name == name:
+                if one.name == name and isinstance(step, Fixpoint):
                     group = dataclasses.replace(step, passes=(*inner[: k + offset], *passes, *inner[k + offset :]))
                     return PassPipeline((*self.steps[:i], group, *self.steps[i + 1 :]))
         raise J2OError(f"passes: there is no {name!r}; there are {', '.join(dict.fromkeys(self.names()))}")

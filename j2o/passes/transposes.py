@@ -166,7 +166,9 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
                 return
         flow.add_edge(a, b, **({} if capacity is None else {"capacity": capacity}))
 
-    values = dict.fromkeys(v for n in group for v in (*n.inputs, *n.outputs) if v is not None and v.type.rank == len(perm))
+    values = dict.fromkeys(
+        v for n in group for v in (*n.inputs, *n.outputs) if v is not None and v.type.rank == len(perm)
+    )
     for value in values:
         inside = [u for u in value.users() if u in members]
         others = [u for u in value.users() if u not in members and not _absorbs(u)]
@@ -216,7 +218,9 @@ def _apply(graph: Graph, nodes: list[Node], perm: Perm) -> None:
         op = Builder(graph, node, node.loc, value.hint)
         if value.type.rank < len(perm):
             value = op.Reshape(value, op.dims((1,) * (len(perm) - value.type.rank) + value.type.shape), allowzero=1)
-        existing = next((u for u in value.users() if perm_of(u) == back and u.graph is graph and _before(u, node)), None)
+        existing = next(
+            (u for u in value.users() if perm_of(u) == back and u.graph is graph and _before(u, node)), None
+        )
         return existing.out if existing is not None else op.Transpose(value, perm=back)
 
     for node in [n for n in graph if n in chosen]:

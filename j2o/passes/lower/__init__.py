@@ -116,7 +116,9 @@ class Driver:
         end = op.before
         anchor = end if end is not None else op.graph.insert(Node("return", (), ()))  # moved aside below
         inline(graph, values, anchor)
-        keep = op.graph.insert(Node("return", ret.inputs, ()), before=anchor)  # holds the results while they are lowered
+        keep = op.graph.insert(
+            Node("return", ret.inputs, ()), before=anchor
+        )  # holds the results while they are lowered
         for node in body:
             node.loc = node.loc or op.loc
             if node.dialect == "lax":

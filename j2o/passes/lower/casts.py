@@ -32,7 +32,11 @@ def convert(op: Lowering, x: Value, to: DType) -> Value:
 def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
     if to.bits < 8 or x.type.dtype.bits < 16:
         wide = op.cast(x, DType.F32) if x.type.dtype.bits < 16 else x
-        return op.cast(_float_to_int(op, wide, DType.I8 if to.is_signed else DType.U8), to) if to.bits < 8 else _float_to_int(op, wide, to)
+        return (
+            op.cast(_float_to_int(op, wide, DType.I8 if to.is_signed else DType.U8), to)
+            if to.bits < 8
+            else _float_to_int(op, wide, to)
+        )
     info = np.iinfo(to.numpy)
     carrier = x.type.dtype
     if carrier in (DType.F16, DType.BF16):
@@ -80,7 +84,7 @@ def _same_width(op: Lowering, x: Value, to: DType) -> Value:
         return op.cast(x, to)  # onnxruntime's Cast keeps the bits
     if op.opset >= 26 and op.supports("BitCast", source) and op.supports("BitCast", to):
         return op.BitCast(x, to=to)
-    if source.is_float and source.bits == 8 or to.is_float and to.bits == 8:
+    if (source.is_float and source.bits == 8) or (to.is_float and to.bits == 8):
         return op.jax(_through_table, x, to=to)
     if source.is_float:
         bits = op.jax(float_to_bits, x)
@@ -110,12 +114,18 @@ def float_to_bits(x: jax.Array) -> jax.Array:
         e = e + jnp.where(up, step, jnp.where(down & (finite > 0), -step, 0))
         step //= 2
     normal = e >= 1 - bias
-    fraction = jnp.where(normal, (scaled - 1) * 2.0**mantissa_bits, scaled * jnp.exp2(jnp.where(normal, 0.0, e + (bias - 1))) * 2.0**mantissa_bits)
+    fraction = jnp.where(
+        normal,
+        (scaled - 1) * 2.0**mantissa_bits,
+        scaled * jnp.exp2(jnp.where(normal, 0.0, e + (bias - 1))) * 2.0**mantissa_bits,
+    )
     field = jnp.where(normal, e + bias, 0.0)
     bits = (field.astype(unsigned) << mantissa_bits) | fraction.astype(unsigned)
     top = jnp.asarray((1 << exponent_bits) - 1, unsigned) << mantissa_bits
     bits = jnp.where(a == 0, jnp.asarray(0, unsigned), bits)
-    bits = jnp.where(jnp.isinf(a), top, jnp.where(jnp.isnan(x), top | jnp.asarray(1 << (mantissa_bits - 1), unsigned), bits))
+    bits = jnp.where(
+        jnp.isinf(a), top, jnp.where(jnp.isnan(x), top | jnp.asarray(1 << (mantissa_bits - 1), unsigned), bits)
+    )
     negative = (x < 0) | ((x == 0) & (1 / x < 0))
     return bits | (negative.astype(unsigned) << (x.dtype.itemsize * 8 - 1))
 
@@ -136,7 +146,11 @@ def bits_to_float(u: jax.Array, *, to: DType) -> jax.Array:
     left = jnp.abs(e)
     while step >= 1:
         now = left >= step
-        scaled = jnp.where(now, jnp.where(e > 0, scaled * 2.0 ** min(step, 1000), scaled * 2.0 ** -min(step, 1000)), scaled) if step <= 1000 else scaled
+        scaled = (
+            jnp.where(now, jnp.where(e > 0, scaled * 2.0 ** min(step, 1000), scaled * 2.0 ** -min(step, 1000)), scaled)
+            if step <= 1000
+            else scaled
+        )
         left = jnp.where(now, left - step, left) if step <= 1000 else left
         step //= 2
     special = field == (1 << exponent_bits) - 1

@@ -15,7 +15,9 @@ MATMUL = {DType.F32, DType.F64, DType.I32, DType.I64, DType.U32, DType.U64}
 
 
 @lower("dot_general")
-def dot_general(op: Lowering, x: Value, y: Value, *, dimension_numbers: Any, preferred_element_type: DType | None = None, **_: Any) -> Value:
+def dot_general(
+    op: Lowering, x: Value, y: Value, *, dimension_numbers: Any, preferred_element_type: DType | None = None, **_: Any
+) -> Value:
     """`out[batch…, x free…, y free…]`, summed over the contracted axes, in the result's dtype."""
     (x_contract, y_contract), (x_batch, y_batch) = dimension_numbers
     dtype = accumulator(op, x, y, preferred_element_type)
@@ -41,7 +43,15 @@ def _as(op: Lowering, x: Value, dtype: DType) -> Value:
     return op.cast(x, dtype)
 
 
-def contract(op: Lowering, x: Value, y: Value, x_contract: Sequence[int], y_contract: Sequence[int], x_batch: Sequence[int], y_batch: Sequence[int]) -> Value:
+def contract(
+    op: Lowering,
+    x: Value,
+    y: Value,
+    x_contract: Sequence[int],
+    y_contract: Sequence[int],
+    x_batch: Sequence[int],
+    y_batch: Sequence[int],
+) -> Value:
     """A MatMul; its result has the right elements in the right order, if not yet the right shape."""
     xs, ys = x.type.shape, y.type.shape
     x_free = [i for i in range(len(xs)) if i not in x_contract and i not in x_batch]

@@ -114,7 +114,11 @@ def clamp(op: Lowering, low: Value, x: Value, high: Value) -> Value:
 @lower("integer_pow")
 def integer_pow(op: Lowering, x: Value, *, y: int) -> Value:
     if y < 0:
-        return op.Reciprocal(integer_pow(op, x, y=-y)) if x.type.dtype.is_float else div(op, op.const(1, x.type.dtype), integer_pow(op, x, y=-y))
+        return (
+            op.Reciprocal(integer_pow(op, x, y=-y))
+            if x.type.dtype.is_float
+            else div(op, op.const(1, x.type.dtype), integer_pow(op, x, y=-y))
+        )
     if y == 0:
         return op.expand(op.const(1, x.type.dtype), x.type.shape)
     out: Value | None = None
@@ -123,6 +127,7 @@ def integer_pow(op: Lowering, x: Value, *, y: int) -> Value:
             out = x if out is None else op.Mul(out, x)
         y >>= 1
         if not y:
+            assert out is not None
             return out
         x = op.Mul(x, x)
 
@@ -181,7 +186,9 @@ def _nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
     bits = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
     x, y = jnp.broadcast_arrays(x, y)
     i = lax.bitcast_convert_type(x, bits)
-    smallest = lax.bitcast_convert_type(jnp.where(y > 0, jnp.asarray(1, bits), jnp.asarray(jnp.iinfo(bits).min + 1, bits)), x.dtype)
+    smallest = lax.bitcast_convert_type(
+        jnp.where(y > 0, jnp.asarray(1, bits), jnp.asarray(jnp.iinfo(bits).min + 1, bits)), x.dtype
+    )
     step = jnp.where((x < y) == (i >= 0), jnp.asarray(1, bits), jnp.asarray(-1, bits))
     moved = lax.bitcast_convert_type(i + step, x.dtype)
     out = jnp.where(x == y, y, jnp.where(x == 0, smallest, moved))
@@ -366,8 +373,21 @@ def _direct(operator: str, formula: Any) -> Any:
 
 def _atan(x: jax.Array) -> jax.Array:
     """Cephes: reduce the argument to [0, tan(pi/8)], then a rational approximation (Moshier, 1989)."""
-    p = [-8.750608600031904122785e-1, -1.615753718733365076637e1, -7.500855792314704667340e1, -1.228866684490136173410e2, -6.485021904942025371773e1]
-    q = [1.0, 2.485846490142306297962e1, 1.650270098316988542046e2, 4.328810604912902668951e2, 4.853903996359136964868e2, 1.945506571482613964425e2]
+    p = [
+        -8.750608600031904122785e-1,
+        -1.615753718733365076637e1,
+        -7.500855792314704667340e1,
+        -1.228866684490136173410e2,
+        -6.485021904942025371773e1,
+    ]
+    q = [
+        1.0,
+        2.485846490142306297962e1,
+        1.650270098316988542046e2,
+        4.328810604912902668951e2,
+        4.853903996359136964868e2,
+        1.945506571482613964425e2,
+    ]
     a = jnp.abs(x)
     big, mid = a > 2.41421356237309504880, a > 0.66
     y = jnp.where(big, math.pi / 2, jnp.where(mid, math.pi / 4, 0.0))

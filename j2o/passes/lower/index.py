@@ -1,1 +1,335 @@
-"""Pending."""
+"""Gather, scatter and dynamic slices in JAX's general form.
+
+`lax.gather` takes windows of `slice_sizes` at start indices; here every form becomes one GatherND over all indexed axes, with
+the windows' offsets added to the starts, and the common forms one Gather. Scatters are the same turned around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from j2o.ir import dims
+from j2o.ir.graph import Value
+from j2o.ir.types import Dim, DType, Shape
+from j2o.passes.lower.elementwise import where
+from j2o.passes.lower.shape import arange, slice_axes
+from j2o.passes.lower.table import Lowering, lower
+
+
+def _axis_limit(size: Dim, window: Dim) -> Dim:
+    """The largest start at which a window fits."""
+    return dims.sub(size, window)
+
+
+def _vector(op: Lowering, entries: Sequence[Dim]) -> Value:
+    return op.dims(tuple(entries))
+
+
+@lower("dynamic_slice")
+def dynamic_slice(op: Lowering, x: Value, *starts: Value, slice_sizes: Shape) -> Value:
+    axes = [
+        i for i, (d, s) in enumerate(zip(x.type.shape, slice_sizes, strict=True)) if not (type(d) is type(s) and d == s)
+    ]
+    if not axes:
+        return x
+    begin = _clamped_starts(op, x.type.shape, slice_sizes, starts, axes)
+    end = op.Add(begin, _vector(op, [slice_sizes[i] for i in axes]))
+    return op.apply(
+        "onnx.Slice", x, begin, end, np.asarray(axes, np.int64), types=[x.type.with_shape(tuple(slice_sizes))]
+    )  # fmt: skip
+
+
+def _clamped_starts(op: Lowering, shape: Shape, sizes: Shape, starts: Sequence[Value], axes: Sequence[int]) -> Value:
+    """`i64[len(axes)]`: the starts, moved so that the window lies inside."""
+    parts = [op.reshape(_to_i64(op, starts[i]), (1,)) for i in axes]
+    begin = op.Concat(*parts, axis=0) if len(parts) > 1 else parts[0]
+    top = _vector(op, [_axis_limit(shape[i], sizes[i]) for i in axes])
+    return op.Max(op.Min(begin, top), 0)
+
+
+def _to_i64(op: Lowering, i: Value) -> Value:
+    if i.type.dtype == DType.U64:  # beyond the signed range is past the end in any case
+        i = op.Where(op.Less(i, 2**63), i, op.const(2**63 - 1, DType.U64))
+    return op.cast(i, DType.I64)
+
+
+@lower("dynamic_update_slice")
+def dynamic_update_slice(op: Lowering, x: Value, update: Value, *starts: Value) -> Value:
+    if not x.type.shape:
+        return update
+    sizes = update.type.shape
+    axes = [i for i, (d, s) in enumerate(zip(x.type.shape, sizes, strict=True)) if not (type(d) is type(s) and d == s)]
+    if not axes:
+        return update
+    begin = _clamped_starts(op, x.type.shape, sizes, starts, axes)
+    # rows along the updated axes, the others whole
+    whole = [i for i in range(x.type.rank) if i not in axes]
+    order = [*axes, *whole]
+    grid = tuple(sizes[i] for i in axes)
+    columns = []
+    for k, i in enumerate(axes):
+        line = op.Add(arange(op, sizes[i], DType.I64), op.slice(begin, 0, k, k + 1))
+        spread = op.reshape(line, tuple(sizes[i] if j == i else 1 for j in axes))
+        columns.append(op.unsqueeze(op.expand(spread, grid), [-1]))
+    index = op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
+    out = op.ScatterND(op.transpose(x, order), index, op.transpose(update, order))
+    return op.transpose(out, [order.index(i) for i in range(len(order))])
+
+
+# ------------------------------------------------------------------------------------------------ gather
+
+
+@lower("gather")
+def gather(
+    op: Lowering, x: Value, indices: Value, *, dimension_numbers: Any, slice_sizes: Shape, mode: str = "fill_or_drop",
+    fill_value: Any = None, **_: Any,
+) -> Value:  # fmt: skip
+    d = dimension_numbers
+    index = _to_i64(op, indices)
+    axes = list(d.start_index_map)
+    limits = [_axis_limit(x.type.shape[a], slice_sizes[a]) for a in axes]
+    clipped = index if mode == "promise_in_bounds" else op.Max(op.Min(index, _vector(op, limits)), 0)
+    out = _simple_gather(op, x, clipped, d, slice_sizes)
+    if out is None:
+        out = _general_gather(op, x, clipped, d, slice_sizes)
+    if mode in ("fill_or_drop", "fill"):
+        out = _filled(op, x, out, index, clipped, d, fill_value)
+    return op.reshape(out, op.out_shape)
+
+
+def _simple_gather(op: Lowering, x: Value, index: Value, d: Any, sizes: Shape) -> Value | None:
+    """One Gather: single indexed axis of window 1, collapsed, the others whole."""
+    if d.operand_batching_dims or len(d.start_index_map) != 1:
+        return None
+    axis = d.start_index_map[0]
+    if tuple(d.collapsed_slice_dims) != (axis,) or any(
+        not _equal(s, x.type.shape[i]) for i, s in enumerate(sizes) if i != axis
+    ):
+        return None
+    batch = index.type.rank - 1
+    flat = op.reshape(index, index.type.shape[:-1])
+    out = op.Gather(x, flat, axis=axis)
+    # Gather puts the batch where the axis was; JAX where offset_dims leave room
+    rest = [i for i in range(x.type.rank) if i != axis]
+    rank = batch + len(rest)
+    have = list(rest[:axis]) + [("b", k) for k in range(batch)] + list(rest[axis:])
+    offsets = iter(rest)
+    batches = iter(("b", k) for k in range(batch))
+    want = [next(offsets) if i in d.offset_dims else next(batches) for i in range(rank)]
+    return op.transpose(out, [have.index(w) for w in want])
+
+
+def _equal(a: Dim, b: Dim) -> bool:
+    return type(a) is type(b) and a == b
+
+
+def _general_gather(op: Lowering, x: Value, index: Value, d: Any, sizes: Shape) -> Value:
+    """GatherND over the indexed and batched axes and the windows on them; the other axes come along whole."""
+    rank = x.type.rank
+    batch_shape = index.type.shape[:-1]
+    nb = len(batch_shape)
+    windowed = [a for a in range(rank) if a not in d.collapsed_slice_dims and a not in d.operand_batching_dims]
+    # axes that must be indexed: started ones, batching ones, and those whose window is not the whole axis
+    indexed = [
+        a
+        for a in range(rank)
+        if a in d.start_index_map or a in d.operand_batching_dims or not _equal(sizes[a], x.type.shape[a])
+    ]
+    whole = [a for a in range(rank) if a not in indexed]
+    inner = [a for a in windowed if a in indexed]  # windows that are spelled out in the index
+    grid = (*batch_shape, *(sizes[a] for a in inner))
+    columns = []
+    for a in indexed:
+        columns.append(op.unsqueeze(_column(op, index, d, a, nb, inner, sizes, grid), [-1]))
+    nd = op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
+    out = op.GatherND(op.transpose(x, [*indexed, *whole]), nd)
+    # now: batch…, inner windows…, whole axes…
+    have = [("b", k) for k in range(nb)] + [("w", a) for a in inner] + [("w", a) for a in whole]
+    offsets, batches = iter(("w", a) for a in windowed), iter(("b", k) for k in range(nb))
+    want = [next(offsets) if i in d.offset_dims else next(batches) for i in range(len(have))]
+    return op.transpose(out, [have.index(w) for w in want])
+
+
+def _column(
+    op: Lowering, index: Value, d: Any, axis: int, nb: int, inner: Sequence[int], sizes: Shape, grid: Shape
+) -> Value:
+    """The index along one axis for every batch entry and window element, `i64[grid]`."""
+    starts: Value | None = None
+    if axis in d.start_index_map:
+        k = d.start_index_map.index(axis)
+        starts = op.Gather(index, np.array(k), axis=index.type.rank - 1)
+    elif axis in d.operand_batching_dims:
+        at = d.start_indices_batching_dims[d.operand_batching_dims.index(axis)]
+        size = index.type.shape[at]
+        starts = op.reshape(arange(op, size, DType.I64), tuple(size if i == at else 1 for i in range(nb)))
+    parts: list[Value] = []
+    if starts is not None:
+        parts.append(op.reshape(starts, (*starts.type.shape, *(1,) * len(inner))))
+    if axis in inner and not _equal(sizes[axis], 1):
+        line = arange(op, sizes[axis], DType.I64)
+        parts.append(op.reshape(line, tuple(sizes[a] if a == axis else 1 for a in [None] * nb + list(inner))))
+    if not parts:
+        return op.full(grid, 0, DType.I64)
+    out = parts[0] if len(parts) == 1 else op.Add(parts[0], parts[1])
+    return op.expand(out, grid)
+
+
+def _filled(op: Lowering, x: Value, out: Value, index: Value, clipped: Value, d: Any, fill_value: Any) -> Value:
+    """The fill value wherever a window did not fit."""
+    good = op.Equal(index, clipped)
+    inside = op.Equal(op.ReduceMin(op.cast(good, DType.I32), np.array([-1]), keepdims=0), 1)
+    rank = out.type.rank
+    batch_axes = [i for i in range(rank) if i not in d.offset_dims]
+    shape = [1] * rank
+    for k, i in enumerate(batch_axes):
+        shape[i] = inside.type.shape[k]  # type: ignore[call-overload]
+    dtype = x.type.dtype
+    if fill_value is None:
+        fill_value = (
+            np.nan
+            if dtype.is_float
+            else True
+            if dtype == DType.BOOL
+            else int(np.iinfo(dtype.numpy).min if dtype.is_signed else np.iinfo(dtype.numpy).max)
+        )
+    fill = op.const(fill_value, dtype)
+    return where(
+        op, op.reshape(inside, tuple(shape)), out, op.expand(fill, out.type.shape) if dtype == DType.BOOL else fill
+    )
+
+
+# ----------------------------------------------------------------------------------------------- scatter
+
+_REDUCTIONS = {"scatter": None, "scatter-add": "add", "scatter-mul": "mul", "scatter-min": "min", "scatter-max": "max",
+               "scatter_add": "add", "scatter_mul": "mul", "scatter_min": "min", "scatter_max": "max", "scatter-sub": "sub", "scatter_sub": "sub"}  # fmt: skip
+
+
+@lower(*_REDUCTIONS)
+def scatter(
+    op: Lowering,
+    x: Value,
+    indices: Value,
+    updates: Value,
+    *,
+    dimension_numbers: Any,
+    mode: str = "fill_or_drop",
+    **_: Any,
+) -> Value:
+    reduction = _REDUCTIONS[op.source.kind]
+    if reduction == "sub":
+        reduction, updates = "add", op.Neg(updates)
+    dtype = x.type.dtype
+    if dtype == DType.BOOL and reduction:
+        kind = {"add": "max", "max": "max", "mul": "min", "min": "min"}[reduction]
+        out = _scatter(op, op.cast(x, DType.I32), indices, op.cast(updates, DType.I32), dimension_numbers, mode, kind)
+        return op.cast(out, DType.BOOL)
+    if dtype in (DType.F16, DType.BF16) and reduction in ("add", "mul"):
+        return op.cast(
+            _scatter(
+                op, op.cast(x, DType.F32), indices, op.cast(updates, DType.F32), dimension_numbers, mode, reduction
+            ),
+            dtype,
+        )
+    return _scatter(op, x, indices, updates, dimension_numbers, mode, reduction)
+
+
+def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mode: str, reduction: str | None) -> Value:
+    rank = x.type.rank
+    index = _to_i64(op, indices)
+    window_axes = [a for a in range(rank) if a not in d.inserted_window_dims and a not in d.operand_batching_dims]
+    sizes: list[Dim] = [1] * rank
+    for a, u in zip(window_axes, d.update_window_dims, strict=True):
+        sizes[a] = updates.type.shape[u]
+    nb = index.type.rank - 1
+    axes = list(d.scatter_dims_to_operand_dims)
+    indexed = [
+        a for a in range(rank) if a in axes or a in d.operand_batching_dims or not _equal(sizes[a], x.type.shape[a])
+    ]
+    if not indexed:
+        indexed = [0] if rank else []
+    if not rank:
+        return _scatter_scalar(op, x, updates, reduction)
+    whole = [a for a in range(rank) if a not in indexed]
+    inner = [a for a in window_axes if a in indexed]
+    grid = (*index.type.shape[:-1], *(sizes[a] for a in inner))
+    limits = [_axis_limit(x.type.shape[a], sizes[a]) for a in axes]
+    names = _GatherView(d)
+    kept = index
+    if mode != "promise_in_bounds" and axes:
+        kept = op.Max(op.Min(index, _vector(op, limits)), 0)
+    columns = [op.unsqueeze(_column(op, kept, names, a, nb, inner, tuple(sizes), grid), [-1]) for a in indexed]
+    nd = op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
+    # updates: batch…, windows… in the order of the operand → batch…, inner…, whole…
+    update_batch = [i for i in range(updates.type.rank) if i not in d.update_window_dims]
+    at = dict(zip(window_axes, d.update_window_dims, strict=True))
+    flat = op.transpose(updates, [*update_batch, *(at[a] for a in inner), *(at[a] for a in whole)])
+    order = [*indexed, *whole]
+    base = op.transpose(x, order)
+    if mode in ("fill_or_drop", "drop") and axes:
+        out = _dropping(op, base, nd, flat, index, kept, len(inner) + len(whole), len(indexed), reduction)
+    else:
+        out = op.ScatterND(base, nd, flat, reduction=reduction)
+    return op.transpose(out, [order.index(i) for i in range(rank)])
+
+
+class _GatherView:
+    """Scatter's dimension numbers under gather's names."""
+
+    def __init__(self, d: Any) -> None:
+        self.start_index_map = tuple(d.scatter_dims_to_operand_dims)
+        self.operand_batching_dims = tuple(d.operand_batching_dims)
+        self.start_indices_batching_dims = tuple(d.scatter_indices_batching_dims)
+
+
+def _scatter_scalar(op: Lowering, x: Value, updates: Value, reduction: str | None) -> Value:
+    line = op.reshape(x, (1,))
+    flat = op.reshape(updates, (dims.prod(updates.type.shape),))
+    index = op.full((*flat.type.shape, 1), 0, DType.I64)
+    return op.reshape(op.ScatterND(line, index, flat, reduction=reduction), ())
+
+
+def _dropping(
+    op: Lowering,
+    base: Value,
+    nd: Value,
+    flat: Value,
+    index: Value,
+    kept: Value,
+    windows: int,
+    depth: int,
+    reduction: str | None,
+) -> Value:
+    """Windows that do not fit are dropped: they go to an extra row that is cut off again."""
+    good = op.ReduceMin(op.cast(op.Equal(index, kept), DType.I32), np.array([-1]), keepdims=0)
+    fits = op.Equal(good, 1)
+    shape = (*fits.type.shape, *(1,) * (nd.type.rank - fits.type.rank))
+    size = base.type.shape[0]
+    lead = op.const(np.eye(1, depth, dtype=np.int64)[0])
+    away = op.Mul(lead, op.dims((size,)))
+    nd = op.Where(
+        op.reshape(fits, shape),
+        nd,
+        op.expand(op.reshape(away, (*(1,) * (nd.type.rank - 1), depth)), (*(1,) * (nd.type.rank - 1), depth)),
+    )
+    zero = op.const(0, base.type.dtype)
+    pads = [0] * (2 * base.type.rank)
+    pads[base.type.rank] = 1
+    extra = base.type.with_shape((dims.add(size, 1), *base.type.shape[1:]))
+    if base.type.dtype == DType.BOOL:
+        padded = op.cast(
+            op.apply(
+                "onnx.Pad",
+                op.cast(base, DType.U8),
+                np.asarray(pads),
+                op.const(0, DType.U8),
+                types=[extra.with_dtype(DType.U8)],
+            ),
+            DType.BOOL,
+        )
+    else:
+        padded = op.apply("onnx.Pad", base, np.asarray(pads), zero, types=[extra])
+    out = op.ScatterND(padded, nd, flat, reduction=reduction)
+    return slice_axes(op, out, (0,) * out.type.rank, base.type.shape, (1,) * out.type.rank)

@@ -13,8 +13,6 @@ from jax import lax
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import DType, Type
-
-
 from j2o.passes.lower.table import Lowering, lower, lower_with
 
 
@@ -81,11 +79,17 @@ def reduce_xor(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Valu
     return _bool_or_bits(op, x, axes, "", lax.bitwise_xor, 0)
 
 
-def _bool_or_bits(op: Lowering, x: Value, axes: Sequence[int], operator: str, monoid: Callable[..., Any], unit: int) -> Value:
+def _bool_or_bits(
+    op: Lowering, x: Value, axes: Sequence[int], operator: str, monoid: Callable[..., Any], unit: int
+) -> Value:
     if x.type.dtype == DType.BOOL:
         if not axes:
             return x
-        return op.cast(_reduce(op, operator, op.cast(x, DType.I32), axes), DType.BOOL) if _may_be_empty(x, axes) is False else _empty_bool(op, x, axes, operator)
+        return (
+            op.cast(_reduce(op, operator, op.cast(x, DType.I32), axes), DType.BOOL)
+            if _may_be_empty(x, axes) is False
+            else _empty_bool(op, x, axes, operator)
+        )
     return op.jax(_tree_reduce, x, axes=tuple(axes), monoid=monoid, unit=unit)
 
 
@@ -107,7 +111,9 @@ def _tree_reduce(x: jax.Array, *, axes: Sequence[int], monoid: Callable[..., Any
         start = jnp.full(x.shape[:axis] + x.shape[axis + 1 :], unit, x.dtype)
         if type(n) is not int:
             rows = jnp.moveaxis(x, axis, 0)
-            x = lax.fori_loop(0, n, lambda i, acc, rows=rows: monoid(acc, lax.dynamic_index_in_dim(rows, i, 0, keepdims=False)), start)
+            x = lax.fori_loop(
+                0, n, lambda i, acc, rows=rows: monoid(acc, lax.dynamic_index_in_dim(rows, i, 0, keepdims=False)), start
+            )
             continue
         if n == 0:
             x = start
@@ -171,7 +177,9 @@ def reduce(op: Lowering, *operands: Value, dimensions: Sequence[int], **_: Any) 
 
     start = [op.expand(v, rest) for v in inits]
     graph = op.region("reduce", [Type(DType.I64, ()), Type(DType.BOOL, ()), *(v.type for v in start)], body)
-    out = op.apply("onnx.Loop", op.dim(size), op.const(True, DType.BOOL), *start, graphs=[graph], types=[v.type for v in start])
+    out = op.apply(
+        "onnx.Loop", op.dim(size), op.const(True, DType.BOOL), *start, graphs=[graph], types=[v.type for v in start]
+    )
     return [out] if isinstance(out, Value) else list(out)
 
 
@@ -194,7 +202,7 @@ def apply_elementwise(op: Lowering, region: Any, args: Sequence[Value]) -> list[
 @lower("cumsum")
 def cumsum(op: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
     dtype = x.type.dtype
-    if dtype.is_unsigned or dtype.bits < 32 and dtype.is_int:
+    if dtype.is_unsigned or (dtype.bits < 32 and dtype.is_int):
         wide = DType.I64 if dtype.bits >= 32 else DType.I32
         return op.cast(op.CumSum(op.cast(x, wide), np.array(axis), reverse=int(reverse)), dtype)
     return op.CumSum(x, np.array(axis), reverse=int(reverse))
@@ -233,5 +241,3 @@ lower_with("cumlogsumexp")(_cumulative(jnp.logaddexp))
 @lower_with("reduce_logsumexp")
 def reduce_logsumexp(x: jax.Array, *, axes: Sequence[int]) -> jax.Array:
     return jax.nn.logsumexp(x, axis=tuple(axes))
-
-

@@ -168,5 +168,3 @@ def arange(op: Lowering, size: Dim, dtype: DType) -> Value:
 @lower("tile")
 def tile(op: Lowering, x: Value, *, reps: Shape) -> Value:
     return op.Tile(x, op.dims(reps))
-
-
