@@ -16,11 +16,10 @@ __version__ = "0.1.0"
 _WHERE = {
     "compile": "api",
     "Model": "model",
-    "weights": "weights",
-    "lazy": "weights",
-    "open_safetensors": "weights",
-    "open_orbax": "weights",
-    "function": "functions",
+    "weights": "frozen",
+    "lazy": "frozen",
+    "open_safetensors": "frozen",
+    "open_orbax": "frozen",
     "default_pipeline": "passes.default",
     "PassPipeline": "passes.pipeline",
     "lower": "passes.lower.table",
@@ -55,12 +54,11 @@ if TYPE_CHECKING:
         VerificationError,
         VerifyError,
     )
-    from j2o.functions import function
+    from j2o.frozen import lazy, open_orbax, open_safetensors, weights
     from j2o.model import Model
     from j2o.passes.default import default_pipeline
     from j2o.passes.lower.table import lower, lower_with
     from j2o.passes.pipeline import PassPipeline
-    from j2o.weights import lazy, open_orbax, open_safetensors, weights
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from j2o.errors import SpecError
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.retrace import Retracer
 from j2o.frontend.trace import Traced, trace
+from j2o.frozen import Weights, loaded, tensor_of
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
 from j2o.ir.tensor import Tensor
@@ -20,9 +21,6 @@ from j2o.passes.default import default_pipeline
 from j2o.passes.pipeline import Context, Observer, PassPipeline, run
 from j2o.report import Report, count_ops
 from j2o.specs import Specs, output_names, parse_specs, path_name
-from j2o.weights import tensor_of
-
-WEIGHT_DTYPES = ("bfloat16", "float16", "int8")
 
 
 def compile(
@@ -78,8 +76,12 @@ def compile_with(
 
     if not callable(fn):
         raise SpecError(f"fn: given a {type(fn).__name__}, a callable is needed")
-    if weights_dtype is not None and weights_dtype not in WEIGHT_DTYPES:
-        raise SpecError(f"weights_dtype={weights_dtype!r}: one of {', '.join(WEIGHT_DTYPES)}")
+    if weights_dtype is not None:
+        raise SpecError(
+            f"weights_dtype={weights_dtype!r}: storing weights in another dtype is not there yet; leave it out"
+        )
+    if checks:
+        raise SpecError("checks=True: checks inside the graph are not there yet; model(*args) checks sizes always")
     runtime = target if target is not None else kernels(opset)
     pipeline = _pipeline(opt_level, passes)
     clock = [time.perf_counter()]
@@ -105,7 +107,7 @@ def compile_with(
     consts = {n.attrs["value"] for n in graph.walk() if n.op == "const"}
     report.weights_bytes = sum(t.nbytes for t in consts)  # type: ignore[union-attr]
     boundary = Boundary(**{**vars(boundary), "inputs_as_nchw": frozenset(ins), "outputs_as_nchw": frozenset(outs)})
-    return Model(fn, graph, boundary, runtime.opset, report, graph.name)
+    return Model(_with_weights(fn, specs), graph, boundary, runtime.opset, report, graph.name)
 
 
 def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
@@ -119,6 +121,19 @@ def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
             f"passes: given a {type(chosen).__name__}; a PassPipeline, or a function that returns one, is needed"
         )
     return chosen
+
+
+def _with_weights(fn: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any]:
+    """`fn` of the arguments that are not frozen, for comparing with JAX."""
+    frozen = {i: s.tree for i, s in enumerate(specs) if isinstance(s, Weights)}
+    if not frozen:
+        return fn
+
+    def call(*args: Any) -> Any:
+        rest = iter(args)
+        return fn(*(loaded(frozen[i]) if i in frozen else next(rest) for i in range(len(specs))))
+
+    return call
 
 
 def _name_of(fn: Any) -> str:

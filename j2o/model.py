@@ -109,8 +109,7 @@ class Model:
         import jax
 
         flat = self._flatten(args)
-        sizes = self._sizes(flat)
-        del sizes
+        self._sizes(flat)
         b = self._boundary
         feeds = [
             _permuted(_to_model(x), (0, 3, 1, 2)) if i in b.inputs_as_nchw else _to_model(x) for i, x in enumerate(flat)
@@ -152,7 +151,8 @@ class Model:
         """Run the function in JAX and the model in onnxruntime; VerificationError where they differ by more."""
         import jax
 
-        want = jax.tree.leaves(self.fn(*args))
+        arrays = jax.tree.map(lambda x: jax.numpy.asarray(x) if isinstance(x, np.ndarray | np.generic) else x, args)
+        want = jax.tree.leaves(self.fn(*arrays))
         got = jax.tree.leaves(self(*args))
         if len(got) != len(want):
             raise VerificationError(f"{len(got)} outputs instead of {len(want)}")

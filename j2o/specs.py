@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from j2o.errors import DimensionError, SpecError
+from j2o.frozen import LazyArray, Weights, tensor_of
 from j2o.ir.dims import DimScope, constraints_of, is_symbolic, scope_of
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import DType
-from j2o.weights import LazyArray, Weights, tensor_of
 
 
 @dataclass(frozen=True)

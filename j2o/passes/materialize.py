@@ -102,8 +102,9 @@ class _Scope:
         self.graph = graph
         self.sources = _sources(graph)
         self.made: dict[str, Value] = dict(handed)
-        self.op = Builder(graph, graph.first)
-        self.nodes: list[Node] = []
+        # what is made here stands before everything else, whatever becomes of the first node
+        self.anchor = graph.insert(Node("anchor", (), ()), before=graph.first)
+        self.op = Builder(graph, self.anchor)
 
     def run(self) -> int:
         found = [n for n in self.graph.walk() if n.op == "dims"]
@@ -114,6 +115,7 @@ class _Scope:
                 node.replace_by(self.vector(node))
             else:
                 node.erase()
+        self.anchor.erase()
         return len(found)
 
     def vector(self, node: Node) -> Value:

@@ -83,6 +83,13 @@ def tensor_of(leaf: Any, key: str | None) -> Tensor:
     raise SpecError(f"weights: {key} is a {type(leaf).__name__}, not an array")
 
 
+def loaded(tree: Any) -> Any:
+    """A tree of weights with every lazy leaf read."""
+    import jax
+
+    return jax.tree.map(lambda x: x.load() if isinstance(x, LazyArray) else jax.numpy.asarray(x), tree)
+
+
 def _file_chunks(array: np.memmap) -> Iterator[np.ndarray]:
     """Flat pieces of a mapped file; each is a copy, so that its pages can be dropped."""
     flat = array.reshape(-1) if array.flags.c_contiguous else None
