@@ -111,14 +111,11 @@ class Driver:
         """`fn`, traced at the types of `values`, inserted before `op.before` and lowered."""
         graph = self.retrace(fn, [v.type for v in values], params)
         inline_calls(graph)
-        body = list(graph)
-        ret = body.pop()
+        body = [n for n in graph if n.op != "return"]
         end = op.before
-        anchor = end if end is not None else op.graph.insert(Node("return", (), ()))  # moved aside below
-        inline(graph, values, anchor)
-        keep = op.graph.insert(
-            Node("return", ret.inputs, ()), before=anchor
-        )  # holds the results while they are lowered
+        anchor = end if end is not None else op.graph.insert(Node("return", (), ()))
+        outputs = inline(graph, values, anchor)
+        keep = op.graph.insert(Node("return", outputs, ()), before=anchor)  # holds the results while they are lowered
         for node in body:
             node.loc = node.loc or op.loc
             if node.dialect == "lax":
