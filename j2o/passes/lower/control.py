@@ -1,1 +1,256 @@
-"""Pending."""
+"""Control flow: scan, while and cond as ONNX Scan, Loop and If.
+
+Constants of bodies become values captured from outside, and so does what a body hands on unchanged. A scan over arrays
+is a Scan, which reads and writes its slices in place; it cannot run zero times, so a length that may be 0, as well as a
+scan over nothing, is a Loop.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+
+from j2o.ir import dims
+from j2o.ir.graph import Graph, Node, Value, inline
+from j2o.ir.types import Dim, DType, Type
+from j2o.passes.lower.table import Lowering, lower
+
+COUNTER, CONDITION = Type(DType.I64, ()), Type(DType.BOOL, ())
+
+
+# ----------------------------------------------------------------------------------------------- regions
+
+
+def capture(region: Graph, index: int, values: Sequence[Value]) -> None:
+    """Let a region use `values` of the graph around it in place of its inputs from `index` on."""
+    for value in values:
+        region.inputs[index].replace_by(value)
+        region.remove_input(index)
+
+
+def add_first_inputs(region: Graph, types: Sequence[Type], hints: Sequence[str]) -> list[Value]:
+    """New inputs in front of those that a region has."""
+    old = len(region.inputs)
+    new = [region.add_input(t, h) for t, h in zip(types, hints, strict=True)]
+    region.inputs[:] = [*new, *region.inputs[:old]]
+    for i, value in enumerate(region.inputs):
+        value.index = i
+    return new
+
+
+def inside(op: Lowering, region: Graph, before: Node | None) -> Lowering:
+    """A builder like `op` that inserts into a region."""
+    inner = copy.copy(op)
+    inner.graph, inner.before, inner.made = region, before, []
+    return inner
+
+
+def invariant(region: Graph, first: int, count: int) -> list[int]:
+    """Which of `count` carried values (inputs from `first` on, and the first outputs) a body hands on as they are."""
+    return [i for i in range(count) if region.outputs[i] is region.inputs[first + i]]
+
+
+def without(region: Graph, positions: Sequence[int]) -> None:
+    """Drop outputs of a region."""
+    region.set_outputs([v for i, v in enumerate(region.outputs) if i not in positions])
+
+
+# -------------------------------------------------------------------------------------------------- scan
+
+
+@lower("scan")
+def scan(
+    op: Lowering,
+    *operands: Value,
+    length: Dim,
+    num_consts: int = 0,
+    num_carry: int = 0,
+    reverse: bool = False,
+    **_: object,
+) -> tuple[Value, ...]:
+    """`body(consts, carry, x) -> (carry, y)` over the leading axis of the xs: final carries, then stacked ys."""
+    body = op.source.graphs[0]
+    carry, xs = operands[num_consts : num_consts + num_carry], operands[num_consts + num_carry :]
+    capture(body, 0, operands[:num_consts])
+    if type(length) is int and length <= 1:
+        return _once(op, body, carry, xs) if length else _never(op, carry)
+    fixed = invariant(body, 0, num_carry)
+    without(body, fixed)
+    for i in reversed(fixed):
+        capture(body, i, carry[i : i + 1])
+    moving = [v for i, v in enumerate(carry) if i not in fixed]
+    types = [v.type for v in moving] + list(op.out_types[num_carry:])
+    run = _scan if xs and dims.known_ge(length, 1) else _loop
+    results = iter(run(op, body, moving, xs, types, length, reverse) if types else ())
+    finals = [carry[i] if i in fixed else next(results) for i in range(num_carry)]
+    return (*finals, *results)
+
+
+def _never(op: Lowering, carry: Sequence[Value]) -> tuple[Value, ...]:
+    return (*carry, *(op.full(t.shape, 0, t.dtype) for t in op.out_types[len(carry) :]))
+
+
+def _once(op: Lowering, body: Graph, carry: Sequence[Value], xs: Sequence[Value]) -> tuple[Value, ...]:
+    """One round needs no loop."""
+    assert op.before is not None
+    rows = [op.squeeze(x, [0]) for x in xs]
+    results = inline(body, [*carry, *rows], op.before)
+    return (*results[: len(carry)], *(op.unsqueeze(y, [0]) for y in results[len(carry) :]))
+
+
+def _scan(
+    op: Lowering,
+    body: Graph,
+    carry: Sequence[Value],
+    xs: Sequence[Value],
+    types: Sequence[Type],
+    length: Dim,
+    reverse: bool,
+) -> Sequence[Value]:
+    stacked = len(types) - len(carry)
+    attrs: dict[str, object] = {"num_scan_inputs": len(xs)}
+    if reverse:
+        attrs["scan_input_directions"] = (1,) * len(xs)
+        if stacked:
+            attrs["scan_output_directions"] = (1,) * stacked
+    return op.node("onnx.Scan", [*carry, *xs], attrs, types, [body]).outputs  # type: ignore[arg-type]
+
+
+def _loop(
+    op: Lowering,
+    body: Graph,
+    carry: Sequence[Value],
+    xs: Sequence[Value],
+    types: Sequence[Type],
+    length: Dim,
+    reverse: bool,
+) -> Sequence[Value]:
+    step, go_on = add_first_inputs(body, (COUNTER, CONDITION), ("step", "go_on"))
+    inner = inside(op, body, body.first)
+    if xs:
+        row = inner.Sub(op.dim(dims.sub(length, 1)), step) if reverse else step
+        for x in xs:
+            at = 2 + len(carry)
+            capture(body, at, [inner.Gather(x, row, axis=0)])
+    stacked = list(types[len(carry) :])
+    # no rounds: the runtime takes sizes that it does not know as 0; two of them hide in one flat axis
+    flat = [not dims.known_ge(length, 1) and not dims.is_static(t.shape[1:]) for t in stacked]
+    inner.before = body.ret
+    rows = [
+        inner.reshape(y, (1, dims.prod(y.type.shape))) if f else y
+        for y, f in zip(body.outputs[len(carry) :], flat, strict=True)
+    ]
+    body.set_outputs([go_on, *body.outputs[: len(carry)], *rows])
+    made = [t.with_shape((length, *y.type.shape)) for t, y in zip(stacked, rows, strict=True)]
+    results = op.node("onnx.Loop", [op.dim(length), None, *carry], {}, [*types[: len(carry)], *made], [body]).outputs
+    ys = [op.reshape(y, t.shape) for y, t in zip(results[len(carry) :], stacked, strict=True)]
+    return [*results[: len(carry)], *(_flipped(op, y) if reverse else y for y in ys)]
+
+
+def _flipped(op: Lowering, x: Value) -> Value:
+    lowest = np.array([np.iinfo(np.int64).min])
+    return op.Slice(x, np.array([-1]), lowest, np.array([0]), np.array([-1]))
+
+
+# ------------------------------------------------------------------------------------------------- while
+
+
+@lower("while")
+def while_(op: Lowering, *operands: Value, cond_nconsts: int, body_nconsts: int, **_: object) -> tuple[Value, ...]:
+    """`body` on the carried values as long as `cond` holds of them."""
+    cond, body = op.source.graphs
+    init = operands[cond_nconsts + body_nconsts :]
+    capture(cond, 0, operands[:cond_nconsts])
+    capture(body, 0, operands[cond_nconsts : cond_nconsts + body_nconsts])
+    fixed = invariant(body, 0, len(init))
+    without(body, fixed)
+    for i in reversed(fixed):
+        capture(cond, i, init[i : i + 1])
+        capture(body, i, init[i : i + 1])
+    moving = [v for i, v in enumerate(init) if i not in fixed]
+    results = iter(_while(op, cond, body, moving) if moving else ())
+    return tuple(init[i] if i in fixed else next(results) for i in range(len(init)))
+
+
+def _while(op: Lowering, cond: Graph, body: Graph, init: Sequence[Value]) -> Sequence[Value]:
+    assert op.before is not None
+    rounds = _rounds(op, cond, body, init)
+    go_on = None if rounds is not None else inline(cond.clone(), init, op.before)[0]
+    _, still = add_first_inputs(body, (COUNTER, CONDITION), ("step", "go_on"))
+    if rounds is None:
+        (still,) = inline(cond, body.outputs, body.ret)
+    body.set_outputs([still, *body.outputs])
+    return op.node("onnx.Loop", [rounds, go_on, *init], {}, [v.type for v in init], [body]).outputs
+
+
+def _rounds(op: Lowering, cond: Graph, body: Graph, init: Sequence[Value]) -> Value | None:
+    """How often `while i < end: …; i += 1` runs, where cond and body are that; None where they are not."""
+    test = cond.outputs[0].node
+    if test is None or test.op != "onnx.Less" or test.graph is not cond:
+        return None
+    counter, end = test.inputs
+    if counter is None or end is None:
+        return None
+    if counter not in cond.inputs or not counter.type.dtype.is_int or (end.graph is cond and end.const is None):
+        return None
+    step = body.outputs[counter.index].node
+    if step is None or step.op != "onnx.Add" or step.inputs[0] is not body.inputs[counter.index]:
+        return None
+    one = step.inputs[1]
+    if one is None or one.const is None or one.const.shape or one.const.scalar != 1:
+        return None
+    last = op.const(end.const) if end.const is not None else end
+    start = init[counter.index]
+    count = op.Sub(op.cast(last, DType.I64), op.cast(start, DType.I64))
+    return op.Max(count, 0)
+
+
+# -------------------------------------------------------------------------------------------------- cond
+
+
+@lower("cond")
+def cond(op: Lowering, index: Value, *operands: Value, **_: object) -> tuple[Value, ...]:
+    """The branch at `index`, which is clamped to the branches there are."""
+    branches = list(op.source.graphs)
+    for branch in branches:
+        capture(branch, 0, operands)
+    if not op.out_types:
+        return ()
+    if len(branches) == 1:
+        assert op.before is not None
+        return inline(branches[0], (), op.before)
+    return tuple(_choose(op, index, branches, 0))
+
+
+def _choose(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -> Sequence[Value]:
+    """A balanced tree of Ifs; `branches[0]` is for the index `first`."""
+    middle = len(branches) // 2
+    low, high = (
+        _branch(op, index, part, start)
+        for part, start in ((branches[:middle], first), (branches[middle:], first + middle))
+    )
+    predicate = _predicate(index) if len(branches) == 2 and first == 0 else None
+    if predicate is not None:
+        return op.node("onnx.If", [predicate], {}, op.out_types, [high, low]).outputs
+    return op.node("onnx.If", [op.Less(index, first + middle)], {}, op.out_types, [low, high]).outputs
+
+
+def _predicate(index: Value) -> Value | None:
+    """The bool that an index of 0 or 1 was made from."""
+    if index.type.dtype == DType.BOOL:
+        return index
+    node = index.node
+    if node is not None and node.op == "onnx.Cast" and node.inputs[0] is not None:
+        source = node.inputs[0]
+        return source if source.type.dtype == DType.BOOL else None
+    return None
+
+
+def _branch(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -> Graph:
+    if len(branches) == 1:
+        return branches[0]
+    region = Graph("branches")
+    region.set_outputs(_choose(inside(op, region, None), index, branches, first))
+    return region
