@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -99,9 +100,7 @@ def compile_with(
     nchw_outputs(graph, outs)
     report.passes = run(pipeline, graph, context, verify=passes is not None, observe=observe)
     clock.append(time.perf_counter())
-    report.seconds = dict(
-        zip(("trace", "lift", "passes"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True)
-    )
+    report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
     report.ops_after = count_ops(graph)
     report.not_portable = sorted(op for op in report.ops_after if op.startswith("ort."))
     consts = {n.attrs["value"] for n in graph.walk() if n.op == "const"}

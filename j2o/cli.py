@@ -59,7 +59,6 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = command("inspect", _inspect, "print what is in a model; reads no weights")
     inspect.add_argument("model", type=Path)
-    inspect.add_argument("--text", action="store_true", help="the whole graph in the text form")
 
     check = command("check", _check, "check a model's structure and shapes, and that onnxruntime loads it")
     check.add_argument("model", type=Path)
@@ -130,12 +129,9 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from j2o.backend.load import load, summary
+    from j2o.backend.load import summary
 
-    if args.text:
-        print(load(args.model))
-    else:
-        print(summary(args.model))
+    print(summary(args.model))
     return 0
 
 

@@ -215,7 +215,7 @@ def _to_model(x: Any) -> np.ndarray:
 
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(x))
-    array = np.asarray(x)
+    array: Any = np.asarray(x)
     if array.dtype.kind == "c":
         return np.stack([array.real, array.imag], axis=-1)
     return array

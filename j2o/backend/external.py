@@ -145,7 +145,7 @@ def raw_chunks(tensor: Tensor) -> Iterator[memoryview]:
         return
     for chunk in tensor.chunks():
         if chunk.size:
-            yield memoryview(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8))
+            yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
 
 
 def _packed(array: np.ndarray, bits: int) -> bytes:

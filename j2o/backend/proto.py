@@ -158,6 +158,7 @@ class _Writer:
 
     def output(self, value: Value, name: str, given: set[Value], nodes: list[ir.Node]) -> ir.Value:
         made = self.operand(value)
+        assert made is not None
         if value in given and made.name == name:
             return made
         type, shape = self.type_of(value.type)
@@ -205,7 +206,7 @@ class _Writer:
         return ir.Node("", "Constant", [], [attr], outputs=[out], name=self.nodes.fresh("Constant"))
 
     def node(self, node: Node) -> ir.Node:
-        domain, kind, overload = self.operator(node)
+        domain, kind, _overload = self.operator(node)
         attrs = [_attribute(k, v) for k, v in node.attrs.items() if k != "function" or node.op != "call"]
         for key, region in zip(GRAPH_ATTRIBUTES.get(kind, ()), node.graphs, strict=False):
             attrs.append(ir.AttrGraph(key, self.region(region, f"{kind}_{key}")))

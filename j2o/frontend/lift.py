@@ -65,7 +65,8 @@ class _Lifter:
 
         def read(atom: Any) -> Value:
             if isinstance(atom, jcore.Literal):
-                array = np.asarray(atom.val, dtype=atom.aval.dtype)
+                aval: Any = atom.aval
+                array = np.asarray(atom.val, dtype=aval.dtype)
                 key = (array.dtype, array.shape, array.tobytes())
                 if key not in scalars:
                     scalars[key] = self.constant(graph, tensor(array))

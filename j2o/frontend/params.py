@@ -134,8 +134,9 @@ def encode(value: Any) -> Attr:
         return value
     if hasattr(value, "tag") and hasattr(value, "key_shape"):  # a PRNG implementation
         return value.tag
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return Struct(type(value).__name__, **{k: encode(getattr(value, k)) for k in value._fields})
+    fields = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and fields is not None:
+        return Struct(type(value).__name__, **{k: encode(getattr(value, k)) for k in fields})
     if isinstance(value, tuple | list):
         return tuple(encode(v) for v in value)
     if isinstance(value, np.ndarray | jax.Array):

@@ -246,7 +246,7 @@ def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
             content = cell.cell_contents
         except ValueError:  # an empty cell
             continue
-        yield ("" if hasattr(content, "__call__") and not isinstance(content, types.FunctionType) else name), content
+        yield ("" if callable(content) and not isinstance(content, types.FunctionType) else name), content
     for value in fn.__defaults__ or ():
         yield "", value
     for name in _global_names(fn.__code__):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.core
 from jax import export
 
 from j2o.errors import DimensionError
@@ -22,7 +23,7 @@ SymDim: TypeAlias = Any  # jax.export gives its expression class no public name
 
 
 def is_symbolic(dim: object) -> bool:
-    return type(dim) is not int and export.is_symbolic_dim(dim)
+    return type(dim) is not int and export.is_symbolic_dim(dim)  # pyright: ignore[reportArgumentType]
 
 
 def is_static(shape: Shape) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import onnx.defs
 
@@ -138,7 +139,7 @@ def schema(kind: str, opset: int | None = None) -> Schema:
     """The schema of an ONNX operator, the newest or that of an opset; KeyError where there is none."""
     newest = onnx.defs.onnx_opset_version()
     try:
-        s = onnx.defs.get_schema(kind, opset or newest, "")
+        s: Any = onnx.defs.get_schema(kind, opset or newest, "")
     except onnx.defs.SchemaError:
         raise KeyError(kind) from None
     variadic = bool(s.inputs) and s.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic

@@ -173,4 +173,4 @@ class Struct:
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.fields.items())})"
 
 
-Attr: TypeAlias = "None | bool | int | float | str | DType | Tensor | SymDim | Struct | tuple[Attr, ...]"
+Attr: TypeAlias = "bool | int | float | str | DType | Tensor | SymDim | Struct | tuple[Attr, ...] | None"

@@ -50,7 +50,7 @@ def _fold_affine(graph: Graph, conv: Node) -> int:
     transposed = conv.op == "onnx.ConvTranspose"
     if transposed and conv.attrs.get("group", 1) != 1:
         return 0
-    rank, count = conv.out.type.rank, conv.out.type.shape[1]
+    rank, count = conv.out.type.rank, list(conv.out.type.shape)[1]
     dtype = conv.out.type.dtype.numpy
     if type(count) is not int or conv.out.type.dtype.bits < 32:
         return 0
@@ -77,7 +77,7 @@ def _fold_affine(graph: Graph, conv: Node) -> int:
     op = Builder(graph, out.node, conv.loc, out.hint)  # constants met later in the chain are defined here
     scaled = weight if (scale == 1).all() else op.const(_scaled(weight.const, scale, axis))
     shifted = op.const(shift.astype(dtype))
-    new = op.node(conv.op, [conv.inputs[0], scaled, shifted], conv.attrs)
+    new = op.node(conv.op, [next(iter(conv.inputs)), scaled, shifted], conv.attrs)
     out.replace_by(new.out)
     return folded
 

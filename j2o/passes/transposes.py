@@ -217,7 +217,7 @@ def _apply(graph: Graph, nodes: list[Node], perm: Perm) -> None:
             return value.node.inputs[0]  # type: ignore[union-attr]
         op = Builder(graph, node, node.loc, value.hint)
         if value.type.rank < len(perm):
-            value = op.Reshape(value, op.dims((1,) * (len(perm) - value.type.rank) + value.type.shape), allowzero=1)
+            value = op.reshape(value, (1,) * (len(perm) - value.type.rank) + value.type.shape)
         existing = next(
             (u for u in value.users() if perm_of(u) == back and u.graph is graph and _before(u, node)), None
         )

@@ -105,8 +105,9 @@ def min_(op: Lowering, x: Value, y: Value) -> Value:
 
 @lower("clamp")
 def clamp(op: Lowering, low: Value, x: Value, high: Value) -> Value:
-    if x.type.rank and low.type.rank == 0 and high.type.rank == 0 and low.const is not None and high.const is not None:
-        if low.const.scalar <= high.const.scalar:
+    if low.const is not None and high.const is not None and not low.type.shape and not high.type.shape:
+        ordered = low.const.scalar <= high.const.scalar
+        if ordered and x.type.rank:
             return op.Clip(x, low, high)
     return min_(op, max_(op, x, low), high)
 

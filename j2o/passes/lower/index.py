@@ -170,7 +170,7 @@ def _column(
         parts.append(op.reshape(starts, (*starts.type.shape, *(1,) * len(inner))))
     if axis in inner and not _equal(sizes[axis], 1):
         line = arange(op, sizes[axis], DType.I64)
-        parts.append(op.reshape(line, tuple(sizes[a] if a == axis else 1 for a in [None] * nb + list(inner))))
+        parts.append(op.reshape(line, tuple(sizes[a] if a == axis else 1 for a in (*[-1] * nb, *inner))))
     if not parts:
         return op.full(grid, 0, DType.I64)
     out = parts[0] if len(parts) == 1 else op.Add(parts[0], parts[1])

@@ -185,7 +185,7 @@ def reduce(op: Lowering, *operands: Value, dimensions: Sequence[int], **_: Any) 
 
 def apply_elementwise(op: Lowering, region: Any, args: Sequence[Value]) -> list[Value]:
     """The nodes of a region over scalars, made again over arrays; its shapes are those of `args`."""
-    values: dict[Value, Value] = dict(zip(region.inputs, args, strict=True))
+    values: dict[Any, Any] = dict(zip(region.inputs, args, strict=True))
     for node in region:
         if node.op == "return":
             break

@@ -60,7 +60,7 @@ def rev(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
 
 @lower("concatenate")
 def concatenate(op: Lowering, *operands: Value, dimension: int) -> Value:
-    return op.Concat(*operands, axis=dimension) if len(operands) > 1 else operands[0]
+    return op.Concat(*operands, axis=dimension) if len(operands) > 1 else next(iter(operands))
 
 
 @lower("slice")
