@@ -45,7 +45,7 @@ CASES = {
     "scan_ys_unchanged": (lambda x: lax.scan(lambda c, r: (c, r), x.sum(), x), [("B", 3)]),
     "scan_ys_constant": (lambda x: lax.scan(lambda c, r: (c + 1, (jnp.zeros(2), x[0])), 0, x), [("B", 3)]),
     "nested": (nested, [("B", "T")]),
-    "associative": (lambda x: lax.associative_scan(jnp.add, x), [("B", 3)]),
+    "associative": (lambda x: lax.associative_scan(jnp.add, x, axis=1), [("B", 3)]),
     "fori_static": (lambda x: lax.fori_loop(0, 5, lambda i, c: c + x * i, x), [("B",)]),
     "fori_dynamic": (lambda x, n: lax.fori_loop(1, n, lambda i, c: c + x[i % 3], 0.0), [(3,), "i32[]"]),
     "fori_symbolic": (lambda x: lax.fori_loop(0, x.shape[0], lambda i, c: c + x[i], jnp.zeros(3)), [("B", 3)]),

@@ -46,6 +46,7 @@ DROPPED = frozenset(
         "lower_fun",
         "layout",
         "linear",
+        "memory_space",
         "mesh",
         "mul_at",
         "optimize_energy",

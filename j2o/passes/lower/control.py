@@ -164,6 +164,8 @@ def while_(op: Lowering, *operands: Value, cond_nconsts: int, body_nconsts: int,
     init = operands[cond_nconsts + body_nconsts :]
     capture(cond, 0, operands[:cond_nconsts])
     capture(body, 0, operands[cond_nconsts : cond_nconsts + body_nconsts])
+    if cond.outputs[0].type.rank:
+        _batched(op, cond, body)
     fixed = invariant(body, 0, len(init))
     without(body, fixed)
     for i in reversed(fixed):
@@ -172,6 +174,22 @@ def while_(op: Lowering, *operands: Value, cond_nconsts: int, body_nconsts: int,
     moving = [v for i, v in enumerate(init) if i not in fixed]
     results = iter(_while(op, cond, body, moving) if moving else ())
     return tuple(init[i] if i in fixed else next(results) for i in range(len(init)))
+
+
+def _batched(op: Lowering, cond: Graph, body: Graph) -> None:
+    """A predicate per row: go on while any holds; rows whose predicate does not hold stay as they are."""
+    assert body.first is not None
+    (going,) = inline(cond.clone(), body.inputs, body.first)
+    inner = inside(op, body, body.ret)
+
+    def keep(old: Value, new: Value) -> Value:
+        shape = (*going.type.shape, *(1 for _ in new.type.shape[going.type.rank :]))
+        return inner.Where(inner.reshape(going, shape), new, old)
+
+    body.set_outputs([n if n is o else keep(o, n) for o, n in zip(body.inputs, body.outputs, strict=True)])
+    outer = inside(op, cond, cond.ret)
+    flat = outer.cast(outer.reshape(cond.outputs[0], (dims.prod(going.type.shape),)), DType.I32)
+    cond.set_outputs([outer.cast(outer.ReduceMax(flat, np.array([0]), keepdims=0), DType.BOOL)])
 
 
 def _while(op: Lowering, cond: Graph, body: Graph, init: Sequence[Value]) -> Sequence[Value]:

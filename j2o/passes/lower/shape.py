@@ -150,6 +150,12 @@ def _pad_inside(op: Lowering, x: Value, value: Value, axis: int, interior: int) 
     return slice_axes(op, flat, (0,) * len(shape), tuple(limits), (1,) * len(shape))
 
 
+@lower("empty", "empty2")
+def empty(op: Lowering, *_: Value, dtype: DType, **__: object) -> Value:
+    """What need not hold anything holds zeros."""
+    return op.full(op.out_shape, 0, dtype)
+
+
 @lower("iota")
 def iota(op: Lowering, *_: Value, dtype: DType, shape: Shape, dimension: int) -> Value:
     spread = tuple(d if i == dimension else 1 for i, d in enumerate(shape))
