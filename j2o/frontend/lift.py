@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend import core as jcore
 
@@ -32,12 +33,15 @@ def lift(
     name: str = "main",
     hints: Sequence[str] = (),
     const: Callable[[Any], Tensor] | None = None,
+    located: bool = True,
 ) -> Graph:
     """A root graph for a ClosedJaxpr. `const` turns a captured array into a tensor (and so names it).
 
+    `located` says whether nodes get the source line of their equation.
+
     Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
     """
-    lifter = _Lifter(const or (lambda array: ArrayTensor(np.asarray(array))))
+    lifter = _Lifter(const or (lambda array: ArrayTensor(np.asarray(array))), located)
     graph = lifter.graph(closed.jaxpr, closed.consts, name, {}, hints)
     graph._dims = dims
     if lifter.problems:
@@ -46,8 +50,8 @@ def lift(
 
 
 class _Lifter:
-    def __init__(self, const: Callable[[Any], Tensor]) -> None:
-        self.const = const
+    def __init__(self, const: Callable[[Any], Tensor], located: bool) -> None:
+        self.const, self.located = const, located
         self.problems: list[str] = []
 
     def graph(
@@ -57,8 +61,7 @@ class _Lifter:
         graph = Graph(name)
         env = dict(env) if env else {}
         for var, array in zip(jaxpr.constvars, consts, strict=True):
-            node = self.constant(graph, self.const(array))
-            env[var] = node
+            env[var] = self.captured(graph, var.aval, array)
         for i, var in enumerate(jaxpr.invars):
             env[var] = graph.add_input(type_of(var.aval), hints[i] if i < len(hints) else "")
         scalars: dict[tuple[Any, ...], Value] = {}
@@ -81,8 +84,15 @@ class _Lifter:
     def constant(self, graph: Graph, value: Tensor) -> Value:
         return graph.insert(Node("const", (), (value.type,), {"value": value})).out
 
+    def captured(self, graph: Graph, aval: Any, array: Any) -> Value:
+        """An array that the program closes over; typed keys as their data, wrapped."""
+        if not dtype_from_jax(aval.dtype).is_key:
+            return self.constant(graph, self.const(array))
+        words = self.constant(graph, self.const(jax.random.key_data(array)))
+        return graph.insert(Node("lax.random_wrap", (words,), (type_of(aval),))).out
+
     def equation(self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value]) -> None:
-        loc = location(eqn)
+        loc = location(eqn) if self.located else None
         name = eqn.primitive.name
         try:
             attrs, jaxprs = normalise(eqn.params)

@@ -33,7 +33,7 @@ def _trace(fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]
     with jax.enable_x64(True):
         args = [jax.ShapeDtypeStruct(t.shape, _jax_dtype(t.dtype)) for t in types]
         closed = jax.make_jaxpr(functools.partial(fn, **params))(*args)
-    return lift(closed, name=getattr(fn, "__name__", "fn"))
+    return lift(closed, name=getattr(fn, "__name__", "fn"), located=False)
 
 
 def _jax_dtype(dtype: DType) -> Any:

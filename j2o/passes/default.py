@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from j2o.passes.components import components
 from j2o.passes.cse import cse
 from j2o.passes.dce import dce
 from j2o.passes.fold import fold
@@ -12,7 +13,7 @@ from j2o.passes.lower import lower
 from j2o.passes.materialize import materialize
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
 
-FRONT = (inline, lower, dce)
+FRONT = (inline, components, lower, dce)
 BACK = (materialize, legalize)
 
 

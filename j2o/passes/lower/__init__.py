@@ -12,6 +12,7 @@ from j2o.errors import UnsupportedError
 from j2o.ir.graph import Graph, Node, Value, inline
 from j2o.ir.target import Target
 from j2o.ir.types import Type
+from j2o.passes.components import split_components
 from j2o.passes.inline import inline_calls
 from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     casts,
@@ -111,6 +112,7 @@ class Driver:
         """`fn`, traced at the types of `values`, inserted before `op.before` and lowered."""
         graph = self.retrace(fn, [v.type for v in values], params)
         inline_calls(graph)
+        split_components(graph, self.retrace)
         body = [n for n in graph if n.op != "return"]
         end = op.before
         anchor = end if end is not None else op.graph.insert(Node("return", (), ()))

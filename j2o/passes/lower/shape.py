@@ -150,6 +150,16 @@ def _pad_inside(op: Lowering, x: Value, value: Value, axis: int, interior: int) 
     return slice_axes(op, flat, (0,) * len(shape), tuple(limits), (1,) * len(shape))
 
 
+@lower("stack")
+def stack(op: Lowering, *operands: Value, axis: int) -> Value:
+    return op.apply("onnx.Concat", *(op.unsqueeze(x, [axis]) for x in operands), axis=axis)
+
+
+@lower("unstack")
+def unstack(op: Lowering, x: Value, *, axis: int) -> list[Value]:
+    return [op.Gather(x, np.array(i, np.int64), axis=axis) for i in range(len(op.source.outputs))]
+
+
 @lower("empty", "empty2")
 def empty(op: Lowering, *_: Value, dtype: DType, **__: object) -> Value:
     """What need not hold anything holds zeros."""

@@ -1,0 +1,288 @@
+"""`components`: complex numbers become pairs of reals, typed PRNG keys their 32-bit words. ONNX has neither.
+
+A value splits into parts of its own shape: `c64[B,3]` into two `f32[B,3]`, `key<fry>[B]` into two `u32[B]`. Operations
+that only move elements, and linear ones, are applied to each part; bilinear ones to products of parts; for the rest
+`passes/complex.py` and `passes/keys.py` have formulas in plain JAX. At the boundary of the model the parts are stacked on
+a last axis.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from j2o.errors import UnsupportedError
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value, inline
+from j2o.ir.tensor import tensor
+from j2o.ir.types import Attr, DType, Type
+from j2o.passes.complex import COMPLEX, Z
+from j2o.passes.inline import inline_calls
+from j2o.passes.keys import KEYS
+from j2o.passes.pipeline import Context, graph_pass
+
+PARTS = {
+    DType.C64: (DType.F32, 2),
+    DType.C128: (DType.F64, 2),
+    DType.KEY_FRY: (DType.U32, 2),
+    DType.KEY_RBG: (DType.U32, 4),
+    DType.KEY_UNSAFE_RBG: (DType.U32, 4),
+}
+# applied to each part: what moves elements, and what is linear
+EACH = frozenset(
+    "add add_any broadcast broadcast_in_dim concatenate copy copy_p cumsum dynamic_slice dynamic_update_slice expand_dims "
+    "gather neg optimization_barrier pad psum random_clone reduce_sum reduce_window_sum reshape rev scatter scatter-add "
+    "scatter-sub select_and_scatter_add select_n slice split squeeze stack sub tie tile transpose unstack "
+    "reduce_precision".split()
+)
+BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"])
+# operands are flattened; these attributes count operands, in this order
+COUNTS = ("num_consts", "num_carry", "cond_nconsts", "body_nconsts", "num_keys")
+FLATTENED = frozenset(["sort"])
+
+Retrace = Callable[[Callable[..., Any], Sequence[Type], dict[str, Any]], Graph]
+
+
+@graph_pass("components", at="lax", level=0, scope="root")
+def components(graph: Graph, context: Context) -> int:
+    """Split all complex and key values; UnsupportedError lists what has no rule for them."""
+    splitter = Splitter(context.retrace)
+    for each in (graph, *graph.functions.values()):
+        splitter.whole(each)
+    if splitter.problems:
+        raise UnsupportedError(splitter.problems)
+    return splitter.count
+
+
+def split_components(graph: Graph, retrace: Retrace) -> None:
+    """Split the values inside a traced decomposition, whose inputs and outputs are of plain dtypes."""
+    splitter = Splitter(retrace)
+    splitter.whole(graph)
+    if splitter.problems:
+        raise UnsupportedError(splitter.problems)
+
+
+def is_split(value: Value | None) -> bool:
+    return value is not None and value.type.dtype in PARTS
+
+
+def part_types(type: Type) -> list[Type]:
+    """`c64[3]` -> `f32[3], f32[3]`; a plain type as it is."""
+    dtype, count = PARTS.get(type.dtype, (type.dtype, 1))
+    return [type.with_dtype(dtype)] * count
+
+
+def concerned(graph: Graph) -> bool:
+    """Whether any value in a graph or its regions has parts."""
+    return any(map(is_split, graph.inputs)) or any(any(map(is_split, node.outputs)) for node in graph.walk())
+
+
+class Splitter:
+    """`parts` has what stands for each split value."""
+
+    def __init__(self, retrace: Retrace) -> None:
+        self.retrace = retrace
+        self.parts: dict[Value, tuple[Value, ...]] = {}
+        self.problems: list[str] = []
+        self.count = 0
+
+    def of(self, value: Value | None) -> tuple[Value | None, ...]:
+        return self.parts[value] if is_split(value) else (value,)  # type: ignore[index]
+
+    def flat(self, values: Sequence[Value | None]) -> list[Any]:
+        return [p for v in values for p in self.of(v)]
+
+    # ------------------------------------------------------------------ graphs
+
+    def whole(self, graph: Graph) -> None:
+        """A root or function graph: parts are stacked on a last axis where they come in and go out."""
+        if not concerned(graph):
+            return
+        first = graph.first
+        assert first is not None
+        for i, old in enumerate(list(graph.inputs)):
+            if is_split(old):
+                (dtype, count), shape = PARTS[old.type.dtype], old.type.shape
+                new = graph.add_input(Type(dtype, (*shape, count)), old.hint)
+                graph.inputs.pop()
+                graph.inputs[i], new.index = new, i
+                self.parts[old] = self.insert(Builder(graph, first), unstacked, [new])
+        self.nodes(graph)
+        op = Builder(graph, graph.ret)
+        stacked = [self.insert(op, joined, self.parts[v])[0] if is_split(v) else v for v in graph.outputs]
+        graph.set_outputs(stacked)
+        self.erase(graph)
+
+    def region(self, region: Graph) -> None:
+        """A region takes and gives the parts one by one."""
+        old = list(region.inputs)
+        region.inputs.clear()
+        for value in old:
+            if is_split(value):
+                self.parts[value] = tuple(region.add_input(t, value.hint) for t in part_types(value.type))
+            else:
+                value.index = len(region.inputs)
+                region.inputs.append(value)
+        self.nodes(region)
+        region.set_outputs(self.flat(region.outputs))
+        self.erase(region)
+
+    def erase(self, graph: Graph) -> None:
+        """Erase what has been replaced: split values have no other users left."""
+        for node in reversed(graph):
+            if node.op != "return" and any(map(is_split, (*node.inputs, *node.outputs))):
+                node.erase()
+
+    # ------------------------------------------------------------------- nodes
+
+    def nodes(self, graph: Graph) -> None:
+        for node in list(graph):
+            if node.op == "return":
+                continue
+            inside = any(map(concerned, node.graphs))
+            if not inside and not any(map(is_split, (*node.inputs, *node.outputs))):
+                continue
+            self.count += 1
+            try:
+                results = self.results(node)
+            except UnsupportedError as error:
+                self.problems += error.operations
+                results = self.placeholders(node)
+            position = 0
+            for old in node.outputs:
+                size = len(part_types(old.type))
+                new, position = tuple(results[position : position + size]), position + size
+                if is_split(old):
+                    for part in new:
+                        part.hint = part.hint or old.hint
+                    self.parts[old] = new
+                else:
+                    old.replace_by(new[0])
+            if not any(map(is_split, (*node.inputs, *node.outputs))):
+                node.erase()
+
+    def results(self, node: Node) -> Sequence[Value]:
+        """The parts of a node's results, one after the other."""
+        assert node.graph is not None
+        op = Builder(node.graph, node, node.loc, node.outputs[0].hint if node.outputs else "")
+        kind = node.kind
+        if node.op == "const":
+            return self.constant(op, node)
+        if node.graphs or kind in FLATTENED or node.op == "call":
+            return self.flattened(op, node)
+        if kind in EACH:
+            return self.each(op, node)
+        if kind in BILINEAR and all(map(is_split, node.inputs[:2])):
+            return self.bilinear(op, node)
+        if kind in KEYS and any(v.type.dtype.is_key for v in (*node.inputs, *node.outputs) if v is not None):
+            dtype = next(v.type.dtype for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_key)
+            form = tuple(len(self.of(v)) if is_split(v) else 0 for v in node.inputs)
+            return self.insert(op, _on_keys(KEYS[kind], form), self.flat(node.inputs), {**node.attrs, "impl": dtype})
+        if kind in COMPLEX:
+            form = tuple(is_split(v) for v in node.inputs)
+            return self.insert(op, _on_pairs(COMPLEX[kind], form), self.flat(node.inputs), node.attrs)
+        operands = ", ".join(str(v.type) for v in node.inputs if v is not None)
+        place = f" at {node.loc}" if node.loc else ""
+        raise UnsupportedError([f"{kind}({operands}){place}: no rule for complex numbers or PRNG keys"])
+
+    def constant(self, op: Builder, node: Node) -> Sequence[Value]:
+        value: Any = node.attrs["value"]
+        array = value.load()
+        return [op.const(tensor(np.array(part))) for part in (array.real, array.imag)]
+
+    def flattened(self, op: Builder, node: Node) -> Sequence[Value]:
+        """The same node with parts for operands and results."""
+        attrs, start = dict(node.attrs), 0
+        for name in COUNTS:
+            if name in attrs:
+                count: Any = attrs[name]
+                attrs[name] = len(self.flat(node.inputs[start : start + count]))
+                start += count
+        for region in node.graphs:
+            self.region(region)
+        types = [t for v in node.outputs for t in part_types(v.type)]
+        new = op.node(node.op, self.flat(node.inputs), attrs, types, node.graphs)
+        node.graphs = ()
+        return new.outputs
+
+    def each(self, op: Builder, node: Node) -> Sequence[Value]:
+        count = max(len(self.of(v)) for v in node.inputs)
+        made = []
+        for i in range(count):
+            operands = [self.of(v)[i] if is_split(v) else v for v in node.inputs]
+            types = [part_types(v.type)[i] for v in node.outputs]
+            made.append(op.node(node.op, operands, _plain(node.attrs), types).outputs)
+        return [part for parts in zip(*made, strict=True) for part in parts]
+
+    def bilinear(self, op: Builder, node: Node) -> Sequence[Value]:
+        (ar, ai), (br, bi) = self.of(node.inputs[0]), self.of(node.inputs[1])
+        types = part_types(node.out.type)[:1]
+
+        def product(a: Value | None, b: Value | None) -> Value:
+            return op.node(node.op, [a, b, *node.inputs[2:]], _plain(node.attrs), types).out
+
+        def combine(kind: str, x: Value, y: Value) -> Value:
+            return op.node(f"lax.{kind}", [x, y], {}, types).out
+
+        real = combine("sub", product(ar, br), product(ai, bi))
+        return [real, combine("add", product(ar, bi), product(ai, br))]
+
+    def insert(
+        self, op: Builder, fn: Callable[..., Any], values: Sequence[Value], params: dict[str, Attr] | None = None
+    ) -> tuple[Value, ...]:
+        """Plain JAX code, traced at the types of `values`, in front of `op.before`."""
+        graph = self.retrace(fn, [v.type for v in values], params or {})
+        inline_calls(graph)
+        for node in graph.walk():
+            node.loc = node.loc or op.loc
+        split_components(graph, self.retrace)
+        assert op.before is not None
+        return inline(graph, values, op.before)
+
+    def placeholders(self, node: Node) -> Sequence[Value]:
+        assert node.graph is not None
+        types = [t for v in node.outputs for t in part_types(v.type)]
+        return node.graph.insert(Node("unsupported", (), types), before=node).outputs
+
+
+def _plain(attrs: dict[str, Attr]) -> dict[str, Attr]:
+    """Attributes with the dtype of the parts where they name one that has parts."""
+    return {k: PARTS[v][0] if isinstance(v, DType) and v in PARTS else v for k, v in attrs.items()}
+
+
+def unstacked(x: Any) -> Any:
+    return tuple(x[..., i] for i in range(x.shape[-1]))
+
+
+def joined(*parts: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.stack(parts, axis=-1)
+
+
+@functools.cache
+def _on_pairs(rule: Callable[..., Any], form: tuple[bool, ...]) -> Callable[..., Any]:
+    """`rule`, on flat operands: two in a row where `form` says complex."""
+
+    @functools.wraps(rule)
+    def flat(*operands: Any, **params: Any) -> Any:
+        rest = iter(operands)
+        result = rule(*(Z(next(rest), next(rest)) if is_pair else next(rest) for is_pair in form), **params)
+        return result if isinstance(result, tuple) else (result,)
+
+    return flat
+
+
+@functools.cache
+def _on_keys(rule: Callable[..., Any], form: tuple[int, ...]) -> Callable[..., Any]:
+    """`rule`, with the words of a key stacked on a last axis; `form` has the number of words, 0 for what is no key."""
+
+    @functools.wraps(rule)
+    def flat(*operands: Any, **params: Any) -> Any:
+        rest = iter(operands)
+        return rule(*(joined(*(next(rest) for _ in range(n))) if n else next(rest) for n in form), **params)
+
+    return flat

@@ -1,0 +1,80 @@
+"""Complex numbers and PRNG keys, which ONNX does not have, compared with JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import j2o
+
+rng = np.random.default_rng(0)
+Z = (rng.standard_normal((3, 4)) + 1j * rng.standard_normal((3, 4))).astype(np.complex64)
+W = (rng.standard_normal((4, 5)) + 1j * rng.standard_normal((4, 5))).astype(np.complex64)
+ONE = (
+    "abs exp log sqrt sin cos tan tanh sinh cosh conj real imag angle square arcsin arccos arctan arcsinh arccosh "
+    "arctanh log1p expm1 sign sum prod cumprod cumsum reciprocal exp2"
+).split()
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_function_of_one_complex_array(name):
+    j2o.compile(getattr(jnp, name), [Z]).verify(Z)
+
+
+COMPLEX = {
+    "matmul": (lambda a, b: a @ b, (Z, W)),
+    "arithmetic": (lambda a, b: a / b + a * b - b**2 + a**b, (Z, Z[::-1].copy())),
+    "moving": (lambda a: jnp.pad(a[::-1].reshape(2, 6).T, 1, constant_values=2 - 1j), (Z,)),
+    "indexing": (lambda a: a.at[1:, 0].add(1j)[jnp.array([2, 0])], (Z,)),
+    "comparison": (lambda a, b: (a == b, jnp.where(a.real > 0, a, b)), (Z, Z * 2)),
+    "conversion": (lambda a: (a.real.astype(jnp.complex64), a.astype(bool)), (Z,)),
+    "constant": (lambda a: a[:1] * Z, (Z,)),
+    "scan": (lambda a: jax.lax.scan(lambda c, x: (c * x, c.real), a[0], a), (Z,)),
+    "while": (lambda a: jax.lax.while_loop(lambda s: abs(s[0, 0]) < 9, lambda s: s * (1.5 + 1j), a), (Z,)),
+    "cond": (lambda a: jax.lax.cond(a.real.sum() > 0, lambda: a, lambda: 1j * a), (Z,)),
+    "gradient": (jax.grad(lambda x: jnp.abs(jnp.exp(1j * x) + x).sum()), (Z.real.copy(),)),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_program(name):
+    fn, args = COMPLEX[name]
+    j2o.compile(fn, args).verify(*args)
+
+
+def test_a_complex_boundary_is_real_with_a_last_axis_of_two():
+    model = j2o.compile(lambda z: z * 2, ["c64[B,4]"])
+    assert [str(v.type) for v in (*model.graph.inputs, *model.graph.outputs)] == ["f32[B,4,2]", "f32[B,4,2]"]
+    assert model(Z[:2]).dtype == np.complex64
+
+
+KEY = jax.random.key(3)
+CAPTURED = jax.random.key(5)
+RANDOM = {
+    "normal": (lambda k: jax.random.normal(k, (3, 4)), (KEY,)),
+    "odd_size": (lambda k: jax.random.bits(k, (5,)), (KEY,)),
+    "bits_16": (lambda k: jax.random.bits(k, (5,), "uint16"), (KEY,)),
+    "seed": (lambda s: jax.random.uniform(jax.random.key(s), (5,)), (np.int32(-3),)),
+    "split": (lambda k: jax.random.split(k, 3), (KEY,)),
+    "fold_in": (lambda k, i: jax.random.key_data(jax.random.fold_in(k, i)), (KEY, np.int32(7))),
+    "old_key": (lambda k: jax.random.bernoulli(k, 0.3, (3, 4)), (jax.random.PRNGKey(2),)),
+    "captured": (lambda x: x + jax.random.normal(CAPTURED, (3,)), (np.ones(3, np.float32),)),
+    "many_keys": (jax.vmap(lambda k: jax.random.normal(k, (2,))), (jax.random.split(KEY, 3),)),
+    "categorical": (lambda k, x: jax.random.categorical(k, x), (KEY, np.ones((5, 3), np.float32))),
+    "in_a_loop": (
+        lambda k: jax.lax.fori_loop(0, 3, lambda i, s: (jax.random.split(s[0])[0], s[1] + jax.random.uniform(s[0])), (k, 0.0))[1],
+        (KEY,),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_program(name):
+    fn, args = RANDOM[name]
+    j2o.compile(fn, args).verify(*args, rtol=1e-6, atol=1e-6)
+
+
+def test_random_bits_over_a_symbolic_shape_are_jax_own():
+    model = j2o.compile(lambda k, x: jax.random.bits(k, x.shape), [KEY, ("B", 3)])
+    for size in (1, 2, 5):
+        model.verify(KEY, np.ones((size, 3), np.float32), rtol=0, atol=0)
