@@ -133,6 +133,8 @@ def encode(value: Any) -> Attr:
         return value.item() if isinstance(value, np.generic) else value
     if is_symbolic(value):
         return value
+    if isinstance(value, jcore.Primitive):  # which of two primitives to select by
+        return value.name
     if hasattr(value, "tag") and hasattr(value, "key_shape"):  # a PRNG implementation
         return value.tag
     fields = getattr(value, "_fields", None)
