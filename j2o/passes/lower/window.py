@@ -1,1 +1,379 @@
-"""Pending."""
+"""Sliding windows: pooling, its gradients, and `reduce_window` with any computation.
+
+A window lies over the operand with padding around (and, by `base_dilation`, between) its elements. Sums and extremes are
+AveragePool and MaxPool where those have kernels; else each axis in its turn is reduced by combining shifted slices. Sources:
+`jax.lax.reduce_window` and XLA's ReduceWindow and SelectAndScatter, ONNX's MaxPool and AveragePool.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from j2o.errors import UnsupportedError
+from j2o.ir import dims
+from j2o.ir.graph import Graph, Value
+from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.passes.lower.elementwise import max_, min_
+from j2o.passes.lower.reduce import apply_elementwise, reduce_max, reduce_min, reduce_prod, reduce_sum
+from j2o.passes.lower.shape import arange, pad_with
+from j2o.passes.lower.table import Lowering, lower
+
+Combine: TypeAlias = Callable[[Lowering, Value, Value], Value]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How windows lie: one entry an axis. `counts` is the shape of the result."""
+
+    sizes: Shape
+    strides: Sequence[int]
+    padding: Sequence[tuple[Dim, Dim]]
+    base: Sequence[int]
+    dilations: Sequence[int]
+    counts: Shape
+
+    def spread(self, op: Lowering, x: Value, value: Any) -> Value:
+        """`x` with `value` as padding."""
+        config = [(low, high, b - 1) for (low, high), b in zip(self.padding, self.base, strict=True)]
+        if all(_is(amount, 0) for entry in config for amount in entry):
+            return x
+        return pad_with(op, x, op.const(value, x.type.dtype), config)
+
+    @property
+    def is_padded(self) -> bool:
+        return any(not _is(p, 0) for pair in self.padding for p in pair) or any(b != 1 for b in self.base)
+
+    def offsets(self) -> Iterator[tuple[int, ...]]:
+        """The places in a window, in row-major order."""
+        if any(type(s) is not int for s in self.sizes):
+            raise UnsupportedError(["a window of symbolic size that does not cover its whole axis"])
+        return itertools.product(*(range(0, s * d, d) for s, d in zip(self.sizes, self.dilations, strict=True)))  # type: ignore[operator]
+
+    def at(self, op: Lowering, x: Value, offset: Sequence[int]) -> Value:
+        """What the windows have at one place, of the padded operand."""
+        for axis, start in enumerate(offset):
+            x = _every(op, x, axis, start, self.counts[axis], self.strides[axis])
+        return x
+
+
+def _is(a: Dim, b: Dim) -> bool:
+    return type(a) is type(b) and a == b
+
+
+def _every(op: Lowering, x: Value, axis: int, start: int, count: Dim, stride: int) -> Value:
+    """`count` elements along an axis, `stride` apart."""
+    shape = x.type.shape
+    if start == 0 and stride == 1 and _is(count, shape[axis]):
+        return x
+    end = dims.add(start, dims.mul(count, stride))  # may lie past the axis: ONNX clamps it
+    kept = x.type.with_shape((*shape[:axis], count, *shape[axis + 1 :]))
+    return op.apply(
+        "onnx.Slice", x, op.dims((start,)), op.dims((end,)), np.array([axis]), np.array([stride]), types=[kept]
+    )
+
+
+def _windows(op: Lowering, sizes: Shape, strides: Any, padding: Any, base: Any = None, dilations: Any = None) -> Windows:
+    ones = (1,) * len(sizes)
+    return Windows(sizes, strides, padding, base or ones, dilations or ones, op.out_types[0].shape)
+
+
+# -------------------------------------------------------------------------------------- known monoids
+
+
+@dataclass(frozen=True)
+class Monoid:
+    """A computation that may be done one axis after the other: how two are combined, how a whole axis is."""
+
+    combine: Combine
+    whole: Callable[..., Value]
+    unit: Callable[[DType], Any]
+
+
+def _lowest(dtype: DType) -> Any:
+    return -np.inf if dtype.is_float else np.iinfo(dtype.numpy).min
+
+
+def _highest(dtype: DType) -> Any:
+    return np.inf if dtype.is_float else np.iinfo(dtype.numpy).max
+
+
+MONOIDS = {
+    "add": Monoid(lambda op, a, b: op.Add(a, b), reduce_sum, lambda dtype: 0),
+    "mul": Monoid(lambda op, a, b: op.Mul(a, b), reduce_prod, lambda dtype: 1),
+    "max": Monoid(max_, reduce_max, _lowest),
+    "min": Monoid(min_, reduce_min, _highest),
+}
+# what the computations of `reduce_window` are after lowering; booleans are combined as 0 and 1
+BY_OPERATOR = {"Add": "add", "Mul": "mul", "Max": "max", "Min": "min", "Or": "max", "And": "min"}
+
+
+@lower("reduce_window_sum", "reduce_window_max", "reduce_window_min")
+def reduce_window_monoid(
+    op: Lowering, x: Value, *, window_dimensions: Shape, window_strides: Any, padding: Any, base_dilation: Any,
+    window_dilation: Any, **_: Any,
+) -> Value:  # fmt: skip
+    """One of the reductions that JAX has a primitive of its own for."""
+    kind = {"sum": "add"}.get(name := op.source.kind.rpartition("_")[2], name)
+    return _reduce(op, x, kind, _windows(op, window_dimensions, window_strides, padding, base_dilation, window_dilation))
+
+
+def _reduce(op: Lowering, x: Value, kind: str, w: Windows) -> Value:
+    """A monoid over windows, in the dtype of `x`. Padding counts for nothing."""
+    dtype = x.type.dtype
+    if any(_is(d, 0) for d in w.counts):
+        return op.full(w.counts, 0, dtype)
+    if dtype == DType.BOOL:
+        return op.cast(_reduce(op, op.cast(x, DType.I32), kind, w), DType.BOOL)
+    if all(_is(d, 1) for d in w.sizes):
+        return w.at(op, w.spread(op, x, MONOIDS[kind].unit(dtype)), [0] * len(w.sizes))
+    return _pool(op, x, kind, w) or _shifted(op, x, MONOIDS[kind], w)
+
+
+# ------------------------------------------------------------------------------ MaxPool and AveragePool
+
+
+def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
+    """The pooling operator of the monoid; None where it has no kernel.
+
+    Of windows with NaN, onnxruntime's MaxPool gives NaN or the largest of the others, as they come; JAX gives NaN.
+    """
+    dtype = x.type.dtype
+    narrow = dtype in (DType.F16, DType.BF16)
+    operator = {"add": "AveragePool", "max": "MaxPool", "min": "MaxPool"}.get(kind)
+    axes = [i for i, s in enumerate(w.sizes) if not (_is(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i])]
+    static = all(type(w.sizes[i]) is int for i in axes)
+    if operator is None or not static or not 1 <= len(axes) <= 3 or any(_is(d, 0) for d in x.type.shape):
+        return None
+    if not op.supports(operator, DType.F32 if narrow else dtype) or (kind == "min" and not dtype.is_float):
+        return None
+    if kind == "add" and op.opset < 19 and any(w.dilations[i] != 1 for i in axes):
+        return None
+    if narrow:
+        return op.cast(_pool(op, op.cast(x, DType.F32), kind, w), dtype)  # type: ignore[arg-type]
+    if kind == "min":
+        x = op.Neg(x)
+    unit = _lowest(dtype) if operator == "MaxPool" else 0
+    pads, rest = _split_padding(w, axes)
+    x = rest.spread(op, x, unit)
+    others = [i for i in range(x.type.rank) if i not in axes]
+    order = [*others, *axes]
+    shape = _sizes(w.counts, order)
+    flat = _to_batch_and_channel(op, op.transpose(x, order), len(others))
+    y = op.apply(
+        f"onnx.{operator}", flat, kernel_shape=_sizes(w.sizes, axes), strides=_sizes(w.strides, axes), pads=pads,
+        dilations=_sizes(w.dilations, axes) if any(w.dilations[i] != 1 for i in axes) else None,
+        count_include_pad=1 if kind == "add" else None,
+        types=[flat.type.with_shape((*flat.type.shape[:2], *shape[len(others) :]))],
+    )  # fmt: skip
+    y = op.transpose(op.reshape(y, shape), np.argsort(order).tolist())
+    if kind == "add":
+        return op.Mul(y, float(np.prod(_sizes(w.sizes, axes))))
+    return op.Neg(y) if kind == "min" else y
+
+
+def _sizes(values: Sequence[Any], axes: Sequence[int]) -> tuple[Any, ...]:
+    return tuple(values[a] for a in axes)
+
+
+def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Windows]:
+    """`pads` of a pooling operator (static, from 0 to less than the kernel), and the padding to be done before it."""
+    low, high, rest = [], [], list(w.padding)
+    for i in axes:
+        pair = w.padding[i]
+        fits = w.base[i] == 1 and all(type(p) is int and 0 <= p < w.sizes[i] for p in pair)
+        low.append(int(pair[0]) if fits else 0)
+        high.append(int(pair[1]) if fits else 0)
+        rest[i] = (0, 0) if fits else pair
+    return (*low, *high), Windows(w.sizes, w.strides, rest, w.base, w.dilations, w.counts)
+
+
+def _to_batch_and_channel(op: Lowering, x: Value, others: int) -> Value:
+    """The axes that are not pooled, which come first, as exactly two."""
+    shape = x.type.shape
+    if others == 2:
+        return x
+    if others < 2:
+        return op.unsqueeze(x, list(range(2 - others)))
+    return op.reshape(x, (dims.prod(shape[: others - 1]), *shape[others - 1 :]))
+
+
+# ---------------------------------------------------------------------------------- shifted slices
+
+
+def _shifted(op: Lowering, x: Value, monoid: Monoid, w: Windows) -> Value:
+    """One axis after the other, those that shrink most first."""
+    x = w.spread(op, x, monoid.unit(x.type.dtype))
+    for axis in sorted(range(x.type.rank), key=lambda i: -w.strides[i]):
+        x = _slide(op, x, monoid, axis, w)
+    return x
+
+
+def _slide(op: Lowering, x: Value, monoid: Monoid, axis: int, w: Windows) -> Value:
+    size, stride, dilation, count = w.sizes[axis], w.strides[axis], w.dilations[axis], w.counts[axis]
+    length = x.type.shape[axis]
+    if _is(size, length) and not _is(size, 1) and _is(count, 1) and dilation == 1:
+        return op.unsqueeze(monoid.whole(op, x, axes=[axis]), [axis])
+    if type(size) is not int:
+        raise UnsupportedError([f"a window of symbolic size {size} that does not cover its axis of size {length}"])
+    if size <= 4 or stride * 2 >= size:
+        parts = [_every(op, x, axis, k * dilation, count, stride) for k in range(size)]
+        return functools.reduce(functools.partial(monoid.combine, op), parts)
+    return _every(op, _doubled(op, x, monoid, axis, size, dilation), axis, 0, count, stride)
+
+
+def _doubled(op: Lowering, x: Value, monoid: Monoid, axis: int, size: int, dilation: int) -> Value:
+    """Windows of stride 1 from windows of 1, 2, 4, …: about 2 log₂(size) combinations."""
+
+    def joined(a: Value, b: Value, shift: int) -> Value:
+        rest = _at_least_0(dims.sub(b.type.shape[axis], shift))
+        count = rest if b is a else _smaller(rest, a.type.shape[axis])
+        return monoid.combine(op, _every(op, a, axis, 0, count, 1), _every(op, b, axis, shift, count, 1))
+
+    power, covered, out = x, 0, None
+    for bit in range(size.bit_length()):
+        if size >> bit & 1:
+            out = power if out is None else joined(out, power, covered * dilation)
+            covered += 1 << bit
+        if size >> (bit + 1):
+            power = joined(power, power, (1 << bit) * dilation)
+    assert out is not None
+    return out
+
+
+def _at_least_0(d: Dim) -> Dim:
+    return d if dims.known_ge(d, 0) else dims.maximum(d, 0)
+
+
+def _smaller(a: Dim, b: Dim) -> Dim:
+    return a if dims.known_ge(b, a) else b if dims.known_ge(a, b) else dims.minimum(a, b)
+
+
+# ---------------------------------------------------------------------------------- any computation
+
+
+@lower("reduce_window")
+def reduce_window(
+    op: Lowering, *operands: Value, window_dimensions: Shape, window_strides: Any, padding: Any, base_dilation: Any,
+    window_dilation: Any, **_: Any,
+) -> Sequence[Value]:  # fmt: skip
+    """A monoid where the computation is one, else the computation for each place in the window, from the initial values on."""
+    n = len(operands) // 2
+    xs, inits = operands[:n], operands[n:]
+    w = _windows(op, window_dimensions, window_strides, padding, base_dilation, window_dilation)
+    region = op.source.graphs[0]
+    kind = _monoid_of(region) if n == 1 else None
+    if kind is not None:
+        out, init = _reduce(op, xs[0], kind, w), inits[0]
+        unit = MONOIDS[kind].unit(DType.I32 if init.type.dtype == DType.BOOL else init.type.dtype)
+        known = init.const is not None and init.type.dtype != DType.BOOL and bool(init.const.scalar == unit)
+        return [out if known else op.expand(apply_elementwise(op, region, [out, op.expand(init, w.counts)])[0], w.counts)]
+    if any(_is(d, 0) for d in w.counts):
+        return [op.full(w.counts, 0, v.type.dtype) for v in xs]
+    return _fold(op, xs, inits, w, lambda acc, items: apply_elementwise(op, region, [*acc, *items]))
+
+
+def _monoid_of(region: Graph) -> str | None:
+    """Which monoid a lowered computation is: one node, of both of its inputs."""
+    body = [node for node in region if node.op != "return"]
+    if len(body) != 1 or body[0].dialect != "onnx" or region.outputs != body[0].outputs:
+        return None
+    return BY_OPERATOR.get(body[0].kind) if set(body[0].inputs) == set(region.inputs) else None
+
+
+def _fold(
+    op: Lowering, xs: Sequence[Value], inits: Sequence[Value], w: Windows,
+    computation: Callable[[list[Value], list[Value]], list[Value]],
+) -> list[Value]:  # fmt: skip
+    """The computation over the places of a window, one after the other; padding is passed over."""
+    spread = [w.spread(op, x, 0) for x in xs]
+    real = None
+    if w.is_padded:
+        real = w.spread(op, op.full(xs[0].type.shape, True, DType.BOOL), False)
+    acc = [op.expand(v, w.counts) for v in inits]
+    for offset in w.offsets():
+        new = computation(acc, [w.at(op, x, offset) for x in spread])
+        if real is not None:
+            here = w.at(op, real, offset)
+            new = [op.Where(here, v, old) for v, old in zip(new, acc, strict=True)]
+        acc = new
+    return acc
+
+
+# ------------------------------------------------------------------------------ gradients of max-pooling
+
+SELECT = {"ge": ("GreaterOrEqual", _lowest), "le": ("LessOrEqual", _highest)}
+
+
+@lower("select_and_gather_add")
+def select_and_gather_add(
+    op: Lowering, tangents: Value, x: Value, *, select_prim: str, window_dimensions: Shape, window_strides: Any,
+    padding: Any, base_dilation: Any, window_dilation: Any,
+) -> Value:  # fmt: skip
+    """The tangent at the extreme of each window; the first of equal ones."""
+    w = _windows(op, window_dimensions, window_strides, padding, base_dilation, window_dilation)
+    dtype = x.type.dtype
+    operator, unit = SELECT[select_prim]
+
+    def choose(best: list[Value], item: list[Value]) -> list[Value]:
+        keep = op.apply(f"onnx.{operator}", best[0], item[0])
+        return [op.Where(keep, a, b) for a, b in zip(best, item, strict=True)]
+
+    if any(_is(d, 0) for d in w.counts):
+        return op.full(w.counts, 0, dtype)
+    return _fold(op, [x, tangents], [op.const(unit(dtype), dtype), op.const(0, dtype)], w, choose)[1]
+
+
+@lower("select_and_scatter_add")
+def select_and_scatter_add(
+    op: Lowering, source: Value, x: Value, *, select_prim: str, window_dimensions: Shape, window_strides: Any, padding: Any
+) -> Value:  # fmt: skip
+    """Each element of `source` is added where the extreme of its window lies, the first of equal ones."""
+    ones = (1,) * x.type.rank
+    w = Windows(window_dimensions, window_strides, padding, ones, ones, source.type.shape)
+    dtype = x.type.dtype
+    if any(_is(d, 0) for d in (*w.counts, *x.type.shape)):
+        return op.full(op.out_shape, 0, dtype)
+    operator, unit = SELECT[select_prim]
+    padded = w.spread(op, x, unit(dtype))
+    shape = padded.type.shape
+    best = place = None
+    for offset in w.offsets():
+        value = w.at(op, padded, offset)
+        here = _flat_offset(op, offset, shape)
+        if best is None or place is None:
+            best, place = value, op.expand(here, w.counts)
+            continue
+        keep = op.apply(f"onnx.{operator}", best, value)
+        best, place = op.Where(keep, best, value), op.Where(keep, place, here)
+    assert place is not None
+    for axis in range(x.type.rank):  # from places in the window to places in the padded operand
+        step = op.dim(dims.mul(w.strides[axis], dims.prod(shape[axis + 1 :])))
+        starts = op.Mul(arange(op, w.counts[axis], DType.I64), step)
+        place = op.Add(place, op.reshape(starts, tuple(d if i == axis else 1 for i, d in enumerate(w.counts))))
+    added = _scatter_add(op, op.reshape(place, (w_size := dims.prod(w.counts),)), op.reshape(source, (w_size,)), shape)
+    return pad_with(op, added, op.const(0, dtype), [(dims.sub(0, a), dims.sub(0, b), 0) for a, b in padding])
+
+
+def _flat_offset(op: Lowering, offset: Sequence[int], shape: Shape) -> Value:
+    flat: Dim = 0
+    for start, size in zip(offset, shape, strict=True):
+        flat = dims.add(dims.mul(flat, size), start)
+    return op.dim(flat)
+
+
+def _scatter_add(op: Lowering, places: Value, values: Value, shape: Shape) -> Value:
+    """Zeros of `shape` with flat `values` added at flat `places`; 16-bit floats, which it does not add, in float32."""
+    dtype = values.type.dtype
+    wide = DType.F32 if dtype in (DType.F16, DType.BF16) else DType.U8 if dtype == DType.BOOL else dtype
+    size = dims.prod(shape)
+    zeros = op.full((size,), 0, wide)
+    out = op.apply(
+        "onnx.ScatterElements", zeros, places, op.cast(values, wide), axis=0, reduction="add", types=[Type(wide, (size,))]
+    )
+    return op.cast(op.reshape(out, shape), dtype)
