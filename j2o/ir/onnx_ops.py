@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx.defs
+import onnx.helper
 
 from j2o.ir import infer
 from j2o.ir.graph import Node
@@ -132,6 +133,7 @@ class Schema:
     variadic: bool
     since: int
     has_function: bool
+    defaults: dict[str, Any]  # of the attributes that have one
 
 
 @functools.cache
@@ -146,6 +148,7 @@ def schema(kind: str, opset: int | None = None) -> Schema:
     return Schema(
         frozenset(s.attributes), s.min_input, s.max_input, tuple(i.type_str for i in s.inputs),
         tuple(o.type_str for o in s.outputs), variadic, s.since_version, s.has_function or s.has_context_dependent_function,
+        {n: onnx.helper.get_attribute_value(a.default_value) for n, a in s.attributes.items() if not a.required and a.default_value.name},
     )  # fmt: skip
 
 

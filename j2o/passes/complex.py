@@ -6,6 +6,7 @@ finite finite (Kahan, "Branch cuts for complex elementary functions", 1987, for 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -114,6 +115,20 @@ def max_(a: Z, b: Z) -> Z:
 @_rule("min")
 def min_(a: Z, b: Z) -> Z:
     return _where(COMPLEX["lt"](a, b) | _has_nan(a), a, b)
+
+
+def _window_extreme(z: Z, *, pick: Callable[[Z, Z], Z], unit: float, **windows: Any) -> Z:
+    from jax import lax
+
+    scalars = [_jnp().asarray(v, z.re.dtype) for v in (unit, 0)]
+    forms = {k: tuple(windows[k]) for k in ("window_dimensions", "window_strides", "base_dilation", "window_dilation")}
+    padding = [tuple(pair) for pair in windows["padding"]]
+    computation = lambda a, b: tuple(pick(Z(*a), Z(*b)))  # noqa: E731
+    return Z(*lax.reduce_window(tuple(z), tuple(scalars), computation, padding=padding, **forms))
+
+
+COMPLEX["reduce_window_max"] = functools.partial(_window_extreme, pick=max_, unit=-float("inf"))
+COMPLEX["reduce_window_min"] = functools.partial(_window_extreme, pick=min_, unit=float("inf"))
 
 
 @_rule("clamp")

@@ -171,10 +171,10 @@ class Splitter:
         kind = node.kind
         if node.op == "const":
             return self.constant(op, node)
-        if node.graphs or kind in FLATTENED or node.op == "call":
-            return self.flattened(op, node)
         if kind in EACH:
             return self.each(op, node)
+        if node.graphs or kind in FLATTENED or node.op == "call":
+            return self.flattened(op, node)
         if kind in BILINEAR and all(map(is_split, node.inputs[:2])):
             return self.bilinear(op, node)
         if kind in KEYS and any(v.type.dtype.is_key for v in (*node.inputs, *node.outputs) if v is not None):

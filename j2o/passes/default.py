@@ -12,8 +12,11 @@ from j2o.passes.legalize import legalize
 from j2o.passes.lower import lower
 from j2o.passes.materialize import materialize
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
+from j2o.passes.recover import recover, recover_early
+from j2o.passes.shapes import broadcasts, shapes, squeezes, tidy
+from j2o.passes.simplify import simplify
+from j2o.passes.transposes import transposes
 
-FRONT = (inline, components, lower, dce)
 BACK = (materialize, legalize)
 
 
@@ -24,11 +27,20 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     """
     if opt_level not in (0, 1, 2, 3):
         raise ValueError(f"opt_level={opt_level!r}: 0, 1, 2 or 3")
-    steps: list[Step] = [*FRONT]
+    early: tuple[Step, ...] = (recover_early,) if opt_level >= 2 else ()
+    steps: list[Step] = [inline, components, *early, lower, dce]
     if opt_level >= 1:
-        steps.append(Fixpoint("clean", (fold, cse, dce), limit=4))
+        steps.append(Fixpoint("clean", (fold, simplify, shapes, broadcasts, cse, dce), limit=4))
     if opt_level >= 2:
-        steps += [gemm, dce]
+        steps += [
+            squeezes,
+            Fixpoint("patterns", (simplify, shapes, broadcasts, cse, recover), limit=3),
+            transposes,
+            Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
+            gemm,
+            tidy,
+            dce,
+        ]
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))

@@ -30,14 +30,12 @@ class Context:
     opt_level: int = 2
     options: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)  # what quantising each weight cost, for the report
+    fired: dict[str, int] = field(default_factory=dict)  # how often each rewrite rule of the running pass fired
 
 
 @runtime_checkable
 class Pass(Protocol):
-    """What the runner calls; returns the number of changes, 0 where nothing changed.
-
-    A `rules` attribute, a dict of counts by rule name, goes into the report where there is one.
-    """
+    """What the runner calls; returns the number of changes, 0 where nothing changed."""
 
     @property
     def name(self) -> str: ...
@@ -212,6 +210,7 @@ def _run_one(
     one: Any, graph: Graph, context: Context, record: PassRecord, verify: bool, observe: Observer | None
 ) -> int:
     before = graph.length
+    context.fired.clear()
     start = time.perf_counter()
     graphs = [graph] if getattr(one, "scope", "each") == "root" else all_graphs(graph)
     call = (lambda g: one(g, context)) if getattr(one, "wants_context", False) else one
@@ -222,7 +221,7 @@ def _run_one(
     record.runs += 1
     record.changes += changes
     record.nodes_after = graph.length
-    for name, count in (getattr(one, "counts", None) or {}).items():
+    for name, count in context.fired.items():
         record.rules[name] = record.rules.get(name, 0) + count
     if verify and changes:
         try:

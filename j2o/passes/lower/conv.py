@@ -131,7 +131,7 @@ def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
 
     Amounts that its attributes cannot hold are cut or padded after it.
     """
-    cut, pads, extra, rest = [], ([], []), [], [(0, 0, 0), (0, 0, 0)]
+    pads, extra, rest = ([], []), [], [(0, 0, 0), (0, 0, 0)]
     for i, (low, high) in enumerate(form.padding):
         reach = dims.mul(dims.sub(w.type.shape[2 + i], 1), form.rhs_dilation[i])
         cut = [dims.sub(reach, low), dims.sub(reach, high)]
@@ -179,7 +179,7 @@ def _patches_times_weights(op: Lowering, x: Value, w: Value, form: Form) -> Valu
     for i in reversed(range(n)):  # (batch, channels, out₁, kernel₁, out₂, kernel₂, …)
         seen = _positions(op, out[2 + i], kernel[i], form.strides[i], form.rhs_dilation[i])
         x = op.Gather(x, seen, axis=2 + i)
-    batch, channels, *rest = x.type.shape
+    batch, _, *rest = x.type.shape
     filters, inner = w.type.shape[:2]
     each = dims.floordiv(filters, form.groups)
     x = op.reshape(x, (batch, form.groups, inner, *rest))

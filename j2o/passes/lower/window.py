@@ -78,7 +78,9 @@ def _every(op: Lowering, x: Value, axis: int, start: int, count: Dim, stride: in
     )
 
 
-def _windows(op: Lowering, sizes: Shape, strides: Any, padding: Any, base: Any = None, dilations: Any = None) -> Windows:
+def _windows(
+    op: Lowering, sizes: Shape, strides: Any, padding: Any, base: Any = None, dilations: Any = None
+) -> Windows:
     ones = (1,) * len(sizes)
     return Windows(sizes, strides, padding, base or ones, dilations or ones, op.out_types[0].shape)
 
@@ -120,7 +122,9 @@ def reduce_window_monoid(
 ) -> Value:  # fmt: skip
     """One of the reductions that JAX has a primitive of its own for."""
     kind = {"sum": "add"}.get(name := op.source.kind.rpartition("_")[2], name)
-    return _reduce(op, x, kind, _windows(op, window_dimensions, window_strides, padding, base_dilation, window_dilation))
+    return _reduce(
+        op, x, kind, _windows(op, window_dimensions, window_strides, padding, base_dilation, window_dilation)
+    )
 
 
 def _reduce(op: Lowering, x: Value, kind: str, w: Windows) -> Value:
@@ -146,7 +150,9 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     dtype = x.type.dtype
     narrow = dtype in (DType.F16, DType.BF16)
     operator = {"add": "AveragePool", "max": "MaxPool", "min": "MaxPool"}.get(kind)
-    axes = [i for i, s in enumerate(w.sizes) if not (_is(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i])]
+    axes = [
+        i for i, s in enumerate(w.sizes) if not (_is(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i])
+    ]
     static = all(type(w.sizes[i]) is int for i in axes)
     if operator is None or not static or not 1 <= len(axes) <= 3 or any(_is(d, 0) for d in x.type.shape):
         return None
@@ -272,7 +278,9 @@ def reduce_window(
         out, init = _reduce(op, xs[0], kind, w), inits[0]
         unit = MONOIDS[kind].unit(DType.I32 if init.type.dtype == DType.BOOL else init.type.dtype)
         known = init.const is not None and init.type.dtype != DType.BOOL and bool(init.const.scalar == unit)
-        return [out if known else op.expand(apply_elementwise(op, region, [out, op.expand(init, w.counts)])[0], w.counts)]
+        return [
+            out if known else op.expand(apply_elementwise(op, region, [out, op.expand(init, w.counts)])[0], w.counts)
+        ]
     if any(_is(d, 0) for d in w.counts):
         return [op.full(w.counts, 0, v.type.dtype) for v in xs]
     return _fold(op, xs, inits, w, lambda acc, items: apply_elementwise(op, region, [*acc, *items]))
@@ -374,6 +382,12 @@ def _scatter_add(op: Lowering, places: Value, values: Value, shape: Shape) -> Va
     size = dims.prod(shape)
     zeros = op.full((size,), 0, wide)
     out = op.apply(
-        "onnx.ScatterElements", zeros, places, op.cast(values, wide), axis=0, reduction="add", types=[Type(wide, (size,))]
+        "onnx.ScatterElements",
+        zeros,
+        places,
+        op.cast(values, wide),
+        axis=0,
+        reduction="add",
+        types=[Type(wide, (size,))],
     )
     return op.cast(op.reshape(out, shape), dtype)

@@ -1,0 +1,382 @@
+"""The rewriting language: a pattern and its replacement, two plain functions with the same parameters.
+
+    @rewrite("relu6", at="onnx", level=2)
+    def relu6(op, x):
+        return op.Min(op.Max(x, 0.0), 6.0)
+
+    @relu6.becomes
+    def _(op, x):
+        return op.Clip(x, 0.0, 6.0)
+
+The pattern is traced once. A parameter that it uses as an operand binds a value, as an attribute that attribute; one
+annotated `Const` binds constants alone. The same parameter twice means the same value (constants: equal contents), a
+Python scalar a constant of one element of that value. Commutative operations match in both orders;
+`op.either(a, b)` matches either, `op.maybe("Cast", x)` the operation on `x` or `x` itself. Attributes that a pattern
+does not mention must have their default, where they have one; `name=...` accepts any value.
+
+A match is refused where a value inside it is used outside (but with `shared=True`), and declined where the replacement
+is None or of another type. The replacement is built with the ordinary builder; `op.node` is the root of the match.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from j2o.errors import NotConvergingError
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.onnx_ops import schema
+from j2o.passes.pipeline import Context, Level
+
+
+class Const:
+    """Annotation of a pattern's parameter that binds only constants."""
+
+
+# ---------------------------------------------------------------------------------------------- patterns
+
+
+@dataclass(frozen=True, eq=False)
+class Wild:
+    """A parameter of the pattern."""
+
+    name: str
+    const: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Apply:
+    """An operation in a pattern."""
+
+    op: str
+    inputs: tuple[Any, ...]
+    attrs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Either:
+    options: tuple[Any, ...]
+
+
+class _Dialect:
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __getattr__(self, kind: str) -> Callable[..., Apply]:
+        return lambda *inputs, **attrs: Apply(f"{self._prefix}.{kind}", inputs, attrs)
+
+
+class PatternBuilder(_Dialect):
+    """What a pattern function is handed for `op`."""
+
+    def __init__(self) -> None:
+        super().__init__("onnx")
+        self.lax, self.ort = _Dialect("lax"), _Dialect("ort")
+
+    def either(self, *options: Any) -> Either:
+        return Either(options)
+
+    def maybe(self, kind: str, x: Any, **attrs: Any) -> Either:
+        return Either((Apply(f"onnx.{kind}", (x,), attrs), x))
+
+
+@dataclass
+class Match:
+    """Bindings of a pattern's parameters, and the nodes that it covers, the root first."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+
+    def bind(self, name: str, value: Any) -> Match | None:
+        if name in self.values:
+            return self if _same(self.values[name], value) else None
+        return Match({**self.values, name: value}, self.nodes)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b or not isinstance(a, Value) or not isinstance(b, Value):
+        return a is b or (not isinstance(a, Value) and not isinstance(b, Value) and a == b)
+    if a.known is not None and a.known == b.known:
+        return a.type == b.type
+    x, y = a.const, b.const
+    return (
+        x is not None and y is not None and x.type == y.type and x.is_small and y.is_small
+        and np.array_equal(x.load(), y.load(), equal_nan=x.dtype.is_float)
+    )  # fmt: skip
+
+
+def matches(pattern: Any, value: Value | None, match: Match, home: Graph) -> Iterator[Match]:
+    """Every way in which `pattern` matches `value`; operations inside must lie in `home`."""
+    if isinstance(pattern, Apply):
+        node = value.node if value is not None else None
+        if node is not None and node.op == pattern.op and node.graph is home and len(node.outputs) == 1:
+            yield from _match_node(pattern, node, match, home)
+    elif isinstance(pattern, Wild):
+        if value is not None and (not pattern.const or value.const is not None):
+            bound = match.bind(pattern.name, value)
+            if bound is not None:
+                yield bound
+    elif isinstance(pattern, Either):
+        for option in pattern.options:
+            yield from matches(option, value, match, home)
+    elif pattern is None:
+        if value is None:
+            yield match
+    elif value is not None and _is_scalar(value, pattern):
+        yield match
+
+
+def _is_scalar(value: Value, number: float) -> bool:
+    tensor = value.const
+    if tensor is None or any(d != 1 for d in tensor.shape):
+        return False
+    element = tensor.load().reshape(-1)[0]
+    return bool(element == np.asarray(number).astype(tensor.dtype.numpy))
+
+
+def _match_node(pattern: Apply, node: Node, match: Match, home: Graph) -> Iterator[Match]:
+    inputs = list(node.inputs)
+    while len(inputs) > len(pattern.inputs) and inputs[-1] is None:
+        inputs.pop()
+    if len(inputs) != len(pattern.inputs):
+        return
+    attrs = _match_attrs(pattern, node, match)
+    if attrs is None:
+        return
+    start = Match(attrs.values, (*match.nodes, node))
+    yield from _match_all(pattern.inputs, inputs, start, home)
+    if len(inputs) == 2 and node.spec.commutative and inputs[0] is not inputs[1]:
+        yield from _match_all(pattern.inputs, inputs[::-1], start, home)
+
+
+def _match_all(
+    patterns: Sequence[Any], values: Sequence[Value | None], match: Match, home: Graph
+) -> Iterator[Match]:
+    if not patterns:
+        yield match
+        return
+    for first in matches(patterns[0], values[0], match, home):
+        yield from _match_all(patterns[1:], values[1:], first, home)
+
+
+def _match_attrs(pattern: Apply, node: Node, match: Match) -> Match | None:
+    defaults = _defaults(node.op)
+    for name, want in pattern.attrs.items():
+        got = node.attrs.get(name, defaults.get(name))
+        if want is ...:
+            continue
+        if isinstance(want, Wild):
+            bound = match.bind(want.name, got)
+            if bound is None:
+                return None
+            match = bound
+        elif got != want:
+            return None
+    for name, got in node.attrs.items():
+        if name not in pattern.attrs and name in defaults and defaults[name] != got:
+            return None
+    return match
+
+
+_DEFAULTS: dict[str, dict[str, Any]] = {}
+
+
+def _defaults(op: str) -> dict[str, Any]:
+    if op not in _DEFAULTS:
+        known = schema(op.removeprefix("onnx.")).defaults if op.startswith("onnx.") else {}
+        _DEFAULTS[op] = {k: v.decode() if isinstance(v, bytes) else v for k, v in known.items()}
+    return _DEFAULTS[op]
+
+
+# ------------------------------------------------------------------------------------------------- rules
+
+Replacement: TypeAlias = "Callable[..., Value | Sequence[Value] | None]"
+
+
+@dataclass
+class Rule:
+    """A pattern with its replacement; a pass by itself."""
+
+    name: str
+    at: Level
+    level: int
+    pattern: Any
+    parameters: tuple[str, ...]
+    shared: bool = False
+    replacement: Replacement | None = None
+    doc: str = ""
+    scope: str = "each"
+    wants_context: bool = True
+
+    def becomes(self, replacement: Replacement) -> Replacement:
+        """Decorator that gives the rule its replacement."""
+        self.replacement = replacement
+        return replacement
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The operations that a match can end in."""
+        return _roots(self.pattern, self.name)
+
+    def __call__(self, graph: Graph, context: Context | None = None) -> int:
+        return rewrite_graph(graph, [self], context or Context())
+
+    def apply(self, node: Node, target: Any) -> tuple[Node, ...] | None:
+        """Rewrite at `node`: the nodes made, or None where the rule does not fit."""
+        assert node.graph is not None
+        for match in matches(self.pattern, node.out, Match(), node.graph):
+            if not self.shared and _used_outside(match.nodes):
+                continue
+            made = self._replace(node, match, target)
+            if made is not None:
+                return made
+        return None
+
+    def _replace(self, node: Node, match: Match, target: Any) -> tuple[Node, ...] | None:
+        assert self.replacement is not None, f"rule {self.name} has no replacement: give it one with @{self.name}.becomes"
+        op = RuleBuilder(node, target)
+        result = self.replacement(op, *(match.values.get(p) for p in self.parameters))
+        if not isinstance(result, Value) or result.type != node.out.type or result is node.out:
+            for made in reversed(op.made):
+                made.erase()
+            return None
+        node.out.replace_by(result)
+        for old in match.nodes:
+            erase_dead(old)
+        return tuple(n for n in op.made if n.graph is not None)
+
+
+class RuleBuilder(Builder):
+    """The builder of replacements: inserts before the root of the match, with its location and name."""
+
+    def __init__(self, node: Node, target: Any) -> None:
+        assert node.graph is not None
+        super().__init__(node.graph, node, node.loc, node.out.hint)
+        self.root, self.target = node, target
+
+    @property
+    def out_type(self) -> Any:
+        """The type of what is replaced."""
+        return self.root.out.type
+
+    @property
+    def opset(self) -> int:
+        return 18 if self.target is None else self.target.opset
+
+
+def _roots(pattern: Any, name: str) -> tuple[str, ...]:
+    if isinstance(pattern, Either):
+        return tuple(dict.fromkeys(r for option in pattern.options for r in _roots(option, name)))
+    if not isinstance(pattern, Apply):
+        raise TypeError(f"rule {name}: the pattern must be an operation, not {pattern!r}")
+    return (pattern.op,)
+
+
+def _used_outside(nodes: tuple[Node, ...]) -> bool:
+    covered = set(map(id, nodes))
+    return any(id(user) not in covered for node in nodes[1:] for user, _ in node.out.uses)
+
+
+def erase_dead(node: Node) -> None:
+    """Erase a node without users, and what only it used."""
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one.graph is None or one.op == "return" or any(v.uses for v in one.outputs) or not one.spec.pure:
+            continue
+        before = [v.node for v in one.inputs if v is not None and v.node is not None]
+        one.erase()
+        stack += before
+
+
+def rewrite(
+    name: str, *, at: Level = "onnx", level: int = 2, shared: bool = False
+) -> Callable[[Callable[..., Any]], Rule]:
+    """Decorator that makes a `Rule` of a pattern function `(op, *parameters)`."""
+
+    def make(pattern: Callable[..., Any]) -> Rule:
+        parameters = list(inspect.signature(pattern).parameters.values())[1:]
+        wilds = [Wild(p.name, p.annotation in (Const, "Const")) for p in parameters]
+        traced = pattern(PatternBuilder(), *wilds)
+        _roots(traced, name)
+        doc = (pattern.__doc__ or "").strip().partition("\n")[0]
+        return Rule(name, at, level, traced, tuple(w.name for w in wilds), shared, doc=doc)
+
+    return make
+
+
+def identities(table: Mapping[str, tuple[Callable[..., Any], Replacement]], **options: Any) -> list[Rule]:
+    """Short rules as rows: `{"sub_zero": (lambda op, x: op.Sub(x, 0), lambda op, x: x)}`."""
+    rules = []
+    for name, (pattern, replacement) in table.items():
+        rule = rewrite(name, **options)(pattern)
+        rule.becomes(replacement)
+        rules.append(rule)
+    return rules
+
+
+# ------------------------------------------------------------------------------------------------ driver
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """Rules that run together as one pass, until none fits."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    at: Level = "onnx"
+    level: int = 1
+    doc: str = ""
+    scope: str = "each"
+    wants_context: bool = True
+
+    @property
+    def rule_names(self) -> frozenset[str]:
+        return frozenset(r.name for r in self.rules)
+
+    def without(self, *names: str) -> RuleSet:
+        return replace(self, rules=tuple(r for r in self.rules if r.name not in names))
+
+    def __call__(self, graph: Graph, context: Context | None = None) -> int:
+        return rewrite_graph(graph, self.rules, context or Context())
+
+
+def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context) -> int:
+    """Apply rules to the nodes of one graph until none fits; NotConvergingError names rules that go round in circles."""
+    table: dict[str, list[Rule]] = {}
+    for rule in rules:
+        if rule.level <= context.opt_level:
+            for root in rule.roots:
+                table.setdefault(root, []).append(rule)
+    queue = deque(node for node in graph if node.op in table)
+    waiting = set(map(id, queue))
+    limit, count = 10 * graph.length + 1000, 0
+
+    def requeue(node: Node) -> None:
+        if node.graph is graph and node.op in table and id(node) not in waiting:
+            waiting.add(id(node))
+            queue.append(node)
+
+    while queue:
+        node = queue.popleft()
+        waiting.discard(id(node))
+        for rule in table[node.op] if node.graph is graph else ():
+            users = list(node.out.users()) if len(node.outputs) == 1 else []
+            made = rule.apply(node, context.target) if users else None
+            if made is None:
+                continue
+            count += 1
+            context.fired[rule.name] = context.fired.get(rule.name, 0) + 1
+            if count > limit:
+                often = sorted(context.fired, key=lambda n: -context.fired[n])[:3]
+                raise NotConvergingError(f"rules {', '.join(often)} do not come to an end in @{graph.name}")
+            for each in (*made, *users):
+                requeue(each)
+            break
+    return count

@@ -1,0 +1,79 @@
+"""Gelu, Relu, Silu and their like."""
+
+from __future__ import annotations
+
+import math
+
+from j2o.ir.graph import Value
+from j2o.ir.types import DType
+from j2o.passes.patterns import Const, RuleBuilder, identities, rewrite
+
+ROOT_HALF = math.sqrt(0.5)
+
+
+def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
+    if op.opset < 20 or x.type.dtype != DType.F32:
+        return None
+    return op.Gelu(x, approximate=approximate)
+
+
+def _close(value: Value, number: float) -> bool:
+    """Whether a constant scalar is `number` up to the rounding of its dtype or one half as precise."""
+    tensor = value.const
+    return tensor is not None and value.type.size == 1 and math.isclose(float(tensor.scalar), number, rel_tol=4e-3)
+
+
+@rewrite("gelu_erfc", at="lax")
+def gelu_erfc(op, x, c: Const):
+    """`jax.nn.gelu(x, approximate=False)`: 0.5 x erfc(-x √½)."""
+    rest = op.lax.erfc(op.either(op.lax.mul(op.lax.neg(x), c), op.lax.neg(op.lax.mul(x, c))))
+    return op.either(op.lax.mul(op.lax.mul(0.5, x), rest), op.lax.mul(op.lax.mul(x, 0.5), rest))
+
+
+@gelu_erfc.becomes
+def _(op, x, c):
+    return _gelu(op, x, "none") if _close(c, ROOT_HALF) else None
+
+
+@rewrite("gelu_erf", at="lax")
+def gelu_erf(op, x, c: Const):
+    inner = op.lax.erf(op.either(op.lax.mul(x, c), op.lax.div(x, c)))
+    one = op.either(op.lax.add(inner, 1.0), op.lax.add(1.0, inner))
+    half = op.either(op.lax.mul(x, 0.5), op.lax.mul(0.5, x))
+    scaled = op.either(op.lax.mul(one, 0.5), op.lax.mul(0.5, one))
+    return op.either(
+        op.lax.mul(half, one), op.lax.mul(one, half), op.lax.mul(x, scaled), op.lax.mul(scaled, x)
+    )
+
+
+@gelu_erf.becomes
+def _(op, x, c):
+    return _gelu(op, x, "none") if _close(c, ROOT_HALF) or _close(c, 1 / ROOT_HALF) else None
+
+
+@rewrite("gelu_tanh")
+def gelu_tanh(op, x, a: Const, b: Const):
+    """x ½ (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
+    cube = op.either(op.Pow(x, 3), op.Mul(op.Mul(x, x), x))
+    tanh = op.Tanh(op.Mul(op.Add(x, op.Mul(cube, b)), a))
+    one = op.Add(tanh, 1.0)
+    return op.either(op.Mul(x, op.Mul(one, 0.5)), op.Mul(op.Mul(x, 0.5), one), op.Mul(op.Mul(x, one), 0.5))
+
+
+@gelu_tanh.becomes
+def _(op, x, a, b):
+    return _gelu(op, x, "tanh") if _close(a, math.sqrt(2 / math.pi)) and _close(b, 0.044715) else None
+
+
+RULES = (
+    gelu_tanh,
+    *identities(
+        {
+            "relu": (
+                lambda op, x: op.Max(x, 0.0),
+                lambda op, x: op.Relu(x) if x.type.dtype.is_float else None,
+            ),
+        }
+    ),
+)
+EARLY = (gelu_erfc, gelu_erf)

@@ -1,0 +1,100 @@
+"""Algebra: rules that hold for every value, NaN and signed zeros included, unless the dtype is an integer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from j2o.ir.graph import Value
+from j2o.ir.types import DType
+from j2o.passes.patterns import Const, RuleBuilder, RuleSet, identities, rewrite
+
+
+def _of_int(op: RuleBuilder, x: Value) -> Value | None:
+    return x if x.type.dtype.is_int else None
+
+
+def _negative_zero(value: Value) -> bool:
+    return value.const is not None and np.signbit(value.const.load()).all()
+
+
+RULES = identities(
+    {
+        "identity": (lambda op, x: op.Identity(x), lambda op, x: x),
+        "add_zero": (lambda op, x: op.Add(x, 0), _of_int),
+        "sub_zero": (lambda op, x: op.Sub(x, 0), lambda op, x: x),
+        "mul_one": (lambda op, x: op.Mul(x, 1), lambda op, x: x),
+        "div_one": (lambda op, x: op.Div(x, 1), lambda op, x: x),
+        "pow_one": (lambda op, x: op.Pow(x, 1), lambda op, x: x),
+        "pow_two": (lambda op, x: op.Pow(x, 2), lambda op, x: op.Mul(x, x)),
+        "neg_neg": (lambda op, x: op.Neg(op.Neg(x)), lambda op, x: x),
+        "abs_neg": (lambda op, x: op.Abs(op.Neg(x)), lambda op, x: op.Abs(x)),
+        "add_neg": (lambda op, x, y: op.Add(x, op.Neg(y)), lambda op, x, y: op.Sub(x, y)),
+        "sub_neg": (lambda op, x, y: op.Sub(x, op.Neg(y)), lambda op, x, y: op.Add(x, y)),
+        "not_not": (lambda op, x: op.Not(op.Not(x)), lambda op, x: x),
+        "not_equal_bool": (lambda op, x: op.Equal(x, False), lambda op, x: op.Not(x) if x.type.dtype == DType.BOOL else None),
+        "where_same": (lambda op, c, x: op.Where(c, x, x), lambda op, c, x: x),
+        "where_not": (lambda op, c, x, y: op.Where(op.Not(c), x, y), lambda op, c, x, y: op.Where(c, y, x)),
+        "max_same": (lambda op, x: op.Max(x, x), lambda op, x: x),
+        "min_same": (lambda op, x: op.Min(x, x), lambda op, x: x),
+        "and_same": (lambda op, x: op.And(x, x), lambda op, x: x),
+        "or_same": (lambda op, x: op.Or(x, x), lambda op, x: x),
+        "and_true": (lambda op, x: op.And(x, True), lambda op, x: x),
+        "or_false": (lambda op, x: op.Or(x, False), lambda op, x: x),
+        "max_lowest": (lambda op, x: op.Max(x, -np.inf), lambda op, x: x if x.type.dtype.is_float else None),
+        "min_highest": (lambda op, x: op.Min(x, np.inf), lambda op, x: x if x.type.dtype.is_float else None),
+        "reciprocal": (lambda op, x: op.Div(1, x), lambda op, x: op.Reciprocal(x) if x.type.dtype.is_float else None),
+        "mul_reciprocal": (lambda op, x, y: op.Mul(x, op.Reciprocal(y)), lambda op, x, y: op.Div(x, y) if y.type == op.out_type else None),
+        "div_reciprocal": (lambda op, x, y: op.Div(x, op.Reciprocal(y)), lambda op, x, y: op.Mul(x, y)),
+    },
+    level=1,
+)  # fmt: skip
+
+
+@rewrite("add_negative_zero", level=1)
+def add_negative_zero(op, x, c: Const):
+    """x + -0.0 is x, also for x = -0.0; x + 0.0 is not."""
+    return op.Add(x, c)
+
+
+@add_negative_zero.becomes
+def _(op, x, c):
+    return x if x.type.dtype.is_float and c.const.is_small and not c.const.load().any() and _negative_zero(c) else None
+
+
+@rewrite("cast_cast", level=1)
+def cast_cast(op, x):
+    """A conversion to a dtype that holds every value of the first, and on, is one conversion."""
+    return op.Cast(op.Cast(x))
+
+
+@cast_cast.becomes
+def _(op, x):
+    middle, last = op.root.inputs[0].type.dtype, op.out_type.dtype
+    if not holds(middle, x.type.dtype):
+        return None
+    return op.cast(x, last)
+
+
+def holds(wide: DType, narrow: DType) -> bool:
+    """Whether every value of `narrow` is a value of `wide`."""
+    if wide == narrow or narrow == DType.BOOL:
+        return True
+    if narrow.is_int and wide.is_int:
+        return wide.bits > narrow.bits and (wide.is_signed or narrow.is_unsigned)
+    if narrow.is_float and wide.is_float:
+        return (wide, narrow) in _WIDER_FLOATS
+    return narrow.is_int and wide.is_float and narrow.bits <= _EXACT_INT.get(wide, 0)
+
+
+_WIDER_FLOATS = {
+    (wide, narrow)
+    for wide, narrows in {
+        DType.F32: (DType.F16, DType.BF16, DType.F8E4M3FN, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ),
+        DType.F64: (DType.F32, DType.F16, DType.BF16, DType.F8E4M3FN, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ),
+        DType.F16: (DType.F8E4M3FN, DType.F8E5M2),
+    }.items()
+    for narrow in narrows
+}
+_EXACT_INT = {DType.F16: 8, DType.BF16: 8, DType.F32: 16, DType.F64: 32}
+
+simplify = RuleSet("simplify", (*RULES, add_negative_zero, cast_cast), doc="Algebra and conversions that do nothing.")
