@@ -13,7 +13,7 @@ from j2o.passes.lower import lower
 from j2o.passes.materialize import materialize
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
 from j2o.passes.recover import recover, recover_early
-from j2o.passes.shapes import broadcasts, shapes, squeezes, tidy
+from j2o.passes.shapes import broadcasts, shapes, tidy, unit_axes
 from j2o.passes.simplify import simplify
 from j2o.passes.transposes import transposes
 
@@ -33,8 +33,7 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
         steps.append(Fixpoint("clean", (fold, simplify, shapes, broadcasts, cse, dce), limit=4))
     if opt_level >= 2:
         steps += [
-            squeezes,
-            Fixpoint("patterns", (simplify, shapes, broadcasts, cse, recover), limit=3),
+            Fixpoint("patterns", (unit_axes, fold, simplify, shapes, broadcasts, cse, dce, recover), limit=4),
             transposes,
             Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
             gemm,

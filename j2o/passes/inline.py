@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from j2o.ir.graph import Graph, Node
+from collections.abc import Sequence
+from typing import Any
+
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.graph import inline as splice
 from j2o.passes.pipeline import graph_pass
 
@@ -47,18 +50,37 @@ def inline_calls(graph: Graph) -> int:
     for node in graph:
         for region in node.graphs:
             count += inline_calls(region)
-        if node.op in CALLS and node.graphs and not is_marked(node):
+        if node.op == "lax.custom_linear_solve":
+            inline_solve(node)
+            count += 1
+        elif node.op in CALLS and node.graphs and not is_marked(node):
             inline_call(node)
             count += 1
     return count
 
 
 def inline_call(node: Node) -> None:
-    """Replace one call by its body; nodes without a source line of their own get the call's."""
+    """Replace one call by its body."""
     body = node.graphs[0]
+    _replace(node, body, node.inputs[len(node.inputs) - len(body.inputs) :])
+
+
+def inline_solve(node: Node) -> None:
+    """Replace custom_linear_solve by its solver: the second of (matvec, solve), the third of (matvec, vecmat, solve, …).
+
+    Operands are what the functions capture, in the order of their names in `const_lengths`, and the right-hand side.
+    """
+    counts: Any = node.attrs["const_lengths"]
+    first = counts.matvec + counts.vecmat
+    side = first + counts.solve + counts.transpose_solve
+    solver = node.graphs[len(node.graphs) // 2]
+    _replace(node, solver, [*node.inputs[first : first + counts.solve], *node.inputs[side:]])
+
+
+def _replace(node: Node, body: Graph, args: Sequence[Value | None]) -> None:
+    """Put a body in place of a node; nodes without a source line of their own get the node's."""
     for inner in body.walk():
         inner.loc = inner.loc or node.loc
-    args = node.inputs[len(node.inputs) - len(body.inputs) :]
     outputs = splice(body, args, node)  # type: ignore[arg-type]
     node.replace_by(*outputs)
 

@@ -137,7 +137,9 @@ def _is_scalar(value: Value, number: float) -> bool:
     if tensor is None or any(d != 1 for d in tensor.shape):
         return False
     element = tensor.load().reshape(-1)[0]
-    return bool(element == np.asarray(number).astype(tensor.dtype.numpy))
+    if tensor.dtype.is_float:
+        return bool(element == np.asarray(number).astype(tensor.dtype.numpy))
+    return bool(element.item() == number)
 
 
 def _match_node(pattern: Apply, node: Node, match: Match, home: Graph) -> Iterator[Match]:
@@ -155,9 +157,7 @@ def _match_node(pattern: Apply, node: Node, match: Match, home: Graph) -> Iterat
         yield from _match_all(pattern.inputs, inputs[::-1], start, home)
 
 
-def _match_all(
-    patterns: Sequence[Any], values: Sequence[Value | None], match: Match, home: Graph
-) -> Iterator[Match]:
+def _match_all(patterns: Sequence[Any], values: Sequence[Value | None], match: Match, home: Graph) -> Iterator[Match]:
     if not patterns:
         yield match
         return
@@ -239,7 +239,9 @@ class Rule:
         return None
 
     def _replace(self, node: Node, match: Match, target: Any) -> tuple[Node, ...] | None:
-        assert self.replacement is not None, f"rule {self.name} has no replacement: give it one with @{self.name}.becomes"
+        assert self.replacement is not None, (
+            f"rule {self.name} has no replacement: give it one with @{self.name}.becomes"
+        )
         op = RuleBuilder(node, target)
         result = self.replacement(op, *(match.values.get(p) for p in self.parameters))
         if not isinstance(result, Value) or result.type != node.out.type or result is node.out:

@@ -1,12 +1,13 @@
 """Reshapes, transposes, broadcasts and slices that need not be there.
 
-`shapes` is a set of rules. `broadcasts` lets elementwise operators broadcast by themselves. `squeezes` keeps reduced axes as
-axes of size 1 while rules look for patterns, and moves the Squeeze behind what is computed from them.
+`shapes` is a set of rules. `broadcasts` lets elementwise operators broadcast by themselves. `unit_axes` moves the
+adding and removing of axes of size 1 behind what is computed from them, where they cancel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, Shape
-from j2o.passes.patterns import Rule, RuleBuilder, RuleSet, rewrite
+from j2o.passes.patterns import Const, Rule, RuleBuilder, RuleSet, erase_dead, rewrite
 from j2o.passes.pipeline import graph_pass
 
 RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
@@ -69,7 +70,11 @@ def ones_added(short: Shape, long: Shape) -> list[int] | None:
     """Which axes of `long`, all of size 1, `short` lacks; None where that is not the difference."""
     axes, i = [], 0
     for k, d in enumerate(long):
-        if i < len(short) and short[i] == d and not (d == 1 and len(short) - i < len(long) - k and _skips(short[i:], long[k + 1 :])):
+        if (
+            i < len(short)
+            and short[i] == d
+            and not (d == 1 and len(short) - i < len(long) - k and _skips(short[i:], long[k + 1 :]))
+        ):
             i += 1
         elif d == 1:
             axes.append(k)
@@ -80,8 +85,10 @@ def ones_added(short: Shape, long: Shape) -> list[int] | None:
 
 def _skips(short: Shape, long: Shape) -> bool:
     """Whether the rest still fits when an axis of size 1 is taken as added."""
-    return len(long) >= len(short) and [d for d in short if d != 1] == [d for d in long if d != 1] and (
-        sum(d == 1 for d in long) >= sum(d == 1 for d in short)
+    return (
+        len(long) >= len(short)
+        and [d for d in short if d != 1] == [d for d in long if d != 1]
+        and (sum(d == 1 for d in long) >= sum(d == 1 for d in short))
     )
 
 
@@ -95,7 +102,10 @@ def _merged(outer: str, inner: str) -> Rule:
 
     @merged.becomes
     def _(op, x, s, t):
-        return _view(op, x)
+        view = _view(op, x)
+        if view.op == "onnx.Reshape" and "Reshape" not in (outer, inner) and not _needs_no_sizes(op.out_type.shape):
+            return None
+        return view
 
     return merged
 
@@ -120,8 +130,17 @@ def transpose_ones(op, x, perm):
 def _(op, x, perm):
     shape = x.type.shape
     moved = [p for p in perm if shape[p] != 1]
-    symbolic = sum(type(d) is not int for d in shape)
-    return _view(op, x) if moved == sorted(moved) and symbolic <= 1 else None
+    if moved != sorted(moved):
+        return None
+    if _needs_no_sizes(shape):
+        return _view(op, x)
+    flat = op.squeeze(x, [i for i, d in enumerate(shape) if d == 1])
+    return op.unsqueeze(flat, [i for i, d in enumerate(op.out_type.shape) if d == 1])
+
+
+def _needs_no_sizes(shape: Shape) -> bool:
+    """Whether a Reshape to `shape` can leave its one unknown size to the runtime."""
+    return sum(type(d) is not int for d in shape) <= 1
 
 
 @rewrite("expand_expand", level=1)
@@ -183,26 +202,6 @@ def size_of(value: Value) -> Dim | None:
             return known[0] if len(known) == 1 else None
         node = node.inputs[0].node  # type: ignore[union-attr]
     return None
-
-
-shapes = RuleSet(
-    "shapes",
-    (
-        _nothing("Reshape", 3),
-        _nothing("Expand", 3),
-        _nothing("Concat", 2),
-        _nothing("Tile", 3),
-        _nothing("Pad", 5),
-        slice_nothing,
-        *(_merged(outer, inner) for outer in RESHAPES for inner in RESHAPES),
-        transpose_transpose,
-        transpose_ones,
-        expand_expand,
-        slice_slice,
-        mean,
-    ),
-    doc="Changes of shape and layout that cancel, and means.",
-)
 
 
 # ------------------------------------------------------------------------------------------------ broadcasts
@@ -278,51 +277,192 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
     return tuple(reversed(out))
 
 
-# -------------------------------------------------------------------------------------------------- squeezes
+# ------------------------------------------------------------------------------------------------- unit axes
 
 
-@graph_pass("squeezes", at="onnx", level=2)
-def squeezes(graph: Graph) -> int:
-    """Reduce with axes kept, squeeze afterwards, and compute on the kept axes what is computed from the squeezed ones."""
+@graph_pass("unit_axes", at="onnx", level=2)
+def unit_axes(graph: Graph) -> int:
+    """Move Squeeze and Unsqueeze behind what is computed from their results; reduce with axes kept and squeeze afterwards.
+
+    So patterns that were written with and without kept axes look the same, and the two cancel where they meet.
+    """
     count = 0
     for node in graph:
-        if node.spec.name.startswith("onnx.Reduce") and node.attrs.get("keepdims", 1) == 0:
+        if not node.op.startswith("onnx.") or len(node.outputs) != 1:
+            continue
+        kind = node.kind
+        if kind in REDUCTIONS:
             count += _keep_axes(graph, node)
+        elif kind == "Transpose":
+            count += _through_transpose(graph, node)
         elif node.spec.elementwise:
-            count += _sink_squeeze(graph, node)
+            count += _sink_squeeze(graph, node) or _sink_unsqueeze(graph, node)
     return count
 
 
+REDUCTIONS = frozenset(
+    f"Reduce{k}" for k in ("Sum", "Mean", "Max", "Min", "Prod", "SumSquare", "L1", "L2", "LogSumExp")
+)
+
+
+def _sunk(old: Node, new: Value) -> int:
+    """Put `new` in place of a node and drop what only it used."""
+    operands = [v.node for v in old.inputs if v is not None and v.node is not None]
+    old.replace_by(new)
+    for operand in operands:
+        erase_dead(operand)
+    return 1
+
+
+def _moved_axes(value: Value | None, kind: str) -> tuple[int, ...] | None:
+    """The axes, counted from 0 in the longer shape, of the Squeeze or Unsqueeze that makes `value`."""
+    node = value.node if value is not None else None
+    if node is None or node.op != f"onnx.{kind}" or len(node.inputs) < 2 or node.inputs[1] is None:
+        return None
+    known = node.inputs[1].known
+    if known is None:
+        return None
+    rank = (node.inputs[0] if kind == "Squeeze" else node.out).type.rank  # type: ignore[union-attr]
+    return tuple(sorted(int(a) % rank for a in known))  # type: ignore[arg-type]
+
+
+def _source(value: Value) -> Value:
+    source = value.node.inputs[0]  # type: ignore[union-attr]
+    assert source is not None
+    return source
+
+
 def _keep_axes(graph: Graph, node: Node) -> int:
-    axes = node.inputs[1].known if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    if not axes:
+    """Reduce(x, keepdims=0) → Squeeze(Reduce(x)); Reduce(Unsqueeze(x)) → Unsqueeze(Reduce(x))."""
+    x, over = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    if x is None or over is None or not over.known:
         return 0
     op = Builder(graph, node, node.loc, node.out.hint)
-    kept = op.node(node.op, node.inputs, {**node.attrs, "keepdims": 1}).out
-    node.replace_by(op.Squeeze(kept, np.sort(np.asarray(axes, np.int64) % kept.type.rank)))
-    return 1
+    axes = sorted(int(a) % x.type.rank for a in over.known)  # type: ignore[arg-type]
+    if node.attrs.get("keepdims", 1) == 0:
+        kept = op.node(node.op, node.inputs, {**node.attrs, "keepdims": 1}).out
+        return _sunk(node, op.squeeze(kept, axes))
+    added = _moved_axes(x, "Unsqueeze")
+    if added is None or set(added) & set(axes):
+        return 0
+    inner = op.node(node.op, [_source(x), op.const([_without(added, a) for a in axes])], node.attrs).out
+    return _sunk(node, op.unsqueeze(inner, added))
+
+
+def _without(axes: Sequence[int], axis: int) -> int:
+    """The number of an axis when `axes` are gone."""
+    return axis - sum(a < axis for a in axes)
+
+
+def _through_transpose(graph: Graph, node: Node) -> int:
+    """Transpose(Unsqueeze(x)) → Unsqueeze(Transpose(x)), and the same for Squeeze."""
+    x, perm = node.inputs[0], cast("tuple[int, ...] | None", node.attrs.get("perm"))
+    if x is None or perm is None:
+        return 0
+    op = Builder(graph, node, node.loc, node.out.hint)
+    added = _moved_axes(x, "Unsqueeze")
+    if added is not None:
+        inner = op.transpose(_source(x), [_without(added, p) for p in perm if p not in added])
+        return _sunk(node, op.unsqueeze(inner, [i for i, p in enumerate(perm) if p in added]))
+    removed = _moved_axes(x, "Squeeze")
+    if removed is None:
+        return 0
+    kept = [a for a in range(_source(x).type.rank) if a not in removed]
+    inner = op.transpose(_source(x), [*removed, *(kept[p] for p in perm)])
+    return _sunk(node, op.squeeze(inner, range(len(removed))))
 
 
 def _sink_squeeze(graph: Graph, node: Node) -> int:
     """f(Squeeze(a), Squeeze(b), scalar) → Squeeze(f(a, b, scalar))."""
     wide = [v for v in node.inputs if v is not None and v.type.rank]
-    if not wide or len(node.outputs) != 1:
-        return 0
-    axes = _squeezed_axes(wide[0])
-    if axes is None or any(_squeezed_axes(v) != axes for v in wide[1:]) or len({v.type.rank for v in wide}) > 1:
+    axes = _moved_axes(wide[0], "Squeeze") if wide else None
+    if axes is None or any(_moved_axes(v, "Squeeze") != axes or v.type.rank != wide[0].type.rank for v in wide[1:]):
         return 0
     op = Builder(graph, node, node.loc, node.out.hint)
-    inputs = [v.node.inputs[0] if v is not None and v.type.rank else v for v in node.inputs]  # type: ignore[union-attr]
-    inner = op.node(node.op, inputs, node.attrs)
-    node.replace_by(op.Squeeze(inner.out, np.asarray(axes, np.int64)))
-    return 1
+    inputs = [_source(v) if v is not None and v.type.rank else v for v in node.inputs]
+    return _sunk(node, op.squeeze(op.node(node.op, inputs, node.attrs).out, axes))
 
 
-def _squeezed_axes(value: Value) -> tuple[Dim, ...] | None:
-    node = value.node
-    if node is None or node.op != "onnx.Squeeze" or len(node.inputs) < 2 or node.inputs[1] is None:
+def _sink_unsqueeze(graph: Graph, node: Node) -> int:
+    """f(Unsqueeze(a), Unsqueeze(b), c) → Unsqueeze(f(a, b, c)) where c has no other sizes at the new axes."""
+    rank = node.out.type.rank
+    axes = next(
+        (a for v in node.inputs if v is not None and (a := _moved_axes(v, "Unsqueeze")) and v.type.rank == rank), None
+    )
+    if not axes or any(node.out.type.shape[a] != 1 for a in axes):
+        return 0
+    op = Builder(graph, node, node.loc, node.out.hint)
+    inputs: list[Value | None] = []
+    for v in node.inputs:
+        inner = v if v is None or not v.type.rank else _without_axes(op, v, axes, rank)
+        if inner is None and v is not None:
+            for made in reversed(op.made):
+                made.erase()
+            return 0
+        inputs.append(inner)
+    return _sunk(node, op.unsqueeze(op.node(node.op, inputs, node.attrs).out, axes))
+
+
+def _without_axes(op: Builder, value: Value, axes: tuple[int, ...], rank: int) -> Value | None:
+    """An operand of rank up to `rank` without these axes, where that costs nothing at run time."""
+    if value.type.rank == rank and _moved_axes(value, "Unsqueeze") == axes:
+        return _source(value)
+    own = [a - (rank - value.type.rank) for a in axes if a >= rank - value.type.rank]
+    if not own:
+        return value
+    small = value.const is not None and all(value.type.shape[a] == 1 for a in own)
+    return op.squeeze(value, own) if small else None
+
+
+@rewrite("splat", level=1)
+def splat(op, x: Const, a, b, perm):
+    """One number in every place keeps being that in any shape."""
+    everywhere = op.Expand(x, a)
+    return op.either(
+        op.Reshape(everywhere, b, allowzero=...), op.Unsqueeze(everywhere, b), op.Squeeze(everywhere, b),
+        op.Transpose(everywhere, perm=perm),
+    )  # fmt: skip
+
+
+@splat.becomes
+def _(op, x, a, b, perm):
+    return op.expand(op.reshape(x, ()), op.out_type.shape) if x.type.size == 1 else None
+
+
+@rewrite("reshape_ones", level=1)
+def reshape_ones(op, x, s):
+    """A Reshape that only adds or removes axes of size 1 needs no shape."""
+    return op.Reshape(x, s, allowzero=...)
+
+
+@reshape_ones.becomes
+def _(op, x, s):
+    return (
+        None
+        if len(x.type.shape) == len(op.out_type.shape)
+        else (v if (v := _view(op, x)).op != "onnx.Reshape" else None)
+    )
+
+
+@rewrite("matmul_swapped", level=2)
+def matmul_swapped(op, a, b, p, q):
+    """aᵀ bᵀ = (b a)ᵀ, where one of the transposes only swaps the last two axes and so goes away."""
+    return op.MatMul(op.Transpose(a, perm=p), op.Transpose(b, perm=q))
+
+
+@matmul_swapped.becomes
+def _(op, a, b, p, q):
+    rank = a.type.rank
+    if b.type.rank != rank:
         return None
-    return node.inputs[1].known
+    swap = [*range(rank - 2), rank - 1, rank - 2]
+    if list(q) == swap:
+        product = op.MatMul(b, op.transpose(a, [p[i] for i in swap]))
+    elif list(p) == swap:
+        product = op.MatMul(op.transpose(b, [q[i] for i in swap]), a)
+    else:
+        return None
+    return op.transpose(product, swap)
 
 
 @rewrite("reduce_squeezes", level=1)
@@ -342,4 +482,25 @@ def _(op, x, axes, over):
     return op.node(op.root.inputs[0].node.op, [x, axes], {"keepdims": 0}).out
 
 
+shapes = RuleSet(
+    "shapes",
+    (
+        _nothing("Reshape", 3),
+        _nothing("Expand", 3),
+        _nothing("Concat", 2),
+        _nothing("Tile", 3),
+        _nothing("Pad", 5),
+        slice_nothing,
+        *(_merged(outer, inner) for outer in RESHAPES for inner in RESHAPES),
+        transpose_transpose,
+        transpose_ones,
+        expand_expand,
+        slice_slice,
+        mean,
+        splat,
+        reshape_ones,
+        matmul_swapped,
+    ),
+    doc="Changes of shape and layout that cancel, and means.",
+)
 tidy = RuleSet("tidy", (reduce_squeezes,), doc="Reductions without the axes that nothing needs.")

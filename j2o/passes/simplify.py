@@ -14,7 +14,7 @@ def _of_int(op: RuleBuilder, x: Value) -> Value | None:
 
 
 def _negative_zero(value: Value) -> bool:
-    return value.const is not None and np.signbit(value.const.load()).all()
+    return value.const is not None and bool(np.signbit(value.const.load()).all())
 
 
 RULES = identities(
@@ -33,6 +33,8 @@ RULES = identities(
         "not_not": (lambda op, x: op.Not(op.Not(x)), lambda op, x: x),
         "not_equal_bool": (lambda op, x: op.Equal(x, False), lambda op, x: op.Not(x) if x.type.dtype == DType.BOOL else None),
         "where_same": (lambda op, c, x: op.Where(c, x, x), lambda op, c, x: x),
+        "where_true": (lambda op, x, y: op.Where(True, x, y), lambda op, x, y: x),
+        "where_false": (lambda op, x, y: op.Where(False, x, y), lambda op, x, y: y),
         "where_not": (lambda op, c, x, y: op.Where(op.Not(c), x, y), lambda op, c, x, y: op.Where(c, y, x)),
         "max_same": (lambda op, x: op.Max(x, x), lambda op, x: x),
         "min_same": (lambda op, x: op.Min(x, x), lambda op, x: x),

@@ -64,7 +64,7 @@ def contract(
     batch = _sizes(xs, x_batch)
     n = dims.prod(_sizes(ys, y_free))
     # a matrix on the right needs no flattening of the left: MatMul takes any number of leading axes
-    keep = not batch and len(x_contract) == 1
+    keep = not batch
     left_shape = (*_sizes(xs, x_free), k) if keep and x_free else (*batch, dims.prod(_sizes(xs, x_free)), k)
     left = _arranged(op, x, [*x_batch, *x_free, *x_contract], left_shape)
     right = _arranged(op, y, [*y_batch, *y_contract, *y_free], (*batch, k, n))

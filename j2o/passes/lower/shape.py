@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -31,8 +30,9 @@ def insert_ones(op: Lowering, x: Value, spread: Shape, at: Sequence[int]) -> Val
 
 
 @lower("reshape")
-def reshape(op: Lowering, x: Value, *, new_sizes: Shape, dimensions: Any = None) -> Value:
-    return op.reshape(x, new_sizes)
+def reshape(op: Lowering, x: Value, *, new_sizes: Shape, dimensions: Sequence[int] = ()) -> Value:
+    """The elements in another shape; `dimensions` is the order in which the axes are read, by default as they are."""
+    return op.reshape(op.transpose(x, dimensions) if dimensions else x, new_sizes)
 
 
 @lower("squeeze")

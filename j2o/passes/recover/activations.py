@@ -41,9 +41,7 @@ def gelu_erf(op, x, c: Const):
     one = op.either(op.lax.add(inner, 1.0), op.lax.add(1.0, inner))
     half = op.either(op.lax.mul(x, 0.5), op.lax.mul(0.5, x))
     scaled = op.either(op.lax.mul(one, 0.5), op.lax.mul(0.5, one))
-    return op.either(
-        op.lax.mul(half, one), op.lax.mul(one, half), op.lax.mul(x, scaled), op.lax.mul(scaled, x)
-    )
+    return op.either(op.lax.mul(half, one), op.lax.mul(one, half), op.lax.mul(x, scaled), op.lax.mul(scaled, x))
 
 
 @gelu_erf.becomes

@@ -46,7 +46,9 @@ def _variances(op, x, axes):
     centred, mean = _centred(op, x, axes)
     two_pass = op.ReduceMean(op.either(op.Mul(centred, centred), op.Pow(centred, 2)), axes, keepdims=1)
     fast = op.Sub(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), op.Mul(mean, mean))
-    return op.either(two_pass, fast, *(at_least(v) for v in (two_pass, fast) for at_least in (op.Relu, lambda v: op.Max(v, 0))))
+    return op.either(
+        two_pass, fast, *(at_least(v) for v in (two_pass, fast) for at_least in (op.Relu, lambda v: op.Max(v, 0)))
+    )
 
 
 def _deviation(op, x, axes, eps):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from j2o.passes.patterns import RuleBuilder, rewrite
 from j2o.ir.graph import Value
+from j2o.passes.patterns import RuleBuilder, rewrite
 
 
 def _axis(op: RuleBuilder, x: Value, axes: Value) -> int | None:
