@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
 import onnx.defs
-import onnx.helper
 
 from j2o.ir import infer
 from j2o.ir.graph import Node
@@ -148,8 +148,16 @@ def schema(kind: str, opset: int | None = None) -> Schema:
     return Schema(
         frozenset(s.attributes), s.min_input, s.max_input, tuple(i.type_str for i in s.inputs),
         tuple(o.type_str for o in s.outputs), variadic, s.since_version, s.has_function or s.has_context_dependent_function,
-        {n: onnx.helper.get_attribute_value(a.default_value) for n, a in s.attributes.items() if not a.required and a.default_value.name},
+        {n: _default(a.default_value) for n, a in s.attributes.items() if not a.required and a.default_value.name},
     )  # fmt: skip
+
+
+def _default(attribute: Any) -> Any:
+    """The default of an attribute as plain data."""
+    kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+    return {"FLOAT": attribute.f, "INT": attribute.i, "STRING": attribute.s.decode()}.get(
+        kind, tuple(attribute.floats or attribute.ints or attribute.strings)
+    )
 
 
 def constraint_of(kind: str, index: int, output: bool = False, opset: int | None = None) -> str:

@@ -189,8 +189,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {}
 
 def _defaults(op: str) -> dict[str, Any]:
     if op not in _DEFAULTS:
-        known = schema(op.removeprefix("onnx.")).defaults if op.startswith("onnx.") else {}
-        _DEFAULTS[op] = {k: v.decode() if isinstance(v, bytes) else v for k, v in known.items()}
+        _DEFAULTS[op] = schema(op.removeprefix("onnx.")).defaults if op.startswith("onnx.") else {}
     return _DEFAULTS[op]
 
 
