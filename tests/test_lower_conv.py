@@ -127,3 +127,14 @@ def test_bytes_are_convolved_as_bytes():
     w = jnp.asarray(normal(6, 4, 3, 3) * 40).astype(jnp.int8)
     model = j2o.compile(lambda x: lax.conv(x, w, (1, 1), "VALID", preferred_element_type=jnp.int32), ["i8[B,4,8,8]"])
     assert operators(model) == ["ConvInteger"]
+
+
+@pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER"])
+@pytest.mark.parametrize(("strides", "dilation"), [((2, 3), 1), ((2, 5), 1), ((2, 1), 2)])
+def test_same_padding_of_symbolic_sizes(padding, strides, dilation):
+    w = normal(*KERNEL)
+    model = j2o.compile(lambda x: conv(x, w, strides, padding, rhs_dilation=(1, dilation)), [IMAGE])
+    if strides == (2, 3):  # auto_pad says it: no sizes at run time
+        assert operators(model) == ["Transpose", "Conv", "Transpose"]
+    for h in range(1, 8):
+        model.verify(normal(2, h, h + 1, 4), rtol=1e-4, atol=1e-4)

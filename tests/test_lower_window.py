@@ -160,7 +160,8 @@ def test_complex_extremes():
 def test_infinities_are_kept():
     x = np.full((1, 4, 4, 3), -np.inf, np.float32)
     x[0, 0, 0, 1] = np.inf
-    j2o.compile(lambda x: (max_pool(x), min_pool(x), sum_pool(x)), [IMAGE]).verify(x)
+    pools = [P(pool, padding="VALID") for pool in (max_pool, min_pool, sum_pool)]
+    j2o.compile(lambda x: [pool(x) for pool in pools], [x]).verify(x)
 
 
 def test_the_gradient_follows_nan_as_jax_does():
@@ -177,3 +178,21 @@ def test_channels_first_is_one_node(opset):
     assert [n.op for n in model.graph if n.op not in ("const", "return")] == ["onnx.MaxPool"]
     dilated = j2o.compile(P(sum_pool, window_dilation=(1, 2, 2, 1)), [IMAGE], opset=opset)
     dilated.verify(normal(2, 6, 7, 3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [{"strides": (1, 2, 5, 1)}, {"window_dilation": (1, 2, 1, 1)}])
+@pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER"])
+@pytest.mark.parametrize("pool", [max_pool, sum_pool])
+def test_same_padding_with_gaps(pool, padding, form):
+    model = j2o.compile(P(pool, padding=padding, **form), [IMAGE])
+    for h in range(1, 8):
+        model.verify(normal(2, h, h + 1, 3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER"])
+@pytest.mark.parametrize("pool", [max_pool, sum_pool])
+def test_same_padding_needs_no_sizes_at_run_time(pool, padding):
+    model = j2o.compile(P(pool, padding=padding, strides=(1, 2, 3, 1)), [IMAGE])
+    assert not {"onnx.Shape", "onnx.Pad"} & {n.op for n in model.graph}
+    for h in range(1, 8):
+        model.verify(normal(2, h, h + 1, 3), rtol=1e-4, atol=1e-5)

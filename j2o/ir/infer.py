@@ -565,8 +565,8 @@ def window_size(size: Dim, kernel: Dim, stride: int, low: Dim, high: Dim, dilati
 def _windows(node: Node, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> list[Dim]:
     n = len(spatial)
     a: Any = node.attrs
-    if a.get("auto_pad", "NOTSET") != "NOTSET":
-        raise fail(node, "auto_pad is not used here: give pads")
+    if a.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        return [dims.ceildiv(d, s) for d, s in zip(spatial, a.get("strides", (1,) * n), strict=True)]
     strides, dilations, pads = a.get("strides", (1,) * n), a.get("dilations", (1,) * n), a.get("pads", (0,) * 2 * n)
     ceil = bool(a.get("ceil_mode", 0))
     return [window_size(spatial[i], kernel[i], strides[i], pads[i], pads[n + i], dilations[i], ceil) for i in range(n)]

@@ -91,11 +91,37 @@ def _convolve(op: Lowering, x: Value, w: Value, form: Form, dtype: DType) -> Val
 
 def _direct(op: Lowering, operator: str, x: Value, w: Value, form: Form, dtype: DType) -> Value:
     """Conv or ConvInteger; what their `pads` cannot say (negative, symbolic, between the elements) is padded before."""
-    x, padding = _padded(op, x, form, keep=True)
+    dense = all(d == 1 for d in (*form.lhs_dilation, *form.rhs_dilation))
+    same = same_padding(x.type.shape[2:], w.type.shape[2:], form.strides, form.padding)
+    pads, auto = None, same if dense else None
+    if auto is None:
+        x, padding = _padded(op, x, form, keep=True)
+        pads = (*(low for low, _ in padding), *(high for _, high in padding))
     return op.apply(
         f"onnx.{operator}", x, w, strides=tuple(form.strides), dilations=tuple(form.rhs_dilation), group=form.groups,
-        pads=(*(low for low, _ in padding), *(high for _, high in padding)), types=[Type(dtype, form.out)],
+        pads=pads, auto_pad=auto, types=[Type(dtype, form.out)],
     )  # fmt: skip
+
+
+def same_padding(
+    sizes: Sequence[Dim], kernel: Sequence[Dim], strides: Sequence[int], padding: Sequence[tuple[Dim, Dim]]
+) -> str | None:
+    """`auto_pad`, where symbolic padding is what JAX's "SAME" or "SAME_LOWER" gives on every axis: no sizes at run time.
+
+    onnxruntime takes it otherwise where windows are dilated, or have gaps between them: those are padded by numbers.
+    """
+    if all(type(p) is int for pair in padding for p in pair):
+        return None
+    pairs = []
+    for n, k, s in zip(sizes, kernel, strides, strict=True):
+        if not dims.known_ge(k, s):
+            return None
+        total = dims.maximum(dims.sub(dims.add(dims.mul(dims.sub(dims.ceildiv(n, s), 1), s), k), n), 0)
+        less = dims.floordiv(total, 2)
+        pairs.append((less, dims.sub(total, less)))
+    if list(map(tuple, padding)) == pairs:
+        return "SAME_UPPER"
+    return "SAME_LOWER" if list(map(tuple, padding)) == [pair[::-1] for pair in pairs] else None
 
 
 def _padded(op: Lowering, x: Value, form: Form, keep: bool) -> tuple[Value, list[tuple[int, int]]]:

@@ -7,6 +7,7 @@ AveragePool and MaxPool where those have kernels; else each axis in its turn is 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
 from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.passes.lower.conv import same_padding
 from j2o.passes.lower.elementwise import max_, min_
 from j2o.passes.lower.reduce import apply_elementwise, reduce_max, reduce_min, reduce_prod, reduce_sum
 from j2o.passes.lower.shape import arange, pad_with
@@ -48,6 +50,11 @@ class Windows:
     @property
     def is_padded(self) -> bool:
         return any(not _is(p, 0) for pair in self.padding for p in pair) or any(b != 1 for b in self.base)
+
+    def keeps(self, axis: int) -> bool:
+        """Whether the windows leave an axis as it is."""
+        still = _is(self.sizes[axis], 1) and self.strides[axis] == 1 and self.base[axis] == 1
+        return still and all(_is(p, 0) for p in self.padding[axis])
 
     def offsets(self) -> Iterator[tuple[int, ...]]:
         """The places in a window, in row-major order."""
@@ -145,7 +152,8 @@ def _reduce(op: Lowering, x: Value, kind: str, w: Windows) -> Value:
 def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     """The pooling operator of the monoid; None where it has no kernel.
 
-    Of windows with NaN, onnxruntime's MaxPool gives NaN or the largest of the others, as they come; JAX gives NaN.
+    onnxruntime's MaxPool differs from JAX, which gives NaN and -inf, in two places: a NaN may be passed over, and a window
+    of nothing but -inf that has padding gives the lowest finite number.
     """
     dtype = x.type.dtype
     narrow = dtype in (DType.F16, DType.BF16)
@@ -165,14 +173,16 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     if kind == "min":
         x = op.Neg(x)
     unit = _lowest(dtype) if operator == "MaxPool" else 0
-    pads, rest = _split_padding(w, axes)
-    x = rest.spread(op, x, unit)
+    auto, pads = _auto_padding(x, w, axes), None
+    if auto is None:
+        pads, rest = _split_padding(w, axes)
+        x = rest.spread(op, x, unit)
     others = [i for i in range(x.type.rank) if i not in axes]
     order = [*others, *axes]
     shape = _sizes(w.counts, order)
     flat = _to_batch_and_channel(op, op.transpose(x, order), len(others))
     y = op.apply(
-        f"onnx.{operator}", flat, kernel_shape=_sizes(w.sizes, axes), strides=_sizes(w.strides, axes), pads=pads,
+        f"onnx.{operator}", flat, kernel_shape=_sizes(w.sizes, axes), strides=_sizes(w.strides, axes), pads=pads, auto_pad=auto,
         dilations=_sizes(w.dilations, axes) if any(w.dilations[i] != 1 for i in axes) else None,
         count_include_pad=1 if kind == "add" else None,
         types=[flat.type.with_shape((*flat.type.shape[:2], *shape[len(others) :]))],
@@ -187,6 +197,14 @@ def _sizes(values: Sequence[Any], axes: Sequence[int]) -> tuple[Any, ...]:
     return tuple(values[a] for a in axes)
 
 
+def _auto_padding(x: Value, w: Windows, axes: Sequence[int]) -> str | None:
+    """`auto_pad`, where it says the padding of all axes."""
+    plain = all(w.base[i] == 1 and w.dilations[i] == 1 for i in range(len(w.base)))
+    if not plain or any(not _is(p, 0) for i, pair in enumerate(w.padding) if i not in axes for p in pair):
+        return None
+    return same_padding(*(_sizes(v, axes) for v in (x.type.shape, w.sizes, w.strides, w.padding)))
+
+
 def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Windows]:
     """`pads` of a pooling operator (static, from 0 to less than the kernel), and the padding to be done before it."""
     low, high, rest = [], [], list(w.padding)
@@ -196,7 +214,7 @@ def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Wi
         low.append(int(pair[0]) if fits else 0)
         high.append(int(pair[1]) if fits else 0)
         rest[i] = (0, 0) if fits else pair
-    return (*low, *high), Windows(w.sizes, w.strides, rest, w.base, w.dilations, w.counts)
+    return (*low, *high), dataclasses.replace(w, padding=rest)
 
 
 def _to_batch_and_channel(op: Lowering, x: Value, others: int) -> Value:
@@ -300,14 +318,17 @@ def _fold(
 ) -> list[Value]:  # fmt: skip
     """The computation over the places of a window, one after the other; padding is passed over."""
     spread = [w.spread(op, x, 0) for x in xs]
-    real = None
-    if w.is_padded:
-        real = w.spread(op, op.full(xs[0].type.shape, True, DType.BOOL), False)
+    real, plain = None, w
+    if w.is_padded:  # one mask for all that lies along the axes without windows
+        still = [w.keeps(i) for i in range(len(w.counts))]
+        shape = tuple(1 if still[i] else n for i, n in enumerate(xs[0].type.shape))
+        plain = dataclasses.replace(w, counts=tuple(1 if still[i] else n for i, n in enumerate(w.counts)))
+        real = w.spread(op, op.full(shape, True, DType.BOOL), False)
     acc = [op.expand(v, w.counts) for v in inits]
     for offset in w.offsets():
         new = computation(acc, [w.at(op, x, offset) for x in spread])
         if real is not None:
-            here = w.at(op, real, offset)
+            here = plain.at(op, real, offset)
             new = [op.Where(here, v, old) for v, old in zip(new, acc, strict=True)]
         acc = new
     return acc
