@@ -42,9 +42,18 @@ class Builder:
 
     def __init__(self, graph: Graph, before: Node | None = None, loc: Loc | None = None, hint: str = "") -> None:
         self.graph, self.before, self.loc, self.hint = graph, before, loc, hint
-        self.lax, self.ort = Dialect(self, "lax"), Dialect(self, "ort")
         self.made: list[Node] = []
         self.target: Any = None
+
+    @property
+    def lax(self) -> Dialect:
+        """`op.lax.exp(x)`."""
+        return Dialect(self, "lax")
+
+    @property
+    def ort(self) -> Dialect:
+        """`op.ort.FusedMatMul(x, y)`, contrib operators of onnxruntime."""
+        return Dialect(self, "ort")
 
     def at(self, node: Node) -> Builder:
         """A builder that inserts before `node`, with its location and hint."""

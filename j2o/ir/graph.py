@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from j2o.ir.ops import spec
 from j2o.ir.types import Attr, Dim, Type
 
 if TYPE_CHECKING:
@@ -139,8 +140,6 @@ class Node:
 
     @property
     def spec(self) -> OpSpec:
-        from j2o.ir.ops import spec
-
         return spec(self.op)
 
     @property

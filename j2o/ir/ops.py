@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from j2o.ir.graph import Node
 from j2o.ir.types import DType, Type
+
+if TYPE_CHECKING:
+    from j2o.ir.graph import Node
 
 
 class Trait(enum.Enum):
@@ -21,14 +24,14 @@ class Trait(enum.Enum):
     RANDOM = "random"  # equal operands do not mean equal results
 
 
-Infer: TypeAlias = Callable[[Node], "tuple[Type, ...]"]
+Infer: TypeAlias = "Callable[[Node], tuple[Type, ...]]"
 
 
 def no_inference(node: Node) -> tuple[Type, ...]:
     raise TypeError(f"{node.op} has no type inference: give the types of its outputs")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpSpec:
     """One operation: its name with the dialect, traits, and inference of its output types."""
 
@@ -36,15 +39,15 @@ class OpSpec:
     traits: frozenset[Trait] = field(default=frozenset({Trait.PURE}))
     infer: Infer = no_inference
 
-    @property
+    @functools.cached_property
     def pure(self) -> bool:
         return Trait.PURE in self.traits
 
-    @property
+    @functools.cached_property
     def elementwise(self) -> bool:
         return Trait.ELEMENTWISE in self.traits
 
-    @property
+    @functools.cached_property
     def commutative(self) -> bool:
         return Trait.COMMUTATIVE in self.traits
 

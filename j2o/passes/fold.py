@@ -7,6 +7,7 @@ to it is recorded in a `MappedTensor` and done while the model is written.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -68,7 +69,7 @@ def _fold_node(node: Node) -> tuple[Tensor, ...] | None:
 
 
 def _bytes(value: Value) -> int:
-    return int(np.prod(value.type.shape, dtype=np.int64)) * value.type.dtype.bits // 8
+    return math.prod(value.type.shape) * value.type.dtype.bits // 8  # type: ignore[arg-type]
 
 
 def _shared(value: Value | None) -> bool:

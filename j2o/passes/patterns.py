@@ -20,6 +20,7 @@ is None or of another type. The replacement is built with the ordinary builder; 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from j2o.errors import NotConvergingError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import schema
+from j2o.ir.ops import spec
 from j2o.passes.pipeline import Context, Level
 
 
@@ -218,10 +220,15 @@ class Rule:
         self.replacement = replacement
         return replacement
 
-    @property
-    def roots(self) -> tuple[str, ...]:
-        """The operations that a match can end in."""
-        return _roots(self.pattern, self.name)
+    @functools.cached_property
+    def needs(self) -> list[tuple[str, Needs]]:
+        """The operations that a match can end in, with a quick check of their operands."""
+        return root_needs(self.pattern)
+
+    @functools.cached_property
+    def required(self) -> frozenset[str]:
+        """The operations that a graph must have for the rule to fit anywhere."""
+        return required(self.pattern)
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
         return rewrite_graph(graph, [self], context or Context())
@@ -271,12 +278,59 @@ class RuleBuilder(Builder):
         return 18 if self.target is None else self.target.opset
 
 
-def _roots(pattern: Any, name: str) -> tuple[str, ...]:
+# What the operands of a root must be made by, at the least: (position, operations); position -1 is any of them.
+Needs: TypeAlias = "tuple[tuple[int, frozenset[str]], ...]"
+
+
+def root_needs(pattern: Any) -> list[tuple[str, Needs]]:
+    """For every operation that a match can end in, what is quickly checked before matching."""
     if isinstance(pattern, Either):
-        return tuple(dict.fromkeys(r for option in pattern.options for r in _roots(option, name)))
-    if not isinstance(pattern, Apply):
-        raise TypeError(f"rule {name}: the pattern must be an operation, not {pattern!r}")
-    return (pattern.op,)
+        return [pair for option in pattern.options for pair in root_needs(option)]
+    either_order = len(pattern.inputs) == 2 and spec(pattern.op).commutative
+    made_by = [_made_by(p) for p in pattern.inputs]
+    needs = tuple((-1 if either_order else i, ops) for i, ops in enumerate(made_by) if ops is not None)
+    return [(pattern.op, needs)]
+
+
+def _made_by(pattern: Any) -> frozenset[str] | None:
+    """The operations that what `pattern` matches can come from; None where it can be anything."""
+    if isinstance(pattern, Apply):
+        return frozenset([pattern.op])
+    if isinstance(pattern, Wild):
+        return frozenset(["const"]) if pattern.const else None
+    if isinstance(pattern, Either):
+        options = [_made_by(o) for o in pattern.options]
+        return None if None in options else frozenset().union(*options)  # type: ignore[arg-type]
+    return None if pattern is None else frozenset(["const"])
+
+
+def required(pattern: Any) -> frozenset[str]:
+    """The operations without which nothing matches."""
+    if isinstance(pattern, Apply):
+        return frozenset([pattern.op]).union(*map(required, pattern.inputs))
+    if isinstance(pattern, Either):
+        first, *rest = map(required, pattern.options)
+        return first.intersection(*rest)
+    return frozenset()
+
+
+def _plausible(node: Node, needs: Needs) -> bool:
+    ops = [v.op if v is not None else "" for v in node.inputs]
+    for position, allowed in needs:
+        if position < 0:
+            if not any(op in allowed for op in ops):
+                return False
+        elif position >= len(ops) or ops[position] not in allowed:
+            return False
+    return True
+
+
+def _check_root(pattern: Any, name: str) -> None:
+    for option in pattern.options if isinstance(pattern, Either) else (pattern,):
+        if isinstance(option, Either):
+            _check_root(option, name)
+        elif not isinstance(option, Apply):
+            raise TypeError(f"rule {name}: the pattern must be an operation, not {option!r}")
 
 
 def _used_outside(nodes: tuple[Node, ...]) -> bool:
@@ -305,7 +359,7 @@ def rewrite(
         parameters = list(inspect.signature(pattern).parameters.values())[1:]
         wilds = [Wild(p.name, p.annotation in (Const, "Const")) for p in parameters]
         traced = pattern(PatternBuilder(), *wilds)
-        _roots(traced, name)
+        _check_root(traced, name)
         doc = (pattern.__doc__ or "").strip().partition("\n")[0]
         return Rule(name, at, level, traced, tuple(w.name for w in wilds), shared, doc=doc)
 
@@ -350,11 +404,8 @@ class RuleSet:
 
 def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context) -> int:
     """Apply rules to the nodes of one graph until none fits; NotConvergingError names rules that go round in circles."""
-    table: dict[str, list[Rule]] = {}
-    for rule in rules:
-        if rule.level <= context.opt_level:
-            for root in rule.roots:
-                table.setdefault(root, []).append(rule)
+    present = {node.op for node in graph}
+    table = _table(rules, context.opt_level, present)
     queue = deque(node for node in graph if node.op in table)
     waiting = set(map(id, queue))
     limit, count = 10 * graph.length + 1000, 0
@@ -367,9 +418,13 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context) -> int:
     while queue:
         node = queue.popleft()
         waiting.discard(id(node))
-        for rule in table[node.op] if node.graph is graph else ():
-            users = list(node.out.users()) if len(node.outputs) == 1 else []
-            made = rule.apply(node, context.target) if users else None
+        if node.graph is not graph or len(node.outputs) != 1 or not node.out.uses:
+            continue
+        for rule, needs in table.get(node.op, ()):
+            if not _plausible(node, needs):
+                continue
+            users = list(node.out.users())
+            made = rule.apply(node, context.target)
             if made is None:
                 continue
             count += 1
@@ -377,7 +432,21 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context) -> int:
             if count > limit:
                 often = sorted(context.fired, key=lambda n: -context.fired[n])[:3]
                 raise NotConvergingError(f"rules {', '.join(often)} do not come to an end in @{graph.name}")
+            new = {n.op for n in made} - present
+            if new:
+                present |= new
+                table = _table(rules, context.opt_level, present)
             for each in (*made, *users):
                 requeue(each)
             break
     return count
+
+
+def _table(rules: Sequence[Rule], level: int, present: set[str]) -> dict[str, list[tuple[Rule, Needs]]]:
+    """The rules that can fit in a graph with these operations, by the operation that a match ends in."""
+    table: dict[str, list[tuple[Rule, Needs]]] = {}
+    for rule in rules:
+        if rule.level <= level and rule.required <= present:
+            for root, needs in rule.needs:
+                table.setdefault(root, []).append((rule, needs))
+    return table

@@ -195,14 +195,26 @@ def run(
     records: list[PassRecord] = []
     for step in pipeline.steps:
         if isinstance(step, Fixpoint):
-            own = {id(p): PassRecord(p.name) for p in step.passes}
-            records += own.values()
-            for _ in range(step.limit):
-                if not sum([_run_one(p, graph, context, own[id(p)], verify, observe) for p in step.passes]):
-                    break
+            records += _run_fixpoint(step, graph, context, verify, observe)
         else:
             records.append(PassRecord(step.name))
             _run_one(step, graph, context, records[-1], verify, observe)
+    return records
+
+
+def _run_fixpoint(
+    group: Fixpoint, graph: Graph, context: Context, verify: bool, observe: Observer | None
+) -> list[PassRecord]:
+    """Run passes in turn; one is left out while no other has changed anything since its last run."""
+    records = [PassRecord(p.name) for p in group.passes]
+    version, seen = 0, [-1] * len(records)
+    for _ in range(group.limit):
+        for i, one in enumerate(group.passes):
+            if seen[i] != version:
+                version += _run_one(one, graph, context, records[i], verify, observe)
+                seen[i] = version
+        if all(v == version for v in seen):
+            break
     return records
 
 

@@ -50,20 +50,16 @@ def _(op, x, start, end, axes, steps):
     return x if steps.known and all(s == 1 for s in steps.known) else None  # of another type unless it is all of x
 
 
-def _view(op: RuleBuilder, x: Value) -> Value:
-    """`x` in the shape of what is replaced, by the cheapest operator."""
+def _view(op: RuleBuilder, x: Value, *, reshape: bool = True) -> Value | None:
+    """`x` in the shape of what is replaced, by the cheapest operator; None where that is a Reshape and none is wanted."""
     have, want = x.type.shape, op.out_type.shape
     if have == want:
         return x
-    if len(want) > len(have):
-        axes = ones_added(have, want)
-        if axes is not None:
-            return op.unsqueeze(x, axes)
-    elif len(want) < len(have):
-        axes = ones_added(want, have)
-        if axes is not None:
-            return op.squeeze(x, axes)
-    return op.reshape(x, want)
+    if len(want) > len(have) and (axes := ones_added(have, want)) is not None:
+        return op.unsqueeze(x, axes)
+    if len(want) < len(have) and (axes := ones_added(want, have)) is not None:
+        return op.squeeze(x, axes)
+    return op.reshape(x, want) if reshape else None
 
 
 def ones_added(short: Shape, long: Shape) -> list[int] | None:
@@ -102,10 +98,7 @@ def _merged(outer: str, inner: str) -> Rule:
 
     @merged.becomes
     def _(op, x, s, t):
-        view = _view(op, x)
-        if view.op == "onnx.Reshape" and "Reshape" not in (outer, inner) and not _needs_no_sizes(op.out_type.shape):
-            return None
-        return view
+        return _view(op, x, reshape="Reshape" in (outer, inner) or _needs_no_sizes(op.out_type.shape))
 
     return merged
 
@@ -437,11 +430,7 @@ def reshape_ones(op, x, s):
 
 @reshape_ones.becomes
 def _(op, x, s):
-    return (
-        None
-        if len(x.type.shape) == len(op.out_type.shape)
-        else (v if (v := _view(op, x)).op != "onnx.Reshape" else None)
-    )
+    return _view(op, x, reshape=False)
 
 
 @rewrite("matmul_swapped", level=2)

@@ -236,7 +236,7 @@ def where(op: Lowering, condition: Value, x: Value, y: Value) -> Value:
     return op.Or(op.And(condition, x), op.And(op.Not(condition), y))
 
 
-def _total_order(op: Lowering, x: Value) -> Value:
+def total_order(op: Lowering, x: Value) -> Value:
     """Integers in the order of floats: -NaN < -inf < … < -0 < +0 < … < inf < NaN."""
     return op.jax(_order_bits, x)
 
@@ -251,17 +251,17 @@ def _order_bits(x: jax.Array) -> jax.Array:
 
 @lower("eq_to")
 def eq_to(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Equal(_total_order(op, x), _total_order(op, y))
+    return op.Equal(total_order(op, x), total_order(op, y))
 
 
 @lower("le_to")
 def le_to(op: Lowering, x: Value, y: Value) -> Value:
-    return op.LessOrEqual(_total_order(op, x), _total_order(op, y))
+    return op.LessOrEqual(total_order(op, x), total_order(op, y))
 
 
 @lower("lt_to")
 def lt_to(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Less(_total_order(op, x), _total_order(op, y))
+    return op.Less(total_order(op, x), total_order(op, y))
 
 
 # -------------------------------------------------------------------------------------------------- bits

@@ -1,0 +1,181 @@
+"""Eigenvalues and singular values, as plain JAX, for one matrix and mapped over batch dimensions.
+
+Symmetric matrices and singular values by Jacobi rotations, which need nothing but elementwise operations on whole
+matrices: in each round every row is rotated with a partner, and n - 1 rounds bring each pair together once (the circle
+method of tournaments). General matrices by Householder reduction to Hessenberg form and the shifted QR algorithm.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from j2o.ir import dims
+from j2o.ir.types import Dim
+from j2o.passes.lower.linalg import batched, diagonal, positions, qr, square_size, take
+from j2o.passes.lower.table import lower_with
+
+Array = jax.Array
+SWEEPS = 30  # of Jacobi rotations at most; 6 to 12 is usual
+
+
+# ------------------------------------------------------------------------------------------------ Jacobi
+
+
+def partners(n: Dim) -> Any:
+    """`[rounds, n]`: with which row each row is rotated in each round; with itself where `n` is odd and it rests."""
+    xp: Any = np if type(n) is int else jnp
+    odd = dims.add(dims.sub(n, 1), dims.mod(n, 2))  # n - 1 or n
+    half = dims.floordiv(dims.add(odd, 1), 2)
+    at = xp.arange(n, dtype=np.int32)[None]
+    turn = xp.arange(odd, dtype=np.int32)[:, None]
+    partner = (turn - at + odd) % odd
+    alone = (turn * half) % odd  # is its own partner, or that of the last row
+    last = n - 1
+    paired = xp.where(at == alone, last, xp.where(at == last, alone, partner))
+    even = xp.asarray(dims.sub(n, odd)) == 1
+    return xp.where(even, paired, partner).astype(np.int32)
+
+
+def rotation(own: Array, other: Array, between: Array, first: Array) -> tuple[Array, Array]:
+    """Cosines and sines (with a phase) of the rotations that make `[[own, between], [between^H, other]]` diagonal."""
+    size = jnp.sqrt(square_size(between)) if jnp.iscomplexobj(between) else jnp.abs(between)
+    still = size == 0
+    size = jnp.where(still, 1, size)
+    ratio = (other - own) / (2 * size)
+    sign = jnp.where((ratio > 0) | ((ratio == 0) & first), 1, -1).astype(own.dtype)
+    tangent = jnp.where(still, 0, sign / (jnp.abs(ratio) + jnp.sqrt(1 + ratio * ratio)))
+    cosine = 1 / jnp.sqrt(1 + tangent * tangent)
+    return cosine, tangent * cosine * (between / size)
+
+
+def scaled(a: Array) -> tuple[Array, Array]:
+    """`a` divided by its largest element, and that: squares neither overflow nor vanish."""
+    sizes = jnp.abs(a.real) + jnp.abs(a.imag) if jnp.iscomplexobj(a) else jnp.abs(a)
+    size = jnp.max(sizes, initial=0)
+    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    return a / size, size
+
+
+def epsilon(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).eps)
+
+
+@lower_with("eigh")
+@batched
+def eigh(a: Array, *, lower: bool, subset_by_index: tuple[int, int] | None = None, **_: Any) -> tuple[Array, Array]:
+    """Eigenvectors and ascending eigenvalues of the matrix that one triangle of `a` holds; NaN where none are found."""
+    n = a.shape[0]
+    if type(n) is int and n == 0:
+        return a, jnp.zeros((0,), a.real.dtype)
+    a, size = scaled(hermitian(a, lower))
+    rounds, at = jnp.asarray(partners(n)), positions(n)
+    tolerance = epsilon(a) * jnp.sqrt(jnp.sum(square_size(a)))
+
+    def off_diagonal(a: Array) -> Array:
+        return jnp.sqrt(jnp.sum(jnp.where(at[:, None] == at, 0, square_size(a))))
+
+    def turn(state: tuple[Array, Array], partner: Array) -> tuple[tuple[Array, Array], None]:
+        a, v = state
+        d, across = diagonal(a).real, take(a, partner)
+        between = diagonal(across.T).conj() if jnp.iscomplexobj(a) else diagonal(across)
+        between = (between + take(between, partner).conj()) / 2  # the same in both rows, whatever the rounding
+        between = jnp.where(at == partner, 0, between)
+        c, s = rotation(d, take(d, partner), between, at < partner)
+        a = c[:, None] * a - s[:, None] * across
+        a = a * c - take(a, partner, 1) * s.conj()
+        return (a, c[:, None] * v - s[:, None] * take(v, partner)), None
+
+    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, _, a, v = state
+        a, v = lax.scan(turn, (a, v), rounds)[0]
+        return count + 1, off_diagonal(a), a, v
+
+    def going(state: tuple[Array, ...]) -> Array:
+        return (state[1] > tolerance) & (state[0] < SWEEPS)
+
+    start = (jnp.zeros((), jnp.int32), off_diagonal(a), a, jnp.eye(n, dtype=a.dtype))
+    _, left, a, v = lax.while_loop(going, sweep, start)
+    w = diagonal(a).real
+    order = jnp.argsort(w)
+    if subset_by_index is not None:
+        order = order[slice(*subset_by_index)]
+    found = left <= 1e3 * tolerance
+    return jnp.where(found, take(v, order).conj().T, jnp.nan), jnp.where(found, take(w, order) * size, jnp.nan)
+
+
+def hermitian(a: Array, lower: bool) -> Array:
+    """The matrix that one triangle holds."""
+    row, column = positions(a.shape[0])[:, None], positions(a.shape[1])
+    half = jnp.where(row > column if lower else row < column, a, 0)
+    return half + half.conj().T + jnp.where(row == column, a.real, 0)
+
+
+@lower_with("svd")
+@batched
+def svd(
+    a: Array, *, full_matrices: bool, compute_uv: bool, subset_by_index: tuple[int, int] | None = None, **_: Any
+) -> tuple[Array, ...]:
+    """Descending singular values, and U and V^H where asked for: one-sided Jacobi (Hestenes) on the shorter side.
+
+    The rotated rows are s_i u_i^H; their QR factorisation completes U where values are 0, and to a full matrix.
+    """
+    rows, columns = a.shape
+    if dims.known_ge(columns, rows) and not dims.known_ge(rows, columns):
+        s, *uv = svd.__wrapped__(  # type: ignore[attr-defined]
+            a.T, full_matrices=full_matrices, compute_uv=compute_uv, subset_by_index=subset_by_index
+        )
+        return (s, uv[1].T, uv[0].T) if compute_uv else (s,)
+    if not dims.known_ge(rows, columns):
+        raise NotImplementedError(f"svd of {rows} by {columns}: which side is longer must be known")
+    if type(columns) is int and columns == 0:
+        eye = jnp.eye(rows, rows if full_matrices else 0, dtype=a.dtype)
+        return (jnp.zeros((0,), a.real.dtype), eye, a[:0])[: 3 if compute_uv else 1]
+    x, size = scaled(a)
+    s, x, v = _rotated(x.conj().T, with_v=compute_uv)
+    order = jnp.argsort(-s)
+    if subset_by_index is not None:
+        order = order[slice(*subset_by_index)]
+    s = take(s, order) * size
+    if not compute_uv:
+        return (s,)
+    u, r = qr.__wrapped__(take(x, order).conj().T, full_matrices=full_matrices)  # type: ignore[attr-defined]
+    sign = jnp.where(diagonal(r).real < 0, -1, 1).astype(a.dtype)
+    rank = sign.shape[0]
+    u = jnp.concatenate([u[:, :rank] * sign, u[:, rank:]], 1)
+    return s, u, take(v, order)
+
+
+def _rotated(x: Array, with_v: bool) -> tuple[Array, Array, Array]:
+    """Norms of the rows, the rows and the rotations, once all rows of `x` are made orthogonal."""
+    n = x.shape[0]
+    rounds, at = jnp.asarray(partners(n)), positions(n)
+    tolerance = epsilon(x) * 4
+
+    def turn(state: tuple[Array, ...], partner: Array) -> tuple[tuple[Array, ...], Array]:
+        x, *v = state
+        across = take(x, partner)
+        d = jnp.sum(square_size(x), 1)
+        other = take(d, partner)
+        between = jnp.where(at == partner, 0, jnp.sum(x * across.conj(), 1))
+        c, s = rotation(d, other, between, at < partner)
+        angle = square_size(between) / jnp.where((d == 0) | (other == 0), 1, d * other)
+        state = tuple(c[:, None] * y - s[:, None] * z for y, z in zip(state, [across, *(take(y, partner) for y in v)]))
+        return state, jnp.max(angle)
+
+    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, _, *matrices = state
+        matrices, angles = lax.scan(turn, tuple(matrices), rounds)
+        return count + 1, jnp.sqrt(jnp.max(angles)), *matrices
+
+    def going(state: tuple[Array, ...]) -> Array:
+        return (state[1] > tolerance) & (state[0] < SWEEPS)
+
+    matrices = (x, jnp.eye(n, dtype=x.dtype)) if with_v else (x,)
+    start = (jnp.zeros((), jnp.int32), jnp.ones((), x.real.dtype), *matrices)
+    _, left, x, *v = lax.while_loop(going, sweep, start)
+    return jnp.sqrt(jnp.sum(square_size(x), 1)), x, v[0] if v else x
