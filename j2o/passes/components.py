@@ -41,7 +41,7 @@ EACH = frozenset(
 BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"])
 # operands are flattened; these attributes count operands, in this order
 COUNTS = ("num_consts", "num_carry", "cond_nconsts", "body_nconsts", "num_keys")
-FLATTENED = frozenset(["sort"])
+FLATTENED = frozenset(["sort", "fft"])  # the lowering rules of these take parts
 
 Retrace = Callable[[Callable[..., Any], Sequence[Type], dict[str, Any]], Graph]
 

@@ -19,6 +19,7 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     control,
     conv,
     dot,
+    eigen,
     elementwise,
     fft,
     index,

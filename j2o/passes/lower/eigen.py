@@ -164,7 +164,8 @@ def _rotated(x: Array, with_v: bool) -> tuple[Array, Array, Array]:
         between = jnp.where(at == partner, 0, jnp.sum(x * across.conj(), 1))
         c, s = rotation(d, other, between, at < partner)
         angle = square_size(between) / jnp.where((d == 0) | (other == 0), 1, d * other)
-        state = tuple(c[:, None] * y - s[:, None] * z for y, z in zip(state, [across, *(take(y, partner) for y in v)]))
+        pairs = [(x, across), *((y, take(y, partner)) for y in v)]
+        state = tuple(c[:, None] * y - s[:, None] * z for y, z in pairs)
         return state, jnp.max(angle)
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -177,5 +178,5 @@ def _rotated(x: Array, with_v: bool) -> tuple[Array, Array, Array]:
 
     matrices = (x, jnp.eye(n, dtype=x.dtype)) if with_v else (x,)
     start = (jnp.zeros((), jnp.int32), jnp.ones((), x.real.dtype), *matrices)
-    _, left, x, *v = lax.while_loop(going, sweep, start)
+    _, _, x, *v = lax.while_loop(going, sweep, start)
     return jnp.sqrt(jnp.sum(square_size(x), 1)), x, v[0] if v else x
