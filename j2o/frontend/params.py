@@ -29,7 +29,9 @@ DROPPED = frozenset(
         "bwd",
         "bwd_callable",
         "call_jaxpr_thunk",
+        "check_vma",
         "compiler_options_kvs",
+        "computation",
         "ctx_mesh",
         "device",
         "differentiated",
@@ -37,6 +39,7 @@ DROPPED = frozenset(
         "fwd_jaxpr_thunk",
         "in_layouts",
         "in_shardings",
+        "in_specs",
         "inline",
         "is_scan",
         "jvp_fun",
@@ -47,12 +50,14 @@ DROPPED = frozenset(
         "layout",
         "linear",
         "memory_space",
-        "mesh",
+        "manual_axes",
         "mul_at",
+        "newly_manual_axes",
         "optimize_energy",
         "out_layouts",
         "out_sharding",
         "out_shardings",
+        "out_specs",
         "out_trees",
         "policy",
         "prevent_cse",
@@ -111,6 +116,10 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
     jaxprs: list[Any] = []
     for name, value in params.items():
         if value is None or name in DROPPED:
+            continue
+        if name == "mesh":
+            if value.size > 1:
+                raise ParamError(f"a mesh of {value.size} devices; programs for one device can be exported")
             continue
         found = jaxprs_of(value)
         if found:

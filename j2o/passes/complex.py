@@ -109,12 +109,13 @@ for _name in ("lt", "le", "gt", "ge"):
 
 @_rule("max")
 def max_(a: Z, b: Z) -> Z:
-    return _where(COMPLEX["gt"](a, b) | _has_nan(a), a, b)
+    """The second where they do not compare: JAX's complex extremes do not propagate NaN."""
+    return _where(COMPLEX["gt"](a, b), a, b)
 
 
 @_rule("min")
 def min_(a: Z, b: Z) -> Z:
-    return _where(COMPLEX["lt"](a, b) | _has_nan(a), a, b)
+    return _where(COMPLEX["lt"](a, b), a, b)
 
 
 def _window_extreme(z: Z, *, pick: Callable[[Z, Z], Z], unit: float, **windows: Any) -> Z:
@@ -139,10 +140,6 @@ def clamp(low: Z, z: Z, high: Z) -> Z:
 @_rule("is_finite")
 def is_finite(z: Z) -> Any:
     return _jnp().isfinite(z.re) & _jnp().isfinite(z.im)
-
-
-def _has_nan(z: Z) -> Any:
-    return _jnp().isnan(z.re) | _jnp().isnan(z.im)
 
 
 def _where(test: Any, a: Z, b: Z) -> Z:
@@ -404,36 +401,44 @@ def atan(z: Z) -> Z:
     return _minus_i(atanh(_i(z)))
 
 
-# ------------------------------------------------------------------------------------------------ products
+# ------------------------------------------------------------------------------- products and extremes of many
 
 
-@_rule("reduce_prod")
-def reduce_prod(z: Z, *, axes: Sequence[int], **_: Any) -> Z:
-    for axis in sorted(axes, reverse=True):
-        z = _running_product(z, axis)[1]
-    return z
+def _many(combine: Callable[[Z, Z], Z], unit: float) -> tuple[Callable[..., Z], Callable[..., Z]]:
+    """The reduction and the cumulative operation of a monoid with a real unit."""
+
+    def reduction(z: Z, *, axes: Sequence[int], **_: Any) -> Z:
+        for axis in sorted(axes, reverse=True):
+            z = _running(z, axis, combine, unit)[1]
+        return z
+
+    def cumulative(z: Z, *, axis: int, reverse: bool) -> Z:
+        jnp = _jnp()
+        if reverse:
+            z = Z(jnp.flip(z.re, axis), jnp.flip(z.im, axis))
+        running = _running(z, axis, combine, unit)[0]
+        return Z(*(jnp.flip(p, axis) for p in running)) if reverse else running
+
+    return reduction, cumulative
 
 
-@_rule("cumprod")
-def cumprod(z: Z, *, axis: int, reverse: bool) -> Z:
-    jnp = _jnp()
-    if reverse:
-        z = Z(jnp.flip(z.re, axis), jnp.flip(z.im, axis))
-    products = _running_product(z, axis)[0]
-    return Z(*(jnp.flip(p, axis) for p in products)) if reverse else products
-
-
-def _running_product(z: Z, axis: int) -> tuple[Z, Z]:
-    """Running products along an axis, and the last."""
+def _running(z: Z, axis: int, combine: Callable[[Z, Z], Z], unit: float) -> tuple[Z, Z]:
+    """All of the running results along an axis, and the last."""
     from jax import lax
 
     jnp = _jnp()
     rows = Z(jnp.moveaxis(z.re, axis, 0), jnp.moveaxis(z.im, axis, 0))
-    one = Z(jnp.ones_like(rows.re, shape=rows.re.shape[1:]), jnp.zeros_like(rows.re, shape=rows.re.shape[1:]))
+    shape = rows.re.shape[1:]
+    start = Z(jnp.full_like(rows.re, unit, shape=shape), jnp.zeros_like(rows.re, shape=shape))
 
     def step(total: Z, row: Z) -> tuple[Z, Z]:
-        total = _mul(total, row)
+        total = combine(total, row)
         return total, total
 
-    last, products = lax.scan(step, one, rows)
-    return Z(*(jnp.moveaxis(p, 0, axis) for p in products)), last
+    last, results = lax.scan(step, start, rows)
+    return Z(*(jnp.moveaxis(p, 0, axis) for p in results)), last
+
+
+COMPLEX["reduce_prod"], COMPLEX["cumprod"] = _many(_mul, 1)
+COMPLEX["reduce_max"], COMPLEX["cummax"] = _many(max_, -float("inf"))
+COMPLEX["reduce_min"], COMPLEX["cummin"] = _many(min_, float("inf"))

@@ -21,6 +21,7 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     dot,
     eigen,
     elementwise,
+    equinox,
     fft,
     index,
     linalg,

@@ -20,7 +20,7 @@ from j2o.passes.lower.linalg import batched, diagonal, positions, qr, square_siz
 from j2o.passes.lower.table import lower_with
 
 Array = jax.Array
-SWEEPS = 30  # of Jacobi rotations at most; 6 to 12 is usual
+SWEEPS = 24  # of Jacobi rotations at most; 5 to 10 are usual
 
 
 # ------------------------------------------------------------------------------------------------ Jacobi
@@ -43,14 +43,13 @@ def partners(n: Dim) -> Any:
 
 def rotation(own: Array, other: Array, between: Array, first: Array) -> tuple[Array, Array]:
     """Cosines and sines (with a phase) of the rotations that make `[[own, between], [between^H, other]]` diagonal."""
-    size = jnp.sqrt(square_size(between)) if jnp.iscomplexobj(between) else jnp.abs(between)
-    still = size == 0
-    size = jnp.where(still, 1, size)
-    ratio = (other - own) / (2 * size)
-    sign = jnp.where((ratio > 0) | ((ratio == 0) & first), 1, -1).astype(own.dtype)
-    tangent = jnp.where(still, 0, sign / (jnp.abs(ratio) + jnp.sqrt(1 + ratio * ratio)))
-    cosine = 1 / jnp.sqrt(1 + tangent * tangent)
-    return cosine, tangent * cosine * (between / size)
+    gap = other - own
+    length = jnp.abs(gap) + jnp.sqrt(gap * gap + 4 * square_size(between))
+    two = jnp.full((), 2, own.dtype)
+    double = jnp.where((gap > 0) | ((gap == 0) & first), two, -two) * between
+    tangent = double / jnp.where(length == 0, 1, length)  # the smaller of two: angles of at most 45 degrees
+    cosine = 1 / jnp.sqrt(1 + square_size(tangent))
+    return cosine, tangent * cosine
 
 
 def scaled(a: Array) -> tuple[Array, Array]:
@@ -59,6 +58,11 @@ def scaled(a: Array) -> tuple[Array, Array]:
     size = jnp.max(sizes, initial=0)
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     return a / size, size
+
+
+def wide(a: Array) -> Array:
+    """In double precision: hundreds of rotations, one after the other, would cost single precision its last digits."""
+    return a.astype(jnp.complex128 if jnp.iscomplexobj(a) else jnp.float64)
 
 
 def epsilon(x: Array) -> float:
@@ -72,9 +76,10 @@ def eigh(a: Array, *, lower: bool, subset_by_index: tuple[int, int] | None = Non
     n = a.shape[0]
     if type(n) is int and n == 0:
         return a, jnp.zeros((0,), a.real.dtype)
-    a, size = scaled(hermitian(a, lower))
+    dtype, real, near = a.dtype, a.real.dtype, 0.1 * epsilon(a)
+    a, size = scaled(wide(hermitian(a, lower)))
     rounds, at = jnp.asarray(partners(n)), positions(n)
-    tolerance = epsilon(a) * jnp.sqrt(jnp.sum(square_size(a)))
+    tolerance = jnp.maximum(near, epsilon(a) * jnp.sqrt(1.0 * n)) * jnp.sqrt(jnp.sum(square_size(a)))
 
     def off_diagonal(a: Array) -> Array:
         return jnp.sqrt(jnp.sum(jnp.where(at[:, None] == at, 0, square_size(a))))
@@ -85,10 +90,9 @@ def eigh(a: Array, *, lower: bool, subset_by_index: tuple[int, int] | None = Non
         between = diagonal(across.T).conj() if jnp.iscomplexobj(a) else diagonal(across)
         between = (between + take(between, partner).conj()) / 2  # the same in both rows, whatever the rounding
         between = jnp.where(at == partner, 0, between)
-        c, s = rotation(d, take(d, partner), between, at < partner)
-        a = c[:, None] * a - s[:, None] * across
-        a = a * c - take(a, partner, 1) * s.conj()
-        return (a, c[:, None] * v - s[:, None] * take(v, partner)), None
+        c, s = (r[:, None] for r in rotation(d, take(d, partner), between, at < partner))
+        a = (c * a - s * across).conj().T
+        return (c * a - s * take(a, partner), c * v - s * take(v, partner)), None
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
         count, _, a, v = state
@@ -105,7 +109,8 @@ def eigh(a: Array, *, lower: bool, subset_by_index: tuple[int, int] | None = Non
     if subset_by_index is not None:
         order = order[slice(*subset_by_index)]
     found = left <= 1e3 * tolerance
-    return jnp.where(found, take(v, order).conj().T, jnp.nan), jnp.where(found, take(w, order) * size, jnp.nan)
+    v, w = jnp.where(found, take(v, order).conj().T, jnp.nan), jnp.where(found, take(w, order) * size, jnp.nan)
+    return v.astype(dtype), w.astype(real)
 
 
 def hermitian(a: Array, lower: bool) -> Array:
@@ -135,26 +140,26 @@ def svd(
     if type(columns) is int and columns == 0:
         eye = jnp.eye(rows, rows if full_matrices else 0, dtype=a.dtype)
         return (jnp.zeros((0,), a.real.dtype), eye, a[:0])[: 3 if compute_uv else 1]
-    x, size = scaled(a)
-    s, x, v = _rotated(x.conj().T, with_v=compute_uv)
+    dtype, real = a.dtype, a.real.dtype
+    a, size = scaled(wide(a))
+    s, x, v = _rotated(a.conj().T, 4 * float(jnp.finfo(dtype).eps), with_v=compute_uv)
     order = jnp.argsort(-s)
     if subset_by_index is not None:
         order = order[slice(*subset_by_index)]
-    s = take(s, order) * size
+    s = (take(s, order) * size).astype(real)
     if not compute_uv:
         return (s,)
     u, r = qr.__wrapped__(take(x, order).conj().T, full_matrices=full_matrices)  # type: ignore[attr-defined]
-    sign = jnp.where(diagonal(r).real < 0, -1, 1).astype(a.dtype)
+    sign = jnp.where(diagonal(r).real < 0, -1, 1)
     rank = sign.shape[0]
     u = jnp.concatenate([u[:, :rank] * sign, u[:, rank:]], 1)
-    return s, u, take(v, order)
+    return s, u.astype(dtype), take(v, order).astype(dtype)
 
 
-def _rotated(x: Array, with_v: bool) -> tuple[Array, Array, Array]:
+def _rotated(x: Array, tolerance: float, with_v: bool) -> tuple[Array, Array, Array]:
     """Norms of the rows, the rows and the rotations, once all rows of `x` are made orthogonal."""
     n = x.shape[0]
     rounds, at = jnp.asarray(partners(n)), positions(n)
-    tolerance = epsilon(x) * 4
 
     def turn(state: tuple[Array, ...], partner: Array) -> tuple[tuple[Array, ...], Array]:
         x, *v = state

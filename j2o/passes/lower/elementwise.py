@@ -453,15 +453,6 @@ for _name, _formula in (("sinh", _sinh), ("cosh", _cosh), ("asinh", _asinh), ("a
     lower_with(_name)(_formula)
 
 
-@lower("erf")
-def erf(op: Lowering, x: Value) -> Value:
-    if x.type.dtype != DType.F64 or op.supports("Erf", DType.F64):
-        return op.Erf(x)
-    from j2o.passes.lower.special import erf_wide
-
-    return op.jax(erf_wide, x)
-
-
 @lower_with("cbrt")
 def cbrt(x: jax.Array) -> jax.Array:
     """exp(log|x| / 3), then one Newton step for the last bits."""

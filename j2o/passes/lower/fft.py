@@ -54,7 +54,7 @@ def fft_pair(re: Array, im: Array | None = None, *, kind: str, lengths: tuple[in
     return (_transform_to_real(re, im, n), None) if kind == "irfft" else (re, im)  # type: ignore[arg-type]
 
 
-def _roots(exponents: np.ndarray, n: int, inverse: bool) -> np.ndarray:
+def _roots(exponents: np.ndarray, n: int, inverse: bool) -> Any:
     """exp(∓2πi e / n)."""
     return np.exp((2j if inverse else -2j) * np.pi * (exponents % n) / n)
 
@@ -70,13 +70,13 @@ def _transform(re: Array, im: Array | None, n: int, inverse: bool, scale: float 
     second = n // first
     grid, back = (*re.shape[:-1], first, second), re.shape
     parts = [None if p is None else p.reshape(grid).mT for p in (re, im)]
-    parts = _transform(*parts, first, inverse, 1.0)  # type: ignore[arg-type]
-    parts = _times(*parts, _roots(np.outer(np.arange(second), np.arange(first)), n, inverse))
-    re, im = _transform(parts[0].mT, parts[1].mT, second, inverse, scale)
+    re, im = _transform(*parts, first, inverse, 1.0)  # type: ignore[arg-type]
+    re, im = _times(re, im, _roots(np.outer(np.arange(second), np.arange(first)), n, inverse))
+    re, im = _transform(re.mT, im.mT, second, inverse, scale)
     return re.mT.reshape(back), im.mT.reshape(back)
 
 
-def _product(re: Array, im: Array | None, w: np.ndarray) -> tuple[Array, Array]:
+def _product(re: Array, im: Array | None, w: Any) -> tuple[Array, Array]:
     """Rows times a complex matrix: one real product for each part."""
     out = re @ np.concatenate([w.real, w.imag], 1).astype(re.dtype)
     if im is not None:
@@ -84,7 +84,7 @@ def _product(re: Array, im: Array | None, w: np.ndarray) -> tuple[Array, Array]:
     return out[..., : w.shape[1]], out[..., w.shape[1] :]
 
 
-def _times(re: Array, im: Array | None, w: np.ndarray) -> tuple[Array, Array]:
+def _times(re: Array, im: Array | None, w: Any) -> tuple[Array, Array]:
     a, b = w.real.astype(re.dtype), w.imag.astype(re.dtype)
     return (re * a, re * b) if im is None else (re * a - im * b, re * b + im * a)
 

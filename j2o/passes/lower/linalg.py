@@ -64,9 +64,8 @@ def positions(n: Dim, dtype: Any = jnp.int32) -> Array:
 def diagonal(a: Array) -> Array:
     """The diagonal of a matrix."""
     rows, columns = a.shape
-    k = dims.minimum(rows, columns)
-    a = a[:k, :k]
-    return jnp.sum(jnp.where(jnp.eye(k, dtype=bool), a, 0), -1)
+    flat = a.reshape(dims.mul(rows, columns))
+    return take(flat, jnp.arange(dims.minimum(rows, columns)) * (columns + 1))
 
 
 def square_size(x: Array) -> Array:

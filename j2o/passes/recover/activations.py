@@ -12,9 +12,13 @@ ROOT_HALF = math.sqrt(0.5)
 
 
 def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
-    if op.opset < 20 or x.type.dtype != DType.F32:
+    if x.type.dtype != DType.F32:
         return None
-    return op.Gelu(x, approximate=approximate)
+    if op.opset >= 20:
+        return op.Gelu(x, approximate=approximate)
+    if approximate == "tanh":
+        return None
+    return op.Mul(op.Mul(x, 0.5), op.Add(op.Erf(op.Mul(x, ROOT_HALF)), 1.0))
 
 
 def _close(value: Value, number: float) -> bool:
