@@ -103,7 +103,7 @@ def eigh(a: Array, *, lower: bool, subset_by_index: tuple[int, int] | None = Non
         return (state[1] > tolerance) & (state[0] < SWEEPS)
 
     start = (jnp.zeros((), jnp.int32), off_diagonal(a), a, jnp.eye(n, dtype=a.dtype))
-    _, left, a, v = lax.while_loop(going, sweep, start)
+    left, a, v = lax.while_loop(going, sweep, start)[1:]
     w = diagonal(a).real
     order = jnp.argsort(w)
     if subset_by_index is not None:
@@ -183,5 +183,5 @@ def _rotated(x: Array, tolerance: float, with_v: bool) -> tuple[Array, Array, Ar
 
     matrices = (x, jnp.eye(n, dtype=x.dtype)) if with_v else (x,)
     start = (jnp.zeros((), jnp.int32), jnp.ones((), x.real.dtype), *matrices)
-    _, _, x, *v = lax.while_loop(going, sweep, start)
+    x, *v = lax.while_loop(going, sweep, start)[2:]
     return jnp.sqrt(jnp.sum(square_size(x), 1)), x, v[0] if v else x
