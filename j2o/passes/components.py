@@ -36,7 +36,7 @@ EACH = frozenset(
     "add add_any broadcast broadcast_in_dim concatenate copy copy_p cumsum dynamic_slice dynamic_update_slice expand_dims "
     "gather neg optimization_barrier pad psum random_clone reduce_sum reduce_window_sum reshape rev scatter scatter-add "
     "scatter-sub select_and_scatter_add select_n slice split squeeze stack sub tie tile transpose unstack "
-    "reduce_precision".split()
+    "reduce_precision stop_gradient".split()
 )
 BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"])
 # operands are flattened; these attributes count operands, in this order

@@ -7,6 +7,7 @@ method of tournaments). General matrices by Householder reduction to Hessenberg 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,8 +17,9 @@ from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.types import Dim
+from j2o.passes.complex import COMPLEX, Z
 from j2o.passes.lower.linalg import batched, diagonal, positions, qr, square_size, take
-from j2o.passes.lower.table import lower_with
+from j2o.passes.lower.table import DECOMPOSITIONS, lower_with
 
 Array = jax.Array
 SWEEPS = 24  # of Jacobi rotations at most; 5 to 10 are usual
@@ -185,3 +187,37 @@ def _rotated(x: Array, tolerance: float, with_v: bool) -> tuple[Array, Array, Ar
     start = (jnp.zeros((), jnp.int32), jnp.ones((), x.real.dtype), *matrices)
     x, *v = lax.while_loop(going, sweep, start)[2:]
     return jnp.sqrt(jnp.sum(square_size(x), 1)), x, v[0] if v else x
+
+
+# ---------------------------------------------------------------------------------------- complex matrices
+
+
+def on_parts(primitive: str) -> Callable[..., tuple[Array, ...]]:
+    """The decomposition of a primitive for operands in parts; its complex arithmetic is split in turn."""
+    decomposition = DECOMPOSITIONS[primitive]
+
+    def rule(*operands: Any, **params: Any) -> tuple[Array, ...]:
+        results = decomposition(*(lax.complex(*x) if isinstance(x, Z) else x for x in operands), **params)
+        results = results if isinstance(results, tuple) else (results,)
+        return tuple(p for r in results for p in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,)))
+
+    return rule
+
+
+COMPLEX.update(
+    {
+        name: on_parts(name)
+        for name in (
+            "cholesky",
+            "eigh",
+            "geqrf",
+            "householder_product",
+            "lu",
+            "ormqr",
+            "qr",
+            "svd",
+            "triangular_solve",
+            "tridiagonal_solve",
+        )
+    }
+)
