@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from j2o.errors import DimensionError, TraceError
+from j2o.ir.dims import export_inconclusive
 
 MAX_DEPTH = 64
 
@@ -49,7 +50,7 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
 
     try:
         closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*avals)
-    except jax.errors.InconclusiveDimensionOperation as error:
+    except export_inconclusive() as error:
         raise DimensionError(_inconclusive(error)) from error
     except (
         jax.errors.ConcretizationTypeError,

@@ -197,7 +197,9 @@ def divides(a: Dim, b: Dim) -> Dim | None:
 @functools.cache
 def export_inconclusive() -> type[Exception]:
     """The error of a comparison that holds for some sizes and not for others."""
-    return jax.errors.InconclusiveDimensionOperation
+    from jax._src.export import shape_poly  # public as jax.errors.InconclusiveDimensionOperation from JAX 0.10.1 on
+
+    return shape_poly.InconclusiveDimensionOperation
 
 
 @functools.lru_cache(maxsize=65536)
