@@ -27,6 +27,7 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     linalg,
     random,
     reduce,
+    schur,
     shape,
     sort,
     special,

@@ -192,12 +192,12 @@ def _rotated(x: Array, tolerance: float, with_v: bool) -> tuple[Array, Array, Ar
 # ---------------------------------------------------------------------------------------- complex matrices
 
 
-def on_parts(primitive: str) -> Callable[..., tuple[Array, ...]]:
-    """The decomposition of a primitive for operands in parts; its complex arithmetic is split in turn."""
-    decomposition = DECOMPOSITIONS[primitive]
+def on_parts(decomposition: str | Callable[..., Any]) -> Callable[..., tuple[Array, ...]]:
+    """Plain JAX code, or that of a primitive, for operands in parts; its complex arithmetic is split in turn."""
+    fn = DECOMPOSITIONS[decomposition] if isinstance(decomposition, str) else decomposition
 
     def rule(*operands: Any, **params: Any) -> tuple[Array, ...]:
-        results = decomposition(*(lax.complex(*x) if isinstance(x, Z) else x for x in operands), **params)
+        results = fn(*(lax.complex(*x) if isinstance(x, Z) else x for x in operands), **params)
         results = results if isinstance(results, tuple) else (results,)
         return tuple(p for r in results for p in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,)))
 

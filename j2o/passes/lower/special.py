@@ -203,21 +203,18 @@ _ZETA = (12.0, -720.0, 30240.0, -1209600.0, 47900160.0, -1.8924375803183791606e9
 @special("zeta")
 def zeta(x: jax.Array, q: jax.Array) -> jax.Array:
     """Hurwitz' zeta: ten terms of the series, the rest by the Euler-Maclaurin formula (Cephes)."""
-    a, power, series = q, jnp.zeros_like(q), q**-x
-    for _ in range(9):
-        a = a + 1
-        power = a**-x
-        series = series + power
+    a, series = q, jnp.zeros_like(q)
+    for _ in range(10):
+        series, a = series + a**-x, a + 1
+    power = a**-x
     correction = jnp.zeros_like(q)
     for j in range(len(_ZETA) - 1, -1, -1):  # the sum of x (x+1) … (x+2j) / (a^(2j+1) _ZETA[j]), nested
         correction = 1 / _ZETA[j] + correction * ((x + 2 * j + 1) / a) * ((x + 2 * j + 2) / a)
-    total = series + power * (a / (x - 1) - 0.5 + x / a * correction)
-    small = jnp.abs(power) < jnp.abs(series) * jnp.finfo(x.dtype).eps
-    out = jnp.where(small, series, total)
+    out = series + power * a / (x - 1) + power * (0.5 + x / a * correction)
     out = jnp.where((q <= 0) & (x != jnp.floor(x)), jnp.nan, out)
     pole = jnp.where((x % 2 == 0) & (x == jnp.floor(x)), jnp.inf, jnp.nan)
-    out = jnp.where((q <= 0) & (q == jnp.floor(q)), pole, out)
-    return jnp.where(x < 1, jnp.nan, jnp.where(x == 1, jnp.inf, out))
+    out = jnp.where((q <= 0) & (q == jnp.floor(q)), pole, jnp.where(x < 1, jnp.nan, out))
+    return jnp.where(x == 1, jnp.inf, out)
 
 
 @special("polygamma")
