@@ -1,6 +1,7 @@
 """Elementwise primitives: arithmetic, comparison, logic, bits, elementary functions.
 
 One-to-one primitives stand in the table; the others are short rules. `docs/semantics.md` has what they make up for.
+onnxruntime's Where turns a -0 of its first branch into 0: where the sign of zero matters, it stands in the second.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def sign(op: Lowering, x: Value) -> Value:
     if not x.type.dtype.is_float:
         return op.Sign(x)
     # ONNX Sign gives 0 for NaN and +0 for -0; both keep themselves in JAX
-    return op.Where(op.Or(op.IsNaN(x), op.Equal(x, 0.0)), x, op.Sign(x))
+    return op.Where(op.Or(op.Less(x, 0.0), op.Greater(x, 0.0)), op.Sign(x), x)
 
 
 @lower("div")
@@ -161,11 +162,11 @@ def round_(op: Lowering, x: Value, *, rounding_method: str) -> Value:
     # half away from zero; adding a half would carry 0.49999997 to 1
     whole = _truncate(op, x)
     away = op.GreaterOrEqual(op.Abs(op.Sub(x, whole)), 0.5)
-    return op.Where(away, op.Add(whole, sign(op, x)), whole)
+    return op.Where(away, op.Add(whole, op.Sign(x)), whole)
 
 
 def _truncate(op: Lowering, x: Value) -> Value:
-    return op.Where(op.Less(x, 0.0), op.Ceil(x), op.Floor(x))
+    return op.Where(op.Greater(x, 0.0), op.Floor(x), op.Ceil(x))
 
 
 @lower("is_finite")
@@ -187,12 +188,9 @@ def _nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
     bits = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
     x, y = jnp.broadcast_arrays(x, y)
     i = lax.bitcast_convert_type(x, bits)
-    smallest = lax.bitcast_convert_type(
-        jnp.where(y > 0, jnp.asarray(1, bits), jnp.asarray(jnp.iinfo(bits).min + 1, bits)), x.dtype
-    )
-    step = jnp.where((x < y) == (i >= 0), jnp.asarray(1, bits), jnp.asarray(-1, bits))
-    moved = lax.bitcast_convert_type(i + step, x.dtype)
-    out = jnp.where(x == y, y, jnp.where(x == 0, smallest, moved))
+    one, low = jnp.asarray(1, bits), jnp.asarray(jnp.iinfo(bits).min, bits)
+    moved = jnp.where(x == 0, jnp.where(y > 0, one, low + one), i + jnp.where((x < y) == (i >= 0), one, -one))
+    out = lax.bitcast_convert_type(jnp.where(x == y, lax.bitcast_convert_type(y, bits), moved), x.dtype)
     return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out)
 
 
@@ -348,7 +346,7 @@ def log1p(x: jax.Array) -> jax.Array:
     u = 1 + x
     d = u - 1
     near = lax.log(u) * (x / jnp.where(d == 0, jnp.ones_like(d), d))
-    return jnp.where(d == 0, x, jnp.where(jnp.isinf(u), lax.log(u), near))
+    return jnp.where(jnp.abs(d) > 0, jnp.where(jnp.isinf(u), lax.log(u), near), x)
 
 
 @lower_with("expm1")
@@ -358,7 +356,7 @@ def expm1(x: jax.Array) -> jax.Array:
     d = u - 1
     log_u = lax.log(u)
     near = d * (x / jnp.where((log_u == 0) | jnp.isinf(log_u), jnp.ones_like(x), log_u))
-    return jnp.where(d == 0, x, jnp.where((d == -1) | jnp.isinf(u), d, near))
+    return jnp.where(jnp.abs(d) > 0, jnp.where((d == -1) | jnp.isinf(u), d, near), x)
 
 
 def _direct(operator: str, formula: Any) -> Any:
@@ -396,7 +394,7 @@ def _atan(x: jax.Array) -> jax.Array:
     a = jnp.where(big, -1.0 / jnp.where(a == 0, 1.0, a), jnp.where(mid, (a - 1) / (a + 1), a))
     z = a * a
     r = a * (z * jnp.polyval(jnp.array(p), z) / jnp.polyval(jnp.array(q), z)) + a + more
-    return lax.select(x < 0, -(y + r), y + r) * jnp.where(x == 0, 0.0, 1.0) + jnp.where(x == 0, x, 0.0)
+    return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -(y + r), y + r), x)
 
 
 def _asin(x: jax.Array) -> jax.Array:
@@ -413,7 +411,7 @@ def _sinh(x: jax.Array) -> jax.Array:
     small = 0.5 * (e + e / (e + 1))
     half = lax.exp(0.5 * jnp.abs(x))
     out = jnp.where(jnp.abs(x) > 20, 0.5 * half * half, small)
-    return jnp.where(jnp.isinf(x), x, jnp.where(x < 0, -out, out)) + 0 * x
+    return jnp.where((jnp.abs(x) > 0) & (jnp.abs(x) < jnp.inf), jnp.where(x < 0, -out, out), x)
 
 
 def _cosh(x: jax.Array) -> jax.Array:
@@ -429,18 +427,18 @@ def _asinh(x: jax.Array) -> jax.Array:
     safe = jnp.where(large, 1.0, a)
     near = lax.log1p(safe + safe * safe / (1 + jnp.sqrt(safe * safe + 1)))
     out = jnp.where(large, lax.log(a) + math.log(2), near).astype(x.dtype)
-    return jnp.where(x == 0, x, jnp.where(x < 0, -out, out))
+    return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -out, out), x)
 
 
 def _acosh(x: jax.Array) -> jax.Array:
     large = x > math.sqrt(float(jnp.finfo(x.dtype).max)) / 2
     t = jnp.where(large, 1.0, x - 1)
     near = lax.log1p(t + jnp.sqrt(t * (t + 2)))
-    return jnp.where(large, lax.log(x) + math.log(2), near).astype(x.dtype)
+    return jnp.where(x < 1, jnp.nan, jnp.where(large, lax.log(x) + math.log(2), near)).astype(x.dtype)
 
 
 def _atanh(x: jax.Array) -> jax.Array:
-    return jnp.where(x == 0, x, 0.5 * (lax.log1p(x) - lax.log1p(-x)))
+    return jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x)
 
 
 for _name, _operator, _formula in (
@@ -461,7 +459,7 @@ def cbrt(x: jax.Array) -> jax.Array:
     y = lax.exp(lax.log(safe) / 3)
     y = y - (y - safe / (y * y)) / 3
     y = jnp.where((a == 0) | jnp.isinf(a), a, y)
-    return jnp.where(jnp.isnan(x), x, jnp.where(x < 0, -y, jnp.where(x == 0, x, y)))
+    return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -y, y), x)
 
 
 @lower_with("atan2")
@@ -476,8 +474,8 @@ def atan2(y: jax.Array, x: jax.Array) -> jax.Array:
     angle = jnp.where(ay > ax, math.pi / 2 - angle, angle)
     left = (x < 0) | ((x == 0) & (1 / x < 0))
     angle = jnp.where(left, math.pi - angle, angle)
-    below = (y < 0) | ((y == 0) & (1 / y < 0))
-    out = jnp.where(below, -angle, angle)
+    above = (y > 0) | ((y == 0) & (1 / y > 0))
+    out = jnp.where(above, angle, -angle)
     return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out.astype(x.dtype))
 
 

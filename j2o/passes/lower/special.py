@@ -86,7 +86,7 @@ def erf(op: Lowering, x: Value) -> Value:
 def _erf_wide(x: jax.Array) -> jax.Array:
     z = x * x
     near = x * _polynomial(z, _ERF_T) / _polynomial(z, _ERF_U)
-    return jnp.where(jnp.abs(x) < 1, near, 1 - _erfc_beyond_1(x))
+    return jnp.where(jnp.abs(x) >= 1, 1 - _erfc_beyond_1(x), near)
 
 
 def _erfc_beyond_1(x: jax.Array) -> jax.Array:
@@ -446,5 +446,4 @@ def bessel_i0e(x: jax.Array) -> jax.Array:
 def bessel_i1e(x: jax.Array) -> jax.Array:
     a = jnp.abs(x)
     near, far = _bessel(a, _I1_NEAR, _I1_FAR, 12)
-    out = jnp.where(a <= 8, near * a, far)
-    return jnp.where(x < 0, -out, out)
+    return jnp.sign(x) * jnp.where(a <= 8, near * a, far)
