@@ -8,15 +8,18 @@ constants, scalars of the dtype of the first value among the operands.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from j2o.ir.graph import Graph, Loc, Node, Value
 from j2o.ir.ops import spec
-from j2o.ir.tensor import Tensor, tensor
-from j2o.ir.types import Attr, Dim, DType, Shape, Type
+from j2o.ir.tensor import ArrayTensor, Tensor, tensor
+from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_dim, same_shape
+
+_SCALARS = {bool: DType.BOOL, int: DType.I64, float: DType.F32}
+POOLED = 64  # bytes; constants up to this size are looked up before they are made
 
 
 class Dialect:
@@ -122,13 +125,34 @@ class Builder:
         return self.const(v, like)
 
     def const(self, value: Any, dtype: DType | None = None) -> Value:
-        """A constant of a scalar, a sequence, an array or a `Tensor`; Python ints are i64 and floats f32 without `dtype`."""
+        """A constant of a scalar, a sequence, an array or a `Tensor`; Python ints are i64 and floats f32 without `dtype`.
+
+        A graph holds a small constant once, at its front.
+        """
+        if type(value) in _SCALARS:
+            dtype = dtype or _SCALARS[type(value)]
+            return self.pooled((dtype, repr(value)), "const", lambda: {"value": tensor(value, dtype)})
         if dtype is None and not isinstance(value, Tensor | np.ndarray | np.generic):
             kind = np.asarray(value).dtype.kind
             dtype = {"b": DType.BOOL, "i": DType.I64, "u": DType.I64, "f": DType.F32}[kind]
         if dtype is not None and isinstance(value, np.ndarray | np.generic):
             value = np.asarray(value).astype(dtype.numpy)
-        return self.node("const", (), {"value": tensor(value, dtype)}).out
+        made = tensor(value, dtype)
+        if isinstance(made, ArrayTensor) and made.array.nbytes <= POOLED:
+            key = (made.dtype, made.shape, made.array.tobytes())
+            return self.pooled(key, "const", lambda: {"value": made})
+        return self.node("const", (), {"value": made}).out
+
+    def pooled(self, key: Hashable, op: str, attrs: Callable[[], Mapping[str, Attr]]) -> Value:
+        """The node without operands that `key` stands for; made where the graph does not have it yet."""
+
+        def make() -> Node:
+            node = Node(op, (), (), attrs(), (), self.loc)
+            node.outputs = (Value(spec(op).infer(node)[0], node, 0, self.hint),)
+            self.made.append(node)
+            return node
+
+        return self.graph.pooled(key, make)
 
     def full(self, shape: Shape, value: Any, dtype: DType) -> Value:
         """A tensor of one value, of any (also symbolic) shape: a scalar constant expanded."""
@@ -138,14 +162,14 @@ class Builder:
         """A shape vector: `i64[n]`, a constant where it is static."""
         dims = tuple(dims)
         if all(type(d) is int for d in dims):
-            return self.const(np.asarray(dims, np.int64))
-        return self.node("dims", (), {"dims": dims}).out
+            return self.pooled(dims, "const", lambda: {"value": tensor(dims, DType.I64)})
+        return self.pooled(dims, "dims", lambda: {"dims": dims})
 
     def dim(self, dim: Dim, dtype: DType = DType.I64) -> Value:
         """A size as a scalar of `dtype`."""
         if type(dim) is int:
             return self.const(dim, dtype)
-        return self.cast(self.Reshape(self.dims((dim,)), np.zeros(0, np.int64)), dtype)
+        return self.cast(self.Reshape(self.dims((dim,)), self.dims(())), dtype)
 
     # -------------------------------------- the few that every rule needs, no node where none is needed
 
@@ -155,29 +179,40 @@ class Builder:
 
     def reshape(self, x: Value, shape: Shape) -> Value:
         """`x` in another static or symbolic shape."""
-        shape = tuple(shape)
-        return x if x.type.shape == shape else self.Reshape(x, self.dims(shape), allowzero=1)
+        view = self.view(x, shape)
+        return view if view is not None else self.Reshape(x, self.dims(shape), allowzero=1)
+
+    def view(self, x: Value, shape: Shape) -> Value | None:
+        """`x` in a shape that differs by axes of size 1 alone, by Unsqueeze or Squeeze; None for another shape."""
+        have, want = x.type.shape, tuple(shape)
+        if same_shape(have, want):
+            return x
+        if len(want) > len(have) and (axes := ones_added(have, want)) is not None:
+            return self.Unsqueeze(x, self.dims(axes))
+        if len(want) < len(have) and (axes := ones_added(want, have)) is not None:
+            return self.Squeeze(x, self.dims(axes))
+        return None
 
     def expand(self, x: Value, shape: Shape) -> Value:
         """`x` broadcast to `shape` (numpy's rules)."""
         shape = tuple(shape)
-        return x if x.type.shape == shape else self.Expand(x, self.dims(shape))
+        return x if same_shape(x.type.shape, shape) else self.Expand(x, self.dims(shape))
 
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:
         perm = tuple(int(p) for p in perm)
         return x if perm == tuple(range(len(perm))) else self.Transpose(x, perm=perm)
 
     def unsqueeze(self, x: Value, axes: Sequence[int]) -> Value:
-        return self.Unsqueeze(x, np.asarray(axes, np.int64)) if len(axes) else x
+        return self.Unsqueeze(x, self.dims(axes)) if len(axes) else x
 
     def squeeze(self, x: Value, axes: Sequence[int]) -> Value:
-        return self.Squeeze(x, np.asarray(axes, np.int64)) if len(axes) else x
+        return self.Squeeze(x, self.dims(axes)) if len(axes) else x
 
     def slice(self, x: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
         """`x[start:end:step]` along one axis; bounds may be symbolic and lie inside the axis."""
         if type(start) is int and start == 0 and step == 1 and end == x.type.shape[axis]:
             return x
-        return self.Slice(x, self.dims((start,)), self.dims((end,)), np.array([axis]), np.array([step]))
+        return self.Slice(x, self.dims((start,)), self.dims((end,)), self.dims((axis,)), self.dims((step,)))
 
     def region(self, name: str, types: Sequence[Type], body: Callable[..., Any], hints: Sequence[str] = ()) -> Graph:
         """A region graph: `body(op, *inputs)` builds it and returns its value or values."""
@@ -199,3 +234,29 @@ def _attr(value: Any) -> Attr:
     if isinstance(value, np.floating):
         return float(value)
     return value
+
+
+def ones_added(short: Shape, long: Shape) -> list[int] | None:
+    """Which axes of `long`, all of size 1, `short` lacks; None where that is not the difference."""
+    axes, i = [], 0
+    for k, d in enumerate(long):
+        if (
+            i < len(short)
+            and same_dim(short[i], d)
+            and not (is_one(d) and len(short) - i < len(long) - k and _skips(short[i:], long[k + 1 :]))
+        ):
+            i += 1
+        elif is_one(d):
+            axes.append(k)
+        else:
+            return None
+    return axes if i == len(short) else None
+
+
+def _skips(short: Shape, long: Shape) -> bool:
+    """Whether the rest still fits when an axis of size 1 is taken as added."""
+    return (
+        len(long) >= len(short)
+        and same_shape(tuple(d for d in short if not is_one(d)), tuple(d for d in long if not is_one(d)))
+        and sum(map(is_one, long)) >= sum(map(is_one, short))
+    )

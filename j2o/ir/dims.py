@@ -112,12 +112,19 @@ def scope_of(dim: SymDim) -> export.SymbolicScope:
 
 
 def normal(dim: Any) -> Dim:
-    """`dim` as a Python int where it is a number (numpy's too), else the expression itself."""
-    return dim if is_symbolic(dim) else int(dim)
+    """`dim` as a Python int where it is a number (numpy's too), else the expression: the same object for equal ones."""
+    return dim if type(dim) is int else _interned(dim) if is_symbolic(dim) else int(dim)
+
+
+@functools.lru_cache(maxsize=65536)
+def _interned(dim: SymDim) -> SymDim:
+    return dim
 
 
 def _memo(fn: Callable[[Any, Any], Any]) -> Callable[[Dim, Dim], Dim]:
-    cached = functools.lru_cache(maxsize=65536)(fn)
+    @functools.lru_cache(maxsize=65536)
+    def cached(a: Dim, b: Dim) -> Dim:
+        return normal(fn(a, b))
 
     @functools.wraps(fn)
     def call(a: Dim, b: Dim) -> Dim:

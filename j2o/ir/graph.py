@@ -7,7 +7,7 @@ Inserting, erasing and replacing cost O(1) for each node and use touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -160,6 +160,8 @@ class Node:
         self.inputs = (*self.inputs[:index], value, *self.inputs[index + 1 :])
         if value is not None:
             value.uses[self, index] = None
+        if self.graph is not None:
+            self.graph.journal.append(self)
 
     def set_inputs(self, values: Sequence[Value | None]) -> None:
         """Replace all operands; their number may change."""
@@ -170,6 +172,8 @@ class Node:
         for i, value in enumerate(self.inputs):
             if value is not None:
                 value.uses[self, i] = None
+        if self.graph is not None:
+            self.graph.journal.append(self)
 
     @property
     def used(self) -> bool:
@@ -183,7 +187,12 @@ class Node:
                 raise ValueError(f"cannot erase {self.op}: {user.op} still uses %{value.hint}")
         if self.graph is not None:
             self.graph.unlink(self)
-        self.set_inputs(())
+        for i, value in enumerate(self.inputs):
+            if value is not None:
+                del value.uses[self, i]
+                if value.uses and isinstance(value.owner, Node) and value.owner.graph is not None:
+                    value.owner.graph.journal.append(value.owner)  # it has fewer users now
+        self.inputs = ()
         for graph in self.graphs:
             if graph.parent is self:
                 graph.drop()
@@ -202,11 +211,13 @@ class Node:
 class Graph:
     """Inputs, nodes in an order in which every value is defined before its uses, and a final `return`.
 
-    `functions`, `dims`, `input_names` and `output_names` belong to the root alone.
+    `functions`, `dims`, `input_names` and `output_names` belong to the root alone. `journal` lists the nodes that were
+    inserted, got other operands or lost users, in the order in which that happened: a pass that runs again looks at these.
     """
 
     __slots__ = (
-        "_dims", "_functions", "first", "input_names", "inputs", "last", "length", "name", "output_names", "parent", "parent_graph",
+        "_dims", "_functions", "_pool", "first", "input_names", "inputs", "journal", "last", "length", "name", "output_names",
+        "parent", "parent_graph",
     )  # fmt: skip
 
     def __init__(self, name: str = "main", dims: DimScope | None = None) -> None:
@@ -217,6 +228,8 @@ class Graph:
         self.first: Node | None = None
         self.last: Node | None = None
         self.length = 0
+        self.journal: list[Node] = []
+        self._pool: dict[Hashable, Value] = {}
         self._dims = dims
         self._functions: dict[str, Graph] = {}
         self.input_names: list[str] = []
@@ -329,7 +342,15 @@ class Graph:
         else:
             before.prev = node
         self.length += 1
+        self.journal.append(node)
         return node
+
+    def pooled(self, key: Hashable, make: Callable[[], Node]) -> Value:
+        """The output of a node without operands that is there once, at the front: what `make()` gives the first time."""
+        value = self._pool.get(key)
+        if value is None or value.owner.graph is not self:  # type: ignore[union-attr]
+            value = self._pool[key] = self.insert(make(), before=self.first).out
+        return value
 
     def unlink(self, node: Node) -> None:
         """Take a node out of the order, operands and uses untouched, to insert it elsewhere."""

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
-from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.ir.types import Dim, DType, Shape, Type, is_one, same_dim, same_shape
 
 Rule: TypeAlias = Callable[[Node], "tuple[Type, ...]"]
 RULES: dict[str, Rule] = {}
@@ -67,7 +67,7 @@ def _axis(node: Node, rank: int, default: int | None = None) -> int:
 def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
     """numpy's broadcasting; two sizes go together when they are equal or one is 1."""
     first = shapes[0]
-    if all(s == first for s in shapes):
+    if all(same_shape(s, first) for s in shapes):
         return first
     rank = max(map(len, shapes))
     out: list[Dim] = []
@@ -76,11 +76,11 @@ def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
         for shape in shapes:
             k = i - rank + len(shape)
             d = shape[k] if k >= 0 else 1
-            if type(d) is int and d == 1:
+            if is_one(d):
                 continue
-            if type(dim) is int and dim == 1:
+            if is_one(dim):
                 dim = d
-            elif dim != d:
+            elif not same_dim(dim, d):
                 raise fail(node, f"sizes {dim} and {d} do not go together")
         out.append(dim)
     return tuple(out)
@@ -254,7 +254,7 @@ def reshape(node: Node) -> tuple[Type, ...]:
         if quotient is None:
             raise fail(node, f"{x.size} elements are not known to be a multiple of {rest}")
         shape[i] = quotient
-    elif dims.prod(shape) != x.size and not _provable(dims.prod(shape), x.size):
+    elif not same_dim(size := dims.prod(shape), x.size) and not _provable(size, x.size):
         raise fail(node, f"{x.size} elements in the shape {shape}")
     return (x.with_shape(tuple(shape)),)
 
@@ -284,9 +284,9 @@ def squeeze(node: Node) -> tuple[Type, ...]:
     axes = (
         {int(a) % x.rank for a in _known(node, 1)}
         if _opt(node, 1) is not None
-        else {i for i, d in enumerate(x.shape) if d == 1}
+        else {i for i, d in enumerate(x.shape) if is_one(d)}
     )
-    if any(x.shape[a] != 1 for a in axes):
+    if not all(is_one(x.shape[a]) for a in axes):
         raise fail(node, f"axes {sorted(axes)} are not all of size 1")
     return (x.with_shape(tuple(d for i, d in enumerate(x.shape) if i not in axes)),)
 
@@ -519,7 +519,7 @@ def matmul_shape(node: Node, a: Shape, b: Shape) -> Shape:
     if not a or not b:
         raise fail(node, "scalars cannot be multiplied as matrices")
     left, right = ((1, *a) if len(a) == 1 else a), ((*b, 1) if len(b) == 1 else b)
-    if left[-1] != right[-2]:
+    if not same_dim(left[-1], right[-2]):
         raise fail(node, f"the contracted sizes {left[-1]} and {right[-2]} differ")
     out = (*broadcast(node, [left[:-2], right[:-2]]), left[-2], right[-1])
     if len(a) == 1:

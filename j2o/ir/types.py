@@ -110,12 +110,35 @@ def dtype_of(numpy_dtype: object) -> DType:
         raise TypeError(f"no j2o dtype for numpy's {numpy_dtype}") from None
 
 
-@dataclass(frozen=True, slots=True)
+def is_one(d: Dim) -> bool:
+    """Whether a size is the number 1."""
+    return type(d) is int and d == 1
+
+
+def same_dim(a: Dim, b: Dim) -> bool:
+    """`a == b`, faster: JAX subtracts expressions to compare them, which their hashes save where they differ."""
+    return a is b or (hash(a) == hash(b) and a == b)
+
+
+def same_shape(a: Shape, b: Shape) -> bool:
+    """`a == b`, by `same_dim`."""
+    return a is b or (len(a) == len(b) and all(x is y or same_dim(x, y) for x, y in zip(a, b, strict=True)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Type:
     """The type of a value: `f32[B,128]`."""
 
     dtype: DType
     shape: Shape
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Type) and self.dtype is other.dtype and same_shape(self.shape, other.shape)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.shape))
 
     @property
     def rank(self) -> int:

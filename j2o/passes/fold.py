@@ -16,17 +16,17 @@ import numpy as np
 from j2o.ir import tensor as tensors
 from j2o.ir.graph import Graph, Node, Value, inline
 from j2o.ir.tensor import SMALL, ArrayTensor, Tensor
-from j2o.passes.pipeline import graph_pass
+from j2o.passes.pipeline import Context, graph_pass
 
 Fold: TypeAlias = Callable[..., "np.ndarray | tuple[np.ndarray, ...] | None"]
 
 
 @graph_pass("fold", at="onnx", level=1)
-def fold(graph: Graph) -> int:
+def fold(graph: Graph, context: Context) -> int:
     """Replace nodes whose operands are constants by constants."""
     count = 0
-    for node in graph:
-        if not node.op.startswith("onnx."):
+    for node in context.fresh(graph, "fold", 0):
+        if not node.op.startswith("onnx.") or node.graph is not graph:
             continue
         if node.kind == "If" and _fold_if(node):
             count += 1

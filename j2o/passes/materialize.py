@@ -15,7 +15,7 @@ from j2o.errors import DimensionError
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.types import Dim, DType, Type
+from j2o.ir.types import Dim, DType, Type, same_dim
 from j2o.passes.pipeline import graph_pass
 
 
@@ -230,7 +230,7 @@ def short_shape(old: tuple[Dim, ...], new: tuple[Dim, ...]) -> list[int] | None:
             if d == 0:
                 return None  # a 0 would be read as "as it was"
             out.append(d)
-        elif i < len(old) and type(old[i]) is not int and old[i] == d:
+        elif i < len(old) and same_dim(old[i], d):
             out.append(0)
         else:
             out.append(-1)

@@ -10,9 +10,10 @@
 
 The pattern is traced once. A parameter that it uses as an operand binds a value, as an attribute that attribute; one
 annotated `Const` binds constants alone. The same parameter twice means the same value (constants: equal contents), a
-Python scalar a constant of one element of that value. Commutative operations match in both orders;
+Python scalar a constant of one element of that value (a zero: of that sign). Commutative operations match in both orders;
 `op.either(a, b)` matches either, `op.maybe("Cast", x)` the operation on `x` or `x` itself. Attributes that a pattern
-does not mention must have their default, where they have one; `name=...` accepts any value.
+does not mention must have their default, where they have one; `name=...` accepts any value, and `...` as the last
+operand any further operands.
 
 A match is refused where a value inside it is used outside (but with `shared=True`), and declined where the replacement
 is None or of another type. The replacement is built with the ordinary builder; `op.node` is the root of the match.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -120,10 +122,9 @@ def matches(pattern: Any, value: Value | None, match: Match, home: Graph) -> Ite
         if node is not None and node.op == pattern.op and node.graph is home and len(node.outputs) == 1:
             yield from _match_node(pattern, node, match, home)
     elif isinstance(pattern, Wild):
-        if value is not None and (not pattern.const or value.const is not None):
-            bound = match.bind(pattern.name, value)
-            if bound is not None:
-                yield bound
+        bound = match.bind(pattern.name, value) if _fits_wild(pattern, value) else None
+        if bound is not None:
+            yield bound
     elif isinstance(pattern, Either):
         for option in pattern.options:
             yield from matches(option, value, match, home)
@@ -136,35 +137,51 @@ def matches(pattern: Any, value: Value | None, match: Match, home: Graph) -> Ite
 
 def _is_scalar(value: Value, number: float) -> bool:
     tensor = value.const
-    if tensor is None or any(d != 1 for d in tensor.shape):
+    if tensor is None or tensor.size != 1:
         return False
-    element = tensor.load().reshape(-1)[0]
-    if tensor.dtype.is_float:
-        return bool(element == np.asarray(number).astype(tensor.dtype.numpy))
-    return bool(element.item() == number)
+    element = tensor.scalar
+    if number == 0 == element:  # of the same sign
+        return math.copysign(1, number) == math.copysign(1, element)
+    if element == number or not tensor.dtype.is_float or abs(element - number) > 0.1 * abs(number):
+        return bool(element == number)
+    return bool(element == np.asarray(number).astype(tensor.dtype.numpy).item())
 
 
 def _match_node(pattern: Apply, node: Node, match: Match, home: Graph) -> Iterator[Match]:
     inputs = list(node.inputs)
     while len(inputs) > len(pattern.inputs) and inputs[-1] is None:
         inputs.pop()
-    if len(inputs) != len(pattern.inputs):
+    wanted = pattern.inputs
+    if wanted and wanted[-1] is ...:
+        wanted = wanted[:-1]
+        inputs = inputs[: len(wanted)]
+    if len(inputs) != len(wanted):
         return
     attrs = _match_attrs(pattern, node, match)
     if attrs is None:
         return
     start = Match(attrs.values, (*match.nodes, node))
-    yield from _match_all(pattern.inputs, inputs, start, home)
+    yield from _match_all(wanted, inputs, start, home)
     if len(inputs) == 2 and node.spec.commutative and inputs[0] is not inputs[1]:
-        yield from _match_all(pattern.inputs, inputs[::-1], start, home)
+        yield from _match_all(wanted, inputs[::-1], start, home)
 
 
 def _match_all(patterns: Sequence[Any], values: Sequence[Value | None], match: Match, home: Graph) -> Iterator[Match]:
-    if not patterns:
-        yield match
+    for i, (pattern, value) in enumerate(zip(patterns, values, strict=True)):
+        if isinstance(pattern, Wild):  # the one way there is, without a generator
+            bound = match.bind(pattern.name, value) if _fits_wild(pattern, value) else None
+            if bound is None:
+                return
+            match = bound
+            continue
+        for first in matches(pattern, value, match, home):
+            yield from _match_all(patterns[i + 1 :], values[i + 1 :], first, home)
         return
-    for first in matches(patterns[0], values[0], match, home):
-        yield from _match_all(patterns[1:], values[1:], first, home)
+    yield match
+
+
+def _fits_wild(pattern: Wild, value: Value | None) -> bool:
+    return value is not None and (not pattern.const or value.op == "const")
 
 
 def _match_attrs(pattern: Apply, node: Node, match: Match) -> Match | None:
@@ -221,17 +238,22 @@ class Rule:
         return replacement
 
     @functools.cached_property
-    def needs(self) -> list[tuple[str, Needs]]:
-        """The operations that a match can end in, with a quick check of their operands."""
-        return root_needs(self.pattern)
+    def roots(self) -> list[tuple[str, Callable[[Node], bool]]]:
+        """The operations that a match can end in, with a quick test of their operands."""
+        return [(root.op, check_inputs(root)) for root in roots(self.pattern)]
 
     @functools.cached_property
     def required(self) -> frozenset[str]:
         """The operations that a graph must have for the rule to fit anywhere."""
         return required(self.pattern)
 
+    @functools.cached_property
+    def depth(self) -> int:
+        """How many operands deep a match, and what the replacement asks of its values, can reach."""
+        return depth_of(self.pattern) + 1
+
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
-        return rewrite_graph(graph, [self], context or Context())
+        return rewrite_graph(graph, [self], context or Context(), self.name)
 
     def apply(self, node: Node, target: Any) -> tuple[Node, ...] | None:
         """Rewrite at `node`: the nodes made, or None where the rule does not fit."""
@@ -278,30 +300,56 @@ class RuleBuilder(Builder):
         return 18 if self.target is None else self.target.opset
 
 
-# What the operands of a root must be made by, at the least: (position, operations); position -1 is any of them.
-Needs: TypeAlias = "tuple[tuple[int, frozenset[str]], ...]"
+def roots(pattern: Any) -> list[Apply]:
+    """The operations that a match can end in."""
+    return [r for option in pattern.options for r in roots(option)] if isinstance(pattern, Either) else [pattern]
 
 
-def root_needs(pattern: Any) -> list[tuple[str, Needs]]:
-    """For every operation that a match can end in, what is quickly checked before matching."""
-    if isinstance(pattern, Either):
-        return [pair for option in pattern.options for pair in root_needs(option)]
-    either_order = len(pattern.inputs) == 2 and spec(pattern.op).commutative
-    made_by = [_made_by(p) for p in pattern.inputs]
-    needs = tuple((-1 if either_order else i, ops) for i, ops in enumerate(made_by) if ops is not None)
-    return [(pattern.op, needs)]
-
-
-def _made_by(pattern: Any) -> frozenset[str] | None:
-    """The operations that what `pattern` matches can come from; None where it can be anything."""
+def check(pattern: Any) -> Callable[[Value | None], bool]:
+    """A quick test that every match passes: operations, constants and numbers are in their places, names and attributes aside."""
     if isinstance(pattern, Apply):
-        return frozenset([pattern.op])
+        return _check_apply(pattern)
     if isinstance(pattern, Wild):
-        return frozenset(["const"]) if pattern.const else None
+        return lambda v: _fits_wild(pattern, v)
     if isinstance(pattern, Either):
-        options = [_made_by(o) for o in pattern.options]
-        return None if None in options else frozenset().union(*options)  # type: ignore[arg-type]
-    return None if pattern is None else frozenset(["const"])
+        options = tuple(map(check, pattern.options))
+        return lambda v: any(option(v) for option in options)
+    return (lambda v: v is None) if pattern is None else (lambda v: v is not None and _is_scalar(v, pattern))
+
+
+def _check_apply(pattern: Apply) -> Callable[[Value | None], bool]:
+    inputs = check_inputs(pattern)
+    name = pattern.op
+
+    def test(value: Value | None) -> bool:
+        node = value.owner if value is not None else None
+        return isinstance(node, Node) and node.op == name and inputs(node)
+
+    return test
+
+
+def check_inputs(pattern: Apply) -> Callable[[Node], bool]:
+    """The quick test of a node's operands, its operation known."""
+    # operands that say nothing are left out; what says most comes first
+    wanted = [p for p in pattern.inputs if p is not ...]
+    tests = sorted(
+        ((i, check(p)) for i, p in enumerate(wanted) if not (isinstance(p, Wild) and not p.const)),
+        key=lambda pair: isinstance(wanted[pair[0]], Either),
+    )
+    count = len(wanted)
+    if not tests:
+        return lambda node: True
+    if count != 2 or not spec(pattern.op).commutative:
+        return lambda node: len(node.inputs) >= count and all(test(node.inputs[i]) for i, test in tests)
+    first, second = map(check, wanted)
+
+    def either_order(node: Node) -> bool:
+        if len(node.inputs) != 2:
+            return False
+        a, b = node.inputs
+        return (first(a) and second(b)) or (first(b) and second(a))
+
+    return either_order
 
 
 def required(pattern: Any) -> frozenset[str]:
@@ -314,15 +362,11 @@ def required(pattern: Any) -> frozenset[str]:
     return frozenset()
 
 
-def _plausible(node: Node, needs: Needs) -> bool:
-    ops = [v.op if v is not None else "" for v in node.inputs]
-    for position, allowed in needs:
-        if position < 0:
-            if not any(op in allowed for op in ops):
-                return False
-        elif position >= len(ops) or ops[position] not in allowed:
-            return False
-    return True
+def depth_of(pattern: Any) -> int:
+    """How many operations a pattern has above one another."""
+    if isinstance(pattern, Apply):
+        return 1 + max(map(depth_of, pattern.inputs), default=0)
+    return max(map(depth_of, pattern.options)) if isinstance(pattern, Either) else 0
 
 
 def _check_root(pattern: Any, name: str) -> None:
@@ -399,14 +443,17 @@ class RuleSet:
         return replace(self, rules=tuple(r for r in self.rules if r.name not in names))
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
-        return rewrite_graph(graph, self.rules, context or Context())
+        return rewrite_graph(graph, self.rules, context or Context(), self.name)
 
 
-def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context) -> int:
-    """Apply rules to the nodes of one graph until none fits; NotConvergingError names rules that go round in circles."""
+def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context, name: str) -> int:
+    """Apply rules to the nodes of one graph until none fits; NotConvergingError names rules that go round in circles.
+
+    `name` is the pass's: nodes that it knows already and that have not changed are left out.
+    """
     present = {node.op for node in graph}
     table = _table(rules, context.opt_level, present)
-    queue = deque(node for node in graph if node.op in table)
+    queue = deque(n for n in context.fresh(graph, name, max(rule.depth for rule in rules)) if n.op in table)
     waiting = set(map(id, queue))
     limit, count = 10 * graph.length + 1000, 0
 
@@ -420,8 +467,8 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context) -> int:
         waiting.discard(id(node))
         if node.graph is not graph or len(node.outputs) != 1 or not node.out.uses:
             continue
-        for rule, needs in table.get(node.op, ()):
-            if not _plausible(node, needs):
+        for rule, fits in table.get(node.op, ()):
+            if not fits(node):
                 continue
             users = list(node.out.users())
             made = rule.apply(node, context.target)
@@ -442,11 +489,13 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context) -> int:
     return count
 
 
-def _table(rules: Sequence[Rule], level: int, present: set[str]) -> dict[str, list[tuple[Rule, Needs]]]:
+def _table(
+    rules: Sequence[Rule], level: int, present: set[str]
+) -> dict[str, list[tuple[Rule, Callable[[Node], bool]]]]:
     """The rules that can fit in a graph with these operations, by the operation that a match ends in."""
-    table: dict[str, list[tuple[Rule, Needs]]] = {}
+    table: dict[str, list[tuple[Rule, Callable[[Node], bool]]]] = {}
     for rule in rules:
         if rule.level <= level and rule.required <= present:
-            for root, needs in rule.needs:
-                table.setdefault(root, []).append((rule, needs))
+            for root, fits in rule.roots:
+                table.setdefault(root, []).append((rule, fits))
     return table

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from j2o.errors import J2OError, VerifyError
-from j2o.ir.graph import Graph
+from j2o.ir.graph import Graph, Node
 from j2o.ir.target import Target
 
 Level: TypeAlias = Literal["lax", "onnx", "target"]
@@ -31,6 +31,24 @@ class Context:
     options: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)  # what quantising each weight cost, for the report
     fired: dict[str, int] = field(default_factory=dict)  # how often each rewrite rule of the running pass fired
+    seen: dict[tuple[str, Graph], int] = field(default_factory=dict)  # how much of a graph's journal a pass knows
+
+    def fresh(self, graph: Graph, name: str, depth: int) -> Iterable[Node]:
+        """The nodes that the pass of that name, which looks `depth` operands deep, has not seen as they are now.
+
+        All of them the first time; later those in the journal since then, and the users of these.
+        """
+        mark = self.seen.get((name, graph))
+        self.seen[name, graph] = len(graph.journal)
+        if mark is None:
+            return graph
+        found = dict.fromkeys(n for n in graph.journal[mark:] if n.graph is graph)
+        edge = list(found)
+        for _ in range(depth):
+            users = {u: None for n in edge for v in n.outputs for u, _ in v.uses if u.graph is graph and u not in found}
+            found.update(users)
+            edge = list(users)
+        return list(found)
 
 
 @runtime_checkable

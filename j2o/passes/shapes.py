@@ -14,27 +14,31 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.types import Dim, Shape
-from j2o.passes.patterns import Const, Rule, RuleBuilder, RuleSet, erase_dead, rewrite
-from j2o.passes.pipeline import graph_pass
+from j2o.ir.types import Dim, Shape, is_one, same_shape
+from j2o.passes.patterns import Const, Rule, RuleSet, erase_dead, rewrite
+from j2o.passes.pipeline import Context, graph_pass
 
 RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
-ANY = {"Reshape": {"allowzero": ...}, "Flatten": {"axis": ...}}  # attributes that do not matter to a rule
+ANY = {
+    "Reshape": {"allowzero": ...},
+    "Flatten": {"axis": ...},
+    "Concat": {"axis": ...},
+    "Pad": {"mode": ...},
+}  # attributes that do not matter to a rule
 
 
 # ----------------------------------------------------------------------------------------------------- rules
 
 
-def _nothing(kind: str, operands: int) -> Rule:
+def _nothing(kind: str) -> Rule:
     """An operator that gives its first operand back where the type is the same; its attributes do not matter."""
 
     @rewrite(f"{kind.lower()}_nothing", level=1)
-    def nothing(op, x, a, b, c, d):
-        forms = [getattr(op, kind)(x, *(a, b, c, d)[:n], **ANY.get(kind, {})) for n in range(operands)]
-        return op.either(*forms)
+    def nothing(op, x):
+        return getattr(op, kind)(x, ..., **ANY.get(kind, {}))
 
     @nothing.becomes
-    def _(op, x, *_):
+    def _(op, x):
         return x if x.type == op.out_type else None
 
     return nothing
@@ -50,44 +54,6 @@ def _(op, x, start, end, axes, steps):
     return x if steps.known and all(s == 1 for s in steps.known) else None  # of another type unless it is all of x
 
 
-def _view(op: RuleBuilder, x: Value, *, reshape: bool = True) -> Value | None:
-    """`x` in the shape of what is replaced, by the cheapest operator; None where that is a Reshape and none is wanted."""
-    have, want = x.type.shape, op.out_type.shape
-    if have == want:
-        return x
-    if len(want) > len(have) and (axes := ones_added(have, want)) is not None:
-        return op.unsqueeze(x, axes)
-    if len(want) < len(have) and (axes := ones_added(want, have)) is not None:
-        return op.squeeze(x, axes)
-    return op.reshape(x, want) if reshape else None
-
-
-def ones_added(short: Shape, long: Shape) -> list[int] | None:
-    """Which axes of `long`, all of size 1, `short` lacks; None where that is not the difference."""
-    axes, i = [], 0
-    for k, d in enumerate(long):
-        if (
-            i < len(short)
-            and short[i] == d
-            and not (d == 1 and len(short) - i < len(long) - k and _skips(short[i:], long[k + 1 :]))
-        ):
-            i += 1
-        elif d == 1:
-            axes.append(k)
-        else:
-            return None
-    return axes if i == len(short) else None
-
-
-def _skips(short: Shape, long: Shape) -> bool:
-    """Whether the rest still fits when an axis of size 1 is taken as added."""
-    return (
-        len(long) >= len(short)
-        and [d for d in short if d != 1] == [d for d in long if d != 1]
-        and (sum(d == 1 for d in long) >= sum(d == 1 for d in short))
-    )
-
-
 def _merged(outer: str, inner: str) -> Rule:
     """Two changes of shape in a row are one."""
 
@@ -98,7 +64,9 @@ def _merged(outer: str, inner: str) -> Rule:
 
     @merged.becomes
     def _(op, x, s, t):
-        return _view(op, x, reshape="Reshape" in (outer, inner) or _needs_no_sizes(op.out_type.shape))
+        shape = op.out_type.shape
+        cheap = "Reshape" in (outer, inner) or _needs_no_sizes(shape)
+        return op.reshape(x, shape) if cheap else op.view(x, shape)
 
     return merged
 
@@ -122,13 +90,13 @@ def transpose_ones(op, x, perm):
 @transpose_ones.becomes
 def _(op, x, perm):
     shape = x.type.shape
-    moved = [p for p in perm if shape[p] != 1]
+    moved = [p for p in perm if not is_one(shape[p])]
     if moved != sorted(moved):
         return None
     if _needs_no_sizes(shape):
-        return _view(op, x)
-    flat = op.squeeze(x, [i for i, d in enumerate(shape) if d == 1])
-    return op.unsqueeze(flat, [i for i, d in enumerate(op.out_type.shape) if d == 1])
+        return op.reshape(x, op.out_type.shape)
+    flat = op.squeeze(x, [i for i, d in enumerate(shape) if is_one(d)])
+    return op.unsqueeze(flat, [i for i, d in enumerate(op.out_type.shape) if is_one(d)])
 
 
 def _needs_no_sizes(shape: Shape) -> bool:
@@ -209,10 +177,10 @@ BROADCASTING = frozenset(
 
 
 @graph_pass("broadcasts", at="onnx", level=1)
-def broadcasts(graph: Graph) -> int:
+def broadcasts(graph: Graph, context: Context) -> int:
     """Elementwise operators and MatMul broadcast by themselves: take Expands, and leading axes of size 1, off operands."""
     count = 0
-    for node in graph:
+    for node in context.fresh(graph, "broadcasts", 1):
         if node.op in BROADCASTING:
             for index in range(len(node.inputs)):
                 count += _unexpand(node, index)
@@ -230,7 +198,8 @@ def _unexpand(node: Node, index: int) -> int:
         source = value.node.inputs[0] if value.node.inputs else None
         if source is None or not (value.op == "onnx.Expand" or _adds_leading_ones(value.node)):
             break
-        if broadcast_shape([source.type.shape, *others]) != node.out.type.shape:
+        shape = broadcast_shape([source.type.shape, *others])
+        if shape is None or not same_shape(shape, node.out.type.shape):
             break
         node.set_input(index, source)
         value, count = source, count + 1
@@ -242,7 +211,7 @@ def _adds_leading_ones(node: Node) -> bool:
         return False
     before, after = node.inputs[0].type.shape, node.out.type.shape
     extra = len(after) - len(before)
-    return extra > 0 and after[extra:] == before and all(d == 1 for d in after[:extra])
+    return extra > 0 and all(map(is_one, after[:extra])) and same_shape(after[extra:], before)
 
 
 def _unexpand_matmul(node: Node, index: int) -> int:
@@ -263,7 +232,7 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
     rank = max(map(len, shapes))
     out: list[Dim] = []
     for i in range(1, rank + 1):
-        found = {s[-i] for s in shapes if len(s) >= i and s[-i] != 1}
+        found = {s[-i] for s in shapes if len(s) >= i and not is_one(s[-i])}
         if len(found) > 1:
             return None
         out.append(next(iter(found), 1))
@@ -274,14 +243,14 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
 
 
 @graph_pass("unit_axes", at="onnx", level=2)
-def unit_axes(graph: Graph) -> int:
+def unit_axes(graph: Graph, context: Context) -> int:
     """Move Squeeze and Unsqueeze behind what is computed from their results; reduce with axes kept and squeeze afterwards.
 
     So patterns that were written with and without kept axes look the same, and the two cancel where they meet.
     """
     count = 0
-    for node in graph:
-        if not node.op.startswith("onnx.") or len(node.outputs) != 1:
+    for node in context.fresh(graph, "unit_axes", 1):
+        if not node.op.startswith("onnx.") or len(node.outputs) != 1 or node.graph is not graph:
             continue
         kind = node.kind
         if kind in REDUCTIONS:
@@ -382,7 +351,7 @@ def _sink_unsqueeze(graph: Graph, node: Node) -> int:
     axes = next(
         (a for v in node.inputs if v is not None and (a := _moved_axes(v, "Unsqueeze")) and v.type.rank == rank), None
     )
-    if not axes or any(node.out.type.shape[a] != 1 for a in axes):
+    if not axes or not all(is_one(node.out.type.shape[a]) for a in axes):
         return 0
     op = Builder(graph, node, node.loc, node.out.hint)
     inputs: list[Value | None] = []
@@ -403,7 +372,7 @@ def _without_axes(op: Builder, value: Value, axes: tuple[int, ...], rank: int) -
     own = [a - (rank - value.type.rank) for a in axes if a >= rank - value.type.rank]
     if not own:
         return value
-    small = value.const is not None and all(value.type.shape[a] == 1 for a in own)
+    small = value.const is not None and all(is_one(value.type.shape[a]) for a in own)
     return op.squeeze(value, own) if small else None
 
 
@@ -430,7 +399,7 @@ def reshape_ones(op, x, s):
 
 @reshape_ones.becomes
 def _(op, x, s):
-    return _view(op, x, reshape=False)
+    return op.view(x, op.out_type.shape)
 
 
 @rewrite("matmul_swapped", level=2)
@@ -474,11 +443,7 @@ def _(op, x, axes, over):
 shapes = RuleSet(
     "shapes",
     (
-        _nothing("Reshape", 3),
-        _nothing("Expand", 3),
-        _nothing("Concat", 2),
-        _nothing("Tile", 3),
-        _nothing("Pad", 5),
+        *map(_nothing, ("Reshape", "Expand", "Concat", "Tile", "Pad")),
         slice_nothing,
         *(_merged(outer, inner) for outer in RESHAPES for inner in RESHAPES),
         transpose_transpose,

@@ -6,21 +6,18 @@ import numpy as np
 
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.patterns import Const, RuleBuilder, RuleSet, identities, rewrite
+from j2o.passes.patterns import RuleBuilder, RuleSet, identities, rewrite
 
 
 def _of_int(op: RuleBuilder, x: Value) -> Value | None:
     return x if x.type.dtype.is_int else None
 
 
-def _negative_zero(value: Value) -> bool:
-    return value.const is not None and bool(np.signbit(value.const.load()).all())
-
-
 RULES = identities(
     {
         "identity": (lambda op, x: op.Identity(x), lambda op, x: x),
         "add_zero": (lambda op, x: op.Add(x, 0), _of_int),
+        "add_negative_zero": (lambda op, x: op.Add(x, -0.0), lambda op, x: x),  # x + 0.0 is not x for x = -0.0
         "sub_zero": (lambda op, x: op.Sub(x, 0), lambda op, x: x),
         "mul_one": (lambda op, x: op.Mul(x, 1), lambda op, x: x),
         "div_one": (lambda op, x: op.Div(x, 1), lambda op, x: x),
@@ -50,17 +47,6 @@ RULES = identities(
     },
     level=1,
 )  # fmt: skip
-
-
-@rewrite("add_negative_zero", level=1)
-def add_negative_zero(op, x, c: Const):
-    """x + -0.0 is x, also for x = -0.0; x + 0.0 is not."""
-    return op.Add(x, c)
-
-
-@add_negative_zero.becomes
-def _(op, x, c):
-    return x if x.type.dtype.is_float and c.const.is_small and not c.const.load().any() and _negative_zero(c) else None
 
 
 @rewrite("cast_cast", level=1)
@@ -99,4 +85,4 @@ _WIDER_FLOATS = {
 }
 _EXACT_INT = {DType.F16: 8, DType.BF16: 8, DType.F32: 16, DType.F64: 32}
 
-simplify = RuleSet("simplify", (*RULES, add_negative_zero, cast_cast), doc="Algebra and conversions that do nothing.")
+simplify = RuleSet("simplify", (*RULES, cast_cast), doc="Algebra and conversions that do nothing.")

@@ -58,7 +58,11 @@ def _counts(x: Value, axis: int) -> bool:
             ends = [v.const for v in (node.inputs[0], node.inputs[2]) if v is not None]
             return [c.scalar for c in ends if c is not None] == [0, 1]
         wide = x.type.dtype.is_int and x.type.dtype.bits >= 32  # a narrow one might have wrapped around
-        if node.op not in ("onnx.Expand", "onnx.Reshape", "onnx.Cast") or node.inputs[0] is None or not wide:
+        if (
+            node.op not in ("onnx.Expand", "onnx.Reshape", "onnx.Unsqueeze", "onnx.Cast")
+            or node.inputs[0] is None
+            or not wide
+        ):
             return False
         x = node.inputs[0]
     return False
