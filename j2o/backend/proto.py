@@ -177,10 +177,7 @@ class _Writer:
         if self.in_function:
             raise AssertionError("constants of functions are written where they stand")
         if tensor not in self.initializers:
-            readable = "/" in tensor.key or tensor.key.isidentifier()
-            name = self.names.fresh(
-                tensor.key if readable and not _is_hash(tensor.key) else clean(value.hint) or "const"
-            )
+            name = self.names.fresh(tensor.name or clean(value.hint) or "const")
             type, shape = self.type_of(value.type)
             const = LazyProtoTensor(tensor, name)
             self.initializers[tensor] = ir.Value(name=name, type=type, shape=shape.copy(), const_value=const)
@@ -258,10 +255,6 @@ class _Writer:
         for domain, version in writer.domains.items():
             self.domains.setdefault(domain, version)
         return ir.Function(FUNCTION_DOMAIN, key, "", graph=inner, attributes=[])
-
-
-def _is_hash(key: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{16}", key) is not None
 
 
 def _attribute(name: str, value: Attr) -> ir.Attr:

@@ -1,7 +1,7 @@
 """Any callable → ClosedJaxpr, with the structure of its result and names for the arrays that it captures.
 
-Nothing of the caller's is changed: flax nnx modules, whose variables belong to a trace, are split outside of it and merged
-again inside, so that train mode and RNG counters work and leave the caller's modules as they were.
+Nothing of the caller's is changed. A program that writes to variables of flax nnx modules, which nnx refuses inside of a
+trace before anything is written, is traced again with modules that are split outside of it and merged inside.
 Uses of private JAX: none.
 """
 
@@ -43,13 +43,10 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
     it asks for a decision about a symbolic size that cannot be taken.
     """
     names: dict[int, str] = {}
-    call = prepared(fn, names)
-
-    def flat(*leaves: Any) -> Any:
-        return call(*jax.tree.unflatten(tree, leaves))
-
+    for path, array in arrays_in(fn):
+        names.setdefault(id(array), path)
     try:
-        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*avals)
+        closed, shapes = _jaxpr(fn, avals, tree)
     except export_inconclusive() as error:
         raise DimensionError(_inconclusive(error)) from error
     except (
@@ -62,6 +59,28 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         raise TraceError(f"{_user_line(error)}{_first_sentence(error)}") from error
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     return Traced(closed, out_tree, tuple(p for p, _ in paths), names)
+
+
+def _jaxpr(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> tuple[Any, Any]:
+    """The jaxpr and the shapes of the results."""
+
+    def once(call: Callable[..., Any]) -> tuple[Any, Any]:
+        def flat(
+            *leaves: Any,
+        ) -> Any:  # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
+            return call(*jax.tree.unflatten(tree, leaves))
+
+        return jax.make_jaxpr(flat, return_shape=True)(*avals)
+
+    nnx = _nnx()
+    writes: Any = () if nnx is None else sys.modules["flax.errors"].TraceContextError
+    try:
+        return once(fn)
+    except writes:
+        copied = _without_nnx_state(fn, nnx)
+        if copied is None:
+            raise
+        return once(copied)
 
 
 def _user_line(error: BaseException) -> str:
@@ -95,16 +114,6 @@ def _inconclusive(error: BaseException) -> str:
 
 
 # ------------------------------------------------------------------------------------ nnx and captures
-
-
-def prepared(fn: Callable[..., Any], names: dict[int, str]) -> Callable[..., Any]:
-    """`fn` such that it can be traced, and the names of the arrays it captures, by identity."""
-    for path, array in arrays_in(fn):
-        names.setdefault(id(array), path)
-    nnx = _nnx()
-    if nnx is None:
-        return fn
-    return _without_nnx_state(fn, nnx) or fn
 
 
 def _nnx() -> Any:
@@ -235,10 +244,12 @@ def _parts(x: Any) -> Iterator[tuple[str, Any]]:
         yield "", inner
     elif _is_variable(x):
         yield "", x.get_value() if hasattr(x, "get_value") else x.value
+    elif type(x).__module__.partition(".")[0] in ("builtins", "jaxlib", "numpy", "typing", "inspect"):
+        return
+    elif hasattr(x, "__dict__"):
+        yield from ((name, value) for name, value in list(vars(x).items()) if not name.startswith("_pytree__"))
     elif dataclasses.is_dataclass(x):
         yield from ((f.name, getattr(x, f.name, None)) for f in dataclasses.fields(x))
-    elif type(x).__module__.partition(".")[0] not in ("builtins", "jaxlib", "numpy", "typing", "inspect"):
-        yield from vars(x).items() if hasattr(x, "__dict__") else ()
 
 
 def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ class Tensor:
     """Base class: `dtype`, `shape`, `key` (tree path or content hash, equal keys mean equal contents)."""
 
     __slots__ = ("dtype", "key", "shape")
+
+    name = ""  # the path in the user's tree of what the data comes from, where it has one
 
     dtype: DType
     shape: tuple[int, ...]
@@ -82,10 +84,10 @@ class Tensor:
 class ArrayTensor(Tensor):
     """A constant in memory; never copied. The content hash is taken for small arrays only."""
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "name")
 
-    def __init__(self, array: np.ndarray, key: str | None = None) -> None:
-        self.array = array
+    def __init__(self, array: np.ndarray, key: str | None = None, name: str = "") -> None:
+        self.array, self.name = array, name or key or ""
         self.dtype = dtype_of(array.dtype)
         self.shape = array.shape
         self.key = key or (_content_key(array) if array.nbytes <= SMALL else f"array_{next(_serial)}")
@@ -97,7 +99,7 @@ class ArrayTensor(Tensor):
 class LazyTensor(Tensor):
     """A constant that is read when asked for: `read()` gives the array; `read_chunks()`, if given, flat pieces of it."""
 
-    __slots__ = ("_read", "_read_chunks")
+    __slots__ = ("_read", "_read_chunks", "name")
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class LazyTensor(Tensor):
         read_chunks: Callable[[], Iterator[np.ndarray]] | None = None,
     ) -> None:
         self.dtype, self.shape, self.key = type.dtype, type.shape, key  # type: ignore[assignment]
+        self.name = key
         self._read, self._read_chunks = read, read_chunks
 
     def load(self) -> np.ndarray:
@@ -122,12 +125,13 @@ class LazyTensor(Tensor):
 class MappedTensor(Tensor):
     """`fn` of other tensors, computed when read. `how` describes it and goes into the key."""
 
-    __slots__ = ("bases", "fn", "how")
+    __slots__ = ("bases", "fn", "how", "name")
 
     def __init__(self, bases: tuple[Tensor, ...], how: str, fn: Callable[..., np.ndarray], type: Type) -> None:
         self.bases, self.how, self.fn = bases, how, fn
         self.dtype, self.shape = type.dtype, type.shape  # type: ignore[assignment]
         self.key = f"{how}({','.join(b.key for b in bases)})"
+        self.name = name_of(bases)
 
     def load(self) -> np.ndarray:
         return np.asarray(self.fn(*(b.load() for b in self.bases)))
@@ -150,10 +154,16 @@ def _content_key(array: np.ndarray) -> str:
 # ---------------------------------------------------------------------------------- recorded transforms
 
 
+def name_of(bases: Sequence[Tensor]) -> str:
+    """What is made from one tensor keeps its name."""
+    return bases[0].name if len(bases) == 1 else ""
+
+
 def mapped(fn: Callable[..., np.ndarray], how: str, type: Type, *bases: Tensor) -> Tensor:
     """`fn` of tensors: computed at once where all are small, else recorded."""
     if all(b.is_small for b in bases) and type.size <= SMALL:  # type: ignore[operator]
-        return ArrayTensor(np.ascontiguousarray(np.asarray(fn(*(b.load() for b in bases)), type.dtype.numpy)))
+        array = np.ascontiguousarray(np.asarray(fn(*(b.load() for b in bases)), type.dtype.numpy))
+        return ArrayTensor(array, name=name_of(bases))
     return MappedTensor(bases, how, fn, type)
 
 

@@ -29,11 +29,12 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
         raise ValueError(f"opt_level={opt_level!r}: 0, 1, 2 or 3")
     early: tuple[Step, ...] = (recover_early,) if opt_level >= 2 else ()
     steps: list[Step] = [inline, components, *early, lower, dce]
-    if opt_level >= 1:
-        steps.append(Fixpoint("clean", (fold, simplify, shapes, broadcasts, cse, dce), limit=4))
+    clean = (fold, simplify, shapes, broadcasts, cse, dce)
+    if opt_level == 1:
+        steps.append(Fixpoint("clean", clean, limit=4))
     if opt_level >= 2:
         steps += [
-            Fixpoint("patterns", (unit_axes, fold, simplify, shapes, broadcasts, cse, dce, recover), limit=4),
+            Fixpoint("clean", (*clean, unit_axes, recover), limit=6),
             transposes,
             Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
             gemm,

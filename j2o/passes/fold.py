@@ -84,6 +84,7 @@ def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
     if out is None:
         return None
     results = out if isinstance(out, tuple) else (out,)
+    name = node.inputs[0].const.name if node.kind in RECORDED and node.kind != "Concat" else ""  # type: ignore[union-attr]
     made = []
     for array, value in zip(results, node.outputs, strict=True):
         array = np.asarray(array)
@@ -91,7 +92,7 @@ def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
             array = array.astype(value.type.dtype.numpy)
         if array.shape != value.type.shape:
             raise ValueError(f"folding {node.op} gave {array.shape} instead of {value.type}")
-        made.append(ArrayTensor(np.ascontiguousarray(array).reshape(array.shape)))
+        made.append(ArrayTensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
     return tuple(made)
 
 
