@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "compile": "api",
+    "function": "functions",
     "Model": "model",
     "weights": "frozen",
     "lazy": "frozen",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from j2o.frozen import lazy, open_orbax, open_safetensors, weights
+    from j2o.functions import function
     from j2o.model import Model
     from j2o.passes.default import default_pipeline
     from j2o.passes.lower.table import lower, lower_with

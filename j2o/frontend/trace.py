@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from j2o.errors import DimensionError, TraceError
+from j2o.functions import marking
 from j2o.ir.dims import export_inconclusive
 
 MAX_DEPTH = 64
@@ -70,7 +71,8 @@ def _jaxpr(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> tuple[Any
         ) -> Any:  # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
             return call(*jax.tree.unflatten(tree, leaves))
 
-        return jax.make_jaxpr(flat, return_shape=True)(*avals)
+        with marking():
+            return jax.make_jaxpr(flat, return_shape=True)(*avals)
 
     nnx = _nnx()
     writes: Any = () if nnx is None else sys.modules["flax.errors"].TraceContextError
@@ -121,8 +123,8 @@ def _nnx() -> Any:
     return sys.modules.get("flax.nnx")
 
 
-def _without_nnx_state(fn: Callable[..., Any], nnx: Any) -> Callable[..., Any] | None:
-    """`fn` with every nnx module in it made anew inside the trace; None where there is no module."""
+def nnx_objects(fn: Callable[..., Any], nnx: Any) -> list[Any]:
+    """The nnx objects that `fn` is, is bound to, closes over or is applied to."""
     found: list[Any] = []
 
     def collect(x: Any) -> Any:
@@ -131,15 +133,25 @@ def _without_nnx_state(fn: Callable[..., Any], nnx: Any) -> Callable[..., Any] |
         return x
 
     _rebuild(fn, nnx, collect)
+    return found
+
+
+def with_nnx_objects(fn: Callable[..., Any], nnx: Any, old: Sequence[Any], new: Sequence[Any]) -> Callable[..., Any]:
+    """`fn` with other nnx objects in the place of those."""
+    swap = {id(a): b for a, b in zip(old, new, strict=True)}
+    return _rebuild(fn, nnx, lambda x: swap[id(x)])
+
+
+def _without_nnx_state(fn: Callable[..., Any], nnx: Any) -> Callable[..., Any] | None:
+    """`fn` with every nnx object in it made anew inside the trace; None where there is none."""
+    found = nnx_objects(fn, nnx)
     if not found:
         return None
     graphdef, state = nnx.split(tuple(found))
 
     @functools.wraps(fn, updated=())
     def call(*args: Any) -> Any:
-        fresh = nnx.merge(graphdef, state, copy=True)
-        swap = {id(old): new for old, new in zip(found, fresh, strict=True)}
-        return _rebuild(fn, nnx, lambda x: swap[id(x)])(*args)
+        return with_nnx_objects(fn, nnx, found, nnx.merge(graphdef, state, copy=True))(*args)
 
     return call
 

@@ -11,6 +11,7 @@ from j2o.passes.inline import inline
 from j2o.passes.legalize import legalize
 from j2o.passes.lower import lower
 from j2o.passes.materialize import materialize
+from j2o.passes.outline import functions
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
 from j2o.passes.recover import recover, recover_early
 from j2o.passes.shapes import broadcasts, shapes, tidy, unit_axes
@@ -28,7 +29,7 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     if opt_level not in (0, 1, 2, 3):
         raise ValueError(f"opt_level={opt_level!r}: 0, 1, 2 or 3")
     early: tuple[Step, ...] = (recover_early,) if opt_level >= 2 else ()
-    steps: list[Step] = [inline, components, *early, lower, dce]
+    steps: list[Step] = [inline, components, functions, *early, lower, dce]
     clean = (fold, simplify, shapes, broadcasts, cse, dce)
     if opt_level == 1:
         steps.append(Fixpoint("clean", clean, limit=4))

@@ -6,10 +6,11 @@ nothing but their weights have equal bodies.
 
 from __future__ import annotations
 
+from j2o.functions import MARK
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.same import same, structural_hash
 from j2o.ir.tensor import Tensor
-from j2o.passes.inline import MARK, is_marked
+from j2o.passes.inline import is_marked
 from j2o.passes.pipeline import graph_pass
 
 
@@ -75,13 +76,13 @@ class _Outliner:
 def lift_weights(body: Graph) -> list[Node]:
     """Make the arrays that a body holds inputs of it; returns their `const` nodes, detached, in the order of the inputs.
 
-    Scalars stay: they belong to the program text. Equal constants become one input.
+    Scalars without a name stay: they belong to the program text. Equal constants become one input.
     """
     inputs: dict[Tensor, Value] = {}
     lifted: list[Node] = []
     for node in list(body.walk()):
         tensor = node.out.const if node.op == "const" else None
-        if tensor is None or not tensor.shape:
+        if tensor is None or not (tensor.shape or tensor.name):
             continue
         if tensor not in inputs:
             inputs[tensor] = body.add_input(node.out.type, node.out.hint)
