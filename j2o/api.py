@@ -13,7 +13,7 @@ from j2o.errors import SpecError
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.retrace import Retracer
 from j2o.frontend.trace import Traced, trace
-from j2o.frozen import Weights, loaded, tensor_of
+from j2o.frozen import Weights, loaded, own_key, tensor_of
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
 from j2o.ir.tensor import Tensor
@@ -158,8 +158,11 @@ def _name_of(fn: Any) -> str:
 def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None) -> tuple[Graph, Boundary]:
     """The root graph with frozen leaves bound to constants, and how it belongs to the caller's pytrees."""
 
+    taken: dict[str, Any] = {t.key: t for t in parsed.frozen if t is not None}
+
     def const(array: Any) -> Tensor:
-        return tensor_of(array, traced.names.get(id(array)))
+        path = traced.names.get(id(array))
+        return tensor_of(array, path and own_key(path, array, taken))
 
     hints = iter(parsed.names)
     graph = lift(

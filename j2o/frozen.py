@@ -83,6 +83,15 @@ def tensor_of(leaf: Any, key: str | None) -> Tensor:
     raise SpecError(f"weights: {key} is a {type(leaf).__name__}, not an array")
 
 
+def own_key(path: str, leaf: Any, taken: dict[str, Any]) -> str:
+    """`path`, numbered where another array has it already; `taken` learns it. Equal keys mean equal contents."""
+    key, n = path, 0
+    while taken.setdefault(key, leaf) is not leaf:
+        n += 1
+        key = f"{path}_{n}"
+    return key
+
+
 def loaded(tree: Any) -> Any:
     """A tree of weights with every lazy leaf read."""
     import jax

@@ -6,18 +6,15 @@ of these. At any other time it is the plain call. Only classes of the user's own
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from j2o.errors import SpecError
+from j2o.ir.marks import MARK, is_marking
 
-MARK = "j2o.function:"  # starts the name of a jit that is to stay a function
 T = TypeVar("T", bound=Callable[..., Any])
-_marking = contextvars.ContextVar("marking", default=False)
 
 
 @overload
@@ -58,19 +55,9 @@ def _name_of(fn: Any) -> str:
 def _wrapped(fn: Any, name: Callable[[tuple[Any, ...]], str]) -> Any:
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return _marked_call(fn, name(args), args, kwargs) if _marking.get() else fn(*args, **kwargs)
+        return _marked_call(fn, name(args), args, kwargs) if is_marking() else fn(*args, **kwargs)
 
     return call
-
-
-@contextlib.contextmanager
-def marking() -> Iterator[None]:
-    """While this lasts, marked calls are told apart; for the tracer."""
-    token = _marking.set(True)
-    try:
-        yield
-    finally:
-        _marking.reset(token)
 
 
 def _marked_call(fn: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from j2o.errors import DimensionError, SpecError
-from j2o.frozen import LazyArray, Weights, tensor_of
+from j2o.frozen import LazyArray, Weights, own_key, tensor_of
 from j2o.ir.dims import DimScope, constraints_of, is_symbolic, scope_of
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import DType
@@ -54,6 +54,7 @@ def parse_specs(
     parameters = _parameters(fn, len(specs))
     scope = _find_scope(specs, constraints)
     avals, frozen, names, trees, caller, frozen_arguments = [], [], [], [], [], set()
+    taken: dict[str, Any] = {}
     for i, (parameter, spec) in enumerate(zip(parameters, specs, strict=True)):
         is_frozen = isinstance(spec, Weights)
         paths, tree = jax.tree_util.tree_flatten_with_path(spec.tree if is_frozen else spec, is_leaf=_is_leaf)
@@ -65,7 +66,7 @@ def parse_specs(
         for path, leaf in paths:
             where = "/".join(filter(None, map(_key_name, path)))
             if is_frozen:
-                tensor = tensor_of(leaf, where or parameter)
+                tensor = tensor_of(leaf, own_key(where or parameter, leaf, taken))
                 avals.append(jax.ShapeDtypeStruct(tensor.shape, _canonical(tensor.dtype.numpy)))
                 frozen.append(tensor)
             else:

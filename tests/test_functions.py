@@ -226,17 +226,21 @@ def test_what_cannot_be_called_is_refused():
 def test_the_pass_on_text():
     graph = parse(
         """
-        graph @main(%x: f32[4] as "x") -> ("y") {
-          %a = const @"a" [1.0, 2.0, 3.0, 4.0] : f32[4]
-          %b = const @"b" [4.0, 3.0, 2.0, 1.0] : f32[4]
-          %y = lax.jit(%x) {name = "j2o.function:add"} (%p: f32[4]) {
-            %q = lax.add(%p, %a) : f32[4]
-            return %q
-          } : f32[4]
-          %z = lax.jit(%y) {name = "j2o.function:add"} (%p: f32[4]) {
-            %q = lax.add(%p, %b) : f32[4]
-            return %q
-          } : f32[4]
+        graph @main(%x: f32[2] as "x") -> ("y") {
+          %a = const @"a" [1.0, 2.0] : f32[2]
+          %b = const @"b" [2.0, 1.0] : f32[2]
+          %y = lax.jit(%x) {name = "j2o.function:add"} : f32[2] {
+            graph @one(%p: f32[2]) {
+              %q = lax.add(%p, %a) : f32[2]
+              return %q
+            }
+          }
+          %z = lax.jit(%y) {name = "j2o.function:add"} : f32[2] {
+            graph @two(%p: f32[2]) {
+              %q = lax.add(%p, %b) : f32[2]
+              return %q
+            }
+          }
           return %z
         }
         """

@@ -38,3 +38,12 @@ def test_same_program_gives_same_bytes(tmp_path):
     for name in ("a.onnx", "b.onnx"):
         j2o.compile(lambda x: x @ W, [("B", 64)]).save(tmp_path / name)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_equal_paths_are_told_apart():
+    """Two modules of a closure that are called show their weights under the same path."""
+    rng = np.random.default_rng(0)
+    first, second = ({"w": rng.normal(size=(3, 3)).astype(np.float32)} for _ in range(2))
+    model = j2o.compile(lambda p, q, x: x @ p["w"] @ q["w"], [j2o.weights(first), j2o.weights(second), ("B", 3)])
+    model.verify(rng.normal(size=(2, 3)).astype(np.float32))
+    assert [i.name for i in model.to_proto().graph.initializer] == ["w", "w_1"]

@@ -21,8 +21,8 @@ import jax
 import numpy as np
 
 from j2o.errors import DimensionError, TraceError
-from j2o.functions import marking
 from j2o.ir.dims import export_inconclusive
+from j2o.ir.marks import marking
 
 MAX_DEPTH = 64
 

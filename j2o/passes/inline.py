@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from j2o.functions import MARK
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.graph import inline as splice
+from j2o.ir.marks import MARK
 from j2o.passes.pipeline import graph_pass
 
 # primitives that run their (first) region on their operands; for custom_jvp/vjp that is the function itself

@@ -6,8 +6,8 @@ nothing but their weights have equal bodies.
 
 from __future__ import annotations
 
-from j2o.functions import MARK
-from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.graph import Graph, Node, Value, clone_node
+from j2o.ir.marks import MARK
 from j2o.ir.same import same, structural_hash
 from j2o.ir.tensor import Tensor
 from j2o.passes.inline import is_marked
@@ -40,10 +40,9 @@ class _Outliner:
         assert node.graph is not None
         body = node.graphs[0]
         name = str(node.attrs["name"]).removeprefix(MARK) or "function"
-        weights = lift_weights(body)
+        outer = lift_weights(body, node)
         node.graphs = ()
         body.parent = None
-        outer = [node.graph.insert(weight, before=node).out for weight in weights]
         function = self.shared(body, name)
         types = [v.type for v in node.outputs]
         call = Node(
@@ -73,21 +72,37 @@ class _Outliner:
         return self.root.add_function(body)
 
 
-def lift_weights(body: Graph) -> list[Node]:
-    """Make the arrays that a body holds inputs of it; returns their `const` nodes, detached, in the order of the inputs.
+def lift_weights(body: Graph, holder: Node) -> list[Value]:
+    """Make what a body holds or takes from outside inputs of it; returns the values for these, in front of `holder`.
 
     Scalars without a name stay: they belong to the program text. Equal constants become one input.
     """
-    inputs: dict[Tensor, Value] = {}
-    lifted: list[Node] = []
+    assert holder.graph is not None
+    inputs: dict[Tensor | Value, Value] = {}
+    outer: list[Value] = []
+
+    def given(key: Tensor | Value, value: Value) -> Value:
+        if key not in inputs:
+            inputs[key] = body.add_input(value.type, value.hint)
+            outer.append(value)
+        return inputs[key]
+
     for node in list(body.walk()):
+        for i, value in enumerate(node.inputs):
+            if value is not None and not _is_inside(value.graph, body):
+                node.set_input(i, given(value.const or value, value))
         tensor = node.out.const if node.op == "const" else None
-        if tensor is None or not (tensor.shape or tensor.name):
-            continue
-        if tensor not in inputs:
-            inputs[tensor] = body.add_input(node.out.type, node.out.hint)
-            lifted.append(node)
-        node.out.replace_by(inputs[tensor])
-        assert node.graph is not None
-        node.graph.unlink(node)
-    return lifted
+        if tensor is not None and (tensor.shape or tensor.name):
+            assert node.graph is not None
+            node.graph.unlink(node)
+            copy = holder.graph.insert(clone_node(node, {}), before=holder)
+            node.out.replace_by(given(tensor, copy.out))
+            if not copy.used and copy.out not in outer:
+                copy.erase()
+    return outer
+
+
+def _is_inside(graph: Graph | None, body: Graph) -> bool:
+    while graph is not None and graph is not body:
+        graph = graph.outer
+    return graph is body

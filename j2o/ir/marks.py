@@ -1,0 +1,25 @@
+"""Marks: how a call that is to stay a function is told from others, from the user's decorator to the passes."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+MARK = "j2o.function:"  # starts the name of a jit that `@j2o.function` made
+_marking = contextvars.ContextVar("marking", default=False)
+
+
+def is_marking() -> bool:
+    """Whether marked calls are to be told apart now: while j2o traces a program."""
+    return _marking.get()
+
+
+@contextlib.contextmanager
+def marking() -> Iterator[None]:
+    """While this lasts, marked calls are told apart."""
+    token = _marking.set(True)
+    try:
+        yield
+    finally:
+        _marking.reset(token)
