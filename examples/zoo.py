@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 import j2o
-from examples import layers, programs, quickstart
+from examples import functions, layers, programs, quickstart
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ EXAMPLES: dict[str, Example] = {
     "transformer_stack": Example(_eval(layers.TransformerStack), ("f32[B,T,64]",), SEQUENCE),
     "vit_patch": Example(_eval(layers.VisionTransformer), IMAGE),
     "vit_conv": Example(_eval(layers.VisionTransformer, embedding=layers.ConvEmbedding), IMAGE),
+    "vit_functions": Example(_eval(layers.VisionTransformer, block=functions.TransformerBlock), IMAGE),
     "vit_b16": Example(_eval(layers.VisionTransformer, embedding=layers.ConvEmbedding, **BASE), ("f32[B,224,224,3]",), ({"B": 1}, {"B": 2}, {"B": 3})),
     "gpt2": Example(_eval(layers.Decoder), TEXT, SEQUENCE),
     "lstm": Example(lambda: programs.lstm, ("f32[B,T,8]",), SEQUENCE),

@@ -76,7 +76,7 @@ def _named(fn: Any, name: str) -> Any:
     return fn
 
 
-def _jit(run: Callable[[Callable[[], Any]], Any], call: functools.partial[Any], name: str, *extra: Any) -> Any:
+def _jit(run: Callable[..., Any], call: functools.partial[Any], name: str, *extra: Any) -> Any:
     """`run(call, *extra)` as a jit of that name; the arrays among the arguments of `call`, and `extra`, are its operands."""
     import jax
 

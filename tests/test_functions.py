@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import j2o
+from examples import zoo
 from j2o.ir.text import parse
 from j2o.passes.outline import functions
 
@@ -202,6 +203,13 @@ def test_equinox_and_linen():
     params = net.init(jax.random.key(0), data(2, 4))
     model = check(lambda p, x: net.apply(p, x), [j2o.weights(params), ("B", 4)], (data(3, 4),))
     assert definitions(model).keys() == {"Layer"}
+
+
+def test_the_example():
+    """The Vision Transformer with blocks, attentions and MLPs marked."""
+    model = zoo.run("vit_functions")
+    assert definitions(model).keys() == {"Attention", "FeedForward", "Block"}
+    assert sum(n.op_type == "Block" for n in model.to_proto().graph.node) == 3
 
 
 def test_outside_of_j2o_nothing_is_marked():

@@ -40,6 +40,8 @@ class _Outliner:
         assert node.graph is not None
         body = node.graphs[0]
         name = str(node.attrs["name"]).removeprefix(MARK) or "function"
+        for inside, value in zip(body.inputs, node.inputs, strict=True):
+            inside.hint = inside.hint or _role(value)
         outer = lift_weights(body, node)
         node.graphs = ()
         body.parent = None
@@ -83,7 +85,7 @@ def lift_weights(body: Graph, holder: Node) -> list[Value]:
 
     def given(key: Tensor | Value, value: Value) -> Value:
         if key not in inputs:
-            inputs[key] = body.add_input(value.type, value.hint)
+            inputs[key] = body.add_input(value.type, _role(value))
             outer.append(value)
         return inputs[key]
 
@@ -100,6 +102,13 @@ def lift_weights(body: Graph, holder: Node) -> list[Value]:
             if not copy.used and copy.out not in outer:
                 copy.erase()
     return outer
+
+
+def _role(value: Value | None) -> str:
+    """What a function may call an input that is `value` at one call: the end of a weight's path."""
+    if value is None or value.const is None:
+        return "x"
+    return "_".join(value.const.name.split("/")[-2:])
 
 
 def _is_inside(graph: Graph | None, body: Graph) -> bool:

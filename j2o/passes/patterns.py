@@ -467,7 +467,7 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context, name: s
         waiting.discard(id(node))
         if node.graph is not graph or len(node.outputs) != 1 or not node.out.uses:
             continue
-        for rule, fits in table.get(node.op, ()):
+        for rule, fits in table.get(node.op, []):
             if not fits(node):
                 continue
             users = list(node.out.users())
