@@ -1,0 +1,37 @@
+"""The graph IR: usable with neither a JAX function nor an ONNX file at hand.
+
+graph = j2o.ir.parse(text)
+str(graph); graph.verify()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "Builder": "build",
+    "DType": "types",
+    "DimScope": "dims",
+    "Graph": "graph",
+    "Loc": "graph",
+    "Node": "graph",
+    "Type": "types",
+    "Value": "graph",
+    "parse": "text",
+}
+__all__ = list(_WHERE)
+
+if TYPE_CHECKING:
+    from j2o.ir.build import Builder
+    from j2o.ir.dims import DimScope
+    from j2o.ir.graph import Graph, Loc, Node, Value
+    from j2o.ir.text import parse
+    from j2o.ir.types import DType, Type
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'j2o.ir' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"j2o.ir.{_WHERE[name]}"), name)
+    return found
