@@ -19,6 +19,7 @@ Written by `python -m tools.supported` from the rule tables. Real dtypes need no
 is cast by the legaliser. *ONNX* rules build nodes, *JAX* rules are plain JAX code traced at the operation's own types. Complex
 numbers are pairs of reals, typed keys arrays of words; a dot says that the primitive takes them. Calls that are inlined:
 """
+HOLDERS = {"cond", "scan", "while"}  # hold regions, and take whatever these take
 
 
 def text() -> str:
@@ -27,8 +28,8 @@ def text() -> str:
     names = sorted({*RULES, *DECOMPOSITIONS, *COMPLEX, *KEYS})
     rows = [
         f"| `{n}` | {'JAX' if n in DECOMPOSITIONS else 'ONNX' if n in RULES else 'components'} "
-        f"| {'·' if n in COMPLEX or n in EACH or n in BILINEAR or n in FLATTENED else ''} "
-        f"| {'·' if n in KEYS or n in EACH else ''} |"
+        f"| {'·' if n in {*COMPLEX, *EACH, *BILINEAR, *FLATTENED, *HOLDERS} else ''} "
+        f"| {'·' if n in {*KEYS, *EACH, *FLATTENED, *HOLDERS} else ''} |"
         for n in names
     ]
     table = ["| primitive | rule | complex | keys |", "| --- | --- | --- | --- |", *rows]
