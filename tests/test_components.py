@@ -78,3 +78,21 @@ def test_random_bits_over_a_symbolic_shape_are_jax_own():
     model = j2o.compile(lambda k, x: jax.random.bits(k, x.shape), [KEY, ("B", 3)])
     for size in (1, 2, 5):
         model.verify(KEY, np.ones((size, 3), np.float32), rtol=0, atol=0)
+
+
+def test_operands_of_different_kinds():
+    """A real and a complex operand, parts that broadcast, a complex value that is only placed or looked at."""
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    model = j2o.compile(lambda x: jax.lax.dot(x, jax.lax.complex(x.T, -x.T)), [("B", 3)])
+    model.verify(x)
+    model = j2o.compile(lambda x: jax.device_put(jax.lax.complex(x[:, :1], x)), [("B", 3)])
+    model.verify(x)
+
+
+def test_gamma_and_beta_are_jaxs():
+    def program(words, a):
+        key = jax.random.wrap_key_data(words)
+        return jax.random.gamma(key, a, (4, 3)), jax.random.beta(key, a, a + 1)
+
+    model = j2o.compile(program, ["u32[2]", (3,)])
+    model.verify(np.array([1, 2], np.uint32), np.array([0.3, 1.0, 4.0], np.float32), rtol=1e-5)

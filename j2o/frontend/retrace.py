@@ -1,4 +1,4 @@
-"""Plain JAX code → graph of `lax.*` nodes, for decompositions and for tests."""
+"""Plain JAX code → graph of `lax.*` nodes, for decompositions and for tests. Uses `jax._src.random`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax._src import random
 
 from j2o.frontend.lift import lift
 from j2o.ir.graph import Graph
@@ -26,6 +27,13 @@ class Retracer:
         if key not in self.cache:
             self.cache[key] = _trace(fn, types, params)
         return self.cache[key].clone()
+
+    def implementation(self, primitive: str) -> Callable[..., Any] | None:
+        """JAX's own code for a primitive that it computes by plain JAX code and does not export; None for others."""
+        return _IMPLEMENTATIONS.get(primitive)
+
+
+_IMPLEMENTATIONS = {"random_gamma": functools.partial(random.random_gamma_p.impl, use_vmap=True)}
 
 
 def _trace(fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]) -> Graph:

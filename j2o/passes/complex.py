@@ -40,7 +40,7 @@ def _jnp() -> Any:
 
 @_rule("complex")
 def make(re: Any, im: Any) -> Z:
-    return Z(re, im)
+    return Z(*_jnp().broadcast_arrays(re, im))
 
 
 @_rule("real")

@@ -21,8 +21,8 @@ from j2o.ir.tensor import tensor
 from j2o.ir.types import Attr, DType, Type
 from j2o.passes.complex import COMPLEX, Z
 from j2o.passes.inline import inline_calls
-from j2o.passes.keys import KEYS
-from j2o.passes.pipeline import Context, graph_pass
+from j2o.passes.keys import KEYS, on_words
+from j2o.passes.pipeline import Context, Retrace, graph_pass
 
 PARTS = {
     DType.C64: (DType.F32, 2),
@@ -33,7 +33,7 @@ PARTS = {
 }
 # applied to each part: what moves elements, and what is linear
 EACH = frozenset(
-    "add add_any broadcast broadcast_in_dim concatenate copy copy_p cumsum dynamic_slice dynamic_update_slice expand_dims "
+    "add add_any bitcast_convert_type broadcast broadcast_in_dim concatenate copy copy_p cumsum device_put dynamic_slice dynamic_update_slice expand_dims "
     "gather neg optimization_barrier pad psum random_clone reduce_sum reduce_window_sum reshape rev scatter scatter-add "
     "scatter-sub select_and_scatter_add select_n slice split squeeze stack sub tie tile transpose unstack "
     "reduce_precision stop_gradient".split()
@@ -42,8 +42,6 @@ BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated", "ragged_dot"
 # operands are flattened; these attributes count operands, in this order
 COUNTS = ("num_consts", "num_carry", "cond_nconsts", "body_nconsts", "num_keys")
 FLATTENED = frozenset(["sort", "fft"])  # the lowering rules of these take parts
-
-Retrace = Callable[[Callable[..., Any], Sequence[Type], dict[str, Any]], Graph]
 
 
 @graph_pass("components", at="lax", level=0, scope="root")
@@ -175,12 +173,14 @@ class Splitter:
             return self.each(op, node)
         if node.graphs or kind in FLATTENED or node.op == "call":
             return self.flattened(op, node)
-        if kind in BILINEAR and all(map(is_split, node.inputs[:2])):
-            return self.bilinear(op, node)
-        if kind in KEYS and any(v.type.dtype.is_key for v in (*node.inputs, *node.outputs) if v is not None):
+        if kind in BILINEAR:
+            return self.bilinear(op, node) if all(map(is_split, node.inputs[:2])) else self.each(op, node)
+        plain = self.retrace.implementation(kind)
+        rule = KEYS.get(kind) or (plain and on_words(plain))
+        if rule and any(v.type.dtype.is_key for v in (*node.inputs, *node.outputs) if v is not None):
             dtype = next(v.type.dtype for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_key)
             form = tuple(len(self.of(v)) if is_split(v) else 0 for v in node.inputs)
-            return self.insert(op, _on_keys(KEYS[kind], form), self.flat(node.inputs), {**node.attrs, "impl": dtype})
+            return self.insert(op, _on_keys(rule, form), self.flat(node.inputs), {**node.attrs, "impl": dtype})
         if kind in COMPLEX:
             form = tuple(is_split(v) for v in node.inputs)
             return self.insert(op, _on_pairs(COMPLEX[kind], form), self.flat(node.inputs), node.attrs)

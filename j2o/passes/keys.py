@@ -5,6 +5,7 @@ A rule takes key words for keys and gives key words, as a tuple of one array a w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,21 @@ def _over(fn: Callable[..., Any], rank: int) -> Callable[..., Any]:
     for _ in range(rank):
         fn = jax.vmap(fn)
     return fn
+
+
+_NAMES = {DType.KEY_FRY: "threefry2x32", DType.KEY_RBG: "rbg", DType.KEY_UNSAFE_RBG: "unsafe_rbg"}
+
+
+@functools.cache
+def on_words(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """JAX's code for a primitive whose first operand is an array of typed keys, as a rule that takes their words."""
+
+    def rule(keys: Any, *operands: Any, impl: DType, **params: Any) -> Any:
+        import jax
+
+        return fn(jax.random.wrap_key_data(keys, impl=_NAMES[impl]), *operands, **params)
+
+    return rule
 
 
 def _words(keys: Any) -> tuple[Any, ...]:

@@ -16,9 +16,22 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from j2o.errors import J2OError, VerifyError
 from j2o.ir.graph import Graph, Node
 from j2o.ir.target import Target
+from j2o.ir.types import Type
 
 Level: TypeAlias = Literal["lax", "onnx", "target"]
 Scope: TypeAlias = Literal["each", "root"]
+
+
+class Retrace(Protocol):
+    """The tracer of plain JAX code, handed in by the frontend."""
+
+    def __call__(self, fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]) -> Graph:
+        """`fn(*operands, **params)` at operands of these types, as a graph of `lax.*` nodes."""
+        ...
+
+    def implementation(self, primitive: str) -> Callable[..., Any] | None:
+        """JAX's own plain code for a primitive, where it computes it so."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     special,
     window,
 )
-from j2o.passes.lower.table import DECOMPOSITIONS, RULES, Lowering, Retrace
-from j2o.passes.pipeline import Context, graph_pass
+from j2o.passes.lower.table import DECOMPOSITIONS, RULES, Lowering
+from j2o.passes.pipeline import Context, Retrace, graph_pass
 
 
 @graph_pass("lower", at="lax", level=0, scope="root")

@@ -21,11 +21,10 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.graph import Node, Value
 from j2o.ir.types import DType, Shape, Type
 
 Rule: TypeAlias = "Callable[..., Value | Sequence[Value]]"
-Retrace: TypeAlias = "Callable[[Callable[..., Any], Sequence[Type], dict[str, Any]], Graph]"
 F = TypeVar("F", bound=Callable[..., Any])
 
 RULES: dict[str, Rule] = {}
