@@ -352,6 +352,14 @@ class Graph:
             value = self._pool[key] = self.insert(make(), before=self.first).out
         return value
 
+    @property
+    def start(self) -> Node | None:
+        """The first node with operands or effects: in front of it stand the constants, which all that is put here may use."""
+        node = self.first
+        while node is not None and node.op in ("const", "dims"):
+            node = node.next
+        return node
+
     def unlink(self, node: Node) -> None:
         """Take a node out of the order, operands and uses untouched, to insert it elsewhere."""
         if node.prev is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from j2o.ir.graph import Graph, Node, Value
 
 
@@ -30,8 +32,8 @@ def same(a: Graph, b: Graph) -> str | None:
 
 
 def _same(a: Graph, b: Graph, twins: dict[Value, Value]) -> str | None:
-    if [v.type for v in a.inputs] != [v.type for v in b.inputs]:
-        return f"inputs {[str(v.type) for v in a.inputs]} and {[str(v.type) for v in b.inputs]}"
+    if _types(a.inputs) != _types(b.inputs):
+        return f"inputs {_types(a.inputs)} and {_types(b.inputs)}"
     twins.update(zip(a.inputs, b.inputs, strict=True))
     for x, y in zip(a, b, strict=False):
         difference = _same_node(x, y, twins)
@@ -44,7 +46,7 @@ def _same(a: Graph, b: Graph, twins: dict[Value, Value]) -> str | None:
 def _same_node(x: Node, y: Node, twins: dict[Value, Value]) -> str | None:
     if x.op != y.op or len(x.inputs) != len(y.inputs) or len(x.graphs) != len(y.graphs):
         return f"{x!r} and {y!r}"
-    if [v.type for v in x.outputs] != [v.type for v in y.outputs]:
+    if _types(x.outputs) != _types(y.outputs):
         return f"the types of {x!r} and {y!r}"
     if {k: repr(v) for k, v in x.attrs.items()} != {k: repr(v) for k, v in y.attrs.items()}:
         return f"the attributes of {x!r}: {x.attrs} and {y.attrs}"
@@ -56,3 +58,8 @@ def _same_node(x: Node, y: Node, twins: dict[Value, Value]) -> str | None:
         if difference is not None:
             return difference
     return None
+
+
+def _types(values: Sequence[Value]) -> list[str]:
+    """As text: the graphs may have scopes of dimensions of their own."""
+    return [str(v.type) for v in values]

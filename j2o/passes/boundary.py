@@ -21,7 +21,7 @@ def nchw_inputs(graph: Graph, positions: Sequence[int]) -> None:
         nhwc = value.type
         value.type = nhwc.with_shape((n, c, h, w))
         node = _transpose(TO_NHWC, None, nhwc, value.hint)
-        graph.insert(node, before=graph.first)
+        graph.insert(node, before=graph.start)
         value.replace_by(node.out)
         node.set_inputs([value])
 

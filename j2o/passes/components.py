@@ -99,7 +99,7 @@ class Splitter:
         """A root or function graph: parts are stacked on a last axis where they come in and go out."""
         if not concerned(graph):
             return
-        first = graph.first
+        first = graph.start
         assert first is not None
         for i, old in enumerate(list(graph.inputs)):
             if is_split(old):

@@ -103,7 +103,7 @@ class _Scope:
         self.sources = _sources(graph)
         self.made: dict[str, Value] = dict(handed)
         # what is made here stands before everything else, whatever becomes of the first node
-        self.anchor = graph.insert(Node("anchor", (), ()), before=graph.first)
+        self.anchor = graph.insert(Node("anchor", (), ()), before=graph.start)
         self.op = Builder(graph, self.anchor)
 
     def run(self) -> int:

@@ -128,7 +128,7 @@ def _loop(
     reverse: bool,
 ) -> Sequence[Value]:
     step, go_on = add_first_inputs(body, (COUNTER, CONDITION), ("step", "go_on"))
-    inner = inside(op, body, body.first)
+    inner = inside(op, body, body.start)
     if xs:
         row = inner.Sub(op.dim(dims.sub(length, 1)), step) if reverse else step
         for x in xs:
@@ -178,8 +178,9 @@ def while_(op: Lowering, *operands: Value, cond_nconsts: int, body_nconsts: int,
 
 def _batched(op: Lowering, cond: Graph, body: Graph) -> None:
     """A predicate per row: go on while any holds; rows whose predicate does not hold stay as they are."""
-    assert body.first is not None
-    (going,) = inline(cond.clone(), body.inputs, body.first)
+    start = body.start
+    assert start is not None
+    (going,) = inline(cond.clone(), body.inputs, start)
     inner = inside(op, body, body.ret)
 
     def keep(old: Value, new: Value) -> Value:
