@@ -113,6 +113,10 @@ def compile_with(
     context = Context(runtime, Retracer(), opt_level, options, report.quantisation)
     nchw_inputs(graph, ins)
     nchw_outputs(graph, outs)
+    if pipeline.check == "numeric":
+        from j2o.check import NumericCheck
+
+        observe = _both(NumericCheck(graph, runtime, context.retrace), observe)
     report.passes = run(pipeline, graph, context, verify=passes is not None, observe=observe)
     clock.append(time.perf_counter())
     report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
@@ -122,6 +126,15 @@ def compile_with(
     report.weights_bytes = sum(t.nbytes for t in consts)  # type: ignore[union-attr]
     boundary = Boundary(**{**vars(boundary), "inputs_as_nchw": frozenset(ins), "outputs_as_nchw": frozenset(outs)})
     return Model(_with_weights(fn, specs), graph, boundary, runtime.opset, report, graph.name)
+
+
+def _both(first: Observer, second: Observer | None) -> Observer:
+    def observe(name: str, graph: Graph) -> None:
+        first(name, graph)
+        if second is not None:
+            second(name, graph)
+
+    return observe
 
 
 def _pipeline(opt_level: int, passes: Any) -> PassPipeline:

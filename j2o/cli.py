@@ -87,6 +87,7 @@ def _program(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--constraint", action="append", default=[], help="on symbolic sizes, for example 'T <= 512'")
     parser.add_argument("--opt-level", type=int, default=2, choices=range(4))
     parser.add_argument("--opset", type=int, help="default: the newest that the installed onnxruntime runs")
+    parser.add_argument("--check", default="", choices=("", "numeric"), help="run the graph after every pass, compare")
 
 
 def _load_function(text: str) -> Any:
@@ -119,7 +120,7 @@ def _export(args: argparse.Namespace) -> int:
     with _status("compiling") as say:
         fn = _load_function(args.function)
         model = j2o.compile(fn, args.spec, constraints=args.constraint, opt_level=args.opt_level, opset=args.opset,
-                            weights_dtype=args.weights_dtype)  # fmt: skip
+                            weights_dtype=args.weights_dtype, passes=lambda p: p.checking(args.check))  # fmt: skip
         say("saving")
         model.save(args.output, external_data=args.external_data)
     print(f"{args.output}: {model!r}")
@@ -173,6 +174,7 @@ def _dump(args: argparse.Namespace) -> int:
             constraints=args.constraint,
             opt_level=args.opt_level,
             opset=args.opset,
+            passes=lambda p: p.checking(args.check),
         )
     if not texts:
         names = ", ".join(dict.fromkeys(j2o.default_pipeline(args.opt_level).names()))

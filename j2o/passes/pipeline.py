@@ -126,6 +126,7 @@ class PassPipeline:
     """An immutable list of passes; the methods return changed copies."""
 
     steps: tuple[Step, ...]
+    check: str = ""
 
     def __iter__(self) -> Iterator[Pass]:
         """The passes in order, those of fixpoint groups once."""
@@ -143,6 +144,12 @@ class PassPipeline:
         """With `passes` right before the first pass or group of that name."""
         return self._insert(name, passes, 0)
 
+    def checking(self, check: str) -> PassPipeline:
+        """With `"numeric"`: `compile` runs the graph after every pass and names the first that changes what it computes."""
+        if check not in ("", "numeric"):
+            raise J2OError(f"check={check!r}: 'numeric', or '' for none")
+        return dataclasses.replace(self, check=check)
+
     def without(self, *names: str) -> PassPipeline:
         """Without the passes, groups or single rules of those names."""
         missing = set(names)
@@ -155,24 +162,24 @@ class PassPipeline:
             raise J2OError(
                 f"passes: there is no {sorted(missing)[0]!r}; there are {', '.join(dict.fromkeys(self.names()))}"
             )
-        return PassPipeline(tuple(steps))
+        return dataclasses.replace(self, steps=tuple(steps))
 
     def fixpoint(self, name: str, *names: str) -> PassPipeline:
         """With the named passes, taken from where they stand, as one group run until nothing changes."""
         chosen = [p for p in self if p.name in names]
         first = next(i for i, s in enumerate(self.steps) if s in chosen)
         steps = [s for s in self.steps if s not in chosen]
-        return PassPipeline((*steps[:first], Fixpoint(name, tuple(chosen)), *steps[first:]))
+        return dataclasses.replace(self, steps=(*steps[:first], Fixpoint(name, tuple(chosen)), *steps[first:]))
 
     def _insert(self, name: str, passes: Sequence[Pass], offset: int) -> PassPipeline:
         for i, step in enumerate(self.steps):
             inner = step.passes if isinstance(step, Fixpoint) else ()
             if step.name == name:
-                return PassPipeline((*self.steps[: i + offset], *passes, *self.steps[i + offset :]))
+                return dataclasses.replace(self, steps=(*self.steps[: i + offset], *passes, *self.steps[i + offset :]))
             for k, one in enumerate(inner):
                 if one.name == name and isinstance(step, Fixpoint):
                     group = dataclasses.replace(step, passes=(*inner[: k + offset], *passes, *inner[k + offset :]))
-                    return PassPipeline((*self.steps[:i], group, *self.steps[i + 1 :]))
+                    return dataclasses.replace(self, steps=(*self.steps[:i], group, *self.steps[i + 1 :]))
         raise J2OError(f"passes: there is no {name!r}; there are {', '.join(dict.fromkeys(self.names()))}")
 
     def __repr__(self) -> str:

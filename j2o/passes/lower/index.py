@@ -91,7 +91,7 @@ def gather(
     index = _to_i64(op, indices)
     axes = list(d.start_index_map)
     limits = [_axis_limit(x.type.shape[a], slice_sizes[a]) for a in axes]
-    clipped = index if mode == "promise_in_bounds" else op.Max(op.Min(index, _vector(op, limits)), 0)
+    clipped = op.Max(op.Min(index, _vector(op, limits)), 0)  # XLA clamps what was promised, too
     out = _simple_gather(op, x, clipped, d, slice_sizes)
     if out is None:
         out = _general_gather(op, x, clipped, d, slice_sizes)
