@@ -66,7 +66,6 @@ DROPPED = frozenset(
         "split_transpose",
         "_split_transpose",
         "symbolic_zeros",
-        "unique_indices",
         "unroll",
         "use_fast_variance",
         "use_consts",

@@ -442,3 +442,46 @@ def _running(z: Z, axis: int, combine: Callable[[Z, Z], Z], unit: float) -> tupl
 COMPLEX["reduce_prod"], COMPLEX["cumprod"] = _many(_mul, 1)
 COMPLEX["reduce_max"], COMPLEX["cummax"] = _many(max_, -float("inf"))
 COMPLEX["reduce_min"], COMPLEX["cummin"] = _many(min_, float("inf"))
+
+
+# ------------------------------------------------------------------------------------------------ scatters
+
+
+def _scatter(
+    z: Z, indices: Any, updates: Z, *, combine: Callable[[Z, Z], Z], dimension_numbers: Any, mode: str, **_: Any
+) -> Z:
+    """One window after the other: each is read, combined and put back."""
+    from jax import lax
+
+    jnp = _jnp()
+    d, batch = dimension_numbers, indices.shape[:-1]
+    lines = [lax.broadcasted_iota(indices.dtype, (*batch, 1), i) for i in d.scatter_indices_batching_dims]
+    starts = jnp.concatenate([indices, *lines], -1)
+    axes = (*d.scatter_dims_to_operand_dims, *d.operand_batching_dims)
+    single = tuple(sorted((*d.inserted_window_dims, *d.operand_batching_dims)))
+    window = tuple(range(len(d.update_window_dims)))
+    rest = [i for i in range(updates.re.ndim) if i not in d.update_window_dims]
+    news = [
+        jnp.transpose(u, (*rest, *d.update_window_dims)).reshape(-1, *(u.shape[i] for i in d.update_window_dims))
+        for u in updates
+    ]
+    sizes = iter(news[0].shape[1:])
+    sizes = tuple(1 if i in single else next(sizes) for i in range(z.re.ndim))
+    read, write = lax.GatherDimensionNumbers(window, single, axes), lax.ScatterDimensionNumbers(window, single, axes)
+
+    def step(z: Z, row: Any) -> tuple[Z, None]:
+        start, new = row
+        old = Z(*(lax.gather(part, start, read, sizes, mode="clip") for part in z))
+        new = combine(old, Z(*new))
+        return Z(
+            *(
+                lax.scatter(p, start, n, write, mode="clip" if mode == "clip" else "drop")
+                for p, n in zip(z, new, strict=True)
+            )
+        ), None
+
+    return lax.scan(step, z, (starts.reshape(-1, len(axes)), tuple(news)))[0]
+
+
+for _name, _combine in (("mul", _mul), ("max", max_), ("min", min_)):
+    _rule(f"scatter-{_name}", f"scatter_{_name}")(functools.partial(_scatter, combine=_combine))

@@ -171,7 +171,7 @@ class Splitter:
             return self.constant(op, node)
         if kind in EACH:
             return self.each(op, node)
-        if node.graphs or kind in FLATTENED or node.op == "call":
+        if (node.graphs and kind not in COMPLEX) or kind in FLATTENED or node.op == "call":
             return self.flattened(op, node)
         if kind in BILINEAR:
             return self.bilinear(op, node) if all(map(is_split, node.inputs[:2])) else self.each(op, node)

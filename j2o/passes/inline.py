@@ -53,6 +53,9 @@ def inline_calls(graph: Graph) -> int:
         if node.op == "lax.custom_linear_solve":
             inline_solve(node)
             count += 1
+        elif node.op == "lax.cond" and node.attrs.get("branches_platforms"):
+            inline_platform(node)
+            count += 1
         elif node.op in CALLS and node.graphs and not is_marked(node):
             inline_call(node)
             count += 1
@@ -75,6 +78,16 @@ def inline_solve(node: Node) -> None:
     side = first + counts.solve + counts.transpose_solve
     solver = node.graphs[len(node.graphs) // 2]
     _replace(node, solver, [*node.inputs[first : first + counts.solve], *node.inputs[side:]])
+
+
+def inline_platform(node: Node) -> None:
+    """Replace a choice between platforms by its branch for CPU, which is where JAX's values to compare with come from."""
+    platforms: Any = node.attrs["branches_platforms"]
+    index = node.inputs[0]
+    chosen = next(i for i, names in enumerate(platforms) if names is None or "cpu" in names)
+    _replace(node, node.graphs[chosen], node.inputs[1:])
+    if index is not None and index.node is not None and not index.uses:
+        index.node.erase()
 
 
 def _replace(node: Node, body: Graph, args: Sequence[Value | None]) -> None:

@@ -26,7 +26,7 @@ lower_elementwise({
 
 
 @lower("stop_gradient", "copy", "copy_p", "optimization_barrier", "sharding_constraint", "pvary", "reduce_precision_identity",
-       "mesh_cast", "layout_constraint", "custom_lin_identity", "device_put", "reshard", "pcast", "name")  # fmt: skip
+       "mesh_cast", "layout_constraint", "custom_lin_identity", "device_put", "reshard", "pcast", "name", "random_clone")  # fmt: skip
 def identity(op: Lowering, *operands: Value, **_: Any) -> tuple[Value, ...]:
     return operands
 

@@ -6,6 +6,7 @@ the windows' offsets added to the starts, and the common forms one Gather. Scatt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape
+from j2o.ir.types import Dim, DType, Shape, Type
 from j2o.passes.lower.elementwise import where
 from j2o.passes.lower.shape import arange, slice_axes
 from j2o.passes.lower.table import Lowering, lower
@@ -203,6 +204,7 @@ def _filled(op: Lowering, x: Value, out: Value, index: Value, clipped: Value, d:
 
 # ----------------------------------------------------------------------------------------------- scatter
 
+ONE_THREAD = 1 << 16  # elements that onnxruntime's ScatterND does not divide among threads
 _REDUCTIONS = {"scatter": None, "scatter-add": "add", "scatter-mul": "mul", "scatter-min": "min", "scatter-max": "max",
                "scatter_add": "add", "scatter_mul": "mul", "scatter_min": "min", "scatter_max": "max", "scatter-sub": "sub", "scatter_sub": "sub"}  # fmt: skip
 
@@ -221,19 +223,13 @@ def scatter(
     reduction = _REDUCTIONS[op.source.kind]
     if reduction == "sub":
         reduction, updates = "add", op.Neg(updates)
-    dtype = x.type.dtype
+    dtype, d = x.type.dtype, dimension_numbers
     if dtype == DType.BOOL and reduction:
-        kind = {"add": "max", "max": "max", "mul": "min", "min": "min"}[reduction]
-        out = _scatter(op, op.cast(x, DType.I32), indices, op.cast(updates, DType.I32), dimension_numbers, mode, kind)
-        return op.cast(out, DType.BOOL)
-    if dtype in (DType.F16, DType.BF16) and reduction in ("add", "mul"):
-        return op.cast(
-            _scatter(
-                op, op.cast(x, DType.F32), indices, op.cast(updates, DType.F32), dimension_numbers, mode, reduction
-            ),
-            dtype,
-        )
-    return _scatter(op, x, indices, updates, dimension_numbers, mode, reduction)
+        reduction = {"add": "max", "max": "max", "mul": "min", "min": "min"}[reduction]
+    wide = DType.I32 if dtype == DType.BOOL else DType.F32 if dtype.is_float and dtype.bits <= 16 else dtype
+    if wide == dtype or not reduction:
+        return _scatter(op, x, indices, updates, d, mode, reduction)
+    return op.cast(_scatter(op, op.cast(x, wide), indices, op.cast(updates, wide), d, mode, reduction), dtype)
 
 
 def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mode: str, reduction: str | None) -> Value:
@@ -257,9 +253,7 @@ def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mod
     grid = (*index.type.shape[:-1], *(sizes[a] for a in inner))
     limits = [_axis_limit(x.type.shape[a], sizes[a]) for a in axes]
     names = _GatherView(d)
-    kept = index
-    if mode != "promise_in_bounds" and axes:
-        kept = op.Max(op.Min(index, _vector(op, limits)), 0)
+    kept = op.Max(op.Min(index, _vector(op, limits)), 0) if axes else index
     columns = [op.unsqueeze(_column(op, kept, names, a, nb, inner, tuple(sizes), grid), [-1]) for a in indexed]
     nd = op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
     # updates: batch…, windows… in the order of the operand → batch…, inner…, whole…
@@ -268,11 +262,38 @@ def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mod
     flat = op.transpose(updates, [*update_batch, *(at[a] for a in inner), *(at[a] for a in whole)])
     order = [*indexed, *whole]
     base = op.transpose(x, order)
-    if mode in ("fill_or_drop", "drop") and axes:
-        out = _dropping(op, base, nd, flat, index, kept, len(inner) + len(whole), len(indexed), reduction)
+    if mode == "clip" or not axes:
+        out = _reduced(op, base, nd, flat, reduction)
     else:
-        out = op.ScatterND(base, nd, flat, reduction=reduction)
+        good = op.ReduceMin(op.cast(op.Equal(index, kept), DType.I32), np.array([-1]), keepdims=0)
+        out = _dropping(op, base, nd, flat, op.Less(good, 1), reduction)
     return op.transpose(out, [order.index(i) for i in range(rank)])
+
+
+def _reduced(op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None) -> Value:
+    """`updates` put or accumulated at `nd`. NaN, which onnxruntime's max and min overlook, is added afterwards."""
+    dtype = base.type.dtype
+    out = _accumulated(op, base, nd, updates, reduction)
+    if reduction not in ("max", "min") or not dtype.is_float:
+        return out
+    nans = op.Where(op.IsNaN(updates), op.const(math.nan, dtype), op.const(-0.0, dtype))
+    return _accumulated(op, out, nd, nans, "add")
+
+
+def _accumulated(op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None) -> Value:
+    """ScatterND; for what onnxruntime would divide among threads that get in each other's way, ScatterElements."""
+    sizes, depth = updates.type.shape, nd.type.shape[-1]
+    small = all(type(n) is int for n in sizes) and dims.prod(sizes) <= ONE_THREAD
+    if small or not reduction or op.source.attrs.get("unique_indices"):
+        return op.ScatterND(base, nd, updates, reduction=reduction)
+    lead, width = base.type.shape[:depth], dims.prod(base.type.shape[depth:])
+    strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
+    rows = op.reshape(op.ReduceSum(op.Mul(nd, strides), np.array([-1]), keepdims=0), (dims.prod(nd.type.shape[:-1]), 1))
+    grid = (rows.type.shape[0], width)
+    table = op.reshape(base, (dims.prod(lead), width))
+    places, added = op.expand(rows, grid), op.reshape(updates, grid)
+    out = op.apply("onnx.ScatterElements", table, places, added, axis=0, reduction=reduction, types=[table.type])
+    return op.reshape(out, base.type.shape)
 
 
 class _GatherView:
@@ -291,45 +312,31 @@ def _scatter_scalar(op: Lowering, x: Value, updates: Value, reduction: str | Non
     return op.reshape(op.ScatterND(line, index, flat, reduction=reduction), ())
 
 
-def _dropping(
-    op: Lowering,
-    base: Value,
-    nd: Value,
-    flat: Value,
-    index: Value,
-    kept: Value,
-    windows: int,
-    depth: int,
-    reduction: str | None,
-) -> Value:
-    """Windows that do not fit are dropped: they go to an extra row that is cut off again."""
-    good = op.ReduceMin(op.cast(op.Equal(index, kept), DType.I32), np.array([-1]), keepdims=0)
-    fits = op.Equal(good, 1)
-    shape = (*fits.type.shape, *(1,) * (nd.type.rank - fits.type.rank))
-    size = base.type.shape[0]
-    lead = op.const(np.eye(1, depth, dtype=np.int64)[0])
-    away = op.Mul(lead, op.dims((size,)))
-    nd = op.Where(
-        op.reshape(fits, shape),
-        nd,
-        op.expand(op.reshape(away, (*(1,) * (nd.type.rank - 1), depth)), (*(1,) * (nd.type.rank - 1), depth)),
-    )
-    zero = op.const(0, base.type.dtype)
+def _dropping(op: Lowering, base: Value, nd: Value, flat: Value, misfits: Value, reduction: str | None) -> Value:
+    """Windows that do not fit are dropped: their updates change nothing, or go to an extra row that is cut off again."""
+    dtype, size, depth = base.type.dtype, base.type.shape[0], nd.type.shape[-1]
+
+    def spread(rank: int) -> Value:
+        return op.reshape(misfits, (*misfits.type.shape, *(1,) * (rank - misfits.type.rank)))
+
+    if reduction and 0 not in base.type.shape[:depth] and all(type(n) is int for n in base.type.shape[:depth]):
+        kept = op.Where(spread(flat.type.rank), op.const(_unit(reduction, dtype), dtype), flat)
+        return _reduced(op, base, nd, kept, reduction)
+    away = op.Mul(op.const(np.eye(1, depth, dtype=np.int64)[0]), op.dims((size,)))
+    nd = op.Where(spread(nd.type.rank), op.reshape(away, (*(1,) * (nd.type.rank - 1), depth)), nd)
     pads = [0] * (2 * base.type.rank)
     pads[base.type.rank] = 1
-    extra = base.type.with_shape((dims.add(size, 1), *base.type.shape[1:]))
-    if base.type.dtype == DType.BOOL:
-        padded = op.cast(
-            op.apply(
-                "onnx.Pad",
-                op.cast(base, DType.U8),
-                np.asarray(pads),
-                op.const(0, DType.U8),
-                types=[extra.with_dtype(DType.U8)],
-            ),
-            DType.BOOL,
-        )
-    else:
-        padded = op.apply("onnx.Pad", base, np.asarray(pads), zero, types=[extra])
-    out = op.ScatterND(padded, nd, flat, reduction=reduction)
+    narrow = DType.U8 if dtype == DType.BOOL else dtype  # there is no Pad of bool
+    extra = Type(narrow, (dims.add(size, 1), *base.type.shape[1:]))
+    padded = op.apply("onnx.Pad", op.cast(base, narrow), np.asarray(pads), op.const(0, narrow), types=[extra])
+    out = _reduced(op, op.cast(padded, dtype), nd, flat, reduction)
     return slice_axes(op, out, (0,) * out.type.rank, base.type.shape, (1,) * out.type.rank)
+
+
+def _unit(reduction: str, dtype: DType) -> float | int:
+    """What changes nothing."""
+    if reduction in ("add", "mul"):
+        return int(reduction == "mul")
+    if dtype.is_float:
+        return math.inf if reduction == "min" else -math.inf
+    return int(getattr(np.iinfo(dtype.numpy), "max" if reduction == "min" else "min"))
