@@ -196,6 +196,8 @@ class Builder:
     def expand(self, x: Value, shape: Shape) -> Value:
         """`x` broadcast to `shape` (numpy's rules)."""
         shape = tuple(shape)
+        if 0 in shape and all(type(d) is int for d in shape):  # onnxruntime drops an Expand of ones to nothing
+            return self.const(np.zeros(shape, x.type.dtype.numpy))
         return x if same_shape(x.type.shape, shape) else self.Expand(x, self.dims(shape))
 
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:

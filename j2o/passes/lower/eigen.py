@@ -18,7 +18,7 @@ from jax import lax
 from j2o.ir import dims
 from j2o.ir.types import Dim
 from j2o.passes.complex import COMPLEX, Z
-from j2o.passes.lower.linalg import batched, diagonal, positions, qr, square_size, take
+from j2o.passes.lower.linalg import batched, diagonal, positions, qr, square_size, take, wide
 from j2o.passes.lower.table import DECOMPOSITIONS, lower_with
 
 Array = jax.Array
@@ -60,11 +60,6 @@ def scaled(a: Array) -> tuple[Array, Array]:
     size = jnp.max(sizes, initial=0)
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     return a / size, size
-
-
-def wide(a: Array) -> Array:
-    """In double precision: hundreds of rotations, one after the other, would cost single precision its last digits."""
-    return a.astype(jnp.complex128 if jnp.iscomplexobj(a) else jnp.float64)
 
 
 def epsilon(x: Array) -> float:
@@ -137,8 +132,6 @@ def svd(
             a.T, full_matrices=full_matrices, compute_uv=compute_uv, subset_by_index=subset_by_index
         )
         return (s, uv[1].T, uv[0].T) if compute_uv else (s,)
-    if not dims.known_ge(rows, columns):
-        raise NotImplementedError(f"svd of {rows} by {columns}: which side is longer must be known")
     if type(columns) is int and columns == 0:
         eye = jnp.eye(rows, rows if full_matrices else 0, dtype=a.dtype)
         return (jnp.zeros((0,), a.real.dtype), eye, a[:0])[: 3 if compute_uv else 1]
@@ -148,14 +141,15 @@ def svd(
     order = jnp.argsort(-s)
     if subset_by_index is not None:
         order = order[slice(*subset_by_index)]
-    s = (take(s, order) * size).astype(real)
+    kept = order if dims.known_ge(rows, columns) else order[: dims.minimum(rows, columns)]
+    s = (take(s, kept) * size).astype(real)
     if not compute_uv:
         return (s,)
-    u, r = qr.__wrapped__(take(x, order).conj().T, full_matrices=full_matrices)  # type: ignore[attr-defined]
+    u, r = qr.__wrapped__(take(x, kept).conj().T, full_matrices=full_matrices)  # type: ignore[attr-defined]
     sign = jnp.where(diagonal(r).real < 0, -1, 1)
     rank = sign.shape[0]
     u = jnp.concatenate([u[:, :rank] * sign, u[:, rank:]], 1)
-    return s, u.astype(dtype), take(v, order).astype(dtype)
+    return s, u.astype(dtype), take(v, order if full_matrices else kept).astype(dtype)
 
 
 def _rotated(x: Array, tolerance: float, with_v: bool) -> tuple[Array, Array, Array]:
@@ -170,7 +164,8 @@ def _rotated(x: Array, tolerance: float, with_v: bool) -> tuple[Array, Array, Ar
         other = take(d, partner)
         between = jnp.where(at == partner, 0, jnp.sum(x * across.conj(), 1))
         c, s = rotation(d, other, between, at < partner)
-        angle = square_size(between) / jnp.where((d == 0) | (other == 0), 1, d * other)
+        nothing = jnp.minimum(d, other) <= epsilon(x) ** 2 * jnp.max(d)  # no more than rounding errors
+        angle = jnp.where(nothing, 0, square_size(between) / jnp.where(nothing, 1, d * other))
         pairs = [(x, across), *((y, take(y, partner)) for y in v)]
         state = tuple(c[:, None] * y - s[:, None] * z for y, z in pairs)
         return state, jnp.max(angle)
@@ -178,7 +173,7 @@ def _rotated(x: Array, tolerance: float, with_v: bool) -> tuple[Array, Array, Ar
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
         count, _, *matrices = state
         matrices, angles = lax.scan(turn, tuple(matrices), rounds)
-        return count + 1, jnp.sqrt(jnp.max(angles)), *matrices
+        return count + 1, jnp.sqrt(jnp.max(angles, initial=0)), *matrices
 
     def going(state: tuple[Array, ...]) -> Array:
         return (state[1] > tolerance) & (state[0] < SWEEPS)

@@ -68,6 +68,11 @@ def diagonal(a: Array) -> Array:
     return take(flat, jnp.arange(dims.minimum(rows, columns)) * (columns + 1))
 
 
+def wide(a: Array) -> Array:
+    """In double precision: where one step builds on the other, single precision would lose its last digits."""
+    return a.astype(jnp.complex128 if jnp.iscomplexobj(a) else jnp.float64)
+
+
 def square_size(x: Array) -> Array:
     """|x|², real."""
     return x.real * x.real + x.imag * x.imag if jnp.iscomplexobj(x) else x * x
@@ -86,7 +91,7 @@ def swapped(at: Array, i: Array, j: Array) -> Array:
 def cholesky(a: Array) -> Array:
     """The lower factor, with the upper triangle of `a` above it; all NaN where `a` is not positive definite."""
     n = a.shape[-1]
-    rest, columns = a, []
+    rest, columns = wide(a), []
     for k, end in blocks(n):
         width, rows = dims.sub(end, k), rest.shape[0]
 
@@ -102,7 +107,7 @@ def cholesky(a: Array) -> Array:
     if not columns:
         return a
     at = positions(n)
-    factor = jnp.where(at[:, None] >= at, jnp.concatenate(columns).T, a)
+    factor = jnp.where(at[:, None] >= at, jnp.concatenate(columns).T.astype(a.dtype), a)
     return jnp.where(jnp.all(diagonal(factor).real > 0), factor, jnp.nan)
 
 

@@ -16,8 +16,8 @@ from jax import lax
 
 from j2o.ir import dims
 from j2o.passes.complex import COMPLEX
-from j2o.passes.lower.eigen import epsilon, hermitian, on_parts, scaled, square_size, wide
-from j2o.passes.lower.linalg import apply_q, batched, diagonal, positions, reflector, take
+from j2o.passes.lower.eigen import epsilon, hermitian, on_parts, scaled
+from j2o.passes.lower.linalg import apply_q, batched, diagonal, positions, reflector, square_size, take, wide
 from j2o.passes.lower.table import lower_with
 
 Array = jax.Array
@@ -79,7 +79,12 @@ def tridiagonal(a: Array, *, lower: bool) -> tuple[Array, Array, Array, Array]:
     at = positions(a.shape[0])
     packed, taus = hessenberg.__wrapped__(hermitian(a, lower))  # type: ignore[attr-defined]
     packed = jnp.where(at[:, None] >= at, packed, a)
-    return packed, diagonal(packed).real, diagonal(packed[1:]).real, taus
+    return packed, diagonal(packed).real, below_diagonal(packed).real, taus
+
+
+def below_diagonal(a: Array) -> Array:
+    """The elements next to the diagonal of a square matrix, below it."""
+    return diagonal(jnp.concatenate([a[1:], a[:1]]))[: dims.sub(a.shape[0], 1)]
 
 
 # ------------------------------------------------------------------------------------------ QR algorithm
@@ -91,15 +96,15 @@ def schur_form(a: Array) -> tuple[Array, Array, Array]:
     at = positions(n)
     row, column = at[:, None], at
     packed, taus = hessenberg.__wrapped__(a)  # type: ignore[attr-defined]
-    eye = jnp.eye(n, dtype=a.dtype)
-    z = jnp.concatenate([eye[:1], apply_q(packed[1:, : dims.sub(n, 1)], taus, eye[1:])])
+    shifted = jnp.pad(packed[:, : dims.sub(n, 1)], ((0, 0), (1, 0)))  # the reflection i changes no row before i
+    z = apply_q(shifted, jnp.pad(taus, (1, 0)), jnp.eye(n, dtype=a.dtype))
     h = jnp.where(row <= column + 1, packed, 0)
     real = not jnp.iscomplexobj(a)
 
     def living(h: Array) -> Array:
         """Which rows are still coupled to the row above; the first is not."""
         d = jnp.abs(diagonal(h))
-        coupled = jnp.abs(diagonal(h[1:])) > epsilon(h) * (d[:-1] + d[1:])
+        coupled = jnp.abs(below_diagonal(h)) > epsilon(h) * (d[:-1] + d[1:])
         return jnp.pad(coupled, (1, 0))
 
     def window(h: Array) -> tuple[Array, Array, Array]:
