@@ -96,8 +96,6 @@ def compile_with(
         raise SpecError(
             f"weights_dtype={weights_dtype!r}: storing weights in another dtype is not there yet; leave it out"
         )
-    if checks:
-        raise SpecError("checks=True: checks inside the graph are not there yet; model(*args) checks sizes always")
     runtime = target if target is not None else kernels(opset)
     pipeline = _pipeline(opt_level, passes)
     clock = [time.perf_counter()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from j2o.errors import DimensionError, SpecError, VerificationError
+from j2o.errors import SpecError, VerificationError
 from j2o.ir import dims
 from j2o.ir.graph import Graph
 from j2o.ir.types import DType, Type
@@ -177,27 +177,13 @@ def solve_sizes(
     shapes: Sequence[tuple[str, Sequence[Any], Sequence[int]]], constraints: Sequence[str]
 ) -> dict[str, int]:
     """Sizes of symbols from (input name, declared shape, actual shape); every dimension and constraint is checked."""
-    from j2o.ir.dims import check_constraints, solve
-
-    equations = [
-        (f"input {name!r}, axis {axis}", declared, actual)
+    rows = [
+        (f"input {name!r}, axis {axis}", declared, int(actual))
         for name, want, got in shapes
         for axis, (declared, actual) in enumerate(zip(want, got, strict=True))
     ]
-    for where, declared, actual in equations:
-        if type(declared) is int and declared != actual:
-            raise DimensionError(f"{where}: the size is {actual}, the model takes {declared}")
-    sizes = solve([(declared, actual) for _, declared, actual in equations if type(declared) is not int])
-    for where, declared, actual in equations:
-        if all(s in sizes for s in dims.symbols(declared)) and dims.evaluate(declared, sizes) != actual:
-            given = ", ".join(f"{k}={v}" for k, v in sizes.items())
-            raise DimensionError(f"{where}: the size is {actual}, the model takes {declared} ({given})")
-    for name, value in sizes.items():
-        if value < 1:
-            where = next(w for w, d, _ in equations if name in dims.symbols(d))
-            raise DimensionError(f"{where}: {name} = {value}, sizes must be 1 or more")
-    check_constraints(constraints, sizes)
-    return sizes
+    where, axes, sizes = zip(*rows, strict=True) if rows else ((), (), ())
+    return dims.fit(where, axes, sizes, constraints)
 
 
 def _narrows(got: Any, want: DType) -> bool:

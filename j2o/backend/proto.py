@@ -16,6 +16,7 @@ import onnx_ir as ir
 from j2o.errors import SaveError
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
+from j2o.ir.ops import LABEL
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Attr, DType, Type
 
@@ -204,7 +205,9 @@ class _Writer:
 
     def node(self, node: Node) -> ir.Node:
         domain, kind, _overload = self.operator(node)
-        attrs = [_attribute(k, v) for k, v in node.attrs.items() if k != "function" or node.op != "call"]
+        attrs = [
+            _attribute(k, v) for k, v in node.attrs.items() if k != LABEL and (k != "function" or node.op != "call")
+        ]
         for key, region in zip(GRAPH_ATTRIBUTES.get(kind, ()), node.graphs, strict=False):
             attrs.append(ir.AttrGraph(key, self.region(region, f"{kind}_{key}")))
         inputs = [self.operand(v) for v in node.inputs]
@@ -212,7 +215,8 @@ class _Writer:
             self.values[v] if v in self.values else self.make(v, self.names.fresh(clean(v.hint) or kind.lower()))
             for v in node.outputs
         ]
-        made = ir.Node(domain, kind, inputs, attrs, outputs=outputs, name=self.nodes.fresh(kind))
+        name = self.nodes.fresh(str(node.attrs.get(LABEL, kind)))
+        made = ir.Node(domain, kind, inputs, attrs, outputs=outputs, name=name)
         if node.loc is not None:
             made.metadata_props["source"] = str(node.loc)
         return made

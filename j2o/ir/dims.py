@@ -10,6 +10,7 @@ import ast
 import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
@@ -233,9 +234,13 @@ def symbols(dim: Dim) -> tuple[str, ...]:
     """The names in an expression, sorted."""
     if type(dim) is int:
         return ()
-    tree = parse_expression(dim)
+    return tuple(sorted(symbols_in(parse_expression(dim))))
+
+
+def symbols_in(tree: ast.expr) -> set[str]:
+    """The names of symbols in a syntax tree."""
     called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    return tuple(sorted({n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}))
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}
 
 
 _INTEGER: dict[str, Callable[..., Any]] = {
@@ -291,53 +296,132 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def linear(dim: SymDim) -> tuple[dict[str, int], int] | None:
-    """`2*B + T - 3` as ({"B": 2, "T": 1}, -3); None where the expression is not linear with integer coefficients."""
-    names = symbols(dim)
-    zero = dict.fromkeys(names, 0)
+def affine(dim: SymDim, name: str) -> tuple[Dim, Dim] | None:
+    """`2*B + T - 3` in B as (2, T - 3), `B*T` in B as (T, 0); None where it is not such a line with a known slope ≠ 0."""
+    same: dict[str, Dim] = {n: DimScope.of_jax(scope_of(dim)).symbol(n) for n in symbols(dim)}
     try:
-        offset = evaluate(dim, zero)
-        factors = {n: evaluate(dim, {**zero, n: 1}) - offset for n in names}
+        offset = substitute(dim, {**same, name: 0})
+        factor = sub(substitute(dim, {**same, name: 1}), offset)
     except ArithmeticError:
         return None
-    built: Any = offset
-    scope = DimScope.of_jax(scope_of(dim))
-    for name, factor in factors.items():
-        built = built + scope.symbol(name) * factor
-    return (factors, offset) if built == dim else None
+    sloped = factor != 0 if type(factor) is int else known_ge(factor, 1)
+    return (factor, offset) if sloped and add(mul(factor, same[name]), offset) == dim else None
 
 
-def solve(equations: Sequence[tuple[Dim, int]]) -> dict[str, int]:
-    """The sizes of symbols from `expression = number` pairs, as far as linear equations determine them one by one."""
-    sizes: dict[str, int] = {}
-    todo = [(linear(d), n) for d, n in equations if type(d) is not int]
+@dataclass(frozen=True)
+class Source:
+    """Where a symbol is read: the size of axis number `axis` in a list of axes is `factor * symbol + offset`."""
+
+    axis: int
+    factor: Dim
+    offset: Dim
+
+
+def sources(axes: Sequence[Dim]) -> dict[str, Source]:
+    """How to read symbols from the sizes of these axes, in an order in which each needs only those before it.
+
+    An expression serves where it is linear in one symbol and the others in it are known.
+    """
+    found: dict[str, Source] = {}
+    todo = sorted((not str(d).isidentifier(), len(symbols(d)), i) for i, d in enumerate(axes) if type(d) is not int)
     progress = True
     while progress:
         progress = False
-        for form, number in todo:
-            unknown = [s for s in form[0] if s not in sizes] if form else []
-            if form is None or len(unknown) != 1:
-                continue
-            factors, offset = form
-            rest = number - offset - sum(f * sizes[s] for s, f in factors.items() if s in sizes)
-            if factors[unknown[0]]:
-                sizes[unknown[0]] = rest // factors[unknown[0]]
+        for *_, i in todo:
+            unknown = [s for s in symbols(axes[i]) if s not in found]
+            form = affine(axes[i], unknown[0]) if len(unknown) == 1 else None
+            if form is not None:
+                found[unknown[0]] = Source(i, *form)
                 progress = True
+    return found
+
+
+COMPARISONS: dict[str, Callable[[int, int], bool]] = {"==": operator.eq, "<=": operator.le, ">=": operator.ge}
+
+
+def parse_constraint(text: str) -> tuple[ast.expr, str, ast.expr]:
+    """`T <= 512` as its sides and its sign, in the syntax of `parse_expression`."""
+    tree = ast.parse(_jax_syntax(text), mode="eval").body
+    assert isinstance(tree, ast.Compare), text
+    return tree.left, {ast.Eq: "==", ast.LtE: "<=", ast.GtE: ">="}[type(tree.ops[0])], tree.comparators[0]  # type: ignore[index]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """`left sign right` must hold of sizes; `axis` is the number of the axis that tells them, `text` what to show.
+
+    `left` is None where it is the size of that axis, `right` where it is the size of axis number `other`.
+    """
+
+    axis: int
+    text: str
+    left: ast.expr | None
+    sign: str
+    right: ast.expr | None
+    other: int = -1
+
+
+def requirements(axes: Sequence[Dim], constraints: Iterable[str] = ()) -> list[Requirement]:
+    """What the sizes of these axes must fulfil: symbols are 1 or more, expressions agree, constraints hold.
+
+    What no axis tells is left out.
+    """
+    known = sources(axes)
+    found = [Requirement(s.axis, f"{n} >= 1", ast.Name(n), ">=", ast.Constant(1)) for n, s in known.items()]
+    seen: dict[str, int] = {}
+    for i, d in enumerate(axes):
+        if type(d) is int or (str(d) in known and known[str(d)].axis == i):
+            continue
+        first = seen.setdefault(str(d), i)
+        if all(s in known for s in symbols(d)):
+            found.append(Requirement(i, f"size == {d}", None, "==", parse_expression(d)))
+        elif first != i:
+            found.append(Requirement(i, f"size == {d}", None, "==", None, first))
+    for text in constraints:
+        left, sign, right = parse_constraint(text)
+        names = symbols_in(left) | symbols_in(right)
+        if names and names <= set(known):
+            found.append(Requirement(max(known[n].axis for n in names), text, left, sign, right))
+    return found
+
+
+def solve(axes: Sequence[Dim], actual: Sequence[int]) -> dict[str, int]:
+    """The symbols' sizes from those of axes, as far as these tell them; rounded where no integer fits."""
+    sizes: dict[str, int] = {}
+    for name, s in sources(axes).items():
+        slope = evaluate(s.factor, sizes)
+        sizes[name] = (actual[s.axis] - evaluate(s.offset, sizes)) // slope if slope else 0
     return sizes
 
 
-_COMPARISONS: dict[str, Callable[[int, int], bool]] = {"==": operator.eq, "<=": operator.le, ">=": operator.ge}
+def fit(where: Sequence[str], axes: Sequence[Dim], actual: Sequence[int], constraints: Iterable[str]) -> dict[str, int]:
+    """The symbols' sizes; DimensionError names the axis by `where`, the requirement and the values that break it."""
+    for place, declared, size in zip(where, axes, actual, strict=True):
+        if type(declared) is int and declared != size:
+            raise DimensionError(f"{place}: the size is {size}, the model takes {declared}")
+    sizes = solve(axes, actual)
+    read = {s.axis: n for n, s in sources(axes).items()}
+    for r in requirements(axes, constraints):
+        left = actual[r.axis] if r.left is None else _evaluate(r.left, sizes, _INTEGER)
+        right = actual[r.other] if r.right is None else _evaluate(r.right, sizes, _INTEGER)
+        if COMPARISONS[r.sign](left, right):
+            continue
+        given = ", ".join(f"{k} = {v}" for k, v in sizes.items())
+        if r.left is not None:
+            raise DimensionError(
+                f"{where[r.axis]}: {r.text!r} does not hold, {left} {r.sign} {right} is false ({given})"
+            )
+        why = f"which no {read[r.axis]} makes" if r.axis in read else "the model takes"
+        told = f" ({given})" if r.right is not None else f", which is {right} in {where[r.other]}"
+        raise DimensionError(f"{where[r.axis]}: the size is {left}, {why} {axes[r.axis]}{told}")
+    return sizes
 
 
 def check_constraints(constraints: Iterable[str], sizes: Mapping[str, int]) -> None:
-    """DimensionError names the first constraint that the sizes break, and the values."""
+    """DimensionError names the first constraint that the sizes break; those with symbols that have no size are left out."""
     for text in constraints:
-        sign = next(s for s in _COMPARISONS if s in text)
-        left, right = (ast.parse(side.strip(), mode="eval").body for side in text.split(sign))
-        try:
+        left, sign, right = parse_constraint(text)
+        if symbols_in(left) | symbols_in(right) <= set(sizes):
             a, b = _evaluate(left, sizes, _INTEGER), _evaluate(right, sizes, _INTEGER)
-        except KeyError:
-            continue  # a symbol that no input determines
-        if not _COMPARISONS[sign](a, b):
-            given = ", ".join(f"{k}={v}" for k, v in sizes.items())
-            raise DimensionError(f"constraint {text!r} does not hold: {a} {sign} {b} is false ({given})")
+            if not COMPARISONS[sign](a, b):
+                raise DimensionError(f"constraint {text!r} does not hold: {a} {sign} {b} is false")

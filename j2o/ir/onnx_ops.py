@@ -15,7 +15,7 @@ import onnx.defs
 
 from j2o.ir import infer
 from j2o.ir.graph import Node
-from j2o.ir.ops import OpSpec, Trait, register_dialect
+from j2o.ir.ops import LABEL, OpSpec, Trait, register_dialect
 from j2o.ir.types import Type
 
 COMMUTATIVE = frozenset(
@@ -169,7 +169,7 @@ def constraint_of(kind: str, index: int, output: bool = False, opset: int | None
 
 def _checked(kind: str, rule: Callable[[Node], tuple[Type, ...]]) -> Callable[[Node], tuple[Type, ...]]:
     known = schema(kind)
-    allowed = known.attributes
+    allowed = known.attributes | {LABEL}
 
     def check(node: Node) -> tuple[Type, ...]:
         if not allowed.issuperset(node.attrs):

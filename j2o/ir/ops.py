@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from j2o.ir.graph import Node
 
 
+LABEL = "label"  # an attribute that any ONNX node may have: its name in the exported file
+
+
 class Trait(enum.Enum):
     """A property of an operation that passes may rely on."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from j2o.passes.checks import checks
 from j2o.passes.components import components
 from j2o.passes.cse import cse
 from j2o.passes.dce import dce
@@ -18,7 +19,7 @@ from j2o.passes.shapes import broadcasts, shapes, tidy, unit_axes
 from j2o.passes.simplify import simplify
 from j2o.passes.transposes import transposes
 
-BACK = (materialize, legalize)
+BACK = (materialize, checks, legalize)
 
 
 def default_pipeline(opt_level: int = 2) -> PassPipeline:

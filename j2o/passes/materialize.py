@@ -7,7 +7,7 @@ solves to); every expression is computed once; a Reshape says `0` or `-1` instea
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -23,8 +23,7 @@ from j2o.passes.pipeline import graph_pass
 def materialize(graph: Graph) -> int:
     """Turn every `dims` node into nodes that read the sizes of inputs."""
     wanted = _hand_in_functions(graph)
-    count = sum(_Scope(top, wanted.get(name, {})).run() for name, top in [*graph.functions.items(), ("", graph)])
-    return count
+    return sum(Sizes(top, wanted.get(name)).run() for name, top in [*graph.functions.items(), ("", graph)])
 
 
 # ---------------------------------------------------------------------------------------------- functions
@@ -39,9 +38,8 @@ def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
         if name not in needs:
             needs[name] = set()
             function = root.functions[name]
-            found = _used(function, need)
-            told = set(_sources(function))
-            needs[name] = {s for s in found if s not in told}
+            told = set(declared_dims(function))
+            needs[name] = _used(function, need, told) - set(dims.sources(declared_dims(function)))
         return needs[name]
 
     for name, function in root.functions.items():
@@ -59,12 +57,14 @@ def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
     return handed
 
 
-def _used(graph: Graph, need: Callable[[str], set[str]]) -> set[str]:
+def _used(graph: Graph, need: Callable[[str], set[str]], told: set[Dim]) -> set[str]:
+    """The symbols in the sizes that are used, but for those that inputs have as they are."""
     found: set[str] = set()
     for node in graph.walk():
         if node.op == "dims":
             for d in node.attrs["dims"]:  # type: ignore[union-attr]
-                found.update(dims.symbols(d))  # type: ignore[arg-type]
+                if d not in told:  # type: ignore[operator]
+                    found.update(dims.symbols(d))  # type: ignore[arg-type]
         elif node.op == "call":
             found |= need(str(node.attrs["function"]))
     return found
@@ -73,35 +73,30 @@ def _used(graph: Graph, need: Callable[[str], set[str]]) -> set[str]:
 # ------------------------------------------------------------------------------------------------- scopes
 
 
-def _sources(graph: Graph) -> dict[str, tuple[Value, int, int, int, dict[str, int]]]:
-    """Where each symbol can be read: (input, axis, factor, offset, other terms), the size being factor*symbol + offset + …"""
-    found: dict[str, tuple[Value, int, int, int, dict[str, int]]] = {}
-    forms = []
-    for value in graph.inputs:
-        for axis, d in enumerate(value.type.shape):
-            form = dims.linear(d) if type(d) is not int else None
-            if form is not None:
-                forms.append((value, axis, *form))
-    forms.sort(key=lambda f: (len(f[2]), [abs(c) for c in f[2].values()] != [1], f[3] != 0))
-    progress = True
-    while progress:
-        progress = False
-        for value, axis, factors, offset in forms:
-            unknown = [s for s in factors if s not in found]
-            if len(unknown) == 1:
-                rest = {s: c for s, c in factors.items() if s != unknown[0]}
-                found[unknown[0]] = (value, axis, factors[unknown[0]], offset, rest)
-                progress = True
-    return found
+def axes_of(graph: Graph) -> list[tuple[Value, int]]:
+    """Every axis of every input."""
+    return [(value, axis) for value in graph.inputs for axis in range(value.type.rank)]
 
 
-class _Scope:
-    """The sizes of one function or of the root, made at its top so that regions can use them."""
+def declared_dims(graph: Graph) -> list[Dim]:
+    """The sizes of those axes."""
+    return [value.type.shape[axis] for value, axis in axes_of(graph)]
 
-    def __init__(self, graph: Graph, handed: dict[str, Value]) -> None:
+
+class Sizes:
+    """The sizes of one function or of the root, made at its top so that regions can use them; each once."""
+
+    def __init__(self, graph: Graph, handed: Mapping[str, Value] | None = None) -> None:
         self.graph = graph
-        self.sources = _sources(graph)
-        self.made: dict[str, Value] = dict(handed)
+        self.axes = axes_of(graph)
+        declared = declared_dims(graph)
+        self.sources = dims.sources(declared)
+        # an expression that an input has as a size is read there, whatever its symbols are
+        self.read: dict[str, int] = {}
+        for i, d in enumerate(declared):
+            if type(d) is not int:
+                self.read.setdefault(ast.unparse(dims.parse_expression(d)), i)
+        self.made: dict[str, Value] = dict(handed or {})
         # what is made here stands before everything else, whatever becomes of the first node
         self.anchor = graph.insert(Node("anchor", (), ()), before=graph.start)
         self.op = Builder(graph, self.anchor)
@@ -159,30 +154,31 @@ class _Scope:
 
     def size(self, dim: Dim) -> Value:
         """The value of an expression, `i64[1]`."""
-        key = str(dim)
+        return self.term(ast.Constant(dim) if type(dim) is int else dims.parse_expression(dim))
+
+    def term(self, node: ast.expr) -> Value:
+        """The value of an expression that is written as a syntax tree, `i64[1]`."""
+        key = ast.unparse(node)
         if key not in self.made:
-            if isinstance(dim, int):
-                return self.op.const(np.asarray([dim], np.int64))
             self.op.hint = key if key.isidentifier() else "size"
-            self.made[key] = self.symbol(key) if key.isidentifier() else self.expression(dims.parse_expression(dim))
+            self.made[key] = self.axis(self.read[key]) if key in self.read else self.expression(node)
         return self.made[key]
+
+    def axis(self, number: int) -> Value:
+        """The size of an axis of an input, by its number among all of them."""
+        value, axis = self.axes[number]
+        return self.op.Shape(value, start=axis, end=axis + 1)
 
     def symbol(self, name: str) -> Value:
         if name not in self.sources:
             raise DimensionError(
                 f"the size {name} cannot be read from any input of @{self.graph.name}: give {name} as a dimension of one"
             )
-        value, axis, factor, offset, rest = self.sources[name]
-        op = self.op
-        out = op.Shape(value, start=axis, end=axis + 1)
-        for other, times in rest.items():
-            term = self.size(self.graph.dims.dim(other))
-            out = op.Sub(out, op.Mul(term, times) if times != 1 else term)
-        if offset:
-            out = op.Sub(out, offset)
-        if factor != 1:
-            out = op.Div(out, factor)
-        return out
+        source = self.sources[name]
+        out = self.axis(source.axis)
+        if source.offset != 0:
+            out = self.op.Sub(out, self.size(source.offset))
+        return out if source.factor == 1 else self.op.Div(out, self.size(source.factor))
 
     def expression(self, node: ast.expr) -> Value:
         op = self.op
@@ -190,26 +186,20 @@ class _Scope:
             case ast.Constant(value=int(number)):
                 return op.const(np.asarray([number], np.int64))
             case ast.Name(id=name):
-                return self.size(self.graph.dims.dim(name))
+                return self.symbol(name)
             case ast.UnaryOp(operand=operand):
-                return op.Neg(self.sub(operand))
+                return op.Neg(self.term(operand))
             case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))):
-                base = out = self.sub(left)
+                base = out = self.term(left)
                 for _ in range(power - 1):
                     out = op.Mul(out, base)
                 return out
             case ast.BinOp(left=left, op=operator, right=right):
                 kind = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}[type(operator)]
-                return op.apply(f"onnx.{kind}", self.sub(left), self.sub(right))
+                return op.apply(f"onnx.{kind}", self.term(left), self.term(right))
             case ast.Call(func=ast.Name(id=name), args=args):
-                return self.function(name, [self.sub(a) for a in args])
+                return self.function(name, [self.term(a) for a in args])
         raise DimensionError(f"the expression {ast.unparse(node)!r} has no form in nodes")
-
-    def sub(self, node: ast.expr) -> Value:
-        key = "term " + ast.unparse(node)
-        if key not in self.made:
-            self.made[key] = self.expression(node)
-        return self.made[key]
 
     def function(self, name: str, args: list[Value]) -> Value:
         op = self.op
