@@ -174,8 +174,10 @@ class Builder:
     # -------------------------------------- the few that every rule needs, no node where none is needed
 
     def cast(self, x: Value, dtype: DType) -> Value:
-        """ONNX Cast; `x` itself where it has the dtype."""
-        return x if x.type.dtype == dtype else self.Cast(x, to=dtype)
+        """ONNX Cast, which saturates no float; `x` itself where it has the dtype."""
+        if x.type.dtype == dtype:
+            return x
+        return self.Cast(x, to=dtype, saturate=0 if dtype.value.startswith("f8e") and dtype.bits == 8 else None)
 
     def reshape(self, x: Value, shape: Shape) -> Value:
         """`x` in another static or symbolic shape."""

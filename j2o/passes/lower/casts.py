@@ -26,28 +26,30 @@ def convert(op: Lowering, x: Value, to: DType) -> Value:
         return op.Not(op.Equal(x, op.const(0, source))) if source != DType.BOOL else x
     if source.is_float and to.is_int:
         return _float_to_int(op, x, to)
-    return op.cast(x, to)
+    return _float_to_float8(op, x, to) if to in FLOAT8 and source.is_float else op.cast(x, to)
+
+
+FLOAT8 = {DType.F8E4M3FN: 480.0, DType.F8E5M2: 61440.0}  # and from where on what is rounded overflows
+
+
+def _float_to_float8(op: Lowering, x: Value, to: DType) -> Value:
+    """What overflows is infinite, or NaN where there is no infinity; onnxruntime has other ends."""
+    x = op.cast(x, DType.F32) if x.type.dtype.bits < 16 else x
+    beyond = op.GreaterOrEqual(op.Abs(x), op.const(FLOAT8[to], x.type.dtype))
+    return op.cast(op.Where(beyond, op.Mul(x, op.const(np.inf, x.type.dtype)), x), to)
 
 
 def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
-    if to.bits < 8 or x.type.dtype.bits < 16:
-        wide = op.cast(x, DType.F32) if x.type.dtype.bits < 16 else x
-        return (
-            op.cast(_float_to_int(op, wide, DType.I8 if to.is_signed else DType.U8), to)
-            if to.bits < 8
-            else _float_to_int(op, wide, to)
-        )
-    info = np.iinfo(to.numpy)
-    carrier = x.type.dtype
-    if carrier in (DType.F16, DType.BF16):
-        x, carrier = op.cast(x, DType.F32), DType.F32
+    x = x if x.type.dtype in (DType.F32, DType.F64) else op.cast(x, DType.F32)
+    info, carrier = jnp.iinfo(to.numpy), x.type.dtype
     # the largest float below 2**n is cast as it is; what lies at or above it saturates by a Where
     top = float(info.max)
     exact = int(np.asarray(top, carrier.numpy)) <= info.max
     low = np.asarray(info.min, carrier.numpy)
     inside = op.Where(op.IsNaN(x), op.const(0, carrier), x)
     if exact:
-        return op.cast(op.Clip(inside, low, np.asarray(info.max, carrier.numpy)), to)
+        whole = op.Clip(inside, low, np.asarray(info.max, carrier.numpy))
+        return op.cast(op.cast(whole, DType.I8) if to.bits < 8 else whole, to)
     below = np.nextafter(np.asarray(top, carrier.numpy), np.asarray(0, carrier.numpy), dtype=carrier.numpy)
     cast = op.cast(op.Clip(inside, low, below), to)
     return op.Where(op.GreaterOrEqual(inside, np.asarray(top, carrier.numpy)), op.const(int(info.max), to), cast)
@@ -107,7 +109,7 @@ def float_to_bits(x: jax.Array) -> jax.Array:
     finite = jnp.where(jnp.isfinite(a), a, 1.0)
     e = jnp.zeros(x.shape, wide)
     scaled = finite
-    step = 1 << (exponent_bits - 1)
+    step = min(1 << (exponent_bits - 1), 512)
     while step:  # bring the mantissa to [1, 2) by powers of two, exactly
         up, down = scaled >= 2.0**step, scaled < 2.0 ** (1 - step)
         scaled = jnp.where(up, scaled * 2.0**-step, jnp.where(down & (scaled > 0), scaled * 2.0**step, scaled))
@@ -141,22 +143,15 @@ def bits_to_float(u: jax.Array, *, to: DType) -> jax.Array:
     field = ((u >> mantissa_bits) & jnp.asarray((1 << exponent_bits) - 1, unsigned)).astype(jnp.float64)
     e = jnp.maximum(field, 1.0) - bias - mantissa_bits
     value = mantissa + jnp.where(field > 0, 2.0**mantissa_bits, 0.0)
-    step = 1 << exponent_bits
-    scaled = value
-    left = jnp.abs(e)
-    while step >= 1:
+    scaled, left = value, jnp.abs(e)
+    for step in (512, *(512 >> i for i in range(10))):  # by powers of two, exactly; the largest may be due twice
         now = left >= step
-        scaled = (
-            jnp.where(now, jnp.where(e > 0, scaled * 2.0 ** min(step, 1000), scaled * 2.0 ** -min(step, 1000)), scaled)
-            if step <= 1000
-            else scaled
-        )
-        left = jnp.where(now, left - step, left) if step <= 1000 else left
-        step //= 2
+        scaled = jnp.where(now, scaled * jnp.where(e > 0, 2.0**step, 2.0**-step), scaled)
+        left = jnp.where(now, left - step, left)
     special = field == (1 << exponent_bits) - 1
     out = jnp.where(special, jnp.where(mantissa > 0, jnp.nan, jnp.inf), scaled)
     negative = (u >> (u.dtype.itemsize * 8 - 1)) == 1
-    return jnp.where(negative, -out, out).astype(to.numpy)
+    return (out * jnp.where(negative, -1.0, 1.0)).astype(to.numpy)
 
 
 def _through_table(x: jax.Array, *, to: DType) -> jax.Array:

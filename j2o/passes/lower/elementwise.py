@@ -176,6 +176,8 @@ def is_finite(op: Lowering, x: Value) -> Value:
 
 @lower("ne")
 def ne(op: Lowering, x: Value, y: Value) -> Value:
+    if x is y and x.type.dtype.is_float:
+        return op.IsNaN(x)
     return op.Xor(x, y) if x.type.dtype == DType.BOOL else op.Not(op.Equal(x, y))
 
 

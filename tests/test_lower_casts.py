@@ -1,0 +1,82 @@
+"""Conversions between dtypes: of values as XLA does them, and of bits, with and without ONNX's BitCast."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import j2o
+
+OPSETS = [21, None]
+# no subnormal numbers: XLA takes them for 0 on CPU
+# fmt: off
+EDGES = [0.0, -0.0, 1.5, -2.5, np.inf, -np.inf, 3e38, 480.0, 6e4, 61440.0, 6e-8, 1e308, 126.5, -129.0, 255.5, 2.0**31, 2.0**63]
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "int4", "uint4", "int2", "uint2", "bool"]
+# fmt: on
+FLOATS = ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
+UNSIGNED = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
+
+
+def points(dtype):
+    with np.errstate(all="ignore"):
+        return np.array(EDGES, np.float64).astype(jnp.dtype(dtype))
+
+
+def equal(fn, *args, opset=None):
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+        got, want = j2o.compile(fn, list(args), opset=opset)(*args), fn(*map(jnp.asarray, args))
+        for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            assert g.dtype == w.dtype
+            g, w = (np.asarray(a).astype(np.float64) if a.dtype.kind not in "iub" else np.asarray(a) for a in (g, w))
+            np.testing.assert_array_equal(g, w)
+            np.testing.assert_array_equal(np.signbit(g[w == 0]), np.signbit(w[w == 0])) if g.dtype.kind == "f" else None
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_saturate_to_integers(dtype):
+    x = np.append(points(dtype), np.array(np.nan, jnp.dtype(dtype)))
+    equal(lambda x: [lax.convert_element_type(x, t).astype("int64") for t in INTEGERS], x)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_round_to_floats(dtype):
+    equal(lambda x: [lax.convert_element_type(x, t).astype("float64") for t in FLOATS], points(dtype))
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_wrap(dtype):
+    x = np.array([0, 1, -1, 2, -2, 7, 8, 127, 128, 255, 256, -(2**31), 2**40 + 3]).astype(np.int64)
+    equal(lambda x: [x.astype(dtype).astype(t).astype("float64") for t in (*INTEGERS, *FLOATS[:4])], x)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_bits_of_floats_and_back(dtype, opset):
+    x = points(dtype)
+    x = x[~np.isnan(x)]  # the bits of NaN are not kept
+    equal(lambda x: lax.bitcast_convert_type(x, UNSIGNED[x.dtype.itemsize]), x, opset=opset)
+    bits = np.append(x.view(UNSIGNED[x.dtype.itemsize]), np.arange(5, dtype=UNSIGNED[x.dtype.itemsize]))
+    equal(lambda u: lax.bitcast_convert_type(u, dtype), bits, opset=opset)
+
+
+def test_bits_of_other_widths():
+    words = np.array([[1, 2**32 - 1], [2**31, 12345]], np.uint32)
+    for new in ("uint8", "int16", "uint64", "float64", "int32"):
+        equal(lambda x, new=new: lax.bitcast_convert_type(x, new), words)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_fewer_bits_of_precision(dtype, opset):
+    x = np.append(points(dtype), np.array(np.nan, jnp.dtype(dtype)))
+    forms = list(itertools.product((2, 5, 8, 11), (0, 3, 7, 23)))
+    equal(lambda x: [lax.reduce_precision(x, exponent, mantissa) for exponent, mantissa in forms], x, opset=opset)
+
+
+def test_the_next_float():
+    for opset, t in itertools.product(OPSETS, FLOATS[:4]):
+        x, y = (a.ravel() for a in np.meshgrid(points(t), points(t)))
+        equal(lax.nextafter, x, y, opset=opset)
