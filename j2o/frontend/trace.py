@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from j2o.errors import DimensionError, TraceError
-from j2o.ir.dims import export_inconclusive
+from j2o.ir.dims import export_inconclusive, settling
 from j2o.ir.marks import marking
 
 MAX_DEPTH = 64
@@ -48,8 +48,6 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         names.setdefault(id(array), path)
     try:
         closed, shapes = _jaxpr(fn, avals, tree)
-    except export_inconclusive() as error:
-        raise DimensionError(_inconclusive(error)) from error
     except (
         jax.errors.ConcretizationTypeError,
         jax.errors.TracerArrayConversionError,
@@ -58,6 +56,11 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         jax.errors.NonConcreteBooleanIndexError,
     ) as error:
         raise TraceError(f"{_user_line(error)}{_first_sentence(error)}") from error
+    except (export_inconclusive(), TypeError, ValueError, NotImplementedError) as error:
+        told = _about_sizes(error)
+        if told is None:
+            raise
+        raise told from error
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     return Traced(closed, out_tree, tuple(p for p, _ in paths), names)
 
@@ -100,19 +103,27 @@ def _first_sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[0].split())}"
 
 
-def _inconclusive(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    question = (
-        lines[0].removeprefix("Symbolic dimension comparison").strip() if lines else "a comparison of symbolic sizes"
-    )
-    hint = "constraints=[…] that decide it would settle this, for example constraints=['T <= 512']"
-    for line in lines:
-        if "comparison" in line and "'" in line:
-            parts = line.split("'")
-            if len(parts) >= 4:
-                hint = f"constraints=['{parts[1]} >= {parts[3]}'], or whatever holds, would settle it"
-                break
-    return f"{_user_line(error)}the program needs a decision about a symbolic size: {question}; {hint}"
+def _about_sizes(error: Exception) -> Exception | None:
+    """What to raise for an error of JAX where a symbolic size stands in the way; None for any other."""
+    text = " ".join(str(error).split())
+    question = text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
+    options = [f"constraints=[{c!r}]" for c in settling(text)]
+    if options and (isinstance(error, export_inconclusive()) or _in_jax(error)):
+        asked = "asks what the symbolic sizes leave open"
+        return DimensionError(
+            f"{_user_line(error)}the program {asked}: {question}; {' or '.join(options)} would settle it"
+        )
+    if isinstance(error, export_inconclusive()) or "_DimExpr" in text:
+        advice = "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
+        return TraceError(
+            f"{_user_line(error)}the program needs a number where it has a symbolic size: {question}; {advice}"
+        )
+    return None
+
+
+def _in_jax(error: BaseException) -> bool:
+    """Whether JAX raised the error, not the user's own code."""
+    return "/jax/" in traceback.extract_tb(error.__traceback__)[-1].filename
 
 
 # ------------------------------------------------------------------------------------ nnx and captures

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -104,7 +106,7 @@ def _parse_dim(scope: DimScope, text: str) -> Dim:
 
 def constraints_of(scope: export.SymbolicScope) -> list[str]:
     """The constraints that a scope was made with, as text."""
-    return [str(getattr(c, "debug_str", c)) for c in scope._explicit_constraints]
+    return [str(c.debug_str) for c in scope._explicit_constraints]
 
 
 def scope_of(dim: SymDim) -> export.SymbolicScope:
@@ -205,9 +207,45 @@ def divides(a: Dim, b: Dim) -> Dim | None:
 @functools.cache
 def export_inconclusive() -> type[Exception]:
     """The error of a comparison that holds for some sizes and not for others."""
-    from jax._src.export import shape_poly  # public as jax.errors.InconclusiveDimensionOperation from JAX 0.10.1 on
+    from jax._src import core  # public as jax.errors.InconclusiveDimensionOperation from JAX 0.10.1 on
 
-    return shape_poly.InconclusiveDimensionOperation
+    return core.InconclusiveDimensionOperation
+
+
+def settling(message: str) -> list[str]:
+    """The constraints of which each would let JAX go on after an error with that message; none where it does not tell."""
+    if found := re.search(r"comparison '(.*?)' (>=|<=|<|>|==) '(.*?)' is inconclusive", message):
+        a, sign, b = found.groups()
+        if sign == "==":
+            return [f"{a} == {b}"]
+        more, less = (a, b) if ">" in sign else (b, a)  # asked is `more > less`, or `more >= less`
+        if sign in "<>":
+            return [_at_least(more, less, 1), _at_least(less, more, 0)]
+        return [_at_least(more, less, 0), _at_least(less, more, 1)]
+    if found := re.search(r"(?:remainder|rest is) (mod\(.*\))", message):
+        return [f"{found.group(1).replace('- ', '')} == 0"]
+    shapes = [s for s in map(_sizes, re.findall(r"\((?:[^()]|\([^()]*\))*\)", message)) if s]
+    for one, other in itertools.pairwise(shapes):
+        different = [(a, b) for a, b in zip(one, other, strict=False) if a != b and not (a + b).isdigit()]
+        if len(one) == len(other) and different:
+            return [" and ".join(f"{b} == {a}" if a.isdigit() else f"{a} == {b}" for a, b in different)]
+    return []
+
+
+def _at_least(more: str, less: str, by: int) -> str:
+    """`more >= less + by`, numbers on the right: `T >= 6` for T and 5 and 1, `T <= 5` for 5 and T and 0."""
+    if more.isdigit():
+        return f"{less} <= {int(more) - by}"
+    return f"{more} >= {int(less) + by if less.isdigit() else f'{less} + {by}' if by else less}"
+
+
+def _sizes(text: str) -> list[str] | None:
+    """The sizes in a shape as JAX prints it; None for other text in brackets."""
+    try:
+        tree = ast.parse(text.replace("^", "**"), mode="eval").body
+    except SyntaxError:
+        return None
+    return [ast.unparse(d) for d in tree.elts] if isinstance(tree, ast.Tuple) else None
 
 
 @functools.lru_cache(maxsize=65536)
@@ -221,6 +259,31 @@ def _known_ge(a: Any, b: Any) -> bool:
 def known_ge(a: Dim, b: Dim) -> bool:
     """Whether `a >= b` is certain."""
     return a >= b if type(a) is int and type(b) is int else _known_ge(a, b)
+
+
+@functools.lru_cache(maxsize=4096)
+def agree(a: Dim, b: Dim) -> bool:
+    """Whether two expressions, though JAX does not see that they are equal, give the same numbers at all of many sizes."""
+    if a == b:
+        return True
+    names = sorted({*symbols(a), *symbols(b)})
+    constraints = constraints_of(scope_of(b if type(a) is int else a))
+    tried = 0
+    for base, step in itertools.product((1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 17, 31, 32, 48, 64), (0, 1, 5)):
+        sizes = {name: base + step * i for i, name in enumerate(names)}
+        try:
+            check_constraints(constraints, sizes)
+            if evaluate(a, sizes) != evaluate(b, sizes):
+                return False
+            tried += 1
+        except (DimensionError, ArithmeticError):
+            continue
+    return tried > 0
+
+
+def agree_shapes(a: Shape, b: Shape) -> bool:
+    """`agree` axis by axis."""
+    return len(a) == len(b) and all(agree(x, y) for x, y in zip(a, b, strict=True))
 
 
 @functools.lru_cache(maxsize=65536)

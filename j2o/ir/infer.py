@@ -254,13 +254,9 @@ def reshape(node: Node) -> tuple[Type, ...]:
         if quotient is None:
             raise fail(node, f"{x.size} elements are not known to be a multiple of {rest}")
         shape[i] = quotient
-    elif not same_dim(size := dims.prod(shape), x.size) and not _provable(size, x.size):
+    elif not same_dim(size := dims.prod(shape), x.size) and not dims.agree(size, x.size):
         raise fail(node, f"{x.size} elements in the shape {shape}")
     return (x.with_shape(tuple(shape)),)
-
-
-def _provable(a: Dim, b: Dim) -> bool:
-    return dims.known_ge(a, b) and dims.known_ge(b, a) if not (type(a) is int and type(b) is int) else False
 
 
 @rule("Expand")
@@ -341,7 +337,10 @@ def slice_size(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
     low, high = (0, size) if step > 0 else (-1, dims.sub(size, 1))
     start, end = _bound(start, size, low if step > 0 else 0, high), _bound(end, size, low, high)
     span = dims.sub(end, start) if step > 0 else dims.sub(start, end)
-    count = dims.ceildiv(span, abs(step)) if abs(step) != 1 else span
+    if abs(step) == 1:
+        count = span
+    else:  # written as JAX writes it
+        count = dims.add(dims.floordiv(dims.sub(span, 1), abs(step)), 1)
     return count if dims.known_ge(count, 0) else dims.maximum(count, 0)
 
 

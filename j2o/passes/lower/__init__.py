@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from j2o.errors import UnsupportedError
+from j2o.ir import dims
 from j2o.ir.graph import Graph, Node, Value, inline
 from j2o.ir.target import Target
 from j2o.ir.types import Type
@@ -77,6 +78,11 @@ class Driver:
         except UnsupportedError as error:
             self.problems += [f"{describe(node)}: {reason}" for reason in error.operations]
             values = placeholders(node)
+        except dims.export_inconclusive() as error:
+            text = str(error).partition("\n")[0]
+            options = " or ".join(f"constraints=[{c!r}]" for c in dims.settling(text)) or "a number in the spec"
+            self.problems.append(f"{describe(node)}: {text.rstrip('.')}; {options} would settle it")
+            values = placeholders(node)
         node.replace_by(*values)
 
     def values(self, node: Node) -> Sequence[Value]:
@@ -90,9 +96,7 @@ class Driver:
             error.add_note(f"while lowering {describe(node)}")
             raise
         values = (result,) if isinstance(result, Value) else tuple(result)
-        got, want = [v.type for v in values], [v.type for v in node.outputs]
-        if got != want:
-            raise TypeError(f"the rule for {describe(node)} gave {_types(got)} instead of {_types(want)}")
+        _settle(values, node, "rule")
         return values
 
     def builder(self, node: Node) -> Lowering:
@@ -104,9 +108,7 @@ class Driver:
     def decompose(self, node: Node) -> None:
         """Replace a node by its decomposition, lowered."""
         values = self.expand(self.builder(node), DECOMPOSITIONS[node.kind], node.inputs, node.attrs)  # type: ignore[arg-type]
-        got, want = [v.type for v in values], [v.type for v in node.outputs]
-        if got != want:
-            raise TypeError(f"the decomposition of {describe(node)} gave {_types(got)} instead of {_types(want)}")
+        _settle(values, node, "decomposition")
         node.replace_by(*values)
 
     def expand(
@@ -130,6 +132,19 @@ class Driver:
         if end is None:
             anchor.erase()
         return results  # type: ignore[return-value]
+
+
+def _settle(values: Sequence[Value], node: Node, what: str) -> None:
+    """Give results the types that JAX has for them; TypeError where these are others, not only written otherwise."""
+    for value, want in zip(values, [v.type for v in node.outputs], strict=True):
+        if value.type == want:
+            continue
+        if value.type.dtype != want.dtype or not dims.agree_shapes(value.type.shape, want.shape):
+            got = _types([v.type for v in values])
+            raise TypeError(
+                f"the {what} for {describe(node)} gave {got} instead of {_types([v.type for v in node.outputs])}"
+            )
+        value.type = want
 
 
 def describe(node: Node) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from j2o.errors import DimensionError
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type
@@ -32,6 +33,11 @@ def insert_ones(op: Lowering, x: Value, spread: Shape, at: Sequence[int]) -> Val
 @lower("reshape")
 def reshape(op: Lowering, x: Value, *, new_sizes: Shape, dimensions: Sequence[int] = ()) -> Value:
     """The elements in another shape; `dimensions` is the order in which the axes are read, by default as they are."""
+    if not dims.agree(x.type.size, size := dims.prod(new_sizes)):
+        raise DimensionError(
+            f"{op.loc}: {x.type} does not fit into the shape {', '.join(map(str, new_sizes))} for every size; "
+            f"constraints=['{x.type.size} == {size}'] would settle it"
+        )
     return op.reshape(op.transpose(x, dimensions) if dimensions else x, new_sizes)
 
 
