@@ -217,7 +217,7 @@ def _from_model(y: np.ndarray, type: Type) -> Any:
     if type.dtype.is_key:
         return jax.random.wrap_key_data(jnp.asarray(y), impl=_IMPLEMENTATIONS[type.dtype])
     if type.dtype.is_complex:
-        return jnp.asarray((y[..., 0] + 1j * y[..., 1]).astype(type.dtype.numpy))
+        return jnp.asarray(np.ascontiguousarray(y).view(type.dtype.numpy)[..., 0])
     return jnp.asarray(y)
 
 

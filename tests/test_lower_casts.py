@@ -80,3 +80,21 @@ def test_the_next_float():
     for opset, t in itertools.product(OPSETS, FLOATS[:4]):
         x, y = (a.ravel() for a in np.meshgrid(points(t), points(t)))
         equal(lax.nextafter, x, y, opset=opset)
+
+
+def test_parts_of_complex_numbers_are_kept():
+    z = np.array([complex(1, np.inf), complex(-0.0, np.nan), complex(np.inf, -0.0)], np.complex64)
+    got = np.asarray(j2o.compile(lambda z: z[::-1], [z])(z))
+    np.testing.assert_array_equal(got.view(np.float32).view(np.int32), z[::-1].copy().view(np.float32).view(np.int32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8"])
+def test_products_in_another_dtype(dtype):
+    x = np.array([100, -3, 0, 7], np.int32)
+    equal(lambda x, y: lax.mul(x, y, out_dtype=jnp.dtype(dtype)), x, x[::-1].copy())
+
+
+def test_composites_have_any_attributes():
+    fn = lax.composite(lambda x, **attributes: x + 1, name="my.op")
+    attributes = dict(table=np.arange(3), dtype=np.dtype("float32"), shape=(1, 2), none=None)
+    equal(lambda x: fn(x, **attributes), np.ones(3, np.float32))

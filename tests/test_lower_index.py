@@ -77,3 +77,18 @@ def test_scatter_of_complex_numbers(kind, mode):
     i = random.integers(0, 4, (5, 6)) if kind != "set" else np.tile(np.array([0, 2, 3, 5, 1, -9]), (5, 1))
     fn = jax.vmap(lambda x, i, u: getattr(x.at[:, i], kind)(u, mode=mode))
     j2o.compile(fn, [x, i, u]).verify(x, i, u)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "bool", "complex64"])
+@pytest.mark.parametrize("options", [{}, {"mode": "clip"}, {"unique_indices": True}])
+def test_a_function_applied_at_indices(options, dtype):
+    x = np.arange(30).reshape(2, 5, 3).astype(dtype)
+    i = np.array([1, 3, 0] if options.get("unique_indices") else [1, 3, 1, 7, -1, -9])
+
+    def changed(v):
+        return ~v if dtype == "bool" else v * v + 1
+
+    fn = jax.vmap(lambda x: x.at[i, 1:].apply(changed, **options))
+    same(j2o.compile(fn, [x])(x), fn(jnp.asarray(x)))
+    model = j2o.compile(fn, [jax.ShapeDtypeStruct(jax.export.symbolic_shape("B, 5, 3"), dtype)])
+    same(model(x[:1]), fn(jnp.asarray(x[:1])))

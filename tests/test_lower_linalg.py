@@ -1,5 +1,7 @@
 """Linear algebra, compared with JAX's by values that do not depend on a choice of signs, orders or bases."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,3 +154,22 @@ def test_matrices_of_low_rank():
     a = matrix(8, 2) @ matrix(2, 8)
     j2o.compile(joined_svd, [a]).verify(a, rtol=1e-3, atol=1e-4)
     j2o.compile(joined_eigh, [a]).verify(a, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_singular_tridiagonal_systems(n, dtype):
+    dl, d, du = (matrix(3, n, dtype=dtype) for _ in range(3))
+    d[0] = dl[1] = d[1] = du[1] = d[2, n // 2] = dl[:, 0] = du[:, -1] = 0
+    fn = functools.partial(ll.tridiagonal_solve, perturb_singular=True)
+    args = dl, d, du, matrix(3, n, 2, dtype=dtype)
+    want = np.asarray(fn(*map(jnp.asarray, args)))
+    np.testing.assert_allclose(j2o.compile(fn, list(args))(*args), want, rtol=1e-3)
+    assert np.isfinite(want).all()
+
+
+def test_strict_settings_of_the_caller_are_for_their_own_code():
+    a = positive(matrix(3, 3))
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+        model = j2o.compile(jl.eigvalsh, [a])
+    model.verify(a)

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src.hashable_array import HashableArray
 from jax.extend import core as jcore
 
 from j2o.ir.dims import is_symbolic
@@ -31,12 +32,15 @@ DROPPED = frozenset(
         "call_jaxpr_thunk",
         "check_vma",
         "compiler_options_kvs",
+        "compiler_params",
         "computation",
+        "cost_estimate",
         "ctx_mesh",
         "device",
         "differentiated",
         "donated_invars",
         "fwd_jaxpr_thunk",
+        "grid_mapping",
         "in_layouts",
         "in_shardings",
         "in_specs",
@@ -71,7 +75,9 @@ DROPPED = frozenset(
         "use_consts",
         "vmap_method",
         "weak_type",
+        "out_avals",
         "out_dtype_weak",
+        "result_avals",
         "dst_sharding",
         "debug_info",
     ]
@@ -150,6 +156,11 @@ def encode(value: Any) -> Attr:
         return Struct(type(value).__name__, **{k: encode(getattr(value, k)) for k in fields})
     if isinstance(value, tuple | list):
         return tuple(encode(v) for v in value)
+    if isinstance(value, Mapping):
+        return Struct("dict", **{k: encode(v) for k, v in value.items()})
+    if isinstance(value, jax.tree_util.PyTreeDef):
+        return str(value)
+    value = value.val if isinstance(value, HashableArray) else value
     if isinstance(value, np.ndarray | jax.Array):
         return ArrayTensor(np.asarray(value))
     if (

@@ -37,8 +37,9 @@ _IMPLEMENTATIONS = {"random_gamma": functools.partial(random.random_gamma_p.impl
 
 
 def _trace(fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]) -> Graph:
-    # decompositions say their dtypes, and may use 64-bit arithmetic inside whatever the caller's setting is
-    with jax.enable_x64(True):
+    # decompositions say their dtypes, and mean JAX's own defaults whatever the caller's settings are
+    strict = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.disable_jit(False)
+    with jax.enable_x64(True), strict[0], strict[1], strict[2], jax.debug_nans(False), jax.debug_infs(False):
         args = [jax.ShapeDtypeStruct(t.shape, _jax_dtype(t.dtype)) for t in types]
         closed = jax.make_jaxpr(functools.partial(fn, **params))(*args)
     return lift(closed, name=getattr(fn, "__name__", "fn"), located=False)

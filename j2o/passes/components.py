@@ -169,7 +169,7 @@ class Splitter:
         kind = node.kind
         if node.op == "const":
             return self.constant(op, node)
-        if kind in EACH:
+        if kind in EACH and not computes(node):
             return self.each(op, node)
         if (node.graphs and kind not in COMPLEX) or kind in FLATTENED or node.op == "call":
             return self.flattened(op, node)
@@ -246,6 +246,12 @@ class Splitter:
         assert node.graph is not None
         types = [t for v in node.outputs for t in part_types(v.type)]
         return node.graph.insert(Node("unsupported", (), types), before=node).outputs
+
+
+def computes(node: Node) -> bool:
+    """Whether a node is `lax.scatter_apply`: a scatter whose region does more than to give the update."""
+    regions = node.graphs if node.kind == "scatter" else ()
+    return any(g.outputs[0] is not g.inputs[len(g.inputs) // 2] for g in regions)
 
 
 def _plain(attrs: dict[str, Attr]) -> dict[str, Attr]:

@@ -18,7 +18,7 @@ from jax import lax
 from j2o.ir import dims
 from j2o.ir.types import Dim
 from j2o.passes.complex import COMPLEX, Z
-from j2o.passes.lower.linalg import batched, diagonal, positions, qr, square_size, take, wide
+from j2o.passes.lower.linalg import batched, diagonal, epsilon, positions, qr, square_size, take, wide
 from j2o.passes.lower.table import DECOMPOSITIONS, lower_with
 
 Array = jax.Array
@@ -60,10 +60,6 @@ def scaled(a: Array) -> tuple[Array, Array]:
     size = jnp.max(sizes, initial=0)
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     return a / size, size
-
-
-def epsilon(x: Array) -> float:
-    return float(jnp.finfo(x.dtype).eps)
 
 
 @lower_with("eigh")

@@ -19,7 +19,7 @@ from j2o.ir.types import Dim, DType, Type
 from j2o.passes.lower.table import Lowering, lower, lower_elementwise, lower_with
 
 lower_elementwise({
-    "add": "Add", "sub": "Sub", "mul": "Mul", "neg": "Neg", "abs": "Abs", "floor": "Floor", "ceil": "Ceil", "exp": "Exp",
+    "add": "Add", "sub": "Sub", "neg": "Neg", "abs": "Abs", "floor": "Floor", "ceil": "Ceil", "exp": "Exp",
     "log": "Log", "tanh": "Tanh", "sqrt": "Sqrt", "logistic": "Sigmoid", "eq": "Equal", "ge": "GreaterOrEqual",
     "gt": "Greater", "le": "LessOrEqual", "lt": "Less",
 })  # fmt: skip
@@ -29,6 +29,11 @@ lower_elementwise({
        "mesh_cast", "layout_constraint", "custom_lin_identity", "device_put", "reshard", "pcast", "name", "random_clone")  # fmt: skip
 def identity(op: Lowering, *operands: Value, **_: Any) -> tuple[Value, ...]:
     return operands
+
+
+@lower("mul")
+def mul(op: Lowering, x: Value, y: Value, *, out_dtype: DType | None = None) -> Value:
+    return op.Mul(*(v if out_dtype is None else op.cast(v, out_dtype) for v in (x, y)))
 
 
 @lower("add_any")

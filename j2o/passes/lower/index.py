@@ -10,12 +10,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.passes.components import computes
 from j2o.passes.lower.elementwise import where
+from j2o.passes.lower.reduce import apply_elementwise
 from j2o.passes.lower.shape import arange, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
@@ -213,14 +218,16 @@ _REDUCTIONS = {"scatter": None, "scatter-add": "add", "scatter-mul": "mul", "sca
 def scatter(
     op: Lowering,
     x: Value,
-    indices: Value,
-    updates: Value,
-    *,
+    *operands: Value,
     dimension_numbers: Any,
     mode: str = "fill_or_drop",
+    unique_indices: bool = False,
     **_: Any,
-) -> Value:
+) -> Value | Sequence[Value]:
     reduction = _REDUCTIONS[op.source.kind]
+    if computes(op.source):
+        return _applied(op, [x, *operands], dimension_numbers, mode, unique_indices)
+    indices, updates = operands
     if reduction == "sub":
         reduction, updates = "add", op.Neg(updates)
     dtype, d = x.type.dtype, dimension_numbers
@@ -230,6 +237,50 @@ def scatter(
     if wide == dtype or not reduction:
         return _scatter(op, x, indices, updates, d, mode, reduction)
     return op.cast(_scatter(op, op.cast(x, wide), indices, op.cast(updates, wide), d, mode, reduction), dtype)
+
+
+def _applied(op: Lowering, operands: Sequence[Value], d: Any, mode: str, unique: bool) -> Sequence[Value]:
+    """`lax.scatter_apply`: the user's function of elements and updates, one index after the other where they may meet."""
+    n, region = len(operands) // 2, op.source.graphs[0]
+    shape, spread = operands[0].type.shape, operands[-1].type.shape
+    windows = list(d.update_window_dims)
+    batch = [i for i in range(len(spread)) if i not in windows]
+    count = 1 if unique else dims.prod(spread[i] for i in batch)
+    width = dims.prod(spread if unique else [spread[i] for i in windows])
+    size = dims.prod(shape)
+
+    def rows(v: Value) -> Value:
+        return op.reshape(op.transpose(v, [*batch, *windows]), (count, width))
+
+    places = rows(op.jax(_places, operands[n], shape=shape, updates=spread, d=d, mode=mode))
+    updates = [rows(v) for v in operands[n + 1 :]]
+    # an element more, which takes what is dropped
+    tables = [op.Concat(op.reshape(v, (size,)), op.full((1,), 0, v.type.dtype), axis=0) for v in operands[:n]]
+
+    def body(inner: Lowering, i: Value, going: Value, *lines: Value) -> list[Value]:
+        at = inner.Gather(places, i, axis=0)
+        old, new = [inner.Gather(v, at, axis=0) for v in lines], [inner.Gather(v, i, axis=0) for v in updates]
+        made = apply_elementwise(inner, region, [*old, *new])
+        return [going, *(inner.ScatterElements(v, at, m, axis=0) for v, m in zip(lines, made, strict=True))]
+
+    types = [v.type for v in tables]
+    graph = op.region("scatter", [Type(DType.I64, ()), Type(DType.BOOL, ()), *types], body)
+    out = op.apply("onnx.Loop", op.dim(count), op.const(True, DType.BOOL), *tables, graphs=[graph], types=types)
+    return [op.reshape(op.slice(v, 0, 0, size), shape) for v in ([out] if isinstance(out, Value) else out)]
+
+
+def _places(indices: jax.Array, *, shape: Shape, updates: Shape, d: Any, mode: str) -> jax.Array:
+    """Where in the flattened operand each element of the updates goes; past its end where it is dropped."""
+    windows = iter(d.update_window_dims)
+    fixed = (*d.inserted_window_dims, *d.operand_batching_dims)
+    sizes = tuple(1 if i in fixed else updates[next(windows)] for i in range(len(shape)))
+    names = lax.GatherDimensionNumbers(
+        tuple(d.update_window_dims), tuple(d.inserted_window_dims), tuple(d.scatter_dims_to_operand_dims),
+        tuple(d.operand_batching_dims), tuple(d.scatter_indices_batching_dims),
+    )  # fmt: skip
+    table = lax.iota(jnp.int64, dims.prod(shape)).reshape(shape)
+    at = lax.gather(table, indices, names, sizes, mode="clip" if mode == "clip" else "fill", fill_value=-1)
+    return jnp.where(at < 0, dims.prod(shape), at)
 
 
 def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mode: str, reduction: str | None) -> Value:

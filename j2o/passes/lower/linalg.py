@@ -73,6 +73,10 @@ def wide(a: Array) -> Array:
     return a.astype(jnp.complex128 if jnp.iscomplexobj(a) else jnp.float64)
 
 
+def epsilon(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).eps)
+
+
 def square_size(x: Array) -> Array:
     """|x|², real."""
     return x.real * x.real + x.imag * x.imag if jnp.iscomplexobj(x) else x * x
@@ -338,36 +342,52 @@ def qr(a: Array, *, full_matrices: bool, pivoting: bool = False, **_: Any) -> tu
 
 @lower_with("tridiagonal_solve")
 def tridiagonal_solve(dl: Array, d: Array, du: Array, b: Array, *, perturb_singular: bool = False) -> Array:
-    """Gaussian elimination with partial pivoting; NaN where the matrix is singular."""
-    if perturb_singular:
-        raise NotImplementedError("tridiagonal_solve(perturb_singular=True)")
-    return batched(_tridiagonal_solve, 1)(dl, d, du, b)
+    """Gaussian elimination with partial pivoting; a singular matrix gives NaN, or has its pivots moved off zero."""
+    return batched(functools.partial(_tridiagonal_solve, perturb=perturb_singular), 1)(dl, d, du, b)
 
 
-def _tridiagonal_solve(dl: Array, d: Array, du: Array, b: Array) -> Array:
+def _tridiagonal_solve(dl: Array, d: Array, du: Array, b: Array, *, perturb: bool) -> Array:
     zero = jnp.zeros_like(d[0])
 
     def eliminate(row: tuple[Array, ...], below: tuple[Array, ...]) -> tuple[Any, Any]:
-        (d0, u0, b0), (l1, d1, u1, b1) = row, below
-        keep = jnp.abs(d0) >= jnp.abs(l1)
-        factor = jnp.where(keep, l1, d0) / jnp.where(keep, d0, l1)
-        new = (
-            jnp.where(keep, d1 - factor * u0, u0 - factor * d1),
-            jnp.where(keep, u1, -factor * u1),
-            jnp.where(keep, b1 - factor * b0, b0 - factor * b1),
-        )
+        (d0, u0, b0, s0), (l1, d1, u1, b1, s1) = row, below
+        keep = (l1 == 0) | (jnp.abs(d0) * s1 >= jnp.abs(l1) * s0)
+        factor = jnp.where(l1 == 0, 0, jnp.where(keep, l1, d0) / jnp.where(keep, d0, l1))
+        d2 = jnp.where(keep, d1 - factor * u0, u0 - factor * d1)
+        u2 = jnp.where(keep, u1, -factor * u1)
+        s2 = jnp.where(keep, s1, jnp.abs(d2) + jnp.abs(u2)) if perturb else s1
         done = jnp.where(keep, d0, l1), jnp.where(keep, u0, d1), jnp.where(keep, zero, u1), jnp.where(keep, b0, b1)
-        return new, done
+        return (d2, u2, jnp.where(keep, b1 - factor * b0, b0 - factor * b1), s2), done
 
     def back(known: tuple[Array, Array], row: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         d0, u0, v0, b0 = row
-        x = (b0 - u0 * known[0] - v0 * known[1]) / d0
+        b0 = b0 - u0 * known[0] - v0 * known[1]
+        x = _divided(b0, d0, nudge) if perturb else b0 / d0
         return (x, known[0]), x
 
     last = jnp.arange(d.shape[0]) == dims.sub(d.shape[0], 1)
     du = jnp.where(last, 0, du)
-    last, done = lax.scan(eliminate, (d[0], du[0], b[0]), (dl[1:], d[1:], du[1:], b[1:]))
-    end = last[2] / last[0]
+    lines = jnp.abs(jnp.where(jnp.arange(d.shape[0]) == 0, 0, dl)) + jnp.abs(d) + jnp.abs(du)
+    sizes = lines if perturb else jnp.ones_like(lines)  # of rows: by these, pivots are compared
+    last, done = lax.scan(eliminate, (d[0], du[0], b[0], sizes[0]), (dl[1:], d[1:], du[1:], b[1:], sizes[1:]))
+    largest = jnp.max(jnp.abs(jnp.stack(done[:3])[:, :-1]), initial=0)
+    nudge = epsilon(d) * jnp.maximum(largest, jnp.max(jnp.abs(jnp.stack([d[0], du[0], last[0]]))))
+    end = _divided(last[2], last[0], nudge) if perturb else last[2] / last[0]
     _, x = lax.scan(back, (end, jnp.zeros_like(end)), done, reverse=True)
-    regular = jnp.all(done[0] != 0) & (last[0] != 0)
-    return jnp.where(regular, jnp.concatenate([x, end[None]]), jnp.nan)
+    x = jnp.concatenate([x, end[None]])
+    return x if perturb else jnp.where(jnp.all(done[0] != 0) & (last[0] != 0), x, jnp.nan)
+
+
+def _divided(b: Array, pivot: Array, nudge: Array) -> Array:
+    """`b / pivot`, the pivot moved away from zero, by `nudge` and twice that and so on, where it overflows (LAPACK's lagts)."""
+    tiny = jnp.finfo(b.dtype).tiny
+    largest = jnp.max(jnp.abs(b), initial=0)
+
+    def overflows(state: tuple[Array, Array]) -> Array:
+        size = jnp.abs(state[0])
+        return (size < 1) & ((size == 0) | jnp.where(size < tiny, largest * tiny > size, largest > size / tiny))
+
+    nudge = jnp.copysign(jnp.maximum(nudge, tiny), pivot.real)
+    pivot, _ = lax.while_loop(overflows, lambda s: (s[0] + s[1], 2 * s[1]), (pivot, nudge))
+    scale = jnp.where(jnp.abs(pivot) < tiny, 1 / tiny, jnp.ones_like(nudge))
+    return b * scale * (1 / (pivot * scale))
