@@ -7,6 +7,7 @@ Inserting, erasing and replacing cost O(1) for each node and use touched.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from j2o.ir.dims import DimScope
     from j2o.ir.ops import OpSpec
     from j2o.ir.tensor import Tensor
+
+
+@functools.cache
+def _split(op: str) -> tuple[str, str, str]:
+    return op.rpartition(".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +151,12 @@ class Node:
     @property
     def dialect(self) -> str:
         """`lax`, `onnx`, `ort`, a custom domain, or "" for the core's own operations."""
-        return self.op.rpartition(".")[0]
+        return _split(self.op)[0]
 
     @property
     def kind(self) -> str:
         """The operation without its dialect."""
-        return self.op.rpartition(".")[2]
+        return _split(self.op)[2]
 
     def set_input(self, index: int, value: Value | None) -> None:
         """Replace one operand."""
@@ -213,11 +219,12 @@ class Graph:
 
     `functions`, `dims`, `input_names` and `output_names` belong to the root alone. `journal` lists the nodes that were
     inserted, got other operands or lost users, in the order in which that happened: a pass that runs again looks at these.
+    `ops` counts the nodes of each operation, `holders` are those with regions, in the order of their insertion.
     """
 
     __slots__ = (
-        "_dims", "_functions", "_pool", "first", "input_names", "inputs", "journal", "last", "length", "name", "output_names",
-        "parent", "parent_graph",
+        "_dims", "_functions", "_pool", "first", "holders", "input_names", "inputs", "journal", "last", "length", "name", "ops",
+        "output_names", "parent", "parent_graph",
     )  # fmt: skip
 
     def __init__(self, name: str = "main", dims: DimScope | None = None) -> None:
@@ -228,6 +235,8 @@ class Graph:
         self.first: Node | None = None
         self.last: Node | None = None
         self.length = 0
+        self.ops: dict[str, int] = {}
+        self.holders: dict[Node, None] = {}
         self.journal: list[Node] = []
         self._pool: dict[Hashable, Value] = {}
         self._dims = dims
@@ -342,6 +351,9 @@ class Graph:
         else:
             before.prev = node
         self.length += 1
+        self.ops[node.op] = self.ops.get(node.op, 0) + 1
+        if node.graphs:
+            self.holders[node] = None
         self.journal.append(node)
         return node
 
@@ -373,6 +385,8 @@ class Graph:
         node.graph = None
         node.prev = None  # `next` stays, for whoever is iterating
         self.length -= 1
+        self.ops[node.op] -= 1
+        self.holders.pop(node, None)
 
     def drop(self) -> None:
         """Release everything in the graph, so that outer values lose the uses in here."""
@@ -382,6 +396,8 @@ class Graph:
                 graph.drop()
         self.first = self.last = None
         self.length = 0
+        self.ops.clear()
+        self.holders.clear()
 
     # ------------------------------------------------------------------ results
 

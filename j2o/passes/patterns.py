@@ -451,7 +451,7 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context, name: s
 
     `name` is the pass's: nodes that it knows already and that have not changed are left out.
     """
-    present = {node.op for node in graph}
+    present = {op for op, count in graph.ops.items() if count}
     table = _table(rules, context.opt_level, present)
     queue = deque(n for n in context.fresh(graph, name, max(rule.depth for rule in rules)) if n.op in table)
     waiting = set(map(id, queue))

@@ -288,7 +288,7 @@ def all_graphs(root: Graph) -> list[Graph]:
     found: list[Graph] = []
 
     def visit(graph: Graph) -> None:
-        for node in graph:
+        for node in graph.holders:
             for region in node.graphs:
                 visit(region)
         found.append(graph)

@@ -6,15 +6,16 @@ adding and removing of axes of size 1 behind what is computed from them, where t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 
 import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.types import Dim, Shape, is_one, same_shape
+from j2o.ir.types import Dim, Shape, Type, is_one, same_shape
 from j2o.passes.patterns import Const, Rule, RuleSet, erase_dead, rewrite
 from j2o.passes.pipeline import Context, graph_pass
 
@@ -241,6 +242,10 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
 
 # ------------------------------------------------------------------------------------------------- unit axes
 
+REDUCTIONS = frozenset(
+    f"onnx.Reduce{k}" for k in ("Sum", "Mean", "Max", "Min", "Prod", "SumSquare", "L1", "L2", "LogSumExp")
+)
+
 
 @graph_pass("unit_axes", at="onnx", level=2)
 def unit_axes(graph: Graph, context: Context) -> int:
@@ -248,67 +253,127 @@ def unit_axes(graph: Graph, context: Context) -> int:
 
     So patterns that were written with and without kept axes look the same, and the two cancel where they meet.
     """
+    views: Views = {}
     count = 0
     for node in context.fresh(graph, "unit_axes", 1):
         if not node.op.startswith("onnx.") or len(node.outputs) != 1 or node.graph is not graph:
             continue
-        kind = node.kind
-        if kind in REDUCTIONS:
-            count += _keep_axes(graph, node)
-        elif kind == "Transpose":
-            count += _through_transpose(graph, node)
-        elif node.spec.elementwise:
-            count += _sink_squeeze(graph, node) or _sink_unsqueeze(graph, node)
+        rule = _UNIT_AXES.get(node.op, _elementwise if node.spec.elementwise else None)
+        if rule is not None and rule(node, views):
+            graph.journal.append(node)
+            count += 1
+    for value in views:
+        _settle_view(value, views)
     return count
 
 
-REDUCTIONS = frozenset(
-    f"Reduce{k}" for k in ("Sum", "Mean", "Max", "Min", "Prod", "SumSquare", "L1", "L2", "LogSumExp")
-)
+@dataclass(slots=True)
+class View:
+    """A value whose type has been changed: users that do not stand in `done` still take it for `kind(value, axes)`."""
+
+    kind: str
+    axes: tuple[int, ...]
+    type: Type  # what it was
+    done: set[tuple[Node, int]] = field(default_factory=set)
 
 
-def _sunk(old: Node, new: Value) -> int:
-    """Put `new` in place of a node and drop what only it used."""
-    operands = [v.node for v in old.inputs if v is not None and v.node is not None]
-    old.replace_by(new)
-    for operand in operands:
-        erase_dead(operand)
-    return 1
+Views: TypeAlias = dict[Value, View]
 
 
-def _moved_axes(value: Value | None, kind: str) -> tuple[int, ...] | None:
-    """The axes, counted from 0 in the longer shape, of the Squeeze or Unsqueeze that makes `value`."""
-    node = value.node if value is not None else None
-    if node is None or node.op != f"onnx.{kind}" or len(node.inputs) < 2 or node.inputs[1] is None:
+def _settle_view(value: Value, views: Views) -> None:
+    """Give the users that still take a value for what it was a Squeeze or Unsqueeze of it."""
+    view, node = views[value], value.node
+    assert node is not None
+    rest = [use for use in value.uses if use not in view.done]
+    if rest and node.graph is not None:
+        op = Builder(node.graph, node.next, node.loc, value.hint)
+        old = op.node(f"onnx.{view.kind}", [value, op.dims(view.axes)], types=[view.type]).out
+        for user, index in rest:
+            user.set_input(index, old)
+
+
+def _seen(node: Node, index: int, kind: str, views: Views) -> tuple[Value, tuple[int, ...]] | None:
+    """(x, axes) where an operand is `Squeeze(x, axes)` or `Unsqueeze(x, axes)`; axes count in the longer shape, from 0."""
+    value = node.inputs[index]
+    assert value is not None
+    view = views.get(value)
+    if view is not None and (node, index) not in view.done:
+        return (value, view.axes) if view.kind == kind else None
+    maker = value.owner
+    if not isinstance(maker, Node) or maker.op != f"onnx.{kind}" or len(maker.inputs) < 2 or maker.inputs[1] is None:
         return None
-    known = node.inputs[1].known
-    if known is None:
+    x, known = maker.inputs[0], maker.inputs[1].known
+    if known is None or x is None or (x in views and (maker, 0) not in views[x].done):
         return None
-    rank = (node.inputs[0] if kind == "Squeeze" else node.out).type.rank  # type: ignore[union-attr]
-    return tuple(sorted(int(a) % rank for a in known))  # type: ignore[arg-type]
+    rank = (x if kind == "Squeeze" else value).type.rank
+    return x, tuple(sorted(int(a) % rank for a in known))  # type: ignore[arg-type]
 
 
-def _source(value: Value) -> Value:
-    source = value.node.inputs[0]  # type: ignore[union-attr]
-    assert source is not None
-    return source
+def _type_seen(node: Node, index: int, views: Views) -> Type:
+    value = node.inputs[index]
+    view = views.get(value)  # type: ignore[arg-type]
+    return view.type if view is not None and (node, index) not in view.done else value.type  # type: ignore[union-attr]
 
 
-def _keep_axes(graph: Graph, node: Node) -> int:
+def _take(node: Node, index: int, value: Value, views: Views) -> None:
+    """Let a node use `value` as it is, and drop what only its old operand needed."""
+    old = node.inputs[index]
+    if value in views:
+        views[value].done.add((node, index))
+    if old is not value:
+        node.set_input(index, value)
+        if old is not None and old.node is not None:
+            erase_dead(old.node)
+
+
+def _change(node: Node, kind: str, axes: tuple[int, ...], views: Views) -> bool:
+    """The node now computes what `kind` over `axes` must be applied to for its old users."""
+    old, shape = node.out.type, list(node.out.type.shape)
+    if kind == "Squeeze":
+        for a in axes:
+            shape.insert(a, 1)
+    else:
+        shape = [d for a, d in enumerate(shape) if a not in axes]
+    node.out.type = old.with_shape(tuple(shape))
+    views[node.out] = View(kind, axes, old)
+    return True
+
+
+def _cancels(kind: str, inverse: str) -> Callable[[Node, Views], bool]:
+    def rule(node: Node, views: Views) -> bool:
+        """Unsqueeze(Squeeze(x)) is x, and the other way round."""
+        x = node.inputs[0]
+        if x is None or x not in views or len(node.inputs) < 2 or node.inputs[1] is None or not node.inputs[1].known:
+            return False
+        seen = _seen(node, 0, inverse, views)
+        rank = max(node.out.type.rank, _type_seen(node, 0, views).rank)
+        if seen is None or seen[1] != tuple(sorted(int(a) % rank for a in node.inputs[1].known)):  # type: ignore[arg-type]
+            return False
+        views[x].done.update(node.out.uses)
+        node.replace_by(x)
+        return True
+
+    return rule
+
+
+def _reduction(node: Node, views: Views) -> bool:
     """Reduce(x, keepdims=0) → Squeeze(Reduce(x)); Reduce(Unsqueeze(x)) → Unsqueeze(Reduce(x))."""
-    x, over = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
-    if x is None or over is None or not over.known:
-        return 0
-    op = Builder(graph, node, node.loc, node.out.hint)
-    axes = sorted(int(a) % x.type.rank for a in over.known)  # type: ignore[arg-type]
+    over = node.inputs[1] if len(node.inputs) > 1 else None
+    if over is None or not over.known:
+        return False
+    rank = _type_seen(node, 0, views).rank
+    axes = tuple(sorted(int(a) % rank for a in over.known))  # type: ignore[arg-type]
     if node.attrs.get("keepdims", 1) == 0:
-        kept = op.node(node.op, node.inputs, {**node.attrs, "keepdims": 1}).out
-        return _sunk(node, op.squeeze(kept, axes))
-    added = _moved_axes(x, "Unsqueeze")
-    if added is None or set(added) & set(axes):
-        return 0
-    inner = op.node(node.op, [_source(x), op.const([_without(added, a) for a in axes])], node.attrs).out
-    return _sunk(node, op.unsqueeze(inner, added))
+        node.attrs["keepdims"] = 1
+        return _change(node, "Squeeze", axes, views)
+    seen = _seen(node, 0, "Unsqueeze", views)
+    if seen is None or set(seen[1]) & set(axes):
+        return False
+    x, added = seen
+    assert node.graph is not None
+    _take(node, 1, Builder(node.graph, node, node.loc).dims([_without(added, a) for a in axes]), views)
+    _take(node, 0, x, views)
+    return _change(node, "Unsqueeze", added, views)
 
 
 def _without(axes: Sequence[int], axis: int) -> int:
@@ -316,64 +381,74 @@ def _without(axes: Sequence[int], axis: int) -> int:
     return axis - sum(a < axis for a in axes)
 
 
-def _through_transpose(graph: Graph, node: Node) -> int:
+def _transpose(node: Node, views: Views) -> bool:
     """Transpose(Unsqueeze(x)) → Unsqueeze(Transpose(x)), and the same for Squeeze."""
-    x, perm = node.inputs[0], cast("tuple[int, ...] | None", node.attrs.get("perm"))
-    if x is None or perm is None:
-        return 0
-    op = Builder(graph, node, node.loc, node.out.hint)
-    added = _moved_axes(x, "Unsqueeze")
-    if added is not None:
-        inner = op.transpose(_source(x), [_without(added, p) for p in perm if p not in added])
-        return _sunk(node, op.unsqueeze(inner, [i for i, p in enumerate(perm) if p in added]))
-    removed = _moved_axes(x, "Squeeze")
-    if removed is None:
-        return 0
-    kept = [a for a in range(_source(x).type.rank) if a not in removed]
-    inner = op.transpose(_source(x), [*removed, *(kept[p] for p in perm)])
-    return _sunk(node, op.squeeze(inner, range(len(removed))))
+    perm = cast("tuple[int, ...] | None", node.attrs.get("perm"))
+    if perm is None:
+        return False
+    if seen := _seen(node, 0, "Unsqueeze", views):
+        x, added = seen
+        inner = tuple(_without(added, p) for p in perm if p not in added)
+        kind, axes = "Unsqueeze", tuple(i for i, p in enumerate(perm) if p in added)
+    elif seen := _seen(node, 0, "Squeeze", views):
+        x, removed = seen
+        kept = [a for a in range(x.type.rank) if a not in removed]
+        inner = (*removed, *(kept[p] for p in perm))
+        kind, axes = "Squeeze", tuple(range(len(removed)))
+    else:
+        return False
+    _take(node, 0, x, views)
+    node.attrs["perm"] = inner
+    return _change(node, kind, axes, views)
 
 
-def _sink_squeeze(graph: Graph, node: Node) -> int:
+def _elementwise(node: Node, views: Views) -> bool:
+    return _sink_squeeze(node, views) or _sink_unsqueeze(node, views)
+
+
+def _sink_squeeze(node: Node, views: Views) -> bool:
     """f(Squeeze(a), Squeeze(b), scalar) → Squeeze(f(a, b, scalar))."""
-    wide = [v for v in node.inputs if v is not None and v.type.rank]
-    axes = _moved_axes(wide[0], "Squeeze") if wide else None
-    if axes is None or any(_moved_axes(v, "Squeeze") != axes or v.type.rank != wide[0].type.rank for v in wide[1:]):
-        return 0
-    op = Builder(graph, node, node.loc, node.out.hint)
-    inputs = [_source(v) if v is not None and v.type.rank else v for v in node.inputs]
-    return _sunk(node, op.squeeze(op.node(node.op, inputs, node.attrs).out, axes))
+    wide = [i for i, v in enumerate(node.inputs) if v is not None and _type_seen(node, i, views).rank]
+    seen = [_seen(node, i, "Squeeze", views) for i in wide]
+    if not seen or any(s is None or s[1] != seen[0][1] or s[0].type.rank != seen[0][0].type.rank for s in seen):  # type: ignore[index]
+        return False
+    for i, s in zip(wide, seen, strict=True):
+        _take(node, i, s[0], views)  # type: ignore[index]
+    return _change(node, "Squeeze", seen[0][1], views)  # type: ignore[index]
 
 
-def _sink_unsqueeze(graph: Graph, node: Node) -> int:
+def _sink_unsqueeze(node: Node, views: Views) -> bool:
     """f(Unsqueeze(a), Unsqueeze(b), c) → Unsqueeze(f(a, b, c)) where c has no other sizes at the new axes."""
-    rank = node.out.type.rank
-    axes = next(
-        (a for v in node.inputs if v is not None and (a := _moved_axes(v, "Unsqueeze")) and v.type.rank == rank), None
-    )
-    if not axes or not all(is_one(node.out.type.shape[a]) for a in axes):
-        return 0
-    op = Builder(graph, node, node.loc, node.out.hint)
-    inputs: list[Value | None] = []
-    for v in node.inputs:
-        inner = v if v is None or not v.type.rank else _without_axes(op, v, axes, rank)
-        if inner is None and v is not None:
-            for made in reversed(op.made):
-                made.erase()
-            return 0
-        inputs.append(inner)
-    return _sunk(node, op.unsqueeze(op.node(node.op, inputs, node.attrs).out, axes))
+    rank, shape = node.out.type.rank, node.out.type.shape
+    operands = [i for i, v in enumerate(node.inputs) if v is not None]
+    types = {i: _type_seen(node, i, views) for i in operands}
+    found = {i: s for i in operands if types[i].rank == rank and (s := _seen(node, i, "Unsqueeze", views))}
+    axes = next((s[1] for s in found.values()), None)
+    if not axes or not all(is_one(shape[a]) for a in axes):
+        return False
+    squeezed: dict[int, list[int]] = {}  # constants, of which axes go
+    for i in operands:
+        own = [a - (rank - types[i].rank) for a in axes if a >= rank - types[i].rank]
+        if not own or (i in found and found[i][1] == axes):
+            continue
+        if node.inputs[i].const is None or not all(is_one(types[i].shape[a]) for a in own):  # type: ignore[union-attr]
+            return False
+        squeezed[i] = own
+    op = Builder(node.graph, node, node.loc, node.out.hint)  # type: ignore[arg-type]
+    for i in operands:
+        if i in squeezed:
+            _take(node, i, op.squeeze(node.inputs[i], squeezed[i]), views)  # type: ignore[arg-type]
+        elif i in found and found[i][1] == axes:
+            _take(node, i, found[i][0], views)
+    return _change(node, "Unsqueeze", axes, views)
 
 
-def _without_axes(op: Builder, value: Value, axes: tuple[int, ...], rank: int) -> Value | None:
-    """An operand of rank up to `rank` without these axes, where that costs nothing at run time."""
-    if value.type.rank == rank and _moved_axes(value, "Unsqueeze") == axes:
-        return _source(value)
-    own = [a - (rank - value.type.rank) for a in axes if a >= rank - value.type.rank]
-    if not own:
-        return value
-    small = value.const is not None and all(is_one(value.type.shape[a]) for a in own)
-    return op.squeeze(value, own) if small else None
+_UNIT_AXES: dict[str, Callable[[Node, Views], bool]] = {
+    "onnx.Transpose": _transpose,
+    "onnx.Squeeze": _cancels("Squeeze", "Unsqueeze"),
+    "onnx.Unsqueeze": _cancels("Unsqueeze", "Squeeze"),
+    **dict.fromkeys(REDUCTIONS, _reduction),
+}
 
 
 @rewrite("splat", level=1)
