@@ -5,6 +5,7 @@ Uses of private JAX: none; jaxprs come through `jax.extend.core`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +23,13 @@ from j2o.ir.types import DType, Type
 
 
 def type_of(aval: Any) -> Type:
-    """The type of a JAX abstract value."""
-    return Type(dtype_from_jax(aval.dtype), tuple(normal(d) for d in aval.shape))
+    """The type of a JAX abstract value; the same object for equal ones."""
+    return _type(aval.dtype, aval.shape)
+
+
+@functools.lru_cache(maxsize=4096)
+def _type(dtype: Any, shape: tuple[Any, ...]) -> Type:
+    return Type(dtype_from_jax(dtype), tuple(map(normal, shape)))
 
 
 def lift(

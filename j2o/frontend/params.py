@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,10 +91,14 @@ KEY_DTYPES = {
 }
 
 
+_PLAIN = frozenset([bool, int, float, str])
+
+
 class ParamError(TypeError):
     """A parameter that cannot be kept as an attribute."""
 
 
+@functools.cache
 def dtype_from_jax(dtype: Any) -> DType:
     """The DType of JAX's: numpy's, ml_dtypes' and the typed keys'. float0 (no tangent) is held as bool."""
     if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
@@ -108,11 +113,9 @@ def dtype_from_jax(dtype: Any) -> DType:
 
 def jaxprs_of(value: Any) -> list[Any]:
     """The jaxprs in one parameter, closed or open."""
-    if isinstance(value, jcore.Jaxpr | jcore.ClosedJaxpr):
-        return [value]
     if isinstance(value, tuple | list):
-        return [j for v in value for j in jaxprs_of(v)]
-    return []
+        return [j for v in value if type(v) not in _PLAIN for j in jaxprs_of(v)]
+    return [value] if isinstance(value, jcore.Jaxpr | jcore.ClosedJaxpr) else []
 
 
 def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
@@ -121,6 +124,9 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
     jaxprs: list[Any] = []
     for name, value in params.items():
         if value is None or name in DROPPED:
+            continue
+        if type(value) in _PLAIN:
+            attrs[name] = value
             continue
         if name == "mesh":
             if value.size > 1:
@@ -139,11 +145,11 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
 
 def encode(value: Any) -> Attr:
     """One parameter as an attribute."""
-    if value is None or isinstance(value, bool | str):
+    if value is None or type(value) in _PLAIN:
         return value
     if isinstance(value, enum.Enum):
         return value.name.lower()
-    if isinstance(value, int | float | np.integer | np.floating):
+    if isinstance(value, bool | str | int | float | np.integer | np.floating):
         return value.item() if isinstance(value, np.generic) else value
     if is_symbolic(value):
         return value

@@ -83,7 +83,7 @@ class Builder:
             except Exception:
                 node.set_inputs(())
                 raise
-            node.outputs = tuple(Value(t, node, i, self.hint) for i, t in enumerate(inferred))
+            node.outputs = tuple([Value(t, node, i, self.hint) for i, t in enumerate(inferred)])
         else:
             for value in node.outputs:
                 value.hint = self.hint
@@ -98,11 +98,13 @@ class Builder:
 
         Attributes that are None are left out. `types` gives the output types where inference cannot know them.
         """
-        like = next((v.type.dtype for v in operands if isinstance(v, Value)), None)
-        values = [self.value(v, like) for v in operands]
-        plain = {k: _attr(v) for k, v in attrs.items() if v is not None}
-        node = self.node(op, values, plain, types, graphs)
-        return node.outputs[0] if len(node.outputs) == 1 else node.outputs
+        values: Sequence[Value | None] = operands
+        if any([type(v) is not Value for v in operands]):
+            like = next((v.type.dtype for v in operands if isinstance(v, Value)), None)
+            values = [self.value(v, like) for v in operands]
+        plain = {k: _attr(v) for k, v in attrs.items() if v is not None} if attrs else None
+        outputs = self.node(op, values, plain, types, graphs).outputs
+        return outputs[0] if len(outputs) == 1 else outputs
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
         if not kind[:1].isupper():
@@ -231,6 +233,8 @@ class Builder:
 
 def _attr(value: Any) -> Attr:
     """An attribute as plain immutable data."""
+    if type(value) is int:
+        return value
     if isinstance(value, list):
         return tuple(_attr(v) for v in value)
     if isinstance(value, np.integer):

@@ -40,43 +40,42 @@ class Loc:
 
 
 class Value:
-    """One tensor: the result of a node or an input of a graph. Compared by identity."""
+    """One tensor: the result of a node or an input of a graph. Compared by identity.
 
-    __slots__ = ("hint", "index", "owner", "type", "uses")
+    `node` is the producer, None for an input of a graph.
+    """
 
-    def __init__(self, type: Type, owner: Node | Graph, index: int, hint: str = "") -> None:
+    __slots__ = ("hint", "index", "node", "owner", "type", "uses")
+
+    def __init__(self, type: Type, owner: Node | Graph | None, index: int, hint: str = "") -> None:
         self.type = type
         self.owner = owner
+        self.node = owner if isinstance(owner, Node) else None
         self.index = index
         self.hint = hint
         self.uses: dict[tuple[Node, int], None] = {}
 
     @property
-    def node(self) -> Node | None:
-        """The producer; None for an input of a graph."""
-        return self.owner if isinstance(self.owner, Node) else None
-
-    @property
     def graph(self) -> Graph | None:
-        """The graph in which the value is defined."""
-        return self.owner.graph if isinstance(self.owner, Node) else self.owner
+        """The graph in which the value is defined; None once its node is erased."""
+        return self.node.graph if self.node is not None else self.owner  # type: ignore[return-value]
 
     @property
     def op(self) -> str:
         """The producer's operation, "" for an input of a graph."""
-        return self.owner.op if isinstance(self.owner, Node) else ""
+        return self.node.op if self.node is not None else ""
 
     @property
     def const(self) -> Tensor | None:
         """The constant, when the value is one."""
-        node = self.owner
-        return node.attrs["value"] if isinstance(node, Node) and node.op == "const" else None  # type: ignore[return-value]
+        node = self.node
+        return node.attrs["value"] if node is not None and node.op == "const" else None  # type: ignore[return-value]
 
     @property
     def known(self) -> tuple[Dim, ...] | None:
         """The entries of a shape vector (or the one entry of an integer scalar): of a `dims` node or a small constant."""
-        node = self.owner
-        if not isinstance(node, Node):
+        node = self.node
+        if node is None:
             return None
         if node.op == "dims":
             return node.attrs["dims"]  # type: ignore[return-value]
@@ -93,9 +92,7 @@ class Value:
         """Let every user (of those that `where` accepts) use `new` instead."""
         if new is self:
             return
-        if not new.hint or (
-            self.hint and isinstance(self.owner, Node) and self.node is not None and new.hint == new.op
-        ):
+        if not new.hint or (self.hint and self.node is not None and new.hint == new.op):
             new.hint = self.hint or new.hint
         for node, index in list(self.uses):
             if where is None or where(node):
@@ -129,7 +126,7 @@ class Node:
         self.prev: Node | None = None
         self.next: Node | None = None
         self.outputs: tuple[Value, ...] = tuple(
-            Value(t, self, i, hints[i] if i < len(hints) else "") for i, t in enumerate(types)
+            [Value(t, self, i, hints[i] if i < len(hints) else "") for i, t in enumerate(types)]
         )
         for graph in self.graphs:
             graph.parent = self
@@ -183,7 +180,10 @@ class Node:
 
     @property
     def used(self) -> bool:
-        return any(v.uses for v in self.outputs)
+        for value in self.outputs:  # noqa: SIM110  (a loop is twice as fast as `any`)
+            if value.uses:
+                return True
+        return False
 
     def erase(self) -> None:
         """Remove the node and the regions that are still its own; ValueError while an output is used."""
@@ -196,9 +196,12 @@ class Node:
         for i, value in enumerate(self.inputs):
             if value is not None:
                 del value.uses[self, i]
-                if value.uses and isinstance(value.owner, Node) and value.owner.graph is not None:
-                    value.owner.graph.journal.append(value.owner)  # it has fewer users now
+                if value.uses and value.node is not None and value.node.graph is not None:
+                    value.node.graph.journal.append(value.node)  # it has fewer users now
         self.inputs = ()
+        for value in self.outputs:
+            value.node = None  # no cycle is left for the collector
+            value.owner = None
         for graph in self.graphs:
             if graph.parent is self:
                 graph.drop()
@@ -360,7 +363,7 @@ class Graph:
     def pooled(self, key: Hashable, make: Callable[[], Node]) -> Value:
         """The output of a node without operands that is there once, at the front: what `make()` gives the first time."""
         value = self._pool.get(key)
-        if value is None or value.owner.graph is not self:  # type: ignore[union-attr]
+        if value is None or value.graph is not self:
             value = self._pool[key] = self.insert(make(), before=self.first).out
         return value
 

@@ -47,6 +47,10 @@ class OpSpec:
         return Trait.PURE in self.traits
 
     @functools.cached_property
+    def random(self) -> bool:
+        return Trait.RANDOM in self.traits
+
+    @functools.cached_property
     def elementwise(self) -> bool:
         return Trait.ELEMENTWISE in self.traits
 

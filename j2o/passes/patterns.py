@@ -322,8 +322,8 @@ def _check_apply(pattern: Apply) -> Callable[[Value | None], bool]:
     name = pattern.op
 
     def test(value: Value | None) -> bool:
-        node = value.owner if value is not None else None
-        return isinstance(node, Node) and node.op == name and inputs(node)
+        node = value.node if value is not None else None
+        return node is not None and node.op == name and inputs(node)
 
     return test
 
@@ -387,7 +387,7 @@ def erase_dead(node: Node) -> None:
     stack = [node]
     while stack:
         one = stack.pop()
-        if one.graph is None or one.op == "return" or any(v.uses for v in one.outputs) or not one.spec.pure:
+        if one.graph is None or one.op == "return" or one.used or not one.spec.pure:
             continue
         before = [v.node for v in one.inputs if v is not None and v.node is not None]
         one.erase()

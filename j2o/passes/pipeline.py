@@ -237,6 +237,9 @@ def run(
         else:
             records.append(PassRecord(step.name))
             _run_one(step, graph, context, records[-1], verify, observe)
+    context.seen.clear()
+    for each in all_graphs(graph):
+        each.journal.clear()  # it keeps what was erased alive
     return records
 
 

@@ -299,8 +299,8 @@ def _seen(node: Node, index: int, kind: str, views: Views) -> tuple[Value, tuple
     view = views.get(value)
     if view is not None and (node, index) not in view.done:
         return (value, view.axes) if view.kind == kind else None
-    maker = value.owner
-    if not isinstance(maker, Node) or maker.op != f"onnx.{kind}" or len(maker.inputs) < 2 or maker.inputs[1] is None:
+    maker = value.node
+    if maker is None or maker.op != f"onnx.{kind}" or len(maker.inputs) < 2 or maker.inputs[1] is None:
         return None
     x, known = maker.inputs[0], maker.inputs[1].known
     if known is None or x is None or (x in views and (maker, 0) not in views[x].done):
@@ -468,7 +468,7 @@ def _(op, x, a, b, perm):
 
 @rewrite("reshape_ones", level=1)
 def reshape_ones(op, x, s):
-    """A Reshape that only adds or removes axes of size 1 needs no shape."""
+    """A Reshape to the same shape is nothing; one that only adds or removes axes of size 1 needs no shape."""
     return op.Reshape(x, s, allowzero=...)
 
 
@@ -518,7 +518,7 @@ def _(op, x, axes, over):
 shapes = RuleSet(
     "shapes",
     (
-        *map(_nothing, ("Reshape", "Expand", "Concat", "Tile", "Pad")),
+        *map(_nothing, ("Expand", "Concat", "Tile", "Pad")),
         slice_nothing,
         *(_merged(outer, inner) for outer in RESHAPES for inner in RESHAPES),
         transpose_transpose,
