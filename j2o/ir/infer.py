@@ -90,91 +90,19 @@ def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
 
 
 @rule(
-    *[
-        "Abs",
-        "Acos",
-        "Acosh",
-        "Asin",
-        "Asinh",
-        "Atan",
-        "Atanh",
-        "BitwiseNot",
-        "Ceil",
-        "Celu",
-        "Clip",
-        "Cos",
-        "Cosh",
-        "CumSum",
-        "CumProd",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Hardmax",
-        "Identity",
-        "LeakyRelu",
-        "Log",
-        "LogSoftmax",
-        "LpNormalization",
-        "Mish",
-        "Neg",
-        "Not",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Selu",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-        "Softmax",
-        "Softplus",
-        "Softsign",
-        "Sqrt",
-        "Swish",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-        "Trilu",
-        "ScatterElements",
-        "ScatterND",
-        "ReverseSequence",
-        "MeanVarianceNormalization",
-        "InstanceNormalization",
-        "GroupNormalization",
-        "RotaryEmbedding",
-        "TensorScatter",
-    ]
+    *(
+        "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Clip Cos Cosh CumSum CumProd Elu Erf Exp "
+        "Floor Gelu HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax LpNormalization Mish Neg "
+        "Not Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh "
+        "ThresholdedRelu Trilu ScatterElements ScatterND ReverseSequence MeanVarianceNormalization "
+        "InstanceNormalization GroupNormalization RotaryEmbedding TensorScatter"
+    ).split()
 )
 def same_as_first(node: Node) -> tuple[Type, ...]:
     return (_in(node, 0).type,)
 
 
-@rule(
-    *[
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Mod",
-        "Pow",
-        "Max",
-        "Min",
-        "Sum",
-        "Mean",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "BitShift",
-        "And",
-        "Or",
-        "Xor",
-        "PRelu",
-    ]
-)
+@rule(*("Add Sub Mul Div Mod Pow Max Min Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift And Or Xor PRelu").split())
 def arithmetic(node: Node) -> tuple[Type, ...]:
     first = _in(node, 0).type
     if len(node.inputs) == 2:
@@ -474,18 +402,10 @@ def compress(node: Node) -> tuple[Type, ...]:
 
 
 @rule(
-    *[
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-    ]
+    *(
+        "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+        "ReduceSumSquare"
+    ).split()
 )
 def reduction(node: Node) -> tuple[Type, ...]:
     x, keep = _in(node, 0).type, node.attrs.get("keepdims", 1)

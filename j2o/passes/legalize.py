@@ -31,38 +31,11 @@ SAME_BITS = {
     DType.U8: DType.I8,
 }
 BITWISE = frozenset(
-    [
-        "Add",
-        "Sub",
-        "Mul",
-        "Where",
-        "Expand",
-        "Pad",
-        "Concat",
-        "Reshape",
-        "Transpose",
-        "Slice",
-        "Gather",
-        "GatherND",
-        "GatherElements",
-        "ScatterND",
-        "ScatterElements",
-        "Tile",
-        "Equal",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "BitwiseNot",
-        "ReduceSum",
-        "ReduceProd",
-        "CumSum",
-        "MatMul",
-        "Trilu",
-        "Unsqueeze",
-        "Squeeze",
-        "Identity",
-        "Neg",
-    ]
+    (
+        "Add Sub Mul Where Expand Pad Concat Reshape Transpose Slice Gather GatherND GatherElements ScatterND "
+        "ScatterElements Tile Equal BitwiseAnd BitwiseOr BitwiseXor BitwiseNot ReduceSum ReduceProd CumSum "
+        "MatMul Trilu Unsqueeze Squeeze Identity Neg"
+    ).split()
 )
 
 
