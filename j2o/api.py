@@ -16,6 +16,7 @@ from j2o.frontend.trace import Traced, trace
 from j2o.frozen import Weights, loaded, own_key, tensor_of
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
+from j2o.ir.target import Target
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Type
 from j2o.model import Boundary, Model
@@ -96,6 +97,8 @@ def compile_with(
         raise SpecError(
             f"weights_dtype={weights_dtype!r}: storing weights in another dtype is not there yet; leave it out"
         )
+    if target is not None and not isinstance(target, Target):
+        raise SpecError(f"target={target!r}: a j2o.ir.target.Target is needed; by default onnxruntime's CPU kernels")
     runtime = target if target is not None else kernels(opset)
     pipeline = _pipeline(opt_level, passes)
     clock = [time.perf_counter()]
@@ -140,7 +143,7 @@ def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
         default = default_pipeline(opt_level)
     except ValueError as error:
         raise SpecError(str(error)) from None
-    chosen = passes if isinstance(passes, PassPipeline) else default if passes is None else passes(default)
+    chosen = default if passes is None else passes(default) if callable(passes) else passes
     if not isinstance(chosen, PassPipeline):
         raise SpecError(
             f"passes: given a {type(chosen).__name__}; a PassPipeline, or a function that returns one, is needed"

@@ -13,7 +13,16 @@ import numpy as np
 
 from j2o.errors import DimensionError, SpecError
 from j2o.frozen import LazyArray, Weights, own_key, tensor_of
-from j2o.ir.dims import DimScope, constraints_of, is_symbolic, scope_of
+from j2o.ir.dims import (
+    DimScope,
+    constraints_of,
+    is_symbolic,
+    normal,
+    parse_constraint,
+    scope_of,
+    symbols,
+    symbols_in,
+)
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import DType
 
@@ -74,10 +83,22 @@ def parse_specs(
                 avals.append(_aval(name, leaf, scope))
                 frozen.append(None)
                 names.append(name)
+    _check_symbols(avals, constraints)
     return Specs(
         tuple(avals), tuple(frozen), _names(names, input_names, "input_names"), _tuple_of(trees), _tuple_of(caller),
         frozenset(frozen_arguments), scope,
     )  # fmt: skip
+
+
+def _check_symbols(avals: Sequence[jax.ShapeDtypeStruct], constraints: Sequence[str]) -> None:
+    """SpecError where a constraint names what no spec has."""
+    known = {s for aval in avals for d in aval.shape for s in symbols(normal(d))}
+    for text in constraints:
+        left, _, right = parse_constraint(text)
+        if unknown := sorted((symbols_in(left) | symbols_in(right)) - known):
+            raise SpecError(
+                f"constraints: {text!r}: no spec has a size {unknown[0]!r}; they have {', '.join(sorted(known))}"
+            )
 
 
 def _tuple_of(trees: Sequence[Any]) -> Any:
@@ -145,10 +166,14 @@ def _function_name(fn: Any) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
+def _is_size(d: Any) -> bool:
+    return "[" not in d if isinstance(d, str) else isinstance(d, int | np.integer) and not isinstance(d, bool)
+
+
 def _is_shape(spec: Any) -> bool:
-    return type(spec) in (tuple, list) and all(
-        isinstance(d, int | str | np.integer) and not isinstance(d, bool) and not (isinstance(d, str) and "[" in d)
-        for d in spec
+    """Whether an entry is a shape; one with None among the sizes is meant as one, though not a good one."""
+    return type(spec) in (tuple, list) and (
+        all(map(_is_size, spec)) or (None in spec and all(d is None or _is_size(d) for d in spec) and any(spec))
     )
 
 
@@ -189,6 +214,8 @@ def _aval(name: str, leaf: Any, scope: DimScope) -> jax.ShapeDtypeStruct:
         dtype, text = match.groups()
         return jax.ShapeDtypeStruct(_shape(name, leaf, text or "", scope), _dtype(name, leaf, dtype))
     if _is_shape(leaf):
+        if None in leaf:
+            raise SpecError(f"spec of {name!r}: {leaf!r}: None is no size; a name such as 'B' makes a size symbolic")
         return jax.ShapeDtypeStruct(_shape(name, leaf, ",".join(map(str, leaf)), scope), np.float32)
     if isinstance(leaf, LazyArray):
         raise SpecError(f"spec of {name!r}: a lazy array is a weight; wrap the argument in j2o.weights(…)")

@@ -19,6 +19,7 @@ BAD_SPECS = [
     (["f32[B+]"], "B+"),
     ([(-1, 2)], "negative"),
     ([object()], "object"),
+    ([(None, 2)], "None is no size"),
     ("f32[2]", "sequence"),
 ]
 
@@ -40,6 +41,9 @@ def test_specs(specs, words):
         {"input_names": ["a", "b"]},
         {"output_names": [""]},
         {"weights_dtype": "int3"},
+        {"target": "gpu"},
+        {"passes": 3},
+        {"constraints": ["T <= 4"]},
     ],
 )
 def test_options(options):
@@ -50,6 +54,18 @@ def test_options(options):
 def test_branch_on_value():
     with pytest.raises(j2o.TraceError):
         j2o.compile(lambda x: x if x.sum() > 0 else -x, [("B",)])
+
+
+def test_leaked_tracer():
+    leaked = []
+    jax.make_jaxpr(lambda x: leaked.append(x) or x)(1.0)
+    with pytest.raises(j2o.TraceError, match="leaked"):
+        j2o.compile(lambda x: x + leaked[0], [("B",)])
+
+
+def test_result_that_is_no_array():
+    with pytest.raises(j2o.TraceError, match="str"):
+        j2o.compile(lambda x: "text", [("B",)])
 
 
 def test_inconclusive_size():

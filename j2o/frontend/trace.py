@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 import sys
 import traceback
 import types
@@ -57,10 +58,12 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
     ) as error:
         raise TraceError(f"{_user_line(error)}{_first_sentence(error)}") from error
     except (export_inconclusive(), TypeError, ValueError, NotImplementedError) as error:
-        told = _about_sizes(error)
+        told = _in_our_words(error)
         if told is None:
             raise
         raise told from error
+    if any(isinstance(const, jax.core.Tracer) for const in closed.consts):
+        raise TraceError("the function uses a value that has leaked from an earlier trace; pass it as an argument")
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     return Traced(closed, out_tree, tuple(p for p, _ in paths), names)
 
@@ -103,9 +106,11 @@ def _first_sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[0].split())}"
 
 
-def _about_sizes(error: Exception) -> Exception | None:
-    """What to raise for an error of JAX where a symbolic size stands in the way; None for any other."""
+def _in_our_words(error: Exception) -> Exception | None:
+    """What to raise for an error of JAX about a symbolic size or a result that is no array; None for any other."""
     text = " ".join(str(error).split())
+    if found := re.search(r"returned a value of type (.*?), which is not a valid JAX type", text):
+        return TraceError(f"the function returns a {found.group(1)}; arrays, and pytrees of arrays, can be exported")
     question = text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
     options = [f"constraints=[{c!r}]" for c in settling(text)]
     if options and (isinstance(error, export_inconclusive()) or _in_jax(error)):

@@ -42,7 +42,8 @@ class DimScope:
         try:
             self.jax = export.SymbolicScope(tuple(_jax_syntax(c) for c in self.constraints))
         except Exception as error:
-            raise DimensionError(f"constraints={list(self.constraints)}: {_first_line(error)}") from None
+            what = "not a comparison such as 'T <= 512'" if isinstance(error, SyntaxError) else _first_line(error)
+            raise DimensionError(f"constraints={list(self.constraints)}: {what}") from None
 
     @classmethod
     def of_jax(cls, scope: export.SymbolicScope, constraints: Iterable[str] = ()) -> DimScope:
