@@ -1,7 +1,7 @@
 """Constants: a dtype, a shape, a key, and a way to read the data when it is needed.
 
-Small constants are arrays in memory. Large ones are read while the model is written; what passes do to them
-(transpose, cast, reshape, slice, …) is recorded in a `MappedTensor` and done while reading.
+Small constants are arrays in memory. Large ones are read while the model is written, one box (a range along every axis)
+after the other; what passes do to them (see `views`) is done to each box, so that no large constant is ever whole in memory.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from j2o.errors import SpecError
 from j2o.ir.types import DType, Type, dtype_of
 
 SMALL = 64 * 1024  # bytes; constants up to this size are computed with, larger ones only recorded
 CHUNK = 16 * 1024 * 1024  # bytes read at a time
+
+Box: TypeAlias = "tuple[slice, ...]"  # start and stop along every axis, in the array and not empty
+Reader: TypeAlias = "Callable[[Box], np.ndarray]"
 
 _serial = itertools.count()
 
@@ -50,16 +54,22 @@ class Tensor:
     def is_small(self) -> bool:
         return self.nbytes <= SMALL
 
-    def load(self) -> np.ndarray:
-        """The whole array; for large tensors this reads everything into memory."""
+    def reader(self) -> Reader:
+        """What reads boxes of the array; open files and whatever else reading needs is released with it."""
         raise NotImplementedError
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        """The elements in row-major order, as one-dimensional C-contiguous arrays of bounded size where the source allows."""
-        flat = np.ascontiguousarray(self.load()).reshape(-1)
-        step = max(1, CHUNK // max(1, flat.itemsize))
-        for start in range(0, flat.size, step):
-            yield flat[start : start + step]
+    def load(self) -> np.ndarray:
+        """The whole array; for large tensors this reads everything into memory."""
+        return self.reader()(whole(self.shape))
+
+    def chunks(self, limit: int = CHUNK) -> Iterator[np.ndarray]:
+        """The elements in row-major order, as one-dimensional C-contiguous arrays of at most `limit` bytes (or one element).
+
+        Memory stays within a few times `limit` where the source can be read in part.
+        """
+        read = self.reader()
+        for box in boxes(self.shape, max(1, limit // self.dtype.numpy.itemsize)):
+            yield contiguous(read(box)).reshape(-1)
 
     @property
     def scalar(self) -> Any:
@@ -92,49 +102,43 @@ class ArrayTensor(Tensor):
         self.shape = array.shape
         self.key = key or (_content_key(array) if array.nbytes <= SMALL else f"array_{next(_serial)}")
 
+    def reader(self) -> Reader:
+        return lambda box: self.array[(*box, ...)]  # the dots keep a scalar an array
+
     def load(self) -> np.ndarray:
         return self.array
 
 
 class LazyTensor(Tensor):
-    """A constant that is read when asked for: `read()` gives the array; `read_chunks()`, if given, flat pieces of it."""
+    """A constant that is read when asked for: `open()` gives its reader. SpecError names the tensor where that fails."""
 
-    __slots__ = ("_read", "_read_chunks", "name")
+    __slots__ = ("_open", "name")
 
-    def __init__(
-        self,
-        type: Type,
-        key: str,
-        read: Callable[[], np.ndarray],
-        read_chunks: Callable[[], Iterator[np.ndarray]] | None = None,
-    ) -> None:
+    def __init__(self, type: Type, key: str, open: Callable[[], Reader]) -> None:
         self.dtype, self.shape, self.key = type.dtype, type.shape, key  # type: ignore[assignment]
-        self.name = key
-        self._read, self._read_chunks = read, read_chunks
+        self.name, self._open = key, open
 
-    def load(self) -> np.ndarray:
-        array = self._read()
-        if array.shape != self.shape or array.dtype != self.dtype.numpy:
-            raise ValueError(f"the source of {self.key} gave {array.dtype}{list(array.shape)}, declared as {self.type}")
-        return array
+    def reader(self) -> Reader:
+        read = self._guarded(self._open)
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        return self._read_chunks() if self._read_chunks else super().chunks()
+        def checked(box: Box) -> np.ndarray:
+            piece = self._guarded(read, box)
+            want = extents(box)
+            if piece.shape != want or piece.dtype != self.dtype.numpy:
+                given, declared = (f"{d}{list(s)}" for d, s in ((piece.dtype, piece.shape), (self.dtype.numpy, want)))
+                raise SpecError(f"weights {self.key!r}: reading gave {given} where {declared} is declared")
+            return piece
 
+        return checked
 
-class MappedTensor(Tensor):
-    """`fn` of other tensors, computed when read. `how` describes it and goes into the key."""
-
-    __slots__ = ("bases", "fn", "how", "name")
-
-    def __init__(self, bases: tuple[Tensor, ...], how: str, fn: Callable[..., np.ndarray], type: Type) -> None:
-        self.bases, self.how, self.fn = bases, how, fn
-        self.dtype, self.shape = type.dtype, type.shape  # type: ignore[assignment]
-        self.key = f"{how}({','.join(b.key for b in bases)})"
-        self.name = name_of(bases)
-
-    def load(self) -> np.ndarray:
-        return np.asarray(self.fn(*(b.load() for b in self.bases)))
+    def _guarded(self, fn: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return fn(*args)
+        except SpecError as error:
+            raise SpecError(f"weights {self.key!r}: {error}") from error
+        except Exception as error:  # whatever a source of the user's raises
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise SpecError(f"weights {self.key!r}: reading failed with {what}") from error
 
 
 def tensor(value: object, dtype: DType | None = None) -> Tensor:
@@ -151,43 +155,60 @@ def _content_key(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-# ---------------------------------------------------------------------------------- recorded transforms
+# -------------------------------------------------------------------------------------------------- boxes
 
 
-def name_of(bases: Sequence[Tensor]) -> str:
-    """What is made from one tensor keeps its name."""
-    return bases[0].name if len(bases) == 1 else ""
+def whole(shape: Sequence[int]) -> Box:
+    """The box that is all of an array."""
+    return tuple(slice(0, d) for d in shape)
 
 
-def mapped(fn: Callable[..., np.ndarray], how: str, type: Type, *bases: Tensor) -> Tensor:
-    """`fn` of tensors: computed at once where all are small, else recorded."""
-    if all(b.is_small for b in bases) and type.size <= SMALL:  # type: ignore[operator]
-        array = np.ascontiguousarray(np.asarray(fn(*(b.load() for b in bases)), type.dtype.numpy))
-        return ArrayTensor(array, name=name_of(bases))
-    return MappedTensor(bases, how, fn, type)
+def extents(box: Box) -> tuple[int, ...]:
+    """The shape of what a box holds."""
+    return tuple(s.stop - s.start for s in box)
 
 
-def transposed(x: Tensor, perm: tuple[int, ...]) -> Tensor:
-    return mapped(
-        lambda a: a.transpose(perm), f"transpose{list(perm)}", Type(x.dtype, tuple(x.shape[p] for p in perm)), x
-    )
+def boxes(shape: Sequence[int], limit: int) -> Iterator[Box]:
+    """The boxes of at most `limit` elements, in row-major order, that make up an array."""
+    if 0 in shape:
+        return
+    axis = next((k for k in range(len(shape)) if math.prod(shape[k + 1 :]) <= limit), None)
+    if axis is None:
+        yield ()
+        return
+    step = limit // math.prod(shape[axis + 1 :])
+    for index in itertools.product(*(range(d) for d in shape[:axis])):
+        for start in range(0, shape[axis], step):
+            rows = slice(start, min(start + step, shape[axis]))
+            yield (*(slice(i, i + 1) for i in index), rows, *whole(shape[axis + 1 :]))
 
 
-def reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return mapped(lambda a: a.reshape(shape), f"reshape{list(shape)}", Type(x.dtype, shape), x)
+BLOCK = 256  # rows turned at a time, few enough to stay in the nearest cache
+PAD = 192  # bytes between them beyond a row, so that a column does not fall on one set of a cache
 
 
-def casted(x: Tensor, dtype: DType) -> Tensor:
-    return mapped(lambda a: a.astype(dtype.numpy), f"cast[{dtype.value}]", Type(dtype, x.shape), x)
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """`array` in C order; a copy only where it is not.
 
-
-def sliced(x: Tensor, where: tuple[slice, ...]) -> Tensor:
-    shape = tuple(len(range(*s.indices(d))) for s, d in zip(where, x.shape, strict=True))
-    text = ",".join(f"{s.start}:{s.stop}:{s.step}" for s in where)
-    return mapped(lambda a: a[where], f"slice[{text}]", Type(x.dtype, shape), x)
-
-
-def concatenated(parts: tuple[Tensor, ...], axis: int) -> Tensor:
-    first = parts[0]
-    shape = (*first.shape[:axis], sum(p.shape[axis] for p in parts), *first.shape[axis + 1 :])
-    return mapped(lambda *arrays: np.concatenate(arrays, axis), f"concat[{axis}]", Type(first.dtype, shape), *parts)
+    A transposed array is turned in blocks that are first copied to rows of an uneven length: numpy's own copy walks
+    down columns whose elements, for a width that is a power of two, evict each other from the cache.
+    """
+    if array.flags.c_contiguous or array.nbytes <= SMALL:
+        return np.ascontiguousarray(array).reshape(array.shape)
+    strides = [abs(s) if s and d > 1 else math.inf for s, d in zip(array.strides, array.shape, strict=True)]
+    unit = strides.index(min(strides))
+    last = max(k for k, d in enumerate(array.shape) if d > 1)
+    if unit == last:
+        return np.ascontiguousarray(array)
+    out = np.empty(array.shape, array.dtype)
+    step = max(8, BLOCK // math.prod(array.shape[unit + 1 : last]))
+    order = [*(k for k in range(array.ndim) if k not in (unit, last)), last, unit]
+    for start in range(0, array.shape[last], step):
+        piece = (*[slice(None)] * last, slice(start, start + step))
+        rows = array[piece].transpose(order)
+        padded = np.empty((*rows.shape[:-1], rows.shape[-1] + PAD // array.itemsize), array.dtype)[
+            ..., : rows.shape[-1]
+        ]
+        padded[...] = rows
+        out[piece] = padded.transpose(np.argsort(order))
+    return out

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from j2o.errors import DimensionError, ParseError
+from j2o.errors import DimensionError, ParseError, SpecError
 from j2o.ir import dims as dim_ops
 from j2o.ir.dims import DimScope
 from j2o.ir.graph import Graph, Loc, Node, Value
@@ -631,10 +631,8 @@ class _Parser:
         found = self.tensors.get(key)
         if found is None:
 
-            def missing() -> np.ndarray:
-                raise KeyError(
-                    f"the constant @{_string(key)} stands in the text by key; give its data with parse(text, tensors=…)"
-                )
+            def missing() -> Any:
+                raise SpecError("it stands in the text by key alone; give its data with parse(text, tensors=…)")
 
             return LazyTensor(type, key, missing)
         made = found if isinstance(found, Tensor) else ArrayTensor(np.asarray(found), key)

@@ -17,8 +17,8 @@ import numpy as np
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, inline
-from j2o.ir.tensor import tensor
 from j2o.ir.types import Attr, DType, Type
+from j2o.ir.views import mapped
 from j2o.passes.complex import COMPLEX, Z
 from j2o.passes.inline import inline_calls
 from j2o.passes.keys import KEYS, on_words
@@ -190,8 +190,8 @@ class Splitter:
 
     def constant(self, op: Builder, node: Node) -> Sequence[Value]:
         value: Any = node.attrs["value"]
-        array = value.load()
-        return [op.const(tensor(np.array(part))) for part in (array.real, array.imag)]
+        real = Type(PARTS[value.dtype][0], value.shape)
+        return [op.const(mapped(fn, fn.__name__, real, value)) for fn in (np.real, np.imag)]
 
     def flattened(self, op: Builder, node: Node) -> Sequence[Value]:
         """The same node with parts for operands and results."""

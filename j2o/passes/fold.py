@@ -1,7 +1,7 @@
 """Constant folding: small constants are computed with, in numpy and in their own dtype; large ones only recorded.
 
-A large constant that is transposed, reshaped, cast, sliced, broadcast or concatenated stays where it is; what happens
-to it is recorded in a `MappedTensor` and done while the model is written.
+A large constant that is transposed, reshaped, cast, sliced, split, broadcast, padded or concatenated stays where it is;
+what happens to it is recorded (see `j2o.ir.views`) and done while the model is written.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from j2o.ir import tensor as tensors
+from j2o.ir import views
 from j2o.ir.graph import Graph, Node, Value, inline
 from j2o.ir.tensor import SMALL, ArrayTensor, Tensor
 from j2o.passes.pipeline import Context, graph_pass
+from j2o.passes.shapes import BROADCASTING
 
+GROWTH = 4  # how many times its size a large constant may grow by being broadcast or padded
 Fold: TypeAlias = Callable[..., "np.ndarray | tuple[np.ndarray, ...] | None"]
 
 
@@ -55,26 +57,40 @@ def _fold_node(node: Node) -> tuple[Tensor, ...] | None:
     record, compute = RECORDED.get(node.kind), COMPUTED.get(node.kind)
     if record is None and compute is None:
         return None
-    if not node.inputs or not all(v is None or v.const is not None for v in node.inputs):
-        return None
-    if not all(v.type.is_static for v in node.outputs):
+    if not _is_constant(node):
         return None
     large = any(v is not None and not v.const.is_small for v in node.inputs)  # type: ignore[union-attr]
-    if not large and sum(_bytes(v) for v in node.outputs) <= SMALL:
+    if not large and sum(map(_bytes, node.outputs)) <= SMALL:
         return _compute(node, compute) if compute is not None else None
-    if record is None or not large or any(_shared(v) for v in node.inputs):
+    if record is None or not large or not _pays(node):
         return None
     recorded = record(node, *(v.const if v is not None else None for v in node.inputs))
-    return None if recorded is None else (recorded,)
+    return (recorded,) if isinstance(recorded, Tensor) else recorded
+
+
+def _is_constant(node: Node) -> bool:
+    """Whether the operands are constants and the results have static shapes."""
+    known = all(v is None or v.const is not None for v in node.inputs) and all(v.type.is_static for v in node.outputs)
+    return bool(node.inputs) and known
 
 
 def _bytes(value: Value) -> int:
     return math.prod(value.type.shape) * value.type.dtype.bits // 8  # type: ignore[arg-type]
 
 
-def _shared(value: Value | None) -> bool:
-    """Whether folding would leave two copies of a large constant: it has other uses as it stands."""
-    return value is not None and not value.const.is_small and len(value.uses) > 1  # type: ignore[union-attr]
+def _pays(node: Node) -> bool:
+    """Whether folding a node of large constants leaves a model of about the same size."""
+    operands = [v for v in node.inputs if v is not None]
+    if sum(map(_bytes, node.outputs)) > GROWTH * sum(map(_bytes, operands)):
+        return False
+    return all(v.const.is_small or len(v.uses) == 1 or _used_in_parts(v) for v in operands)  # type: ignore[union-attr]
+
+
+def _used_in_parts(value: Value) -> bool:
+    """Whether what all the uses of a large constant make of it is recorded too and no larger in all."""
+    users = list(value.users())
+    recorded = all(n.op.startswith("onnx.") and n.kind in RECORDED and _is_constant(n) for n in users)
+    return recorded and sum(_bytes(v) for n in users for v in n.outputs) <= _bytes(value)
 
 
 def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
@@ -84,7 +100,7 @@ def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
     if out is None:
         return None
     results = out if isinstance(out, tuple) else (out,)
-    name = node.inputs[0].const.name if node.kind in RECORDED and node.kind != "Concat" else ""  # type: ignore[union-attr]
+    name = node.inputs[0].const.name if node.kind in VIEWS else ""  # type: ignore[union-attr]
     made = []
     for array, value in zip(results, node.outputs, strict=True):
         array = np.asarray(array)
@@ -274,23 +290,71 @@ COMPUTED: dict[str, Fold] = {
 # ------------------------------------------------------------------------------ recorded, large operands
 
 
-def _record_slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor | None:
-    return tensors.sliced(x, _slices(node, x.shape, *(None if b is None else b.load() for b in bounds)))
+def _record_slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor:
+    return views.sliced(x, _slices(node, x.shape, *(None if b is None else b.load() for b in bounds)))
+
+
+def _record_split(node: Node, x: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
+    axis = int(node.attrs.get("axis", 0)) % len(x.shape)  # type: ignore[call-overload, operator]
+    ends = np.cumsum([v.type.shape[axis] for v in node.outputs]).tolist()
+    before = (slice(None),) * axis
+    after = (slice(None),) * (len(x.shape) - axis - 1)
+    return tuple(views.sliced(x, (*before, slice(a, b), *after)) for a, b in zip([0, *ends], ends, strict=False))
 
 
 def _record_cast(node: Node, x: Tensor) -> Tensor | None:
     to = node.out.type.dtype
-    return tensors.casted(x, to) if x.dtype.is_float and to.is_float else None
+    narrower = x.dtype.is_int and 8 <= to.bits <= x.dtype.bits and (to.is_int or to.is_float)
+    return views.casted(x, to) if narrower or (x.dtype.is_float and to.is_float) else None
 
 
-RECORDED: dict[str, Callable[..., Tensor | None]] = {
-    "Transpose": lambda node, x: tensors.transposed(x, _perm(node)),
-    "Reshape": lambda node, x, _: tensors.reshaped(x, node.out.type.shape),
-    "Squeeze": lambda node, x, *_: tensors.reshaped(x, node.out.type.shape),
-    "Unsqueeze": lambda node, x, _: tensors.reshaped(x, node.out.type.shape),
-    "Flatten": lambda node, x: tensors.reshaped(x, node.out.type.shape),
+def _record_expand(node: Node, x: Tensor, _: Tensor) -> Tensor | None:
+    if any(user.op in BROADCASTING for user in node.out.users()):
+        return None  # these take the constant as it is
+    return views.broadcasted(x, node.out.type.shape)  # type: ignore[arg-type]
+
+
+def _record_pad(
+    node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None
+) -> Tensor | None:
+    amounts = pads.load()
+    if axes is not None or node.attrs.get("mode", "constant") != "constant" or np.any(amounts < 0):
+        return None
+    return views.padded(x, amounts.reshape(2, -1).T.tolist(), np.asarray(0 if value is None else value.scalar))
+
+
+def _record_reshape(node: Node, x: Tensor, *_: Tensor | None) -> Tensor:
+    return views.reshaped(x, node.out.type.shape)  # type: ignore[arg-type]
+
+
+def _record_gather(node: Node, x: Tensor, index: Tensor) -> Tensor | None:
+    if not index.is_small or index.size == 0:
+        return None
+    taken = views.taken(x, index.load().reshape(-1), int(node.attrs.get("axis", 0)) % len(x.shape))  # type: ignore[call-overload, operator]
+    return views.reshaped(taken, node.out.type.shape)  # type: ignore[arg-type]
+
+
+def _record_elementwise(node: Node, *operands: Tensor) -> Tensor | None:
+    if not node.out.type.dtype.is_float:
+        return None
+    fn = COMPUTED[node.kind]
+    return views.mapped(lambda *arrays: fn(node, *arrays), node.kind, node.out.type, *operands)  # type: ignore[arg-type, return-value]
+
+
+VIEWS: dict[str, Callable[..., Tensor | tuple[Tensor, ...] | None]] = {
+    "Transpose": lambda node, x: views.transposed(x, _perm(node)),
+    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _record_reshape),
     "Identity": lambda node, x: x,
     "Cast": _record_cast,
     "Slice": _record_slice,
-    "Concat": lambda node, *parts: tensors.concatenated(parts, int(node.attrs["axis"])),  # type: ignore[arg-type]
+    "Split": _record_split,
+    "Expand": _record_expand,
+    "Pad": _record_pad,
+    "Tile": lambda node, x, repeats: views.tiled(x, repeats.load().tolist()),
+    "Gather": _record_gather,
+}
+RECORDED = {
+    **VIEWS,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Neg"), _record_elementwise),
+    "Concat": lambda node, *parts: views.concatenated(parts, int(node.attrs["axis"]) % len(parts[0].shape)),  # type: ignore[arg-type]
 }

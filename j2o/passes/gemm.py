@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from j2o.ir import tensor as tensors
+from j2o.ir import views
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.tensor import ArrayTensor, Tensor
@@ -87,7 +87,7 @@ def _scaled(weight: Tensor, scale: np.ndarray, axis: int) -> Tensor:
     shape = [1] * len(weight.shape)
     shape[axis] = -1
     factor = ArrayTensor(scale.astype(weight.dtype.numpy).reshape(shape))
-    return tensors.mapped(np.multiply, "scaled", weight.type, weight, factor)
+    return views.mapped(np.multiply, "scaled", weight.type, weight, factor)
 
 
 def _to_gemm(graph: Graph, node: Node) -> int:

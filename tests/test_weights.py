@@ -1,0 +1,357 @@
+"""Weights that are read while the model is written, what folding records about them, and the dtype they are stored in."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import j2o
+from j2o.frozen import LazyArray, tensor_of
+from j2o.ir import views
+from j2o.ir.types import DType
+
+RNG = np.random.default_rng(0)
+BF16 = ml_dtypes.bfloat16
+
+
+def matrix(*shape, dtype=np.float32):
+    return RNG.standard_normal(shape).astype(dtype)
+
+
+# ------------------------------------------------------------------------------------------------------- views
+
+LARGE = 2**15  # elements: more than folding computes with
+
+
+def _shapes_of(size):
+    """Shapes of that many elements, a power of two."""
+    return st.lists(st.sampled_from([1, 2, 4, 8, 16]), max_size=4).map(tuple).filter(lambda s: size % np.prod(s) == 0)
+
+
+@st.composite
+def _slices(draw, shape):
+    out = []
+    for d in shape:
+        start = draw(st.integers(0, d - 1))
+        stop = draw(st.integers(start + 1, d))
+        step = draw(st.sampled_from([1, 1, 2, 3, 100, -1, -2]))
+        out.append(slice(start, stop, step) if step > 0 else slice(stop - 1, start - 1 if start else None, step))
+    return tuple(out)
+
+
+@st.composite
+def _step(draw, tensor, array):
+    """One more view of a tensor, and the same of the array."""
+    shape = array.shape
+    kind = draw(
+        st.sampled_from(
+            ["transpose", "reshape", "cast", "slice", "take", "concat", "broadcast", "pad", "tile", "scale"]
+        )
+    )
+    axis = draw(st.integers(0, len(shape) - 1))
+    if kind == "transpose":
+        perm = tuple(draw(st.permutations(range(len(shape)))))
+        return views.transposed(tensor, perm), array.transpose(perm)
+    if kind == "reshape":
+        front = draw(_shapes_of(array.size))
+        new = (*front, array.size // int(np.prod(front)))
+        return views.reshaped(tensor, new), array.reshape(new)
+    if kind == "cast":
+        dtype = draw(st.sampled_from([DType.BF16, DType.F16, DType.F32]))
+        return views.casted(tensor, dtype), array.astype(dtype.numpy)
+    if kind == "slice":
+        where = draw(_slices(shape))
+        return views.sliced(tensor, where), array[where]
+    if kind == "take":
+        index = np.array(draw(st.lists(st.integers(-shape[axis], shape[axis] - 1), min_size=1, max_size=9)))
+        return views.taken(tensor, index, axis), np.take(array, index, axis)
+    if kind == "concat":
+        parts = draw(st.sampled_from([2, 3]))
+        return views.concatenated((tensor,) * parts, axis), np.concatenate((array,) * parts, axis)
+    if kind == "broadcast":
+        new = (2, *shape)
+        return views.broadcasted(tensor, new), np.broadcast_to(array, new)
+    if kind == "pad":
+        widths = [(1, 2) if k == axis else (0, 0) for k in range(len(shape))]
+        return views.padded(tensor, widths, np.asarray(7)), np.pad(array, widths, constant_values=7)
+    if kind == "tile":
+        repeats = [2 if k == axis else 1 for k in range(len(shape))]
+        return views.tiled(tensor, repeats), np.tile(array, repeats)
+    factor = np.asarray(2, array.dtype)
+    scaled = views.mapped(np.multiply, "scaled", tensor.type, tensor, tensor_of(factor, None))
+    return scaled, array * factor
+
+
+SOURCES = ["array", "fortran", "memmap", "lazy", "boxes"]
+
+
+def _source(kind, array, folder):
+    if kind == "memmap":
+        path = folder / "w.bin"
+        array.tofile(path)
+        return np.memmap(path, array.dtype, "r", shape=array.shape)
+    if kind == "lazy":
+        return j2o.lazy(array.shape, array.dtype, lambda: array)
+    if kind == "boxes":
+        return LazyArray(array.shape, array.dtype, lambda: lambda box: array[box].copy())
+    return np.asfortranarray(array) if kind == "fortran" else array
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_chains_of_views_are_what_numpy_computes(tmp_path_factory, data):
+    dims = data.draw(st.sampled_from([(LARGE,), (256, 128), (8, 64, 64), (4, 1, 32, 256), (2, 3, 5, 7, 11, 13, 2)]))
+    array = np.arange(np.prod(dims), dtype=np.float32).reshape(dims) % 999
+    tensor = tensor_of(_source(data.draw(st.sampled_from(SOURCES)), array, tmp_path_factory.mktemp("w")), "w")
+    for _ in range(data.draw(st.integers(1, 5))):
+        new, expected = data.draw(_step(tensor, array))
+        if expected.size <= 2 * 2**17:
+            tensor, array = new, expected
+    assert tensor.dtype.numpy == array.dtype
+    assert tensor.shape == array.shape
+    limit = data.draw(st.sampled_from([3000, 10**5, 2**24]))
+    chunks = list(tensor.chunks(limit))
+    assert all(c.nbytes <= max(limit, array.itemsize) for c in chunks)
+    assert b"".join(c.tobytes() for c in chunks) == np.ascontiguousarray(array).tobytes()
+
+
+@pytest.mark.parametrize("shape", [(700, 900), (3, 700, 300), (700, 3, 300)])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, BF16])
+def test_transposed_in_blocks(shape, dtype):
+    array = (np.arange(np.prod(shape)) % 251).reshape(shape).astype(dtype)
+    for perm in ([*range(len(shape))][::-1], [1, 0, *range(2, len(shape))], [len(shape) - 1, *range(len(shape) - 1)]):
+        tensor = views.transposed(tensor_of(array, "w"), tuple(perm))
+        assert np.concatenate(list(tensor.chunks())).tobytes() == np.ascontiguousarray(array.transpose(perm)).tobytes()
+
+
+# ----------------------------------------------------------------------------------------------------- folding
+
+A, B = matrix(256, 256), matrix(256, 256)
+CHAINS = {
+    "transpose": lambda w, v, x: x @ w.T,
+    "cast": lambda w, v, x: x @ w.astype(jnp.bfloat16).astype(jnp.float32),
+    "reshape": lambda w, v, x: jnp.einsum("bi,ijk->bjk", x, w.reshape(256, 16, 16)),
+    "slice": lambda w, v, x: x @ w[:, 100:200],
+    "index": lambda w, v, x: x @ w.reshape(256, 2, 128)[:, 1],
+    "split": lambda w, v, x: functools.reduce(jnp.add, [x @ part for part in jnp.split(w, 2, axis=1)]),
+    "concatenate": lambda w, v, x: x @ jnp.concatenate([w, v], 1),
+    "stack": lambda w, v, x: jnp.einsum("bi,nij->bnj", x, jnp.stack([w, v])),
+    "broadcast": lambda w, v, x: jnp.einsum("bi,nij->bnj", x, jnp.broadcast_to(w, (3, 256, 256))),
+    "pad": lambda w, v, x: x @ jnp.pad(w, ((0, 0), (3, 5))),
+    "flip and stride": lambda w, v, x: x @ w[::-1, ::2],
+    "roll": lambda w, v, x: x @ jnp.roll(w, 3, 0),
+    "tile": lambda w, v, x: x @ jnp.tile(w, (1, 2)),
+    "permute": lambda w, v, x: x @ w[np.arange(256) ^ 5],
+    "scale": lambda w, v, x: x @ (w * 0.5 + v),
+    "swap": lambda w, v, x: x @ w.reshape(16, 16, 256).swapaxes(0, 1).reshape(256, 256),
+    "scan": lambda w, v, x: jax.lax.scan(lambda c, _: (jnp.tanh(c @ w.T), None), x, None, length=2)[0],
+}
+KEPT = {"MatMul", "Gemm", "Add", "Tanh", "Loop", "Reshape"}  # what computes with `x`
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_fold_and_leave_no_nodes(name):
+    reads = []
+    lazy = j2o.lazy(A.shape, A.dtype, lambda: reads.append(1) or A)
+    model = j2o.compile(CHAINS[name], [j2o.weights(lazy), j2o.weights(B), ("B", 256)])
+    assert not reads
+    assert {op.removeprefix("onnx.") for op in model.report.ops_after} <= KEPT
+    model.verify(matrix(3, 256), rtol=1e-3, atol=1e-3)
+
+
+def test_tied_weights_are_stored_once():
+    model = j2o.compile(lambda w, x: x @ w @ w.T, [j2o.weights(A), ("B", 256)])
+    assert model.report.weights_bytes == A.nbytes
+    model.verify(matrix(3, 256), rtol=1e-3, atol=1e-2)
+
+
+# ----------------------------------------------------------------------------------------------------- sources
+
+
+def stored(model):
+    """The initializers of a model, by name."""
+    import onnx
+
+    return {i.name: onnx.numpy_helper.to_array(i) for i in model.to_proto().graph.initializer}
+
+
+def test_what_is_in_memory_is_not_copied():
+    for array in (A, jnp.asarray(A)):
+        tensor = tensor_of(array, "w")
+        assert all(np.shares_memory(c, np.asarray(array)) for c in tensor.chunks(10**4))
+    assert np.asarray(array).ctypes.data == array.unsafe_buffer_pointer()
+
+
+def test_big_endian_and_private_changes(tmp_path):
+    A.tofile(tmp_path / "w")
+    private = np.memmap(tmp_path / "w", np.float32, "c", shape=A.shape)
+    private[3] = 5
+    for array in (A.astype(">f4"), private):
+        model = j2o.compile(lambda p, x: x @ p["w"], [j2o.weights({"w": array}), ("B", 256)])
+        assert (stored(model)["w"] == array).all()
+
+
+SHARDED = """
+import jax, numpy as np, j2o
+from j2o.frozen import tensor_of
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+assert jax.device_count() == 4
+w = np.random.default_rng(0).standard_normal((256, 512)).astype(np.float32)
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
+for spec in (P("a", "b"), P(None, "a"), P("b"), P(("b", "a"), None), P()):
+    x = jax.device_put(w, NamedSharding(mesh, spec))
+    tensor = tensor_of(x, "w")
+    assert b"".join(c.tobytes() for c in tensor.chunks(10**4)) == w.tobytes()
+    model = j2o.compile(lambda p, x: x @ p["w"].T, [j2o.weights({"w": x}), ("B", 512)])
+    model.save("m.onnx", external_data=True)
+    model.verify(np.ones((2, 512), np.float32), rtol=1e-3, atol=1e-3)
+assert x._npy_value is None, "gathered"
+print("good")
+"""
+
+
+def test_sharded_arrays(tmp_path):
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "good\n", done.stderr
+
+
+TREE = {
+    "dense": {"kernel": matrix(300, 70), "bias": matrix(70, dtype=BF16)},
+    "blocks": [{"w": matrix(4, 5)}, {"w": np.arange(3)}],
+    "step": np.float32(2),
+}
+
+
+def test_safetensors(tmp_path):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    flat = {"dense.kernel": TREE["dense"]["kernel"], "bias": TREE["dense"]["bias"], "scalar": np.asarray(2, np.float32)}
+    parts = {
+        "a.safetensors": {"dense.kernel": flat["dense.kernel"]},
+        "b.safetensors": {k: flat[k] for k in ("bias", "scalar")},
+    }
+    for name, part in {"one.safetensors": flat, **parts}.items():
+        save_file(part, tmp_path / name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: file for file, part in parts.items() for name in part}}))
+    for path in (tmp_path / "one.safetensors", index):
+        tree = j2o.open_safetensors(path)
+        assert tree.keys() == flat.keys()
+        for name, leaf in tree.items():
+            tensor = views.transposed(tensor_of(leaf, name), tuple(range(leaf.ndim))[::-1])
+            assert b"".join(c.tobytes() for c in tensor.chunks(2000)) == np.ascontiguousarray(flat[name].T).tobytes()
+    model = j2o.compile(lambda p, x: x @ p["dense.kernel"].T, [j2o.weights(tree), ("B", 70)])
+    model.verify(matrix(2, 70), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_ocdbt": False}, {"use_zarr3": True}])
+def test_orbax(tmp_path, options):
+    ocp = pytest.importorskip("orbax.checkpoint")
+    ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)).save(tmp_path / "run/default", TREE)
+    with pytest.raises(j2o.J2OError, match="run/default' is one"):
+        j2o.open_orbax(tmp_path)
+    tree = j2o.open_orbax(tmp_path / "run/default")
+    assert jax.tree.structure(tree) == jax.tree.structure(TREE)
+    for leaf, array in zip(jax.tree.leaves(tree), jax.tree.leaves(TREE), strict=True):
+        chunks = list(tensor_of(leaf, "w").chunks(2000))
+        assert b"".join(c.tobytes() for c in chunks) == array.tobytes()
+    model = j2o.compile(lambda p, x: x @ p["dense"]["kernel"].T, [j2o.weights(tree), ("B", 70)])
+    model.verify(matrix(2, 70), rtol=1e-3, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------ errors
+
+
+def _fails():
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (j2o.lazy((300, 300), "float32", lambda: A), r"load\(\) gave float32\[256, 256\], declared is lazy\(float32\[300, 300\]\)"),
+        (j2o.lazy((256, 256), "float32", lambda: A.astype(np.float64)), "load\\(\\) gave float64"),
+        (j2o.lazy((256, 256), "float32", _fails), "OSError: the disk is gone"),
+        (LazyArray((256, 256), "float32", lambda: lambda box: A[:1]), "reading gave float32"),
+    ],
+)  # fmt: skip
+def test_errors_while_reading_name_the_weight(tmp_path, leaf, message):
+    model = j2o.compile(lambda p, x: x @ p["a"]["w"].T, [j2o.weights({"a": {"w": leaf}}), ("B", leaf.shape[1])])
+    with pytest.raises(j2o.J2OError, match=f"weights 'a/w': .*{message}") as caught:
+        model.save(tmp_path / "m.onnx", external_data=True)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_leaves(tmp_path):
+    deleted = jnp.ones(3)
+    deleted.delete()
+    for leaf in (
+        "text",
+        object(),
+        np.array(["a"]),
+        np.zeros(2, "datetime64[s]"),
+        deleted,
+        jax.random.key(0),
+    ):
+        with pytest.raises(j2o.SpecError, match="weights 'a/w': "):
+            j2o.compile(lambda p, x: p["a"]["w"], [j2o.weights({"a": {"w": leaf}}), ("B",)]).save(tmp_path / "m.onnx")
+    for shape, dtype, load in [
+        ((2, -1), "float32", list),
+        ((2,), "floaty", list),
+        ((2,), object, list),
+        ((2,), "float32", A),
+        (("B",), "float32", list),
+    ]:
+        with pytest.raises(j2o.SpecError, match="lazy"):
+            j2o.lazy(shape, dtype, load)
+
+
+def test_a_file_truncated_after_it_was_mapped(tmp_path):
+    A.tofile(tmp_path / "w")
+    tensor = tensor_of(np.memmap(tmp_path / "w", np.float32, "r", shape=A.shape), "w")
+    os.truncate(tmp_path / "w", 100)
+    with pytest.raises(j2o.SpecError, match=r"weights 'w': .*truncated"):
+        tensor.reader()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"weight_map": 3}', *(json.dumps({"weight_map": {"w": f}}) for f in (
+        "../w.safetensors", "/etc/passwd", "..", "sub/w.safetensors", "missing.safetensors", "w.safetensors", "bad.safetensors", 7))],
+)  # fmt: skip
+def test_errors_of_safetensors(tmp_path, text):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    (tmp_path / "in/sub").mkdir(parents=True)
+    for path in ("w.safetensors", "in/w.safetensors", "in/sub/w.safetensors"):
+        save_file({"other": A}, tmp_path / path)
+    (tmp_path / "in/bad.safetensors").write_bytes(b"\xff" * 100)
+    index = tmp_path / "in/model.json"
+    index.write_text(text)
+    with pytest.raises(j2o.SpecError, match="open_safetensors: ") as caught:
+        j2o.open_safetensors(index)
+    assert "\n" not in str(caught.value)
+    assert "weight_map" not in text or "weight_map" in str(caught.value) or "'w'" in str(caught.value) or "bad" in text
+
+
+def test_missing_files(tmp_path):
+    for reader in (j2o.open_safetensors, j2o.open_orbax):
+        with pytest.raises(j2o.SpecError, match="nothing"):
+            reader(tmp_path / "nothing")
+    (tmp_path / "_METADATA").write_text('{"tree_metadata": {"x": 1}}')
+    with pytest.raises(j2o.SpecError, match="damaged"):
+        j2o.open_orbax(tmp_path)
+    entry = {"key_metadata": [{"key": "w", "key_type": 2}], "value_metadata": {}}
+    (tmp_path / "_METADATA").write_text(json.dumps({"tree_metadata": {"w": entry}}))
+    pytest.importorskip("tensorstore")
+    with pytest.raises(j2o.SpecError, match="open_orbax: w cannot be opened"):
+        j2o.open_orbax(tmp_path)
