@@ -173,7 +173,8 @@ def _is_size(d: Any) -> bool:
 def _is_shape(spec: Any) -> bool:
     """Whether an entry is a shape; one with None among the sizes is meant as one, though not a good one."""
     return type(spec) in (tuple, list) and (
-        all(map(_is_size, spec)) or (None in spec and all(d is None or _is_size(d) for d in spec) and any(spec))
+        all(map(_is_size, spec))
+        or (any(d is None for d in spec) and all(d is None or _is_size(d) for d in spec) and any(spec))
     )
 
 
