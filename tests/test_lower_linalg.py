@@ -173,3 +173,15 @@ def test_strict_settings_of_the_caller_are_for_their_own_code():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
         model = j2o.compile(jl.eigvalsh, [a])
     model.verify(a)
+
+
+EMPTY = [(n, s) for n in ("qr", "svd", "lu") for s in ((2, 0), (0, 2))] + [
+    (n, (3, 0, 0)) for n in SQUARE if "tridiagonal" not in n and "hessenberg" not in n
+]
+
+
+@pytest.mark.parametrize(("name", "shape"), EMPTY)
+def test_empty_matrices(name, shape):
+    a = matrix(*shape)
+    got, want = (jax.tree.leaves(f(a)) for f in (j2o.compile(SQUARE[name], [a]), SQUARE[name]))
+    assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]

@@ -209,6 +209,8 @@ def lu(a: Array) -> tuple[Array, Array, Array]:
 def _lu_panel(p: Array, steps: Dim) -> tuple[Array, Array, Array]:
     """The first columns of LU; `p` and the packed result are transposed."""
     columns, at = positions(p.shape[0]), positions(p.shape[1])
+    if type(steps) is int and steps == 0:
+        return p, at[:0], at
 
     def step(state: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], Array]:
         p, order = state
@@ -259,6 +261,8 @@ def reflector(x: Array, j: Array, at: Array) -> tuple[Array, Array, Array]:
 def _qr_panel(p: Array, steps: Dim, pivoting: bool = False) -> tuple[Array, Array, Array]:
     """The first columns of QR, packed, their `tau`, and the order of columns; `p` and the packed result are transposed."""
     columns, at = positions(p.shape[0]), positions(p.shape[1])
+    if type(steps) is int and steps == 0:
+        return p, jnp.zeros((0,), p.dtype), columns
 
     def step(state: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         p, order = state

@@ -201,6 +201,8 @@ def _split_blocks(h: Array, z: Array) -> Pair:
 @in_turn
 def schur(a: Array, *, compute_schur_vectors: bool, **_: Any) -> tuple[Array, ...]:
     """The Schur form and, where asked for, the unitary matrix; NaN where the iteration does not end."""
+    if type(a.shape[0]) is int and a.shape[0] == 0:
+        return (a,) * (1 + compute_schur_vectors)
     x, size = scaled(wide(a))
     t, z, found = schur_form(x)
     results = (t * size, z) if compute_schur_vectors else (t * size,)
