@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
@@ -30,6 +32,7 @@ SAME_BITS = {
     DType.I16: DType.U16,
     DType.U8: DType.I8,
 }
+EXTREMES = frozenset({"ReduceMax", "ReduceMin"})
 BITWISE = frozenset(
     (
         "Add Sub Mul Where Expand Pad Concat Reshape Transpose Slice Gather GatherND GatherElements ScatterND "
@@ -46,6 +49,8 @@ def legalize(graph: Graph, context: Context) -> int:
     if target is None:
         return 0
     count, problems = 0, []
+    for node in [n for n in graph if n.kind in EXTREMES and n.out.type.dtype.is_float]:
+        _with_nans(graph, node)
     for node in graph:
         if not node.op.startswith("onnx.") or _runs(node, target):
             continue
@@ -64,6 +69,15 @@ def legalize(graph: Graph, context: Context) -> int:
     if problems:
         raise UnsupportedError(problems)
     return count
+
+
+def _with_nans(graph: Graph, node: Node) -> None:
+    """Make the greatest or least of a row with a NaN NaN: onnxruntime overlooks all but those that come first."""
+    op = Builder(graph, node, node.loc, node.out.hint)
+    x, *axes = node.inputs
+    found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
+    extreme = op.node(node.op, node.inputs, node.attrs).out
+    node.replace_by(op.Where(op.cast(found, DType.BOOL), op.const(math.nan, extreme.type.dtype), extreme))
 
 
 def _variables(node: Node, target: Target) -> dict[str, DType]:

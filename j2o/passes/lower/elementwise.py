@@ -121,11 +121,7 @@ def clamp(op: Lowering, low: Value, x: Value, high: Value) -> Value:
 @lower("integer_pow")
 def integer_pow(op: Lowering, x: Value, *, y: int) -> Value:
     if y < 0:
-        return (
-            op.Reciprocal(integer_pow(op, x, y=-y))
-            if x.type.dtype.is_float
-            else div(op, op.const(1, x.type.dtype), integer_pow(op, x, y=-y))
-        )
+        return op.Reciprocal(integer_pow(op, x, y=-y))
     if y == 0:
         return op.expand(op.const(1, x.type.dtype), x.type.shape)
     out: Value | None = None
@@ -141,23 +137,7 @@ def integer_pow(op: Lowering, x: Value, *, y: int) -> Value:
 
 @lower("pow")
 def pow_(op: Lowering, x: Value, y: Value) -> Value:
-    if x.type.dtype.is_int:
-        return op.jax(_integer_power, x, y)
     return op.Pow(x, op.cast(y, x.type.dtype) if y.type.dtype.is_int else y)
-
-
-def _integer_power(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x**y in wrapping integers, by squaring; negative exponents as XLA has them (0, ±1, or all ones under 0)."""
-    one = jnp.ones_like(x + y.astype(x.dtype) * 0)
-    out, base, e = one, jnp.broadcast_to(x, one.shape), jnp.broadcast_to(y, one.shape)
-    for _ in range(min(y.dtype.itemsize * 8, 64)):
-        out = jnp.where((e & 1) == 1, out * base, out)
-        base, e = base * base, e >> 1
-    if jnp.issubdtype(y.dtype, jnp.signedinteger):
-        x, y = jnp.broadcast_to(x, one.shape), jnp.broadcast_to(y, one.shape)
-        odd = jnp.where((y & 1) == 1, x, one)
-        out = jnp.where(y < 0, jnp.where(jnp.abs(x) == 1, odd, lax.div(one, x)), out)
-    return out
 
 
 @lower("round")

@@ -1,0 +1,139 @@
+"""Where JAX and ONNX differ: a case for each row of `docs/semantics.md`, at the values where they do."""
+
+import functools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import j2o
+
+PAGE = Path(__file__).parent.parent / "docs" / "semantics.md"
+NAN, INF = np.nan, np.inf
+LOW, HIGH = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+
+
+def f32(*values):
+    return np.array(values, np.float32)
+
+
+def i32(*values):
+    return np.array(values, np.int32)
+
+
+def to(dtype):
+    return lambda x: lax.convert_element_type(x, jnp.dtype(dtype))
+
+
+def window(fn, init, **options):
+    return lambda x: lax.reduce_window(x, init, fn, (2,), (1,), ((1, 1),), **options)
+
+
+def pool_gradient(x):
+    pooled = functools.partial(lax.reduce_window, init_value=-INF, computation=lax.max, window_dimensions=(2,))
+    return jax.grad(lambda x: jnp.sum(pooled(x, window_strides=(2,), padding="VALID") * f32(1, 2)))(x)
+
+
+SPECIAL = f32(0.0, -0.0, 1.0, -1.0, INF, -INF, NAN, 2.5, -3.5)
+PAIRS = f32(*np.repeat(SPECIAL, 9)), f32(*np.tile(SPECIAL, 9))
+HALVES = f32(0.5, -0.5, 1.5, 2.5, -2.5, 0.49999997, -0.49999997, 8388609.0, NAN, INF, -0.0)
+DIVIDENDS = i32(7, -7, LOW, LOW, 0, 5, -5), i32(0, 2, -1, 0, 0, -3, -3)
+SHIFTS = i32(-8, 1, -1, 3, -3, LOW), i32(1, 31, 32, 40, -1, 31)
+LINE = f32(3, NAN, -0.0, 0.0, -INF, INF, 3, NAN, 1)
+PLACES = i32(0, 4, 5, -1, -5, -6, 99)
+TINY = f32(1e-8, -1e-8, 1e-4, 30.0, -30.0, 0.0, -0.0, INF, -INF, NAN)
+KEY = np.array([1, 2], np.uint32)
+COMPLEX = np.array([1 + 2j, -2 + 0j, 0.5 - 1j, 3 - 4j], np.complex64)
+
+# name of the row: function, operands; rounding errors are allowed where APPROXIMATE has the name
+CASES = {
+    "round-half-away": (lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO), HALVES),
+    "integer-division": (lax.div, *DIVIDENDS),
+    "integer-remainder": (lax.rem, *DIVIDENDS),
+    "float-remainder": (lax.rem, *PAIRS),
+    "floor-modulo": (jnp.mod, *DIVIDENDS),
+    "integer-overflow": (lambda x, y: (x + y, x * y, x - y, -x, abs(x)), i32(HIGH, LOW, LOW), i32(1, -1, HIGH)),
+    "narrow-overflow": (lambda x: (x * x, x + x), np.array([200, 16, 255], np.uint8)),
+    "shift-left": (lax.shift_left, *SHIFTS),
+    "shift-right-logical": (lax.shift_right_logical, *SHIFTS),
+    "shift-right-arithmetic": (lax.shift_right_arithmetic, *SHIFTS),
+    "unsigned-negation": (lambda x: -x, np.array([0, 1, 2**31], np.uint32)),
+    "sign": (lax.sign, SPECIAL),
+    "max-min": (lambda x, y: (lax.max(x, y), lax.min(x, y)), *PAIRS),
+    "clamp": (lambda x: lax.clamp(np.float32(2), x, np.float32(-1)), SPECIAL),
+    "power": (lax.pow, *PAIRS),
+    "power-of-integers": (lambda x: (lax.integer_pow(x, 31), jnp.power(x, x)), i32(0, 2, -1, 3, 1, 12)),
+    "bool-arithmetic": (lambda x, y: (jnp.maximum(x, y), jnp.minimum(x, y), x != y, x + y), np.array([True, False]), np.array([True, True])),
+    "select-bool": (lambda c, x: jnp.where(c, x, ~x), np.array([True, False]), np.array([True, True])),
+    "float-to-int": (to("int32"), f32(1.9, -1.9, 3e9, -3e9, NAN, INF, -INF, 2147483520.0)),
+    "float-to-narrow-int": (to("uint8"), f32(-1, 255.9, 256, 1e9, NAN)),
+    "float-to-bool": (to("bool"), f32(0.0, -0.0, 0.25, NAN, -1)),
+    "float-to-float8": (lambda x: to("float32")(to("float8_e5m2")(x)), f32(61439, 61440, -1e9, INF, NAN, -0.0)),
+    "int-to-int4": (lambda x: to("int8")(to("int4")(x)), np.array([7, 8, -8, -9, 100], np.int8)),
+    "bits-of-floats": (lambda x: lax.bitcast_convert_type(x, jnp.int32), f32(1.0, -0.0, INF, 1e-38)),
+    "reduce-precision": (lambda x: lax.reduce_precision(x, 5, 10), f32(1.00049, 70000.0, 1e-9, -0.0, NAN)),
+    "reduce-max-nan": (lambda x: (jnp.max(x), jnp.min(x), jnp.max(x[4:6])), LINE),
+    "reduce-empty": (lambda x: (jnp.sum(x), jnp.prod(x), jnp.max(x, initial=-INF), jnp.all(x > 0)), f32()),
+    "reduce-bits": (lambda x: lax.reduce(x, np.int32(0), lax.bitwise_xor, (0,)), i32(5, 9, 12)),
+    "argmax-nan": (lambda x: (jnp.argmax(x), jnp.argmin(x)), LINE),
+    "cumulative-sum": (lambda x: lax.cumsum(x), np.array([200, 100, 7], np.uint8)),
+    "cumulative-max": (lambda x: lax.cummax(x), LINE),
+    "sort": (lambda x: lax.sort((x, lax.iota("int32", 9)), num_keys=1), LINE),
+    "top-k": (lambda x: lax.top_k(x, 4), f32(1, 3, 3, -0.0, 0.0, -INF)),
+    "gather-out-of-bounds": (lambda x, i: (x[i], x.at[i].get(mode="fill"), x.at[i].get(mode="clip")), SPECIAL[:5], PLACES),
+    "dynamic-slice": (lambda x, i: lax.dynamic_slice(x, (i[6],), (2,)) + lax.dynamic_slice(x, (i[5],), (2,)), SPECIAL[:4], PLACES),
+    "scatter-out-of-bounds": (lambda x, i: (x.at[i].set(7.0), x.at[i].add(1.0)), np.zeros(5, np.float32), PLACES),
+    "scatter-max-nan": (lambda x, i: x.at[i].max(jnp.nan), np.zeros(5, np.float32), PLACES),
+    "negative-padding": (lambda x: lax.pad(x, np.float32(9), ((-1, 2, 1),)), f32(1, 2, 3)),
+    "window-padding": (window(lax.max, -INF), f32(-3, -2, 0, -1)),
+    "window-integers": (window(lax.add, 0), i32(HIGH, 1, 2)),
+    "pool-gradient": (pool_gradient, f32(3, 3, NAN, 1)),
+    "convolution-integers": (lambda x, w: lax.conv(x, w, (1, 1), "SAME"), np.full((1, 2, 3, 3), 100, np.int16), np.full((1, 2, 2, 2), 99, np.int16)),
+    "convolution-float16": (lambda x, w: lax.conv(x, w, (2, 1), [(1, 0), (0, -1)]), np.ones((1, 1, 4, 4), np.float16), np.ones((1, 1, 2, 2), np.float16)),
+    "product-of-integers": (lambda x, y: x @ y, np.full((2, 3), 100, np.int8), np.full((3, 2), 100, np.int8)),
+    "product-preferred": (lambda x, y: lax.dot(x, y, preferred_element_type=jnp.float32), np.ones((2, 3), np.float16), np.ones((3, 2), np.float16)),
+    "sum-of-float16": (lambda x: jnp.sum(x), np.full(5000, 1, np.float16)),
+    "bfloat16": (lambda x: to("float32")(jnp.sin(to("bfloat16")(x)) * 3), f32(1, 2, 3)),
+    "expm1-log1p": (lambda x: (lax.expm1(x), lax.log1p(x)), TINY),
+    "erf": (lambda x: (lax.erf(x), lax.erfc(x), jax.nn.gelu(x, approximate=False)), TINY),
+    "hyperbolic": (lambda x: (lax.sinh(x), lax.asinh(x), lax.atanh(x * 0.01)), TINY),
+    "atan2": (lax.atan2, *PAIRS),
+    "nextafter": (lax.nextafter, *PAIRS),
+    "is-finite": (lambda x: (lax.is_finite(x), x != x, jnp.signbit(x)), SPECIAL),
+    "total-order": (lambda x, y: lax.sort((x, y), num_keys=2), *PAIRS),
+    "random-bits": (lambda k: jax.random.bits(jax.random.wrap_key_data(k), (7,)), KEY),
+    "random-normal": (lambda k: jax.random.normal(jax.random.wrap_key_data(k), (7,)), KEY),
+    "complex-product": (lambda z: (z * z, abs(z), z == z[::-1]), COMPLEX),
+    "complex-functions": (lambda z: (jnp.exp(z[:3]), jnp.sqrt(z), jnp.log(z)), COMPLEX),
+    "resize": (lambda x: jax.image.resize(x, (5,), "linear", antialias=True), f32(1, 4, 2, 8, 5, 7, 3)),
+    "cholesky-indefinite": (lambda a: lax.linalg.cholesky(a), np.array([[1, 2], [2, 1]], np.float32)),
+    "singular-solve": (lambda a: lax.linalg.triangular_solve(a, a, lower=True), np.array([[0, 0], [1, 2]], np.float32)),
+    "loop-of-no-steps": (lambda x: lax.fori_loop(0, x.astype("int32"), lambda i, c: c + x, x), f32(0)[0]),
+    "branch-out-of-range": (lambda i: lax.switch(i, [lambda: 1, lambda: 2, lambda: 3]), np.int32(9)),
+}  # fmt: skip
+APPROXIMATE = {
+    "power", "expm1-log1p", "erf", "hyperbolic", "atan2", "random-normal", "complex-product", "complex-functions", "resize",
+    "bfloat16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_as_jax_has_it(name):
+    fn, *args = CASES[name]
+    with np.errstate(all="ignore"):
+        got = jax.tree.leaves(j2o.compile(fn, list(args))(*args))
+        want = jax.tree.leaves(jax.jit(fn)(*map(jnp.asarray, args)))
+    for g, w in zip(map(np.asarray, got), map(np.asarray, want), strict=True):
+        assert (g.dtype, g.shape) == (w.dtype, w.shape)
+        rounding = 2e-2 if name == "bfloat16" else 2e-6 if name in APPROXIMATE else 0
+        np.testing.assert_allclose(g, w, rtol=rounding, atol=0)
+        if w.dtype.kind == "f" and name != "max-min":  # whose zeros may have either sign
+            np.testing.assert_array_equal(np.signbit(g[w == 0]), np.signbit(w[w == 0]))
+
+
+def test_the_page_has_a_row_for_each_case():
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", PAGE.read_text(), re.MULTILINE) == list(CASES)
