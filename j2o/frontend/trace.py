@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.core
 import numpy as np
+from jax import core as jcore
 
 from j2o.errors import DimensionError, TraceError
 from j2o.ir.dims import export_inconclusive, settling
@@ -63,7 +64,7 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         if told is None:
             raise
         raise told from error
-    if any(isinstance(const, jax.core.Tracer) for const in closed.consts):
+    if any(isinstance(const, jcore.Tracer) for const in closed.consts):
         raise TraceError("the function uses a value that has leaked from an earlier trace; pass it as an argument")
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     return Traced(closed, out_tree, tuple(p for p, _ in paths), names)

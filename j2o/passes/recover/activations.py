@@ -1,4 +1,4 @@
-"""Gelu, Relu, Silu and their like."""
+"""Gelu and Relu."""
 
 from __future__ import annotations
 

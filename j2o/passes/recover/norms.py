@@ -1,4 +1,4 @@
-"""LayerNormalization in the spellings of flax, equinox, haiku, keras and hand-written code; RMSNormalization."""
+"""LayerNormalization in the spellings of flax, equinox, haiku, keras and hand-written code."""
 
 from __future__ import annotations
 
