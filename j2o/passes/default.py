@@ -15,6 +15,7 @@ from j2o.passes.materialize import materialize
 from j2o.passes.outline import functions
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
 from j2o.passes.recover import recover, recover_early
+from j2o.passes.repeats import repeats
 from j2o.passes.shapes import broadcasts, shapes, tidy, unit_axes
 from j2o.passes.simplify import simplify
 from j2o.passes.transposes import transposes
@@ -23,7 +24,7 @@ BACK = (materialize, checks, legalize)
 
 
 def default_pipeline(opt_level: int = 2) -> PassPipeline:
-    """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises and stays portable, 3 adds what is the target's own.
+    """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises, 3 calls functions for repeated blocks.
 
     Raises ValueError for a level outside 0 to 3.
     """
@@ -43,6 +44,8 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
             tidy,
             dce,
         ]
+    if opt_level >= 3:
+        steps.append(repeats)
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))

@@ -17,10 +17,12 @@ from j2o.passes.pipeline import graph_pass
 @graph_pass("functions", at="lax", level=0, scope="root")
 def functions(graph: Graph) -> int:
     """Turn marked regions into functions, inner ones first."""
-    return _Outliner(graph).run(graph)
+    return Outliner(graph).run(graph)
 
 
-class _Outliner:
+class Outliner:
+    """Makes functions of graphs; equal ones become one."""
+
     def __init__(self, root: Graph) -> None:
         self.root = root
         self.by_hash: dict[int, list[Graph]] = {}
@@ -41,7 +43,7 @@ class _Outliner:
         body = node.graphs[0]
         name = str(node.attrs["name"]).removeprefix(MARK) or "function"
         for inside, value in zip(body.inputs, node.inputs, strict=True):
-            inside.hint = inside.hint or _role(value)
+            inside.hint = inside.hint or role(value)
         outer = lift_weights(body, node)
         node.graphs = ()
         body.parent = None
@@ -85,7 +87,7 @@ def lift_weights(body: Graph, holder: Node) -> list[Value]:
 
     def given(key: Tensor | Value, value: Value) -> Value:
         if key not in inputs:
-            inputs[key] = body.add_input(value.type, _role(value))
+            inputs[key] = body.add_input(value.type, role(value))
             outer.append(value)
         return inputs[key]
 
@@ -104,7 +106,7 @@ def lift_weights(body: Graph, holder: Node) -> list[Value]:
     return outer
 
 
-def _role(value: Value | None) -> str:
+def role(value: Value | None) -> str:
     """What a function may call an input that is `value` at one call: the end of a weight's path."""
     if value is None or value.const is None:
         return "x"
