@@ -99,7 +99,9 @@ def _user_line(error: BaseException) -> str:
     own = [
         f
         for f in frames
-        if not any(part in f.filename for part in ("/jax/", "/flax/", "/j2o/frontend/", "/equinox/", "/haiku/"))
+        if not any(
+            part in f.filename for part in ("/jax/", "/numpy/", "/flax/", "/j2o/frontend/", "/equinox/", "/haiku/")
+        )
     ]
     return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
 
@@ -120,7 +122,7 @@ def _in_our_words(error: Exception) -> Exception | None:
         return DimensionError(
             f"{_user_line(error)}the program {asked}: {question}; {' or '.join(options)} would settle it"
         )
-    if isinstance(error, export_inconclusive()) or "_DimExpr" in text:
+    if isinstance(error, export_inconclusive()) or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text):
         advice = "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
         return TraceError(
             f"{_user_line(error)}the program needs a number where it has a symbolic size: {question}; {advice}"

@@ -10,8 +10,9 @@ import ast
 import functools
 import itertools
 import operator
+import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -40,7 +41,7 @@ class DimScope:
         self.constraints = tuple(constraints)
         self._symbols: dict[str, SymDim] = {}
         try:
-            self.jax = export.SymbolicScope(tuple(_jax_syntax(c) for c in self.constraints))
+            self.jax = export.SymbolicScope(tuple(_for_jax(self.constraints)))
         except Exception as error:
             what = "not a comparison such as 'T <= 512'" if isinstance(error, SyntaxError) else _first_line(error)
             raise DimensionError(f"constraints={list(self.constraints)}: {what}") from None
@@ -98,6 +99,15 @@ def _jax_syntax(constraint: str) -> str:
             return ast.Call(ast.Name(name), [node.left, node.right], []) if name else node
 
     return ast.unparse(Rewrite().visit(ast.parse(constraint.strip(), mode="eval")))
+
+
+def _for_jax(constraints: Sequence[str]) -> Iterator[str]:
+    """The constraints, and what divides evenly by n also by -n, which is what `reshape(n, -1)` asks."""
+    found = [_jax_syntax(text) for text in constraints]
+    yield from found
+    for text in found:
+        if (even := re.fullmatch(r"mod\((.*), (\d+)\) == 0", text)) and f"mod({even[1]}, -{even[2]}) == 0" not in found:
+            yield f"mod({even[1]}, -{even[2]}) == 0"
 
 
 @functools.lru_cache(maxsize=65536)
@@ -270,16 +280,39 @@ def agree(a: Dim, b: Dim) -> bool:
     names = sorted({*symbols(a), *symbols(b)})
     constraints = constraints_of(scope_of(b if type(a) is int else a))
     tried = 0
-    for base, step in itertools.product((1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 17, 31, 32, 48, 64), (0, 1, 5)):
-        sizes = {name: base + step * i for i, name in enumerate(names)}
+    for sizes in _samples(names, [parse_expression(d) for d in (a, b)], constraints):
         try:
-            check_constraints(constraints, sizes)
             if evaluate(a, sizes) != evaluate(b, sizes):
                 return False
             tried += 1
-        except (DimensionError, ArithmeticError):
+        except ArithmeticError:
             continue
     return tried > 0
+
+
+def _samples(names: Sequence[str], trees: list[ast.expr], constraints: Sequence[str]) -> Iterator[dict[str, int]]:
+    """Sizes that the constraints allow, each symbol's on its own: around the numbers in expressions and constraints, where
+    `max`, quotients and the like change their course, and far from them."""
+    rows = [parse_constraint(text) for text in constraints]
+    sides = [side for left, _, right in rows for side in (left, right)]
+    names = sorted({*names, *(s for side in sides for s in symbols_in(side))})
+    written = [int(n.value) for t in trees + sides for n in ast.walk(t) if isinstance(n, ast.Constant)]  # type: ignore[arg-type]
+    numbers = {abs(n - m) for n in (*written, 0) for m in (*written, 0)}
+    near = sorted({max(n * k + i, 1) for n in (*numbers, 1) for k in (1, 2, 3, 5) for i in (-1, 0, 1)})
+    choose = random.Random(0)
+    for _ in range(300):
+        sizes: dict[str, int] = {
+            n: choose.choice(near) if choose.random() < 0.6 else choose.randrange(1, 10**5) for n in names
+        }
+        for left, sign, right in rows:
+            match left, right:
+                case ast.Name(id=name), _:
+                    bound = _evaluate(right, sizes, _INTEGER)
+                    sizes[name] = {"==": bound, "<=": min(sizes[name], bound), ">=": max(sizes[name], bound)}[sign]
+                case ast.Call(func=ast.Name(id="mod"), args=[ast.Name(id=name), ast.Constant(value=int(n))]), _:
+                    sizes[name] += (_evaluate(right, sizes, _INTEGER) - sizes[name]) % n
+        if all(COMPARISONS[sign](*(_evaluate(side, sizes, _INTEGER) for side in (a, b))) for a, sign, b in rows):
+            yield sizes
 
 
 def agree_shapes(a: Shape, b: Shape) -> bool:

@@ -7,6 +7,8 @@ solves to); every expression is computed once; a Reshape says `0` or `-1` instea
 from __future__ import annotations
 
 import ast
+import functools
+import operator
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -67,7 +69,15 @@ def _used(graph: Graph, need: Callable[[str], set[str]], told: set[Dim]) -> set[
                     found.update(dims.symbols(d))  # type: ignore[arg-type]
         elif node.op == "call":
             found |= need(str(node.attrs["function"]))
+        found.update(s for out in _unsure(node) for d in out.type.shape if d not in told for s in dims.symbols(d))
     return found
+
+
+def _unsure(node: Node) -> list[Value]:
+    """The rows that a Loop puts together, where it may run no rounds and does not know their sizes: it then has 0 for them."""
+    stacked = node.outputs[len(node.inputs) - 2 :] if node.op == "onnx.Loop" else ()
+    sure = [dims.known_ge(v.type.shape[0], 1) or dims.is_static(v.type.shape[1:]) for v in stacked]
+    return [v for v, known in zip(stacked, sure, strict=True) if v.uses and not known]
 
 
 # ------------------------------------------------------------------------------------------------- scopes
@@ -107,16 +117,19 @@ class Sizes:
             self.reshapes(node)
             if node.used:
                 # a vector is put together where it is used, of sizes that stand at the top
-                node.replace_by(self.vector(node))
+                node.replace_by(self.vector(node.attrs["dims"]))  # type: ignore[arg-type]
             else:
                 node.erase()
+        for out in [v for n in self.graph.walk() for v in _unsure(n)]:
+            op = Builder(out.node.graph, out.node.next, out.node.loc, out.hint)  # type: ignore[union-attr, arg-type]
+            sized = op.node("onnx.Reshape", [out, self.vector(out.type.shape)], {"allowzero": 1}, [out.type])
+            out.replace_by(sized.out, where=functools.partial(operator.is_not, sized))
         self.anchor.erase()
         return len(found)
 
-    def vector(self, node: Node) -> Value:
+    def vector(self, entries: tuple[Dim, ...]) -> Value:
         parts: list[Value] = []
         pending: list[int] = []
-        entries: tuple[Dim, ...] = node.attrs["dims"]  # type: ignore[assignment]
         key = "vector " + ", ".join(map(str, entries))
         if key in self.made:
             return self.made[key]
@@ -178,7 +191,10 @@ class Sizes:
         out = self.axis(source.axis)
         if source.offset != 0:
             out = self.op.Sub(out, self.size(source.offset))
-        return out if source.factor == 1 else self.op.Div(out, self.size(source.factor))
+        if source.factor == 1:
+            return out
+        factor = self.size(source.factor)  # the runtime stops the process at a division by 0
+        return self.op.Div(out, factor if type(source.factor) is int else self.op.Max(factor, 1))
 
     def expression(self, node: ast.expr) -> Value:
         op = self.op

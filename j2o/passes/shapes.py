@@ -126,7 +126,9 @@ def _(op, x, a, b, axes, steps, c, d, axes2, steps2):
     if axes.known is None or axes2.known is None or set(axes.known) & set(axes2.known):
         return None
     starts, ends = a.known, b.known
-    if None in (starts, ends, c.known, d.known) or steps.known is None or steps2.known is None:
+    if None in (starts, ends, c.known, d.known, steps.known, steps2.known):
+        return None
+    if not dims.is_static((*steps.known, *steps2.known)):
         return None
     both = [(*p.known, *q.known) for p, q in ((a, c), (b, d), (axes, axes2), (steps, steps2))]
     return op.Slice(x, op.dims(both[0]), op.dims(both[1]), op.dims(both[2]), op.dims(both[3]))

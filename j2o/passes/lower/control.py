@@ -134,19 +134,9 @@ def _loop(
         for x in xs:
             at = 2 + len(carry)
             capture(body, at, [inner.Gather(x, row, axis=0)])
-    stacked = list(types[len(carry) :])
-    # no rounds: the runtime takes sizes that it does not know as 0; two of them hide in one flat axis
-    flat = [not dims.known_ge(length, 1) and not dims.is_static(t.shape[1:]) for t in stacked]
-    inner.before = body.ret
-    rows = [
-        inner.reshape(y, (1, dims.prod(y.type.shape))) if f else y
-        for y, f in zip(body.outputs[len(carry) :], flat, strict=True)
-    ]
-    body.set_outputs([go_on, *body.outputs[: len(carry)], *rows])
-    made = [t.with_shape((length, *y.type.shape)) for t, y in zip(stacked, rows, strict=True)]
-    results = op.node("onnx.Loop", [op.dim(length), None, *carry], {}, [*types[: len(carry)], *made], [body]).outputs
-    ys = [op.reshape(y, t.shape) for y, t in zip(results[len(carry) :], stacked, strict=True)]
-    return [*results[: len(carry)], *(_flipped(op, y) if reverse else y for y in ys)]
+    body.set_outputs([go_on, *body.outputs])
+    results = op.node("onnx.Loop", [op.dim(length), None, *carry], {}, types, [body]).outputs
+    return [*results[: len(carry)], *(_flipped(op, y) if reverse else y for y in results[len(carry) :])]
 
 
 def _flipped(op: Lowering, x: Value) -> Value:

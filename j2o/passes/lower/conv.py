@@ -17,7 +17,7 @@ from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type
 from j2o.passes.lower.casts import convert
 from j2o.passes.lower.dot import accumulator, contract
-from j2o.passes.lower.shape import LAST, arange, pad_with
+from j2o.passes.lower.shape import LAST, arange, pad_with, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
 BYTES = frozenset({DType.I8, DType.U8})
@@ -93,14 +93,31 @@ def _direct(op: Lowering, operator: str, x: Value, w: Value, form: Form, dtype: 
     """Conv or ConvInteger; what their `pads` cannot say (negative, symbolic, between the elements) is padded before."""
     dense = all(d == 1 for d in (*form.lhs_dilation, *form.rhs_dilation))
     same = same_padding(x.type.shape[2:], w.type.shape[2:], form.strides, form.padding)
-    pads, auto = None, same if dense else None
+    pads, auto, out = None, same if dense else None, form.out
     if auto is None:
-        x, padding = _padded(op, x, form, keep=True)
+        padded, padding = _padded(op, x, form, keep=True)
         pads = (*(low for low, _ in padding), *(high for _, high in padding))
-    return op.apply(
+        x = wide_enough(op, padded, range(2, x.type.rank), pads, w.type.shape[2:], form.rhs_dilation, 0)
+        out = out if x is padded else (*out[:2], *(dims.maximum(d, 1) for d in out[2:]))
+    y = op.apply(
         f"onnx.{operator}", x, w, strides=tuple(form.strides), dilations=tuple(form.rhs_dilation), group=form.groups,
-        pads=pads, auto_pad=auto, types=[Type(dtype, form.out)],
+        pads=pads, auto_pad=auto, types=[Type(dtype, out)],
     )  # fmt: skip
+    return slice_axes(op, y, (0,) * y.type.rank, form.out, (1,) * y.type.rank)
+
+
+def wide_enough(
+    op: Lowering, x: Value, axes: Sequence[int], pads: Sequence[int], kernel: Sequence[Dim], dilations: Sequence[int],
+    value: Any,
+) -> Value:  # fmt: skip
+    """`x`, with `value` after it where it may be smaller than one window, which operators refuse; JAX then has no windows."""
+    config: list[tuple[Dim, Dim, int]] = [(0, 0, 0)] * x.type.rank
+    for i, axis in enumerate(axes):
+        length = dims.add(x.type.shape[axis], pads[i] + pads[i + len(axes)])
+        missing = dims.sub(dims.add(dims.mul(dims.sub(kernel[i], 1), dilations[i]), 1), length)
+        if not dims.known_ge(0, missing):
+            config[axis] = (0, dims.maximum(missing, 0), 0)
+    return x if all(_is(high, 0) for _, high, _ in config) else pad_with(op, x, op.const(value, x.type.dtype), config)
 
 
 def same_padding(

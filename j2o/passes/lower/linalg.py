@@ -191,6 +191,8 @@ def _substitute_block(a: Array, b: Array, lower: bool, unit: bool) -> Array:
 def lu(a: Array) -> tuple[Array, Array, Array]:
     """The packed factors, the pivots, and the permutation `p` for which `a[p] = L U`."""
     rank = dims.minimum(*a.shape)
+    if type(rank) is int and rank == 0:
+        return a, positions(0), positions(a.shape[0])
     if is_small(rank):
         packed, pivots, order = _lu_panel(a.T, rank)
         return packed.T, pivots, order
@@ -232,13 +234,13 @@ def _lu_panel(p: Array, steps: Dim) -> tuple[Array, Array, Array]:
 @lower_with("lu_pivots_to_permutation")
 def lu_pivots_to_permutation(pivots: Array, *, permutation_size: Dim) -> Array:
     """The permutation that a sequence of exchanges makes."""
-    at = positions(permutation_size)
 
     def one(pivots: Array) -> Array:
         def step(order: Array, exchange: tuple[Array, Array]) -> tuple[Array, None]:
-            return take(order, swapped(at, *exchange)), None
+            i, j = exchange  # by indexing, which says what becomes of a pivot that is out of bounds
+            return order.at[i].set(order[j]).at[j].set(order[i]), None
 
-        return lax.scan(step, at, (positions(pivots.shape[0]), pivots))[0]
+        return lax.scan(step, positions(permutation_size), (positions(pivots.shape[0]), pivots))[0]
 
     return batched(one, 1)(pivots)
 
@@ -284,6 +286,8 @@ def _qr_panel(p: Array, steps: Dim, pivoting: bool = False) -> tuple[Array, Arra
 def geqrf(a: Array) -> tuple[Array, Array]:
     """R in the upper triangle, the Householder vectors below, and their `tau`."""
     rank = dims.minimum(*a.shape)
+    if type(rank) is int and rank == 0:
+        return a, jnp.zeros(0, a.dtype)
     if is_small(rank):
         packed, taus, _ = _qr_panel(a.T, rank)
         return packed.T, taus

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from j2o.ir.types import DType
-from j2o.passes.lower.table import lower_with
+from j2o.ir import dims
+from j2o.ir.graph import Value
+from j2o.ir.types import DType, Shape
+from j2o.passes.lower.shape import arange
+from j2o.passes.lower.table import Lowering, lower, lower_with
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
@@ -30,14 +33,11 @@ def threefry2x32(key0: Any, key1: Any, x0: Any, x1: Any) -> Any:
     return x0, x1
 
 
-@lower_with("iota_2x32_shape")
-def iota_2x32_shape(*, shape: Sequence[Any]) -> Any:
+@lower("iota_2x32_shape")
+def iota_2x32_shape(op: Lowering, *, shape: Shape) -> tuple[Value, Value]:
     """The flat index of every element, as its upper and lower 32 bits."""
-    from jax import lax
-
-    index = lax.reshape(lax.iota(np.uint64, math.prod(shape)), tuple(shape))
-    low = lax.convert_element_type(index & np.uint64(0xFFFFFFFF), np.uint32)
-    return lax.convert_element_type(lax.shift_right_logical(index, np.uint64(32)), np.uint32), low
+    index = op.reshape(arange(op, dims.prod(shape), DType.I64), shape)
+    return op.cast(op.Div(index, 2**32), DType.U32), op.cast(op.Mod(index, 2**32), DType.U32)
 
 
 @lower_with("rng_uniform")

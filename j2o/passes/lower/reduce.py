@@ -214,22 +214,24 @@ def _cumulative(monoid: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         if type(n) is int:
             return lax.associative_scan(monoid, x, reverse=reverse, axis=axis)
         rows = jnp.moveaxis(x, axis, 0)
-        first = rows[-1] if reverse else rows[0]
 
         def step(carry: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
             out = monoid(carry, row)
             return out, out
 
-        return jnp.moveaxis(lax.scan(step, _unit(monoid, first), rows, reverse=reverse)[1], 0, axis)
+        return jnp.moveaxis(lax.scan(step, _unit(monoid, rows), rows, reverse=reverse)[1], 0, axis)
 
     return fn
 
 
-def _unit(monoid: Callable[[Any, Any], Any], like: jax.Array) -> jax.Array:
-    floating = jnp.issubdtype(like.dtype, jnp.floating)
-    low = -jnp.inf if floating else False if like.dtype == bool else jnp.iinfo(like.dtype).min
-    high = jnp.inf if floating else True if like.dtype == bool else jnp.iinfo(like.dtype).max
-    return jnp.full_like(like, {lax.mul: 1, lax.max: low, lax.min: high, jnp.logaddexp: low}[monoid])
+def _unit(monoid: Callable[[Any, Any], Any], rows: jax.Array) -> jax.Array:
+    """What changes nothing, in the shape of one row."""
+    dtype = rows.dtype
+    if jnp.issubdtype(dtype, jnp.floating):
+        low, high = -np.inf, np.inf
+    else:
+        low, high = (False, True) if jnp.issubdtype(dtype, jnp.bool_) else (jnp.iinfo(dtype).min, jnp.iinfo(dtype).max)
+    return jnp.full(rows.shape[1:], {lax.mul: 1, lax.max: low, lax.min: high, jnp.logaddexp: low}[monoid], dtype)
 
 
 lower_with("cumprod")(_cumulative(lax.mul))

@@ -70,14 +70,14 @@ def concatenate(op: Lowering, *operands: Value, dimension: int) -> Value:
 
 
 @lower("slice")
-def slice_(op: Lowering, x: Value, *, start_indices: Shape, limit_indices: Shape, strides: Sequence[int] = ()) -> Value:
+def slice_(op: Lowering, x: Value, *, start_indices: Shape, limit_indices: Shape, strides: Shape = ()) -> Value:
     steps = tuple(strides) or (1,) * len(start_indices)
     return slice_axes(op, x, start_indices, limit_indices, steps)
 
 
-def slice_axes(op: Lowering, x: Value, starts: Shape, limits: Shape, steps: Sequence[int]) -> Value:
+def slice_axes(op: Lowering, x: Value, starts: Shape, limits: Shape, steps: Shape) -> Value:
     """`x[start:limit:step]` on every axis; axes taken whole are left out."""
-    axes = [i for i, d in enumerate(x.type.shape) if not (_is(starts[i], 0) and _is(limits[i], d) and steps[i] == 1)]
+    axes = [i for i, d in enumerate(x.type.shape) if not (_is(starts[i], 0) and _is(limits[i], d) and _is(steps[i], 1))]
     if not axes:
         return x
     ends = [LAST if _is(limits[i], x.type.shape[i]) else limits[i] for i in axes]
@@ -86,7 +86,7 @@ def slice_axes(op: Lowering, x: Value, starts: Shape, limits: Shape, steps: Sequ
         shape[i] = _count(starts[i], limits[i], steps[i])
     return op.apply(
         "onnx.Slice", x, op.dims([starts[i] for i in axes]), op.dims(ends), np.asarray(axes, np.int64),
-        np.asarray([steps[i] for i in axes], np.int64), types=[x.type.with_shape(tuple(shape))],
+        op.dims([steps[i] for i in axes]), types=[x.type.with_shape(tuple(shape))],
     )  # fmt: skip
 
 
@@ -94,10 +94,10 @@ def _is(a: Dim, b: Dim) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _count(start: Dim, limit: Dim, step: int) -> Dim:
+def _count(start: Dim, limit: Dim, step: Dim) -> Dim:
     """JAX has checked that the bounds lie inside."""
     span = dims.sub(limit, start)
-    return span if step == 1 else dims.floordiv(dims.add(span, step - 1), step)
+    return span if _is(step, 1) else dims.floordiv(dims.sub(dims.add(span, step), 1), step)
 
 
 @lower("split")

@@ -20,16 +20,16 @@ from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
 from j2o.ir.types import Dim, DType, Shape, Type
-from j2o.passes.lower.conv import same_padding
+from j2o.passes.lower.conv import same_padding, wide_enough
 from j2o.passes.lower.elementwise import max_, min_
 from j2o.passes.lower.reduce import apply_elementwise, reduce_max, reduce_min, reduce_prod, reduce_sum
-from j2o.passes.lower.shape import arange, pad_with
+from j2o.passes.lower.shape import arange, pad_with, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
 Combine: TypeAlias = Callable[[Lowering, Value, Value], Value]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Windows:
     """How windows lie: one entry an axis. `counts` is the shape of the result."""
 
@@ -58,8 +58,8 @@ class Windows:
 
     def offsets(self) -> Iterator[tuple[int, ...]]:
         """The places in a window, in row-major order."""
-        if any(type(s) is not int for s in self.sizes):
-            raise UnsupportedError(["a window of symbolic size that does not cover its whole axis"])
+        if not dims.is_static(self.sizes):
+            raise UnsupportedError(["gradients of a window of symbolic size"])
         return itertools.product(*(range(0, s * d, d) for s, d in zip(self.sizes, self.dilations, strict=True)))  # type: ignore[operator]
 
     def at(self, op: Lowering, x: Value, offset: Sequence[int]) -> Value:
@@ -173,13 +173,16 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     if kind == "min":
         x = op.Neg(x)
     unit = _lowest(dtype) if operator == "MaxPool" else 0
-    auto, pads = _auto_padding(x, w, axes), None
+    auto, pads, counts = _auto_padding(x, w, axes), None, w.counts
     if auto is None:
         pads, rest = _split_padding(w, axes)
-        x = rest.spread(op, x, unit)
+        padded = rest.spread(op, x, unit)
+        x = wide_enough(op, padded, axes, pads, _sizes(w.sizes, axes), _sizes(w.dilations, axes), unit)
+        if x is not padded:
+            counts = tuple(dims.maximum(d, 1) if i in axes else d for i, d in enumerate(counts))
     others = [i for i in range(x.type.rank) if i not in axes]
     order = [*others, *axes]
-    shape = _sizes(w.counts, order)
+    shape = _sizes(counts, order)
     flat = _to_batch_and_channel(op, op.transpose(x, order), len(others))
     y = op.apply(
         f"onnx.{operator}", flat, kernel_shape=_sizes(w.sizes, axes), strides=_sizes(w.strides, axes), pads=pads, auto_pad=auto,
@@ -188,6 +191,7 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
         types=[flat.type.with_shape((*flat.type.shape[:2], *shape[len(others) :]))],
     )  # fmt: skip
     y = op.transpose(op.reshape(y, shape), np.argsort(order).tolist())
+    y = slice_axes(op, y, (0,) * len(order), w.counts, (1,) * len(order))
     if kind == "add":
         return op.Mul(y, float(np.prod(_sizes(w.sizes, axes))))
     return op.Neg(y) if kind == "min" else y
@@ -244,7 +248,11 @@ def _slide(op: Lowering, x: Value, monoid: Monoid, axis: int, w: Windows) -> Val
     if _is(size, length) and not _is(size, 1) and _is(count, 1) and dilation == 1:
         return op.unsqueeze(monoid.whole(op, x, axes=[axis]), [axis])
     if type(size) is not int:
-        raise UnsupportedError([f"a window of symbolic size {size} that does not cover its axis of size {length}"])
+        one = [[v if i == axis else 1 for i in range(x.type.rank)] for v in (size, stride, dilation)]
+        counts = (*x.type.shape[:axis], count, *x.type.shape[axis + 1 :])
+        alone = Windows(tuple(one[0]), one[1], [(0, 0)] * x.type.rank, [1] * x.type.rank, one[2], counts)
+        unit = op.const(monoid.unit(x.type.dtype), x.type.dtype)
+        return _fold(op, [x], [unit], alone, lambda op, acc, items: [monoid.combine(op, *acc, *items)])[0]
     if size <= 4 or stride * 2 >= size:
         parts = [_every(op, x, axis, k * dilation, count, stride) for k in range(size)]
         return functools.reduce(functools.partial(monoid.combine, op), parts)
@@ -301,7 +309,7 @@ def reduce_window(
         ]
     if any(_is(d, 0) for d in w.counts):
         return [op.full(w.counts, 0, v.type.dtype) for v in xs]
-    return _fold(op, xs, inits, w, lambda acc, items: apply_elementwise(op, region, [*acc, *items]))
+    return _fold(op, xs, inits, w, lambda op, acc, items: apply_elementwise(op, region, [*acc, *items]))
 
 
 def _monoid_of(region: Graph) -> str | None:
@@ -314,7 +322,7 @@ def _monoid_of(region: Graph) -> str | None:
 
 def _fold(
     op: Lowering, xs: Sequence[Value], inits: Sequence[Value], w: Windows,
-    computation: Callable[[list[Value], list[Value]], list[Value]],
+    computation: Callable[[Lowering, list[Value], list[Value]], list[Value]],
 ) -> list[Value]:  # fmt: skip
     """The computation over the places of a window, one after the other; padding is passed over."""
     spread = [w.spread(op, x, 0) for x in xs]
@@ -325,13 +333,47 @@ def _fold(
         plain = dataclasses.replace(w, counts=tuple(1 if still[i] else n for i, n in enumerate(w.counts)))
         real = w.spread(op, op.full(shape, True, DType.BOOL), False)
     acc = [op.expand(v, w.counts) for v in inits]
+    if not dims.is_static(w.sizes):
+        return _fold_in_loop(op, spread, real, acc, (w, plain), computation)
     for offset in w.offsets():
-        new = computation(acc, [w.at(op, x, offset) for x in spread])
+        new = computation(op, acc, [w.at(op, x, offset) for x in spread])
         if real is not None:
             here = plain.at(op, real, offset)
             new = [op.Where(here, v, old) for v, old in zip(new, acc, strict=True)]
         acc = new
     return acc
+
+
+def _fold_in_loop(
+    op: Lowering, xs: Sequence[Value], real: Value | None, acc: list[Value], windows: tuple[Windows, Windows],
+    computation: Callable[[Lowering, list[Value], list[Value]], list[Value]],
+) -> list[Value]:  # fmt: skip
+    """The same over as many places as the sizes say at run time."""
+    w, plain = windows
+    rank = len(w.counts)
+    sizes, axes, strides = op.dims(w.sizes), np.arange(rank), np.asarray(w.strides)
+    rows = op.dims([dims.prod(w.sizes[i + 1 :]) for i in range(rank)])
+    spans = {v: op.dims([dims.mul(n, s) for n, s in zip(v.counts, v.strides, strict=True)]) for v in (w, plain)}
+
+    def body(inner: Lowering, step: Value, go_on: Value, *state: Value) -> list[Value]:
+        offset = inner.Mul(inner.Mod(inner.Div(step, rows), sizes), np.asarray(w.dilations))
+
+        def at(x: Value, v: Windows) -> Value:
+            kept = [x.type.with_shape(v.counts)]
+            return inner.apply("onnx.Slice", x, offset, inner.Add(offset, spans[v]), axes, strides, types=kept)
+
+        new = computation(inner, list(state), [at(x, w) for x in xs])
+        if real is not None:
+            here = at(real, plain)
+            new = [inner.Where(here, n, old) for n, old in zip(new, state, strict=True)]
+        return [go_on, *new]
+
+    types = [Type(DType.I64, ()), Type(DType.BOOL, ()), *(v.type for v in acc)]
+    graph = op.region("window", types, body)
+    out = op.apply(
+        "onnx.Loop", op.dim(dims.prod(w.sizes)), op.const(True, DType.BOOL), *acc, graphs=[graph], types=types[2:]
+    )
+    return [out] if isinstance(out, Value) else list(out)
 
 
 # ------------------------------------------------------------------------------ gradients of max-pooling
@@ -349,7 +391,7 @@ def select_and_gather_add(
     dtype = x.type.dtype
     operator, unit = SELECT[select_prim]
 
-    def choose(best: list[Value], item: list[Value]) -> list[Value]:
+    def choose(op: Lowering, best: list[Value], item: list[Value]) -> list[Value]:
         keep = op.apply(f"onnx.{operator}", best[0], item[0])
         return [op.Where(keep, a, b) for a, b in zip(best, item, strict=True)]
 

@@ -1,0 +1,101 @@
+"""Programs over symbolic sizes at the edges: no elements, no rounds, windows larger than what they slide over."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import j2o
+from j2o.ir import dims
+from j2o.ir.dims import DimScope
+
+KERNEL = jnp.arange(36.0).reshape(3, 3, 2, 2)
+CONV = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+
+def windowed(init, op, *args, **kwargs):
+    return lambda x: lax.reduce_window(x, jnp.float32(init), op, *(a(x) if callable(a) else a for a in args), **kwargs)
+
+
+def two_results(x):
+    return lax.reduce_window(
+        (x, x),
+        (jnp.float32(1), jnp.float32(2)),
+        lambda a, b: (a[0] + b[0], a[1] - b[1]),
+        (2, x.shape[0]),
+        (1, 1),
+        "SAME",
+    )
+
+
+def rows(x):
+    """A scan that may have no rounds, whose rows have a symbolic size."""
+    return lax.scan(lambda c, row: (c + row.sum(), row * c), jnp.float32(1), x)
+
+
+# function, spec, shapes
+PROGRAMS = {
+    "valid convolution": (lambda x: lax.conv_general_dilated(x, KERNEL, (2, 1), "VALID", **CONV), ("B", "H", "W", 2),
+                          [(2, 1, 1, 2), (1, 3, 2, 2), (2, 5, 7, 2)]),
+    "valid maximum": (windowed(-jnp.inf, lax.max, (1, 3, 2), (1, 2, 1), "VALID"), ("B", "H", "W"), [(2, 1, 1), (2, 2, 4), (1, 7, 5)]),
+    "valid sum": (windowed(0, lax.add, (1, 3, 2), (1, 2, 1), [(0, 0), (0, 1), (0, 0)]), ("B", "H", "W"), [(2, 1, 1), (2, 2, 4)]),
+    "window of a symbolic size": (windowed(0, lax.add, lambda x: (2, x.shape[0]), (1, 1), "VALID"), ("B", 5), [(1, 5), (3, 5)]),
+    "padded, dilated": (windowed(1, lax.min, lambda x: (2, x.shape[0]), (1, 2), lambda x: ((1, 1), (x.shape[0], 2)), window_dilation=(1, 2)),
+                        ("B", 5), [(1, 5), (3, 5)]),
+    "window, two results": (two_results, ("B", 5), [(1, 5), (4, 5)]),
+    "stride": (lambda x: lax.slice_in_dim(x, 0, 4, 1 + x.shape[0] // 4, 1), ("B", 4), [(1, 4), (9, 4)]),
+    "no rounds": (lambda x: rows(x[1:]), ("B", "T"), [(1, 3), (4, 2)]),
+    "products of nothing": (lambda x: lax.cumprod(x[2:], 0), ("B", "T"), [(1, 3), (4, 2)]),
+    "bits of nothing": (lambda x: jax.random.bits(jax.random.key(1), x[1:].shape), ("B", "T"), [(1, 3), (4, 2)]),
+    "LU of nothing": (lax.linalg.lu, ("B", 0, 4), [(2, 0, 4)]),
+    "QR of nothing": (lambda x: lax.linalg.qr(x, full_matrices=False), ("B", 4, 0), [(2, 4, 0)]),
+    "no results": (lambda x: None, ("B",), [(2,)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_edges(name):
+    fn, spec, shapes = PROGRAMS[name]
+    model = j2o.compile(fn, [spec])
+    for i, shape in enumerate(shapes):
+        model.verify(np.random.default_rng(i).standard_normal(shape).astype(np.float32), rtol=1e-5, atol=1e-5)
+
+
+def test_pivots_out_of_bounds():
+    model = j2o.compile(lambda p: lax.linalg.lu_pivots_to_permutation(p, 8), ["i32[B,3]"])
+    model.verify(np.array([[5, 1, 9], [-1, -20, 2]], np.int32))
+
+
+def test_the_callers_settings_for_promotion_do_not_reach_our_own_code():
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        j2o.compile(jnp.linalg.inv, [("B", 3, 3)]).verify(np.eye(3, dtype=np.float32)[None] * 2)
+
+
+def test_sizes_that_make_a_division_by_zero_do_not_stop_the_process():
+    import onnxruntime as ort
+
+    model = j2o.compile(lambda x, y: x.sum() + y.reshape(x.shape[0], -1).sum(0), [("B",), ("B*T",)])
+    session = ort.InferenceSession(model.to_proto().SerializeToString(), providers=["CPUExecutionProvider"])
+    with pytest.raises(Exception, match="Reshape"):
+        session.run(None, {"x": np.ones(0, np.float32), "y": np.ones(6, np.float32)})
+
+
+SAME = [
+    ("T//128*128 + T%128", "T", True),
+    ("(T+127)//128", "-((-1*T)//128)", True),
+    ("max(T+100, 300) - max(T, 200)", "100", True),
+    ("max(T+100, 300) - max(T, 201)", "100", False),
+    ("max(T, 1000)", "1000", False),
+    ("T%97", "T%8633", False),
+    ("min(T, 4096)//4096*4096", "min(T, 4096)", False),
+    ("(S//16)*(T+1)*16", "S*T + S", True),
+    ("max(S, 511)", "S", False),
+    ("max(S, 512)", "512", True),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "same"), SAME)
+def test_sizes_written_in_two_ways(a, b, same):
+    scope = DimScope(["S <= 512", "mod(S, 16) == 0"])
+    assert dims.agree(scope.dim(a), scope.dim(b)) == same

@@ -1,0 +1,92 @@
+"""Where a program asks what a symbolic size leaves open: which line asked, and what would settle it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import j2o
+
+
+def branch(x):
+    return x[:3] if x.shape[0] > 4 else x  # asks
+
+
+def half(x):
+    return x.reshape(2, -1)  # asks
+
+
+def added(x, y):
+    return x + y  # asks
+
+
+def counted(x):
+    return sum(x[i] for i in range(x.shape[0]))  # asks
+
+
+def window(x):
+    return lax.dynamic_slice_in_dim(x, 0, 5)  # asks
+
+
+def copied(x):
+    return np.ones(x.shape[0]) + x  # asks
+
+
+def joined(x, y):
+    return jnp.concatenate([x, y], 1)  # asks
+
+
+def looped(x):
+    return lax.scan(lambda c, _: (jnp.concatenate([c, c]), None), x, length=3)  # asks
+
+
+# function, specs, words of the message, constraints of which each settles it
+ASKED = {
+    "comparison": (branch, [("T",)], "T", ["T >= 5", "T <= 4"]),
+    "reshape": (half, [("T",)], "T", ["mod(T, 2) == 0"]),
+    "unequal": (added, [("T",), ("S",)], "S", ["T == S"]),
+    "slice": (window, [("T",)], "5", ["T >= 5"]),
+    "concatenate": (joined, [("T", 3), ("S", 3)], "S", ["T == S"]),
+}
+NEEDED = {"range": (counted, [("T",)]), "numpy": (copied, [("T",)])}
+
+
+def line_of(fn) -> str:
+    import inspect
+
+    lines, first = inspect.getsourcelines(fn)
+    return f"{__file__}:{first + next(i for i, line in enumerate(lines) if '# asks' in line)}"
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_would_settle_it(name):
+    fn, specs, word, constraints = ASKED[name]
+    with pytest.raises(j2o.DimensionError) as error:
+        j2o.compile(fn, specs)
+    message = str(error.value)
+    assert line_of(fn) in message
+    assert word in message
+    assert "\n" not in message
+    for constraint in constraints:
+        assert f"constraints=['{constraint}']" in message
+        j2o.compile(fn, specs, constraints=[constraint])
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_numbers_are_needed(name):
+    fn, specs = NEEDED[name]
+    with pytest.raises(j2o.TraceError) as error:
+        j2o.compile(fn, specs)
+    assert line_of(fn) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "spec" in str(error.value)
+
+
+def test_errors_of_the_users_own_stay_what_they_are():
+    def refuses(x):
+        if "T" in str(x.shape[0]):
+            raise ValueError("sizes (3, 4) and (3, 5) do not fit me")
+        return x
+
+    with pytest.raises(ValueError, match="do not fit me"):
+        j2o.compile(refuses, [("T",)])
