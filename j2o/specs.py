@@ -17,10 +17,8 @@ from j2o.ir.dims import (
     DimScope,
     constraints_of,
     is_symbolic,
-    normal,
     parse_constraint,
     scope_of,
-    symbols,
     symbols_in,
 )
 from j2o.ir.tensor import Tensor
@@ -83,16 +81,16 @@ def parse_specs(
                 avals.append(_aval(name, leaf, scope))
                 frozen.append(None)
                 names.append(name)
-    _check_symbols(avals, constraints)
+    _check_symbols(scope, constraints)
     return Specs(
         tuple(avals), tuple(frozen), _names(names, input_names, "input_names"), _tuple_of(trees), _tuple_of(caller),
         frozenset(frozen_arguments), scope,
     )  # fmt: skip
 
 
-def _check_symbols(avals: Sequence[jax.ShapeDtypeStruct], constraints: Sequence[str]) -> None:
+def _check_symbols(scope: DimScope, constraints: Sequence[str]) -> None:
     """SpecError where a constraint names what no spec has."""
-    known = {s for aval in avals for d in aval.shape for s in symbols(normal(d))}
+    known = scope.names  # not those in the shapes: JAX has T in the place of S where S == T
     for text in constraints:
         left, _, right = parse_constraint(text)
         if unknown := sorted((symbols_in(left) | symbols_in(right)) - known):

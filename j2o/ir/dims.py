@@ -53,6 +53,11 @@ class DimScope:
         self.jax, self.constraints, self._symbols = scope, tuple(constraints), {}
         return self
 
+    @property
+    def names(self) -> set[str]:
+        """The symbols that were asked for."""
+        return set(self._symbols)
+
     def symbol(self, name: str) -> SymDim:
         """The symbol of that name."""
         if name not in self._symbols:
