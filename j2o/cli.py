@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         "--external-data", action=argparse.BooleanOptionalAction, help="weights in OUTPUT.data (default: above 1 GiB)"
     )
     export.add_argument(
+        "--max-file-bytes",
+        type=_number,
+        metavar="N",
+        help="split the data into files of at most that size (2e9 = 2 GB)",
+    )
+    export.add_argument(
         "--weights-dtype", choices=("bfloat16", "float16", "int8"), help="how large float weights are stored"
     )
     export.add_argument("--report", action="store_true", help="print what each pass did")
@@ -60,10 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     inspect = command("inspect", _inspect, "print what is in a model; reads no weights")
     inspect.add_argument("model", type=Path)
 
-    check = command("check", _check, "check a model's structure and shapes, and that onnxruntime loads it")
+    check = command(
+        "check", _check, "check a model: structure, shapes, where its weights lie; onnxruntime must load it"
+    )
     check.add_argument("model", type=Path)
     check.add_argument(
-        "--deep", action="store_true", help="read the weights too: offsets, lengths, overlaps, checksums"
+        "--deep", action="store_true", help="read the weights too, and compare them with their checksums"
     )
 
     passes = command("passes", _passes, "list the passes in the order they run")
@@ -88,6 +96,10 @@ def _program(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opt-level", type=int, default=2, choices=range(4))
     parser.add_argument("--opset", type=int, help="default: the newest that the installed onnxruntime runs")
     parser.add_argument("--check", default="", choices=("", "numeric"), help="run the graph after every pass, compare")
+
+
+def _number(text: str) -> int:
+    return int(float(text))
 
 
 def _load_function(text: str) -> Any:
@@ -117,12 +129,12 @@ def _load_function(text: str) -> Any:
 def _export(args: argparse.Namespace) -> int:
     import j2o
 
-    with _status("compiling") as say:
+    with _status("compiling") as status:
         fn = _load_function(args.function)
         model = j2o.compile(fn, args.spec, constraints=args.constraint, opt_level=args.opt_level, opset=args.opset,
                             weights_dtype=args.weights_dtype, passes=lambda p: p.checking(args.check))  # fmt: skip
-        say("saving")
-        model.save(args.output, external_data=args.external_data)
+        status.say("saving")
+        model.save(args.output, args.external_data, max_file_bytes=args.max_file_bytes, progress=status.progress)
     print(f"{args.output}: {model!r}")
     if args.report:
         print(model.report)
@@ -139,9 +151,9 @@ def _inspect(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from j2o.backend.load import check
 
-    with _status("checking"):
-        check(args.model, deep=args.deep)
-    print(f"{args.model}: good")
+    with _status("checking") as status:
+        sums = check(args.model, deep=args.deep, progress=status.progress)
+    print(f"{args.model}: good" + (f", {sums} checksums right" if sums else ""))
     return 0
 
 
@@ -184,26 +196,37 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 class _status:
-    """A spinner on a terminal, nothing elsewhere."""
+    """What goes on, on a terminal: a spinner, and for bytes a bar with their number and rate. Nothing elsewhere."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.status = text, None
+        self.text, self.bar = text, None
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> _status:
         if sys.stderr.isatty():
             from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn
 
-            self.status = Console(stderr=True).status(self.text)
-            self.status.start()
-        return self.say
+            self.bar = Progress(SpinnerColumn(), "{task.description}", console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(self.text, total=None)
+            self.bar.start()
+        return self
 
     def say(self, text: str) -> None:
-        if self.status is not None:
-            self.status.update(text)
+        if self.bar is not None:
+            self.bar.update(self.task, description=text)
+
+    def progress(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            if len(self.bar.columns) == 2:
+                from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
+
+                self.bar.reset(self.task)
+                self.bar.columns += (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+            self.bar.update(self.task, completed=done, total=total)
 
     def __exit__(self, *_: object) -> None:
-        if self.status is not None:
-            self.status.stop()
+        if self.bar is not None:
+            self.bar.stop()
 
 
 if __name__ == "__main__":

@@ -80,15 +80,32 @@ class Model:
 
         return to_proto(self.graph, self.opset)
 
-    def save(self, path: str | os.PathLike[str], external_data: bool | None = None, **options: Any) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        external_data: bool | None = None,
+        *,
+        max_file_bytes: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Write `path`, and its weights to `path + ".data"` with `external_data` (by default above 1 GiB of weights).
 
-        What stands at `path` is at every instant the complete old model or the complete new one. Raises SaveError
-        before anything on disk changes where the folder does not exist or cannot be written.
+        What stands at `path` is at every instant the complete old model or the complete new one, also when the process is
+        killed, the disk is full or two processes save to the same path. An older model keeps its data file until it is
+        replaced: where `path + ".data"` has other contents, the new one is `path + ".<digest>.data"`. Left-overs of killed
+        saves end in `.partial`; the next save removes them. The same program gives the same bytes.
+
+        `max_file_bytes` splits the data into files of at most that size (`path + ".1.data"`, …). `progress` is called with
+        the bytes of weights written and to be written. Weights lie aligned and with checksums that `j2o check --deep`
+        verifies; those of equal contents lie in the data once. Raises SaveError, with what stood at `path` untouched, where
+        the folder does not exist or cannot be written, or a single file would exceed protobuf's 2 GiB.
         """
         from j2o.backend.external import save
 
-        save(self.graph, self.opset, path, external_data=external_data, **options)
+        save(
+            self.graph, self.opset, path,
+            external_data=external_data, max_file_bytes=max_file_bytes, progress=progress,
+        )  # fmt: skip
 
     # ----------------------------------------------------------------- running
 

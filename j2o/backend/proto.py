@@ -7,7 +7,7 @@ readable name from its hint, and every value its type with symbolic sizes, as `v
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,37 +46,53 @@ def ir_version(opset: int) -> int:
     return next(version for first, version in _IR_VERSIONS if opset >= first)
 
 
-class LazyProtoTensor(ir.LazyTensor):
-    """An initializer that reads its constant when it is written."""
-
-    def __init__(self, tensor: Tensor, name: str) -> None:
-        self.source = tensor
-        super().__init__(
-            lambda: ir.Tensor(tensor.load(), dtype=ONNX_DTYPES[tensor.dtype], name=name),
-            dtype=ONNX_DTYPES[tensor.dtype],
-            shape=ir.Shape(tensor.shape),
-            name=name,
-        )
-
-
 def to_proto(graph: Graph, opset: int, name: str = "main") -> onnx.ModelProto:
     """The whole model as one message, weights inside; SaveError above protobuf's 2 GiB."""
-    total = sum(t.nbytes for t in initializers(graph))
+    model, constants = to_parts(graph, opset, name)
+    total = sum(t.nbytes for t in constants.values())
     if total > LIMIT:
         raise SaveError(
             f"the model has {total / 2**30:.1f} GiB of weights, a protobuf message holds 2 GiB: save it with external_data=True"
         )
-    return ir.to_proto(to_model(graph, opset, name))
+    model.graph.initializer.extend(initializer(key, tensor) for key, tensor in constants.items())
+    return model
 
 
-def initializers(graph: Graph) -> list[Tensor]:
-    """The constants that become initializers, each once."""
-    return list(dict.fromkeys(n.attrs["value"] for n in graph.walk() if n.op == "const"))  # type: ignore[misc]
+def to_parts(graph: Graph, opset: int, name: str = "main") -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+    """A root graph as a model that lacks its initializers, and these by name; nothing large is read."""
+    writer = _Writer(opset)
+    model = ir.to_proto(writer.model(graph, name))
+    return model, {str(value.name): tensor for tensor, value in writer.initializers.items()}
 
 
-def to_model(graph: Graph, opset: int, name: str = "main") -> ir.Model:
-    """The onnx-ir model of a root graph; large initializers are read only when it is serialized."""
-    return _Writer(opset).model(graph, name)
+def initializer(name: str, tensor: Tensor, data: bool = True) -> onnx.TensorProto:
+    """A constant as ONNX stores it; without `data`, only its name, dtype and shape."""
+    import onnx
+
+    made = onnx.TensorProto(name=name, data_type=int(ONNX_DTYPES[tensor.dtype]), dims=tensor.shape)
+    if data and tensor.dtype is DType.STRING:
+        made.string_data.extend(str(s).encode() for s in tensor.load().flat)
+    elif data:
+        made.raw_data = b"".join(raw_chunks(tensor))
+    return made
+
+
+def raw_chunks(tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a constant as ONNX stores them: little-endian, sub-byte elements packed from the low bits."""
+    if tensor.dtype.bits < 8:
+        yield memoryview(_packed(tensor.load(), tensor.dtype.bits))
+        return
+    for chunk in tensor.chunks():
+        if chunk.size:
+            yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
+
+
+def _packed(array: np.ndarray, bits: int) -> bytes:
+    per = 8 // bits
+    flat = array.reshape(-1).view(np.uint8) & ((1 << bits) - 1)
+    flat = np.concatenate([flat, np.zeros(-flat.size % per, np.uint8)]).reshape(-1, per)
+    shifts = (np.arange(per) * bits).astype(np.uint8)
+    return np.bitwise_or.reduce(flat << shifts, axis=1).astype(np.uint8).tobytes()
 
 
 class Names:
@@ -122,14 +138,7 @@ class _Writer:
         given = self.name_outputs(graph)
         self.body(graph, nodes)
         outputs = [self.output(v, n, given, nodes) for v, n in zip(graph.outputs, graph.output_names, strict=True)]
-        made = ir.Graph(
-            inputs,
-            outputs,
-            nodes=nodes,
-            initializers=list(self.initializers.values()),
-            opset_imports=self.domains,
-            name=name,
-        )
+        made = ir.Graph(inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name)
         return ir.Model(made, ir_version=ir_version(self.opset), producer_name="j2o", functions=functions)
 
     # ------------------------------------------------------------------ values
@@ -180,8 +189,7 @@ class _Writer:
         if tensor not in self.initializers:
             name = self.names.fresh(tensor.name or clean(value.hint) or "const")
             type, shape = self.type_of(value.type)
-            const = LazyProtoTensor(tensor, name)
-            self.initializers[tensor] = ir.Value(name=name, type=type, shape=shape.copy(), const_value=const)
+            self.initializers[tensor] = ir.Value(name=name, type=type, shape=shape.copy())
         self.values[value] = self.initializers[tensor]
         return self.values[value]
 

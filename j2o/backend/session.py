@@ -38,6 +38,7 @@ class Session:
         options.intra_op_num_threads = threads
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry("session.disable_prepacking", "1")  # which reads weights
         source: Any = os.fspath(model) if isinstance(model, str | os.PathLike) else model.SerializeToString()
         try:
             self.raw = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
