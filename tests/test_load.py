@@ -1,0 +1,250 @@
+"""Looking into models: nothing is read that was not asked for, and what is damaged or hostile gives one line."""
+
+import os
+import random
+import re
+import resource
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+import j2o
+from j2o.backend import external, load
+from j2o.cli import main
+from tools import kill_saves
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model with its weights beside it, and a change of the message of its .onnx."""
+    external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", external_data=True)
+    return tmp_path / "m.onnx"
+
+
+def change(path, edit):
+    model = onnx.load(str(path), load_external_data=False)
+    edit(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def place(tensor, **entries):
+    found = {e.key: e.value for e in tensor.external_data} | {k: str(v) for k, v in entries.items()}
+    del tensor.external_data[:]
+    for key, value in found.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def refused(path, words, deep=False):
+    """One line, without reading the weights or much memory."""
+    with pytest.raises(j2o.LoadError) as error:
+        load.check(path, deep=deep)
+    assert re.search(words, str(error.value))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def at(**entries):
+    return lambda model: place(model.graph.initializer[1], **entries)
+
+
+def grown(model):
+    model.graph.initializer[1].dims[0] = 2**40
+
+
+def negative(model):
+    model.graph.initializer[1].dims[0] = -256
+
+
+def retyped(number):
+    def edit(model):
+        model.graph.initializer[1].data_type = number
+
+    return edit
+
+
+def elsewhere(kind):
+    """A tensor that reaches out of the folder, not among the initializers of the graph."""
+
+    def edit(model):
+        bad = TensorProto(name="bad", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
+        place(bad, location="../secret", offset=0, length=4)
+        node = onnx.NodeProto(op_type="Constant", output=["c"])
+        attribute = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR, t=bad)
+        if kind == "attribute":
+            model.graph.node.append(node)
+        elif kind == "sparse":
+            attribute.ClearField("t")
+            attribute.sparse_tensor.values.CopyFrom(bad)
+            model.graph.node.append(node)
+        elif kind == "subgraph":
+            outer = model.graph.node.add(op_type="If")
+            outer.attribute.add(name="then_branch", g=onnx.GraphProto(initializer=[bad]))
+        else:
+            model.functions.add(name="f", domain="d", node=[node])
+
+    return edit
+
+
+def held(**fields):
+    """An initializer with its data inside."""
+    return lambda model: model.graph.initializer.append(TensorProto(name="held", **fields))
+
+
+HOSTILE = {
+    "parent": (at(location="../m.onnx.data"), r"'w1' lies in '../m.onnx.data', which is no file below"),
+    "inner parent": (at(location="a/../m.onnx.data"), "no file below"),
+    "absolute": (at(location="/etc/passwd"), "'/etc/passwd', which is no file below"),
+    "backslash": (at(location="..\\m.onnx.data"), "no file below"),
+    "nul": (at(location="m.onnx.data\0"), "no file below"),
+    "no location": (at(location=""), "no file below"),
+    "long": (at(location="a" * 100_000), "no file below"),
+    "in memory": (at(location="*/_ORT_MEM_ADDR_/*"), "no file below"),
+    "missing": (at(location="other.data"), "no file below"),
+    "folder": (at(location="."), "no file below"),
+    "negative offset": (at(offset=-4096), "offset '-4096', length '262144': these are no sizes"),
+    "text offset": (at(offset="0x10"), "these are no sizes"),
+    "long offset": (at(offset="9" * 5000), "these are no sizes"),
+    "past the end": (at(offset=2**40), "reaches past the end of 'm.onnx.data'"),
+    "huge length": (at(length=2**60), "has 1152921504606846976 bytes .* say 262144"),
+    "short length": (at(length=10), "has 10 bytes in 'm.onnx.data', its dtype and shape say 262144"),
+    "overlap": (at(offset=4096), "'w0' and 'w1' overlap in 'm.onnx.data'"),
+    "huge shape": (grown, "dtype and shape say"),
+    "negative shape": (negative, r"no dtype or shape: 1, \[-256, 256\]"),
+    "unknown dtype": (retyped(99), "no dtype or shape: 99"),
+    "no dtype": (retyped(0), "no dtype or shape: 0"),
+    "strings outside": (retyped(8), "has 262144 bytes .* say 0"),
+    "attribute": (elsewhere("attribute"), "'bad' lies in '../secret'"),
+    "sparse": (elsewhere("sparse"), "'bad' lies in '../secret'"),
+    "subgraph": (elsewhere("subgraph"), "'bad' lies in '../secret'"),
+    "function": (elsewhere("function"), "'bad' lies in '../secret'"),
+    "huge raw": (
+        held(data_type=1, dims=[2**40], raw_data=b"1234"),
+        "holds 4 bytes, its dtype and shape say 4398046511104",
+    ),
+    "huge typed": (held(data_type=1, dims=[2**20, 2**20], float_data=[1.0]), "holds 1 entries, .* say 1099511627776"),
+    "nothing": (held(data_type=7, dims=[2]), "holds 0 entries"),
+    "both": (held(data_type=1, dims=[1], raw_data=b"1234", float_data=[1.0]), "holds 4 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_tensors(saved, name):
+    edit, words = HOSTILE[name]
+    (saved.parent / "a").mkdir()
+    change(saved, edit)
+    refused(saved, words)
+
+
+@pytest.mark.parametrize("link", ["symlink", "hard link", "folder"])
+def test_links_are_refused(saved, link):
+    data = saved.parent / "m.onnx.data"
+    other = saved.parent.parent / f"{saved.parent.name}-other"
+    other.mkdir()
+    if link == "hard link":
+        (other / "x").hardlink_to(data)
+    elif link == "symlink":
+        data.rename(other / "x")
+        data.symlink_to(other / "x")
+    else:
+        data.rename(other / "x")
+        (saved.parent / "sub").symlink_to(other)
+        change(saved, lambda m: [place(t, location="sub/x") for t in m.graph.initializer])
+    refused(saved, "no file below the model's folder, or a link")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello world\n" * 100, b"\0" * 1000, b'{"irVersion": "8"}', b"\x08\x08", random.Random(0).randbytes(999)],
+)
+@pytest.mark.parametrize("suffix", ["onnx", "json", "txt"])
+def test_what_is_no_model(tmp_path, content, suffix, capsys):
+    path = tmp_path / f"m.{suffix}"
+    path.write_bytes(content)
+    refused(path, "is not an ONNX model")
+    assert main(["inspect", str(path)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_large_file_that_is_no_model_takes_no_memory(tmp_path):
+    (tmp_path / "m.onnx").touch()
+    for size in (2**31 - 100, 2**40):
+        os.truncate(tmp_path / "m.onnx", size)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused(tmp_path / "m.onnx", "is not an ONNX model")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16
+
+
+def test_damaged_bytes_give_one_line_or_a_model(tmp_path):
+    path, chance = tmp_path / "m.onnx", random.Random(0)
+    j2o.compile(lambda x: x @ np.ones((4, 4), np.float32) + 1, [("B", 4)]).save(path)
+    whole = path.read_bytes()
+    found = 0
+    for turn in range(300):
+        if turn % 2:
+            damaged = bytearray(whole)
+            for _ in range(3):
+                damaged[chance.randrange(len(whole))] = chance.randrange(256)
+        else:
+            damaged = whole[: chance.randrange(len(whole))]
+        path.write_bytes(damaged)
+        try:
+            load.summary(path)
+            load.check(path, deep=True)
+        except j2o.LoadError as error:
+            found += 1
+            assert "\n" not in str(error)
+    assert found > 150
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_deep_names_the_weight_whose_bytes_changed(tmp_path, kind, capsys):
+    path = tmp_path / "m.onnx"
+    external.save(kill_saves.graph(1), 18, path, **kill_saves.KINDS[kind])
+    assert main(["check", "--deep", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: good, 6 checksums right\n"
+    wanted = kill_saves.weights(1)[4].tobytes()
+    (file,) = (p for p in tmp_path.iterdir() if wanted in p.read_bytes())
+    with open(file, "r+b") as data:
+        data.seek(file.read_bytes().index(wanted) + 1000)
+        data.write(b"x")
+    load.check(path)
+    refused(path, "'w4' is damaged: its bytes do not have the checksum", deep=True)
+
+
+def test_ten_gigabytes_are_not_read(tmp_path, capsys):
+    """A sparse file: 40 weights of 256 MiB, two of them the same region."""
+    width, size, count = 2**13, 2**28, 40
+    model = onnx.ModelProto(ir_version=8, opset_import=[onnx.OperatorSetIdProto(version=18)])
+    model.graph.name = "g"
+    names = [f"w{i}" for i in range(count)]
+    for i, name in enumerate(names):
+        tensor = model.graph.initializer.add(name=name, data_type=1, dims=[width, width], data_location=1)
+        place(tensor, location="m.onnx.data", offset=max(i - 1, 0) * size, length=size)
+    last = "x"
+    for name in names:
+        model.graph.node.add(op_type="MatMul", input=[last, name], output=[f"{name}_out"])
+        last = f"{name}_out"
+    for values, name in ((model.graph.input, "x"), (model.graph.output, last)):
+        shape = onnx.TensorShapeProto(dim=[{"dim_param": "B"}, {"dim_value": width}])
+        tensor = onnx.TypeProto.Tensor(elem_type=1, shape=shape)
+        values.add(name=name, type=onnx.TypeProto(tensor_type=tensor))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "m.onnx.data").touch()
+    os.truncate(tmp_path / "m.onnx.data", (count - 1) * size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert main(["inspect", str(path)]) == 0
+    assert "40 initializers, 10240.0 MiB in m.onnx.data" in capsys.readouterr().out
+    assert main(["check", str(path)]) == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB, half of one weight
+
+
+def test_inspect_prints_what_cannot_be_printed_as_question_marks(saved, capsys):
+    def edit(model):
+        model.graph.input[0].name = "x\x1b[31m\n"
+
+    change(saved, edit)
+    assert main(["inspect", str(saved)]) == 0
+    assert "input  x?[31m?: float[]" in capsys.readouterr().out
