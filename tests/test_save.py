@@ -1,5 +1,6 @@
 """Saving: one file or several, overwriting, what a fault or a kill at any instant leaves, and what stays behind."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -127,7 +128,7 @@ def test_what_cannot_be_saved_is_said_before_files_are_touched(tmp_path):
     model = j2o.compile(lambda p, x: x @ p, [j2o.weights(huge), ("B", 2**15)])
     with pytest.raises(j2o.SaveError, match=r"2.0 GiB do not fit a single file .* external_data=True"):
         model.save(tmp_path / "m.onnx", external_data=False)
-    with pytest.raises(j2o.SaveError, match="external_data='m.data': give True, False or None"):
+    with pytest.raises(j2o.SaveError, match=r"external_data='m\.data': give True, False or None"):
         model.save(tmp_path / "m.onnx", external_data="m.data")
     with pytest.raises(j2o.SaveError, match="no data files to split"):
         model.save(tmp_path / "m.onnx", external_data=False, max_file_bytes=10)
@@ -198,10 +199,8 @@ def test_a_fault_at_any_call_leaves_a_complete_model(tmp_path, old, new, fault):
     external.save(graphs[0], 18, path, **KINDS[old])
     for at in range(1, 1000):
         disk = Disk(at, FAULTS[fault])
-        try:
+        with contextlib.suppress(Killed if fault == "killed" else j2o.SaveError):
             external.save(graphs[1], 18, path, **KINDS[new], system=disk)
-        except (j2o.SaveError, Killed) as error:
-            assert isinstance(error, Killed) == (fault == "killed")
         kill_saves.standing(path)
         external.save(graphs[0], 18, path, **KINDS[old])
         assert not [n for n in names(tmp_path) if n.endswith(".partial")]
