@@ -41,11 +41,14 @@ def dynamic_slice(op: Lowering, x: Value, *starts: Value, slice_sizes: Shape) ->
     ]
     if not axes:
         return x
-    begin = _clamped_starts(op, x.type.shape, slice_sizes, starts, axes)
-    end = op.Add(begin, _vector(op, [slice_sizes[i] for i in axes]))
-    return op.apply(
-        "onnx.Slice", x, begin, end, np.asarray(axes, np.int64), types=[x.type.with_shape(tuple(slice_sizes))]
-    )  # fmt: skip
+    return _window(op, x, _clamped_starts(op, x.type.shape, slice_sizes, starts, axes), slice_sizes, axes)
+
+
+def _window(op: Lowering, x: Value, begin: Value, sizes: Shape, axes: Sequence[int]) -> Value:
+    """The window of these sizes that starts at `begin`, `i64[len(axes)]`, on some axes and is whole on the others."""
+    end = op.Add(begin, _vector(op, [sizes[i] for i in axes]))
+    shape = tuple(sizes[i] if i in axes else d for i, d in enumerate(x.type.shape))
+    return op.apply("onnx.Slice", x, begin, end, np.asarray(axes, np.int64), types=[x.type.with_shape(shape)])
 
 
 def _clamped_starts(op: Lowering, shape: Shape, sizes: Shape, starts: Sequence[Value], axes: Sequence[int]) -> Value:
@@ -98,12 +101,20 @@ def gather(
     axes = list(d.start_index_map)
     limits = [_axis_limit(x.type.shape[a], slice_sizes[a]) for a in axes]
     clipped = op.Max(op.Min(index, _vector(op, limits)), 0)  # XLA clamps what was promised, too
-    out = _simple_gather(op, x, clipped, d, slice_sizes)
-    if out is None:
-        out = _general_gather(op, x, clipped, d, slice_sizes)
+    forms = (form(op, x, clipped, d, slice_sizes) for form in (_simple_gather, _one_window, _general_gather))
+    out = next(v for v in forms if v is not None)
     if mode in ("fill_or_drop", "fill"):
         out = _filled(op, x, out, index, clipped, d, fill_value)
     return op.reshape(out, op.out_shape)
+
+
+def _one_window(op: Lowering, x: Value, index: Value, d: Any, sizes: Shape) -> Value | None:
+    """One Slice: a single index, and windows that are whole on the axes that it does not name."""
+    axes = list(d.start_index_map)
+    whole = all(_equal(s, x.type.shape[i]) for i, s in enumerate(sizes) if i not in axes)
+    if index.type.rank != 1 or not axes or not whole:
+        return None
+    return op.squeeze(_window(op, x, index, sizes, axes), d.collapsed_slice_dims)
 
 
 def _simple_gather(op: Lowering, x: Value, index: Value, d: Any, sizes: Shape) -> Value | None:
