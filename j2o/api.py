@@ -23,6 +23,7 @@ from j2o.model import Boundary, Model
 from j2o.passes.boundary import nchw_inputs, nchw_outputs
 from j2o.passes.default import default_pipeline
 from j2o.passes.pipeline import Context, Observer, PassPipeline, run
+from j2o.passes.quantise import DTYPES
 from j2o.report import Report, count_ops
 from j2o.specs import Specs, output_names, parse_specs, path_name
 
@@ -93,13 +94,12 @@ def compile_with(
 
     if not callable(fn):
         raise SpecError(f"fn: given a {type(fn).__name__}, a callable is needed")
-    if weights_dtype is not None:
-        raise SpecError(
-            f"weights_dtype={weights_dtype!r}: storing weights in another dtype is not there yet; leave it out"
-        )
+    if weights_dtype not in (None, *DTYPES):
+        raise SpecError(f"weights_dtype={weights_dtype!r}: {', '.join(map(repr, DTYPES))}, or None for their own")
     if target is not None and not isinstance(target, Target):
         raise SpecError(f"target={target!r}: a j2o.ir.target.Target is needed; by default onnxruntime's CPU kernels")
-    runtime = target if target is not None else kernels(opset)
+    needs = "DequantizeLinear" if weights_dtype == "int8" else None
+    runtime = target if target is not None else kernels(opset, needs)
     pipeline = _pipeline(opt_level, passes)
     clock = [time.perf_counter()]
     parsed = parse_specs(fn, specs, constraints, input_names)

@@ -27,6 +27,7 @@ from j2o.passes.materialize import materialize
 from j2o.passes.outline import functions
 from j2o.passes.pipeline import Context, PassPipeline, Retrace, run
 
+INEXACT = "weights_dtype"  # the pass that is asked to change values
 FINISH = PassPipeline((inline, components, functions, lower, dce, materialize, legalize))
 
 
@@ -47,7 +48,7 @@ class NumericCheck:
 
     def __call__(self, name: str, graph: Graph) -> None:
         outputs, values, places = self.evaluate(graph)
-        if self.outputs and not all(map(_close, self.outputs, outputs)):
+        if self.outputs and name != INEXACT and not all(map(_close, self.outputs, outputs)):
             culprit = next((k for k, v in values.items() if k in self.values and not _close(self.values[k], v)), None)
             where = f", first in {places[culprit]}" if culprit else ""
             which = next(

@@ -40,7 +40,11 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `Model.verify` found: for each output, the largest absolute and relative difference from JAX."""
+    """What `Model.verify` found: for each output, the largest absolute and relative difference from JAX.
+
+    `quantisation` has the weights that `weights_dtype` stores in another dtype, each with the root mean square of the error
+    relative to that of the weight.
+    """
 
     names: tuple[str, ...]
     absolute: tuple[float, ...]
@@ -50,7 +54,10 @@ class Comparison:
     def __str__(self) -> str:
         rows = zip(self.names, self.absolute, self.relative, strict=True)
         lines = [f"{n}: largest difference {a:.3g} absolute, {r:.3g} relative" for n, a, r in rows]
-        return "\n".join(lines + [f"{n} stored with an error of {e:.3g}" for n, e in self.quantisation])
+        return "\n".join(
+            lines
+            + [f"{n}: stored with an error of {e:.3g} relative to its root mean square" for n, e in self.quantisation]
+        )
 
 
 class Model:

@@ -19,7 +19,10 @@ def count_ops(graph: Graph) -> dict[str, int]:
 
 @dataclass
 class Report:
-    """`passes` in the order they ran, seconds per stage, operations before and after, and what is not portable."""
+    """`passes` in the order they ran, seconds per stage, operations before and after, and what is not portable.
+
+    `quantisation` has the error of each weight stored in another dtype, known once it has been written or run; see `Comparison`.
+    """
 
     passes: list[PassRecord] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)

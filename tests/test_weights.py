@@ -82,7 +82,9 @@ def _step(draw, tensor, array):
         return views.broadcasted(tensor, new), np.broadcast_to(array, new)
     if kind == "pad":
         widths = [(1, 2) if k == axis else (0, 0) for k in range(len(shape))]
-        return views.padded(tensor, widths, np.asarray(7)), np.pad(array, widths, constant_values=7)
+        return views.padded(tensor, widths, tensor_of(np.asarray(7, array.dtype), None)), np.pad(
+            array, widths, constant_values=7
+        )
     if kind == "tile":
         repeats = [2 if k == axis else 1 for k in range(len(shape))]
         return views.tiled(tensor, repeats), np.tile(array, repeats)
@@ -281,7 +283,6 @@ def _fails():
         (j2o.lazy((300, 300), "float32", lambda: A), r"load\(\) gave float32\[256, 256\], declared is lazy\(float32\[300, 300\]\)"),
         (j2o.lazy((256, 256), "float32", lambda: A.astype(np.float64)), "load\\(\\) gave float64"),
         (j2o.lazy((256, 256), "float32", _fails), "OSError: the disk is gone"),
-        (LazyArray((256, 256), "float32", lambda: lambda box: A[:1]), "reading gave float32"),
     ],
 )  # fmt: skip
 def test_errors_while_reading_name_the_weight(tmp_path, leaf, message):
@@ -355,3 +356,112 @@ def test_missing_files(tmp_path):
     pytest.importorskip("tensorstore")
     with pytest.raises(j2o.SpecError, match="open_orbax: w cannot be opened"):
         j2o.open_orbax(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------- stored dtypes
+
+
+def ops(model):
+    return {op.removeprefix("onnx.") for op in model.report.ops_after}
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+@pytest.mark.parametrize(("dtype", "error", "size"), [("bfloat16", 4e-3, 2), ("float16", 5e-4, 2), ("int8", 2e-2, 1)])
+def test_weights_dtype(tmp_path, level, dtype, error, size):
+    params = {"a": j2o.lazy(A.shape, A.dtype, lambda: A), "b": B, "bias": np.ones(256, np.float32)}
+    model = j2o.compile(
+        lambda p, x: jnp.tanh(x @ p["a"].T / 16 + p["bias"]) @ p["b"],
+        [j2o.weights(params), ("B", 256)],
+        opt_level=level,
+        weights_dtype=dtype,
+    )
+    assert ("DequantizeLinear" if dtype == "int8" else "Cast") in ops(model)
+    assert model.report.weights_bytes < (2 * size + 0.2) * A.size
+    assert not model.report.quantisation
+    found = dict(model.verify(matrix(3, 256), rtol=0.1, atol=1).quantisation)
+    assert found.keys() == {"a", "b"}
+    assert all(0 < e < error for e in found.values())
+    assert model.report.quantisation == found
+    model.save(tmp_path / "m.onnx", external_data=True)
+    kept = stored(model)
+    assert kept["bias"].dtype == np.float32
+    assert {kept[n].dtype.itemsize for n in "ab"} == {size}
+
+
+UNEVEN = (matrix(96, 96) * np.logspace(-6, 6, 96)).astype(np.float32)  # columns of very different size
+STACK = np.stack([UNEVEN, 1e3 * UNEVEN, 1e-3 * UNEVEN]).astype(np.float32)
+
+
+def _conv(w, x):
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+CHANNELS = {  # the weight, its use, what it is used with, the axes of the result along which sizes are alike
+    "right": (UNEVEN, lambda w, x: x @ w, ("B", 96), 0),
+    "right, turned": (UNEVEN.T.copy(), lambda w, x: x @ w.T, ("B", 96), 0),
+    "left": (UNEVEN.T.copy(), lambda w, x: w @ x, (96, "B"), 1),
+    "lookup": (UNEVEN.T.copy(), lambda w, x: w[jnp.floor(jnp.abs(x)).astype(jnp.int32) * 40], ("B",), 1),
+    "stack": (STACK, lambda w, x: jnp.einsum("bi,nij->bnj", x, w), ("B", 96), 0),
+    "scan": (STACK, lambda w, x: jax.lax.scan(lambda c, v: (c @ v, None), x, w)[0], ("B", 96), 0),
+    "loop": (STACK, lambda w, x: jax.lax.fori_loop(0, 3, lambda i, c: c @ jnp.asarray(w)[i], x), ("B", 96), 0),
+    "batch": (STACK, lambda w, x: jnp.einsum("nbi,nij->nbj", x, w), (3, "B", 96), 1),
+    "conv": (UNEVEN[:72].reshape(3, 3, 8, 96), _conv, ("B", 6, 6, 8), (0, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("level", [0, 2])
+def test_int8_has_a_scale_for_each_output_channel(name, level):
+    w, fn, spec, alike = CHANNELS[name]
+    model = j2o.compile(fn, [j2o.weights(w), spec], weights_dtype="int8", opt_level=level)
+    assert "DequantizeLinear" in ops(model)
+    x = matrix(*(4 if d == "B" else d for d in spec))
+    got, want = np.asarray(model(x)), np.asarray(fn(w, x))
+    assert (np.abs(got - want).max(alike) <= 0.3 * np.abs(want).max(alike)).all()
+
+
+def test_int8_at_opset_18():
+    model = j2o.compile(CHANNELS["stack"][1], [j2o.weights(STACK[:1]), ("B", 96)], weights_dtype="int8", opset=18)
+    model.verify(matrix(2, 96), rtol=0.1, atol=1e5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_weights_dtype_of_functions_and_regions(dtype):
+    @j2o.function
+    def block(w, x):
+        return jnp.tanh(x @ w)
+
+    def fn(p, x):
+        x = block(p["b"], block(p["a"], x))
+        return jax.lax.fori_loop(0, 3, lambda _, c: jax.lax.cond(c[0, 0] > 0, lambda: c @ p["c"].T, lambda: -c), x)
+
+    params = {name: matrix(256, 256) / 16 for name in "abc"}
+    model = j2o.compile(fn, [j2o.weights(params), ("B", 256)], weights_dtype=dtype)
+    assert len(model.graph.functions) == 1
+    assert model.report.weights_bytes < 2.1 * 3 * 256 * 256
+    assert len(model.verify(np.ones((2, 256), np.float32), rtol=0.1, atol=0.1).quantisation) == 3
+
+
+def test_what_weights_dtype_leaves_alone():
+    params = {"half": matrix(256, 256, dtype=BF16), "whole": RNG.integers(0, 9, (256, 256)), "bias": matrix(5000)}
+    specs = [j2o.weights(params), ("B", 256)]
+    fn = lambda p, x: (p["half"], p["whole"], p["bias"], x)  # noqa: E731
+    plain, model = (j2o.compile(fn, specs, weights_dtype=d) for d in (None, "float16"))
+    assert model.report.ops_after == plain.report.ops_after
+    model.verify(matrix(2, 256), rtol=0, atol=0)
+
+
+def test_values_that_do_not_fit(tmp_path):
+    big = A * np.float32(1e6)
+    model = j2o.compile(lambda w, x: x * 0 + w, [j2o.weights(big), (256, 256)], weights_dtype="float16")
+    assert np.asarray(model(A)).max() == np.finfo(np.float16).max
+    big[0, 0] = np.nan
+    model = j2o.compile(lambda p, x: x @ p["w"], [j2o.weights({"w": big}), ("B", 256)], weights_dtype="int8")
+    with pytest.raises(j2o.SpecError, match="'w' has values that are not finite"):
+        model.save(tmp_path / "m.onnx", external_data=True)
+
+
+def test_wrong_weights_dtype():
+    for wrong in ("int3", "float32", 8, ["int8"]):
+        with pytest.raises(j2o.SpecError, match="'bfloat16', 'float16', 'int8'"):
+            j2o.compile(lambda x: x, [("B",)], weights_dtype=wrong)

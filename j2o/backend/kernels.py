@@ -38,14 +38,29 @@ def newest_opset() -> int:
     return _snapshot()["opset"]
 
 
+def _has(kind: str, opset: int) -> bool:
+    """Whether there is a kernel; one without a last opset is for one version of the operator alone, that of its first."""
+    import onnx
+
+    since = onnx.defs.get_schema(kind, opset).since_version
+    rows = (row[1:3] for row in _snapshot()["kernels"] if row[0] == f"onnx.{kind}")
+    return any(first == since if last is None else first <= since <= last for first, last in rows)
+
+
 @functools.cache
-def target(opset: int | None = None) -> Target:
-    """onnxruntime's CPU kernels at an opset, by default the newest; SpecError where the opset is out of range."""
+def target(opset: int | None = None, needs: str | None = None) -> Target:
+    """onnxruntime's CPU kernels at an opset, by default the newest that has an operator which the model `needs`.
+
+    SpecError where the opset is out of range or lacks that operator.
+    """
     newest = newest_opset()
+    if needs is not None:
+        newest = next(o for o in range(newest, OLDEST - 1, -1) if _has(needs, o))
     if opset is None:
         opset = newest
     if not isinstance(opset, int) or not OLDEST <= opset <= newest:
-        raise SpecError(f"opset={opset!r}: j2o writes opsets {OLDEST} to {newest}")
+        what = f" with {needs}" if needs else ""
+        raise SpecError(f"opset={opset!r}: j2o writes opsets {OLDEST} to {newest}{what}")
     rows: dict[str, list[Any]] = collections.defaultdict(list)
     for op, first, last, constraints in _snapshot()["kernels"]:
         version = opset if op.startswith("onnx.") else 1

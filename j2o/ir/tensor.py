@@ -120,16 +120,7 @@ class LazyTensor(Tensor):
 
     def reader(self) -> Reader:
         read = self._guarded(self._open)
-
-        def checked(box: Box) -> np.ndarray:
-            piece = self._guarded(read, box)
-            want = extents(box)
-            if piece.shape != want or piece.dtype != self.dtype.numpy:
-                given, declared = (f"{d}{list(s)}" for d, s in ((piece.dtype, piece.shape), (self.dtype.numpy, want)))
-                raise SpecError(f"weights {self.key!r}: reading gave {given} where {declared} is declared")
-            return piece
-
-        return checked
+        return lambda box: self._guarded(read, box)
 
     def _guarded(self, fn: Callable[..., Any], *args: Any) -> Any:
         try:

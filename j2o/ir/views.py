@@ -38,6 +38,8 @@ class View(Tensor):
 def view(how: str, type: Type, bases: tuple[Tensor, ...], open: Callable[[], Reader]) -> Tensor:
     """What `open` reads of `bases`: at once where all are small, else recorded."""
     made = View(how, type, bases, open)
+    if not made.size:
+        return ArrayTensor(np.empty(made.shape, made.dtype.numpy), name=made.name)
     if made.is_small and all(b.is_small for b in bases):
         return ArrayTensor(contiguous(np.asarray(made.load())), name=made.name)
     return made
@@ -83,23 +85,13 @@ def broadcasted(x: Tensor, shape: Shape) -> Tensor:
                lambda read, box: np.broadcast_to(read(_unbroadcast(box, x.shape)), extents(box)))  # fmt: skip
 
 
-def padded(x: Tensor, widths: Sequence[Sequence[int]], value: np.ndarray) -> Tensor:
-    """`x` with `widths` (before, after) elements of that value around it, along each axis."""
-
-    def read(source: Reader, box: Box) -> np.ndarray:
-        out = np.full(extents(box), value, x.dtype.numpy)
-        shifts = [low - s.start for s, (low, _) in zip(box, widths, strict=True)]
-        inner = tuple(
-            slice(max(0, s.start - low), min(d, s.stop - low))
-            for s, d, (low, _) in zip(box, x.shape, widths, strict=True)
-        )
-        if all(s.start < s.stop for s in inner):
-            at = tuple(slice(s.start + k, s.stop + k) for s, k in zip(inner, shifts, strict=True))
-            out[at] = contiguous(source(inner))
-        return out
-
-    shape = [low + d + high for d, (low, high) in zip(x.shape, widths, strict=True)]
-    return _of(f"pad{[*map(tuple, widths)]}[{value}]", x, shape, read)
+def padded(x: Tensor, widths: Sequence[Sequence[int]], value: Tensor) -> Tensor:
+    """`x` with `widths` (before, after) elements of a scalar's value around it, along each axis."""
+    for axis, (low, high) in enumerate(widths):
+        if low or high:
+            ends = (broadcasted(value, (*x.shape[:axis], n, *x.shape[axis + 1 :])) for n in (low, high))
+            x = concatenated((next(ends), x, next(ends)), axis)
+    return x
 
 
 def concatenated(parts: tuple[Tensor, ...], axis: int) -> Tensor:
@@ -188,9 +180,7 @@ def tiled(x: Tensor, repeats: Sequence[int]) -> Tensor:
 
 
 def reshaped(x: Tensor, shape: Shape) -> Tensor:
-    if x.size == 0:
-        return ArrayTensor(np.empty(shape, x.dtype.numpy), name=x.name)
-    groups = _groups(x.shape, shape)
+    groups = axis_groups(x.shape, shape) if x.size else []
 
     def cover(box: Box) -> tuple[Box, Callable]:
         outer: list[slice] = []
@@ -217,7 +207,7 @@ def reshaped(x: Tensor, shape: Shape) -> Tensor:
     return _through(f"reshape{list(shape)}", x, shape, cover)
 
 
-def _groups(old: Shape, new: Shape) -> list[tuple[slice, slice]]:
+def axis_groups(old: Shape, new: Shape) -> list[tuple[slice, slice]]:
     """Runs of axes of two shapes of the same size, none of it 0, that hold the same elements."""
     groups, i, j = [], 0, 0
     while i < len(old) or j < len(new):

@@ -14,6 +14,7 @@ from j2o.passes.lower import lower
 from j2o.passes.materialize import materialize
 from j2o.passes.outline import functions
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
+from j2o.passes.quantise import weights_dtype
 from j2o.passes.recover import recover, recover_early
 from j2o.passes.repeats import repeats
 from j2o.passes.shapes import broadcasts, shapes, tidy, unit_axes
@@ -49,4 +50,4 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))
-    return PassPipeline(tuple(steps))
+    return PassPipeline((*steps, weights_dtype))  # last, so that nothing folds what it adds

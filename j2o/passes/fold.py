@@ -15,12 +15,12 @@ import numpy as np
 
 from j2o.ir import views
 from j2o.ir.graph import Graph, Node, Value, inline
-from j2o.ir.tensor import SMALL, ArrayTensor, Tensor
+from j2o.ir.tensor import SMALL, ArrayTensor, Tensor, tensor
 from j2o.passes.pipeline import Context, graph_pass
 from j2o.passes.shapes import BROADCASTING
 
 GROWTH = 4  # how many times its size a large constant may grow by being broadcast or padded
-Fold: TypeAlias = Callable[..., "np.ndarray | tuple[np.ndarray, ...] | None"]
+Fold: TypeAlias = Callable[..., "np.ndarray | None"]
 
 
 @graph_pass("fold", at="onnx", level=1)
@@ -54,16 +54,14 @@ def _fold_if(node: Node) -> bool:
 
 
 def _fold_node(node: Node) -> tuple[Tensor, ...] | None:
-    record, compute = RECORDED.get(node.kind), COMPUTED.get(node.kind)
-    if record is None and compute is None:
-        return None
-    if not _is_constant(node):
+    if not (node.kind in VIEWS or node.kind in RECORDED or node.kind in COMPUTED) or not _is_constant(node):
         return None
     large = any(v is not None and not v.const.is_small for v in node.inputs)  # type: ignore[union-attr]
-    if not large and sum(map(_bytes, node.outputs)) <= SMALL:
-        return _compute(node, compute) if compute is not None else None
-    if record is None or not large or not _pays(node):
+    if not (_pays(node) if large else sum(map(_bytes, node.outputs)) <= SMALL):
         return None
+    record = VIEWS.get(node.kind) or (RECORDED.get(node.kind) if large else None)
+    if record is None:
+        return _compute(node, COMPUTED[node.kind]) if not large else None
     recorded = record(node, *(v.const if v is not None else None for v in node.inputs))
     return (recorded,) if isinstance(recorded, Tensor) else recorded
 
@@ -89,7 +87,7 @@ def _pays(node: Node) -> bool:
 def _used_in_parts(value: Value) -> bool:
     """Whether what all the uses of a large constant make of it is recorded too and no larger in all."""
     users = list(value.users())
-    recorded = all(n.op.startswith("onnx.") and n.kind in RECORDED and _is_constant(n) for n in users)
+    recorded = all(n.op.startswith("onnx.") and n.kind in VIEWS | RECORDED and _is_constant(n) for n in users)
     return recorded and sum(_bytes(v) for n in users for v in n.outputs) <= _bytes(value)
 
 
@@ -99,17 +97,11 @@ def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
         out = fn(node, *arrays)
     if out is None:
         return None
-    results = out if isinstance(out, tuple) else (out,)
-    name = node.inputs[0].const.name if node.kind in VIEWS else ""  # type: ignore[union-attr]
-    made = []
-    for array, value in zip(results, node.outputs, strict=True):
-        array = np.asarray(array)
-        if array.dtype != value.type.dtype.numpy:
-            array = array.astype(value.type.dtype.numpy)
-        if array.shape != value.type.shape:
-            raise ValueError(f"folding {node.op} gave {array.shape} instead of {value.type}")
-        made.append(ArrayTensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
-    return tuple(made)
+    array = np.asarray(out)
+    if array.shape != node.out.type.shape:
+        raise ValueError(f"folding {node.op} gave {array.shape} instead of {node.out.type}")
+    array = array.astype(node.out.type.dtype.numpy, copy=False)
+    return (ArrayTensor(np.ascontiguousarray(array).reshape(array.shape)),)
 
 
 # ------------------------------------------------------------------------------ computed, small operands
@@ -164,17 +156,6 @@ def _shift(node: Node, x: np.ndarray, n: np.ndarray) -> np.ndarray | None:
     return np.left_shift(x, n) if node.attrs["direction"] == "LEFT" else np.right_shift(x, n)
 
 
-def _slices(node: Node, x_shape: tuple[int, ...], *bounds: np.ndarray | None) -> tuple[slice, ...]:
-    starts, ends, axes, steps = (*bounds, None, None)[:4]
-    out = [slice(None)] * len(x_shape)
-    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):  # type: ignore[union-attr]
-        axis = int(axes[i]) if axes is not None else i
-        step = int(steps[i]) if steps is not None else 1
-        stop = None if step < 0 and end < -x_shape[axis] else end
-        out[axis] = slice(start, stop, step)
-    return tuple(out)
-
-
 def _reduce(fn: Callable[..., Any]) -> Fold:
     def call(node: Node, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
         if axes is None or axes.size == 0:
@@ -186,29 +167,6 @@ def _reduce(fn: Callable[..., Any]) -> Fold:
         return fn(x, axis=over, keepdims=bool(node.attrs.get("keepdims", 1)))
 
     return call
-
-
-def _gather(node: Node, x: np.ndarray, index: np.ndarray) -> np.ndarray:
-    return np.take(x, index, axis=int(node.attrs.get("axis", 0)))  # type: ignore[arg-type]
-
-
-def _pad(
-    node: Node, x: np.ndarray, pads: np.ndarray, value: np.ndarray | None = None, axes: np.ndarray | None = None
-) -> np.ndarray | None:
-    if axes is not None or node.attrs.get("mode", "constant") != "constant" or np.any(pads < 0):
-        return None
-    widths = pads.reshape(2, -1).T.tolist()
-    return np.pad(x, widths, constant_values=0 if value is None else value.item())
-
-
-def _split(node: Node, x: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-    axis = int(node.attrs.get("axis", 0))  # type: ignore[arg-type]
-    ends = np.cumsum([v.type.shape[axis] for v in node.outputs])[:-1]
-    return tuple(np.split(x, ends, axis=axis))
-
-
-def _concat(node: Node, *parts: np.ndarray) -> np.ndarray:
-    return np.concatenate(parts, axis=int(node.attrs["axis"]))  # type: ignore[arg-type]
 
 
 def _cumsum(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray | None:
@@ -233,14 +191,6 @@ def _perm(node: Node) -> tuple[int, ...]:
     return tuple(perm) if perm is not None else tuple(range(node.inputs[0].type.rank))[::-1]  # type: ignore[arg-type, union-attr]
 
 
-def _fold_tile(node: Node, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
-    return np.tile(x, repeats.tolist())
-
-
-def _to_output_shape(node: Node, x: np.ndarray, *_: Any) -> np.ndarray:
-    return x.reshape(node.out.type.shape)  # type: ignore[arg-type]
-
-
 COMPUTED: dict[str, Fold] = {
     **{name: _numpy(fn) for name, fn in {
         "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Neg": np.negative, "Abs": np.abs, "Sign": np.sign,
@@ -248,7 +198,7 @@ COMPUTED: dict[str, Fold] = {
         "Or": np.logical_or, "Xor": np.logical_xor, "BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or,
         "BitwiseXor": np.bitwise_xor, "BitwiseNot": np.bitwise_not, "Equal": np.equal, "Less": np.less,
         "LessOrEqual": np.less_equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Where": np.where,
-        "IsNaN": np.isnan, "Sqrt": np.sqrt, "Identity": lambda x: x, "Reciprocal": lambda x: np.divide(x.dtype.type(1), x),
+        "IsNaN": np.isnan, "Sqrt": np.sqrt, "Reciprocal": lambda x: np.divide(x.dtype.type(1), x),
         "MatMul": np.matmul,
     }.items()},
     **{name: _wide(fn) for name, fn in {
@@ -264,19 +214,7 @@ COMPUTED: dict[str, Fold] = {
     "Cast": _cast,
     "BitShift": _shift,
     "Clip": _clip,
-    "Reshape": _to_output_shape,
-    "Squeeze": _to_output_shape,
-    "Unsqueeze": _to_output_shape,
-    "Flatten": _to_output_shape,
-    "Transpose": lambda node, x: np.transpose(x, _perm(node)),
-    "Expand": lambda node, x, _: np.broadcast_to(x, node.out.type.shape),  # type: ignore[arg-type]
-    "Slice": lambda node, x, *bounds: x[_slices(node, x.shape, *bounds)],
-    "Concat": _concat,
-    "Split": _split,
-    "Gather": _gather,
     "GatherElements": lambda node, x, i: np.take_along_axis(x, np.where(i < 0, i + x.shape[int(node.attrs.get("axis", 0))], i), int(node.attrs.get("axis", 0))),  # type: ignore[arg-type]
-    "Pad": _pad,
-    "Tile": _fold_tile,
     "Trilu": _trilu,
     "CumSum": _cumsum,
     "Range": lambda node, start, stop, step: start + np.arange(node.out.type.shape[0], dtype=start.dtype) * step,
@@ -287,51 +225,77 @@ COMPUTED: dict[str, Fold] = {
 }  # fmt: skip
 
 
-# ------------------------------------------------------------------------------ recorded, large operands
+# ------------------------------------------------------------------------------ views, of any size
 
 
-def _record_slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor:
-    return views.sliced(x, _slices(node, x.shape, *(None if b is None else b.load() for b in bounds)))
+def _slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor:
+    starts, ends, axes, steps = (None if b is None else b.load().tolist() for b in (*bounds, None, None)[:4])
+    where = [slice(None)] * len(x.shape)
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):  # type: ignore[arg-type]
+        axis = axes[i] if axes is not None else i
+        step = steps[i] if steps is not None else 1
+        where[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
+    return views.sliced(x, tuple(where))
 
 
-def _record_split(node: Node, x: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
-    axis = int(node.attrs.get("axis", 0)) % len(x.shape)  # type: ignore[call-overload, operator]
+def _split(node: Node, x: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
+    axis = _axis(node, x)
     ends = np.cumsum([v.type.shape[axis] for v in node.outputs]).tolist()
-    before = (slice(None),) * axis
-    after = (slice(None),) * (len(x.shape) - axis - 1)
-    return tuple(views.sliced(x, (*before, slice(a, b), *after)) for a, b in zip([0, *ends], ends, strict=False))
+    return tuple(
+        views.sliced(x, tuple(slice(a, b) if k == axis else slice(None) for k in range(len(x.shape))))
+        for a, b in zip([0, *ends], ends, strict=False)
+    )
+
+
+def _expand(node: Node, x: Tensor, _: Tensor) -> Tensor | None:
+    if _bytes(node.out) > SMALL and any(user.op in BROADCASTING for user in node.out.users()):
+        return None  # these take the constant as it is
+    return views.broadcasted(x, node.out.type.shape)  # type: ignore[arg-type]
+
+
+def _pad(node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor | None:
+    amounts = pads.load()
+    if axes is not None or node.attrs.get("mode", "constant") != "constant" or np.any(amounts < 0):
+        return None
+    fill = tensor(0, x.dtype) if value is None else views.reshaped(value, ())
+    return views.padded(x, amounts.reshape(2, -1).T.tolist(), fill)
+
+
+def _gather(node: Node, x: Tensor, index: Tensor) -> Tensor | None:
+    if not index.is_small:
+        return None
+    return _reshape(node, views.taken(x, index.load().reshape(-1), _axis(node, x)))
+
+
+def _reshape(node: Node, x: Tensor, *_: Tensor | None) -> Tensor:
+    return views.reshaped(x, node.out.type.shape)  # type: ignore[arg-type]
+
+
+def _axis(node: Node, x: Tensor) -> int:
+    return int(node.attrs.get("axis", 0)) % len(x.shape)  # type: ignore[call-overload, operator]
+
+
+VIEWS: dict[str, Callable[..., Tensor | tuple[Tensor, ...] | None]] = {
+    "Identity": lambda node, x: x,
+    "Transpose": lambda node, x: views.transposed(x, _perm(node)),
+    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _reshape),
+    "Slice": _slice,
+    "Split": _split,
+    "Expand": _expand,
+    "Pad": _pad,
+    "Tile": lambda node, x, repeats: views.tiled(x, repeats.load().tolist()),
+    "Gather": _gather,
+    "Concat": lambda node, *parts: views.concatenated(parts, _axis(node, parts[0])),
+}
+
+
+# ------------------------------------------------------------------------------ recorded, large operands
 
 
 def _record_cast(node: Node, x: Tensor) -> Tensor | None:
     to = node.out.type.dtype
     narrower = x.dtype.is_int and 8 <= to.bits <= x.dtype.bits and (to.is_int or to.is_float)
     return views.casted(x, to) if narrower or (x.dtype.is_float and to.is_float) else None
-
-
-def _record_expand(node: Node, x: Tensor, _: Tensor) -> Tensor | None:
-    if any(user.op in BROADCASTING for user in node.out.users()):
-        return None  # these take the constant as it is
-    return views.broadcasted(x, node.out.type.shape)  # type: ignore[arg-type]
-
-
-def _record_pad(
-    node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None
-) -> Tensor | None:
-    amounts = pads.load()
-    if axes is not None or node.attrs.get("mode", "constant") != "constant" or np.any(amounts < 0):
-        return None
-    return views.padded(x, amounts.reshape(2, -1).T.tolist(), np.asarray(0 if value is None else value.scalar))
-
-
-def _record_reshape(node: Node, x: Tensor, *_: Tensor | None) -> Tensor:
-    return views.reshaped(x, node.out.type.shape)  # type: ignore[arg-type]
-
-
-def _record_gather(node: Node, x: Tensor, index: Tensor) -> Tensor | None:
-    if not index.is_small or index.size == 0:
-        return None
-    taken = views.taken(x, index.load().reshape(-1), int(node.attrs.get("axis", 0)) % len(x.shape))  # type: ignore[call-overload, operator]
-    return views.reshaped(taken, node.out.type.shape)  # type: ignore[arg-type]
 
 
 def _record_elementwise(node: Node, *operands: Tensor) -> Tensor | None:
@@ -341,20 +305,7 @@ def _record_elementwise(node: Node, *operands: Tensor) -> Tensor | None:
     return views.mapped(lambda *arrays: fn(node, *arrays), node.kind, node.out.type, *operands)  # type: ignore[arg-type, return-value]
 
 
-VIEWS: dict[str, Callable[..., Tensor | tuple[Tensor, ...] | None]] = {
-    "Transpose": lambda node, x: views.transposed(x, _perm(node)),
-    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _record_reshape),
-    "Identity": lambda node, x: x,
+RECORDED: dict[str, Callable[..., Tensor | None]] = {
     "Cast": _record_cast,
-    "Slice": _record_slice,
-    "Split": _record_split,
-    "Expand": _record_expand,
-    "Pad": _record_pad,
-    "Tile": lambda node, x, repeats: views.tiled(x, repeats.load().tolist()),
-    "Gather": _record_gather,
-}
-RECORDED = {
-    **VIEWS,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Neg"), _record_elementwise),
-    "Concat": lambda node, *parts: views.concatenated(parts, int(node.attrs["axis"]) % len(parts[0].shape)),  # type: ignore[arg-type]
 }
