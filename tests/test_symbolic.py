@@ -45,6 +45,10 @@ PROGRAMS = {
                         ("B", 5), [(1, 5), (3, 5)]),
     "window, two results": (two_results, ("B", 5), [(1, 5), (4, 5)]),
     "stride": (lambda x: lax.slice_in_dim(x, 0, 4, 1 + x.shape[0] // 4, 1), ("B", 4), [(1, 4), (9, 4)]),
+    "halves": (lambda x: x.reshape(x.shape[0] // 2, 2, x.shape[1]) + 1, ("B", "T"), [(2, 3), (6, 1)]),
+    "pooling nothing": (lambda x: lax.reduce_window(x[:, 1:], 0.0, lax.add, (1, 2), (1, 2), "SAME"), ("B", "T"), [(2, 1), (3, 4)]),
+    "convolving nothing": (lambda x: lax.conv_general_dilated(x[:, 1:], KERNEL, (1, 1), "SAME", **CONV), ("B", "H", "W", 2),
+                           [(2, 1, 3, 2), (1, 3, 2, 2)]),
     "no rounds": (lambda x: rows(x[1:]), ("B", "T"), [(1, 3), (4, 2)]),
     "products of nothing": (lambda x: lax.cumprod(x[2:], 0), ("B", "T"), [(1, 3), (4, 2)]),
     "bits of nothing": (lambda x: jax.random.bits(jax.random.key(1), x[1:].shape), ("B", "T"), [(1, 3), (4, 2)]),
@@ -65,6 +69,15 @@ def test_edges(name):
 def test_pivots_out_of_bounds():
     model = j2o.compile(lambda p: lax.linalg.lu_pivots_to_permutation(p, 8), ["i32[B,3]"])
     model.verify(np.array([[5, 1, 9], [-1, -20, 2]], np.int32))
+
+
+def test_sums_of_integers_wrap():
+    for dtype, bits in ((np.int32, 31), (np.uint32, 32)):
+        model = j2o.compile(lambda x: x.sum(0), [jax.ShapeDtypeStruct((3, 1), dtype)])
+        model.verify(np.array([[2**bits - 1], [2**bits - 1], [5]], np.int64).astype(dtype))
+    with jax.enable_x64(True):
+        model = j2o.compile(lambda x: x.sum(0), ["i64[B,1]"])
+        model.verify(np.array([[2**63 - 1], [2**53 + 1], [5]], np.int64))
 
 
 def test_the_callers_settings_for_promotion_do_not_reach_our_own_code():

@@ -36,8 +36,8 @@ def joined(x, y):
     return jnp.concatenate([x, y], 1)  # asks
 
 
-def looped(x):
-    return lax.scan(lambda c, _: (jnp.concatenate([c, c]), None), x, length=3)  # asks
+def fixed(x):
+    return x.reshape(3, x.shape[1])  # asks
 
 
 # function, specs, words of the message, constraints of which each settles it
@@ -46,6 +46,7 @@ ASKED = {
     "reshape": (half, [("T",)], "T", ["mod(T, 2) == 0"]),
     "unequal": (added, [("T",), ("S",)], "S", ["T == S"]),
     "slice": (window, [("T",)], "5", ["T >= 5"]),
+    "fixed": (fixed, [("T", "S")], "3", ["S*T == 3*S"]),
     "concatenate": (joined, [("T", 3), ("S", 3)], "S", ["T == S"]),
 }
 NEEDED = {"range": (counted, [("T",)]), "numpy": (copied, [("T",)])}

@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import jax
@@ -278,16 +279,22 @@ def known_ge(a: Dim, b: Dim) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def agree(a: Dim, b: Dim) -> bool:
-    """Whether two expressions, though JAX does not see that they are equal, give the same numbers at all of many sizes."""
+def agree(a: Dim, b: Dim, divisible: bool = False) -> bool:
+    """Whether two expressions, though JAX does not see that they are equal, give the same numbers at all of many sizes.
+
+    `divisible` takes it that quotients have no rest: `2 * (T // 2)` agrees with `T`.
+    """
     if a == b:
         return True
     names = sorted({*symbols(a), *symbols(b)})
     constraints = constraints_of(scope_of(b if type(a) is int else a))
+    trees = [ast.Constant(d) if type(d) is int else parse_expression(d) for d in (a, b)]
+    functions = {**_INTEGER, "floordiv": Fraction} if divisible else _INTEGER
     tried = 0
-    for sizes in _samples(names, [parse_expression(d) for d in (a, b)], constraints):
+    for sizes in _samples(names, trees, constraints):
         try:
-            if evaluate(a, sizes) != evaluate(b, sizes):
+            left, right = (_evaluate(tree, sizes, functions) for tree in trees)
+            if left != right:
                 return False
             tried += 1
         except ArithmeticError:

@@ -182,7 +182,7 @@ def reshape(node: Node) -> tuple[Type, ...]:
         if quotient is None:
             raise fail(node, f"{x.size} elements are not known to be a multiple of {rest}")
         shape[i] = quotient
-    elif not same_dim(size := dims.prod(shape), x.size) and not dims.agree(size, x.size):
+    elif not same_dim(size := dims.prod(shape), x.size) and not dims.agree(size, x.size, divisible=True):
         raise fail(node, f"{x.size} elements in the shape {shape}")
     return (x.with_shape(tuple(shape)),)
 

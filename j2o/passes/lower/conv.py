@@ -131,7 +131,7 @@ def same_padding(
         return None
     pairs = []
     for n, k, s in zip(sizes, kernel, strides, strict=True):
-        if not dims.known_ge(k, s):
+        if not dims.known_ge(k, s) or not dims.known_ge(n, 1):
             return None
         total = dims.maximum(dims.sub(dims.add(dims.mul(dims.sub(dims.ceildiv(n, s), 1), s), k), n), 0)
         less = dims.floordiv(total, 2)

@@ -24,7 +24,14 @@ def _reduce(op: Lowering, operator: str, x: Value, axes: Sequence[int], keepdims
 
 @lower("reduce_sum")
 def reduce_sum(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    return _in_wide(op, "ReduceSum", x, axes)
+    """Integers modulo 2**n: onnxruntime adds them as float64 and saturates, so that 64 bits are added as two halves."""
+    dtype = x.type.dtype
+    if dtype not in (DType.I64, DType.U64) or (x.op == "onnx.Cast" and x.node.inputs[0].type.dtype.bits <= 32):  # type: ignore[union-attr]
+        return _in_wide(op, "ReduceSum", x, axes)
+    whole = op.cast(x, DType.I64)
+    low = op.Mod(whole, 2**32)
+    high = _reduce(op, "ReduceSum", op.Div(op.Sub(whole, low), 2**32), axes)
+    return op.cast(op.Add(op.Mul(high, 2**32), _reduce(op, "ReduceSum", low, axes)), dtype)
 
 
 @lower("reduce_prod")
@@ -33,12 +40,10 @@ def reduce_prod(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Val
 
 
 def _in_wide(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Value:
-    """Sums and products of unsigned integers are those of signed ones, modulo 2**n."""
+    """Sums and products of integers are those of wide signed ones, modulo 2**n."""
     dtype = x.type.dtype
-    if dtype.is_unsigned:
-        wide = DType.I64 if dtype.bits >= 32 else DType.I32
-        return op.cast(_reduce(op, operator, op.cast(x, wide), axes), dtype)
-    return _reduce(op, operator, x, axes)
+    wide = op.cast(x, DType.I64) if dtype.is_int else x
+    return op.cast(_reduce(op, operator, wide, axes), dtype)
 
 
 @lower("reduce_max")

@@ -33,7 +33,7 @@ def insert_ones(op: Lowering, x: Value, spread: Shape, at: Sequence[int]) -> Val
 @lower("reshape")
 def reshape(op: Lowering, x: Value, *, new_sizes: Shape, dimensions: Sequence[int] = ()) -> Value:
     """The elements in another shape; `dimensions` is the order in which the axes are read, by default as they are."""
-    if not dims.agree(x.type.size, size := dims.prod(new_sizes)):
+    if not dims.agree(x.type.size, size := dims.prod(new_sizes), divisible=True):
         raise DimensionError(
             f"{op.loc}: {x.type} does not fit into the shape {', '.join(map(str, new_sizes))} for every size; "
             f"constraints=['{x.type.size} == {size}'] would settle it"

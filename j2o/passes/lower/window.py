@@ -224,11 +224,11 @@ def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Wi
 def _to_batch_and_channel(op: Lowering, x: Value, others: int) -> Value:
     """The axes that are not pooled, which come first, as exactly two."""
     shape = x.type.shape
-    if others == 2:
-        return x
     if others < 2:
-        return op.unsqueeze(x, list(range(2 - others)))
-    return op.reshape(x, (dims.prod(shape[: others - 1]), *shape[others - 1 :]))
+        return op.unsqueeze(x, list(range(others, 2)))
+    if not dims.known_ge(shape[others - 1], 1):  # of all axes only the first may have no elements
+        return op.reshape(x, (dims.prod(shape[:others]), 1, *shape[others:]))
+    return x if others == 2 else op.reshape(x, (dims.prod(shape[: others - 1]), *shape[others - 1 :]))
 
 
 # ---------------------------------------------------------------------------------- shifted slices
