@@ -95,7 +95,13 @@ SQUARE = {
     "hessenberg": joined_hessenberg,
     "tridiagonal": joined_tridiagonal,
 }
-REAL = {"reflections": reflected, "tridiagonal_solve": solved_lines, "updates": updated, "expm": jax.scipy.linalg.expm}
+REAL = {
+    "qr_multiply": lambda a: jax.scipy.linalg.qr_multiply(a, a[:, ::-1], pivoting=True),
+    "reflections": reflected,
+    "tridiagonal_solve": solved_lines,
+    "updates": updated,
+    "expm": jax.scipy.linalg.expm,
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])

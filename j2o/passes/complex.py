@@ -69,6 +69,12 @@ def convert(z: Any, *, new_dtype: DType, **_: Any) -> Any:
     return (z.re != 0) | (z.im != 0) if new_dtype == DType.BOOL else z.re.astype(new_dtype.numpy)
 
 
+@_rule("mul")
+def mul(a: Any, b: Any, *, out_dtype: DType) -> Any:
+    """Of operands that are converted first; other products are made part by part."""
+    return _mul(convert(a, new_dtype=out_dtype), convert(b, new_dtype=out_dtype))
+
+
 @_rule("iota")
 def iota(*, dtype: DType, shape: Sequence[Any], dimension: int) -> Z:
     from jax import lax

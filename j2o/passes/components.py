@@ -33,10 +33,10 @@ PARTS = {
 }
 # applied to each part: what moves elements, and what is linear
 EACH = frozenset(
-    "add add_any bitcast_convert_type broadcast broadcast_in_dim concatenate copy copy_p cumsum device_put dynamic_slice dynamic_update_slice expand_dims "
-    "gather neg optimization_barrier pad psum random_clone reduce_sum reduce_window_sum reshape rev scatter scatter-add "
+    "add add_any all_gather all_to_all bitcast_convert_type broadcast broadcast_in_dim concatenate copy copy_p cumsum device_put dynamic_slice dynamic_update_slice empty empty2 expand_dims "
+    "gather neg optimization_barrier pad ppermute psum psum_invariant random_clone reduce_sum reduce_window_sum reshape rev scatter scatter-add "
     "scatter-sub select_and_scatter_add select_n slice split squeeze stack sub tie tile transpose unstack "
-    "reduce_precision stop_gradient".split()
+    "reduce_precision reduce_scatter stop_gradient".split()
 )
 BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"])
 # operands are flattened; these attributes count operands, in this order
@@ -173,7 +173,7 @@ class Splitter:
             return self.each(op, node)
         if (node.graphs and kind not in COMPLEX) or kind in FLATTENED or node.op == "call":
             return self.flattened(op, node)
-        if kind in BILINEAR:
+        if kind in BILINEAR and not node.attrs.get("out_dtype"):
             return self.bilinear(op, node) if all(map(is_split, node.inputs[:2])) else self.each(op, node)
         plain = self.retrace.implementation(kind)
         rule = KEYS.get(kind) or (plain and on_words(plain))
@@ -209,7 +209,7 @@ class Splitter:
         return new.outputs
 
     def each(self, op: Builder, node: Node) -> Sequence[Value]:
-        count = max(len(self.of(v)) for v in node.inputs)
+        count = max(len(part_types(v.type)) for v in (*node.inputs, *node.outputs) if v is not None)
         made = []
         for i in range(count):
             operands = [self.of(v)[i] if is_split(v) else v for v in node.inputs]

@@ -64,13 +64,17 @@ def inline_solve(node: Node) -> None:
 
 
 def inline_platform(node: Node) -> None:
-    """Replace a choice between platforms by its branch for CPU, which is where JAX's values to compare with come from."""
+    """Replace a choice between platforms by its branch for ours."""
     platforms: Any = node.attrs["branches_platforms"]
     index = node.inputs[0]
-    chosen = next(i for i, names in enumerate(platforms) if names is None or "cpu" in names)
-    _replace(node, node.graphs[chosen], node.inputs[1:])
+    _replace(node, node.graphs[our_platform(platforms)], node.inputs[1:])
     if index is not None and index.node is not None and not index.uses:
         index.node.erase()
+
+
+def our_platform(platforms: Sequence[Any]) -> int:
+    """Which entry is for the CPU, where JAX's values to compare with come from."""
+    return next(i for i, names in enumerate(platforms) if names is None or "cpu" in names)
 
 
 def _replace(node: Node, body: Graph, args: Sequence[Value | None]) -> None:

@@ -17,6 +17,7 @@ from j2o.passes.components import split_components
 from j2o.passes.inline import inline_calls
 from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     casts,
+    collective,
     control,
     conv,
     dot,

@@ -195,20 +195,5 @@ def on_parts(decomposition: str | Callable[..., Any]) -> Callable[..., tuple[Arr
     return rule
 
 
-COMPLEX.update(
-    {
-        name: on_parts(name)
-        for name in (
-            "cholesky",
-            "eigh",
-            "geqrf",
-            "householder_product",
-            "lu",
-            "ormqr",
-            "qr",
-            "svd",
-            "triangular_solve",
-            "tridiagonal_solve",
-        )
-    }
-)
+_DENSE = "cholesky eigh geqp3 geqrf householder_product lu ormqr qr svd triangular_solve tridiagonal_solve"
+COMPLEX.update({name: on_parts(name) for name in _DENSE.split()})

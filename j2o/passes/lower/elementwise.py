@@ -7,6 +7,7 @@ onnxruntime's Where turns a -0 of its first branch into 0: where the sign of zer
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax import lax
 
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Type
+from j2o.passes.inline import our_platform
 from j2o.passes.lower.table import Lowering, lower, lower_elementwise, lower_with
 
 lower_elementwise({
@@ -29,6 +31,11 @@ lower_elementwise({
        "mesh_cast", "layout_constraint", "custom_lin_identity", "device_put", "reshard", "pcast", "name", "random_clone")  # fmt: skip
 def identity(op: Lowering, *operands: Value, **_: Any) -> tuple[Value, ...]:
     return operands
+
+
+@lower("platform_index")
+def platform_index(op: Lowering, *, platforms: Sequence[Any]) -> Value:
+    return op.const(our_platform(platforms), DType.I32)
 
 
 @lower("mul")

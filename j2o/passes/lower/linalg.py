@@ -260,17 +260,21 @@ def reflector(x: Array, j: Array, at: Array) -> tuple[Array, Array, Array]:
     return v, tau, jnp.where(trivial, first, beta.astype(x.dtype))
 
 
-def _qr_panel(p: Array, steps: Dim, pivoting: bool = False) -> tuple[Array, Array, Array]:
-    """The first columns of QR, packed, their `tau`, and the order of columns; `p` and the packed result are transposed."""
+def _qr_panel(p: Array, steps: Dim, fixed: Array | None = None) -> tuple[Array, Array, Array]:
+    """The first columns of QR, packed, their `tau`, and the order of columns; `p` and the packed result are transposed.
+
+    Past the first `fixed` columns, the largest that is left comes next.
+    """
     columns, at = positions(p.shape[0]), positions(p.shape[1])
     if type(steps) is int and steps == 0:
         return p, jnp.zeros((0,), p.dtype), columns
 
     def step(state: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         p, order = state
-        if pivoting:
+        if fixed is not None:
             norms = jnp.sum(jnp.where(at >= j, square_size(p), 0), 1)
-            swap = swapped(columns, j, lax.argmax(jnp.where(columns >= j, norms, -1), 0, jnp.int32))
+            largest = lax.argmax(jnp.where(columns >= j, norms, -1), 0, jnp.int32)
+            swap = swapped(columns, j, jnp.where(j < fixed, j, largest))
             p, order = take(p, swap), take(order, swap)
         x = take(p, j)
         v, tau, beta = reflector(x, j, at)
@@ -279,6 +283,22 @@ def _qr_panel(p: Array, steps: Dim, pivoting: bool = False) -> tuple[Array, Arra
 
     (p, order), (packed, taus) = lax.scan(step, (p, columns), positions(steps))
     return jnp.concatenate([packed, p[steps:]]), taus, order
+
+
+@lower_with("geqp3")
+@batched
+def geqp3(a: Array, marks: Array, **_: Any) -> tuple[Array, Array, Array]:
+    """As geqrf, with pivoting; columns that have a mark are exchanged to the front. Their order counts from 1."""
+    at = positions(a.shape[1])
+
+    def step(state: tuple[Array, Array], row: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        (order, count), (j, mark) = state, row
+        order = take(order, swapped(at, j, jnp.where(mark, count, j)))
+        return (order, count + mark.astype(count.dtype)), None
+
+    (first, count), _ = lax.scan(step, (at, jnp.zeros((), jnp.int32)), (at, marks != 0))
+    packed, taus, order = _qr_panel(take(a.T, first), dims.minimum(*a.shape), count)
+    return packed.T, (take(first, order) + 1).astype(marks.dtype), taus
 
 
 @lower_with("geqrf")
@@ -335,7 +355,7 @@ def qr(a: Array, *, full_matrices: bool, pivoting: bool = False, **_: Any) -> tu
     rows, columns = a.shape
     rank = dims.minimum(rows, columns)
     if pivoting:
-        packed, taus, order = _qr_panel(a.T, rank, pivoting)
+        packed, taus, order = _qr_panel(a.T, rank, jnp.zeros((), jnp.int32))
         packed = packed.T
     else:
         (packed, taus), order = geqrf(a), None
