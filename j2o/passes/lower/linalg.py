@@ -296,7 +296,7 @@ def geqp3(a: Array, marks: Array, **_: Any) -> tuple[Array, Array, Array]:
         order = take(order, swapped(at, j, jnp.where(mark, count, j)))
         return (order, count + mark.astype(count.dtype)), None
 
-    (first, count), _ = lax.scan(step, (at, jnp.zeros((), jnp.int32)), (at, marks != 0))
+    first, count = lax.scan(step, (at, jnp.zeros((), jnp.int32)), (at, marks != 0))[0]
     packed, taus, order = _qr_panel(take(a.T, first), dims.minimum(*a.shape), count)
     return packed.T, (take(first, order) + 1).astype(marks.dtype), taus
 
