@@ -58,14 +58,14 @@ def mapped(fn: Callable[..., np.ndarray], how: str, type: Type, *bases: Tensor) 
 
         def read(box: Box) -> np.ndarray:
             with np.errstate(all="ignore"):
-                return fn(*(r(_unbroadcast(box, shape)) for shape, r in readers))
+                return fn(*(r(unbroadcast(box, shape)) for shape, r in readers))
 
         return read
 
     return view(how, type, bases, open)
 
 
-def _unbroadcast(box: Box, shape: Shape) -> Box:
+def unbroadcast(box: Box, shape: Shape) -> Box:
     """The part of an array of that shape which a box of what it is broadcast to shows."""
     return tuple(slice(0, 1) if d == 1 else s for d, s in zip(shape, box[len(box) - len(shape) :], strict=True))
 
@@ -82,7 +82,7 @@ def transposed(x: Tensor, perm: tuple[int, ...]) -> Tensor:
 
 def broadcasted(x: Tensor, shape: Shape) -> Tensor:
     return _of(f"broadcast{list(shape)}", x, shape,
-               lambda read, box: np.broadcast_to(read(_unbroadcast(box, x.shape)), extents(box)))  # fmt: skip
+               lambda read, box: np.broadcast_to(read(unbroadcast(box, x.shape)), extents(box)))  # fmt: skip
 
 
 def padded(x: Tensor, widths: Sequence[Sequence[int]], value: Tensor) -> Tensor:

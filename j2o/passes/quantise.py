@@ -18,13 +18,15 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Value
 from j2o.ir.tensor import CHUNK, SMALL, Box, Reader, Tensor, boxes
 from j2o.ir.types import DType, Type
-from j2o.ir.views import View, axis_groups
+from j2o.ir.views import View, axis_groups, unbroadcast
 from j2o.passes.pipeline import Context, graph_pass
 
 DTYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "int8": DType.I8}
 BLOCKED = 21  # the opset from which DequantizeLinear takes more than one axis of scales
 NAMED = 4096  # bytes from which a matrix that is a weight of the user's counts as large
 
+TINY = np.float32(1e-36)  # largest magnitudes below this are stored as zeros: the inverse of their scale is none
+# a box and its values → what is stored for them, and what that stands for
 Convert: TypeAlias = "Callable[[Box, np.ndarray], tuple[np.ndarray, np.ndarray]]"
 
 
@@ -57,104 +59,75 @@ def _is_weight(tensor: Tensor, dtype: DType) -> bool:
 
 def _stored(op: Builder, value: Value, tensor: Tensor, dtype: DType, errors: dict[str, float], opset: int) -> Value:
     """`value` made of what is stored for it."""
-    name = tensor.name or tensor.key
     if dtype != DType.I8:
-        top = float(np.finfo(np.float16).max) if dtype == DType.F16 else math.inf
-
-        def narrow(box: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            finite = np.where(np.isfinite(array), np.clip(array, -top, top), array) if top < math.inf else array
-            stored = finite.astype(dtype.numpy)
-            return stored, stored.astype(array.dtype)
-
         return op.cast(
-            op.const(_Measured(f"store[{dtype.value}]", tensor, dtype, lambda: narrow, name, errors)), tensor.dtype
+            op.const(_measured(f"store[{dtype.value}]", tensor, dtype, _narrow(dtype), errors)), tensor.dtype
         )
     reduced, where = _scaling(value, opset)
-    scales = _Scales(tensor, reduced, name, keep="block_size" in where)
+    kept = tuple(1 if k in reduced else d for k, d in enumerate(tensor.shape))
+    scales = functools.cache(lambda: _scales(tensor, reduced, kept))
 
-    def quantise() -> Convert:
-        scale = scales.values
+    def convert(box: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        steps = scales()[unbroadcast(box, kept)]
+        back = array * (1 / steps)
+        np.rint(back, out=back)
+        stored = back.astype(np.int8)
+        back *= steps
+        return stored, back
 
-        def part(box: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            steps = scale[scales.within(box)]
-            stored = np.rint(array / steps)
-            return stored.astype(np.int8), stored * steps
-
-        return part
-
-    stored = op.const(_Measured(f"int8{list(reduced)}", tensor, dtype, quantise, name, errors))
-    return op.cast(op.DequantizeLinear(stored, op.const(scales), **where), tensor.dtype)
-
-
-class _Measured(View):
-    """What is stored for a weight; reading all of it leaves its error (root mean square, relative) in `errors`.
-
-    `start()` gives a function of a box and its values, which gives what is stored for them and what that stands for.
-    """
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        how: str,
-        tensor: Tensor,
-        dtype: DType,
-        start: Callable[[], Convert],
-        name: str,
-        errors: dict[str, float],
-    ) -> None:
-        def open() -> Reader:
-            read, convert, sums = tensor.reader(), start(), np.zeros(2)
-
-            def converted(box: Box) -> np.ndarray:
-                array = read(box)
-                with np.errstate(all="ignore"):
-                    stored, back = convert(box, array)
-                    for i, part in enumerate((back - array, array)):
-                        flat = part.astype(np.float32, copy=False).ravel("K")
-                        sums[i] += np.dot(flat, flat)
-                    errors[name] = float(np.sqrt(sums[0] / sums[1])) if sums[0] else 0.0
-                return stored
-
-            return converted
-
-        super().__init__(how, Type(dtype, tensor.shape), (tensor,), open)
+    shape = kept if "block_size" in where else (tensor.shape[where["axis"]],)
+    type = Type(DType.F32, shape)
+    scale = View(f"scale{list(reduced)}", type, (tensor,), lambda: lambda box: scales().reshape(shape)[box])
+    scale.name = f"{scale.name}_scale"
+    stored = _measured(f"int8{list(reduced)}", tensor, dtype, convert, errors)
+    return op.cast(op.DequantizeLinear(op.const(stored), op.const(scale), **where), tensor.dtype)
 
 
-class _Scales(View):
-    """One scale for what lies along the `reduced` axes of a weight; SpecError where it is not finite."""
+def _narrow(dtype: DType) -> Convert:
+    """Rounds to a float dtype; finite values beyond float16's stay finite."""
+    top = float(np.finfo(np.float16).max) if dtype == DType.F16 else math.inf
 
-    def __init__(self, tensor: Tensor, reduced: tuple[int, ...], name: str, keep: bool) -> None:
-        self.tensor, self.reduced = tensor, reduced
-        shape = tuple(1 if k in reduced else d for k, d in enumerate(tensor.shape))
-        type = Type(DType.F32, shape if keep else tuple(d for k, d in enumerate(shape) if k not in reduced))
-        super().__init__(
-            f"scale{list(reduced)}",
-            type,
-            (tensor,),
-            lambda: lambda box: self.values.reshape(type.shape)[box],  # type: ignore[arg-type]
-        )
-        self.name = f"{name}_scale"
+    def convert(_: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        finite = np.where(np.isfinite(array), np.clip(array, -top, top), array) if top < math.inf else array
+        stored = finite.astype(dtype.numpy)
+        return stored, stored.astype(array.dtype)
 
-    def within(self, box: Box) -> Box:
-        """The scales of a box of the weight."""
-        return tuple(slice(0, 1) if k in self.reduced else s for k, s in enumerate(box))
+    return convert
 
-    @functools.cached_property
-    def values(self) -> np.ndarray:
-        """The scales, with axes of size 1 for those reduced, found by reading the weight once."""
-        largest = np.zeros([1 if k in self.reduced else d for k, d in enumerate(self.tensor.shape)], np.float32)
-        read = self.tensor.reader()
-        for box in boxes(self.tensor.shape, CHUNK // self.tensor.dtype.numpy.itemsize):
-            array, part = read(box), largest[self.within(box)]
-            for extreme in (array.max(self.reduced, keepdims=True), -array.min(self.reduced, keepdims=True)):
+
+def _measured(how: str, tensor: Tensor, dtype: DType, convert: Convert, errors: dict[str, float]) -> View:
+    """What `convert` makes of a weight, box by box; reading all of it leaves its error (relative, root mean square) in `errors`."""
+
+    def open() -> Reader:
+        read, sums = tensor.reader(), np.zeros(2)
+
+        def converted(box: Box) -> np.ndarray:
+            array = read(box)
+            with np.errstate(all="ignore"):
+                stored, back = convert(box, array)
+                for i, part in enumerate((np.subtract(back, array, out=back), array)):
+                    flat = part.astype(np.float32, copy=False).ravel("K")
+                    sums[i] += np.dot(flat, flat)
+                errors[tensor.name or tensor.key] = float(np.sqrt(sums[0] / sums[1])) if sums[0] else 0.0
+            return stored
+
+        return converted
+
+    return View(how, Type(dtype, tensor.shape), (tensor,), open)
+
+
+def _scales(tensor: Tensor, reduced: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """One scale for what lies along the `reduced` axes of a weight, which is read once; SpecError where one is not finite."""
+    largest, read = np.zeros(shape, np.float32), tensor.reader()
+    for box in boxes(tensor.shape, CHUNK // tensor.dtype.numpy.itemsize):
+        array, part = read(box), largest[unbroadcast(box, shape)]
+        for extreme in (array.max(reduced, keepdims=True), -array.min(reduced, keepdims=True)):
+            with np.errstate(over="ignore"):
                 np.maximum(part, extreme.astype(np.float32), out=part)
-        if not np.isfinite(largest).all():
-            what = (
-                f"weights_dtype='int8': {self.name.removesuffix('_scale')!r} has values that are not finite in float32"
-            )
-            raise SpecError(f"{what}; 'bfloat16' stores them")
-        return np.where(largest == 0, np.float32(1), largest / np.float32(127))
+    if not np.isfinite(largest).all():
+        what = f"weights_dtype='int8': {(tensor.name or tensor.key)!r} has values that are not finite in float32"
+        raise SpecError(f"{what}; 'bfloat16' stores them")
+    return np.where(largest < TINY, np.float32(1), largest / np.float32(127))
 
 
 def _scaling(value: Value, opset: int) -> tuple[tuple[int, ...], dict[str, int]]:
