@@ -125,7 +125,7 @@ HOSTILE = {
     ),
     "huge typed": (held(data_type=1, dims=[2**20, 2**20], float_data=[1.0]), "holds 1 entries, .* say 1099511627776"),
     "nothing": (held(data_type=7, dims=[2]), "holds 0 entries"),
-    "both": (held(data_type=1, dims=[1], raw_data=b"1234", float_data=[1.0]), "holds 4 bytes"),
+    "both": (held(data_type=1, dims=[1], raw_data=b"1234", float_data=[1.0]), "holds 5 bytes"),
 }
 
 

@@ -48,11 +48,10 @@ def save(
     progress: Progress | None = None,
     system: Any = os,
 ) -> None:
-    """Write a root graph to `path`, its weights to `path + ".data"` with `external_data` (default: above 1 GiB).
+    """Write a root graph as `Model.save` says; every call that changes the disk goes to `system`.
 
-    With `max_file_bytes`, data files are at most that large: `NAME.data`, `NAME.1.data`, … Every call that touches the
-    disk goes to `system`. Raises SaveError, with what stood at the path untouched, where the folder is missing, cannot
-    be written or is full, where a single file would exceed protobuf's 2 GiB, and where a weight is not what it says.
+    Raises SaveError, with what stood at the path untouched, where the folder is missing, cannot be written or is full,
+    where a single file would exceed protobuf's 2 GiB, and where a weight is not of the size it says.
     """
     target = Path(path)
     check_folder(target)

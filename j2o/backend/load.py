@@ -12,9 +12,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import onnx
 import onnx_ir as ir
@@ -35,27 +34,35 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
     size = path.stat().st_size
     if not 0 < size <= MESSAGE:
         raise LoadError(f"{path}: is not an ONNX model: it has {size} bytes")
-    try:
-        # mapped, so that a large file that is something else is not read
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            view = memoryview(data)
-            try:
-                model = onnx.ModelProto.FromString(view)  # type: ignore[arg-type]
-            finally:
-                view.release()
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read: {error.strerror}") from error
-    except DecodeError as error:
-        raise LoadError(f"{path}: is not an ONNX model, or is cut short") from error
+    # mapped, so that a large file that is something else is not read
+    with (
+        _readable(path),
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        model = onnx.ModelProto.FromString(view)  # type: ignore[arg-type]
     if not model.opset_import or not model.HasField("graph"):
         raise LoadError(f"{path}: is not an ONNX model: there is no graph in it")
     return model
 
 
+@contextlib.contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise LoadError(f"{path}: is not an ONNX model, or is cut short") from error
+    except UnicodeDecodeError as error:  # protobuf decodes text when it is asked for
+        raise LoadError(f"{path}: is damaged: a name in it is no text") from error
+
+
 def summary(path: str | os.PathLike[str]) -> str:
     """Inputs, outputs, operators, opset and size of a model, as text."""
     model = read(path)
-    with _decoding(path):
+    with _readable(path):
         graph, maker = model.graph, model.producer_name or "unknown"
         lines = [f"{path}: opset {model.opset_import[0].version}, IR version {model.ir_version}, by {maker}"]
         lines += [f"  input  {_value(v)}" for v in graph.input]
@@ -78,25 +85,17 @@ def _value(value: onnx.ValueInfoProto) -> str:
     return f"{value.name}: {dtype.name.lower() if dtype else 'no tensor'}[{dims}]"
 
 
-@contextlib.contextmanager
-def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:  # protobuf decodes text when it is asked for
-        raise LoadError(f"{path}: is damaged: a name in it is no text") from error
-
-
 def check(path: str | os.PathLike[str], deep: bool = False, progress: Progress | None = None) -> int:
     """Structure, shapes, where the weights lie, and that onnxruntime loads the model; LoadError says what is wrong.
 
-    `deep` reads the weights too, compares them with the checksums that `save` stored, and has onnxruntime optimise the
-    model; without it no external data is read. Gives the number of weights whose checksum is right.
+    `deep` also reads the weights, in bounded memory, and compares them with the checksums that `save` stored; without it
+    no external data is read. Gives the number of weights whose checksum is right.
     """
     from j2o.backend.session import Session
 
     path = Path(path)
     model = read(path)
-    with _decoding(path):
+    with _readable(path):
         places = [p for t in _tensors(model) if (p := _place(path, t)) is not None]
         _check_overlaps(path, places)
         good = _check_sums(path, model, places, progress) if deep else 0
@@ -104,7 +103,7 @@ def check(path: str | os.PathLike[str], deep: bool = False, progress: Progress |
         onnx.checker.check_model(str(path))
     except Exception as error:
         raise LoadError(f"{path}: {' '.join(str(error).split())}") from error
-    Session(str(path), optimise=deep)
+    Session(str(path), optimise=False)
     return good
 
 
@@ -126,8 +125,7 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(part)
 
 
-@dataclass(frozen=True, order=True)
-class _Place:
+class _Place(NamedTuple):
     """Where the external data of a tensor lies: the file by device and inode, and the region in it."""
 
     file: tuple[int, int]
@@ -136,10 +134,6 @@ class _Place:
     location: str
     name: str
     digest: str
-
-    @property
-    def region(self) -> tuple[tuple[int, int], int, int]:
-        return self.file, self.start, self.end
 
 
 def _place(path: Path, tensor: onnx.TensorProto) -> _Place | None:
@@ -150,10 +144,10 @@ def _place(path: Path, tensor: onnx.TensorProto) -> _Place | None:
         typed = sum(
             len(getattr(tensor, f"{kind}_data")) for kind in ("float", "double", "int32", "int64", "uint64", "string")
         )
-        if tensor.HasField("raw_data") and (typed or len(tensor.raw_data) != size):
-            raise LoadError(f"{what} holds {len(tensor.raw_data)} bytes, its dtype and shape say {size}")
-        if not tensor.HasField("raw_data") and typed != entries:
-            raise LoadError(f"{what} holds {typed} entries, its dtype and shape say {entries}")
+        raw = tensor.HasField("raw_data")
+        found, wanted = (len(tensor.raw_data) + typed, size) if raw else (typed, entries)
+        if found != wanted:
+            raise LoadError(f"{what} holds {found} {'bytes' if raw else 'entries'}, its dtype and shape say {wanted}")
         return None
     stored = {e.key: e.value for e in tensor.external_data}
     location = stored.get("location", "")
@@ -188,12 +182,11 @@ def _data_file(folder: Path, location: str) -> os.stat_result | None:
     if not parts or os.path.isabs(location) or ".." in parts or set(location) & {"\\", "\0"}:
         return None
     try:
-        on_the_way = [os.lstat(folder.joinpath(*parts[:n])) for n in range(1, len(parts) + 1)]
+        *folders, last = (os.lstat(folder.joinpath(*parts[:n])) for n in range(1, len(parts) + 1))
     except OSError:
         return None
-    kinds = [stat.S_ISDIR(s.st_mode) for s in on_the_way[:-1]]
-    last = on_the_way[-1]
-    return last if all(kinds) and stat.S_ISREG(last.st_mode) and last.st_nlink == 1 else None
+    straight = all(stat.S_ISDIR(s.st_mode) for s in folders)
+    return last if straight and stat.S_ISREG(last.st_mode) and last.st_nlink == 1 else None
 
 
 def _digest(tensor: onnx.TensorProto) -> str:
@@ -203,7 +196,7 @@ def _digest(tensor: onnx.TensorProto) -> str:
 def _check_overlaps(path: Path, places: list[_Place]) -> None:
     """Weights may share all of a region, where their contents are equal, but no part of one."""
     for a, b in itertools.pairwise(sorted(p for p in places if p.start < p.end)):
-        if a.file == b.file and b.start < a.end and a.region != b.region:
+        if a.file == b.file and b.start < a.end and a[:3] != b[:3]:
             raise LoadError(f"{path}: {a.name[:80]!r} and {b.name[:80]!r} overlap in {a.location[:80]!r}")
 
 
@@ -211,20 +204,20 @@ def _check_sums(path: Path, model: onnx.ModelProto, places: list[_Place], progre
     """Read every weight, a shared region once; how many checksums were stored, all of them right."""
     inside = [t for t in _tensors(model) if t.data_location != onnx.TensorProto.EXTERNAL and _digest(t)]
     wanted = [(t.name, _digest(t), hashlib.sha256(t.raw_data).hexdigest()) for t in inside]
-    sums: dict[tuple[Any, int, int], str] = {}
-    total, done = sum(end - start for _, start, end in {p.region for p in places}), 0
-    for place in places:
-        if place.region not in sums:
-            digest = hashlib.sha256()
-            with open(path.parent / place.location, "rb", buffering=0) as file:
-                file.seek(place.start)
-                while chunk := file.read(min(CHUNK, place.end - file.tell())):
-                    digest.update(chunk)
-                    done += len(chunk)
-                    if progress is not None:
-                        progress(done, total)
-            sums[place.region] = digest.hexdigest()
-        wanted.append((place.name, place.digest, sums[place.region]))
+    regions = {p[:3]: p.location for p in places}
+    total, done = sum(end - start for _, start, end in regions), 0
+    sums: dict[tuple[object, ...], str] = {}
+    for (inode, start, end), location in regions.items():
+        digest = hashlib.sha256()
+        with open(path.parent / location, "rb", buffering=0) as file:
+            file.seek(start)
+            while chunk := file.read(min(CHUNK, end - file.tell())):
+                digest.update(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, total)
+        sums[inode, start, end] = digest.hexdigest()
+    wanted += [(p.name, p.digest, sums[p[:3]]) for p in places]
     for name, stored, found in wanted:
         if stored not in ("", found):
             raise LoadError(f"{path}: {name[:80]!r} is damaged: its bytes do not have the checksum that was stored")
