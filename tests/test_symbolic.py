@@ -112,3 +112,59 @@ SAME = [
 def test_sizes_written_in_two_ways(a, b, same):
     scope = DimScope(["S <= 512", "mod(S, 16) == 0"])
     assert dims.agree(scope.dim(a), scope.dim(b)) == same
+
+
+def block(x):
+    """Causal attention of four heads, a normalisation over the sequence, and a sum that a loop makes."""
+    batch, length, width = x.shape
+    heads = x.reshape(batch, length, 4, width // 4)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", heads, heads) / length
+    seen = jnp.arange(length)[:, None] >= jnp.arange(length)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen, scores, -1e9)), heads)
+    x = x + mixed.reshape(batch, length, width) - x.mean(1, keepdims=True)
+    return x + lax.fori_loop(0, length, lambda i, s: s + x[:, i].sum() / (batch * length), jnp.float32(0))
+
+
+def serving(graph) -> list[tuple[str, bool]]:
+    """The nodes that compute with sizes alone, and whether each stands in a loop."""
+    sizes, found = set(), []
+    for node in graph.walk():
+        inputs = [v for v in node.inputs if v is not None and v.const is None]
+        if node.op == "onnx.Shape" or (inputs and not node.graphs and sizes.issuperset(inputs)):
+            sizes.update(node.outputs)
+            found.append((node.kind, node.graph is not graph))
+    return found
+
+
+def test_what_serves_sizes_does_not_grow_with_depth_nor_stand_in_loops():
+    counts = []
+    for depth in (1, 4):
+        model = j2o.compile(lambda x, depth=depth: [x := block(x) for _ in range(depth)][-1], [("B", "T", 8)])
+        model.verify(np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32), rtol=1e-3, atol=1e-3)
+        nodes = serving(model.graph)
+        assert not any(inside for _, inside in nodes)
+        assert ("Shape", False) in nodes
+        counts.append(len(nodes))
+    assert counts[0] == counts[1]
+
+
+def shapes_of(graph):
+    """(name, shape or None) of every value of a proto's graph that a node makes, and of the graphs in it."""
+    infos = {
+        v.name: v for v in (*graph.value_info, *getattr(graph, "output", ()), *graph.input) if not isinstance(v, str)
+    }
+    for node in graph.node:
+        for name in filter(None, node.output):
+            info = infos.get(name)
+            yield name, info and [d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from shapes_of(attribute.g)
+
+
+def test_every_value_of_the_exported_model_has_a_shape():
+    model = j2o.compile(lambda x: block(x).reshape(-1, 2, 8), [("2*B", "T", 8)])
+    found = list(shapes_of(model.to_proto().graph))
+    assert [name for name, shape in found if shape is None] == []
+    assert any("2*B" in shape for _, shape in found)
+    assert any("B*T" in shape for _, shape in found)

@@ -28,6 +28,10 @@ def materialize(graph: Graph) -> int:
     return sum(Sizes(top, wanted.get(name)).run() for name, top in [*graph.functions.items(), ("", graph)])
 
 
+FORMS = frozenset(
+    ("Cast", "Reshape", "Squeeze", "Unsqueeze")
+)  # beside elementwise operators, what sizes are brought to
+
 # ---------------------------------------------------------------------------------------------- functions
 
 
@@ -120,6 +124,7 @@ class Sizes:
                 node.replace_by(self.vector(node.attrs["dims"]))  # type: ignore[arg-type]
             else:
                 node.erase()
+        self.raise_sizes()
         for out in [v for n in self.graph.walk() for v in _unsure(n)]:
             op = Builder(out.node.graph, out.node.next, out.node.loc, out.hint)  # type: ignore[union-attr, arg-type]
             sized = op.node("onnx.Reshape", [out, self.vector(out.type.shape)], {"allowzero": 1}, [out.type])
@@ -162,6 +167,20 @@ class Sizes:
                 )
                 new.out.hint = user.out.hint
                 user.replace_by(new.out)
+
+    def raise_sizes(self) -> None:
+        """Move what is computed of sizes alone to the top, out of loops and branches."""
+        sizes, after = set(self.made.values()), False
+        for node in self.graph.walk():
+            after = after or node is self.anchor
+            inputs = [v for v in node.inputs if v is not None and v.const is None]
+            form = node.op.startswith("onnx.") and (node.spec.elementwise or node.kind in FORMS)
+            if after and form and inputs and sizes.issuperset(inputs):
+                self.op.hint, self.op.loc = node.out.hint, node.loc
+                given = [self.op.const(v.const) if v is not None and v.const is not None else v for v in node.inputs]
+                moved = self.op.node(node.op, given, node.attrs, [node.out.type])
+                node.replace_by(moved.out)
+                sizes.add(moved.out)
 
     # ------------------------------------------------------------------ sizes
 
