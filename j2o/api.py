@@ -104,6 +104,8 @@ def compile_with(
     clock = [time.perf_counter()]
     parsed = parse_specs(fn, specs, constraints, input_names)
     traced = trace(fn, parsed.avals, parsed.tree)
+    if not traced.out_paths:
+        raise SpecError("fn: it gives no arrays, and a model needs at least one output")
     clock.append(time.perf_counter())
     graph, boundary = _lift(parsed, traced, name or _name_of(fn), output_names)
     ins = _positions("inputs_as_nchw", inputs_as_nchw, graph.input_names, boundary.types)

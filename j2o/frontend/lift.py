@@ -1,16 +1,21 @@
 """jaxpr → graph of `lax.*` nodes: one equation, one node; nested jaxprs become its regions. Nothing is decided here.
 
-Uses of private JAX: none; jaxprs come through `jax.extend.core`.
+What JAX itself replaces while lowering is replaced before: references by the values that they hold, the primitives of
+`jax.experimental.sparse` by its own code for them. What only prints is left out.
+Uses of private JAX: `discharge`, `internal_mutable_array_effect`, `_<primitive>_impl` of the sparse modules.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src.core import internal_mutable_array_effect
+from jax._src.state import discharge
 from jax.extend import core as jcore
 
 from j2o.errors import UnsupportedError
@@ -20,6 +25,9 @@ from j2o.ir.dims import DimScope, normal
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
 from j2o.ir.types import DType, Type
+
+
+PRINTING = frozenset({"debug_callback", "debug_print"})
 
 
 def type_of(aval: Any) -> Type:
@@ -47,6 +55,8 @@ def lift(
 
     Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
     """
+    if internal_mutable_array_effect in closed.effects:
+        closed = getattr(discharge, "discharge_state2", discharge.discharge_state)(closed)  # 0.10.0 and 1 have both
     lifter = _Lifter(const or (lambda array: ArrayTensor(np.asarray(array))), located)
     graph = lifter.graph(closed.jaxpr, closed.consts, name, {}, hints)
     graph._dims = dims
@@ -99,9 +109,15 @@ class _Lifter:
 
     def equation(self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value]) -> None:
         loc = location(eqn) if self.located else None
-        name = eqn.primitive.name
+        name, params = eqn.primitive.name, eqn.params
+        if name in PRINTING:
+            return
+        code = getattr(sys.modules.get(f"jax.experimental.sparse.{name[:4]}"), f"_{name}_impl", None)
+        if code is not None:
+            body = jax.make_jaxpr(functools.partial(code, **params))(*(v.aval for v in eqn.invars))
+            name, params = "closed_call", {"call_jaxpr": body}
         try:
-            attrs, jaxprs = normalise(eqn.params)
+            attrs, jaxprs = normalise(params)
             types = [type_of(v.aval) for v in eqn.outvars]
         except (ParamError, TypeError) as error:
             self.problems.append(f"{name} at {loc}: {error}")

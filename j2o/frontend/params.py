@@ -26,11 +26,11 @@ from j2o.ir.types import Attr, DType, Struct, dtype_of
 DROPPED = frozenset(
     (
         "accuracy allow_negative_indices backend bwd bwd_callable call_jaxpr_thunk check_vma "
-        "compiler_options_kvs compiler_params computation cost_estimate ctx_mesh device devices differentiated "
+        "compiler_options_kvs compiler_params computation context_mesh cost_estimate ctx_mesh device devices differentiated "
         "donated_invars fwd_jaxpr_thunk grid_mapping in_layouts in_shardings in_specs inline is_scan jvp_fun "
         "jvp_jaxpr_fun jvp_jaxpr_thunk keep_unused lower_fun layout linear memory_space manual_axes mul_at "
         "newly_manual_axes optimize_energy out_layouts out_sharding out_shardings out_specs out_trees policy "
-        "prevent_cse primitive_name sharding srcs split_transpose _split_transpose symbolic_zeros unroll "
+        "prevent_cse primitive_name rule sharding srcs split_transpose _split_transpose symbolic_zeros transpose_thunk unconstrained_dims unroll "
         "use_fast_variance use_consts vmap_method weak_type out_avals out_dtype_weak result_avals dst_sharding "
         "debug_info"
     ).split()
