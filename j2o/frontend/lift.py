@@ -26,7 +26,6 @@ from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
 from j2o.ir.types import DType, Type
 
-
 PRINTING = frozenset({"debug_callback", "debug_print"})
 
 
