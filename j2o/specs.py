@@ -13,16 +13,9 @@ import numpy as np
 
 from j2o.errors import DimensionError, SpecError
 from j2o.frozen import LazyArray, Weights, own_key, tensor_of
-from j2o.ir.dims import (
-    DimScope,
-    constraints_of,
-    is_symbolic,
-    parse_constraint,
-    scope_of,
-    symbols_in,
-)
+from j2o.ir.dims import DimScope, constraints_of, is_symbolic, parse_constraint, scope_of, symbols_in
 from j2o.ir.tensor import Tensor
-from j2o.ir.types import DType
+from j2o.ir.types import KEY_NAMES, DType
 
 
 @dataclass(frozen=True)
@@ -248,9 +241,7 @@ def _dtype(name: str, entry: str, text: str) -> Any:
             f"spec of {name!r}: {entry!r}: there is no dtype {text!r}; f32, bf16, i32, u8, bool, … are"
         ) from None
     if dtype.is_key:
-        return jax.random.key(
-            0, impl={"key<fry>": "threefry2x32", "key<rbg>": "rbg"}.get(dtype.value, "unsafe_rbg")
-        ).dtype
+        return jax.random.key(0, impl=KEY_NAMES[dtype]).dtype
     return _canonical(dtype.numpy)
 
 

@@ -11,9 +11,7 @@ from jax._src import random
 
 from j2o.frontend.lift import lift
 from j2o.ir.graph import Graph
-from j2o.ir.types import DType, Type
-
-_KEYS = {DType.KEY_FRY: "threefry2x32", DType.KEY_RBG: "rbg", DType.KEY_UNSAFE_RBG: "unsafe_rbg"}
+from j2o.ir.types import KEY_NAMES, DType, Type
 
 
 class Retracer:
@@ -46,4 +44,4 @@ def _trace(fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]
 
 
 def _jax_dtype(dtype: DType) -> Any:
-    return jax.random.key(0, impl=_KEYS[dtype]).dtype if dtype.is_key else dtype.numpy
+    return jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy

@@ -155,6 +155,12 @@ class Node:
         """The operation without its dialect."""
         return _split(self.op)[2]
 
+    @property
+    def described(self) -> str:
+        """`exp(f32[B,3]) at model.py:12`, for messages."""
+        operands = ", ".join(str(v.type) for v in self.inputs if v is not None)
+        return f"{self.kind}({operands}){f' at {self.loc}' if self.loc else ''}"
+
     def set_input(self, index: int, value: Value | None) -> None:
         """Replace one operand."""
         old = self.inputs[index]

@@ -99,6 +99,8 @@ _NUMPY: dict[DType, np.dtype] = {
     DType.F4E2M1FN: np.dtype(ml_dtypes.float4_e2m1fn),
 }
 _FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
+# what JAX calls the generator of typed keys
+KEY_NAMES = {DType.KEY_FRY: "threefry2x32", DType.KEY_RBG: "rbg", DType.KEY_UNSAFE_RBG: "unsafe_rbg"}
 
 
 def dtype_of(numpy_dtype: object) -> DType:

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from j2o.errors import UnsupportedError
@@ -47,20 +48,17 @@ FLATTENED = frozenset(["sort", "fft"])  # the lowering rules of these take parts
 @graph_pass("components", at="lax", level=0, scope="root")
 def components(graph: Graph, context: Context) -> int:
     """Split all complex and key values; UnsupportedError lists what has no rule for them."""
-    splitter = Splitter(context.retrace)
-    for each in (graph, *graph.functions.values()):
-        splitter.whole(each)
+    return split_components((graph, *graph.functions.values()), context.retrace)
+
+
+def split_components(graphs: Sequence[Graph], retrace: Retrace) -> int:
+    """Split the values in graphs; a traced decomposition has inputs and outputs of plain dtypes."""
+    splitter = Splitter(retrace)
+    for graph in graphs:
+        splitter.whole(graph)
     if splitter.problems:
         raise UnsupportedError(splitter.problems)
     return splitter.count
-
-
-def split_components(graph: Graph, retrace: Retrace) -> None:
-    """Split the values inside a traced decomposition, whose inputs and outputs are of plain dtypes."""
-    splitter = Splitter(retrace)
-    splitter.whole(graph)
-    if splitter.problems:
-        raise UnsupportedError(splitter.problems)
 
 
 def is_split(value: Value | None) -> bool:
@@ -110,8 +108,7 @@ class Splitter:
                 self.parts[old] = self.insert(Builder(graph, first), unstacked, [new])
         self.nodes(graph)
         op = Builder(graph, graph.ret)
-        stacked = [self.insert(op, joined, self.parts[v])[0] if is_split(v) else v for v in graph.outputs]
-        graph.set_outputs(stacked)
+        graph.set_outputs([self.insert(op, joined, self.parts[v])[0] if is_split(v) else v for v in graph.outputs])
         self.erase(graph)
 
     def region(self, region: Graph) -> None:
@@ -177,16 +174,14 @@ class Splitter:
             return self.bilinear(op, node) if all(map(is_split, node.inputs[:2])) else self.each(op, node)
         plain = self.retrace.implementation(kind)
         rule = KEYS.get(kind) or (plain and on_words(plain))
-        if rule and any(v.type.dtype.is_key for v in (*node.inputs, *node.outputs) if v is not None):
-            dtype = next(v.type.dtype for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_key)
+        keys = [v.type.dtype for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_key]
+        if rule and keys:
             form = tuple(len(self.of(v)) if is_split(v) else 0 for v in node.inputs)
-            return self.insert(op, _on_keys(rule, form), self.flat(node.inputs), {**node.attrs, "impl": dtype})
+            return self.insert(op, _on_keys(rule, form), self.flat(node.inputs), {**node.attrs, "impl": keys[0]})
         if kind in COMPLEX:
             form = tuple(is_split(v) for v in node.inputs)
             return self.insert(op, _on_pairs(COMPLEX[kind], form), self.flat(node.inputs), node.attrs)
-        operands = ", ".join(str(v.type) for v in node.inputs if v is not None)
-        place = f" at {node.loc}" if node.loc else ""
-        raise UnsupportedError([f"{kind}({operands}){place}: no rule for complex numbers or PRNG keys"])
+        raise UnsupportedError([f"{node.described}: no rule for complex numbers or PRNG keys"])
 
     def constant(self, op: Builder, node: Node) -> Sequence[Value]:
         value: Any = node.attrs["value"]
@@ -238,7 +233,7 @@ class Splitter:
         inline_calls(graph)
         for node in graph.walk():
             node.loc = node.loc or op.loc
-        split_components(graph, self.retrace)
+        split_components([graph], self.retrace)
         assert op.before is not None
         return inline(graph, values, op.before)
 
@@ -264,8 +259,6 @@ def unstacked(x: Any) -> Any:
 
 
 def joined(*parts: Any) -> Any:
-    import jax.numpy as jnp
-
     return jnp.stack(parts, axis=-1)
 
 

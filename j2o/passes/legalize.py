@@ -59,10 +59,7 @@ def legalize(graph: Graph, context: Context) -> int:
             continue  # a function that the runtime inlines
         choice = _choose(node, rows, target)
         if choice is None:
-            types = ", ".join(str(v.type) for v in node.inputs if v is not None)
-            problems.append(
-                f"{node.kind}({types}){f' at {node.loc}' if node.loc else ''}: {target.name} has no such kernel at opset {target.opset}"
-            )
+            problems.append(f"{node.described}: {target.name} has no such kernel at opset {target.opset}")
             continue
         _retype(graph, node, choice, target)
         count += 1

@@ -77,12 +77,12 @@ class Driver:
         try:
             values = self.values(node)
         except UnsupportedError as error:
-            self.problems += [f"{describe(node)}: {reason}" for reason in error.operations]
+            self.problems += [f"{node.described}: {reason}" for reason in error.operations]
             values = placeholders(node)
         except dims.export_inconclusive() as error:
             text = str(error).partition("\n")[0]
             options = " or ".join(f"constraints=[{c!r}]" for c in dims.settling(text)) or "a number in the spec"
-            self.problems.append(f"{describe(node)}: {text.rstrip('.')}; {options} would settle it")
+            self.problems.append(f"{node.described}: {text.rstrip('.')}; {options} would settle it")
             values = placeholders(node)
         node.replace_by(*values)
 
@@ -94,7 +94,7 @@ class Driver:
         try:
             result = rule(op, *node.inputs, **node.attrs)
         except (TypeError, ValueError, NotImplementedError, KeyError, IndexError, AttributeError) as error:
-            error.add_note(f"while lowering {describe(node)}")
+            error.add_note(f"while lowering {node.described}")
             raise
         values = (result,) if isinstance(result, Value) else tuple(result)
         _settle(values, node, "rule")
@@ -118,7 +118,7 @@ class Driver:
         """`fn`, traced at the types of `values`, inserted before `op.before` and lowered."""
         graph = self.retrace(fn, [v.type for v in values], params)
         inline_calls(graph)
-        split_components(graph, self.retrace)
+        split_components([graph], self.retrace)
         body = [n for n in graph if n.op != "return"]
         end = op.before
         anchor = end if end is not None else op.graph.insert(Node("return", (), ()))
@@ -143,15 +143,9 @@ def _settle(values: Sequence[Value], node: Node, what: str) -> None:
         if value.type.dtype != want.dtype or not dims.agree_shapes(value.type.shape, want.shape):
             got = _types([v.type for v in values])
             raise TypeError(
-                f"the {what} for {describe(node)} gave {got} instead of {_types([v.type for v in node.outputs])}"
+                f"the {what} for {node.described} gave {got} instead of {_types([v.type for v in node.outputs])}"
             )
         value.type = want
-
-
-def describe(node: Node) -> str:
-    """`exp f32[B,3] at model.py:12`, for messages."""
-    operands = ", ".join(str(v.type) for v in node.inputs if v is not None)
-    return f"{node.kind}({operands}){f' at {node.loc}' if node.loc else ''}"
 
 
 def placeholders(node: Node) -> tuple[Value, ...]:
