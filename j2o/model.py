@@ -166,11 +166,14 @@ class Model:
 
     def _sizes(self, flat: Sequence[Any]) -> dict[str, int]:
         """The size of every symbol; DimensionError names input, axis, constraint and value where sizes do not fit."""
-        shapes = [
-            (name, t.shape, np.shape(x))
-            for name, t, x in zip(self.input_names, self._boundary.types, flat, strict=True)
+        shapes = zip(self.input_names, self._boundary.types, flat, strict=True)
+        rows = [
+            (f"input {name!r}, axis {axis}", *sizes)
+            for name, t, x in shapes
+            for axis, sizes in enumerate(zip(t.shape, np.shape(x), strict=True))
         ]
-        return solve_sizes(shapes, self.graph.root.dims.constraints)
+        where, axes, sizes = zip(*rows, strict=True) if rows else ((), (), ())
+        return dims.fit(where, axes, sizes, self.graph.root.dims.constraints)
 
     def verify(self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5) -> Comparison:
         """Run the function in JAX and the model in onnxruntime; VerificationError where they differ by more."""
@@ -196,19 +199,6 @@ class Model:
         nodes = sum(count_ops(self.graph).values())
         weights = f"{self.report.weights_bytes / 2**20:.1f} MiB of weights"
         return f"<j2o.Model {self.name}({ins}) -> ({outs}), opset {self.opset}, {nodes} nodes, {weights}>"
-
-
-def solve_sizes(
-    shapes: Sequence[tuple[str, Sequence[Any], Sequence[int]]], constraints: Sequence[str]
-) -> dict[str, int]:
-    """Sizes of symbols from (input name, declared shape, actual shape); every dimension and constraint is checked."""
-    rows = [
-        (f"input {name!r}, axis {axis}", declared, int(actual))
-        for name, want, got in shapes
-        for axis, (declared, actual) in enumerate(zip(want, got, strict=True))
-    ]
-    where, axes, sizes = zip(*rows, strict=True) if rows else ((), (), ())
-    return dims.fit(where, axes, sizes, constraints)
 
 
 def _narrows(got: Any, want: DType) -> bool:

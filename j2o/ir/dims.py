@@ -192,18 +192,12 @@ def minimum(a: Any, b: Any) -> Dim:
 
 def prod(shape: Iterable[Dim]) -> Dim:
     """The product; 1 for no dimensions."""
-    out: Dim = 1
-    for d in shape:
-        out = mul(out, d)
-    return out
+    return functools.reduce(mul, shape, 1)
 
 
 def total(shape: Iterable[Dim]) -> Dim:
     """The sum; 0 for no dimensions."""
-    out: Dim = 0
-    for d in shape:
-        out = add(out, d)
-    return out
+    return functools.reduce(add, shape, 0)
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:

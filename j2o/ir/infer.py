@@ -269,7 +269,7 @@ def slice_size(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
         count = span
     else:  # written as JAX writes it
         count = dims.add(dims.floordiv(dims.sub(span, 1), abs(step)), 1)
-    return count if dims.known_ge(count, 0) else dims.maximum(count, 0)
+    return dims.maximum(count, 0)
 
 
 def _bound(bound: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
@@ -280,9 +280,7 @@ def _bound(bound: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
             return low
         if bound < 0:
             bound = dims.add(bound, size)
-    if not dims.known_ge(bound, low):
-        bound = dims.maximum(bound, low)
-    return bound if dims.known_ge(high, bound) else dims.minimum(bound, high)
+    return dims.minimum(dims.maximum(bound, low), high)
 
 
 @rule("Slice")

@@ -114,9 +114,8 @@ def wide_enough(
     config: list[tuple[Dim, Dim, int]] = [(0, 0, 0)] * x.type.rank
     for i, axis in enumerate(axes):
         length = dims.add(x.type.shape[axis], pads[i] + pads[i + len(axes)])
-        missing = dims.sub(dims.add(dims.mul(dims.sub(kernel[i], 1), dilations[i]), 1), length)
-        if not dims.known_ge(0, missing):
-            config[axis] = (0, dims.maximum(missing, 0), 0)
+        span = dims.add(dims.mul(dims.sub(kernel[i], 1), dilations[i]), 1)
+        config[axis] = (0, dims.maximum(dims.sub(span, length), 0), 0)
     return x if all(_is(high, 0) for _, high, _ in config) else pad_with(op, x, op.const(value, x.type.dtype), config)
 
 

@@ -119,10 +119,8 @@ def pad_with(op: Lowering, x: Value, value: Value, config: Sequence[tuple[Dim, D
         if not _is(interior, 0):
             x = _pad_inside(op, x, value, axis, interior)
     lows, highs = [low for low, _, _ in config], [high for _, high, _ in config]
-    cut_low = [dims.maximum(dims.sub(0, v), 0) if not dims.known_ge(v, 0) else 0 for v in lows]
-    cut_high = [dims.maximum(dims.sub(0, v), 0) if not dims.known_ge(v, 0) else 0 for v in highs]
-    add_low = [v if dims.known_ge(v, 0) else dims.maximum(v, 0) for v in lows]
-    add_high = [v if dims.known_ge(v, 0) else dims.maximum(v, 0) for v in highs]
+    cut_low, cut_high = ([dims.maximum(dims.sub(0, v), 0) for v in side] for side in (lows, highs))
+    add_low, add_high = ([dims.maximum(v, 0) for v in side] for side in (lows, highs))
     # pad first: a cut may reach into what the other side added
     if any(not _is(v, 0) for v in (*add_low, *add_high)):
         x = _pad_outside(op, x, value, add_low, add_high)
@@ -148,11 +146,8 @@ def _pad_inside(op: Lowering, x: Value, value: Value, axis: int, interior: int) 
     after[axis + 1] = interior
     spread = _pad_outside(op, column, value, zero, after)
     flat = op.reshape(spread, (*shape[:axis], dims.mul(size, interior + 1), *shape[axis + 1 :]))
-    count = dims.sub(dims.mul(size, interior + 1), interior)
-    if not dims.known_ge(count, 0):
-        count = dims.maximum(count, 0)
     limits = list(flat.type.shape)
-    limits[axis] = count
+    limits[axis] = dims.maximum(dims.sub(dims.mul(size, interior + 1), interior), 0)
     return slice_axes(op, flat, (0,) * len(shape), tuple(limits), (1,) * len(shape))
 
 

@@ -263,8 +263,8 @@ def _doubled(op: Lowering, x: Value, monoid: Monoid, axis: int, size: int, dilat
     """Windows of stride 1 from windows of 1, 2, 4, …: about 2 log₂(size) combinations."""
 
     def joined(a: Value, b: Value, shift: int) -> Value:
-        rest = _at_least_0(dims.sub(b.type.shape[axis], shift))
-        count = rest if b is a else _smaller(rest, a.type.shape[axis])
+        rest = dims.maximum(dims.sub(b.type.shape[axis], shift), 0)
+        count = rest if b is a else dims.minimum(rest, a.type.shape[axis])
         return monoid.combine(op, _every(op, a, axis, 0, count, 1), _every(op, b, axis, shift, count, 1))
 
     power, covered, out = x, 0, None
@@ -276,14 +276,6 @@ def _doubled(op: Lowering, x: Value, monoid: Monoid, axis: int, size: int, dilat
             power = joined(power, power, (1 << bit) * dilation)
     assert out is not None
     return out
-
-
-def _at_least_0(d: Dim) -> Dim:
-    return d if dims.known_ge(d, 0) else dims.maximum(d, 0)
-
-
-def _smaller(a: Dim, b: Dim) -> Dim:
-    return a if dims.known_ge(b, a) else b if dims.known_ge(a, b) else dims.minimum(a, b)
 
 
 # ---------------------------------------------------------------------------------- any computation
