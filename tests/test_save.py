@@ -210,6 +210,21 @@ def test_a_fault_at_any_call_leaves_a_complete_model(tmp_path, old, new, fault):
     assert len(names(tmp_path)) == (1, 2, 4)[old]
 
 
+def test_an_error_of_the_disk_while_more_is_written(tmp_path, monkeypatch):
+    """The system tells such an error once, to whoever flushes first."""
+
+    class Failing(Disk):
+        def fdatasync(self, file):
+            raise OSError(errno.EIO, "no medium")
+
+    monkeypatch.setattr(external, "EARLY", 1)
+    for kind in KINDS:
+        external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind)
+        with pytest.raises(j2o.SaveError, match="cannot be written: no medium"):
+            external.save(kill_saves.graph(2), 18, tmp_path / "m.onnx", **kind, system=Failing())
+        kill_saves.standing(tmp_path / "m.onnx")
+
+
 def test_short_writes_go_on(tmp_path):
     class Short:
         def __getattr__(self, name):

@@ -17,7 +17,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 AUTOMATIC = 2**30  # bytes of weights above which they go to files of their own
 MESSAGE = 2**31 - 1  # bytes of the longest message of protobuf
+EARLY = 2**26  # bytes written after which the disk begins, while more is written
 INLINE = 1024  # smaller constants stay in the .onnx
 ALIGNMENT = 4096  # of weights in data files, so that runtimes can map them (ONNX, ExternalData.md)
 CHECKSUM = "sha256"  # key in a tensor's metadata; ONNX's own `checksum` is of whole files
@@ -64,7 +65,7 @@ def save(
     pieces = [] if separate and large else _single(target, model, large)
     try:
         quiet = progress or (lambda done, total: None)
-        with ThreadPoolExecutor(1) as pool, _Files(system, target, pool, quiet, total) as files:
+        with ThreadPoolExecutor(2) as pool, _Files(system, target, pool, quiet, total) as files:
             if pieces:
                 _write_single(files, pieces, large)
             else:
@@ -109,7 +110,8 @@ class _Files:
         self.made: dict[int, str] = {}
         nonce = secrets.token_hex(4)
         self.fresh = (f"{self.name}.{nonce}.{n}.partial" for n in itertools.count())
-        self.done = 0
+        self.done = self.dirty = 0  # bytes written, and those since the disk was last told to begin
+        self.flushing: Future[Any] = pool.submit(bool)
 
     def __enter__(self) -> _Files:
         self.clear(r"\.[0-9a-f]{8}\.\d+\.partial", abandoned=True)
@@ -142,20 +144,27 @@ class _Files:
         return offset
 
     def stream(self, file: int, offset: int, name: str, tensor: Tensor) -> str:
-        """Write a weight to `offset`; the checksum of its bytes, taken while the next ones are made and written."""
+        """Write a weight to `offset`; its checksum, taken (and the disk kept busy) while the next bytes are made and written."""
         digest = hashlib.sha256()
         start, hashed = offset, self.pool.submit(bool)
         for chunk in raw_chunks(tensor):
             hashed.result()
             hashed = self.pool.submit(digest.update, chunk)
             end = self.write(file, chunk, offset)
-            self.pool.submit(_start_writing, file, offset, end - offset)
-            self.done, offset = self.done + end - offset, end
+            self.done, self.dirty, offset = self.done + end - offset, self.dirty + end - offset, end
+            if self.dirty >= EARLY and self.flushing.done():
+                self.flushing.result()  # an error of the disk is told once, and not to the next who asks
+                flush = getattr(self.os, "fdatasync", self.os.fsync)  # macOS has no fdatasync
+                self.flushing, self.dirty = self.pool.submit(flush, file), 0
             self.progress(self.done, self.total)
         hashed.result()
         if offset - start != tensor.nbytes:
             raise SaveError(f"weight {name!r}: its source gave {offset - start} bytes, {tensor.nbytes} are declared")
         return digest.hexdigest()
+
+    def sync(self, file: int) -> None:
+        self.flushing.result()
+        self.os.fsync(file)
 
     def rename(self, file: int, name: str) -> None:
         self.os.rename(self.made[file], name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
@@ -217,13 +226,6 @@ def _lock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _start_writing(file: int, offset: int, size: int) -> None:
-    """Let the kernel write a part of a file to the disk early; it stays in memory until that is done."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):  # advice only: errors of the disk show at the next write or sync
-            os.posix_fadvise(file, offset, size, os.POSIX_FADV_DONTNEED)
-
-
 # -------------------------------------------------------------------------------------------------- a single file
 
 
@@ -281,7 +283,7 @@ def _write_single(files: _Files, pieces: list[bytes], large: dict[str, Tensor]) 
         offset = files.write(file, piece, offset)
         digest = files.stream(file, offset, name, tensor)
         offset = files.write(file, _checksum(digest), offset + tensor.nbytes)
-    files.os.fsync(file)
+    files.sync(file)
     _lock(files.folder)
     files.switch(file, [])
 
@@ -294,7 +296,7 @@ def _write_apart(
 ) -> None:
     made, places = _write_data(files, large, limit)
     for file in made:
-        files.os.fsync(file)
+        files.sync(file)
     _lock(files.folder)
     names = _settle(files, made, repr(places))
     for name, (file, offset, digest) in places.items():
