@@ -138,8 +138,7 @@ class Model:
         feeds = [
             _permuted(_to_model(x), (0, 3, 1, 2)) if i in b.inputs_as_nchw else _to_model(x) for i, x in enumerate(flat)
         ]
-        # onnxruntime takes no model without outputs
-        outputs = self.session.run(dict(zip(self.input_names, feeds, strict=True))) if self.output_names else []
+        outputs = self.session.run(dict(zip(self.input_names, feeds, strict=True)))
         outputs = [_permuted(y, (0, 2, 3, 1)) if i in b.outputs_as_nchw else y for i, y in enumerate(outputs)]
         leaves = [_from_model(y, t) for y, t in zip(outputs, b.out_types, strict=True)]
         return jax.tree.unflatten(b.out_tree, leaves)

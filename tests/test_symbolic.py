@@ -54,7 +54,6 @@ PROGRAMS = {
     "bits of nothing": (lambda x: jax.random.bits(jax.random.key(1), x[1:].shape), ("B", "T"), [(1, 3), (4, 2)]),
     "LU of nothing": (lax.linalg.lu, ("B", 0, 4), [(2, 0, 4)]),
     "QR of nothing": (lambda x: lax.linalg.qr(x, full_matrices=False), ("B", 4, 0), [(2, 4, 0)]),
-    "no results": (lambda x: None, ("B",), [(2,)]),
 }  # fmt: skip
 
 
