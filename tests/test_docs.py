@@ -1,5 +1,6 @@
 """Generated pages are up to date, and what they and the README show works."""
 
+import json
 from pathlib import Path
 
 from j2o.ir.text import parse
@@ -17,3 +18,11 @@ def test_the_example_of_the_text_form_reads_and_prints():
     graph = parse(text)
     graph.verify()
     assert str(parse(str(graph))) == str(graph)
+
+
+def test_results_are_of_primitives_that_have_a_rule():
+    """But for calls, which are inlined."""
+    results = json.loads(supported.RESULTS.read_text())["primitives"]
+    calls = {c.removeprefix("lax.") for c in supported.CALLS} | {"custom_linear_solve"}
+    assert set(results) <= supported.rules() | calls
+    assert len(results) > 130

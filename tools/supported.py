@@ -1,39 +1,78 @@
-"""Writes docs/supported.md from the rule tables.
+"""Writes docs/supported.md from the rule tables and from docs/supported.json, which `tools.verified` makes of suites' results.
 
 python -m tools.supported          # write it
 python -m tools.supported --check  # exit status 1 where it is out of date
 """
 
+import json
 import sys
 from pathlib import Path
 
 import j2o.passes.lower  # noqa: F401  (fills the tables)
+from j2o.frontend.retrace import Retracer
 from j2o.passes.components import BILINEAR, COMPLEX, EACH, FLATTENED, KEYS
 from j2o.passes.inline import CALLS
 from j2o.passes.lower.table import DECOMPOSITIONS, RULES
 
 PATH = Path(__file__).parent.parent / "docs" / "supported.md"
+RESULTS = PATH.with_suffix(".json")
 HEAD = """# Primitives with a rule
 
-Written by `python -m tools.supported` from the rule tables. Real dtypes need no column: what onnxruntime has no kernel for
-is cast by the legaliser. *ONNX* rules build nodes, *JAX* rules are plain JAX code traced at the operation's own types. Complex
-numbers are pairs of reals, typed keys arrays of words; a dot says that the primitive takes them. Calls that are inlined:
+Written by `python -m tools.supported` from the rule tables and the results of conformance suites
+({cases}). Real dtypes need no column of rules: what onnxruntime has no kernel for is cast by the legaliser. *ONNX* rules build nodes, *JAX* rules are
+plain JAX code traced at the operation's own types. Complex numbers are pairs of reals, typed keys arrays of words; a dot says
+that the primitive takes them. *Verified* has the dtypes in which cases of the suites agree with JAX, *symbolic* says whether cases
+with symbolic sizes do; what stands in neither is tested by `tests` alone, or through the primitives that it is made of.
+"""
+LIMITS = """
+## What cannot be expressed
+
+Compiling raises `UnsupportedError`, which lists all such operations at once.
+
+- `pure_callback`, `io_callback`: ONNX cannot call the host. `debug.print` and `debug.callback` are left out.
+- Meshes of more than one device, and `ragged_all_to_all`: ONNX has one device. Collectives over axes of size 1 are their operand.
+- Typed keys of a user's own generator: its code is Python that JAX runs.
+- `ffi_call`, `pallas_call`, Triton kernels and a user's own primitives, until `@j2o.lower` says what they are.
+- A window of `reduce_window` of symbolic size that does not cover its axis, with a computation of the user's.
+- `scaled_matmul` of `jax.nn`, fused attention of cuDNN: JAX itself has these on GPUs only.
+
+Sizes that depend on values (`nonzero` without `size`) JAX cannot trace: `TraceError`.
 """
 HOLDERS = {"cond", "scan", "while"}  # hold regions, and take whatever these take
+ORDER = "bool u2 u4 u8 u16 u32 u64 i2 i4 i8 i16 i32 i64 f8 bf16 f16 f32 f64 c64 c128 key".split()
+
+
+def in_short(dtypes: list[str]) -> str:
+    """Dtypes in a fixed order, the kinds of float8 and of keys as one."""
+    kinds = {"f8" if d.startswith("f8") else "key" if d.startswith("key") else d for d in dtypes}
+    return " ".join(d for d in ORDER if d in kinds)
+
+
+def rules() -> set[str]:
+    """Primitives that have a rule of ours, or code of JAX's own that stands for one."""
+    own = (n for n in json.loads(RESULTS.read_text())["primitives"] if Retracer().implementation(n))
+    return {*RULES, *DECOMPOSITIONS, *COMPLEX, *KEYS, *own}
 
 
 def text() -> str:
     """The page."""
+    results = json.loads(RESULTS.read_text())
     calls = ", ".join(f"`{c.removeprefix('lax.')}`" for c in sorted(CALLS))
-    names = sorted({*RULES, *DECOMPOSITIONS, *COMPLEX, *KEYS})
-    rows = [
-        f"| `{n}` | {'JAX' if n in DECOMPOSITIONS else 'ONNX' if n in RULES else 'components'} "
-        f"| {'·' if n in {*COMPLEX, *EACH, *BILINEAR, *FLATTENED, *HOLDERS} else ''} "
-        f"| {'·' if n in {*KEYS, *EACH, *FLATTENED, *HOLDERS} else ''} |"
-        for n in names
-    ]
-    table = ["| primitive | rule | complex | keys |", "| --- | --- | --- | --- |", *rows]
-    return f"{HEAD}{calls}.\n\n" + "\n".join(table) + f"\n\n{len(names)} primitives.\n"
+    names = sorted(rules())
+    rows = []
+    for n in names:
+        seen = results["primitives"].get(n, {"dtypes": [], "symbolic": False})
+        kind = "ONNX" if n in RULES else "components" if n in COMPLEX or n in KEYS else "JAX"
+        kind = "JAX" if n in DECOMPOSITIONS else kind
+        complex_ = "·" if n in {*COMPLEX, *EACH, *BILINEAR, *FLATTENED, *HOLDERS} else ""
+        keys = "·" if n in {*KEYS, *EACH, *FLATTENED, *HOLDERS} else ""
+        symbolic = "·" if seen["symbolic"] else ""
+        rows.append(f"| `{n}` | {kind} | {complex_} | {keys} | {in_short(seen['dtypes'])} | {symbolic} |")
+    columns = "| primitive | rule | complex | keys | verified | symbolic |"
+    table = [columns, "| --- | --- | --- | --- | --- | --- |", *rows]
+    cases = ", ".join(f"{n} cases of {suite}" for suite, n in sorted(results["cases"].items()))
+    head = HEAD.format(cases=cases) + f"Calls that are inlined: {calls}.\n\n"
+    return head + "\n".join(table) + f"\n\n{len(names)} primitives.\n{LIMITS}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""Writes docs/supported.json: in which dtypes, and at symbolic sizes, the passing cases of conformance suites have each primitive.
+
+    python -m tools.verified FOLDER prims_suite=RESULTS.jsonl poly_suite=RESULTS.jsonl
+
+FOLDER holds the suites, RESULTS what they wrote with `--out`. A case is traced again; it counts for every primitive in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import j2o
+from j2o.ir import dims
+from j2o.ir.graph import Graph, Node
+from j2o.passes.pipeline import graph_pass
+
+PATH = Path(__file__).parent.parent / "docs" / "supported.json"
+TELLING = {"select_n": 1}  # the operand whose dtype is the primitive's, where it is not the first
+
+
+class Seen(Exception):
+    """The case has been looked at; the rest of its compilation is of no interest."""
+
+
+def dtype_of(node: Node) -> str:
+    values = node.inputs[TELLING.get(node.kind, 0) :] or node.outputs
+    return values[0].type.dtype.value if values and values[0] is not None else "none"
+
+
+def look(case: Any, found: dict[str, set[str]], symbolic: set[str]) -> None:
+    """Add what one case has."""
+
+    @graph_pass("look", at="lax", level=0, scope="root")
+    def record(graph: Graph) -> int:
+        for each in (graph, *graph.functions.values()):
+            for node in each.walk():
+                if node.dialect == "lax":
+                    found[node.kind].add(dtype_of(node))
+                    values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+                    if any(dims.is_symbolic(d) for v in values for d in v.type.shape):
+                        symbolic.add(node.kind)
+        raise Seen
+
+    def first(pipeline: Any) -> Any:
+        return pipeline.before(pipeline.names()[0], record)
+
+    try:
+        j2o.compile(case.fn, case.specs, passes=first, **case.options)
+    except Seen:
+        pass
+
+
+def main(folder: str, *pairs: str) -> None:
+    sys.path.insert(0, folder)
+    found: dict[str, set[str]] = defaultdict(set)
+    symbolic: set[str] = set()
+    counts = {}
+    for suite, path in (pair.split("=") for pair in pairs):
+        rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        passed = [r["case"] for r in rows if r["class"] == "pass"]
+        counts[suite] = len(passed)
+        module: Any = importlib.import_module(suite)
+        module.names()
+        for name in passed:
+            jax.config.update("jax_enable_x64", False)
+            case = module.load(name)
+            jax.config.update("jax_enable_x64", case.x64)
+            look(case, found, symbolic)
+    rows = {k: {"dtypes": sorted(v), "symbolic": k in symbolic} for k, v in sorted(found.items())}
+    lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in rows.items())
+    PATH.write_text(f'{{"cases": {json.dumps(counts)}, "primitives": {{\n{lines}\n}}}}\n')
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
