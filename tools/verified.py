@@ -7,6 +7,7 @@ FOLDER holds the suites, RESULTS what they wrote with `--out`. A case is traced 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import sys
@@ -51,10 +52,8 @@ def look(case: Any, found: dict[str, set[str]], symbolic: set[str]) -> None:
     def first(pipeline: Any) -> Any:
         return pipeline.before(pipeline.names()[0], record)
 
-    try:
+    with contextlib.suppress(Seen):
         j2o.compile(case.fn, case.specs, passes=first, **case.options)
-    except Seen:
-        pass
 
 
 def main(folder: str, *pairs: str) -> None:
