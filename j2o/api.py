@@ -22,12 +22,25 @@ from j2o.ir.types import Type
 from j2o.model import Boundary, Model
 from j2o.passes.boundary import nchw_inputs, nchw_outputs
 from j2o.passes.default import default_pipeline
-from j2o.passes.pipeline import Context, Observer, PassPipeline, run
+from j2o.passes.pipeline import Context, PassPipeline, run
 from j2o.passes.quantise import DTYPES
 from j2o.report import Report, count_ops
 from j2o.specs import Specs, output_names, parse_specs, path_name
 
 
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Compiling makes many objects that live to its end: looking for cycles among them would cost a quarter more time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_collector_paused()
 def compile(
     fn: Callable[..., Any],
     specs: Sequence[Any],
@@ -51,45 +64,6 @@ def compile(
     ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of such. Raises SpecError for arguments that do
     not fit, TraceError where JAX cannot trace the function, UnsupportedError with everything that has no ONNX form.
     """
-    return compile_with(
-        fn, specs, None, opt_level=opt_level, opset=opset, target=target, passes=passes, input_names=input_names,
-        output_names=output_names, constraints=constraints, checks=checks, inputs_as_nchw=inputs_as_nchw,
-        outputs_as_nchw=outputs_as_nchw, weights_dtype=weights_dtype, name=name,
-    )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Compiling makes many objects that live to its end: looking for cycles among them would cost a quarter more time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_collector_paused()
-def compile_with(
-    fn: Callable[..., Any],
-    specs: Sequence[Any],
-    observe: Observer | None,
-    *,
-    opt_level: int = 2,
-    opset: int | None = None,
-    target: Any = None,
-    passes: PassPipeline | Callable[[PassPipeline], PassPipeline] | None = None,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-    constraints: Sequence[str] = (),
-    checks: bool = False,
-    inputs_as_nchw: Sequence[str | int] = (),
-    outputs_as_nchw: Sequence[str | int] = (),
-    weights_dtype: str | None = None,
-    name: str | None = None,
-) -> Model:
-    """`compile`, calling `observe(pass name, graph)` after every pass."""
     from j2o.backend.kernels import target as kernels
 
     if not callable(fn):
@@ -119,8 +93,8 @@ def compile_with(
     if pipeline.check == "numeric":
         from j2o.check import NumericCheck
 
-        observe = _both(NumericCheck(graph, runtime, context.retrace), observe)
-    report.passes = run(pipeline, graph, context, verify=passes is not None, observe=observe)
+        pipeline = pipeline.observing(NumericCheck(graph, runtime, context.retrace))
+    report.passes = run(pipeline, graph, context, verify=passes is not None)
     clock.append(time.perf_counter())
     report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
     report.ops_after = count_ops(graph)
@@ -129,15 +103,6 @@ def compile_with(
     report.weights_bytes = sum(t.nbytes for t in consts)  # type: ignore[union-attr]
     boundary = Boundary(**{**vars(boundary), "inputs_as_nchw": frozenset(ins), "outputs_as_nchw": frozenset(outs)})
     return Model(_with_weights(fn, specs), graph, boundary, runtime.opset, report, graph.name)
-
-
-def _both(first: Observer, second: Observer | None) -> Observer:
-    def observe(name: str, graph: Graph) -> None:
-        first(name, graph)
-        if second is not None:
-            second(name, graph)
-
-    return observe
 
 
 def _pipeline(opt_level: int, passes: Any) -> PassPipeline:

@@ -176,18 +176,9 @@ def _dump(args: argparse.Namespace) -> int:
         if args.after in (None, name):
             texts[name] = str(graph)
 
-    from j2o.api import compile_with
-
     with _status("compiling"):
-        compile_with(
-            _load_function(args.function),
-            args.spec,
-            observe,
-            constraints=args.constraint,
-            opt_level=args.opt_level,
-            opset=args.opset,
-            passes=lambda p: p.checking(args.check),
-        )
+        j2o.compile(_load_function(args.function), args.spec, constraints=args.constraint, opt_level=args.opt_level,
+                    opset=args.opset, passes=lambda p: p.checking(args.check).observing(observe))  # fmt: skip
     if not texts:
         names = ", ".join(dict.fromkeys(j2o.default_pipeline(args.opt_level).names()))
         raise SpecError(f"--after {args.after}: there is no such pass; there are {names}")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import j2o
 from examples import zoo
-from j2o.api import compile_with
 from j2o.ir import Builder, DimScope, DType, Graph, Type, parse
 from j2o.ir.same import same
 from j2o.ir.text import tensors_of, to_text
@@ -44,14 +43,14 @@ PROGRAMS = {
 def test_after_every_pass(name, level):
     fn, specs = PROGRAMS[name]
     seen = []
-    compile_with(fn, specs, lambda p, g: (round_trip(g), seen.append(p)), opt_level=level)
+    j2o.compile(fn, specs, passes=lambda p: p.observing(lambda n, g: (round_trip(g), seen.append(n))), opt_level=level)
     assert "lower" in seen
 
 
 @pytest.mark.parametrize("name", ["mlp", "attention", "vit_functions", "lstm", "generation", "adam_step"])
 def test_examples_after_every_pass(name):
     example = zoo.EXAMPLES[name]
-    compile_with(example.build(), example.specs, lambda p, g: round_trip(g))
+    j2o.compile(example.build(), example.specs, passes=lambda p: p.observing(lambda _, g: round_trip(g)))
 
 
 NUMBERS = [0, 1, -1, 1.5, float("nan"), float("inf"), -float("inf"), -0.0, 1e-45, 3.4e38]

@@ -7,23 +7,23 @@ operator, the operand types and what is wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, DType, Shape, Type, is_one, same_dim, same_shape
 
-Rule: TypeAlias = Callable[[Node], "tuple[Type, ...]"]
+Rule: TypeAlias = Callable[[Node], "Type | tuple[Type, ...]"]
+F = TypeVar("F", bound=Rule)
 RULES: dict[str, Rule] = {}
-CONTRIB: dict[str, Rule] = {}
-F = Callable[[Node], "tuple[Type, ...]"]
 END = 2**62  # ends beyond this mean the end of the axis
 
 
-def rule(*kinds: str) -> Callable[[F], F]:
+def rule(kinds: str) -> Callable[[F], F]:
+    """Register the rule of one or several operators; it gives the type of the only result, or a tuple of types."""
+
     def register(fn: F) -> F:
-        for kind in kinds:
-            RULES[kind] = fn
+        RULES.update(dict.fromkeys(kinds.split(), fn))
         return fn
 
     return register
@@ -35,7 +35,7 @@ def fail(node: Node, why: str) -> TypeError:
     return TypeError(f"{node.op}({operands}){{{attrs}}}: {why}")
 
 
-def unknown(node: Node) -> tuple[Type, ...]:
+def unknown(node: Node) -> Type:
     raise fail(node, "no inference for this operator: give the types of its outputs")
 
 
@@ -46,11 +46,14 @@ def _in(node: Node, index: int) -> Value:
     return value
 
 
-def _opt(node: Node, index: int) -> Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
+def _type(node: Node, index: int) -> Type:
+    return _in(node, index).type
 
 
-def _known(node: Node, index: int) -> tuple[Dim, ...]:
+def _known(node: Node, index: int, default: Sequence[Dim] | None = None) -> Sequence[Dim]:
+    """The entries of a shape vector; `default` where the operand is left out."""
+    if default is not None and (index >= len(node.inputs) or node.inputs[index] is None):
+        return default
     known = _in(node, index).known
     if known is None:
         raise fail(node, f"operand {index} is not a known shape vector: give the types of the outputs")
@@ -62,6 +65,19 @@ def _axis(node: Node, rank: int, default: int | None = None) -> int:
     if type(axis) is not int or not -rank <= axis < max(rank, 1):
         raise fail(node, f"axis {axis} of rank {rank}")
     return axis % rank if rank else 0
+
+
+def _axes(node: Node, index: int, rank: int, default: Sequence[Dim] | None = None) -> list[int]:
+    return [int(a) % max(rank, 1) for a in _known(node, index, default)]
+
+
+def _int(node: Node, name: str, default: int) -> int:
+    return int(node.attrs.get(name, default))  # type: ignore[arg-type]
+
+
+def _put(shape: Shape, axis: int, *sizes: Dim) -> Shape:
+    """The shape with other sizes in the place of one axis."""
+    return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 
 def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
@@ -90,68 +106,51 @@ def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
 
 
 @rule(
-    *(
-        "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Clip Cos Cosh CumSum CumProd Elu Erf Exp "
-        "Floor Gelu HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax LpNormalization Mish Neg "
-        "Not Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh "
-        "ThresholdedRelu Trilu ScatterElements ScatterND ReverseSequence MeanVarianceNormalization "
-        "InstanceNormalization GroupNormalization RotaryEmbedding TensorScatter"
-    ).split()
+    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Ceil Celu Clip Cos Cosh CumSum CumProd Elu Erf Exp "
+    "Floor Gelu GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization LayerNormalization "
+    "LeakyRelu Log LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg Not RMSNormalization Reciprocal Relu "
+    "ReverseSequence RotaryEmbedding Round ScatterElements ScatterND Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign "
+    "Sqrt Swish Tan Tanh TensorScatter ThresholdedRelu Trilu"
 )
-def same_as_first(node: Node) -> tuple[Type, ...]:
-    return (_in(node, 0).type,)
+def same_as_first(node: Node) -> Type:
+    return _type(node, 0)
 
 
-@rule(*("Add Sub Mul Div Mod Pow Max Min Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift And Or Xor PRelu").split())
-def arithmetic(node: Node) -> tuple[Type, ...]:
-    first = _in(node, 0).type
+@rule("Add Sub Mul Div Mod Pow Max Min Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift And Or Xor PRelu")
+def arithmetic(node: Node) -> Type:
+    first = _type(node, 0)
     if len(node.inputs) == 2:
-        second = _in(node, 1).type
+        second = _type(node, 1)
         if first == second or (second.dtype == first.dtype and not second.shape):
-            return (first,)
-    types = [_in(node, i).type for i in range(len(node.inputs))]
+            return first
+    types = [_type(node, i) for i in range(len(node.inputs))]
     if node.kind != "Pow" and any(t.dtype != first.dtype for t in types):
         raise fail(node, "operands of different dtypes")
-    return (Type(first.dtype, broadcast(node, [t.shape for t in types])),)
+    return Type(first.dtype, broadcast(node, [t.shape for t in types]))
 
 
-@rule(*["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"])
-def comparison(node: Node) -> tuple[Type, ...]:
-    a, b = _in(node, 0).type, _in(node, 1).type
+@rule("Equal Less LessOrEqual Greater GreaterOrEqual")
+def comparison(node: Node) -> Type:
+    a, b = _type(node, 0), _type(node, 1)
     if a.dtype != b.dtype:
         raise fail(node, "operands of different dtypes")
-    return (Type(DType.BOOL, a.shape if a.shape == b.shape else broadcast(node, [a.shape, b.shape])),)
-
-
-@rule("IsNaN", "IsInf")
-def predicate(node: Node) -> tuple[Type, ...]:
-    return (Type(DType.BOOL, _in(node, 0).type.shape),)
+    return Type(DType.BOOL, a.shape if a.shape == b.shape else broadcast(node, [a.shape, b.shape]))
 
 
 @rule("Where")
-def where(node: Node) -> tuple[Type, ...]:
-    c, a, b = (_in(node, i).type for i in range(3))
+def where(node: Node) -> Type:
+    c, a, b = (_type(node, i) for i in range(3))
     if a.dtype != b.dtype or c.dtype != DType.BOOL:
         raise fail(node, "the condition must be bool and the operands of one dtype")
-    return (Type(a.dtype, broadcast(node, [c.shape, a.shape, b.shape])),)
-
-
-@rule("Cast")
-def cast(node: Node) -> tuple[Type, ...]:
-    return (Type(_dtype(node, "to"), _in(node, 0).type.shape),)
+    return Type(a.dtype, broadcast(node, [c.shape, a.shape, b.shape]))
 
 
 @rule("BitCast")
-def bitcast(node: Node) -> tuple[Type, ...]:
-    to, x = _dtype(node, "to"), _in(node, 0).type
+def bitcast(node: Node) -> Type:
+    to, x = _dtype(node, "to"), _type(node, 0)
     if to.bits != x.dtype.bits:
         raise fail(node, "the widths must be equal")
-    return (Type(to, x.shape),)
-
-
-@rule("CastLike")
-def cast_like(node: Node) -> tuple[Type, ...]:
-    return (Type(_in(node, 1).type.dtype, _in(node, 0).type.shape),)
+    return Type(to, x.shape)
 
 
 def _dtype(node: Node, name: str, default: DType | None = None) -> DType:
@@ -161,18 +160,12 @@ def _dtype(node: Node, name: str, default: DType | None = None) -> DType:
     return dtype
 
 
-@rule("Dropout")
-def dropout(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
-    return (x, Type(DType.BOOL, x.shape))
-
-
 # ------------------------------------------------------------------------------------------------ shapes
 
 
 @rule("Reshape")
-def reshape(node: Node) -> tuple[Type, ...]:
-    x, shape = _in(node, 0).type, list(_known(node, 1))
+def reshape(node: Node) -> Type:
+    x, shape = _type(node, 0), list(_known(node, 1))
     if not node.attrs.get("allowzero"):
         shape = [x.shape[i] if type(d) is int and d == 0 else d for i, d in enumerate(shape)]
     if -1 in [d for d in shape if type(d) is int]:
@@ -184,80 +177,55 @@ def reshape(node: Node) -> tuple[Type, ...]:
         shape[i] = quotient
     elif not same_dim(size := dims.prod(shape), x.size) and not dims.agree(size, x.size, divisible=True):
         raise fail(node, f"{x.size} elements in the shape {shape}")
-    return (x.with_shape(tuple(shape)),)
-
-
-@rule("Expand")
-def expand(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
-    return (x.with_shape(broadcast(node, [x.shape, _known(node, 1)])),)
+    return x.with_shape(tuple(shape))
 
 
 @rule("Unsqueeze")
-def unsqueeze(node: Node) -> tuple[Type, ...]:
-    x, axes = _in(node, 0).type, [int(a) for a in _known(node, 1)]
+def unsqueeze(node: Node) -> Type:
+    x, axes = _type(node, 0), [int(a) for a in _known(node, 1)]
     rank = x.rank + len(axes)
     at = {a % rank for a in axes}
     rest = iter(x.shape)
-    return (x.with_shape(tuple(1 if i in at else next(rest) for i in range(rank))),)
+    return x.with_shape(tuple(1 if i in at else next(rest) for i in range(rank)))
 
 
 @rule("Squeeze")
-def squeeze(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
-    axes = (
-        {int(a) % x.rank for a in _known(node, 1)}
-        if _opt(node, 1) is not None
-        else {i for i, d in enumerate(x.shape) if is_one(d)}
-    )
+def squeeze(node: Node) -> Type:
+    x = _type(node, 0)
+    axes = set(_axes(node, 1, x.rank, [i for i, d in enumerate(x.shape) if is_one(d)]))
     if not all(is_one(x.shape[a]) for a in axes):
         raise fail(node, f"axes {sorted(axes)} are not all of size 1")
-    return (x.with_shape(tuple(d for i, d in enumerate(x.shape) if i not in axes)),)
-
-
-@rule("Flatten")
-def flatten(node: Node) -> tuple[Type, ...]:
-    x, axis = _in(node, 0).type, int(node.attrs.get("axis", 1))  # type: ignore[arg-type]
-    return (x.with_shape((dims.prod(x.shape[:axis]), dims.prod(x.shape[axis:]))),)
+    return x.with_shape(tuple(d for i, d in enumerate(x.shape) if i not in axes))
 
 
 @rule("Transpose")
-def transpose(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
+def transpose(node: Node) -> Type:
+    x = _type(node, 0)
     perm: Any = node.attrs.get("perm", tuple(range(x.rank))[::-1])
     if sorted(perm) != list(range(x.rank)):
         raise fail(node, f"perm is no permutation of {x.rank} axes")
-    return (x.with_shape(tuple(x.shape[p] for p in perm)),)
+    return x.with_shape(tuple(x.shape[p] for p in perm))
 
 
 @rule("Concat")
-def concat(node: Node) -> tuple[Type, ...]:
-    parts = [_in(node, i).type for i in range(len(node.inputs))]
+def concat(node: Node) -> Type:
+    parts = [_type(node, i) for i in range(len(node.inputs))]
     first = parts[0]
     axis = _axis(node, first.rank)
     for p in parts:
-        if (
-            p.dtype != first.dtype
-            or p.rank != first.rank
-            or any(a != b for i, (a, b) in enumerate(zip(p.shape, first.shape, strict=True)) if i != axis)
-        ):
+        if p.dtype != first.dtype or p.rank != first.rank or _put(p.shape, axis) != _put(first.shape, axis):
             raise fail(node, "the parts differ in more than the axis")
-    return (
-        first.with_shape((*first.shape[:axis], dims.total(p.shape[axis] for p in parts), *first.shape[axis + 1 :])),
-    )
+    return first.with_shape(_put(first.shape, axis, dims.total(p.shape[axis] for p in parts)))
 
 
 @rule("Split")
 def split(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
+    x = _type(node, 0)
     axis = _axis(node, x.rank, 0)
-    if _opt(node, 1) is not None:
-        sizes: Sequence[Dim] = _known(node, 1)
-    else:
-        n = int(node.attrs["num_outputs"])  # type: ignore[arg-type]
-        part = dims.ceildiv(x.shape[axis], n)
-        sizes = [part] * (n - 1) + [dims.sub(x.shape[axis], dims.mul(part, n - 1))]
-    return tuple(x.with_shape((*x.shape[:axis], s, *x.shape[axis + 1 :])) for s in sizes)
+    n = _int(node, "num_outputs", 1)
+    part = dims.ceildiv(x.shape[axis], n)
+    sizes = _known(node, 1, [part] * (n - 1) + [dims.sub(x.shape[axis], dims.mul(part, n - 1))])
+    return tuple(x.with_shape(_put(x.shape, axis, s)) for s in sizes)
 
 
 def slice_size(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
@@ -284,152 +252,112 @@ def _bound(bound: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
 
 
 @rule("Slice")
-def slice_(node: Node) -> tuple[Type, ...]:
-    x, starts, ends = _in(node, 0).type, _known(node, 1), _known(node, 2)
-    axes = [int(a) % x.rank for a in _known(node, 3)] if _opt(node, 3) is not None else list(range(len(starts)))
-    steps = [int(s) for s in _known(node, 4)] if _opt(node, 4) is not None else [1] * len(starts)
+def slice_(node: Node) -> Type:
+    x, starts, ends = _type(node, 0), _known(node, 1), _known(node, 2)
+    axes, steps = _axes(node, 3, x.rank, range(len(starts))), _known(node, 4, [1] * len(starts))
     shape = list(x.shape)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        shape[axis] = slice_size(x.shape[axis], start, end, step)
-    return (x.with_shape(tuple(shape)),)
+        shape[axis] = slice_size(x.shape[axis], start, end, int(step))
+    return x.with_shape(tuple(shape))
 
 
 @rule("Pad")
-def pad(node: Node) -> tuple[Type, ...]:
-    x, pads = _in(node, 0).type, _known(node, 1)
-    axes = [int(a) % x.rank for a in _known(node, 3)] if _opt(node, 3) is not None else list(range(x.rank))
+def pad(node: Node) -> Type:
+    x, pads = _type(node, 0), _known(node, 1)
+    axes = _axes(node, 3, x.rank, range(x.rank))
     shape = list(x.shape)
     for i, axis in enumerate(axes):
         shape[axis] = dims.add(dims.add(shape[axis], pads[i]), pads[i + len(axes)])
-    return (x.with_shape(tuple(shape)),)
-
-
-@rule("Tile")
-def tile(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
-    return (x.with_shape(tuple(dims.mul(d, r) for d, r in zip(x.shape, _known(node, 1), strict=True))),)
+    return x.with_shape(tuple(shape))
 
 
 @rule("Shape")
-def shape(node: Node) -> tuple[Type, ...]:
-    rank = _in(node, 0).type.rank
-    start, end = int(node.attrs.get("start", 0)), int(node.attrs.get("end", rank))  # type: ignore[arg-type]
-    return (Type(DType.I64, (len(range(rank)[start:end]),)),)
-
-
-@rule("Size")
-def size(node: Node) -> tuple[Type, ...]:
-    return (Type(DType.I64, ()),)
+def shape(node: Node) -> Type:
+    rank = _type(node, 0).rank
+    return Type(DType.I64, (len(range(rank)[_int(node, "start", 0) : _int(node, "end", rank)]),))
 
 
 @rule("Range")
-def range_(node: Node) -> tuple[Type, ...]:
+def range_(node: Node) -> Type:
     start, limit, step = (_in(node, i) for i in range(3))
     if start.const is not None and limit.const is not None and step.const is not None:
         a, b, c = start.const.scalar, limit.const.scalar, step.const.scalar
-        return (Type(start.type.dtype, (max(0, -(-(b - a) // c)),)),)
+        return Type(start.type.dtype, (max(0, -(-(b - a) // c)),))
     raise fail(node, "give the type of the output: its size is not known here")
 
 
-@rule("ConstantOfShape")
-def constant_of_shape(node: Node) -> tuple[Type, ...]:
-    value: Any = node.attrs.get("value")
-    return (Type(value.dtype if value is not None else DType.F32, tuple(_known(node, 0))),)
-
-
-@rule("EyeLike")
-def eye_like(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
-    return (x.with_dtype(_dtype(node, "dtype", x.dtype)),)
-
-
-@rule("DepthToSpace", "SpaceToDepth")
-def depth_space(node: Node) -> tuple[Type, ...]:
-    x, b = _in(node, 0).type, int(node.attrs["blocksize"])  # type: ignore[arg-type]
+@rule("DepthToSpace SpaceToDepth")
+def depth_space(node: Node) -> Type:
+    x, b = _type(node, 0), int(node.attrs["blocksize"])  # type: ignore[arg-type]
     n, c, h, w = x.shape
     if node.kind == "DepthToSpace":
-        return (x.with_shape((n, dims.floordiv(c, b * b), dims.mul(h, b), dims.mul(w, b))),)
-    return (x.with_shape((n, dims.mul(c, b * b), dims.floordiv(h, b), dims.floordiv(w, b))),)
+        return x.with_shape((n, dims.floordiv(c, b * b), dims.mul(h, b), dims.mul(w, b)))
+    return x.with_shape((n, dims.mul(c, b * b), dims.floordiv(h, b), dims.floordiv(w, b)))
 
 
 # --------------------------------------------------------------------------------- indexing, sorting
 
 
 @rule("Gather")
-def gather(node: Node) -> tuple[Type, ...]:
-    x, i = _in(node, 0).type, _in(node, 1).type
-    axis = _axis(node, x.rank, 0)
-    return (x.with_shape((*x.shape[:axis], *i.shape, *x.shape[axis + 1 :])),)
-
-
-@rule("GatherElements")
-def gather_elements(node: Node) -> tuple[Type, ...]:
-    return (_in(node, 0).type.with_shape(_in(node, 1).type.shape),)
+def gather(node: Node) -> Type:
+    x = _type(node, 0)
+    return x.with_shape(_put(x.shape, _axis(node, x.rank, 0), *_type(node, 1).shape))
 
 
 @rule("GatherND")
-def gather_nd(node: Node) -> tuple[Type, ...]:
-    x, i, batch = _in(node, 0).type, _in(node, 1).type, int(node.attrs.get("batch_dims", 0))  # type: ignore[arg-type]
+def gather_nd(node: Node) -> Type:
+    x, i, batch = _type(node, 0), _type(node, 1), _int(node, "batch_dims", 0)
     k = i.shape[-1]
     if type(k) is not int:
         raise fail(node, "the last axis of the indices must be static")
-    return (x.with_shape((*i.shape[:-1], *x.shape[batch + k :])),)
+    return x.with_shape((*i.shape[:-1], *x.shape[batch + k :]))
 
 
 @rule("OneHot")
-def one_hot(node: Node) -> tuple[Type, ...]:
-    i, (depth,), values = _in(node, 0).type, _known(node, 1), _in(node, 2).type
-    axis = int(node.attrs.get("axis", -1)) % (i.rank + 1)  # type: ignore[arg-type]
-    return (Type(values.dtype, (*i.shape[:axis], depth, *i.shape[axis:])),)
+def one_hot(node: Node) -> Type:
+    i, (depth,), values = _type(node, 0), _known(node, 1), _type(node, 2)
+    axis = _int(node, "axis", -1) % (i.rank + 1)
+    return Type(values.dtype, (*i.shape[:axis], depth, *i.shape[axis:]))
 
 
 @rule("TopK")
 def top_k(node: Node) -> tuple[Type, ...]:
-    x, (k,) = _in(node, 0).type, _known(node, 1)
-    axis = _axis(node, x.rank, -1)
-    out = x.with_shape((*x.shape[:axis], k, *x.shape[axis + 1 :]))
-    return (out, out.with_dtype(DType.I64))
-
-
-@rule("Compress")
-def compress(node: Node) -> tuple[Type, ...]:
-    raise fail(node, "give the type of the output: its size depends on values")
+    x, (k,) = _type(node, 0), _known(node, 1)
+    out = x.with_shape(_put(x.shape, _axis(node, x.rank, -1), k))
+    return out, out.with_dtype(DType.I64)
 
 
 # ------------------------------------------------------------------------------------------ reductions
 
 
 @rule(
-    *(
-        "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-        "ReduceSumSquare"
-    ).split()
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 )
-def reduction(node: Node) -> tuple[Type, ...]:
-    x, keep = _in(node, 0).type, node.attrs.get("keepdims", 1)
-    given = _known(node, 1) if _opt(node, 1) is not None else ()
+def reduction(node: Node) -> Type:
+    x, keep = _type(node, 0), node.attrs.get("keepdims", 1)
+    given = _axes(node, 1, x.rank, ())
     if not given and node.attrs.get("noop_with_empty_axes"):
-        return (x,)
-    axes = {int(a) % max(x.rank, 1) for a in given} or set(range(x.rank))
-    return (x.with_shape(tuple(1 if i in axes else d for i, d in enumerate(x.shape) if keep or i not in axes)),)
+        return x
+    axes = given or range(x.rank)
+    return x.with_shape(tuple(1 if i in axes else d for i, d in enumerate(x.shape) if keep or i not in axes))
 
 
-@rule("ArgMax", "ArgMin")
-def arg_reduction(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
+@rule("ArgMax ArgMin")
+def arg_reduction(node: Node) -> Type:
+    x = _type(node, 0)
     axis, keep = _axis(node, x.rank, 0), node.attrs.get("keepdims", 1)
-    return (Type(DType.I64, tuple(1 if i == axis else d for i, d in enumerate(x.shape) if keep or i != axis)),)
+    return Type(DType.I64, tuple(1 if i == axis else d for i, d in enumerate(x.shape) if keep or i != axis))
 
 
 # -------------------------------------------------------------------------------- linear algebra, convolution
 
 
 @rule("MatMul")
-def matmul(node: Node) -> tuple[Type, ...]:
-    a, b = _in(node, 0).type, _in(node, 1).type
+def matmul(node: Node) -> Type:
+    a, b = _type(node, 0), _type(node, 1)
     if a.dtype != b.dtype:
         raise fail(node, "operands of different dtypes")
-    return (Type(a.dtype, matmul_shape(node, a.shape, b.shape)),)
+    return Type(a.dtype, matmul_shape(node, a.shape, b.shape))
 
 
 def matmul_shape(node: Node, a: Shape, b: Shape) -> Shape:
@@ -444,30 +372,25 @@ def matmul_shape(node: Node, a: Shape, b: Shape) -> Shape:
     return out[:-1] if len(b) == 1 else out
 
 
-@rule("MatMulInteger")
-def matmul_integer(node: Node) -> tuple[Type, ...]:
-    return (Type(DType.I32, matmul_shape(node, _in(node, 0).type.shape, _in(node, 1).type.shape)),)
-
-
 @rule("Gemm")
-def gemm(node: Node) -> tuple[Type, ...]:
-    a, b = _in(node, 0).type, _in(node, 1).type
+def gemm(node: Node) -> Type:
+    a, b = _type(node, 0), _type(node, 1)
     left = a.shape[::-1] if node.attrs.get("transA") else a.shape
     right = b.shape[::-1] if node.attrs.get("transB") else b.shape
-    return (Type(a.dtype, matmul_shape(node, left, right)),)
+    return Type(a.dtype, matmul_shape(node, left, right))
 
 
 @rule("Einsum")
-def einsum(node: Node) -> tuple[Type, ...]:
+def einsum(node: Node) -> Type:
     left, arrow, right = str(node.attrs["equation"]).replace(" ", "").partition("->")
     sizes: dict[str, Dim] = {}
     for term, i in zip(left.split(","), range(len(node.inputs)), strict=True):
-        for letter, d in zip(term, _in(node, i).type.shape, strict=True):
+        for letter, d in zip(term, _type(node, i).shape, strict=True):
             if letter not in sizes or sizes[letter] == 1:
                 sizes[letter] = d
     if not arrow:
         right = "".join(sorted(c for c in sizes if left.count(c) == 1))
-    return (Type(_in(node, 0).type.dtype, tuple(sizes[c] for c in right)),)
+    return Type(_type(node, 0).dtype, tuple(sizes[c] for c in right))
 
 
 def window_size(size: Dim, kernel: Dim, stride: int, low: Dim, high: Dim, dilation: int, ceil: bool = False) -> Dim:
@@ -479,109 +402,69 @@ def window_size(size: Dim, kernel: Dim, stride: int, low: Dim, high: Dim, dilati
     return out if dims.known_ge(out, 0) else dims.maximum(out, 0)
 
 
+def _window_attributes(node: Node, n: int) -> tuple[Any, Any, Any]:
+    """Strides, dilations and pads of `n` axes."""
+    a = node.attrs
+    return a.get("strides", (1,) * n), a.get("dilations", (1,) * n), a.get("pads", (0,) * 2 * n)
+
+
 def _windows(node: Node, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> list[Dim]:
     n = len(spatial)
-    a: Any = node.attrs
-    if a.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
-        return [dims.ceildiv(d, s) for d, s in zip(spatial, a.get("strides", (1,) * n), strict=True)]
-    strides, dilations, pads = a.get("strides", (1,) * n), a.get("dilations", (1,) * n), a.get("pads", (0,) * 2 * n)
-    ceil = bool(a.get("ceil_mode", 0))
+    strides, dilations, pads = _window_attributes(node, n)
+    if node.attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        return [dims.ceildiv(d, s) for d, s in zip(spatial, strides, strict=True)]
+    ceil = bool(node.attrs.get("ceil_mode", 0))
     return [window_size(spatial[i], kernel[i], strides[i], pads[i], pads[n + i], dilations[i], ceil) for i in range(n)]
 
 
 @rule("Conv")
-def conv(node: Node) -> tuple[Type, ...]:
-    x, w = _in(node, 0).type, _in(node, 1).type
-    group = node.attrs.get("group", 1)
-    if x.rank != w.rank or x.shape[1] != dims.mul(w.shape[1], group):  # type: ignore[arg-type]
+def conv(node: Node) -> Type:
+    x, w = _type(node, 0), _type(node, 1)
+    if x.rank != w.rank or x.shape[1] != dims.mul(w.shape[1], _int(node, "group", 1)):
         raise fail(node, "the channels of operand and weights do not fit")
-    return (x.with_shape((x.shape[0], w.shape[0], *_windows(node, x.shape[2:], w.shape[2:]))),)
-
-
-@rule("ConvInteger")
-def conv_integer(node: Node) -> tuple[Type, ...]:
-    return (conv(node)[0].with_dtype(DType.I32),)
+    return x.with_shape((x.shape[0], w.shape[0], *_windows(node, x.shape[2:], w.shape[2:])))
 
 
 @rule("ConvTranspose")
-def conv_transpose(node: Node) -> tuple[Type, ...]:
-    x, w, a = _in(node, 0).type, _in(node, 1).type, node.attrs
+def conv_transpose(node: Node) -> Type:
+    x, w = _type(node, 0), _type(node, 1)
     n = x.rank - 2
-    get: Any = lambda name, default: a.get(name, default)  # noqa: E731
-    strides, dilations, pads, extra = (
-        get("strides", (1,) * n),
-        get("dilations", (1,) * n),
-        get("pads", (0,) * 2 * n),
-        get("output_padding", (0,) * n),
-    )
-    spatial = [
-        dims.sub(
-            dims.add(
-                dims.add(dims.mul(dims.sub(x.shape[2 + i], 1), strides[i]), extra[i]),
-                dims.add(dims.mul(dims.sub(w.shape[2 + i], 1), dilations[i]), 1),
-            ),
-            pads[i] + pads[n + i],
-        )
-        for i in range(n)
-    ]
-    return (x.with_shape((x.shape[0], dims.mul(w.shape[1], get("group", 1)), *spatial)),)
+    strides, dilations, pads = _window_attributes(node, n)
+    extra: Any = node.attrs.get("output_padding", (0,) * n)
+    spatial = []
+    for i in range(n):
+        starts = dims.add(dims.mul(dims.sub(x.shape[2 + i], 1), strides[i]), extra[i])
+        reach = dims.add(dims.mul(dims.sub(w.shape[2 + i], 1), dilations[i]), 1)
+        spatial.append(dims.sub(dims.add(starts, reach), pads[i] + pads[n + i]))
+    return x.with_shape((x.shape[0], dims.mul(w.shape[1], _int(node, "group", 1)), *spatial))
 
 
-@rule("MaxPool", "AveragePool", "LpPool")
-def pool(node: Node) -> tuple[Type, ...]:
-    x, kernel = _in(node, 0).type, node.attrs["kernel_shape"]
-    return (x.with_shape((*x.shape[:2], *_windows(node, x.shape[2:], kernel))),)  # type: ignore[arg-type]
-
-
-@rule("GlobalAveragePool", "GlobalMaxPool")
-def global_pool(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
-    return (x.with_shape((*x.shape[:2], *(1,) * (x.rank - 2))),)
-
-
-@rule("LayerNormalization", "RMSNormalization", "BatchNormalization")
-def normalization(node: Node) -> tuple[Type, ...]:
-    return (_in(node, 0).type,)
+@rule("MaxPool AveragePool LpPool")
+def pool(node: Node) -> Type:
+    x, kernel = _type(node, 0), node.attrs["kernel_shape"]
+    return x.with_shape((*x.shape[:2], *_windows(node, x.shape[2:], kernel)))  # type: ignore[arg-type]
 
 
 @rule("DFT")
-def dft(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
-    known = _known(node, 2) if _opt(node, 2) is not None else (-2,)
-    axis, length = int(known[0]) % x.rank, _known(node, 1)[0] if _opt(node, 1) is not None else None
-    n = x.shape[axis] if length is None else length
-    if node.attrs.get("onesided"):
-        n = dims.add(dims.floordiv(n, 2), 1) if not node.attrs.get("inverse") else n
-    return (x.with_shape((*x.shape[:axis], n, *x.shape[axis + 1 : -1], 2)),)
-
-
-@rule("Det")
-def det(node: Node) -> tuple[Type, ...]:
-    x = _in(node, 0).type
-    return (x.with_shape(x.shape[:-2]),)
+def dft(node: Node) -> Type:
+    x = _type(node, 0)
+    (axis,) = _axes(node, 2, x.rank, (-2,))
+    (n,) = _known(node, 1, x.shape[axis : axis + 1])
+    if node.attrs.get("onesided") and not node.attrs.get("inverse"):
+        n = dims.add(dims.floordiv(n, 2), 1)
+    return x.with_shape((*_put(x.shape, axis, n)[:-1], 2))
 
 
 @rule("Attention")
-def attention(node: Node) -> tuple[Type, ...]:
-    q, v = _in(node, 0).type, _in(node, 2).type
+def attention(node: Node) -> Type:
+    q, v = _type(node, 0), _type(node, 2)
     if q.rank == 4:
-        return (q.with_shape((*q.shape[:3], v.shape[3])),)
-    heads, kv = node.attrs["q_num_heads"], node.attrs["kv_num_heads"]
-    return (q.with_shape((*q.shape[:2], dims.mul(dims.floordiv(v.shape[2], kv), heads))),)  # type: ignore[arg-type]
+        return q.with_shape((*q.shape[:3], v.shape[3]))
+    size = dims.floordiv(v.shape[2], _int(node, "kv_num_heads", 1))
+    return q.with_shape((*q.shape[:2], dims.mul(size, _int(node, "q_num_heads", 1))))
 
 
 # ---------------------------------------------------------------------------- quantisation, control flow
-
-
-@rule("QuantizeLinear")
-def quantize(node: Node) -> tuple[Type, ...]:
-    zero = _opt(node, 2)
-    return (_in(node, 0).type.with_dtype(zero.type.dtype if zero is not None else DType.U8),)
-
-
-@rule("DequantizeLinear")
-def dequantize(node: Node) -> tuple[Type, ...]:
-    return (_in(node, 0).type.with_dtype(_in(node, 1).type.dtype),)
 
 
 @rule("If")
@@ -601,9 +484,37 @@ def loop(node: Node) -> tuple[Type, ...]:
     return tuple(v.type for v in body.outputs[1:])
 
 
-def _contrib(kind: str, fn: Rule) -> None:
-    CONTRIB[kind] = fn
+# ------------------------------------------------------------------------------------------ one expression
 
 
-for _kind in ("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "RotaryEmbedding"):
-    _contrib(_kind, same_as_first)
+def _shaped(shape: Callable[[Node, Type], Sequence[Dim]]) -> Rule:
+    """The dtype of the first operand, and a shape."""
+    return lambda node: (x := _type(node, 0)).with_shape(tuple(shape(node, x)))
+
+
+def _typed(dtype: Callable[[Node], DType]) -> Rule:
+    """The shape of the first operand, and a dtype."""
+    return lambda node: _type(node, 0).with_dtype(dtype(node))
+
+
+RULES |= {
+    "Cast": _typed(lambda n: _dtype(n, "to")),
+    "CastLike": _typed(lambda n: _type(n, 1).dtype),
+    "EyeLike": _typed(lambda n: _dtype(n, "dtype", _type(n, 0).dtype)),
+    "IsNaN": _typed(lambda n: DType.BOOL),
+    "IsInf": _typed(lambda n: DType.BOOL),
+    "QuantizeLinear": _typed(lambda n: _type(n, 2).dtype if any(n.inputs[2:]) else DType.U8),
+    "DequantizeLinear": _typed(lambda n: _type(n, 1).dtype),
+    "Expand": _shaped(lambda n, x: broadcast(n, [x.shape, tuple(_known(n, 1))])),
+    "Flatten": _shaped(lambda n, x: [dims.prod(x.shape[: _int(n, "axis", 1)]), dims.prod(x.shape[_int(n, "axis", 1) :])]),
+    "Tile": _shaped(lambda n, x: [dims.mul(d, r) for d, r in zip(x.shape, _known(n, 1), strict=True)]),
+    "GatherElements": _shaped(lambda n, x: _type(n, 1).shape),
+    "Det": _shaped(lambda n, x: x.shape[:-2]),
+    **dict.fromkeys(["GlobalAveragePool", "GlobalMaxPool"], _shaped(lambda n, x: [*x.shape[:2], *(1,) * (x.rank - 2)])),
+    "Size": lambda n: Type(DType.I64, ()),
+    "ConstantOfShape": lambda n: Type(getattr(n.attrs.get("value"), "dtype", DType.F32), tuple(_known(n, 0))),
+    "Dropout": lambda n: (_type(n, 0), _type(n, 0).with_dtype(DType.BOOL)),
+    "MatMulInteger": lambda n: Type(DType.I32, matmul_shape(n, _type(n, 0).shape, _type(n, 1).shape)),
+    "ConvInteger": lambda n: conv(n).with_dtype(DType.I32),
+}  # fmt: skip
+CONTRIB = dict.fromkeys(["Gelu", "FastGelu", "QuickGelu", "BiasGelu", "RotaryEmbedding"], same_as_first)

@@ -18,27 +18,22 @@ from j2o.ir.graph import Node
 from j2o.ir.ops import LABEL, OpSpec, Trait, register_dialect
 from j2o.ir.types import Type
 
-COMMUTATIVE = frozenset(
-    ["Add", "Mul", "And", "Or", "Xor", "Equal", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Max", "Min", "Sum", "Mean"]
-)
-RANDOM = frozenset(
-    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"]
-)
-ELEMENTWISE = frozenset(
-    (
-        "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast "
-        "Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish "
-        "Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu "
-        "Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh "
-        "ThresholdedRelu Where Xor"
-    ).split()
-)
-REDUCTION = frozenset(
-    (
-        "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
-        "ReduceSum ReduceSumSquare"
-    ).split()
-)
+TRAITS = {
+    Trait.COMMUTATIVE: frozenset("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor Max Min Sum Mean".split()),
+    Trait.RANDOM: frozenset(
+        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split()
+    ),
+    Trait.ELEMENTWISE: frozenset(
+        "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip "
+        "Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu "
+        "Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh "
+        "Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor".split()
+    ),
+    Trait.REDUCTION: frozenset(
+        "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+        "ReduceSumSquare".split()
+    ),
+}
 GRAPH_ATTRIBUTES = {
     "If": ("then_branch", "else_branch"),
     "Loop": ("body",),
@@ -94,7 +89,11 @@ def constraint_of(kind: str, index: int, output: bool = False, opset: int | None
     return names[min(index, len(names) - 1)]
 
 
-def _checked(kind: str, rule: Callable[[Node], tuple[Type, ...]]) -> Callable[[Node], tuple[Type, ...]]:
+def _tuple(types: Type | tuple[Type, ...]) -> tuple[Type, ...]:
+    return (types,) if isinstance(types, Type) else types
+
+
+def _checked(kind: str, rule: infer.Rule) -> Callable[[Node], tuple[Type, ...]]:
     known = schema(kind)
     allowed = known.attributes | {LABEL}
 
@@ -103,30 +102,22 @@ def _checked(kind: str, rule: Callable[[Node], tuple[Type, ...]]) -> Callable[[N
             wrong = sorted(set(node.attrs) - allowed)[0]
             raise TypeError(f"{node.op} has no attribute {wrong!r}; it has {', '.join(sorted(allowed)) or 'none'}")
         if not known.min_inputs <= len(node.inputs) <= known.max_inputs:
-            raise TypeError(
-                f"{node.op} takes {known.min_inputs} to {known.max_inputs} operands, given {len(node.inputs)}"
-            )
-        return rule(node)
+            takes = f"{known.min_inputs} to {known.max_inputs}"
+            raise TypeError(f"{node.op} takes {takes} operands, given {len(node.inputs)}")
+        return _tuple(rule(node))
 
     return check
 
 
 def _find(kind: str) -> OpSpec:
     schema(kind)  # KeyError where there is none
-    traits = {Trait.PURE}
-    for names, trait in (
-        (COMMUTATIVE, Trait.COMMUTATIVE),
-        (ELEMENTWISE, Trait.ELEMENTWISE),
-        (REDUCTION, Trait.REDUCTION),
-        (RANDOM, Trait.RANDOM),
-    ):
-        if kind in names:
-            traits.add(trait)
-    return OpSpec(f"onnx.{kind}", frozenset(traits), _checked(kind, infer.RULES.get(kind, infer.unknown)))
+    traits = frozenset({Trait.PURE, *(trait for trait, names in TRAITS.items() if kind in names)})
+    return OpSpec(f"onnx.{kind}", traits, _checked(kind, infer.RULES.get(kind, infer.unknown)))
 
 
 def _find_contrib(kind: str) -> OpSpec:
-    return OpSpec(f"ort.{kind}", frozenset({Trait.PURE}), infer.CONTRIB.get(kind, infer.unknown))
+    rule = infer.CONTRIB.get(kind, infer.unknown)
+    return OpSpec(f"ort.{kind}", frozenset({Trait.PURE}), lambda node: _tuple(rule(node)))
 
 
 register_dialect("onnx", _find)

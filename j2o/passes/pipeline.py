@@ -119,6 +119,7 @@ class Fixpoint:
 
 
 Step: TypeAlias = "Pass | Fixpoint"
+Observer: TypeAlias = Callable[[str, Graph], Any]
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class PassPipeline:
 
     steps: tuple[Step, ...]
     check: str = ""
+    observers: tuple[Observer, ...] = ()
 
     def __iter__(self) -> Iterator[Pass]:
         """The passes in order, those of fixpoint groups once."""
@@ -149,6 +151,10 @@ class PassPipeline:
         if check not in ("", "numeric"):
             raise J2OError(f"check={check!r}: 'numeric', or '' for none")
         return dataclasses.replace(self, check=check)
+
+    def observing(self, observer: Observer) -> PassPipeline:
+        """With `observer(pass name, graph)` called after every pass."""
+        return dataclasses.replace(self, observers=(*self.observers, observer))
 
     def without(self, *names: str) -> PassPipeline:
         """Without the passes, groups or single rules of those names."""
@@ -215,53 +221,40 @@ class PassRecord:
     rules: dict[str, int] = field(default_factory=dict)
 
 
-Observer: TypeAlias = Callable[[str, Graph], None]
-
-
-def run(
-    pipeline: PassPipeline,
-    graph: Graph,
-    context: Context,
-    *,
-    verify: bool = False,
-    observe: Observer | None = None,
-) -> list[PassRecord]:
-    """Run a pipeline over a root graph, in place. `observe(name, graph)` is called after every pass.
+def run(pipeline: PassPipeline, graph: Graph, context: Context, *, verify: bool = False) -> list[PassRecord]:
+    """Run a pipeline over a root graph, in place.
 
     With `verify`, the graph is verified after every pass, and VerifyError names the pass that broke it.
     """
+    after = (_verify, *pipeline.observers) if verify else pipeline.observers
     records: list[PassRecord] = []
     for step in pipeline.steps:
         if isinstance(step, Fixpoint):
-            records += _run_fixpoint(step, graph, context, verify, observe)
+            records += _run_fixpoint(step, graph, context, after)
         else:
             records.append(PassRecord(step.name))
-            _run_one(step, graph, context, records[-1], verify, observe)
+            _run_one(step, graph, context, records[-1], after)
     context.seen.clear()
     for each in all_graphs(graph):
         each.journal.clear()  # it keeps what was erased alive
     return records
 
 
-def _run_fixpoint(
-    group: Fixpoint, graph: Graph, context: Context, verify: bool, observe: Observer | None
-) -> list[PassRecord]:
+def _run_fixpoint(group: Fixpoint, graph: Graph, context: Context, after: Sequence[Observer]) -> list[PassRecord]:
     """Run passes in turn; one is left out while no other has changed anything since its last run."""
     records = [PassRecord(p.name) for p in group.passes]
     version, seen = 0, [-1] * len(records)
     for _ in range(group.limit):
         for i, one in enumerate(group.passes):
             if seen[i] != version:
-                version += _run_one(one, graph, context, records[i], verify, observe)
+                version += _run_one(one, graph, context, records[i], after)
                 seen[i] = version
         if all(v == version for v in seen):
             break
     return records
 
 
-def _run_one(
-    one: Any, graph: Graph, context: Context, record: PassRecord, verify: bool, observe: Observer | None
-) -> int:
+def _run_one(one: Any, graph: Graph, context: Context, record: PassRecord, after: Sequence[Observer]) -> int:
     before = graph.length
     context.fired.clear()
     start = time.perf_counter()
@@ -276,14 +269,17 @@ def _run_one(
     record.nodes_after = graph.length
     for name, count in context.fired.items():
         record.rules[name] = record.rules.get(name, 0) + count
-    if verify and changes:
-        try:
-            graph.verify()
-        except VerifyError as error:
-            raise VerifyError(f"after pass {one.name}: {error}") from None
-    if observe is not None:
-        observe(one.name, graph)
+    for observe in after:
+        if changes or observe is not _verify:
+            observe(one.name, graph)
     return changes
+
+
+def _verify(name: str, graph: Graph) -> None:
+    try:
+        graph.verify()
+    except VerifyError as error:
+        raise VerifyError(f"after pass {name}: {error}") from None
 
 
 def all_graphs(root: Graph) -> list[Graph]:
