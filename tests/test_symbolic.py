@@ -70,6 +70,13 @@ def test_pivots_out_of_bounds():
     model.verify(np.array([[5, 1, 9], [-1, -20, 2]], np.int32))
 
 
+def test_threefry_halves_the_dimension_that_the_sizes_say():
+    key, algorithm = np.arange(4, dtype=np.uint32), lax.RandomAlgorithm.RNG_THREE_FRY
+    model = j2o.compile(lambda k, x: lax.rng_bit_generator(k, x.shape, algorithm=algorithm), ["u32[4]", ("B", "T")])
+    for shape in ((3, 5), (3, 4), (2, 5), (5, 3)):
+        model.verify(key, np.ones(shape, np.float32))
+
+
 def test_sums_of_integers_wrap():
     for dtype, bits in ((np.int32, 31), (np.uint32, 32)):
         model = j2o.compile(lambda x: x.sum(0), [jax.ShapeDtypeStruct((3, 1), dtype)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -81,16 +82,30 @@ def _u64(low: Any, high: Any) -> Any:
 def _threefry_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, Any]:
     """Two words an element, or one each for the halves of the first even dimension, else of the largest."""
     import jax.numpy as jnp
+    from jax import lax
 
-    at = next((i for i, d in enumerate(shape) if d % 2 == 0), max(range(len(shape)), key=shape.__getitem__, default=0))
+    if dims.is_static(shape) or wide:
+        even = [i for i, d in enumerate(shape) if d % 2 == 0]
+        at = even[0] if even else max(range(len(shape)), key=shape.__getitem__, default=0)
+        return _threefry_halves(state, shape, wide, at)
+    sizes = jnp.asarray(shape, np.int64)
+    at = jnp.where((sizes % 2 == 0).any(), (sizes % 2 == 0).argmax(), sizes.argmax())
+    return lax.switch(at, [functools.partial(_threefry_halves, state, shape, wide, i) for i in range(len(shape))])
+
+
+def _threefry_halves(state: Any, shape: tuple[Any, ...], wide: bool, at: int) -> tuple[Any, Any]:
+    """How many counters there are, and the bits, with dimension `at` made of two halves."""
+    import jax.numpy as jnp
+    from jax import lax
+
     half = shape if wide else tuple(-(-d // 2) if i == at else d for i, d in enumerate(shape))
     n = math.prod(half)
     counters = (state[1] + jnp.arange(n, dtype=np.uint64)).reshape(half)
     words = threefry2x32(*_u32s(state[0]), *_u32s(counters))
     if wide or not shape:
-        return n, _u64(*words) if wide else words[0]
+        return jnp.asarray(n, np.uint64), _u64(*words) if wide else words[0]
     pairs = jnp.stack(words, at + 1).reshape(*shape[:at], 2 * half[at], *shape[at + 1 :])
-    return n, pairs[(slice(None),) * at + (slice(shape[at]),)]
+    return jnp.asarray(n, np.uint64), lax.slice_in_dim(pairs, 0, shape[at], axis=at)
 
 
 def _philox_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, Any]:
