@@ -43,11 +43,6 @@ def mul(op: Lowering, x: Value, y: Value, *, out_dtype: DType | None = None) -> 
     return op.Mul(*(v if out_dtype is None else op.cast(v, out_dtype) for v in (x, y)))
 
 
-@lower("add_any")
-def add_any(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Or(x, y) if x.type.dtype == DType.BOOL else op.Add(x, y)
-
-
 # ------------------------------------------------------------------------------------------- arithmetic
 
 
@@ -191,24 +186,16 @@ def _nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
 # -------------------------------------------------------------------------------------- logic, selection
 
 
-@lower("and")
-def and_(op: Lowering, x: Value, y: Value) -> Value:
-    return op.And(x, y) if x.type.dtype == DType.BOOL else op.BitwiseAnd(x, y)
+def _of_bools_or(boolean: str, operator: str) -> Any:
+    """A rule: one operator for bool, the other for the rest."""
+    return lambda op, *xs: op.apply(f"onnx.{boolean if xs[0].type.dtype == DType.BOOL else operator}", *xs)
 
 
-@lower("or")
-def or_(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Or(x, y) if x.type.dtype == DType.BOOL else op.BitwiseOr(x, y)
-
-
-@lower("xor")
-def xor(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Xor(x, y) if x.type.dtype == DType.BOOL else op.BitwiseXor(x, y)
-
-
-@lower("not")
-def not_(op: Lowering, x: Value) -> Value:
-    return op.Not(x) if x.type.dtype == DType.BOOL else op.BitwiseNot(x)
+for _name, _bools, _operator in (
+    ("and", "And", "BitwiseAnd"), ("or", "Or", "BitwiseOr"), ("xor", "Xor", "BitwiseXor"), ("not", "Not", "BitwiseNot"),
+    ("add_any", "Or", "Add"),
+):  # fmt: skip
+    lower(_name)(_of_bools_or(_bools, _operator))
 
 
 @lower("select_n")
@@ -241,19 +228,12 @@ def _order_bits(x: jax.Array) -> jax.Array:
     return jnp.where(i < 0, jnp.asarray(jnp.iinfo(bits).max, bits) ^ i, i)
 
 
-@lower("eq_to")
-def eq_to(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Equal(total_order(op, x), total_order(op, y))
+def _in_total_order(operator: str) -> Any:
+    return lambda op, x, y: op.apply(f"onnx.{operator}", total_order(op, x), total_order(op, y))
 
 
-@lower("le_to")
-def le_to(op: Lowering, x: Value, y: Value) -> Value:
-    return op.LessOrEqual(total_order(op, x), total_order(op, y))
-
-
-@lower("lt_to")
-def lt_to(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Less(total_order(op, x), total_order(op, y))
+for _name, _operator in (("eq_to", "Equal"), ("le_to", "LessOrEqual"), ("lt_to", "Less")):
+    lower(_name)(_in_total_order(_operator))
 
 
 # -------------------------------------------------------------------------------------------------- bits

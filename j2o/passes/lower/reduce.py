@@ -88,21 +88,11 @@ def _bool_or_bits(
     op: Lowering, x: Value, axes: Sequence[int], operator: str, monoid: Callable[..., Any], unit: int
 ) -> Value:
     if x.type.dtype == DType.BOOL:
-        if not axes:
-            return x
-        return (
-            op.cast(_reduce(op, operator, op.cast(x, DType.I32), axes), DType.BOOL)
-            if _may_be_empty(x, axes) is False
-            else _empty_bool(op, x, axes, operator)
-        )
+        return _counted(op, x, axes, operator) if axes else x
     return op.jax(_tree_reduce, x, axes=tuple(axes), monoid=monoid, unit=unit)
 
 
-def _may_be_empty(x: Value, axes: Sequence[int]) -> bool:
-    return not all(dims.known_ge(x.type.shape[a], 1) for a in axes)
-
-
-def _empty_bool(op: Lowering, x: Value, axes: Sequence[int], operator: str) -> Value:
+def _counted(op: Lowering, x: Value, axes: Sequence[int], operator: str) -> Value:
     """By counting, which is right for no elements too."""
     wanted = op.Not(x) if operator == "ReduceMin" else x
     count = _reduce(op, "ReduceSum", op.cast(wanted, DType.I32), axes)
