@@ -52,6 +52,7 @@ PROGRAMS = {
     "no rounds": (lambda x: rows(x[1:]), ("B", "T"), [(1, 3), (4, 2)]),
     "products of nothing": (lambda x: lax.cumprod(x[2:], 0), ("B", "T"), [(1, 3), (4, 2)]),
     "bits of nothing": (lambda x: jax.random.bits(jax.random.key(1), x[1:].shape), ("B", "T"), [(1, 3), (4, 2)]),
+    "scatter into nothing": (lambda x: x[1:].at[jnp.arange(3) % 2, 0].max(2.0, mode="clip"), ("B", "T"), [(1, 3), (4, 2)]),
     "LU of nothing": (lax.linalg.lu, ("B", 0, 4), [(2, 0, 4)]),
     "QR of nothing": (lambda x: lax.linalg.qr(x, full_matrices=False), ("B", 4, 0), [(2, 4, 0)]),
 }  # fmt: skip

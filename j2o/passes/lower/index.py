@@ -21,7 +21,7 @@ from j2o.ir.types import Dim, DType, Shape, Type
 from j2o.passes.components import computes
 from j2o.passes.lower.elementwise import where
 from j2o.passes.lower.reduce import apply_elementwise
-from j2o.passes.lower.shape import arange, slice_axes
+from j2o.passes.lower.shape import arange, pad_with, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
 
@@ -324,12 +324,17 @@ def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mod
     flat = op.transpose(updates, [*update_batch, *(at[a] for a in inner), *(at[a] for a in whole)])
     order = [*indexed, *whole]
     base = op.transpose(x, order)
+    shape = base.type.shape
+    # an element more where an axis may have none: the runtime takes no index into nothing
+    more = [(0, int(i < len(indexed) and not dims.known_ge(n, 1)), 0) for i, n in enumerate(shape)]
+    if any(high for _, high, _ in more):
+        base = pad_with(op, base, op.const(0, base.type.dtype), more)
     if mode == "clip" or not axes:
         out = _reduced(op, base, nd, flat, reduction)
     else:
         good = op.ReduceMin(op.cast(op.Equal(index, kept), DType.I32), np.array([-1]), keepdims=0)
         out = _dropping(op, base, nd, flat, op.Less(good, 1), reduction)
-    return op.transpose(out, [order.index(i) for i in range(rank)])
+    return op.transpose(slice_axes(op, out, (0,) * rank, shape, (1,) * rank), [order.index(i) for i in range(rank)])
 
 
 def _reduced(op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None) -> Value:
