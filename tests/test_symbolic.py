@@ -66,6 +66,35 @@ def test_edges(name):
         model.verify(np.random.default_rng(i).standard_normal(shape).astype(np.float32), rtol=1e-5, atol=1e-5)
 
 
+RAGGED = {  # contracting and batch dimensions, the ragged ones, the groups'; specs and shapes of the operands
+    "rows": (([1], [1]), ([], []), [0], [0], [("M", "K"), (2, "K", "N")], [(5, 3), (2, 3, 4)]),
+    "contracted": (([1], [0]), ([], []), [1], [], [("M", "K"), ("K", "N")], [(4, 5), (5, 3)]),
+    "batch": (([2], [1]), ([0], [0]), [0], [], [("B", "M", "K"), ("B", "K", "N")], [(5, 2, 3), (5, 3, 4)]),
+    "rows of a batch": (
+        ([2], [2]),
+        ([0], [1]),
+        [1],
+        [0],
+        [("B", "M", "K"), (2, "B", "K", 4)],
+        [(3, 5, 2), (2, 3, 2, 4)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RAGGED)
+def test_ragged_dot(name):
+    contract, batch, ragged, groups, specs, shapes = RAGGED[name]
+    numbers = lax.RaggedDotDimensionNumbers((contract, batch), ragged, groups)
+    model = j2o.compile(lambda x, y, g: lax.ragged_dot_general(x, y, g, numbers), [*specs, "i32[2]"])
+    x, y = (np.random.default_rng(i).standard_normal(s).astype(np.float32) for i, s in enumerate(shapes))
+    model.verify(x, y, np.array([2, 3], np.int32))
+
+
+def test_the_mean_of_nothing():
+    model = j2o.compile(lambda x: x[1:].mean(0), [("B", "T")])
+    assert np.isnan(model(np.ones((1, 3), np.float32))).all()
+
+
 def test_pivots_out_of_bounds():
     model = j2o.compile(lambda p: lax.linalg.lu_pivots_to_permutation(p, 8), ["i32[B,3]"])
     model.verify(np.array([[5, 1, 9], [-1, -20, 2]], np.int32))

@@ -147,6 +147,8 @@ def _(op, x, axes, keep, n):
         return None
     count = dims.prod(x.type.shape[int(a)] for a in axes.known)  # type: ignore[arg-type]
     inverse = op.root.op == "onnx.Mul"
+    if not dims.known_ge(count, 1):  # the mean of nothing is NaN, ReduceMean's is 0
+        return None
     if type(count) is int:
         if n.const is None or n.type.size != 1:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape
@@ -79,17 +80,37 @@ def _arranged(op: Lowering, x: Value, order: Sequence[int], shape: Shape) -> Val
     return op.reshape(op.transpose(x, order), shape)
 
 
-@lower("ragged_dot_general", "ragged_dot")
-def ragged_dot(op: Lowering, x: Value, y: Value, sizes: Value, **params: Any) -> Value:
-    """Rows of `x` in consecutive groups, each times its own matrix of `y`: a masked contraction over all groups."""
-    return op.jax(_ragged, x, y, sizes, dtype=op.out_dtype)
+@lower("ragged_dot_general")
+def ragged_dot_general(op: Lowering, x: Value, y: Value, sizes: Value, **params: Any) -> Value:
+    """Consecutive groups along one dimension of `x`, contracted each by itself: other elements are masked."""
+    if sizes.type.rank != 1:
+        raise UnsupportedError(["groups that differ from row to row"])
+    return op.jax(_ragged, x, y, sizes, numbers=params["ragged_dot_dimension_numbers"], dtype=op.out_dtype)
 
 
-def _ragged(x: Any, y: Any, sizes: Any, *, dtype: DType) -> Any:
+def _ragged(x: Any, y: Any, sizes: Any, *, numbers: Any, dtype: DType) -> Any:
     import jax.numpy as jnp
+    from jax import lax
 
+    (x_contract, y_contract), (x_batch, y_batch) = numbers.dot_dimension_numbers
+    (along,) = numbers.lhs_ragged_dimensions
     ends = jnp.cumsum(sizes)
-    row = jnp.arange(x.shape[-2])[:, None]
-    mine = (row < ends[None]) & (row >= (ends - sizes)[None])
-    parts = jnp.einsum("mk,gkn->gmn", x, y, preferred_element_type=dtype.numpy)
-    return jnp.where(mine.T[:, :, None], parts, 0).sum(0).astype(dtype.numpy)
+
+    def grouped(a: Any, axis: int) -> Any:
+        """`a` once for each group, zero outside of it: `[group, …]`."""
+        at = jnp.arange(a.shape[axis]).reshape(-1, *(1,) * (a.ndim - axis - 1))
+        mine = [(at < bound.reshape(-1, *(1,) * a.ndim)) for bound in (ends, ends - sizes)]
+        return jnp.where(mine[0] & ~mine[1], a, jnp.zeros((), a.dtype))
+
+    def after(axes: Sequence[int]) -> list[int]:
+        return [a + 1 for a in axes]
+
+    if along in x_batch:
+        form = (x_contract, y_contract), (x_batch, y_batch)
+    elif along in x_contract:
+        x, y = grouped(x, along), grouped(y, y_contract[x_contract.index(along)])
+        form = (after(x_contract), after(y_contract)), ([0, *after(x_batch)], [0, *after(y_batch)])
+    else:
+        x = grouped(x, along)
+        form = ([*after(x_contract), 0], [*y_contract, *numbers.rhs_group_dimensions]), (after(x_batch), y_batch)
+    return lax.dot_general(x, y, form, preferred_element_type=dtype.numpy)
