@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,13 +18,14 @@ from j2o.ir.graph import Graph, Node, Value, inline
 from j2o.ir.types import Dim, DType, Type
 from j2o.passes.lower.table import Lowering, lower
 
+Values: TypeAlias = Sequence[Value]
 COUNTER, CONDITION = Type(DType.I64, ()), Type(DType.BOOL, ())
 
 
 # ----------------------------------------------------------------------------------------------- regions
 
 
-def capture(region: Graph, index: int, values: Sequence[Value]) -> None:
+def capture(region: Graph, index: int, values: Values) -> None:
     """Let a region use `values` of the graph around it in place of its inputs from `index` on."""
     for value in values:
         region.inputs[index].replace_by(value)
@@ -47,14 +49,17 @@ def inside(op: Lowering, region: Graph, before: Node | None) -> Lowering:
     return inner
 
 
-def invariant(region: Graph, first: int, count: int) -> list[int]:
-    """Which of `count` carried values (inputs from `first` on, and the first outputs) a body hands on as they are."""
-    return [i for i in range(count) if region.outputs[i] is region.inputs[first + i]]
+def capture_fixed(body: Graph, carry: Values, *others: Graph) -> list[int]:
+    """Let a body, and other regions, capture what it hands on as it is; returns which of the carried values that are.
 
-
-def without(region: Graph, positions: Sequence[int]) -> None:
-    """Drop outputs of a region."""
-    region.set_outputs([v for i, v in enumerate(region.outputs) if i not in positions])
+    The first inputs of all of them are the carried values, as are the first outputs of the body.
+    """
+    fixed = [i for i in range(len(carry)) if body.outputs[i] is body.inputs[i]]
+    body.set_outputs([v for i, v in enumerate(body.outputs) if i not in fixed])
+    for i in reversed(fixed):
+        for region in (body, *others):
+            capture(region, i, carry[i : i + 1])
+    return fixed
 
 
 # -------------------------------------------------------------------------------------------------- scan
@@ -76,10 +81,7 @@ def scan(
     capture(body, 0, operands[:num_consts])
     if type(length) is int and length <= 1:
         return _once(op, body, carry, xs) if length else _never(op, carry)
-    fixed = invariant(body, 0, num_carry)
-    without(body, fixed)
-    for i in reversed(fixed):
-        capture(body, i, carry[i : i + 1])
+    fixed = capture_fixed(body, carry)
     moving = [v for i, v in enumerate(carry) if i not in fixed]
     types = [v.type for v in moving] + list(op.out_types[num_carry:])
     run = _scan if xs and dims.known_ge(length, 1) else _loop
@@ -88,11 +90,11 @@ def scan(
     return (*finals, *results)
 
 
-def _never(op: Lowering, carry: Sequence[Value]) -> tuple[Value, ...]:
+def _never(op: Lowering, carry: Values) -> tuple[Value, ...]:
     return (*carry, *(op.full(t.shape, 0, t.dtype) for t in op.out_types[len(carry) :]))
 
 
-def _once(op: Lowering, body: Graph, carry: Sequence[Value], xs: Sequence[Value]) -> tuple[Value, ...]:
+def _once(op: Lowering, body: Graph, carry: Values, xs: Values) -> tuple[Value, ...]:
     """One round needs no loop."""
     assert op.before is not None
     rows = [op.squeeze(x, [0]) for x in xs]
@@ -101,14 +103,8 @@ def _once(op: Lowering, body: Graph, carry: Sequence[Value], xs: Sequence[Value]
 
 
 def _scan(
-    op: Lowering,
-    body: Graph,
-    carry: Sequence[Value],
-    xs: Sequence[Value],
-    types: Sequence[Type],
-    length: Dim,
-    reverse: bool,
-) -> Sequence[Value]:
+    op: Lowering, body: Graph, carry: Values, xs: Values, types: Sequence[Type], length: Dim, reverse: bool
+) -> Values:
     stacked = len(types) - len(carry)
     attrs: dict[str, object] = {"num_scan_inputs": len(xs)}
     if reverse:
@@ -119,21 +115,14 @@ def _scan(
 
 
 def _loop(
-    op: Lowering,
-    body: Graph,
-    carry: Sequence[Value],
-    xs: Sequence[Value],
-    types: Sequence[Type],
-    length: Dim,
-    reverse: bool,
-) -> Sequence[Value]:
+    op: Lowering, body: Graph, carry: Values, xs: Values, types: Sequence[Type], length: Dim, reverse: bool
+) -> Values:
     step, go_on = add_first_inputs(body, (COUNTER, CONDITION), ("step", "go_on"))
     inner = inside(op, body, body.start)
     if xs:
         row = inner.Sub(op.dim(dims.sub(length, 1)), step) if reverse else step
         for x in xs:
-            at = 2 + len(carry)
-            capture(body, at, [inner.Gather(x, row, axis=0)])
+            capture(body, 2 + len(carry), [inner.Gather(x, row, axis=0)])
     body.set_outputs([go_on, *body.outputs])
     results = op.node("onnx.Loop", [op.dim(length), None, *carry], {}, types, [body]).outputs
     return [*results[: len(carry)], *(_flipped(op, y) if reverse else y for y in results[len(carry) :])]
@@ -156,11 +145,7 @@ def while_(op: Lowering, *operands: Value, cond_nconsts: int, body_nconsts: int,
     capture(body, 0, operands[cond_nconsts : cond_nconsts + body_nconsts])
     if cond.outputs[0].type.rank:
         _batched(op, cond, body)
-    fixed = invariant(body, 0, len(init))
-    without(body, fixed)
-    for i in reversed(fixed):
-        capture(cond, i, init[i : i + 1])
-        capture(body, i, init[i : i + 1])
+    fixed = capture_fixed(body, init, cond)
     moving = [v for i, v in enumerate(init) if i not in fixed]
     results = iter(_while(op, cond, body, moving) if moving else ())
     return tuple(init[i] if i in fixed else next(results) for i in range(len(init)))
@@ -183,7 +168,7 @@ def _batched(op: Lowering, cond: Graph, body: Graph) -> None:
     cond.set_outputs([outer.cast(outer.ReduceMax(flat, np.array([0]), keepdims=0), DType.BOOL)])
 
 
-def _while(op: Lowering, cond: Graph, body: Graph, init: Sequence[Value]) -> Sequence[Value]:
+def _while(op: Lowering, cond: Graph, body: Graph, init: Values) -> Values:
     assert op.before is not None
     rounds = _rounds(op, cond, body, init)
     go_on = None if rounds is not None else inline(cond.clone(), init, op.before)[0]
@@ -194,7 +179,7 @@ def _while(op: Lowering, cond: Graph, body: Graph, init: Sequence[Value]) -> Seq
     return op.node("onnx.Loop", [rounds, go_on, *init], {}, [v.type for v in init], [body]).outputs
 
 
-def _rounds(op: Lowering, cond: Graph, body: Graph, init: Sequence[Value]) -> Value | None:
+def _rounds(op: Lowering, cond: Graph, body: Graph, init: Values) -> Value | None:
     """How often `while i < end: …; i += 1` runs, where cond and body are that; None where they are not."""
     test = cond.outputs[0].node
     if test is None or test.op != "onnx.Less" or test.graph is not cond:
@@ -233,13 +218,11 @@ def cond(op: Lowering, index: Value, *operands: Value, **_: object) -> tuple[Val
     return tuple(_choose(op, index, branches, 0))
 
 
-def _choose(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -> Sequence[Value]:
+def _choose(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -> Values:
     """A balanced tree of Ifs; `branches[0]` is for the index `first`."""
     middle = len(branches) // 2
-    low, high = (
-        _branch(op, index, part, start)
-        for part, start in ((branches[:middle], first), (branches[middle:], first + middle))
-    )
+    low = _branch(op, index, branches[:middle], first)
+    high = _branch(op, index, branches[middle:], first + middle)
     predicate = _predicate(index) if len(branches) == 2 and first == 0 else None
     if predicate is not None:
         return op.node("onnx.If", [predicate], {}, op.out_types, [high, low]).outputs
@@ -250,11 +233,8 @@ def _predicate(index: Value) -> Value | None:
     """The bool that an index of 0 or 1 was made from."""
     if index.type.dtype == DType.BOOL:
         return index
-    node = index.node
-    if node is not None and node.op == "onnx.Cast" and node.inputs[0] is not None:
-        source = node.inputs[0]
-        return source if source.type.dtype == DType.BOOL else None
-    return None
+    source = index.node.inputs[0] if index.node is not None and index.op == "onnx.Cast" else None
+    return source if source is not None and source.type.dtype == DType.BOOL else None
 
 
 def _branch(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -> Graph:

@@ -12,14 +12,14 @@ from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import DType, Type
+from j2o.ir.types import Dim, DType, Type
 from j2o.passes.lower.table import Lowering, lower, lower_with
 
 
-def _reduce(op: Lowering, operator: str, x: Value, axes: Sequence[int], keepdims: int = 0) -> Value:
+def _reduce(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Value:
     if not axes:
         return x
-    return op.apply(f"onnx.{operator}", x, np.asarray(axes, np.int64), keepdims=keepdims)
+    return op.apply(f"onnx.{operator}", x, np.asarray(axes, np.int64), keepdims=0)
 
 
 @lower("reduce_sum")
@@ -34,11 +34,6 @@ def reduce_sum(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Valu
     return op.cast(op.Add(op.Mul(high, 2**32), _reduce(op, "ReduceSum", low, axes)), dtype)
 
 
-@lower("reduce_prod")
-def reduce_prod(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    return _in_wide(op, "ReduceProd", x, axes)
-
-
 def _in_wide(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Value:
     """Sums and products of integers are those of wide signed ones, modulo 2**n."""
     dtype = x.type.dtype
@@ -46,61 +41,55 @@ def _in_wide(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Valu
     return op.cast(_reduce(op, operator, wide, axes), dtype)
 
 
-@lower("reduce_max")
-def reduce_max(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    return _extreme(op, "ReduceMax", x, axes)
+@lower("reduce_prod")
+def reduce_prod(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
+    return _in_wide(op, "ReduceProd", x, axes)
 
 
-@lower("reduce_min")
-def reduce_min(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    return _extreme(op, "ReduceMin", x, axes)
+def _extreme(operator: str) -> Callable[..., Value]:
+    def rule(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
+        signed, flip = _as_signed(op, x)
+        if flip is None:
+            return _reduce(op, operator, x, axes)
+        return op.cast(op.BitwiseXor(_reduce(op, operator, signed, axes), flip), x.type.dtype)
+
+    return rule
 
 
-def _extreme(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Value:
+def _as_signed(op: Lowering, x: Value) -> tuple[Value, int | None]:
+    """Integers that have no kernel as signed ones of the same order, by the highest bit, which is returned as well."""
     dtype = x.type.dtype
-    if dtype in (DType.U32, DType.U64):  # in the order of signed integers, by the highest bit
-        signed = DType(f"i{dtype.bits}")
-        flip = int(np.iinfo(signed.numpy).min)
-        turned = op.BitwiseXor(op.cast(x, signed), flip)
-        return op.cast(op.BitwiseXor(_reduce(op, operator, turned, axes), flip), dtype)
-    return _reduce(op, operator, x, axes)
+    if dtype not in (DType.U32, DType.U64):
+        return x, None
+    signed = DType(f"i{dtype.bits}")
+    flip = int(np.iinfo(signed.numpy).min)
+    return op.BitwiseXor(op.cast(x, signed), flip), flip
 
 
-@lower("reduce_and")
-def reduce_and(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    return _bool_or_bits(op, x, axes, "ReduceMin", lax.bitwise_and, -1)
+reduce_max = lower("reduce_max")(_extreme("ReduceMax"))
+reduce_min = lower("reduce_min")(_extreme("ReduceMin"))
 
 
-@lower("reduce_or")
-def reduce_or(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    return _bool_or_bits(op, x, axes, "ReduceMax", lax.bitwise_or, 0)
+MONOIDS = {"and": (lax.bitwise_and, -1), "or": (lax.bitwise_or, 0), "xor": (lax.bitwise_xor, 0)}
 
 
-@lower("reduce_xor")
-def reduce_xor(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    if x.type.dtype == DType.BOOL:
-        odd = op.BitwiseAnd(_reduce(op, "ReduceSum", op.cast(x, DType.I32), axes), 1)
-        return op.cast(odd, DType.BOOL)
-    return _bool_or_bits(op, x, axes, "", lax.bitwise_xor, 0)
+@lower("reduce_and", "reduce_or", "reduce_xor")
+def logical(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
+    """Of booleans by counting, which is right for no elements too; of bits by halving."""
+    kind = op.source.kind.removeprefix("reduce_")
+    if x.type.dtype != DType.BOOL:
+        return op.jax(_tree_reduce, x, axes=tuple(axes), kind=kind)
+    if not axes:
+        return x
+    count = _reduce(op, "ReduceSum", op.cast(op.Not(x) if kind == "and" else x, DType.I32), axes)
+    if kind == "xor":
+        return op.cast(op.BitwiseAnd(count, 1), DType.BOOL)
+    return op.Equal(count, 0) if kind == "and" else op.Greater(count, 0)
 
 
-def _bool_or_bits(
-    op: Lowering, x: Value, axes: Sequence[int], operator: str, monoid: Callable[..., Any], unit: int
-) -> Value:
-    if x.type.dtype == DType.BOOL:
-        return _counted(op, x, axes, operator) if axes else x
-    return op.jax(_tree_reduce, x, axes=tuple(axes), monoid=monoid, unit=unit)
-
-
-def _counted(op: Lowering, x: Value, axes: Sequence[int], operator: str) -> Value:
-    """By counting, which is right for no elements too."""
-    wanted = op.Not(x) if operator == "ReduceMin" else x
-    count = _reduce(op, "ReduceSum", op.cast(wanted, DType.I32), axes)
-    return op.Equal(count, 0) if operator == "ReduceMin" else op.Greater(count, 0)
-
-
-def _tree_reduce(x: jax.Array, *, axes: Sequence[int], monoid: Callable[..., Any], unit: int) -> jax.Array:
+def _tree_reduce(x: jax.Array, *, axes: Sequence[int], kind: str) -> jax.Array:
     """Halve the axis until one is left; with a loop where its size is symbolic."""
+    monoid, unit = MONOIDS[kind]
     for axis in sorted(axes, reverse=True):
         n = x.shape[axis]
         start = jnp.full(x.shape[:axis] + x.shape[axis + 1 :], unit, x.dtype)
@@ -122,28 +111,17 @@ def _tree_reduce(x: jax.Array, *, axes: Sequence[int], monoid: Callable[..., Any
     return x
 
 
-@lower("argmax")
-def argmax(op: Lowering, x: Value, *, axes: Sequence[int], index_dtype: DType) -> Value:
-    return _arg(op, "ArgMax", x, axes, index_dtype)
-
-
-@lower("argmin")
-def argmin(op: Lowering, x: Value, *, axes: Sequence[int], index_dtype: DType) -> Value:
-    return _arg(op, "ArgMin", x, axes, index_dtype)
-
-
-def _arg(op: Lowering, operator: str, x: Value, axes: Sequence[int], index_dtype: DType) -> Value:
+@lower("argmax", "argmin")
+def arg_extreme(op: Lowering, x: Value, *, axes: Sequence[int], index_dtype: DType) -> Value:
     """The first extreme; a NaN counts as one, and the first of them wins."""
     (axis,) = axes
     dtype = x.type.dtype
     if dtype == DType.BOOL:
         x = op.cast(x, DType.I32)
-    elif dtype in (DType.U32, DType.U64):
-        signed = DType(f"i{dtype.bits}")
-        x = op.BitwiseXor(op.cast(x, signed), int(np.iinfo(signed.numpy).min))
     elif dtype.is_float and dtype not in (DType.F32, DType.F64):
         x = op.cast(x, DType.F32)
-    index = op.apply(f"onnx.{operator}", x, axis=axis, keepdims=0)
+    x, _ = _as_signed(op, x)
+    index = op.apply(f"onnx.Arg{op.source.kind[3:].capitalize()}", x, axis=axis, keepdims=0)
     if dtype.is_float:
         nan = op.cast(op.IsNaN(x), DType.I32)
         has_nan = op.Greater(_reduce(op, "ReduceMax", nan, [axis]), 0)
@@ -166,16 +144,18 @@ def reduce(op: Lowering, *operands: Value, dimensions: Sequence[int], **_: Any) 
     rows = [op.reshape(op.transpose(a, [*dimensions, *keep]), (size, *rest)) for a in arrays]
     region = op.source.graphs[0]
 
-    def body(inner: Lowering, i: Value, c: Value, *acc: Value) -> list[Value]:
-        items = [inner.Gather(r, i, axis=0) for r in rows]
-        return [c, *apply_elementwise(inner, region, [*acc, *items])]
+    def body(inner: Lowering, i: Value, *acc: Value) -> list[Value]:
+        return apply_elementwise(inner, region, [*acc, *(inner.Gather(r, i, axis=0) for r in rows)])
 
-    start = [op.expand(v, rest) for v in inits]
-    graph = op.region("reduce", [Type(DType.I64, ()), Type(DType.BOOL, ()), *(v.type for v in start)], body)
-    out = op.apply(
-        "onnx.Loop", op.dim(size), op.const(True, DType.BOOL), *start, graphs=[graph], types=[v.type for v in start]
-    )
-    return [out] if isinstance(out, Value) else list(out)
+    return loop(op, size, [op.expand(v, rest) for v in inits], body)
+
+
+def loop(op: Lowering, count: Dim, start: Sequence[Value], body: Callable[..., list[Value]]) -> Sequence[Value]:
+    """The state after `count` rounds of `body(op, round, *state) -> state`."""
+    types = [v.type for v in start]
+    inputs = [Type(DType.I64, ()), Type(DType.BOOL, ()), *types]
+    graph = op.region("body", inputs, lambda op, i, go_on, *state: [go_on, *body(op, i, *state)])
+    return op.node("onnx.Loop", [op.dim(count), op.const(True, DType.BOOL), *start], {}, types, [graph]).outputs
 
 
 def apply_elementwise(op: Lowering, region: Any, args: Sequence[Value]) -> list[Value]:
@@ -229,10 +209,8 @@ def _unit(monoid: Callable[[Any, Any], Any], rows: jax.Array) -> jax.Array:
     return jnp.full(rows.shape[1:], {lax.mul: 1, lax.max: low, lax.min: high, jnp.logaddexp: low}[monoid], dtype)
 
 
-lower_with("cumprod")(_cumulative(lax.mul))
-lower_with("cummax")(_cumulative(lax.max))
-lower_with("cummin")(_cumulative(lax.min))
-lower_with("cumlogsumexp")(_cumulative(jnp.logaddexp))
+for _name, _monoid in {"prod": lax.mul, "max": lax.max, "min": lax.min, "logsumexp": jnp.logaddexp}.items():
+    lower_with(f"cum{_name}")(_cumulative(_monoid))
 
 
 @lower_with("reduce_logsumexp")

@@ -19,10 +19,10 @@ import numpy as np
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
-from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.ir.types import Dim, DType, Shape
 from j2o.passes.lower.conv import same_padding, wide_enough
 from j2o.passes.lower.elementwise import max_, min_
-from j2o.passes.lower.reduce import apply_elementwise, reduce_max, reduce_min, reduce_prod, reduce_sum
+from j2o.passes.lower.reduce import apply_elementwise, loop, reduce_max, reduce_min, reduce_prod, reduce_sum
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
@@ -86,10 +86,13 @@ def _every(op: Lowering, x: Value, axis: int, start: int, count: Dim, stride: in
 
 
 def _windows(
-    op: Lowering, sizes: Shape, strides: Any, padding: Any, base: Any = None, dilations: Any = None
-) -> Windows:
-    ones = (1,) * len(sizes)
-    return Windows(sizes, strides, padding, base or ones, dilations or ones, op.out_types[0].shape)
+    op: Lowering, *, window_dimensions: Shape, window_strides: Any, padding: Any, base_dilation: Any = None,
+    window_dilation: Any = None, **_: Any,
+) -> Windows:  # fmt: skip
+    """From the parameters of JAX's primitives."""
+    ones = (1,) * len(window_dimensions)
+    base, dilations = base_dilation or ones, window_dilation or ones
+    return Windows(window_dimensions, window_strides, padding, base, dilations, op.out_types[0].shape)
 
 
 # -------------------------------------------------------------------------------------- known monoids
@@ -123,15 +126,10 @@ BY_OPERATOR = {"Add": "add", "Mul": "mul", "Max": "max", "Min": "min", "Or": "ma
 
 
 @lower("reduce_window_sum", "reduce_window_max", "reduce_window_min")
-def reduce_window_monoid(
-    op: Lowering, x: Value, *, window_dimensions: Shape, window_strides: Any, padding: Any, base_dilation: Any,
-    window_dilation: Any, **_: Any,
-) -> Value:  # fmt: skip
+def reduce_window_monoid(op: Lowering, x: Value, **windows: Any) -> Value:
     """One of the reductions that JAX has a primitive of its own for."""
     kind = {"sum": "add"}.get(name := op.source.kind.rpartition("_")[2], name)
-    return _reduce(
-        op, x, kind, _windows(op, window_dimensions, window_strides, padding, base_dilation, window_dilation)
-    )
+    return _reduce(op, x, kind, _windows(op, **windows))
 
 
 def _reduce(op: Lowering, x: Value, kind: str, w: Windows) -> Value:
@@ -158,9 +156,8 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     dtype = x.type.dtype
     narrow = dtype in (DType.F16, DType.BF16)
     operator = {"add": "AveragePool", "max": "MaxPool", "min": "MaxPool"}.get(kind)
-    axes = [
-        i for i, s in enumerate(w.sizes) if not (_is(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i])
-    ]
+    still = [_is(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i] for i, s in enumerate(w.sizes)]
+    axes = [i for i, alone in enumerate(still) if not alone]
     static = all(type(w.sizes[i]) is int for i in axes)
     if operator is None or not static or not 1 <= len(axes) <= 3 or any(_is(d, 0) for d in x.type.shape):
         return None
@@ -282,14 +279,11 @@ def _doubled(op: Lowering, x: Value, monoid: Monoid, axis: int, size: int, dilat
 
 
 @lower("reduce_window")
-def reduce_window(
-    op: Lowering, *operands: Value, window_dimensions: Shape, window_strides: Any, padding: Any, base_dilation: Any,
-    window_dilation: Any, **_: Any,
-) -> Sequence[Value]:  # fmt: skip
+def reduce_window(op: Lowering, *operands: Value, **windows: Any) -> Sequence[Value]:
     """A monoid where the computation is one, else the computation for each place in the window, from the initial values on."""
     n = len(operands) // 2
     xs, inits = operands[:n], operands[n:]
-    w = _windows(op, window_dimensions, window_strides, padding, base_dilation, window_dilation)
+    w = _windows(op, **windows)
     region = op.source.graphs[0]
     kind = _monoid_of(region) if n == 1 else None
     if kind is not None:
@@ -347,7 +341,7 @@ def _fold_in_loop(
     rows = op.dims([dims.prod(w.sizes[i + 1 :]) for i in range(rank)])
     spans = {v: op.dims([dims.mul(n, s) for n, s in zip(v.counts, v.strides, strict=True)]) for v in (w, plain)}
 
-    def body(inner: Lowering, step: Value, go_on: Value, *state: Value) -> list[Value]:
+    def body(inner: Lowering, step: Value, *state: Value) -> list[Value]:
         offset = inner.Mul(inner.Mod(inner.Div(step, rows), sizes), np.asarray(w.dilations))
 
         def at(x: Value, v: Windows) -> Value:
@@ -358,14 +352,9 @@ def _fold_in_loop(
         if real is not None:
             here = at(real, plain)
             new = [inner.Where(here, n, old) for n, old in zip(new, state, strict=True)]
-        return [go_on, *new]
+        return new
 
-    types = [Type(DType.I64, ()), Type(DType.BOOL, ()), *(v.type for v in acc)]
-    graph = op.region("window", types, body)
-    out = op.apply(
-        "onnx.Loop", op.dim(dims.prod(w.sizes)), op.const(True, DType.BOOL), *acc, graphs=[graph], types=types[2:]
-    )
-    return [out] if isinstance(out, Value) else list(out)
+    return list(loop(op, dims.prod(w.sizes), acc, body))
 
 
 # ------------------------------------------------------------------------------ gradients of max-pooling
@@ -374,12 +363,9 @@ SELECT = {"ge": ("GreaterOrEqual", _lowest), "le": ("LessOrEqual", _highest)}
 
 
 @lower("select_and_gather_add")
-def select_and_gather_add(
-    op: Lowering, tangents: Value, x: Value, *, select_prim: str, window_dimensions: Shape, window_strides: Any,
-    padding: Any, base_dilation: Any, window_dilation: Any,
-) -> Value:  # fmt: skip
+def select_and_gather_add(op: Lowering, tangents: Value, x: Value, *, select_prim: str, **windows: Any) -> Value:
     """The tangent at the extreme of each window; the first of equal ones."""
-    w = _windows(op, window_dimensions, window_strides, padding, base_dilation, window_dilation)
+    w = _windows(op, **windows)
     dtype = x.type.dtype
     operator, unit = SELECT[select_prim]
 
@@ -393,12 +379,9 @@ def select_and_gather_add(
 
 
 @lower("select_and_scatter_add")
-def select_and_scatter_add(
-    op: Lowering, source: Value, x: Value, *, select_prim: str, window_dimensions: Shape, window_strides: Any, padding: Any
-) -> Value:  # fmt: skip
+def select_and_scatter_add(op: Lowering, source: Value, x: Value, *, select_prim: str, **windows: Any) -> Value:
     """Each element of `source` is added where the extreme of its window lies, the first of equal ones."""
-    ones = (1,) * x.type.rank
-    w = Windows(window_dimensions, window_strides, padding, ones, ones, source.type.shape)
+    w = dataclasses.replace(_windows(op, **windows), counts=source.type.shape)
     dtype = x.type.dtype
     if any(_is(d, 0) for d in (*w.counts, *x.type.shape)):
         return op.full(op.out_shape, 0, dtype)
@@ -420,7 +403,7 @@ def select_and_scatter_add(
         starts = op.Mul(arange(op, w.counts[axis], DType.I64), step)
         place = op.Add(place, op.reshape(starts, tuple(d if i == axis else 1 for i, d in enumerate(w.counts))))
     added = _scatter_add(op, op.reshape(place, (w_size := dims.prod(w.counts),)), op.reshape(source, (w_size,)), shape)
-    return pad_with(op, added, op.const(0, dtype), [(dims.sub(0, a), dims.sub(0, b), 0) for a, b in padding])
+    return pad_with(op, added, op.const(0, dtype), [(dims.sub(0, a), dims.sub(0, b), 0) for a, b in w.padding])
 
 
 def _flat_offset(op: Lowering, offset: Sequence[int], shape: Shape) -> Value:
@@ -436,13 +419,5 @@ def _scatter_add(op: Lowering, places: Value, values: Value, shape: Shape) -> Va
     wide = DType.F32 if dtype in (DType.F16, DType.BF16) else DType.U8 if dtype == DType.BOOL else dtype
     size = dims.prod(shape)
     zeros = op.full((size,), 0, wide)
-    out = op.apply(
-        "onnx.ScatterElements",
-        zeros,
-        places,
-        op.cast(values, wide),
-        axis=0,
-        reduction="add",
-        types=[Type(wide, (size,))],
-    )
+    out = op.ScatterElements(zeros, places, op.cast(values, wide), axis=0, reduction="add")
     return op.cast(op.reshape(out, shape), dtype)
