@@ -77,7 +77,9 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
     for name, value in params.items():
         if value is None or name in DROPPED:
             continue
-        if type(value) in _PLAIN:
+        if name.endswith("dtype"):  # some are kept as the user spelled them
+            value = jax.dtypes.canonicalize_dtype(value) if isinstance(value, str) else value
+        elif type(value) in _PLAIN:
             attrs[name] = value
             continue
         if name == "mesh":
