@@ -146,13 +146,8 @@ def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None)
         return tensor_of(array, path and own_key(path, array, taken))
 
     hints = iter(parsed.names)
-    graph = lift(
-        traced.jaxpr,
-        dims=parsed.scope,
-        name=name,
-        const=const,
-        hints=[next(hints) if f is None else "" for f in parsed.frozen],
-    )
+    given_hints = [next(hints) if f is None else "" for f in parsed.frozen]
+    graph = lift(traced.jaxpr, dims=parsed.scope, name=name, const=const, hints=given_hints)
     for i in reversed(range(len(parsed.frozen))):
         tensor = parsed.frozen[i]
         if tensor is not None:

@@ -15,7 +15,7 @@ from j2o.errors import DimensionError, SpecError
 from j2o.frozen import LazyArray, Weights, own_key, tensor_of
 from j2o.ir.dims import DimScope, constraints_of, is_symbolic, parse_constraint, scope_of, symbols_in
 from j2o.ir.tensor import Tensor
-from j2o.ir.types import KEY_NAMES, DType
+from j2o.ir.types import KEY_NAMES, NUMPY_NAMES, DType
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,6 @@ class Specs:
     caller_tree: Any  # without the frozen arguments
     frozen_arguments: frozenset[int]
     scope: DimScope
-
-
-_NUMPY_NAMES = {
-    **{f"int{n}": f"i{n}" for n in (2, 4, 8, 16, 32, 64)}, **{f"uint{n}": f"u{n}" for n in (2, 4, 8, 16, 32, 64)},
-    **{f"float{n}": f"f{n}" for n in (16, 32, 64)}, "bfloat16": "bf16", "complex64": "c64", "complex128": "c128",
-    **{f"float{k[1:]}".replace("float8e", "float8_e").replace("float4e", "float4_e"): k for k in
-       ("f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "f8e4m3b11fnuz", "f8e4m3", "f8e3m4", "f8e8m0fnu", "f4e2m1fn")},
-}  # fmt: skip
 
 
 def parse_specs(
@@ -75,10 +67,9 @@ def parse_specs(
                 frozen.append(None)
                 names.append(name)
     _check_symbols(scope, constraints)
-    return Specs(
-        tuple(avals), tuple(frozen), _names(names, input_names, "input_names"), _tuple_of(trees), _tuple_of(caller),
-        frozenset(frozen_arguments), scope,
-    )  # fmt: skip
+    tree, caller_tree = (jax.tree_util.treedef_tuple(tuple(t)) for t in (trees, caller))
+    final = _names(names, input_names, "input_names")
+    return Specs(tuple(avals), tuple(frozen), final, tree, caller_tree, frozenset(frozen_arguments), scope)
 
 
 def _check_symbols(scope: DimScope, constraints: Sequence[str]) -> None:
@@ -90,11 +81,6 @@ def _check_symbols(scope: DimScope, constraints: Sequence[str]) -> None:
             raise SpecError(
                 f"constraints: {text!r}: no spec has a size {unknown[0]!r}; they have {', '.join(sorted(known))}"
             )
-
-
-def _tuple_of(trees: Sequence[Any]) -> Any:
-    """The structure of a tuple of trees."""
-    return jax.tree_util.treedef_tuple(tuple(trees))
 
 
 def _names(found: Sequence[str], given: Sequence[str] | None, argument: str) -> tuple[str, ...]:
@@ -148,13 +134,11 @@ def _parameters(fn: Callable[..., Any], count: int) -> list[str]:
     if count < required or (count > len(positional) and rest is None):
         takes = f"{required}" if required == len(positional) else f"{required} to {len(positional)}"
         missing = f"; no spec for {positional[count]!r}" if count < required else ""
-        raise SpecError(f"specs: {count} given, {_function_name(fn)} takes {takes} positional arguments{missing}")
+        raise SpecError(
+            f"specs: {count} given, {getattr(fn, '__name__', type(fn).__name__)} takes {takes} positional arguments{missing}"
+        )
     names = positional[:count]
     return names + [f"{rest}_{i}" for i in range(count - len(names))]
-
-
-def _function_name(fn: Any) -> str:
-    return getattr(fn, "__name__", type(fn).__name__)
 
 
 def _is_size(d: Any) -> bool:
@@ -225,17 +209,15 @@ def _shape(name: str, entry: Any, text: str, scope: DimScope) -> tuple[Any, ...]
         shape = scope.shape(text)
     except DimensionError as error:
         raise SpecError(f"spec of {name!r}: {entry!r}: {error}") from None
-    for d in shape:
-        if type(d) is int and d < 0:
-            raise SpecError(
-                f"spec of {name!r}: {entry!r}: the size {d} is negative; a name such as 'B' makes a size symbolic"
-            )
+    if negative := [d for d in shape if type(d) is int and d < 0]:
+        advice = "a name such as 'B' makes a size symbolic"
+        raise SpecError(f"spec of {name!r}: {entry!r}: the size {negative[0]} is negative; {advice}")
     return shape
 
 
 def _dtype(name: str, entry: str, text: str) -> Any:
     try:
-        dtype = DType(_NUMPY_NAMES.get(text, text))
+        dtype = NUMPY_NAMES.get(text) or DType(text)
     except ValueError:
         raise SpecError(
             f"spec of {name!r}: {entry!r}: there is no dtype {text!r}; f32, bf16, i32, u8, bool, … are"
@@ -256,10 +238,7 @@ def _is_key(dtype: Any) -> bool:
 
 def _key_name(key: Any) -> str:
     """One step of a pytree path as text."""
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
+    return str(next((getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)), key))
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -24,25 +24,16 @@ from j2o.ir.types import Attr, DType, Struct, dtype_of
 
 # what has no influence on the values: placement, precision hints, scheduling, names of rules for differentiation
 DROPPED = frozenset(
-    (
-        "accuracy allow_negative_indices backend bwd bwd_callable call_jaxpr_thunk check_vma "
-        "compiler_options_kvs compiler_params computation context_mesh cost_estimate ctx_mesh device devices differentiated "
-        "donated_invars fwd_jaxpr_thunk grid_mapping in_layouts in_shardings in_specs inline is_scan jvp_fun "
-        "jvp_jaxpr_fun jvp_jaxpr_thunk keep_unused lower_fun layout linear memory_space manual_axes mul_at "
-        "newly_manual_axes optimize_energy out_layouts out_sharding out_shardings out_specs out_trees policy "
-        "prevent_cse primitive_name rule sharding srcs split_transpose _split_transpose symbolic_zeros transpose_thunk unconstrained_dims unroll "
-        "use_fast_variance use_consts vmap_method weak_type out_avals out_dtype_weak result_avals dst_sharding "
-        "debug_info"
-    ).split()
+    "accuracy allow_negative_indices backend bwd bwd_callable call_jaxpr_thunk check_vma "
+    "compiler_options_kvs compiler_params computation context_mesh cost_estimate ctx_mesh device devices differentiated "
+    "donated_invars fwd_jaxpr_thunk grid_mapping in_layouts in_shardings in_specs inline is_scan jvp_fun "
+    "jvp_jaxpr_fun jvp_jaxpr_thunk keep_unused lower_fun layout linear memory_space manual_axes mul_at "
+    "newly_manual_axes optimize_energy out_layouts out_sharding out_shardings out_specs out_trees policy "
+    "prevent_cse primitive_name rule sharding srcs split_transpose _split_transpose symbolic_zeros transpose_thunk unconstrained_dims unroll "
+    "use_fast_variance use_consts vmap_method weak_type out_avals out_dtype_weak result_avals dst_sharding "
+    "debug_info".split()
 )
-KEY_DTYPES = {
-    "fry": DType.KEY_FRY,
-    "rbg": DType.KEY_RBG,
-    "urbg": DType.KEY_UNSAFE_RBG,
-    "unsafe_rbg": DType.KEY_UNSAFE_RBG,
-}
-
-
+KEY_DTYPES = {d.value[4:-1]: d for d in DType if d.is_key} | {"unsafe_rbg": DType.KEY_UNSAFE_RBG}
 _PLAIN = frozenset([bool, int, float, str])
 
 

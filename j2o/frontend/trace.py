@@ -28,6 +28,11 @@ from j2o.ir.dims import export_inconclusive, settling
 from j2o.ir.marks import marking
 
 MAX_DEPTH = 64
+TRACER_ERRORS = (
+    jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError,
+    jax.errors.UnexpectedTracerError, jax.errors.NonConcreteBooleanIndexError,
+)  # fmt: skip
+NOT_THE_USERS = re.compile("/jax/|/numpy/|/flax/|/j2o/frontend/|/equinox/|/haiku/")
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,7 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         names.setdefault(id(array), path)
     try:
         closed, shapes = _jaxpr(fn, avals, tree)
-    except (
-        jax.errors.ConcretizationTypeError,
-        jax.errors.TracerArrayConversionError,
-        jax.errors.TracerIntegerConversionError,
-        jax.errors.UnexpectedTracerError,
-        jax.errors.NonConcreteBooleanIndexError,
-    ) as error:
+    except TRACER_ERRORS as error:
         raise TraceError(f"{_user_line(error)}{_first_sentence(error)}") from error
     except (export_inconclusive(), TypeError, ValueError, NotImplementedError) as error:
         told = _in_our_words(error)
@@ -74,9 +73,8 @@ def _jaxpr(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> tuple[Any
     """The jaxpr and the shapes of the results."""
 
     def once(call: Callable[..., Any]) -> tuple[Any, Any]:
-        def flat(
-            *leaves: Any,
-        ) -> Any:  # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
+        # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
+        def flat(*leaves: Any) -> Any:
             return call(*jax.tree.unflatten(tree, leaves))
 
         with marking():
@@ -96,13 +94,7 @@ def _jaxpr(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> tuple[Any
 def _user_line(error: BaseException) -> str:
     """`file:line: ` of the innermost frame outside of JAX and j2o, where there is one."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        f
-        for f in frames
-        if not any(
-            part in f.filename for part in ("/jax/", "/numpy/", "/flax/", "/j2o/frontend/", "/equinox/", "/haiku/")
-        )
-    ]
+    own = [f for f in frames if not NOT_THE_USERS.search(f.filename)]
     return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
 
 
@@ -187,12 +179,8 @@ def _rebuild(x: Any, nnx: Any, swap: Callable[[Any], Any], depth: int = 0) -> An
         owner = again(x.__self__)
         return x if owner is x.__self__ else types.MethodType(x.__func__, owner)
     if isinstance(x, functools.partial):
-        func, args, keywords = again(x.func), tuple(map(again, x.args)), {k: again(v) for k, v in x.keywords.items()}
-        same = (
-            func is x.func
-            and all(a is b for a, b in zip(args, x.args, strict=True))
-            and all(keywords[k] is v for k, v in x.keywords.items())
-        )
+        func, args, keywords = again(x.func), again(x.args), again(x.keywords)
+        same = func is x.func and args is x.args and keywords is x.keywords
         return x if same else functools.partial(func, *args, **keywords)
     if isinstance(x, types.FunctionType):
         return _rebuild_function(x, again, nnx)
@@ -214,17 +202,15 @@ def _rebuild_function(fn: types.FunctionType, again: Callable[[Any], Any], nnx: 
         except ValueError:  # an empty cell
             return fn
     new = [c if c is fn else again(c) for c in contents]
-    defaults = tuple(map(again, fn.__defaults__ or ()))
+    defaults = again(fn.__defaults__)
     names = _global_names(fn.__code__)
     own = {n: fn.__globals__[n] for n in names if isinstance(fn.__globals__.get(n), nnx.Module | nnx.Rngs)}
-    globals_new = {n: again(v) for n, v in own.items()}
-    same = all(a is b for a, b in zip(new, contents, strict=True)) and all(
-        a is b for a, b in zip(defaults, fn.__defaults__ or (), strict=True)
-    )
-    if same and all(globals_new[n] is v for n, v in own.items()):
+    globals_new = again(own)
+    same = all(a is b for a, b in zip(new, contents, strict=True)) and defaults is fn.__defaults__
+    if same and globals_new is own:
         return fn
     scope = {**fn.__globals__, **globals_new} if own else fn.__globals__
-    copy = types.FunctionType(fn.__code__, scope, fn.__name__, defaults or None, tuple(types.CellType(c) for c in new))
+    copy = types.FunctionType(fn.__code__, scope, fn.__name__, defaults, tuple(types.CellType(c) for c in new))
     copy.__kwdefaults__ = fn.__kwdefaults__
     return copy
 

@@ -8,6 +8,7 @@ constants, scalars of the dtype of the first value among the operands.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -29,12 +30,7 @@ class Dialect:
         self._builder, self._name = builder, name
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
-        builder, name = self._builder, f"{self._name}.{kind}"
-
-        def make(*operands: Any, **attrs: Any) -> Any:
-            return builder.apply(name, *operands, **attrs)
-
-        return make
+        return functools.partial(self._builder.apply, f"{self._name}.{kind}")
 
 
 class Builder:
@@ -109,12 +105,7 @@ class Builder:
     def __getattr__(self, kind: str) -> Callable[..., Any]:
         if not kind[:1].isupper():
             raise AttributeError(kind)
-        name = f"onnx.{kind}"
-
-        def make(*operands: Any, **attrs: Any) -> Any:
-            return self.apply(name, *operands, **attrs)
-
-        return make
+        return functools.partial(self.apply, f"onnx.{kind}")
 
     # --------------------------------------------------------------- constants
 

@@ -53,11 +53,7 @@ def _same_node(x: Node, y: Node, twins: dict[Value, Value]) -> str | None:
     for p, q in zip(x.inputs, y.inputs, strict=True):
         if (None if p is None else twins.get(p, p)) is not q:
             return f"the operands of {x!r} and {y!r}"
-    for g, h in zip(x.graphs, y.graphs, strict=True):
-        difference = _same(g, h, twins)
-        if difference is not None:
-            return difference
-    return None
+    return next(filter(None, (_same(g, h, twins) for g, h in zip(x.graphs, y.graphs, strict=True))), None)
 
 
 def _types(values: Sequence[Value]) -> list[str]:

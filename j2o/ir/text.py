@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from j2o.ir.graph import Graph, Loc, Node, Value
 from j2o.ir.tensor import ArrayTensor, LazyTensor, Tensor
 from j2o.ir.types import Attr, Dim, DType, Struct, Type
 
+T = TypeVar("T")
 INLINE = 16  # constants of up to this many elements stand in the text
 _RESERVED = frozenset({"none", "true", "false", "inf", "nan", *(d.value for d in DType)})
 _CONTENT_KEY = re.compile(r"[0-9a-f]{16}|array_\d+")
@@ -73,18 +74,15 @@ class _Printer:
         return found
 
     def type(self, type: Type) -> str:
-        found = self.types.get(type)
-        if found is None:
-            found = self.types[type] = str(type)
-        return found
+        if type not in self.types:
+            self.types[type] = str(type)
+        return self.types[type]
 
     def graph(self, graph: Graph, indent: str, kind: str) -> None:
         named = graph.input_names if len(graph.input_names) == len(graph.inputs) else [""] * len(graph.inputs)
-        inputs = ", ".join(
-            f"{self.name(v)}: {self.type(v.type)}{f' as {_string(n)}' if n else ''}"
-            for v, n in zip(graph.inputs, named, strict=True)
-        )
-        head = f"{indent}{kind} {_at(graph.name)}({inputs})"
+        given = [f" as {_string(n)}" if n else "" for n in named]
+        inputs = [f"{self.name(v)}: {self.type(v.type)}{n}" for v, n in zip(graph.inputs, given, strict=True)]
+        head = f"{indent}{kind} {_at(graph.name)}({', '.join(inputs)})"
         if graph.output_names:
             head += f" -> ({', '.join(map(_string, graph.output_names))})"
         place = len(self.lines)
@@ -98,9 +96,8 @@ class _Printer:
         """Symbols in the order in which types mention them, and the constraints."""
         if graph._dims is None:
             return ""
-        symbols = dict.fromkeys(
-            s for t in self.types for d in t.shape if type(d) is not int for s in dim_ops.symbols(d)
-        )
+        sizes = [d for t in self.types for d in t.shape if type(d) is not int]
+        symbols = dict.fromkeys(s for d in sizes for s in dim_ops.symbols(d))
         text = f"\n    dims ({', '.join(symbols)})" if symbols else ""
         if graph._dims.constraints:
             text += ("" if text else "\n   ") + f" where ({', '.join(map(_string, graph._dims.constraints))})"
@@ -112,16 +109,13 @@ class _Printer:
             self.lines.append(f"{indent}return {operands}".rstrip())
             return
         results = ", ".join(map(self.name, node.outputs))
-        attrs, body = node.attrs, ""
+        attrs = dict(node.attrs)
         if node.op == "const":
-            attrs = {k: v for k, v in attrs.items() if k != "value"}
-            body = f"const {literal(node.attrs['value'])}"  # type: ignore[arg-type]
+            body = f"const {literal(attrs.pop('value'))}"  # type: ignore[arg-type]
         elif node.op == "dims":
-            attrs = {k: v for k, v in attrs.items() if k != "dims"}
-            body = f"dims {attr_text(node.attrs['dims'])}"
+            body = f"dims {attr_text(attrs.pop('dims'))}"
         elif node.op == "call":
-            attrs = {k: v for k, v in attrs.items() if k != "function"}
-            body = f"call {_at(str(node.attrs['function']))}({operands})"
+            body = f"call {_at(str(attrs.pop('function')))}({operands})"
         else:
             body = f"{node.op}({operands})"
         parts = [indent, results, " = " if results else "", body]
@@ -130,9 +124,8 @@ class _Printer:
         if node.outputs:
             parts += [" : ", ", ".join([self.type(v.type) for v in node.outputs])]
         if self.loc and node.loc is not None:
-            parts.append(
-                f" loc({_string(node.loc.file)}, {node.loc.line}, {_string(node.loc.function)}, {_string(node.loc.stack)})"
-            )
+            file, function, stack = map(_string, (node.loc.file, node.loc.function, node.loc.stack))
+            parts.append(f" loc({file}, {node.loc.line}, {function}, {stack})")
         if regions and node.graphs:
             parts.append(" {")
             self.lines.append("".join(parts))
@@ -273,7 +266,7 @@ class _Parser:
         self.pos = 0
         self.scope = DimScope()
         self.types: dict[str, Type] = {}
-        self.values: dict[str, Value] = {}
+        self.values: dict[str, Value | None] = {}
         self.hints: dict[str, str] = {}
 
     # ------------------------------------------------------------------ tokens
@@ -323,20 +316,25 @@ class _Parser:
         self.expect("(")
         return [self.string() for _ in self.many(")")]
 
+    def listed(self, item: Callable[[], T]) -> list[T]:
+        """One item, and more after commas."""
+        items = [item()]
+        while self.has(","):
+            items.append(item())
+        return items
+
     def string(self) -> str:
         start = self.pos
-        try:
-            return json.loads(self.take(QUOTED, "a string in double quotes"), strict=False)
-        except json.JSONDecodeError:
-            self.fail("a string with JSON's escapes", start)
+        return self.unquoted(self.take(QUOTED, "a string in double quotes"), start)
 
     def at(self) -> str:
         start = self.pos
         name = self.take(AT, "a name such as @main")[1:]
-        if not name.startswith('"'):
-            return name
+        return self.unquoted(name, start) if name.startswith('"') else name
+
+    def unquoted(self, text: str, start: int) -> str:
         try:
-            return json.loads(name, strict=False)
+            return json.loads(text, strict=False)
         except json.JSONDecodeError:
             self.fail("a string with JSON's escapes", start)
 
@@ -374,11 +372,7 @@ class _Parser:
             if graph.last is not None and graph.last.op == "return":
                 self.fail("'}' after return")
             self.node(graph, shadowed)
-        for name, value in shadowed.items():
-            if value is None:
-                del self.values[name]
-            else:
-                self.values[name] = value
+        self.values.update(shadowed)
         return graph
 
     def head(self, graph: Graph, shadowed: dict[str, Value | None], outermost: bool) -> None:
@@ -389,9 +383,8 @@ class _Parser:
             start = self.pos
             name = self.take(VALUE, "an input such as %x: f32[2]")
             self.expect(":")
-            pending.append(
-                (name, self.take(TYPE, "a type such as f32[B,8]"), self.string() if self.word("as") else "", start)
-            )
+            text = self.take(TYPE, "a type such as f32[B,8]")
+            pending.append((name, text, self.string() if self.word("as") else "", start))
         if self.has("->"):
             graph.output_names = self.strings()
         if outermost:
@@ -424,27 +417,25 @@ class _Parser:
         self.values[name] = value
 
     def hint(self, name: str) -> str:
-        found = self.hints.get(name)
-        if found is None:
-            found = self.hints[name] = _SUFFIX.sub("", name[1:])
-        return found
+        if name not in self.hints:
+            self.hints[name] = _SUFFIX.sub("", name[1:])
+        return self.hints[name]
 
     # ------------------------------------------------------------------- nodes
 
     def node(self, graph: Graph, shadowed: dict[str, Value | None]) -> None:
         start = self.pos
         results: list[str] = []
-        if (first := self.accept(VALUE)) is not None:
-            results.append(first)
-            while self.has(","):
-                results.append(self.take(VALUE, "a value such as %x"))
+        if VALUE.match(self.text, self.pos):
+            results = self.listed(lambda: self.take(VALUE, "a value such as %x"))
             self.expect("=")
         op = self.take(OP, "an operation such as onnx.Add")
         attrs: dict[str, Attr] = {}
         inputs: list[Value | None] = []
         literal_at = self.pos
         if op == "return":
-            graph.set_outputs(self.returned())  # type: ignore[arg-type]
+            empty = PUNCTUATION["}"].match(self.text, self.pos)
+            graph.set_outputs([] if empty else self.listed(self.operand))  # type: ignore[arg-type]
             return
         if op == "const":
             elements = self.elements()
@@ -474,22 +465,10 @@ class _Parser:
             self.define(name, value, shadowed, start)
 
     def node_types(self, count: int) -> list[Type]:
-        types: list[Type] = []
-        if self.has(":"):
-            types.append(self.type())
-            while self.has(","):
-                types.append(self.type())
+        types = self.listed(self.type) if self.has(":") else []
         if len(types) != count:
             self.fail(f"{count} type{'s' if count != 1 else ''} after ':', one for each result")
         return types
-
-    def returned(self) -> list[Value | None]:
-        if PUNCTUATION["}"].match(self.text, self.pos):
-            return []
-        values = [self.operand()]
-        while self.has(","):
-            values.append(self.operand())
-        return values
 
     def operand(self) -> Value | None:
         start = self.pos

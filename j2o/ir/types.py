@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  (numpy knows its dtypes by name from here on)
 import numpy as np
 
 if TYPE_CHECKING:
@@ -75,30 +75,20 @@ def _describe(dtype: DType) -> None:
 for _dtype in DType:
     _describe(_dtype)
 
-_NUMPY: dict[DType, np.dtype] = {
-    DType.BOOL: np.dtype(np.bool_),
-    **{DType(f"i{n}"): np.dtype(f"int{n}") for n in (8, 16, 32, 64)},
-    **{DType(f"u{n}"): np.dtype(f"uint{n}") for n in (8, 16, 32, 64)},
-    **{DType(f"f{n}"): np.dtype(f"float{n}") for n in (16, 32, 64)},
-    DType.C64: np.dtype(np.complex64),
-    DType.C128: np.dtype(np.complex128),
-    DType.STRING: np.dtype(object),
-    DType.BF16: np.dtype(ml_dtypes.bfloat16),
-    DType.I2: np.dtype(ml_dtypes.int2),
-    DType.I4: np.dtype(ml_dtypes.int4),
-    DType.U2: np.dtype(ml_dtypes.uint2),
-    DType.U4: np.dtype(ml_dtypes.uint4),
-    DType.F8E4M3FN: np.dtype(ml_dtypes.float8_e4m3fn),
-    DType.F8E5M2: np.dtype(ml_dtypes.float8_e5m2),
-    DType.F8E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
-    DType.F8E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
-    DType.F8E4M3B11FNUZ: np.dtype(ml_dtypes.float8_e4m3b11fnuz),
-    DType.F8E4M3: np.dtype(ml_dtypes.float8_e4m3),
-    DType.F8E3M4: np.dtype(ml_dtypes.float8_e3m4),
-    DType.F8E8M0FNU: np.dtype(ml_dtypes.float8_e8m0fnu),
-    DType.F4E2M1FN: np.dtype(ml_dtypes.float4_e2m1fn),
+_NAMES = {  # those that numpy and ml_dtypes have
+    **{f"i{n}": f"int{n}" for n in (2, 4, 8, 16, 32, 64)},
+    **{f"u{n}": f"uint{n}" for n in (2, 4, 8, 16, 32, 64)},
+    **{f"f{n}": f"float{n}" for n in (16, 32, 64)},
+    **{
+        d.value: d.value.replace("f", "float", 1).replace("e", "_e", 1)
+        for d in DType
+        if d.value.startswith(("f8", "f4"))
+    },
+    **{"bool": "bool", "bf16": "bfloat16", "c64": "complex64", "c128": "complex128", "string": "object"},
 }
+_NUMPY = {DType(k): np.dtype(v) for k, v in _NAMES.items()}
 _FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
+NUMPY_NAMES = {v: DType(k) for k, v in _NAMES.items() if k != "string"}
 # what JAX calls the generator of typed keys
 KEY_NAMES = {DType.KEY_FRY: "threefry2x32", DType.KEY_RBG: "rbg", DType.KEY_UNSAFE_RBG: "unsafe_rbg"}
 

@@ -16,14 +16,13 @@ def verify(graph: Graph, without: Collection[str] = ()) -> None:
     _verify(graph, set(), without)
 
 
-def _fail(node: Node | None, why: str) -> VerifyError:
-    where = "" if node is None else f"{node!r}: "
-    return VerifyError(f"{where}{why}")
+def _fail(node: Node, why: str) -> VerifyError:
+    return VerifyError(f"{node!r}: {why}")
 
 
 def _verify(graph: Graph, outer: set[Value], without: Collection[str]) -> None:
     if graph.last is None or graph.last.op != "return":
-        raise _fail(None, f"@{graph.name} does not end in a return")
+        raise VerifyError(f"@{graph.name} does not end in a return")
     defined = set(graph.inputs)
     for node in graph:
         _verify_operands(node, graph, defined, outer)
@@ -46,10 +45,8 @@ def _verify_operands(node: Node, graph: Graph, defined: set[Value], outer: set[V
         if (node, i) not in value.uses:
             raise _fail(node, f"operand {i} (%{value.hint}) does not list this use")
         if value not in defined and value not in outer:
-            raise _fail(
-                node,
-                f"operand {i} (%{value.hint} of {value.op or 'a graph input'}) is not defined before its use, or not visible",
-            )
+            what = f"operand {i} (%{value.hint} of {value.op or 'a graph input'})"
+            raise _fail(node, f"{what} is not defined before its use, or not visible")
 
 
 def _verify_types(node: Node) -> None:

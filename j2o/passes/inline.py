@@ -12,12 +12,10 @@ from j2o.passes.pipeline import graph_pass
 
 # primitives that run their (first) region on their operands; for custom_jvp/vjp that is the function itself
 CALLS = frozenset(
-    (
-        "lax.jit lax.pjit lax.closed_call lax.core_call lax.call lax.remat lax.remat2 lax.checkpoint "
-        "lax.custom_jvp_call lax.custom_vjp_call lax.custom_vjp_call_jaxpr lax.custom_lin lax.named_call "
-        "lax.composite lax.shard_map lax.core_closed_call lax.xla_call lax.custom_gradient lax.run_state "
-        "lax.jvp_call lax.reduced_precision_call lax.linear_call lax.custom_vmap_call"
-    ).split()
+    "lax.jit lax.pjit lax.closed_call lax.core_call lax.call lax.remat lax.remat2 lax.checkpoint "
+    "lax.custom_jvp_call lax.custom_vjp_call lax.custom_vjp_call_jaxpr lax.custom_lin lax.named_call "
+    "lax.composite lax.shard_map lax.core_closed_call lax.xla_call lax.custom_gradient lax.run_state "
+    "lax.jvp_call lax.reduced_precision_call lax.linear_call lax.custom_vmap_call".split()
 )
 
 

@@ -25,20 +25,13 @@ WIDER: dict[DType, tuple[DType, ...]] = {
 }  # fmt: skip
 # same width, other sign: right where only the bits matter
 SAME_BITS = {
-    DType.U64: DType.I64,
-    DType.I64: DType.U64,
-    DType.U32: DType.I32,
-    DType.U16: DType.I16,
-    DType.I16: DType.U16,
-    DType.U8: DType.I8,
+    DType(a): DType(b) for a, b in zip("u64 i64 u32 u16 i16 u8".split(), "i64 u64 i32 i16 u16 i8".split(), strict=True)
 }
 EXTREMES = frozenset({"ReduceMax", "ReduceMin"})
 BITWISE = frozenset(
-    (
-        "Add Sub Mul Where Expand Pad Concat Reshape Transpose Slice Gather GatherND GatherElements ScatterND "
-        "ScatterElements Tile Equal BitwiseAnd BitwiseOr BitwiseXor BitwiseNot ReduceSum ReduceProd CumSum "
-        "MatMul Trilu Unsqueeze Squeeze Identity Neg"
-    ).split()
+    "Add Sub Mul Where Expand Pad Concat Reshape Transpose Slice Gather GatherND GatherElements ScatterND "
+    "ScatterElements Tile Equal BitwiseAnd BitwiseOr BitwiseXor BitwiseNot ReduceSum ReduceProd CumSum "
+    "MatMul Trilu Unsqueeze Squeeze Identity Neg".split()
 )
 
 
@@ -54,10 +47,9 @@ def legalize(graph: Graph, context: Context) -> int:
     for node in graph:
         if not node.op.startswith("onnx.") or _runs(node, target):
             continue
-        rows = target.rows.get(node.op)
-        if rows is None:
+        if node.op not in target.rows:
             continue  # a function that the runtime inlines
-        choice = _choose(node, rows, target)
+        choice = _choose(node, target)
         if choice is None:
             problems.append(f"{node.described}: {target.name} has no such kernel at opset {target.opset}")
             continue
@@ -100,7 +92,7 @@ def _fits(variables: dict[str, DType], row: Row) -> bool:
     return all(dtype in row[name] for name, dtype in variables.items() if name in row)
 
 
-def _choose(node: Node, rows: object, target: Target) -> dict[str, DType] | None:
+def _choose(node: Node, target: Target) -> dict[str, DType] | None:
     """The dtype for each constraint in the kernel that is nearest; None where none will do."""
     variables = _variables(node, target)
     best: tuple[int, dict[str, DType]] | None = None

@@ -48,16 +48,8 @@ class Outliner:
         node.graphs = ()
         body.parent = None
         function = self.shared(body, name)
-        types = [v.type for v in node.outputs]
-        call = Node(
-            "call",
-            [*node.inputs, *outer],
-            types,
-            {"function": function.name},
-            (),
-            node.loc,
-            [v.hint for v in node.outputs],
-        )
+        types, hints = [v.type for v in node.outputs], [v.hint for v in node.outputs]
+        call = Node("call", [*node.inputs, *outer], types, {"function": function.name}, (), node.loc, hints)
         node.graph.insert(call, before=node)
         node.replace_by(*call.outputs)
 
