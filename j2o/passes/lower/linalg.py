@@ -51,6 +51,8 @@ def is_small(n: Dim) -> bool:
 
 def take(x: Array, index: Array, axis: int = 0) -> Array:
     """`x[index]` along an axis, for an index or a vector of them that lie inside."""
+    if not dims.known_ge(x.shape[axis], 1):  # JAX takes nothing from what may be empty
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, int(i == axis), 0) for i in range(x.ndim)])
     sizes = tuple(1 if i == axis else d for i, d in enumerate(x.shape))
     offset = tuple(range(x.ndim - 1)) if index.ndim == 0 else tuple(i for i in range(x.ndim) if i != axis)
     numbers = lax.GatherDimensionNumbers(offset, (axis,), (axis,))
