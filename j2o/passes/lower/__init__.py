@@ -68,14 +68,13 @@ class Driver:
 
     def node(self, node: Node) -> None:
         """Lower one node and the regions in it, and erase it."""
-        if node.kind in DECOMPOSITIONS:
-            self.decompose(node)
-            return
-        for region in node.graphs:
-            self.graph(region)
-        self.count += 1
+        decomposed = node.kind in DECOMPOSITIONS
+        if not decomposed:
+            for region in node.graphs:
+                self.graph(region)
+            self.count += 1
         try:
-            values = self.values(node)
+            values = self.decompose(node) if decomposed else self.values(node)
         except UnsupportedError as error:
             self.problems += [f"{node.described}: {reason}" for reason in error.operations]
             values = placeholders(node)
@@ -106,11 +105,11 @@ class Driver:
         op.source, op.target, op.expand_with = node, self.target, self.expand
         return op
 
-    def decompose(self, node: Node) -> None:
-        """Replace a node by its decomposition, lowered."""
+    def decompose(self, node: Node) -> Sequence[Value]:
+        """The results of a node's decomposition, lowered."""
         values = self.expand(self.builder(node), DECOMPOSITIONS[node.kind], node.inputs, node.attrs)  # type: ignore[arg-type]
         _settle(values, node, "decomposition")
-        node.replace_by(*values)
+        return values
 
     def expand(
         self, op: Lowering, fn: Callable[..., Any], values: Sequence[Value], params: dict[str, Any]
