@@ -13,30 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "compile": "api",
-    "function": "functions",
-    "Model": "model",
-    "weights": "frozen",
-    "lazy": "frozen",
-    "open_safetensors": "frozen",
-    "open_orbax": "frozen",
-    "default_pipeline": "passes.default",
-    "PassPipeline": "passes.pipeline",
-    "lower": "passes.lower.table",
-    "lower_with": "passes.lower.table",
-    "J2OError": "errors",
-    "SpecError": "errors",
-    "TraceError": "errors",
-    "UnsupportedError": "errors",
-    "DimensionError": "errors",
-    "VerifyError": "errors",
-    "VerificationError": "errors",
-    "NotConvergingError": "errors",
-    "ParseError": "errors",
-    "SaveError": "errors",
-    "LoadError": "errors",
-}
+_NAMES = {
+    "api": "compile",
+    "functions": "function",
+    "model": "Model",
+    "frozen": "weights lazy open_safetensors open_orbax",
+    "passes.default": "default_pipeline",
+    "passes.pipeline": "PassPipeline",
+    "passes.lower.table": "lower lower_with",
+    "errors": "J2OError SpecError TraceError UnsupportedError DimensionError VerifyError VerificationError "
+              "NotConvergingError ParseError SaveError LoadError",
+}  # fmt: skip
+_WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("ir", "passes", "backend", "frontend", "errors", "api", "model")
 __all__ = ["__version__", *_WHERE]
 
@@ -65,9 +53,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        value = getattr(importlib.import_module(f"j2o.{_WHERE[name]}"), name)
-        globals()[name] = value
-        return value
+        found = globals()[name] = getattr(importlib.import_module(f"j2o.{_WHERE[name]}"), name)
+        return found
     if name in _MODULES:
         return importlib.import_module(f"j2o.{name}")
     raise AttributeError(f"module 'j2o' has no attribute {name!r}")

@@ -68,14 +68,14 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
     for name, value in params.items():
         if value is None or name in DROPPED:
             continue
+        if name == "mesh":
+            if value.size > 1:
+                raise ParamError(f"a mesh of {value.size} devices; programs for one device can be exported")
+            continue
         if name.endswith("dtype"):  # some are kept as the user spelled them
             value = jax.dtypes.canonicalize_dtype(value) if isinstance(value, str) else value
         elif type(value) in _PLAIN:
             attrs[name] = value
-            continue
-        if name == "mesh":
-            if value.size > 1:
-                raise ParamError(f"a mesh of {value.size} devices; programs for one device can be exported")
             continue
         found = jaxprs_of(value)
         if found:

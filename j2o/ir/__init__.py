@@ -9,17 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_WHERE = {
-    "Builder": "build",
-    "DType": "types",
-    "DimScope": "dims",
-    "Graph": "graph",
-    "Loc": "graph",
-    "Node": "graph",
-    "Type": "types",
-    "Value": "graph",
-    "parse": "text",
+_NAMES = {
+    "build": "Builder",
+    "types": "DType Type",
+    "dims": "DimScope",
+    "graph": "Graph Loc Node Value",
+    "text": "parse",
 }
+_WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = list(_WHERE)
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.ir.types import Dim, DType, Shape, Type, same_dim
 from j2o.passes.lower.casts import convert
 from j2o.passes.lower.dot import accumulator, contract
 from j2o.passes.lower.shape import LAST, arange, pad_with, slice_axes
@@ -54,19 +54,15 @@ def conv_general_dilated(
     """Layouts as transposes, batch groups as feature groups, then the operator that fits."""
     spec = dimension_numbers
     out = tuple(op.out_shape[axis] for axis in spec.out_spec)
-    if any(_is(d, 0) for v in (op.out_type, x.type, w.type) for d in v.shape):
+    if any(same_dim(d, 0) for v in (op.out_type, x.type, w.type) for d in v.shape):
         return op.full(op.out_shape, 0, op.out_dtype)  # no elements, or sums of none
     x, w = op.transpose(x, spec.lhs_spec), op.transpose(w, spec.rhs_spec)
-    if not _is(batch_group_count, 1):
+    if not same_dim(batch_group_count, 1):
         x = _batch_groups_to_channels(op, x, batch_group_count)
-    groups = feature_group_count if _is(batch_group_count, 1) else batch_group_count
+    groups = feature_group_count if same_dim(batch_group_count, 1) else batch_group_count
     form = Form(window_strides, padding, lhs_dilation, rhs_dilation, groups, out)
     y = _convolve(op, x, w, form, accumulator(op, x, w, preferred_element_type))
     return op.transpose(convert(op, y, op.out_dtype), np.argsort(spec.out_spec).tolist())
-
-
-def _is(a: Dim, b: int) -> bool:
-    return type(a) is int and a == b
 
 
 def _batch_groups_to_channels(op: Lowering, x: Value, groups: Dim) -> Value:
@@ -116,7 +112,9 @@ def wide_enough(
         length = dims.add(x.type.shape[axis], pads[i] + pads[i + len(axes)])
         span = dims.add(dims.mul(dims.sub(kernel[i], 1), dilations[i]), 1)
         config[axis] = (0, dims.maximum(dims.sub(span, length), 0), 0)
-    return x if all(_is(high, 0) for _, high, _ in config) else pad_with(op, x, op.const(value, x.type.dtype), config)
+    return (
+        x if all(same_dim(high, 0) for _, high, _ in config) else pad_with(op, x, op.const(value, x.type.dtype), config)
+    )
 
 
 def same_padding(
@@ -148,7 +146,7 @@ def _padded(op: Lowering, x: Value, form: Form, keep: bool) -> tuple[Value, list
         stays = keep and type(low) is int and type(high) is int and low >= 0 and high >= 0
         rest.append((int(low), int(high)) if stays else (0, 0))
         config.append((0, 0, dilation - 1) if stays else (low, high, dilation - 1))
-    if any(not _is(amount, 0) for entry in config for amount in entry):
+    if any(not same_dim(amount, 0) for entry in config for amount in entry):
         x = pad_with(op, x, op.const(0, x.type.dtype), config)
     return x, rest
 
@@ -187,7 +185,7 @@ def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
         x, _swapped(op, w, form.groups), strides=tuple(form.lhs_dilation), dilations=tuple(form.rhs_dilation),
         group=form.groups, pads=(*pads[0], *pads[1]), output_padding=tuple(extra) if any(extra) else None,
     )  # fmt: skip
-    if any(not _is(amount, 0) for entry in rest for amount in entry):
+    if any(not same_dim(amount, 0) for entry in rest for amount in entry):
         full = pad_with(op, full, op.const(0, x.type.dtype), rest)
     return full
 
@@ -195,7 +193,7 @@ def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
 def _swapped(op: Lowering, w: Value, groups: Any) -> Value:
     """Weights `(out, in / groups, …)` as ConvTranspose takes them: `(in, out / groups, …)`, reversed in space."""
     axes = range(2, w.type.rank)
-    w = _reversed(op, w, [a for a in axes if not _is(w.type.shape[a], 1)])
+    w = _reversed(op, w, [a for a in axes if not same_dim(w.type.shape[a], 1)])
     if groups == 1:
         return op.transpose(w, (1, 0, *axes))
     out, inner, *spatial = w.type.shape

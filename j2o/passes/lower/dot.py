@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+from jax import lax
 
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape
+from j2o.ir.types import DType, Shape
 from j2o.passes.lower.casts import convert
 from j2o.passes.lower.table import Lowering, lower
 
+Axes: TypeAlias = Sequence[int]
 MATMUL = {DType.F32, DType.F64, DType.I32, DType.I64, DType.U32, DType.U64}
 
 
@@ -22,8 +26,7 @@ def dot_general(
     """`out[batch…, x free…, y free…]`, summed over the contracted axes, in the result's dtype."""
     (x_contract, y_contract), (x_batch, y_batch) = dimension_numbers
     dtype = accumulator(op, x, y, preferred_element_type)
-    x, y = (_as(op, v, dtype) for v in (x, y))
-    out = contract(op, x, y, x_contract, y_contract, x_batch, y_batch)
+    out = contract(op, op.cast(x, dtype), op.cast(y, dtype), x_contract, y_contract, x_batch, y_batch)
     return convert(op, op.reshape(out, op.out_shape), op.out_dtype)
 
 
@@ -39,41 +42,30 @@ def accumulator(op: Lowering, x: Value, y: Value, preferred: DType | None) -> DT
     return DType.U32 if op.out_dtype.is_unsigned else DType.I32
 
 
-def _as(op: Lowering, x: Value, dtype: DType) -> Value:
-    """A conversion to a wider dtype."""
-    return op.cast(x, dtype)
-
-
 def contract(
-    op: Lowering,
-    x: Value,
-    y: Value,
-    x_contract: Sequence[int],
-    y_contract: Sequence[int],
-    x_batch: Sequence[int],
-    y_batch: Sequence[int],
+    op: Lowering, x: Value, y: Value, x_contract: Axes, y_contract: Axes, x_batch: Axes, y_batch: Axes
 ) -> Value:
     """A MatMul; its result has the right elements in the right order, if not yet the right shape."""
     xs, ys = x.type.shape, y.type.shape
     x_free = [i for i in range(len(xs)) if i not in x_contract and i not in x_batch]
     y_free = [i for i in range(len(ys)) if i not in y_contract and i not in y_batch]
     if not x_contract:  # an outer product
-        left = _arranged(op, x, [*x_batch, *x_free], (*_sizes(xs, x_batch), *_sizes(xs, x_free), *(1,) * len(y_free)))
-        right = _arranged(op, y, [*y_batch, *y_free], (*_sizes(ys, y_batch), *(1,) * len(x_free), *_sizes(ys, y_free)))
+        left = _arranged(op, x, [*x_batch, *x_free], (*pick(xs, x_batch), *pick(xs, x_free), *(1,) * len(y_free)))
+        right = _arranged(op, y, [*y_batch, *y_free], (*pick(ys, y_batch), *(1,) * len(x_free), *pick(ys, y_free)))
         return op.Mul(left, right)
-    k = dims.prod(_sizes(xs, x_contract))
-    batch = _sizes(xs, x_batch)
-    n = dims.prod(_sizes(ys, y_free))
+    k = dims.prod(pick(xs, x_contract))
+    batch = pick(xs, x_batch)
+    n = dims.prod(pick(ys, y_free))
     # a matrix on the right needs no flattening of the left: MatMul takes any number of leading axes
     keep = not batch
-    left_shape = (*_sizes(xs, x_free), k) if keep and x_free else (*batch, dims.prod(_sizes(xs, x_free)), k)
+    left_shape = (*pick(xs, x_free), k) if keep and x_free else (*batch, dims.prod(pick(xs, x_free)), k)
     left = _arranged(op, x, [*x_batch, *x_free, *x_contract], left_shape)
     right = _arranged(op, y, [*y_batch, *y_contract, *y_free], (*batch, k, n))
     return op.MatMul(left, right)
 
 
-def _sizes(shape: Shape, axes: Sequence[int]) -> tuple[Dim, ...]:
-    return tuple(shape[a] for a in axes)
+def pick(values: Sequence[Any], axes: Axes) -> tuple[Any, ...]:
+    return tuple(values[a] for a in axes)
 
 
 def _arranged(op: Lowering, x: Value, order: Sequence[int], shape: Shape) -> Value:
@@ -89,9 +81,6 @@ def ragged_dot_general(op: Lowering, x: Value, y: Value, sizes: Value, **params:
 
 
 def _ragged(x: Any, y: Any, sizes: Any, *, numbers: Any, dtype: DType) -> Any:
-    import jax.numpy as jnp
-    from jax import lax
-
     (x_contract, y_contract), (x_batch, y_batch) = numbers.dot_dimension_numbers
     (along,) = numbers.lhs_ragged_dimensions
     ends = jnp.cumsum(sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from j2o.passes.lower.table import lower_with
@@ -12,19 +13,8 @@ def unchanged(x: Any, **_: Any) -> Any:
     return x
 
 
-@lower_with("unvmap_any")
-def unvmap_any(x: Any) -> Any:
-    return x.any()
-
-
-@lower_with("unvmap_all")
-def unvmap_all(x: Any) -> Any:
-    return x.all()
-
-
-@lower_with("unvmap_max")
-def unvmap_max(x: Any) -> Any:
-    return x.max()
+for _name in ("any", "all", "max"):
+    lower_with(f"unvmap_{_name}")(operator.methodcaller(_name))
 
 
 @lower_with("select_if_vmap")

@@ -7,7 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
@@ -21,8 +24,6 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 @lower_with("threefry2x32")
 def threefry2x32(key0: Any, key1: Any, x0: Any, x1: Any) -> Any:
     """Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)."""
-    from jax import lax
-
     keys = (key0, key1, key0 ^ key1 ^ np.uint32(0x1BD11BDA))
     x0, x1 = x0 + key0, x1 + key1
     for i in range(5):
@@ -44,8 +45,6 @@ def iota_2x32_shape(op: Lowering, *, shape: Shape) -> tuple[Value, Value]:
 @lower_with("rng_uniform")
 def rng_uniform(low: Any, high: Any, *, shape: Sequence[Any]) -> Any:
     """Uniform values of no promised stream: threefry with a fixed key."""
-    import jax
-
     return jax.random.uniform(jax.random.key(0), tuple(shape), low.dtype, low, high)
 
 
@@ -55,8 +54,6 @@ def rng_uniform(low: Any, high: Any, *, shape: Sequence[Any]) -> Any:
 @lower_with("rng_bit_generator")
 def rng_bit_generator(key: Any, *, shape: Sequence[Any], dtype: DType, algorithm: str) -> tuple[Any, Any]:
     """The next state and random bits; the default algorithm is XLA's on CPU, Philox. The state is u64[2] or its words."""
-    from jax import lax
-
     state = key if key.shape == (2,) else _u64(key[0::2], key[1::2])
     wide = dtype.bits == 64
     generate = _threefry_bits if algorithm == "rng_three_fry" else _philox_bits
@@ -69,8 +66,6 @@ def rng_bit_generator(key: Any, *, shape: Sequence[Any], dtype: DType, algorithm
 
 def _u32s(x: Any) -> tuple[Any, Any]:
     """The lower and the upper halves of u64."""
-    from jax import lax
-
     low, high = x & np.uint64(0xFFFFFFFF), lax.shift_right_logical(x, np.uint64(32))
     return lax.convert_element_type(low, np.uint32), lax.convert_element_type(high, np.uint32)
 
@@ -81,9 +76,6 @@ def _u64(low: Any, high: Any) -> Any:
 
 def _threefry_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, Any]:
     """Two words an element, or one each for the halves of the first even dimension, else of the largest."""
-    import jax.numpy as jnp
-    from jax import lax
-
     if dims.is_static(shape) or wide:
         even = [i for i, d in enumerate(shape) if d % 2 == 0]
         at = even[0] if even else max(range(len(shape)), key=shape.__getitem__, default=0)
@@ -95,9 +87,6 @@ def _threefry_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any,
 
 def _threefry_halves(state: Any, shape: tuple[Any, ...], wide: bool, at: int) -> tuple[Any, Any]:
     """How many counters there are, and the bits, with dimension `at` made of two halves."""
-    import jax.numpy as jnp
-    from jax import lax
-
     half = shape if wide else tuple(-(-d // 2) if i == at else d for i, d in enumerate(shape))
     n = math.prod(half)
     counters = (state[1] + jnp.arange(n, dtype=np.uint64)).reshape(half)
@@ -110,8 +99,6 @@ def _threefry_halves(state: Any, shape: tuple[Any, ...], wide: bool, at: int) ->
 
 def _philox_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, Any]:
     """Philox-4x32 with 10 rounds (Salmon et al.), four words a counter; the counter is 128 bits, the key its upper half."""
-    import jax.numpy as jnp
-
     size, (key, low) = math.prod(shape), state
     n = -(-size // (2 if wide else 4))
     steps = jnp.arange(n, dtype=np.uint64)

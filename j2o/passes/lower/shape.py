@@ -9,7 +9,7 @@ import numpy as np
 from j2o.errors import DimensionError
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.ir.types import Dim, DType, Shape, Type, same_dim
 from j2o.passes.lower.table import Lowering, lower
 
 LAST = np.iinfo(np.int64).max
@@ -77,10 +77,14 @@ def slice_(op: Lowering, x: Value, *, start_indices: Shape, limit_indices: Shape
 
 def slice_axes(op: Lowering, x: Value, starts: Shape, limits: Shape, steps: Shape) -> Value:
     """`x[start:limit:step]` on every axis; axes taken whole are left out."""
-    axes = [i for i, d in enumerate(x.type.shape) if not (_is(starts[i], 0) and _is(limits[i], d) and _is(steps[i], 1))]
+    axes = [
+        i
+        for i, d in enumerate(x.type.shape)
+        if not (same_dim(starts[i], 0) and same_dim(limits[i], d) and same_dim(steps[i], 1))
+    ]
     if not axes:
         return x
-    ends = [LAST if _is(limits[i], x.type.shape[i]) else limits[i] for i in axes]
+    ends = [LAST if same_dim(limits[i], x.type.shape[i]) else limits[i] for i in axes]
     shape = list(x.type.shape)
     for i in axes:
         shape[i] = _count(starts[i], limits[i], steps[i])
@@ -90,14 +94,10 @@ def slice_axes(op: Lowering, x: Value, starts: Shape, limits: Shape, steps: Shap
     )  # fmt: skip
 
 
-def _is(a: Dim, b: Dim) -> bool:
-    return type(a) is type(b) and a == b
-
-
 def _count(start: Dim, limit: Dim, step: Dim) -> Dim:
     """JAX has checked that the bounds lie inside."""
     span = dims.sub(limit, start)
-    return span if _is(step, 1) else dims.floordiv(dims.sub(dims.add(span, step), 1), step)
+    return span if same_dim(step, 1) else dims.floordiv(dims.sub(dims.add(span, step), 1), step)
 
 
 @lower("split")
@@ -116,13 +116,13 @@ def pad(op: Lowering, x: Value, value: Value, *, padding_config: Sequence[tuple[
 def pad_with(op: Lowering, x: Value, value: Value, config: Sequence[tuple[Dim, Dim, int]]) -> Value:
     """lax.pad: `(low, high, interior)` for each axis; negative amounts cut, interior ones stand between the elements."""
     for axis, (_, _, interior) in enumerate(config):
-        if not _is(interior, 0):
+        if not same_dim(interior, 0):
             x = _pad_inside(op, x, value, axis, interior)
     lows, highs = [low for low, _, _ in config], [high for _, high, _ in config]
     cut_low, cut_high = ([dims.maximum(dims.sub(0, v), 0) for v in side] for side in (lows, highs))
     add_low, add_high = ([dims.maximum(v, 0) for v in side] for side in (lows, highs))
     # pad first: a cut may reach into what the other side added
-    if any(not _is(v, 0) for v in (*add_low, *add_high)):
+    if any(not same_dim(v, 0) for v in (*add_low, *add_high)):
         x = _pad_outside(op, x, value, add_low, add_high)
     limits = [dims.sub(d, c) for d, c in zip(x.type.shape, cut_high, strict=True)]
     return slice_axes(op, x, tuple(cut_low), tuple(limits), (1,) * len(config))

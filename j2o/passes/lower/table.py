@@ -31,15 +31,17 @@ RULES: dict[str, Rule] = {}
 DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
 
 
-def lower(*primitives: str) -> Callable[[F], F]:
-    """Register a rule that lowers these primitives to ONNX nodes."""
-
+def _registrar(table: dict[str, Any], primitives: tuple[str, ...]) -> Callable[[F], F]:
     def register(rule: F) -> F:
-        for name in primitives:
-            RULES[name] = rule
+        table.update(dict.fromkeys(primitives, rule))
         return rule
 
     return register
+
+
+def lower(*primitives: str) -> Callable[[F], F]:
+    """Register a rule that lowers these primitives to ONNX nodes."""
+    return _registrar(RULES, primitives)
 
 
 def lower_with(*primitives: str) -> Callable[[F], F]:
@@ -47,13 +49,7 @@ def lower_with(*primitives: str) -> Callable[[F], F]:
 
     Parameters come as the `lax` node holds them: dtypes as `DType`, enumerations as lower-case strings.
     """
-
-    def register(fn: F) -> F:
-        for name in primitives:
-            DECOMPOSITIONS[name] = fn
-        return fn
-
-    return register
+    return _registrar(DECOMPOSITIONS, primitives)
 
 
 def lower_elementwise(table: dict[str, str]) -> None:

@@ -19,8 +19,9 @@ import numpy as np
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
-from j2o.ir.types import Dim, DType, Shape
+from j2o.ir.types import Dim, DType, Shape, same_dim
 from j2o.passes.lower.conv import same_padding, wide_enough
+from j2o.passes.lower.dot import pick
 from j2o.passes.lower.elementwise import max_, min_
 from j2o.passes.lower.reduce import apply_elementwise, loop, reduce_max, reduce_min, reduce_prod, reduce_sum
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
@@ -43,18 +44,18 @@ class Windows:
     def spread(self, op: Lowering, x: Value, value: Any) -> Value:
         """`x` with `value` as padding."""
         config = [(low, high, b - 1) for (low, high), b in zip(self.padding, self.base, strict=True)]
-        if all(_is(amount, 0) for entry in config for amount in entry):
+        if all(same_dim(amount, 0) for entry in config for amount in entry):
             return x
         return pad_with(op, x, op.const(value, x.type.dtype), config)
 
     @property
     def is_padded(self) -> bool:
-        return any(not _is(p, 0) for pair in self.padding for p in pair) or any(b != 1 for b in self.base)
+        return any(not same_dim(p, 0) for pair in self.padding for p in pair) or any(b != 1 for b in self.base)
 
     def keeps(self, axis: int) -> bool:
         """Whether the windows leave an axis as it is."""
-        still = _is(self.sizes[axis], 1) and self.strides[axis] == 1 and self.base[axis] == 1
-        return still and all(_is(p, 0) for p in self.padding[axis])
+        still = same_dim(self.sizes[axis], 1) and self.strides[axis] == 1 and self.base[axis] == 1
+        return still and all(same_dim(p, 0) for p in self.padding[axis])
 
     def offsets(self) -> Iterator[tuple[int, ...]]:
         """The places in a window, in row-major order."""
@@ -69,14 +70,10 @@ class Windows:
         return x
 
 
-def _is(a: Dim, b: Dim) -> bool:
-    return type(a) is type(b) and a == b
-
-
 def _every(op: Lowering, x: Value, axis: int, start: int, count: Dim, stride: int) -> Value:
     """`count` elements along an axis, `stride` apart."""
     shape = x.type.shape
-    if start == 0 and stride == 1 and _is(count, shape[axis]):
+    if start == 0 and stride == 1 and same_dim(count, shape[axis]):
         return x
     end = dims.add(start, dims.mul(count, stride))  # may lie past the axis: ONNX clamps it
     kept = x.type.with_shape((*shape[:axis], count, *shape[axis + 1 :]))
@@ -135,11 +132,11 @@ def reduce_window_monoid(op: Lowering, x: Value, **windows: Any) -> Value:
 def _reduce(op: Lowering, x: Value, kind: str, w: Windows) -> Value:
     """A monoid over windows, in the dtype of `x`. Padding counts for nothing."""
     dtype = x.type.dtype
-    if any(_is(d, 0) for d in w.counts):
+    if any(same_dim(d, 0) for d in w.counts):
         return op.full(w.counts, 0, dtype)
     if dtype == DType.BOOL:
         return op.cast(_reduce(op, op.cast(x, DType.I32), kind, w), DType.BOOL)
-    if all(_is(d, 1) for d in w.sizes):
+    if all(same_dim(d, 1) for d in w.sizes):
         return w.at(op, w.spread(op, x, MONOIDS[kind].unit(dtype)), [0] * len(w.sizes))
     return _pool(op, x, kind, w) or _shifted(op, x, MONOIDS[kind], w)
 
@@ -156,10 +153,10 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     dtype = x.type.dtype
     narrow = dtype in (DType.F16, DType.BF16)
     operator = {"add": "AveragePool", "max": "MaxPool", "min": "MaxPool"}.get(kind)
-    still = [_is(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i] for i, s in enumerate(w.sizes)]
+    still = [same_dim(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i] for i, s in enumerate(w.sizes)]
     axes = [i for i, alone in enumerate(still) if not alone]
     static = all(type(w.sizes[i]) is int for i in axes)
-    if operator is None or not static or not 1 <= len(axes) <= 3 or any(_is(d, 0) for d in x.type.shape):
+    if operator is None or not static or not 1 <= len(axes) <= 3 or any(same_dim(d, 0) for d in x.type.shape):
         return None
     if not op.supports(operator, DType.F32 if narrow else dtype) or (kind == "min" and not dtype.is_float):
         return None
@@ -174,36 +171,32 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     if auto is None:
         pads, rest = _split_padding(w, axes)
         padded = rest.spread(op, x, unit)
-        x = wide_enough(op, padded, axes, pads, _sizes(w.sizes, axes), _sizes(w.dilations, axes), unit)
+        x = wide_enough(op, padded, axes, pads, pick(w.sizes, axes), pick(w.dilations, axes), unit)
         if x is not padded:
             counts = tuple(dims.maximum(d, 1) if i in axes else d for i, d in enumerate(counts))
     others = [i for i in range(x.type.rank) if i not in axes]
     order = [*others, *axes]
-    shape = _sizes(counts, order)
+    shape = pick(counts, order)
     flat = _to_batch_and_channel(op, op.transpose(x, order), len(others))
     y = op.apply(
-        f"onnx.{operator}", flat, kernel_shape=_sizes(w.sizes, axes), strides=_sizes(w.strides, axes), pads=pads, auto_pad=auto,
-        dilations=_sizes(w.dilations, axes) if any(w.dilations[i] != 1 for i in axes) else None,
+        f"onnx.{operator}", flat, kernel_shape=pick(w.sizes, axes), strides=pick(w.strides, axes), pads=pads, auto_pad=auto,
+        dilations=pick(w.dilations, axes) if any(w.dilations[i] != 1 for i in axes) else None,
         count_include_pad=1 if kind == "add" else None,
         types=[flat.type.with_shape((*flat.type.shape[:2], *shape[len(others) :]))],
     )  # fmt: skip
     y = op.transpose(op.reshape(y, shape), np.argsort(order).tolist())
     y = slice_axes(op, y, (0,) * len(order), w.counts, (1,) * len(order))
     if kind == "add":
-        return op.Mul(y, float(np.prod(_sizes(w.sizes, axes))))
+        return op.Mul(y, float(np.prod(pick(w.sizes, axes))))
     return op.Neg(y) if kind == "min" else y
-
-
-def _sizes(values: Sequence[Any], axes: Sequence[int]) -> tuple[Any, ...]:
-    return tuple(values[a] for a in axes)
 
 
 def _auto_padding(x: Value, w: Windows, axes: Sequence[int]) -> str | None:
     """`auto_pad`, where it says the padding of all axes."""
     plain = all(w.base[i] == 1 and w.dilations[i] == 1 for i in range(len(w.base)))
-    if not plain or any(not _is(p, 0) for i, pair in enumerate(w.padding) if i not in axes for p in pair):
+    if not plain or any(not same_dim(p, 0) for i, pair in enumerate(w.padding) if i not in axes for p in pair):
         return None
-    return same_padding(*(_sizes(v, axes) for v in (x.type.shape, w.sizes, w.strides, w.padding)))
+    return same_padding(*(pick(v, axes) for v in (x.type.shape, w.sizes, w.strides, w.padding)))
 
 
 def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Windows]:
@@ -242,7 +235,7 @@ def _shifted(op: Lowering, x: Value, monoid: Monoid, w: Windows) -> Value:
 def _slide(op: Lowering, x: Value, monoid: Monoid, axis: int, w: Windows) -> Value:
     size, stride, dilation, count = w.sizes[axis], w.strides[axis], w.dilations[axis], w.counts[axis]
     length = x.type.shape[axis]
-    if _is(size, length) and not _is(size, 1) and _is(count, 1) and dilation == 1:
+    if same_dim(size, length) and not same_dim(size, 1) and same_dim(count, 1) and dilation == 1:
         return op.unsqueeze(monoid.whole(op, x, axes=[axis]), [axis])
     if type(size) is not int:
         one = [[v if i == axis else 1 for i in range(x.type.rank)] for v in (size, stride, dilation)]
@@ -293,7 +286,7 @@ def reduce_window(op: Lowering, *operands: Value, **windows: Any) -> Sequence[Va
         return [
             out if known else op.expand(apply_elementwise(op, region, [out, op.expand(init, w.counts)])[0], w.counts)
         ]
-    if any(_is(d, 0) for d in w.counts):
+    if any(same_dim(d, 0) for d in w.counts):
         return [op.full(w.counts, 0, v.type.dtype) for v in xs]
     return _fold(op, xs, inits, w, lambda op, acc, items: apply_elementwise(op, region, [*acc, *items]))
 
@@ -373,7 +366,7 @@ def select_and_gather_add(op: Lowering, tangents: Value, x: Value, *, select_pri
         keep = op.apply(f"onnx.{operator}", best[0], item[0])
         return [op.Where(keep, a, b) for a, b in zip(best, item, strict=True)]
 
-    if any(_is(d, 0) for d in w.counts):
+    if any(same_dim(d, 0) for d in w.counts):
         return op.full(w.counts, 0, dtype)
     return _fold(op, [x, tangents], [op.const(unit(dtype), dtype), op.const(0, dtype)], w, choose)[1]
 
@@ -383,7 +376,7 @@ def select_and_scatter_add(op: Lowering, source: Value, x: Value, *, select_prim
     """Each element of `source` is added where the extreme of its window lies, the first of equal ones."""
     w = dataclasses.replace(_windows(op, **windows), counts=source.type.shape)
     dtype = x.type.dtype
-    if any(_is(d, 0) for d in (*w.counts, *x.type.shape)):
+    if any(same_dim(d, 0) for d in (*w.counts, *x.type.shape)):
         return op.full(op.out_shape, 0, dtype)
     operator, unit = SELECT[select_prim]
     padded = w.spread(op, x, unit(dtype))
