@@ -6,6 +6,7 @@ after the other; what passes do to them (see `views`) is done to each box, so th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -140,9 +141,12 @@ def tensor(value: object, dtype: DType | None = None) -> Tensor:
     return ArrayTensor(array)
 
 
+_text = functools.cache(str)  # numpy takes longer for the name of a dtype than the digest of a few elements does
+
+
 def _content_key(array: np.ndarray) -> str:
     digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=8)
-    digest.update(f"{array.dtype}{array.shape}".encode())
+    digest.update(f"{_text(array.dtype)}{array.shape}".encode())
     return digest.hexdigest()
 
 

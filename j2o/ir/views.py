@@ -180,6 +180,8 @@ def tiled(x: Tensor, repeats: Sequence[int]) -> Tensor:
 
 
 def reshaped(x: Tensor, shape: Shape) -> Tensor:
+    if x.is_small:
+        return ArrayTensor(contiguous(x.load()).reshape(shape), name=x.name)
     groups = axis_groups(x.shape, shape) if x.size else []
 
     def cover(box: Box) -> tuple[Box, Callable]:
