@@ -72,10 +72,9 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
             if value.size > 1:
                 raise ParamError(f"a mesh of {value.size} devices; programs for one device can be exported")
             continue
-        if name.endswith("dtype"):  # some are kept as the user spelled them
-            value = jax.dtypes.canonicalize_dtype(value) if isinstance(value, str) else value
-        elif type(value) in _PLAIN:
-            attrs[name] = value
+        if type(value) in _PLAIN:
+            named = isinstance(value, str) and name.endswith("dtype")  # as the user spelled it
+            attrs[name] = dtype_from_jax(jax.dtypes.canonicalize_dtype(value)) if named else value
             continue
         found = jaxprs_of(value)
         if found:

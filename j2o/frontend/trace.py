@@ -228,16 +228,18 @@ def arrays_in(fn: Any) -> Iterator[tuple[str, Any]]:
     yield from _walk(fn, "", seen, 0)
 
 
+_ATOMS = frozenset(
+    [type(None), bool, str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType]
+)
+
+
 def _walk(x: Any, path: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+    if type(x) in _ATOMS or depth > MAX_DEPTH:
+        return
     if isinstance(x, np.ndarray | jax.Array):
         yield path or "array", x
         return
-    if (
-        x is None
-        or depth > MAX_DEPTH
-        or isinstance(x, str | bytes | int | float | complex | type | types.ModuleType)
-        or id(x) in seen
-    ):
+    if isinstance(x, type) or id(x) in seen:
         return
     seen.add(id(x))
     for name, value in _parts(x):
