@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -59,30 +60,19 @@ class OpSpec:
         return Trait.COMMUTATIVE in self.traits
 
 
-def _infer_const(node: Node) -> tuple[Type, ...]:
-    return (node.attrs["value"].type,)  # type: ignore[union-attr]
-
-
-def _infer_dims(node: Node) -> tuple[Type, ...]:
-    return (Type(DType.I64, (len(node.attrs["dims"]),)),)  # type: ignore[arg-type]
-
-
 def _infer_call(node: Node) -> tuple[Type, ...]:
     if node.graph is None:
         raise TypeError("a call is inferred inside a graph: give the types of its outputs")
     return tuple(v.type for v in node.graph.functions[str(node.attrs["function"])].outputs)
 
 
-def _infer_return(node: Node) -> tuple[Type, ...]:
-    return ()
-
-
 CORE: dict[str, OpSpec] = {
-    "const": OpSpec("const", infer=_infer_const),
-    "dims": OpSpec("dims", infer=_infer_dims),
+    "const": OpSpec("const", infer=lambda node: (node.attrs["value"].type,)),  # type: ignore[union-attr]
+    "dims": OpSpec("dims", infer=lambda node: (Type(DType.I64, (len(node.attrs["dims"]),)),)),  # type: ignore[arg-type]
     "call": OpSpec("call", infer=_infer_call),
-    "return": OpSpec("return", frozenset(), _infer_return),
+    "return": OpSpec("return", frozenset(), lambda node: ()),
 }
+_MODULES = {"onnx": "onnx_ops", "ort": "onnx_ops", "lax": "lax_ops"}  # which register built-in dialects when imported
 _DIALECTS: dict[str, Callable[[str], OpSpec]] = {}
 _CACHE: dict[str, OpSpec] = dict(CORE)
 
@@ -97,7 +87,8 @@ def spec(name: str) -> OpSpec:
     found = _CACHE.get(name)
     if found is None:
         prefix, _, kind = name.rpartition(".")
-        _load(prefix)
+        if prefix in _MODULES:
+            importlib.import_module(f"j2o.ir.{_MODULES[prefix]}")
         find = _DIALECTS.get(prefix)
         try:
             found = find(kind) if find else OpSpec(name)
@@ -105,13 +96,3 @@ def spec(name: str) -> OpSpec:
             raise KeyError(f"there is no operation {name!r}") from None
         _CACHE[name] = found
     return found
-
-
-def _load(prefix: str) -> None:
-    """Import the module that registers a built-in dialect."""
-    if prefix in _DIALECTS:
-        return
-    if prefix in ("onnx", "ort"):
-        import j2o.ir.onnx_ops
-    elif prefix == "lax":
-        import j2o.ir.lax_ops  # noqa: F401

@@ -145,7 +145,7 @@ class Splitter:
                 results = self.results(node)
             except UnsupportedError as error:
                 self.problems += error.operations
-                results = self.placeholders(node)
+                results = placeholders(node, [t for v in node.outputs for t in part_types(v.type)])
             position = 0
             for old in node.outputs:
                 size = len(part_types(old.type))
@@ -237,10 +237,11 @@ class Splitter:
         assert op.before is not None
         return inline(graph, values, op.before)
 
-    def placeholders(self, node: Node) -> Sequence[Value]:
-        assert node.graph is not None
-        types = [t for v in node.outputs for t in part_types(v.type)]
-        return node.graph.insert(Node("unsupported", (), types), before=node).outputs
+
+def placeholders(node: Node, types: Sequence[Type]) -> tuple[Value, ...]:
+    """Values of the right types in front of a node without a rule, so that the rest can be checked as well."""
+    assert node.graph is not None
+    return node.graph.insert(Node("unsupported", (), types), before=node).outputs
 
 
 def computes(node: Node) -> bool:

@@ -13,7 +13,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Graph, Node, Value, inline
 from j2o.ir.target import Target
 from j2o.ir.types import Type
-from j2o.passes.components import split_components
+from j2o.passes.components import placeholders, split_components
 from j2o.passes.inline import inline_calls
 from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     casts,
@@ -77,12 +77,12 @@ class Driver:
             values = self.decompose(node) if decomposed else self.values(node)
         except UnsupportedError as error:
             self.problems += [f"{node.described}: {reason}" for reason in error.operations]
-            values = placeholders(node)
+            values = placeholders(node, [v.type for v in node.outputs])
         except dims.export_inconclusive() as error:
             text = str(error).partition("\n")[0]
             options = " or ".join(f"constraints=[{c!r}]" for c in dims.settling(text)) or "a number in the spec"
             self.problems.append(f"{node.described}: {text.rstrip('.')}; {options} would settle it")
-            values = placeholders(node)
+            values = placeholders(node, [v.type for v in node.outputs])
         node.replace_by(*values)
 
     def values(self, node: Node) -> Sequence[Value]:
@@ -145,13 +145,6 @@ def _settle(values: Sequence[Value], node: Node, what: str) -> None:
                 f"the {what} for {node.described} gave {got} instead of {_types([v.type for v in node.outputs])}"
             )
         value.type = want
-
-
-def placeholders(node: Node) -> tuple[Value, ...]:
-    """Values of the right types, so that the rest can be checked as well."""
-    assert node.graph is not None
-    stand_in = Node("unsupported", (), [v.type for v in node.outputs])
-    return node.graph.insert(stand_in, before=node).outputs
 
 
 def _types(types: Sequence[Type]) -> str:

@@ -37,20 +37,10 @@ class Form:
 
 @lower("conv_general_dilated")
 def conv_general_dilated(
-    op: Lowering,
-    x: Value,
-    w: Value,
-    *,
-    window_strides: Sequence[int],
-    padding: Sequence[tuple[Dim, Dim]],
-    lhs_dilation: Sequence[int],
-    rhs_dilation: Sequence[int],
-    dimension_numbers: Any,
-    feature_group_count: Dim = 1,
-    batch_group_count: Dim = 1,
-    preferred_element_type: DType | None = None,
-    **_: Any,
-) -> Value:
+    op: Lowering, x: Value, w: Value, *, window_strides: Sequence[int], padding: Sequence[tuple[Dim, Dim]],
+    lhs_dilation: Sequence[int], rhs_dilation: Sequence[int], dimension_numbers: Any, feature_group_count: Dim = 1,
+    batch_group_count: Dim = 1, preferred_element_type: DType | None = None, **_: Any,
+) -> Value:  # fmt: skip
     """Layouts as transposes, batch groups as feature groups, then the operator that fits."""
     spec = dimension_numbers
     out = tuple(op.out_shape[axis] for axis in spec.out_spec)

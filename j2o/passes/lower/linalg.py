@@ -144,15 +144,8 @@ def symmetric_product(a: Array, c: Array, *, alpha: float, beta: float) -> Array
 
 @lower_with("triangular_solve")
 def triangular_solve(
-    a: Array,
-    b: Array,
-    *,
-    left_side: bool,
-    lower: bool,
-    transpose_a: bool,
-    conjugate_a: bool = False,
-    unit_diagonal: bool = False,
-) -> Array:
+    a: Array, b: Array, *, left_side: bool, lower: bool, transpose_a: bool, conjugate_a: bool = False, unit_diagonal: bool = False
+) -> Array:  # fmt: skip
     """`x` with op(a) x = b, or x op(a) = b; only the given triangle of `a` has influence."""
     if conjugate_a:
         a = a.conj()
@@ -202,10 +195,7 @@ def lu(a: Array) -> tuple[Array, Array, Array]:
     left, right = packed.T, take(a[:, BLOCK:], order)
     top = substitute(left[:BLOCK], right[:BLOCK], lower=True, unit=True)
     rest, more, after = lu(right[BLOCK:] - left[BLOCK:] @ top)
-    factors = [
-        jnp.concatenate([left[:BLOCK], top], 1),
-        jnp.concatenate([take(left[BLOCK:], after), rest], 1),
-    ]
+    factors = [jnp.concatenate(row, 1) for row in ([left[:BLOCK], top], [take(left[BLOCK:], after), rest])]
     order = jnp.concatenate([order[:BLOCK], take(order[BLOCK:], after)])
     return jnp.concatenate(factors), jnp.concatenate([pivots, more + BLOCK]), order
 

@@ -106,11 +106,7 @@ def _philox_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, A
     c, d = _u32s(key + (low + steps < steps))
     for i in range(10):
         (b_, c_), (d_, a_) = (_u32s(x.astype(np.uint64) * np.uint64(m)) for x, m in ((a, 0xD2511F53), (c, 0xCD9E8D57)))
-        a, b, c, d = (
-            a_ ^ b ^ (k0 + np.uint32(i * 0x9E3779B9 % 2**32)),
-            d_,
-            c_ ^ d ^ (k1 + np.uint32(i * 0xBB67AE85 % 2**32)),
-            b_,
-        )
+        bump0, bump1 = np.uint32(i * 0x9E3779B9 % 2**32), np.uint32(i * 0xBB67AE85 % 2**32)
+        a, b, c, d = a_ ^ b ^ (k0 + bump0), d_, c_ ^ d ^ (k1 + bump1), b_
     words = (_u64(a, b), _u64(c, d)) if wide else (a, b, c, d)
     return n, jnp.stack(words, 1).reshape(-1)[:size].reshape(shape)

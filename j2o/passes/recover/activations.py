@@ -67,15 +67,6 @@ def _(op, x, a, b):
     return _gelu(op, x, "tanh") if _close(a, math.sqrt(2 / math.pi)) and _close(b, 0.044715) else None
 
 
-RULES = (
-    gelu_tanh,
-    *identities(
-        {
-            "relu": (
-                lambda op, x: op.Max(x, 0.0),
-                lambda op, x: op.Relu(x) if x.type.dtype.is_float else None,
-            ),
-        }
-    ),
-)
+RELU = (lambda op, x: op.Max(x, 0.0), lambda op, x: op.Relu(x) if x.type.dtype.is_float else None)
+RULES = (gelu_tanh, *identities({"relu": RELU}))
 EARLY = (gelu_erfc, gelu_erf)
