@@ -35,6 +35,10 @@ def no_inference(node: Node) -> tuple[Type, ...]:
     raise TypeError(f"{node.op} has no type inference: give the types of its outputs")
 
 
+def _has(trait: Trait) -> functools.cached_property[bool]:
+    return functools.cached_property(lambda self: trait in self.traits)
+
+
 @dataclass(frozen=True)
 class OpSpec:
     """One operation: its name with the dialect, traits, and inference of its output types."""
@@ -43,21 +47,10 @@ class OpSpec:
     traits: frozenset[Trait] = field(default=frozenset({Trait.PURE}))
     infer: Infer = no_inference
 
-    @functools.cached_property
-    def pure(self) -> bool:
-        return Trait.PURE in self.traits
-
-    @functools.cached_property
-    def random(self) -> bool:
-        return Trait.RANDOM in self.traits
-
-    @functools.cached_property
-    def elementwise(self) -> bool:
-        return Trait.ELEMENTWISE in self.traits
-
-    @functools.cached_property
-    def commutative(self) -> bool:
-        return Trait.COMMUTATIVE in self.traits
+    pure = _has(Trait.PURE)
+    random = _has(Trait.RANDOM)
+    elementwise = _has(Trait.ELEMENTWISE)
+    commutative = _has(Trait.COMMUTATIVE)
 
 
 def _infer_call(node: Node) -> tuple[Type, ...]:

@@ -134,9 +134,7 @@ def cholesky_update(r: Array, w: Array) -> Array:
     return lax.scan(step, w, (positions(r.shape[0]), r))[1]
 
 
-@lower_with("symmetric_product")
-def symmetric_product(a: Array, c: Array, *, alpha: float, beta: float) -> Array:
-    return alpha * (a @ a.mT) + beta * c
+lower_with("symmetric_product")(lambda a, c, *, alpha, beta: alpha * (a @ a.mT) + beta * c)
 
 
 # ------------------------------------------------------------------------------------ triangular systems
@@ -326,10 +324,7 @@ def apply_q(a: Array, taus: Array, c: Array, *, adjoint: bool = False) -> Array:
     return c
 
 
-@lower_with("householder_product")
-@batched
-def householder_product(a: Array, taus: Array) -> Array:
-    return apply_q(a, taus, jnp.eye(*a.shape, dtype=a.dtype))
+lower_with("householder_product")(batched(lambda a, taus: apply_q(a, taus, jnp.eye(*a.shape, dtype=a.dtype))))
 
 
 @lower_with("ormqr")

@@ -10,7 +10,7 @@ from j2o.errors import DimensionError
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type, same_dim
-from j2o.passes.lower.table import Lowering, lower
+from j2o.passes.lower.table import RULES, Lowering, lower
 
 LAST = np.iinfo(np.int64).max
 
@@ -41,32 +41,12 @@ def reshape(op: Lowering, x: Value, *, new_sizes: Shape, dimensions: Sequence[in
     return op.reshape(op.transpose(x, dimensions) if dimensions else x, new_sizes)
 
 
-@lower("squeeze")
-def squeeze(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
-    return op.squeeze(x, dimensions)
-
-
-@lower("expand_dims")
-def expand_dims(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
-    return op.unsqueeze(x, dimensions)
-
-
-@lower("transpose")
-def transpose(op: Lowering, x: Value, *, permutation: Sequence[int]) -> Value:
-    return op.transpose(x, permutation)
-
-
 @lower("rev")
 def rev(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
     if not dimensions:
         return x
     n = len(dimensions)
     return op.Slice(x, np.full(n, -1), np.full(n, -LAST), np.asarray(dimensions, np.int64), np.full(n, -1))
-
-
-@lower("concatenate")
-def concatenate(op: Lowering, *operands: Value, dimension: int) -> Value:
-    return op.Concat(*operands, axis=dimension) if len(operands) > 1 else next(iter(operands))
 
 
 @lower("slice")
@@ -108,11 +88,6 @@ def split(op: Lowering, x: Value, *, sizes: Shape, axis: int) -> Sequence[Value]
     return out if isinstance(out, tuple) else (out,)
 
 
-@lower("pad")
-def pad(op: Lowering, x: Value, value: Value, *, padding_config: Sequence[tuple[Dim, Dim, int]]) -> Value:
-    return pad_with(op, x, value, padding_config)
-
-
 def pad_with(op: Lowering, x: Value, value: Value, config: Sequence[tuple[Dim, Dim, int]]) -> Value:
     """lax.pad: `(low, high, interior)` for each axis; negative amounts cut, interior ones stand between the elements."""
     for axis, (_, _, interior) in enumerate(config):
@@ -151,22 +126,6 @@ def _pad_inside(op: Lowering, x: Value, value: Value, axis: int, interior: int) 
     return slice_axes(op, flat, (0,) * len(shape), tuple(limits), (1,) * len(shape))
 
 
-@lower("stack")
-def stack(op: Lowering, *operands: Value, axis: int) -> Value:
-    return op.apply("onnx.Concat", *(op.unsqueeze(x, [axis]) for x in operands), axis=axis)
-
-
-@lower("unstack")
-def unstack(op: Lowering, x: Value, *, axis: int) -> list[Value]:
-    return [op.Gather(x, np.array(i, np.int64), axis=axis) for i in range(len(op.source.outputs))]
-
-
-@lower("empty", "empty2")
-def empty(op: Lowering, *_: Value, dtype: DType, **__: object) -> Value:
-    """What need not hold anything holds zeros."""
-    return op.full(op.out_shape, 0, dtype)
-
-
 @lower("iota")
 def iota(op: Lowering, *_: Value, dtype: DType, shape: Shape, dimension: int) -> Value:
     spread = tuple(d if i == dimension else 1 for i, d in enumerate(shape))
@@ -182,6 +141,17 @@ def arange(op: Lowering, size: Dim, dtype: DType) -> Value:
     return op.cast(line, dtype)
 
 
-@lower("tile")
-def tile(op: Lowering, x: Value, *, reps: Shape) -> Value:
-    return op.Tile(x, op.dims(reps))
+RULES |= {
+    "squeeze": lambda op, x, *, dimensions: op.squeeze(x, dimensions),
+    "expand_dims": lambda op, x, *, dimensions: op.unsqueeze(x, dimensions),
+    "transpose": lambda op, x, *, permutation: op.transpose(x, permutation),
+    "tile": lambda op, x, *, reps: op.Tile(x, op.dims(reps)),
+    "pad": lambda op, x, value, *, padding_config: pad_with(op, x, value, padding_config),
+    "concatenate": lambda op, x, *rest, dimension: op.Concat(x, *rest, axis=dimension) if rest else x,
+    "stack": lambda op, *xs, axis: op.Concat(*(op.unsqueeze(x, [axis]) for x in xs), axis=axis),
+    "unstack": lambda op, x, *, axis: [
+        op.Gather(x, np.array(i, np.int64), axis=axis) for i in range(len(op.out_types))
+    ],
+    # what need not hold anything holds zeros
+    **dict.fromkeys(["empty", "empty2"], lambda op, *_, dtype, **__: op.full(op.out_shape, 0, dtype)),
+}
