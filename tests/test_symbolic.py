@@ -116,6 +116,14 @@ def test_sums_of_integers_wrap():
         model.verify(np.array([[2**63 - 1], [2**53 + 1], [5]], np.int64))
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int8])
+def test_one_over_an_integer_times_another(dtype):
+    spec = jax.ShapeDtypeStruct((4,), dtype)
+    for fn in (lambda y: lax.div(jnp.ones_like(y), y) * jnp.array(6, dtype), lambda y: jnp.array(1, dtype) % y):
+        for level in (0, 2):
+            j2o.compile(fn, [spec], opt_level=level).verify(np.array([2, 1, 3, 0], dtype))
+
+
 def test_the_callers_settings_for_promotion_do_not_reach_our_own_code():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         j2o.compile(jnp.linalg.inv, [("B", 3, 3)]).verify(np.eye(3, dtype=np.float32)[None] * 2)

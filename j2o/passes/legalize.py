@@ -44,6 +44,8 @@ def legalize(graph: Graph, context: Context) -> int:
     count, problems = 0, []
     for node in [n for n in graph if n.kind in EXTREMES and n.out.type.dtype.is_float]:
         _with_nans(graph, node)
+    for node in [n for n in graph if n.kind == "Div" and n.out.type.dtype.is_int and n.out.type == n.inputs[1].type]:  # type: ignore[union-attr]
+        _one_over(graph, node)
     for node in graph:
         if not node.op.startswith("onnx.") or _runs(node, target):
             continue
@@ -67,6 +69,16 @@ def _with_nans(graph: Graph, node: Node) -> None:
     found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
     extreme = op.node(node.op, node.inputs, node.attrs).out
     node.replace_by(op.Where(op.cast(found, DType.BOOL), op.const(math.nan, extreme.type.dtype), extreme))
+
+
+def _one_over(graph: Graph, node: Node) -> None:
+    """1 / y of integers in another form, as onnxruntime makes `z / y` of `1 / y * z`."""
+    one, y = node.inputs
+    assert one is not None
+    if one.const is not None and one.type.size == 1 and one.const.load().item() == 1:
+        op, dtype = Builder(graph, node, node.loc, node.out.hint), node.out.type.dtype
+        signed = dtype.is_signed
+        node.replace_by(op.Div(op.const(-1, dtype), op.Neg(y)) if signed else op.cast(op.Equal(y, 1), dtype))
 
 
 def _variables(node: Node, target: Target) -> dict[str, DType]:
