@@ -198,6 +198,14 @@ def test_damaged_bytes_give_one_line_or_a_model(tmp_path):
     assert not [line for line in found if "\n" in line]
 
 
+def test_a_name_that_is_no_text(tmp_path):
+    j2o.compile(lambda x: x + 1, [("B", 4)]).save(tmp_path / "m.onnx")
+    whole = (tmp_path / "m.onnx").read_bytes()
+    assert b"\x12\x01B" in whole  # a size by name
+    (tmp_path / "m.onnx").write_bytes(whole.replace(b"\x12\x01B", b"\x12\x01\xff"))
+    refused(tmp_path / "m.onnx", "no text")
+
+
 @pytest.mark.parametrize("kind", range(3))
 def test_deep_names_the_weight_whose_bytes_changed(tmp_path, kind, capsys):
     path = tmp_path / "m.onnx"

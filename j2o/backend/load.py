@@ -42,9 +42,22 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
         memoryview(data) as view,
     ):
         model = onnx.ModelProto.FromString(view)  # type: ignore[arg-type]
+        if not _is_text(model):
+            raise LoadError(f"{path}: is damaged: a name in it is no text")
     if not model.opset_import or not model.HasField("graph"):
         raise LoadError(f"{path}: is not an ONNX model: there is no graph in it")
     return model
+
+
+def _is_text(message: Message) -> bool:
+    """Whether all that should be text in a message is; protobuf gives bytes for what it cannot decode."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for part in (value,) if isinstance(value, str | bytes | Message) else value:
+            if isinstance(part, bytes) or (isinstance(part, Message) and not _is_text(part)):
+                return False
+    return True
 
 
 @contextlib.contextmanager
