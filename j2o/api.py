@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import itertools
 import time
@@ -86,6 +87,7 @@ def compile(
     outs = _positions("outputs_as_nchw", outputs_as_nchw, graph.output_names, boundary.out_types)
     clock.append(time.perf_counter())
     report = Report(ops_before=count_ops(graph))
+    boundary = dataclasses.replace(boundary, inputs_as_nchw=frozenset(ins), outputs_as_nchw=frozenset(outs))
     options = {"weights_dtype": weights_dtype, "checks": checks, "nchw": (ins, outs)}
     context = Context(runtime, Retracer(), opt_level, options, report.quantisation)
     nchw_inputs(graph, ins)
@@ -97,12 +99,15 @@ def compile(
     report.passes = run(pipeline, graph, context, verify=passes is not None)
     clock.append(time.perf_counter())
     report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
+    _describe_result(report, graph)
+    return Model(_with_weights(fn, specs), graph, boundary, runtime.opset, report, graph.name)
+
+
+def _describe_result(report: Report, graph: Graph) -> None:
     report.ops_after = count_ops(graph)
     report.not_portable = sorted(op for op in report.ops_after if op.startswith("ort."))
     consts = {n.attrs["value"] for n in graph.walk() if n.op == "const"}
     report.weights_bytes = sum(t.nbytes for t in consts)  # type: ignore[union-attr]
-    boundary = Boundary(**{**vars(boundary), "inputs_as_nchw": frozenset(ins), "outputs_as_nchw": frozenset(outs)})
-    return Model(_with_weights(fn, specs), graph, boundary, runtime.opset, report, graph.name)
 
 
 def _pipeline(opt_level: int, passes: Any) -> PassPipeline:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.core
 import numpy as np
 from jax import core as jcore
 

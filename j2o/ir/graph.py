@@ -42,15 +42,14 @@ class Loc:
 class Value:
     """One tensor: the result of a node or an input of a graph. Compared by identity.
 
-    `node` is the producer, None for an input of a graph.
+    `node` is the producer, None for an input of a graph, whose graph is then `home`.
     """
 
-    __slots__ = ("hint", "index", "node", "owner", "type", "uses")
+    __slots__ = ("hint", "home", "index", "node", "type", "uses")
 
-    def __init__(self, type: Type, owner: Node | Graph | None, index: int, hint: str = "") -> None:
+    def __init__(self, type: Type, owner: Node | Graph, index: int, hint: str = "") -> None:
         self.type = type
-        self.owner = owner
-        self.node = owner if isinstance(owner, Node) else None
+        self.node, self.home = (owner, None) if isinstance(owner, Node) else (None, owner)
         self.index = index
         self.hint = hint
         self.uses: dict[tuple[Node, int], None] = {}
@@ -58,7 +57,7 @@ class Value:
     @property
     def graph(self) -> Graph | None:
         """The graph in which the value is defined; None once its node is erased."""
-        return self.node.graph if self.node is not None else self.owner  # type: ignore[return-value]
+        return self.node.graph if self.node is not None else self.home
 
     @property
     def op(self) -> str:
@@ -207,7 +206,6 @@ class Node:
         self.inputs = ()
         for value in self.outputs:
             value.node = None  # no cycle is left for the collector
-            value.owner = None
         for graph in self.graphs:
             if graph.parent is self:
                 graph.drop()

@@ -1,4 +1,5 @@
-"""The text form of a graph, which round-trips exactly. `docs/text-form.md` has the grammar.
+"""The text form of a graph, which round-trips exactly. `docs/text-form.md` has the grammar; both directions stand in this file,
+so that it changes in one place.
 
 Printing and parsing take time linear in the graph. Names are hints: a value prints as `%hint`, `%hint_1`, … and reading
 takes the number off again, so printing what was read gives the same text.

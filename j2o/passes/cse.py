@@ -29,9 +29,7 @@ def _merge(graph: Graph, outer: tuple[dict[Any, Node], ...]) -> int:
         twin = next((scope[key] for scope in scopes if key in scope), None)
         if twin is None:
             seen[key] = node
-        elif all(
-            a.type == b.type for a, b in zip(node.outputs, twin.outputs, strict=True)
-        ):  # some are given, not inferred
+        elif [v.type for v in node.outputs] == [v.type for v in twin.outputs]:  # some are given, not inferred
             node.replace_by(*twin.outputs)
             count += 1
     return count

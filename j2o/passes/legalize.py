@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
@@ -27,7 +28,6 @@ WIDER: dict[DType, tuple[DType, ...]] = {
 SAME_BITS = {
     DType(a): DType(b) for a, b in zip("u64 i64 u32 u16 i16 u8".split(), "i64 u64 i32 i16 u16 i8".split(), strict=True)
 }
-EXTREMES = frozenset({"ReduceMax", "ReduceMin"})
 BITWISE = frozenset(
     "Add Sub Mul Where Expand Pad Concat Reshape Transpose Slice Gather GatherND GatherElements ScatterND "
     "ScatterElements Tile Equal BitwiseAnd BitwiseOr BitwiseXor BitwiseNot ReduceSum ReduceProd CumSum "
@@ -42,10 +42,8 @@ def legalize(graph: Graph, context: Context) -> int:
     if target is None:
         return 0
     count, problems = 0, []
-    for node in [n for n in graph if n.kind in EXTREMES and n.out.type.dtype.is_float]:
-        _with_nans(graph, node)
-    for node in [n for n in graph if n.kind == "Div" and n.out.type.dtype.is_int and n.out.type == n.inputs[1].type]:  # type: ignore[union-attr]
-        _one_over(graph, node)
+    for node in [n for n in graph if n.op in FAULTY]:
+        FAULTY[node.op](graph, node)
     for node in graph:
         if not node.op.startswith("onnx.") or _runs(node, target):
             continue
@@ -64,6 +62,8 @@ def legalize(graph: Graph, context: Context) -> int:
 
 def _with_nans(graph: Graph, node: Node) -> None:
     """Make the greatest or least of a row with a NaN NaN: onnxruntime overlooks all but those that come first."""
+    if not node.out.type.dtype.is_float:
+        return
     op = Builder(graph, node, node.loc, node.out.hint)
     x, *axes = node.inputs
     found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
@@ -74,11 +74,20 @@ def _with_nans(graph: Graph, node: Node) -> None:
 def _one_over(graph: Graph, node: Node) -> None:
     """1 / y of integers in another form, as onnxruntime makes `z / y` of `1 / y * z`."""
     one, y = node.inputs
-    assert one is not None
+    if one is None or y is None or not node.out.type.dtype.is_int or node.out.type != y.type:
+        return
     if one.const is not None and one.type.size == 1 and one.const.load().item() == 1:
         op, dtype = Builder(graph, node, node.loc, node.out.hint), node.out.type.dtype
         signed = dtype.is_signed
         node.replace_by(op.Div(op.const(-1, dtype), op.Neg(y)) if signed else op.cast(op.Equal(y, 1), dtype))
+
+
+# operators that the target runs, but not as ONNX has them: (graph, node) → the same in other nodes
+FAULTY: dict[str, Callable[[Graph, Node], None]] = {
+    "onnx.ReduceMax": _with_nans,
+    "onnx.ReduceMin": _with_nans,
+    "onnx.Div": _one_over,
+}
 
 
 def _variables(node: Node, target: Target) -> dict[str, DType]:

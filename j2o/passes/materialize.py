@@ -28,9 +28,8 @@ def materialize(graph: Graph) -> int:
     return sum(Sizes(top, wanted.get(name)).run() for name, top in [*graph.functions.items(), ("", graph)])
 
 
-FORMS = frozenset(
-    ("Cast", "Reshape", "Squeeze", "Unsqueeze")
-)  # beside elementwise operators, what sizes are brought to
+# beside elementwise operators, what sizes are brought to
+FORMS = frozenset(("Cast", "Reshape", "Squeeze", "Unsqueeze"))
 
 # ---------------------------------------------------------------------------------------------- functions
 

@@ -20,7 +20,7 @@ from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type
 from j2o.passes.components import computes
 from j2o.passes.lower.elementwise import where
-from j2o.passes.lower.reduce import apply_elementwise
+from j2o.passes.lower.reduce import apply_elementwise, loop
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
@@ -268,16 +268,13 @@ def _applied(op: Lowering, operands: Sequence[Value], d: Any, mode: str, unique:
     # an element more, which takes what is dropped
     tables = [op.Concat(op.reshape(v, (size,)), op.full((1,), 0, v.type.dtype), axis=0) for v in operands[:n]]
 
-    def body(inner: Lowering, i: Value, going: Value, *lines: Value) -> list[Value]:
+    def body(inner: Lowering, i: Value, *lines: Value) -> list[Value]:
         at = inner.Gather(places, i, axis=0)
         old, new = [inner.Gather(v, at, axis=0) for v in lines], [inner.Gather(v, i, axis=0) for v in updates]
         made = apply_elementwise(inner, region, [*old, *new])
-        return [going, *(inner.ScatterElements(v, at, m, axis=0) for v, m in zip(lines, made, strict=True))]
+        return [inner.ScatterElements(v, at, m, axis=0) for v, m in zip(lines, made, strict=True)]
 
-    types = [v.type for v in tables]
-    graph = op.region("scatter", [Type(DType.I64, ()), Type(DType.BOOL, ()), *types], body)
-    out = op.apply("onnx.Loop", op.dim(count), op.const(True, DType.BOOL), *tables, graphs=[graph], types=types)
-    return [op.reshape(op.slice(v, 0, 0, size), shape) for v in ([out] if isinstance(out, Value) else out)]
+    return [op.reshape(op.slice(v, 0, 0, size), shape) for v in loop(op, count, tables, body)]
 
 
 def _places(indices: jax.Array, *, shape: Shape, updates: Shape, d: Any, mode: str) -> jax.Array:
