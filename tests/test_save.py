@@ -225,6 +225,14 @@ def test_an_error_of_the_disk_while_more_is_written(tmp_path, monkeypatch):
         kill_saves.standing(tmp_path / "m.onnx")
 
 
+def test_a_large_model_does_not_stay_in_the_systems_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(external, "EARLY", 1)
+    monkeypatch.setattr(external, "CACHED", 1)
+    for kind in KINDS:
+        external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind)
+        kill_saves.standing(tmp_path / "m.onnx")
+
+
 def test_short_writes_go_on(tmp_path):
     class Short:
         def __getattr__(self, name):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 AUTOMATIC = 2**30  # bytes of weights above which they go to files of their own
 MESSAGE = 2**31 - 1  # bytes of the longest message of protobuf
 EARLY = 2**26  # bytes written after which the disk begins, while more is written
+CACHED = 2**31  # bytes of a model that may stay in the system's cache: more would push out what others use
 INLINE = 1024  # smaller constants stay in the .onnx
 ALIGNMENT = 4096  # of weights in data files, so that runtimes can map them (ONNX, ExternalData.md)
 CHECKSUM = "sha256"  # key in a tensor's metadata; ONNX's own `checksum` is of whole files
@@ -154,13 +155,18 @@ class _Files:
             self.done, self.dirty, offset = self.done + end - offset, self.dirty + end - offset, end
             if self.dirty >= EARLY and self.flushing.done():
                 self.flushing.result()  # an error of the disk is told once, and not to the next who asks
-                flush = getattr(self.os, "fdatasync", self.os.fsync)  # macOS has no fdatasync
-                self.flushing, self.dirty = self.pool.submit(flush, file), 0
+                self.flushing, self.dirty = self.pool.submit(self.flush, file, self.done), 0
             self.progress(self.done, self.total)
         hashed.result()
         if offset - start != tensor.nbytes:
             raise SaveError(f"weight {name!r}: its source gave {offset - start} bytes, {tensor.nbytes} are declared")
         return digest.hexdigest()
+
+    def flush(self, file: int, done: int) -> None:
+        """Bring what was written to the disk; its copy in memory is given back from `CACHED` bytes of the model on."""
+        getattr(self.os, "fdatasync", self.os.fsync)(file)  # macOS has neither fdatasync nor posix_fadvise
+        if done > CACHED and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self, file: int) -> None:
         self.flushing.result()
