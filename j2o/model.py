@@ -12,7 +12,7 @@ import numpy as np
 from j2o.errors import SpecError, VerificationError
 from j2o.ir import dims
 from j2o.ir.graph import Graph
-from j2o.ir.types import DType, Type
+from j2o.ir.types import KEY_NAMES, DType, Type
 from j2o.report import Report, count_ops
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class Comparison:
     def __str__(self) -> str:
         rows = zip(self.names, self.absolute, self.relative, strict=True)
         lines = [f"{n}: largest difference {a:.3g} absolute, {r:.3g} relative" for n, a, r in rows]
-        return "\n".join(
-            lines
-            + [f"{n}: stored with an error of {e:.3g} relative to its root mean square" for n, e in self.quantisation]
-        )
+        stored = [
+            f"{n}: stored with an error of {e:.3g} relative to its root mean square" for n, e in self.quantisation
+        ]
+        return "\n".join(lines + stored)
 
 
 class Model:
@@ -153,12 +153,8 @@ class Model:
             got = np.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype
             if len(np.shape(leaf)) != want.rank:
                 raise SpecError(f"input {name!r}: given shape {np.shape(leaf)}, the model takes {want}")
-            if (
-                not want.dtype.is_key
-                and got != want.dtype.numpy
-                and hasattr(leaf, "dtype")
-                and not _narrows(got, want.dtype)
-            ):
+            fits = want.dtype.is_key or not hasattr(leaf, "dtype") or got == want.dtype.numpy
+            if not fits and not _narrows(got, want.dtype):
                 raise SpecError(f"input {name!r}: given {got}, the model takes {want}")
         return [x if hasattr(x, "dtype") and (t.dtype.is_key or x.dtype == t.dtype.numpy) else np.asarray(x, t.dtype.numpy)
                 for x, t in zip(leaves, self._boundary.types, strict=True)]  # fmt: skip
@@ -221,15 +217,12 @@ def _to_model(x: Any) -> np.ndarray:
     return array
 
 
-_IMPLEMENTATIONS = {DType.KEY_FRY: "threefry2x32", DType.KEY_RBG: "rbg", DType.KEY_UNSAFE_RBG: "unsafe_rbg"}
-
-
 def _from_model(y: np.ndarray, type: Type) -> Any:
     import jax
     import jax.numpy as jnp
 
     if type.dtype.is_key:
-        return jax.random.wrap_key_data(jnp.asarray(y), impl=_IMPLEMENTATIONS[type.dtype])
+        return jax.random.wrap_key_data(jnp.asarray(y), impl=KEY_NAMES[type.dtype])
     if type.dtype.is_complex:
         return jnp.asarray(np.ascontiguousarray(y).view(type.dtype.numpy)[..., 0])
     return jnp.asarray(y)

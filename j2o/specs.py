@@ -56,7 +56,7 @@ def parse_specs(
         else:
             caller.append(tree)
         for path, leaf in paths:
-            where = "/".join(filter(None, map(_key_name, path)))
+            where = path_name(path)
             if is_frozen:
                 tensor = tensor_of(leaf, own_key(where or parameter, leaf, taken))
                 avals.append(jax.ShapeDtypeStruct(tensor.shape, _canonical(tensor.dtype.numpy)))
@@ -101,12 +101,12 @@ def _names(found: Sequence[str], given: Sequence[str] | None, argument: str) -> 
 
 def output_names(found: Sequence[str], given: Sequence[str] | None, inputs: Sequence[str]) -> tuple[str, ...]:
     """The names of the outputs; none may be that of an input."""
-    names = _names(found, given, "output_names")
-    for name in names:
-        if name in inputs and given is not None:
-            raise SpecError(f"output_names: {name!r} is the name of an input; choose another")
-    taken = set(inputs)
-    return names if given is not None else tuple(f"{n}_out" if n in taken else n for n in names)
+    names, taken = _names(found, given, "output_names"), set(inputs)
+    if given is None:
+        return tuple(f"{n}_out" if n in taken else n for n in names)
+    if clashing := [n for n in names if n in taken]:
+        raise SpecError(f"output_names: {clashing[0]!r} is the name of an input; choose another")
+    return names
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -236,11 +236,7 @@ def _is_key(dtype: Any) -> bool:
     return jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
 
 
-def _key_name(key: Any) -> str:
-    """One step of a pytree path as text."""
-    return str(next((getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)), key))
-
-
 def path_name(path: Sequence[Any]) -> str:
     """A pytree path as text: `params/Dense_0/kernel`."""
-    return "/".join(filter(None, map(_key_name, path)))
+    steps = (next((getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)), key) for key in path)
+    return "/".join(filter(None, map(str, steps)))

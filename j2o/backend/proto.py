@@ -133,11 +133,14 @@ class _Writer:
         functions = [self.function(key, f, graph) for key, f in graph.functions.items()]
         if functions:
             self.domains[FUNCTION_DOMAIN] = 1
-        inputs = [self.input(v, n) for v, n in zip(graph.inputs, graph.input_names, strict=True)]
+        inputs = [self.make(v, n) for v, n in zip(graph.inputs, graph.input_names, strict=True)]
         nodes: list[ir.Node] = []
-        given = self.name_outputs(graph)
+        named = list(zip(graph.outputs, graph.output_names, strict=True))
+        for value, output in named:
+            if value not in self.values and _is_made_in(graph, value):
+                self.make(value, output)
         self.body(graph, nodes)
-        outputs = [self.output(v, n, given, nodes) for v, n in zip(graph.outputs, graph.output_names, strict=True)]
+        outputs = [self.operand(v) if self.operand(v).name == n else self.copy(v, n, nodes) for v, n in named]
         made = ir.Graph(inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name)
         return ir.Model(made, ir_version=ir_version(self.opset), producer_name="j2o", functions=functions)
 
@@ -154,31 +157,14 @@ class _Writer:
         made = self.values[value] = ir.Value(name=name, type=type, shape=shape.copy())
         return made
 
-    def input(self, value: Value, name: str) -> ir.Value:
-        return self.make(value, name)
-
-    def name_outputs(self, graph: Graph) -> set[Value]:
-        """Give the graph's output names to the values that can bear them: results of nodes, each once."""
-        given: set[Value] = set()
-        for value, name in zip(graph.outputs, graph.output_names, strict=True):
-            if value not in given and value.node is not None and value.op != "const" and value.graph is graph:
-                self.make(value, name)
-                given.add(value)
-        return given
-
-    def output(self, value: Value, name: str, given: set[Value], nodes: list[ir.Node]) -> ir.Value:
-        made = self.operand(value)
-        assert made is not None
-        if value in given and made.name == name:
-            return made
+    def copy(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
+        """A value of its own with the contents of another."""
         type, shape = self.type_of(value.type)
         out = ir.Value(name=name, type=type, shape=shape.copy())
-        nodes.append(ir.Node("", "Identity", [made], outputs=[out], name=self.nodes.fresh("Identity")))
+        nodes.append(ir.Node("", "Identity", [self.operand(value)], outputs=[out], name=self.nodes.fresh("Identity")))
         return out
 
-    def operand(self, value: Value | None) -> ir.Value | None:
-        if value is None:
-            return None
+    def operand(self, value: Value) -> ir.Value:
         if value in self.values:
             return self.values[value]
         tensor = value.const
@@ -212,13 +198,13 @@ class _Writer:
         return ir.Node("", "Constant", [], [attr], outputs=[out], name=self.nodes.fresh("Constant"))
 
     def node(self, node: Node) -> ir.Node:
-        domain, kind, _overload = self.operator(node)
+        domain, kind = self.operator(node)
         attrs = [
             _attribute(k, v) for k, v in node.attrs.items() if k != LABEL and (k != "function" or node.op != "call")
         ]
         for key, region in zip(GRAPH_ATTRIBUTES.get(kind, ()), node.graphs, strict=False):
             attrs.append(ir.AttrGraph(key, self.region(region, f"{kind}_{key}")))
-        inputs = [self.operand(v) for v in node.inputs]
+        inputs = [None if v is None else self.operand(v) for v in node.inputs]
         outputs = [
             self.values[v] if v in self.values else self.make(v, self.names.fresh(clean(v.hint) or kind.lower()))
             for v in node.outputs
@@ -229,17 +215,17 @@ class _Writer:
             made.metadata_props["source"] = str(node.loc)
         return made
 
-    def operator(self, node: Node) -> tuple[str, str, str]:
+    def operator(self, node: Node) -> tuple[str, str]:
         if node.op == "call":
-            return FUNCTION_DOMAIN, str(node.attrs["function"]), ""
+            return FUNCTION_DOMAIN, str(node.attrs["function"])
         dialect, kind = node.dialect, node.kind
         if dialect == "onnx":
-            return "", kind, ""
+            return "", kind
         domain = CONTRIB if dialect == "ort" else dialect
         if dialect in ("lax", "") or node.op == "dims":
             raise ValueError(f"{node.op} at {node.loc} is not ONNX: the graph is not lowered to the end")
         self.domains.setdefault(domain, 1)
-        return domain, kind, ""
+        return domain, kind
 
     def region(self, graph: Graph, name: str) -> ir.Graph:
         inputs = [self.make(v, self.names.fresh(clean(v.hint) or "arg")) for v in graph.inputs]
@@ -247,15 +233,10 @@ class _Writer:
         self.body(graph, nodes)
         outputs: list[ir.Value] = []
         for value in graph.outputs:
-            made = self.operand(value)
-            own = value.graph is graph and value.node is not None and value.op != "const"
-            if own and made not in outputs:
-                outputs.append(made)  # type: ignore[arg-type]
-            else:  # a subgraph's outputs must be made in it
-                type, shape = self.type_of(value.type)
-                out = ir.Value(name=self.names.fresh(clean(value.hint) or "out"), type=type, shape=shape.copy())
-                nodes.append(ir.Node("", "Identity", [made], outputs=[out], name=self.nodes.fresh("Identity")))
-                outputs.append(out)
+            made = self.operand(value) if _is_made_in(graph, value) else None
+            if made is None or made in outputs:  # a subgraph's outputs must be made in it
+                made = self.copy(value, self.names.fresh(clean(value.hint) or "out"), nodes)
+            outputs.append(made)
         return ir.Graph(inputs, outputs, nodes=nodes, name=self.nodes.fresh(name))
 
     def function(self, key: str, graph: Graph, root: Graph) -> ir.Function:
@@ -267,6 +248,11 @@ class _Writer:
         for domain, version in writer.domains.items():
             self.domains.setdefault(domain, version)
         return ir.Function(FUNCTION_DOMAIN, key, "", graph=inner, attributes=[])
+
+
+def _is_made_in(graph: Graph, value: Value) -> bool:
+    """Whether a value is a result of a node that stands in this graph itself."""
+    return value.graph is graph and value.node is not None and value.op != "const"
 
 
 def _attribute(name: str, value: Attr) -> ir.Attr:

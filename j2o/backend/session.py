@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 # dtypes that numpy has from ml_dtypes, with ONNX's number of the element type
 _EXTRA = {"bfloat16": 16, "float8_e4m3fn": 17, "float8_e4m3fnuz": 18, "float8_e5m2": 19, "float8_e5m2fnuz": 20}
-_FROM_NAME = {
-    "tensor(bfloat16)": ml_dtypes.bfloat16,
-    "tensor(float8e4m3fn)": ml_dtypes.float8_e4m3fn,
-    "tensor(float8e4m3fnuz)": ml_dtypes.float8_e4m3fnuz,
-    "tensor(float8e5m2)": ml_dtypes.float8_e5m2,
-    "tensor(float8e5m2fnuz)": ml_dtypes.float8_e5m2fnuz,
-}
+_FROM_NAME = {f"tensor({name.replace('_', '')})": getattr(ml_dtypes, name) for name in _EXTRA}
 
 
 class Session:
@@ -52,13 +46,11 @@ class Session:
         import onnxruntime as ort
 
         values = {k: _to_ort(np.asarray(v)) for k, v in feeds.items()}
-        if not any(isinstance(v, ort.OrtValue) for v in values.values()) and not any(
-            t in _FROM_NAME for _, t in self.outputs
-        ):
+        extra = [v for v in values.values() if isinstance(v, ort.OrtValue)]
+        if not extra and all(t not in _FROM_NAME for _, t in self.outputs):
             return self.raw.run(None, values)  # type: ignore[return-value]
-        wrapped = {
-            k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for k, v in values.items()
-        }
+        wrap = ort.OrtValue.ortvalue_from_numpy
+        wrapped = {k: v if isinstance(v, ort.OrtValue) else wrap(v) for k, v in values.items()}
         results = self.raw.run_with_ort_values([n for n, _ in self.outputs], wrapped)
         return [_from_ort(r, t) for r, (_, t) in zip(results, self.outputs, strict=True)]
 
