@@ -517,4 +517,17 @@ RULES |= {
     "MatMulInteger": lambda n: Type(DType.I32, matmul_shape(n, _type(n, 0).shape, _type(n, 1).shape)),
     "ConvInteger": lambda n: conv(n).with_dtype(DType.I32),
 }  # fmt: skip
-CONTRIB = dict.fromkeys(["Gelu", "FastGelu", "QuickGelu", "BiasGelu", "RotaryEmbedding"], same_as_first)
+
+
+def _fused_matmul(node: Node) -> Type:
+    shapes = [list(_type(node, i).shape) for i in (0, 1)]
+    for shape, flag in zip(shapes, ("transA", "transB"), strict=True):
+        if node.attrs.get(flag):
+            shape[-2:] = shape[:-3:-1]
+    return _type(node, 0).with_shape(matmul_shape(node, *map(tuple, shapes)))
+
+
+CONTRIB = {
+    **dict.fromkeys(["Gelu", "FastGelu", "QuickGelu", "BiasGelu", "RotaryEmbedding"], same_as_first),
+    "FusedMatMul": _fused_matmul,
+}

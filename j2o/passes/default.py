@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from j2o.passes.checks import checks
 from j2o.passes.components import components
+from j2o.passes.contrib import activations, fused_matmul
 from j2o.passes.cse import cse
 from j2o.passes.dce import dce
 from j2o.passes.fold import fold
@@ -25,7 +26,8 @@ BACK = (materialize, checks, legalize)
 
 
 def default_pipeline(opt_level: int = 2) -> PassPipeline:
-    """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises, 3 calls functions for repeated blocks.
+    """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises, 3 takes onnxruntime's own
+    operators and calls functions for repeated blocks.
 
     Raises ValueError for a level outside 0 to 3.
     """
@@ -46,7 +48,7 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
             dce,
         ]
     if opt_level >= 3:
-        steps.append(repeats)
+        steps += [fused_matmul, activations, dce, repeats]
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))

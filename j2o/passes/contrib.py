@@ -1,0 +1,78 @@
+"""Operators that onnxruntime alone has (domain com.microsoft), for level 3, where its kernels take the dtype."""
+
+from __future__ import annotations
+
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Value
+from j2o.ir.target import Target
+from j2o.passes.patterns import Const, RuleBuilder, RuleSet, rewrite
+from j2o.passes.pipeline import Context, graph_pass
+
+
+@graph_pass("fused_matmul", at="onnx", level=3)
+def fused_matmul(graph: Graph, context: Context) -> int:
+    """MatMul takes in the transposes of the last two axes of its operands."""
+    count = 0
+    for node in graph:
+        if node.op != "onnx.MatMul" or not _has_kernel(context.target, "FusedMatMul", node.out):
+            continue
+        (x, flip_x), (y, flip_y) = map(_untransposed, node.inputs)
+        if flip_x or flip_y:
+            op = Builder(graph, node, node.loc, node.out.hint)
+            node.replace_by(op.ort.FusedMatMul(x, y, transA=int(flip_x), transB=int(flip_y)))
+            count += 1
+    return count
+
+
+def _has_kernel(target: Target | None, kind: str, value: Value) -> bool:
+    return target is not None and target.supports(f"ort.{kind}", value.type.dtype)
+
+
+def _untransposed(x: Value | None) -> tuple[Value | None, bool]:
+    """What `x` is the transpose of in its last two axes, where it is one."""
+    if x is None or x.op != "onnx.Transpose" or x.node is None:
+        return x, False
+    *others, row, column = x.node.attrs.get("perm", range(x.type.rank)[::-1])  # type: ignore[misc]
+    rank = x.type.rank
+    swaps = others == list(range(rank - 2)) and (row, column) == (rank - 1, rank - 2)
+    return (x.node.inputs[0], True) if swaps else (x, False)
+
+
+@rewrite("quick_gelu", level=3)
+def quick_gelu(op, x, alpha: Const):
+    return op.Mul(x, op.Sigmoid(op.Mul(x, alpha)))
+
+
+@quick_gelu.becomes
+def _(op, x, alpha):
+    return _quick(op, x, float(alpha.const.scalar)) if alpha.type.size == 1 else None
+
+
+@rewrite("silu", level=3)
+def silu(op, x):
+    return op.Mul(x, op.Sigmoid(x))
+
+
+@silu.becomes
+def _(op, x):
+    return _quick(op, x, 1.0)
+
+
+def _quick(op: RuleBuilder, x: Value, alpha: float) -> Value | None:
+    return op.ort.QuickGelu(x, alpha=alpha) if _has_kernel(op.target, "QuickGelu", x) else None
+
+
+@rewrite("bias_gelu", level=3)
+def bias_gelu(op, x, bias, approximate):
+    return op.Gelu(op.Add(x, bias), approximate=approximate)
+
+
+@bias_gelu.becomes
+def _(op, x, bias, approximate):
+    kind = "FastGelu" if approximate == "tanh" else "BiasGelu"
+    if bias.type.rank != 1 or bias.type.shape != x.type.shape[-1:] or not _has_kernel(op.target, kind, x):
+        return None
+    return getattr(op.ort, kind)(x, bias)
+
+
+activations = RuleSet("contrib", (quick_gelu, silu, bias_gelu), level=3, doc="Activations of onnxruntime's own.")
