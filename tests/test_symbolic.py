@@ -207,8 +207,11 @@ def shapes_of(graph):
 
 
 def test_every_value_of_the_exported_model_has_a_shape():
-    model = j2o.compile(lambda x: block(x).reshape(-1, 2, 8), [("2*B", "T", 8)])
-    found = list(shapes_of(model.to_proto().graph))
+    marked = j2o.function(block)
+    model = j2o.compile(lambda x: marked(block(x)).reshape(-1, 2, 8), [("2*B", "T", 8)])
+    proto = model.to_proto()
+    assert len(proto.functions) == 1
+    found = [entry for part in (proto.graph, *proto.functions) for entry in shapes_of(part)]
     assert [name for name, shape in found if shape is None] == []
     assert any("2*B" in shape for _, shape in found)
     assert any("B*T" in shape for _, shape in found)
