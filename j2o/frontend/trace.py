@@ -23,7 +23,7 @@ import numpy as np
 from jax import core as jcore
 
 from j2o.errors import DimensionError, TraceError
-from j2o.ir.dims import export_inconclusive, settling
+from j2o.ir.dims import Inconclusive, settling
 from j2o.ir.marks import marking
 
 MAX_DEPTH = 64
@@ -57,7 +57,7 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         closed, shapes = _jaxpr(fn, avals, tree)
     except TRACER_ERRORS as error:
         raise TraceError(f"{_user_line(error)}{_first_sentence(error)}") from error
-    except (export_inconclusive(), TypeError, ValueError, NotImplementedError) as error:
+    except (Inconclusive, TypeError, ValueError, NotImplementedError) as error:
         told = _in_our_words(error)
         if told is None:
             raise
@@ -108,12 +108,12 @@ def _in_our_words(error: Exception) -> Exception | None:
         return TraceError(f"the function returns a {found.group(1)}; arrays, and pytrees of arrays, can be exported")
     question = text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
     options = [f"constraints=[{c!r}]" for c in settling(text)]
-    if options and (isinstance(error, export_inconclusive()) or _in_jax(error)):
+    if options and (isinstance(error, Inconclusive) or _in_jax(error)):
         asked = "asks what the symbolic sizes leave open"
         return DimensionError(
             f"{_user_line(error)}the program {asked}: {question}; {' or '.join(options)} would settle it"
         )
-    if isinstance(error, export_inconclusive()) or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text):
+    if isinstance(error, Inconclusive) or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text):
         advice = "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
         return TraceError(
             f"{_user_line(error)}the program needs a number where it has a symbolic size: {question}; {advice}"

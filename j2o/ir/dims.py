@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-import jax
 import jax.core
 from jax import export
+from jax._src.core import InconclusiveDimensionOperation as Inconclusive  # public in jax.errors from JAX 0.10.1 on
 
 from j2o.errors import DimensionError
 from j2o.ir.types import Dim, Shape
@@ -72,7 +72,8 @@ class DimScope:
         try:
             tree = ast.parse(f"({text.strip().rstrip(',')},)".replace("^", "**"), mode="eval").body
             assert isinstance(tree, ast.Tuple)
-            return tuple(normal(_evaluate(d, _Symbols(self), _SYMBOLIC)) for d in tree.elts)
+            named = {name: self.symbol(name) for name in symbols_in(tree)}
+            return tuple(normal(_evaluate(d, named, _SYMBOLIC)) for d in tree.elts)
         except SyntaxError:
             raise DimensionError(f"dimensions {text!r}: not an expression of sizes such as 'B, 2*T, T//2'") from None
         except DimensionError:
@@ -83,16 +84,6 @@ class DimScope:
     def dim(self, text: str) -> Dim:
         """One dimension of its text."""
         return _parse_dim(self, text)
-
-
-class _Symbols(dict[str, Any]):
-    """The symbols of a scope by name, made when first asked for."""
-
-    def __init__(self, scope: DimScope) -> None:
-        self.scope = scope
-
-    def __missing__(self, name: str) -> SymDim:
-        return self.scope.symbol(name)
 
 
 def _jax_syntax(constraint: str) -> str:
@@ -141,53 +132,23 @@ def _interned(dim: SymDim) -> SymDim:
     return dim
 
 
-def _memo(fn: Callable[[Any, Any], Any]) -> Callable[[Dim, Dim], Dim]:
+def _memo(fn: Callable[..., Any], symbolic: Callable[..., Any] | None = None) -> Callable[[Dim, Dim], Dim]:
+    """`fn` of two numbers; of expressions `symbolic`, where that is another function, each once."""
+
     @functools.lru_cache(maxsize=65536)
     def cached(a: Dim, b: Dim) -> Dim:
-        return normal(fn(a, b))
+        return normal((symbolic or fn)(a, b))
 
-    @functools.wraps(fn)
-    def call(a: Dim, b: Dim) -> Dim:
-        if type(a) is int and type(b) is int:
-            return fn(a, b)
-        return cached(a, b)
-
-    return call
+    return lambda a, b: fn(a, b) if type(a) is int and type(b) is int else cached(a, b)
 
 
-@_memo
-def add(a: Any, b: Any) -> Dim:
-    return a + b
-
-
-@_memo
-def sub(a: Any, b: Any) -> Dim:
-    return a - b
-
-
-@_memo
-def mul(a: Any, b: Any) -> Dim:
-    return a * b
-
-
-@_memo
-def floordiv(a: Any, b: Any) -> Dim:
-    return a // b
-
-
-@_memo
-def mod(a: Any, b: Any) -> Dim:
-    return a % b
-
-
-@_memo
-def maximum(a: Any, b: Any) -> Dim:
-    return max(a, b) if type(a) is int and type(b) is int else normal(jax.core.max_dim(a, b))
-
-
-@_memo
-def minimum(a: Any, b: Any) -> Dim:
-    return min(a, b) if type(a) is int and type(b) is int else normal(jax.core.min_dim(a, b))
+add = _memo(operator.add)
+sub = _memo(operator.sub)
+mul = _memo(operator.mul)
+floordiv = _memo(operator.floordiv)
+mod = _memo(operator.mod)
+maximum = _memo(max, jax.core.max_dim)
+minimum = _memo(min, jax.core.min_dim)
 
 
 def prod(shape: Iterable[Dim]) -> Dim:
@@ -211,16 +172,8 @@ def divides(a: Dim, b: Dim) -> Dim | None:
     try:
         q = floordiv(b, a)
         return q if mul(q, a) == b else None
-    except (ArithmeticError, ValueError, export_inconclusive()):
+    except (ArithmeticError, ValueError, Inconclusive):
         return None
-
-
-@functools.cache
-def export_inconclusive() -> type[Exception]:
-    """The error of a comparison that holds for some sizes and not for others."""
-    from jax._src import core  # public as jax.errors.InconclusiveDimensionOperation from JAX 0.10.1 on
-
-    return core.InconclusiveDimensionOperation
 
 
 def settling(message: str) -> list[str]:
@@ -263,7 +216,7 @@ def _sizes(text: str) -> list[str] | None:
 def _known_ge(a: Any, b: Any) -> bool:
     try:
         return bool(a >= b)
-    except export_inconclusive():
+    except Inconclusive:
         return False
 
 
@@ -347,8 +300,8 @@ def symbols_in(tree: ast.expr) -> set[str]:
 
 
 _INTEGER: dict[str, Callable[..., Any]] = {
-    "floordiv": lambda a, b: a // b,
-    "mod": lambda a, b: a % b,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
     "max": max,
     "min": min,
     "non_negative": lambda a: max(a, 0),

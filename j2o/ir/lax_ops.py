@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from j2o.ir.ops import OpSpec, Trait, register_dialect
+from j2o.ir.ops import OpSpec, register_dialect
 
 EFFECTFUL = frozenset({"random_seed_effect", "debug_callback", "io_callback", "pure_callback", "while_effect"})
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"})
 
 
 def _find(kind: str) -> OpSpec:
-    traits = {Trait.PURE} if kind not in EFFECTFUL else set()
-    if kind in COMMUTATIVE:
-        traits.add(Trait.COMMUTATIVE)
-    return OpSpec(f"lax.{kind}", frozenset(traits))
+    return OpSpec(pure=kind not in EFFECTFUL, commutative=kind in COMMUTATIVE)
 
 
 register_dialect("lax", _find)

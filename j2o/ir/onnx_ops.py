@@ -15,23 +15,17 @@ import onnx.defs
 
 from j2o.ir import infer
 from j2o.ir.graph import Node
-from j2o.ir.ops import LABEL, OpSpec, Trait, register_dialect
+from j2o.ir.ops import LABEL, OpSpec, register_dialect
 from j2o.ir.types import Type
 
 TRAITS = {
-    Trait.COMMUTATIVE: frozenset("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor Max Min Sum Mean".split()),
-    Trait.RANDOM: frozenset(
-        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split()
-    ),
-    Trait.ELEMENTWISE: frozenset(
+    "commutative": frozenset("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor Max Min Sum Mean".split()),
+    "random": frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split()),
+    "elementwise": frozenset(
         "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip "
         "Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu "
         "Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh "
         "Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor".split()
-    ),
-    Trait.REDUCTION: frozenset(
-        "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-        "ReduceSumSquare".split()
     ),
 }
 GRAPH_ATTRIBUTES = {
@@ -111,13 +105,13 @@ def _checked(kind: str, rule: infer.Rule) -> Callable[[Node], tuple[Type, ...]]:
 
 def _find(kind: str) -> OpSpec:
     schema(kind)  # KeyError where there is none
-    traits = frozenset({Trait.PURE, *(trait for trait, names in TRAITS.items() if kind in names)})
-    return OpSpec(f"onnx.{kind}", traits, _checked(kind, infer.RULES.get(kind, infer.unknown)))
+    traits = {trait: kind in kinds for trait, kinds in TRAITS.items()}
+    return OpSpec(_checked(kind, infer.RULES.get(kind, infer.unknown)), **traits)
 
 
 def _find_contrib(kind: str) -> OpSpec:
     rule = infer.CONTRIB.get(kind, infer.unknown)
-    return OpSpec(f"ort.{kind}", frozenset({Trait.PURE}), lambda node: _tuple(rule(node)))
+    return OpSpec(lambda node: _tuple(rule(node)))
 
 
 register_dialect("onnx", _find)

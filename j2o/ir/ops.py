@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import enum
-import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from j2o.ir.types import DType, Type
@@ -18,16 +16,6 @@ if TYPE_CHECKING:
 LABEL = "label"  # an attribute that any ONNX node may have: its name in the exported file
 
 
-class Trait(enum.Enum):
-    """A property of an operation that passes may rely on."""
-
-    PURE = "pure"  # no effect beyond its outputs: may be removed, merged, moved
-    ELEMENTWISE = "elementwise"  # every output element depends on the elements at its (broadcast) position alone
-    COMMUTATIVE = "commutative"  # the two operands may be exchanged
-    REDUCTION = "reduction"
-    RANDOM = "random"  # equal operands do not mean equal results
-
-
 Infer: TypeAlias = "Callable[[Node], tuple[Type, ...]]"
 
 
@@ -35,22 +23,15 @@ def no_inference(node: Node) -> tuple[Type, ...]:
     raise TypeError(f"{node.op} has no type inference: give the types of its outputs")
 
 
-def _has(trait: Trait) -> functools.cached_property[bool]:
-    return functools.cached_property(lambda self: trait in self.traits)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OpSpec:
-    """One operation: its name with the dialect, traits, and inference of its output types."""
+    """One operation: inference of its output types, and the properties that passes may rely on."""
 
-    name: str
-    traits: frozenset[Trait] = field(default=frozenset({Trait.PURE}))
     infer: Infer = no_inference
-
-    pure = _has(Trait.PURE)
-    random = _has(Trait.RANDOM)
-    elementwise = _has(Trait.ELEMENTWISE)
-    commutative = _has(Trait.COMMUTATIVE)
+    pure: bool = True  # no effect beyond its outputs: may be removed, merged, moved
+    elementwise: bool = False  # every output element depends on the elements at its (broadcast) position alone
+    commutative: bool = False  # the two operands may be exchanged
+    random: bool = False  # equal operands do not mean equal results
 
 
 def _infer_call(node: Node) -> tuple[Type, ...]:
@@ -60,10 +41,10 @@ def _infer_call(node: Node) -> tuple[Type, ...]:
 
 
 CORE: dict[str, OpSpec] = {
-    "const": OpSpec("const", infer=lambda node: (node.attrs["value"].type,)),  # type: ignore[union-attr]
-    "dims": OpSpec("dims", infer=lambda node: (Type(DType.I64, (len(node.attrs["dims"]),)),)),  # type: ignore[arg-type]
-    "call": OpSpec("call", infer=_infer_call),
-    "return": OpSpec("return", frozenset(), lambda node: ()),
+    "const": OpSpec(lambda node: (node.attrs["value"].type,)),  # type: ignore[union-attr]
+    "dims": OpSpec(lambda node: (Type(DType.I64, (len(node.attrs["dims"]),)),)),  # type: ignore[arg-type]
+    "call": OpSpec(_infer_call),
+    "return": OpSpec(lambda node: (), pure=False),
 }
 _MODULES = {"onnx": "onnx_ops", "ort": "onnx_ops", "lax": "lax_ops"}  # which register built-in dialects when imported
 _DIALECTS: dict[str, Callable[[str], OpSpec]] = {}
@@ -84,7 +65,7 @@ def spec(name: str) -> OpSpec:
             importlib.import_module(f"j2o.ir.{_MODULES[prefix]}")
         find = _DIALECTS.get(prefix)
         try:
-            found = find(kind) if find else OpSpec(name)
+            found = find(kind) if find else OpSpec()
         except KeyError:
             raise KeyError(f"there is no operation {name!r}") from None
         _CACHE[name] = found

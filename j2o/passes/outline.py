@@ -6,9 +6,11 @@ nothing but their weights have equal bodies.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from j2o.ir.graph import Graph, Node, Value, clone_node
 from j2o.ir.marks import MARK
-from j2o.ir.same import same, structural_hash
+from j2o.ir.same import fingerprint
 from j2o.ir.tensor import Tensor
 from j2o.passes.inline import is_marked
 from j2o.passes.pipeline import graph_pass
@@ -25,7 +27,7 @@ class Outliner:
 
     def __init__(self, root: Graph) -> None:
         self.root = root
-        self.by_hash: dict[int, list[Graph]] = {}
+        self.made: dict[Hashable, Graph] = {}
 
     def run(self, graph: Graph) -> int:
         count = 0
@@ -55,17 +57,16 @@ class Outliner:
 
     def shared(self, body: Graph, name: str) -> Graph:
         """The function that equals `body`, or `body` itself, added under a free name."""
-        key = structural_hash(body)
-        for known in self.by_hash.get(key, ()):
-            if same(known, body) is None:
-                return known
+        key = fingerprint(body)
+        if key in self.made:
+            return self.made[key]
         functions = self.root.functions
         body.name, n = name, 0
         while body.name in functions:
             n += 1
             body.name = f"{name}_{n}"
-        self.by_hash.setdefault(key, []).append(body)
-        return self.root.add_function(body)
+        self.made[key] = self.root.add_function(body)
+        return body
 
 
 def lift_weights(body: Graph, holder: Node) -> list[Value]:

@@ -78,7 +78,7 @@ class Driver:
         except UnsupportedError as error:
             self.problems += [f"{node.described}: {reason}" for reason in error.operations]
             values = placeholders(node, [v.type for v in node.outputs])
-        except dims.export_inconclusive() as error:
+        except dims.Inconclusive as error:
             text = str(error).partition("\n")[0]
             options = " or ".join(f"constraints=[{c!r}]" for c in dims.settling(text)) or "a number in the spec"
             self.problems.append(f"{node.described}: {text.rstrip('.')}; {options} would settle it")
