@@ -162,8 +162,7 @@ def _passes(args: argparse.Namespace) -> int:
 
     level = 3 if args.opt_level is None else args.opt_level
     for one in dict.fromkeys(default_pipeline(level)):
-        doc = getattr(one, "doc", "") or (type(one).__doc__ or "").strip().partition("\n")[0]
-        print(f"{one.name:14} {one.at:7} level {one.level}  {doc}")
+        print(f"{one.name:14} {one.at:7} level {one.level}  {one.doc}")
     return 0
 
 

@@ -26,7 +26,7 @@ import inspect
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,7 +36,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import schema
 from j2o.ir.ops import spec
-from j2o.passes.pipeline import Context, Level
+from j2o.passes.pipeline import Context, Level, Pass, first_line
 
 
 class Const:
@@ -188,28 +188,20 @@ def _match_attrs(pattern: Apply, node: Node, match: Match) -> Match | None:
     defaults = _defaults(node.op)
     for name, want in pattern.attrs.items():
         got = node.attrs.get(name, defaults.get(name))
-        if want is ...:
-            continue
         if isinstance(want, Wild):
             bound = match.bind(want.name, got)
             if bound is None:
                 return None
             match = bound
-        elif got != want:
+        elif want is not ... and got != want:
             return None
-    for name, got in node.attrs.items():
-        if name not in pattern.attrs and name in defaults and defaults[name] != got:
-            return None
-    return match
+    unusual = any(name not in pattern.attrs and defaults.get(name, got) != got for name, got in node.attrs.items())
+    return None if unusual else match
 
 
-_DEFAULTS: dict[str, dict[str, Any]] = {}
-
-
+@functools.cache
 def _defaults(op: str) -> dict[str, Any]:
-    if op not in _DEFAULTS:
-        _DEFAULTS[op] = schema(op.removeprefix("onnx.")).defaults if op.startswith("onnx.") else {}
-    return _DEFAULTS[op]
+    return schema(op.removeprefix("onnx.")).defaults if op.startswith("onnx.") else {}
 
 
 # ------------------------------------------------------------------------------------------------- rules
@@ -217,20 +209,14 @@ def _defaults(op: str) -> dict[str, Any]:
 Replacement: TypeAlias = "Callable[..., Value | Sequence[Value] | None]"
 
 
-@dataclass
-class Rule:
+@dataclass(eq=False)
+class Rule(Pass):
     """A pattern with its replacement; a pass by itself."""
 
-    name: str
-    at: Level
-    level: int
     pattern: Any
     parameters: tuple[str, ...]
     shared: bool = False
     replacement: Replacement | None = None
-    doc: str = ""
-    scope: str = "each"
-    wants_context: bool = True
 
     def becomes(self, replacement: Replacement) -> Replacement:
         """Decorator that gives the rule its replacement."""
@@ -308,24 +294,14 @@ def roots(pattern: Any) -> list[Apply]:
 def check(pattern: Any) -> Callable[[Value | None], bool]:
     """A quick test that every match passes: operations, constants and numbers are in their places, names and attributes aside."""
     if isinstance(pattern, Apply):
-        return _check_apply(pattern)
+        name, fits = pattern.op, check_inputs(pattern)
+        return lambda v: v is not None and v.node is not None and v.node.op == name and fits(v.node)
     if isinstance(pattern, Wild):
         return lambda v: _fits_wild(pattern, v)
     if isinstance(pattern, Either):
         options = tuple(map(check, pattern.options))
         return lambda v: any(option(v) for option in options)
     return (lambda v: v is None) if pattern is None else (lambda v: v is not None and _is_scalar(v, pattern))
-
-
-def _check_apply(pattern: Apply) -> Callable[[Value | None], bool]:
-    inputs = check_inputs(pattern)
-    name = pattern.op
-
-    def test(value: Value | None) -> bool:
-        node = value.node if value is not None else None
-        return node is not None and node.op == name and inputs(node)
-
-    return test
 
 
 def check_inputs(pattern: Apply) -> Callable[[Node], bool]:
@@ -369,14 +345,6 @@ def depth_of(pattern: Any) -> int:
     return max(map(depth_of, pattern.options)) if isinstance(pattern, Either) else 0
 
 
-def _check_root(pattern: Any, name: str) -> None:
-    for option in pattern.options if isinstance(pattern, Either) else (pattern,):
-        if isinstance(option, Either):
-            _check_root(option, name)
-        elif not isinstance(option, Apply):
-            raise TypeError(f"rule {name}: the pattern must be an operation, not {option!r}")
-
-
 def _used_outside(nodes: tuple[Node, ...]) -> bool:
     covered = set(map(id, nodes))
     return any(id(user) not in covered for node in nodes[1:] for user, _ in node.out.uses)
@@ -403,9 +371,10 @@ def rewrite(
         parameters = list(inspect.signature(pattern).parameters.values())[1:]
         wilds = [Wild(p.name, p.annotation in (Const, "Const")) for p in parameters]
         traced = pattern(PatternBuilder(), *wilds)
-        _check_root(traced, name)
-        doc = (pattern.__doc__ or "").strip().partition("\n")[0]
-        return Rule(name, at, level, traced, tuple(w.name for w in wilds), shared, doc=doc)
+        if wrong := [r for r in roots(traced) if not isinstance(r, Apply)]:
+            raise TypeError(f"rule {name}: the pattern must be an operation, not {wrong[0]!r}")
+        names = tuple(w.name for w in wilds)
+        return Rule(name, traced, names, shared, at=at, level=level, doc=first_line(pattern))
 
     return make
 
@@ -423,24 +392,11 @@ def identities(table: Mapping[str, tuple[Callable[..., Any], Replacement]], **op
 # ------------------------------------------------------------------------------------------------ driver
 
 
-@dataclass(frozen=True)
-class RuleSet:
+@dataclass(eq=False)
+class RuleSet(Pass):
     """Rules that run together as one pass, until none fits."""
 
-    name: str
     rules: tuple[Rule, ...]
-    at: Level = "onnx"
-    level: int = 1
-    doc: str = ""
-    scope: str = "each"
-    wants_context: bool = True
-
-    @property
-    def rule_names(self) -> frozenset[str]:
-        return frozenset(r.name for r in self.rules)
-
-    def without(self, *names: str) -> RuleSet:
-        return replace(self, rules=tuple(r for r in self.rules if r.name not in names))
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
         return rewrite_graph(graph, self.rules, context or Context(), self.name)

@@ -10,8 +10,8 @@ import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
 
 from j2o.errors import J2OError, VerifyError
 from j2o.ir.graph import Graph, Node
@@ -64,37 +64,29 @@ class Context:
         return list(found)
 
 
-@runtime_checkable
-class Pass(Protocol):
+@dataclass(eq=False)
+class Pass:
     """What the runner calls; returns the number of changes, 0 where nothing changed."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def at(self) -> Level: ...
-    @property
-    def level(self) -> int: ...
-
-    def __call__(self, graph: Graph) -> int: ...
-
-
-@dataclass(frozen=True)
-class GraphPass:
-    """A pass made of a function of a graph, or of a graph and the `Context`."""
-
     name: str
-    at: Level
-    level: int
-    fn: Callable[..., int]
+    _: KW_ONLY
+    at: Level = "onnx"
+    level: int = 1
+    doc: str = ""
     scope: Scope = "each"
-    wants_context: bool = False
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
-        return self.fn(graph, context or Context()) if self.wants_context else self.fn(graph)
+        raise NotImplementedError
 
-    @property
-    def doc(self) -> str:
-        return (self.fn.__doc__ or "").strip().partition("\n")[0]
+
+@dataclass(eq=False)
+class GraphPass(Pass):
+    """A pass made of a function of a graph and the `Context`."""
+
+    fn: Callable[[Graph, Context], int]
+
+    def __call__(self, graph: Graph, context: Context | None = None) -> int:
+        return self.fn(graph, context or Context())
 
 
 def graph_pass(name: str, *, at: Level, level: int, scope: Scope = "each") -> Callable[[Callable[..., int]], GraphPass]:
@@ -104,9 +96,16 @@ def graph_pass(name: str, *, at: Level, level: int, scope: Scope = "each") -> Ca
     """
 
     def make(fn: Callable[..., int]) -> GraphPass:
-        return GraphPass(name, at, level, fn, scope, len(inspect.signature(fn).parameters) > 1)
+        takes_context = len(inspect.signature(fn).parameters) > 1
+        call = fn if takes_context else lambda graph, _: fn(graph)
+        return GraphPass(name, call, at=at, level=level, doc=first_line(fn), scope=scope)
 
     return make
+
+
+def first_line(fn: Callable[..., Any]) -> str:
+    """What the documentation of a function starts with."""
+    return (fn.__doc__ or "").strip().partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -159,16 +158,10 @@ class PassPipeline:
     def without(self, *names: str) -> PassPipeline:
         """Without the passes, groups or single rules of those names."""
         missing = set(names)
-        steps: list[Step] = []
-        for step in self.steps:
-            kept = _without(step, names, missing)
-            if kept is not None:
-                steps.append(kept)
+        steps = _without(self.steps, names, missing)
         if missing:
-            raise J2OError(
-                f"passes: there is no {sorted(missing)[0]!r}; there are {', '.join(dict.fromkeys(self.names()))}"
-            )
-        return dataclasses.replace(self, steps=tuple(steps))
+            raise self._unknown(min(missing))
+        return dataclasses.replace(self, steps=steps)
 
     def fixpoint(self, name: str, *names: str) -> PassPipeline:
         """With the named passes, taken from where they stand, as one group run until nothing changes."""
@@ -178,34 +171,41 @@ class PassPipeline:
         return dataclasses.replace(self, steps=(*steps[:first], Fixpoint(name, tuple(chosen)), *steps[first:]))
 
     def _insert(self, name: str, passes: Sequence[Pass], offset: int) -> PassPipeline:
-        for i, step in enumerate(self.steps):
-            inner = step.passes if isinstance(step, Fixpoint) else ()
-            if step.name == name:
-                return dataclasses.replace(self, steps=(*self.steps[: i + offset], *passes, *self.steps[i + offset :]))
-            for k, one in enumerate(inner):
-                if one.name == name and isinstance(step, Fixpoint):
-                    group = dataclasses.replace(step, passes=(*inner[: k + offset], *passes, *inner[k + offset :]))
-                    return dataclasses.replace(self, steps=(*self.steps[:i], group, *self.steps[i + 1 :]))
-        raise J2OError(f"passes: there is no {name!r}; there are {', '.join(dict.fromkeys(self.names()))}")
+        steps = _inserted(self.steps, name, passes, offset)
+        if steps is None:
+            raise self._unknown(name)
+        return dataclasses.replace(self, steps=steps)
+
+    def _unknown(self, name: str) -> J2OError:
+        return J2OError(f"passes: there is no {name!r}; there are {', '.join(dict.fromkeys(self.names()))}")
 
     def __repr__(self) -> str:
         return f"PassPipeline({', '.join(s.name for s in self.steps)})"
 
 
-def _without(step: Any, names: Sequence[str], missing: set[str]) -> Any:
-    """The step without what is named; None where nothing is left of it. Found names leave `missing`."""
-    if step.name in names:
-        missing.discard(step.name)
-        return None
-    if isinstance(step, Fixpoint):
-        kept = [p for p in (_without(p, names, missing) for p in step.passes) if p is not None]
-        return dataclasses.replace(step, passes=tuple(kept)) if kept else None
-    rules = getattr(step, "rule_names", None)
-    if rules is not None:
-        found = [n for n in names if n in rules]
-        missing.difference_update(found)
-        return step.without(*found) if found else step
-    return step
+def _inserted(steps: Sequence[Any], name: str, passes: Sequence[Pass], offset: int) -> tuple[Any, ...] | None:
+    """With `passes` at the first step of that name, or inside of a group; None where there is none."""
+    for i, step in enumerate(steps):
+        if step.name == name:
+            return (*steps[: i + offset], *passes, *steps[i + offset :])
+        inner = _inserted(step.passes, name, passes, offset) if isinstance(step, Fixpoint) else None
+        if inner is not None:
+            return (*steps[:i], dataclasses.replace(step, passes=inner), *steps[i + 1 :])
+    return None
+
+
+def _without(steps: Sequence[Any], names: Sequence[str], missing: set[str]) -> tuple[Any, ...]:
+    """Without what is named, and groups and rule sets without what is named in them. Found names leave `missing`."""
+    kept = []
+    for step in steps:
+        parts = next((name for name in ("passes", "rules") if hasattr(step, name)), None)
+        if step.name in names:
+            missing.discard(step.name)
+        elif parts is None:
+            kept.append(step)
+        elif left := _without(getattr(step, parts), names, missing):
+            kept.append(dataclasses.replace(step, **{parts: left}))
+    return tuple(kept)
 
 
 @dataclass
@@ -229,11 +229,8 @@ def run(pipeline: PassPipeline, graph: Graph, context: Context, *, verify: bool 
     after = (_verify, *pipeline.observers) if verify else pipeline.observers
     records: list[PassRecord] = []
     for step in pipeline.steps:
-        if isinstance(step, Fixpoint):
-            records += _run_fixpoint(step, graph, context, after)
-        else:
-            records.append(PassRecord(step.name))
-            _run_one(step, graph, context, records[-1], after)
+        group = step if isinstance(step, Fixpoint) else Fixpoint(step.name, (step,), limit=1)
+        records += _run_fixpoint(group, graph, context, after)
     context.seen.clear()
     for each in all_graphs(graph):
         each.journal.clear()  # it keeps what was erased alive
@@ -254,13 +251,11 @@ def _run_fixpoint(group: Fixpoint, graph: Graph, context: Context, after: Sequen
     return records
 
 
-def _run_one(one: Any, graph: Graph, context: Context, record: PassRecord, after: Sequence[Observer]) -> int:
+def _run_one(one: Pass, graph: Graph, context: Context, record: PassRecord, after: Sequence[Observer]) -> int:
     before = graph.length
     context.fired.clear()
     start = time.perf_counter()
-    graphs = [graph] if getattr(one, "scope", "each") == "root" else all_graphs(graph)
-    call = (lambda g: one(g, context)) if getattr(one, "wants_context", False) else one
-    changes = sum(call(g) for g in graphs)
+    changes = sum(one(each, context) for each in ([graph] if one.scope == "root" else all_graphs(graph)))
     record.seconds += time.perf_counter() - start
     if not record.runs:
         record.nodes_before = before
