@@ -82,23 +82,24 @@ def _put(shape: Shape, axis: int, *sizes: Dim) -> Shape:
 
 def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
     """numpy's broadcasting; two sizes go together when they are equal or one is 1."""
+    shape = broadcast_shape(shapes)
+    if shape is None:
+        raise fail(node, f"shapes {' and '.join(map(str, shapes))} do not go together")
+    return shape
+
+
+def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
+    """The shape that these broadcast to; None where they do not, or that is not certain."""
     first = shapes[0]
     if all(same_shape(s, first) for s in shapes):
         return first
     rank = max(map(len, shapes))
     out: list[Dim] = []
-    for i in range(rank):
-        dim: Dim = 1
-        for shape in shapes:
-            k = i - rank + len(shape)
-            d = shape[k] if k >= 0 else 1
-            if is_one(d):
-                continue
-            if is_one(dim):
-                dim = d
-            elif not same_dim(dim, d):
-                raise fail(node, f"sizes {dim} and {d} do not go together")
-        out.append(dim)
+    for i in range(-rank, 0):
+        sizes = [s[i] for s in shapes if len(s) >= -i and not is_one(s[i])]
+        if any(not same_dim(d, sizes[0]) for d in sizes[1:]):
+            return None
+        out.append(sizes[0] if sizes else 1)
     return tuple(out)
 
 

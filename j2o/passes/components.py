@@ -9,6 +9,7 @@ a last axis.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from j2o.ir.types import Attr, DType, Type
 from j2o.ir.views import mapped
 from j2o.passes.complex import COMPLEX, Z
 from j2o.passes.inline import inline_calls
-from j2o.passes.keys import KEYS, on_words
+from j2o.passes.keys import KEYS, on_words, words
 from j2o.passes.pipeline import Context, Retrace, graph_pass
 
 PARTS = {
@@ -71,6 +72,11 @@ def part_types(type: Type) -> list[Type]:
     return [type.with_dtype(dtype)] * count
 
 
+def touches(node: Node) -> bool:
+    """Whether a node takes or gives values that have parts."""
+    return any(map(is_split, (*node.inputs, *node.outputs)))
+
+
 def concerned(graph: Graph) -> bool:
     """Whether any value in a graph or its regions has parts."""
     return any(map(is_split, graph.inputs)) or any(any(map(is_split, node.outputs)) for node in graph.walk())
@@ -105,7 +111,7 @@ class Splitter:
                 new = graph.add_input(Type(dtype, (*shape, count)), old.hint)
                 graph.inputs.pop()
                 graph.inputs[i], new.index = new, i
-                self.parts[old] = self.insert(Builder(graph, first), unstacked, [new])
+                self.parts[old] = self.insert(Builder(graph, first), words, [new])
         self.nodes(graph)
         op = Builder(graph, graph.ret)
         graph.set_outputs([self.insert(op, joined, self.parts[v])[0] if is_split(v) else v for v in graph.outputs])
@@ -128,17 +134,14 @@ class Splitter:
     def erase(self, graph: Graph) -> None:
         """Erase what has been replaced: split values have no other users left."""
         for node in reversed(graph):
-            if node.op != "return" and any(map(is_split, (*node.inputs, *node.outputs))):
+            if node.op != "return" and touches(node):
                 node.erase()
 
     # ------------------------------------------------------------------- nodes
 
     def nodes(self, graph: Graph) -> None:
         for node in list(graph):
-            if node.op == "return":
-                continue
-            inside = any(map(concerned, node.graphs))
-            if not inside and not any(map(is_split, (*node.inputs, *node.outputs))):
+            if node.op == "return" or not (touches(node) or any(map(concerned, node.graphs))):
                 continue
             self.count += 1
             try:
@@ -146,17 +149,16 @@ class Splitter:
             except UnsupportedError as error:
                 self.problems += error.operations
                 results = placeholders(node, [t for v in node.outputs for t in part_types(v.type)])
-            position = 0
+            rest = iter(results)
             for old in node.outputs:
-                size = len(part_types(old.type))
-                new, position = tuple(results[position : position + size]), position + size
+                new = tuple(itertools.islice(rest, len(part_types(old.type))))
                 if is_split(old):
                     for part in new:
                         part.hint = part.hint or old.hint
                     self.parts[old] = new
                 else:
                     old.replace_by(new[0])
-            if not any(map(is_split, (*node.inputs, *node.outputs))):
+            if not touches(node):
                 node.erase()
 
     def results(self, node: Node) -> Sequence[Value]:
@@ -175,12 +177,12 @@ class Splitter:
         plain = self.retrace.implementation(kind)
         rule = KEYS.get(kind) or (plain and on_words(plain))
         keys = [v.type.dtype for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_key]
+        form = tuple(len(self.of(v)) if is_split(v) else 0 for v in node.inputs)
         if rule and keys:
-            form = tuple(len(self.of(v)) if is_split(v) else 0 for v in node.inputs)
-            return self.insert(op, _on_keys(rule, form), self.flat(node.inputs), {**node.attrs, "impl": keys[0]})
+            attrs = {**node.attrs, "impl": keys[0]}
+            return self.insert(op, _on_parts(rule, joined, form), self.flat(node.inputs), attrs)
         if kind in COMPLEX:
-            form = tuple(is_split(v) for v in node.inputs)
-            return self.insert(op, _on_pairs(COMPLEX[kind], form), self.flat(node.inputs), node.attrs)
+            return self.insert(op, _on_parts(COMPLEX[kind], Z, form), self.flat(node.inputs), node.attrs)
         raise UnsupportedError([f"{node.described}: no rule for complex numbers or PRNG keys"])
 
     def constant(self, op: Builder, node: Node) -> Sequence[Value]:
@@ -255,34 +257,17 @@ def _plain(attrs: dict[str, Attr]) -> dict[str, Attr]:
     return {k: PARTS[v][0] if isinstance(v, DType) and v in PARTS else v for k, v in attrs.items()}
 
 
-def unstacked(x: Any) -> Any:
-    return tuple(x[..., i] for i in range(x.shape[-1]))
-
-
 def joined(*parts: Any) -> Any:
     return jnp.stack(parts, axis=-1)
 
 
 @functools.cache
-def _on_pairs(rule: Callable[..., Any], form: tuple[bool, ...]) -> Callable[..., Any]:
-    """`rule`, on flat operands: two in a row where `form` says complex."""
+def _on_parts(rule: Callable[..., Any], whole: Callable[..., Any], form: tuple[int, ...]) -> Callable[..., Any]:
+    """`rule`, on flat operands: `whole` of as many in a row as `form` says, 0 for what has no parts."""
 
     @functools.wraps(rule)
     def flat(*operands: Any, **params: Any) -> Any:
         rest = iter(operands)
-        result = rule(*(Z(next(rest), next(rest)) if is_pair else next(rest) for is_pair in form), **params)
-        return result if isinstance(result, tuple) else (result,)
-
-    return flat
-
-
-@functools.cache
-def _on_keys(rule: Callable[..., Any], form: tuple[int, ...]) -> Callable[..., Any]:
-    """`rule`, with the words of a key stacked on a last axis; `form` has the number of words, 0 for what is no key."""
-
-    @functools.wraps(rule)
-    def flat(*operands: Any, **params: Any) -> Any:
-        rest = iter(operands)
-        return rule(*(joined(*(next(rest) for _ in range(n))) if n else next(rest) for n in form), **params)
+        return rule(*(whole(*itertools.islice(rest, n)) if n else next(rest) for n in form), **params)
 
     return flat

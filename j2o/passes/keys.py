@@ -40,22 +40,23 @@ def on_words(fn: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-def _words(keys: Any) -> tuple[Any, ...]:
+def words(keys: Any) -> tuple[Any, ...]:
+    """The parts that are stacked on a last axis."""
     return tuple(keys[..., i] for i in range(keys.shape[-1]))
 
 
 def random_seed(seeds: Any, *, impl: DType) -> Any:
-    return _words(_over(IMPLEMENTATIONS[impl].seed, seeds.ndim)(seeds))
+    return words(_over(IMPLEMENTATIONS[impl].seed, seeds.ndim)(seeds))
 
 
 def random_split(keys: Any, *, shape: Sequence[Any], impl: DType) -> Any:
-    return _words(_over(lambda k: IMPLEMENTATIONS[impl].split(k, tuple(shape)), keys.ndim - 1)(keys))
+    return words(_over(lambda k: IMPLEMENTATIONS[impl].split(k, tuple(shape)), keys.ndim - 1)(keys))
 
 
 def random_fold_in(keys: Any, messages: Any, *, impl: DType) -> Any:
     shape = jnp.broadcast_shapes(keys.shape[:-1], messages.shape)
     keys = jnp.broadcast_to(keys, (*shape, keys.shape[-1]))
-    return _words(_over(IMPLEMENTATIONS[impl].fold_in, len(shape))(keys, jnp.broadcast_to(messages, shape)))
+    return words(_over(IMPLEMENTATIONS[impl].fold_in, len(shape))(keys, jnp.broadcast_to(messages, shape)))
 
 
 def random_bits(keys: Any, *, bit_width: int, shape: Sequence[Any], impl: DType) -> Any:
@@ -67,7 +68,7 @@ KEYS: dict[str, Callable[..., Any]] = {
     "random_split": random_split,
     "random_fold_in": random_fold_in,
     "random_bits": random_bits,
-    "random_wrap": lambda data, impl: _words(data),
+    "random_wrap": lambda data, impl: words(data),
     "random_unwrap": lambda keys, impl: keys,
     "eq": lambda a, b, impl: (a == b).all(-1),
     "ne": lambda a, b, impl: (a != b).any(-1),

@@ -9,7 +9,7 @@ from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import constraint_of
-from j2o.ir.target import Row, Target
+from j2o.ir.target import Target
 from j2o.ir.types import DType, Type
 from j2o.passes.pipeline import Context, graph_pass
 
@@ -47,8 +47,6 @@ def legalize(graph: Graph, context: Context) -> int:
     for node in graph:
         if not node.op.startswith("onnx.") or _runs(node, target):
             continue
-        if node.op not in target.rows:
-            continue  # a function that the runtime inlines
         choice = _choose(node, target)
         if choice is None:
             problems.append(f"{node.described}: {target.name} has no such kernel at opset {target.opset}")
@@ -104,34 +102,24 @@ def _variables(node: Node, target: Target) -> dict[str, DType]:
 def _runs(node: Node, target: Target) -> bool:
     rows = target.rows.get(node.op)
     if rows is None or node.graphs:
-        return True
+        return True  # a function that the runtime inlines, or control flow
     variables = _variables(node, target)
-    return any(_fits(variables, row) for row in rows)
-
-
-def _fits(variables: dict[str, DType], row: Row) -> bool:
-    return all(dtype in row[name] for name, dtype in variables.items() if name in row)
+    return any(all(dtype in row[name] for name, dtype in variables.items() if name in row) for row in rows)
 
 
 def _choose(node: Node, target: Target) -> dict[str, DType] | None:
     """The dtype for each constraint in the kernel that is nearest; None where none will do."""
-    variables = _variables(node, target)
-    best: tuple[int, dict[str, DType]] | None = None
+    options: dict[str, list[DType]] = {}
+    for name, dtype in _variables(node, target).items():
+        same_bits = [SAME_BITS[dtype]] if node.kind in BITWISE and dtype in SAME_BITS else []
+        options[name] = [dtype, *same_bits, *WIDER.get(dtype, ())]
+    choices: list[dict[str, DType]] = []
     for row in target.rows[node.op]:
-        cost, chosen = 0, {}
-        for name, dtype in variables.items():
-            options = (dtype, *WIDER.get(dtype, ()))
-            if node.kind in BITWISE and dtype in SAME_BITS:
-                options = (dtype, SAME_BITS[dtype], *WIDER.get(dtype, ()))
-            pick = next((o for o in options if name not in row or o in row[name]), None)
-            if pick is None:
-                break
-            cost += options.index(pick)
-            chosen[name] = pick
-        else:
-            if best is None or cost < best[0]:
-                best = cost, chosen
-    return best[1] if best else None
+        picks = {name: next((d for d in row_options if d in row.get(name, row_options)), None)
+                 for name, row_options in options.items()}  # fmt: skip
+        if None not in picks.values():
+            choices.append(picks)  # type: ignore[arg-type]
+    return min(choices, key=lambda picks: sum(options[n].index(d) for n, d in picks.items()), default=None)
 
 
 def _retype(graph: Graph, node: Node, chosen: dict[str, DType], target: Target) -> None:

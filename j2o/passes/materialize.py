@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping
 
@@ -43,8 +44,8 @@ def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
         if name not in needs:
             needs[name] = set()
             function = root.functions[name]
-            told = set(declared_dims(function))
-            needs[name] = _used(function, need, told) - set(dims.sources(declared_dims(function)))
+            declared = declared_dims(function)
+            needs[name] = _used(function, need, set(declared)) - set(dims.sources(declared))
         return needs[name]
 
     for name, function in root.functions.items():
@@ -56,8 +57,7 @@ def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
                 if extra:
                     assert node.graph is not None
                     op = Builder(node.graph, node, node.loc)
-                    scope = root.dims
-                    sizes = [op.node("dims", (), {"dims": (scope.dim(s),)}).out for s in extra]
+                    sizes = [op.node("dims", (), {"dims": (root.dims.dim(s),)}).out for s in extra]
                     node.set_inputs([*node.inputs, *sizes])
     return handed
 
@@ -132,21 +132,16 @@ class Sizes:
         return len(found)
 
     def vector(self, entries: tuple[Dim, ...]) -> Value:
-        parts: list[Value] = []
-        pending: list[int] = []
+        """The sizes one after the other, numbers in a row as one constant."""
         key = "vector " + ", ".join(map(str, entries))
         if key in self.made:
             return self.made[key]
-        for d in entries:
-            if type(d) is int:
-                pending.append(d)
-                continue
-            if pending:
-                parts.append(self.op.const(np.asarray(pending, np.int64)))
-                pending = []
-            parts.append(self.size(d))
-        if pending:
-            parts.append(self.op.const(np.asarray(pending, np.int64)))
+        parts: list[Value] = []
+        for are_numbers, run in itertools.groupby(entries, lambda d: type(d) is int):
+            if are_numbers:
+                parts.append(self.op.const(np.asarray([*run], np.int64)))
+            else:
+                parts += map(self.size, run)
         self.op.hint = "shape"
         made = self.made[key] = parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=0)
         return made
@@ -247,21 +242,13 @@ class Sizes:
 
 def short_shape(old: tuple[Dim, ...], new: tuple[Dim, ...]) -> list[int] | None:
     """The shape vector of a Reshape as numbers, with 0 (this axis as it was) and at most one -1; None where it takes more."""
-    out: list[int] = []
-    free = 0
-    for i, d in enumerate(new):
-        if type(d) is int:
-            if d == 0:
-                return None  # a 0 would be read as "as it was"
-            out.append(d)
-        elif i < len(old) and same_dim(old[i], d):
-            out.append(0)
-        else:
-            out.append(-1)
-            free += 1
-    if free > 1:
+    if any(type(d) is int and d == 0 for d in new):
+        return None  # a 0 would be read as "as it was"
+    kept = [i < len(old) and same_dim(old[i], d) for i, d in enumerate(new)]
+    out = [d if type(d) is int else 0 if as_it_was else -1 for d, as_it_was in zip(new, kept, strict=True)]
+    if out.count(-1) > 1:
         return None
     # with an axis of size 0 around, -1 is ambiguous
-    if free and not all(type(d) is int or dims.known_ge(d, 1) for i, d in enumerate(new) if out[i] != -1):
+    if -1 in out and not all(type(d) is int or dims.known_ge(d, 1) for i, d in enumerate(new) if out[i] != -1):
         return None
     return out

@@ -15,6 +15,7 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.infer import broadcast_shape
 from j2o.ir.types import Dim, Shape, Type, is_one, same_shape
 from j2o.passes.patterns import Const, Rule, RuleSet, erase_dead, rewrite
 from j2o.passes.pipeline import Context, graph_pass
@@ -123,15 +124,11 @@ def slice_slice(op, x, a, b, axes, steps, c, d, axes2, steps2):
 @slice_slice.becomes
 def _(op, x, a, b, axes, steps, c, d, axes2, steps2):
     """One Slice over both sets of axes, where they differ."""
-    if axes.known is None or axes2.known is None or set(axes.known) & set(axes2.known):
+    pairs = [(p.known, q.known) for p, q in ((a, c), (b, d), (axes, axes2), (steps, steps2))]
+    if any(None in pair for pair in pairs) or set(axes.known) & set(axes2.known):
         return None
-    starts, ends = a.known, b.known
-    if None in (starts, ends, c.known, d.known, steps.known, steps2.known):
-        return None
-    if not dims.is_static((*steps.known, *steps2.known)):
-        return None
-    both = [(*p.known, *q.known) for p, q in ((a, c), (b, d), (axes, axes2), (steps, steps2))]
-    return op.Slice(x, op.dims(both[0]), op.dims(both[1]), op.dims(both[2]), op.dims(both[3]))
+    both = [(*p, *q) for p, q in pairs]
+    return op.Slice(x, *map(op.dims, both)) if dims.is_static(both[3]) else None
 
 
 @rewrite("mean", level=2)
@@ -232,18 +229,6 @@ def _unexpand_matmul(node: Node, index: int) -> int:
     return 1
 
 
-def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
-    """The shape that these broadcast to, where it is certain; None where it is not."""
-    rank = max(map(len, shapes))
-    out: list[Dim] = []
-    for i in range(1, rank + 1):
-        found = {s[-i] for s in shapes if len(s) >= i and not is_one(s[-i])}
-        if len(found) > 1:
-            return None
-        out.append(next(iter(found), 1))
-    return tuple(reversed(out))
-
-
 # ------------------------------------------------------------------------------------------------- unit axes
 
 REDUCTIONS = frozenset(
@@ -300,23 +285,31 @@ def _seen(node: Node, index: int, kind: str, views: Views) -> tuple[Value, tuple
     """(x, axes) where an operand is `Squeeze(x, axes)` or `Unsqueeze(x, axes)`; axes count in the longer shape, from 0."""
     value = node.inputs[index]
     assert value is not None
-    view = views.get(value)
-    if view is not None and (node, index) not in view.done:
+    view = _view(node, index, views)
+    if view is not None:
         return (value, view.axes) if view.kind == kind else None
     maker = value.node
     if maker is None or maker.op != f"onnx.{kind}" or len(maker.inputs) < 2 or maker.inputs[1] is None:
         return None
     x, known = maker.inputs[0], maker.inputs[1].known
-    if known is None or x is None or (x in views and (maker, 0) not in views[x].done):
+    if known is None or x is None or _view(maker, 0, views) is not None:
         return None
-    rank = (x if kind == "Squeeze" else value).type.rank
-    return x, tuple(sorted(int(a) % rank for a in known))  # type: ignore[arg-type]
+    return x, _from_zero(known, (x if kind == "Squeeze" else value).type.rank)
+
+
+def _view(node: Node, index: int, views: Views) -> View | None:
+    """What a node still takes an operand for."""
+    view = views.get(node.inputs[index])  # type: ignore[arg-type]
+    return view if view is not None and (node, index) not in view.done else None
 
 
 def _type_seen(node: Node, index: int, views: Views) -> Type:
-    value = node.inputs[index]
-    view = views.get(value)  # type: ignore[arg-type]
-    return view.type if view is not None and (node, index) not in view.done else value.type  # type: ignore[union-attr]
+    return (_view(node, index, views) or node.inputs[index]).type  # type: ignore[union-attr]
+
+
+def _from_zero(axes: Sequence[Dim], rank: int) -> tuple[int, ...]:
+    """Axes, sorted, none counted from the end."""
+    return tuple(sorted(int(a) % rank for a in axes))  # type: ignore[arg-type]
 
 
 def _take(node: Node, index: int, value: Value, views: Views) -> None:
@@ -351,7 +344,7 @@ def _cancels(kind: str, inverse: str) -> Callable[[Node, Views], bool]:
             return False
         seen = _seen(node, 0, inverse, views)
         rank = max(node.out.type.rank, _type_seen(node, 0, views).rank)
-        if seen is None or seen[1] != tuple(sorted(int(a) % rank for a in node.inputs[1].known)):  # type: ignore[arg-type]
+        if seen is None or seen[1] != _from_zero(node.inputs[1].known, rank):
             return False
         views[x].done.update(node.out.uses)
         node.replace_by(x)
@@ -366,7 +359,7 @@ def _reduction(node: Node, views: Views) -> bool:
     if over is None or not over.known:
         return False
     rank = _type_seen(node, 0, views).rank
-    axes = tuple(sorted(int(a) % rank for a in over.known))  # type: ignore[arg-type]
+    axes = _from_zero(over.known, rank)
     if node.attrs.get("keepdims", 1) == 0:
         node.attrs["keepdims"] = 1
         return _change(node, "Squeeze", axes, views)
@@ -514,7 +507,7 @@ def _(op, x, axes, over):
     if axes.known is None or over.known is None:
         return None
     rank = x.type.rank
-    if sorted(int(a) % rank for a in axes.known) != sorted(int(a) % rank for a in over.known):
+    if _from_zero(axes.known, rank) != _from_zero(over.known, rank):
         return None
     return op.node(op.root.inputs[0].node.op, [x, axes], {"keepdims": 0}).out
 

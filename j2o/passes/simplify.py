@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from j2o.ir.graph import Value
@@ -69,20 +70,14 @@ def holds(wide: DType, narrow: DType) -> bool:
         return True
     if narrow.is_int and wide.is_int:
         return wide.bits > narrow.bits and (wide.is_signed or narrow.is_unsigned)
-    if narrow.is_float and wide.is_float:
-        return (wide, narrow) in _WIDER_FLOATS
-    return narrow.is_int and wide.is_float and narrow.bits <= _EXACT_INT.get(wide, 0)
+    if not wide.is_float or wide.bits < 16:  # narrower ones lack infinities or zeros
+        return False
+    form = ml_dtypes.finfo(wide.numpy)
+    if not narrow.is_float:
+        return narrow.is_int and narrow.bits <= form.nmant + 1
+    kept = ml_dtypes.finfo(narrow.numpy)
+    reaches = form.maxexp >= kept.maxexp and float(form.smallest_subnormal) <= float(kept.smallest_subnormal)
+    return reaches and form.nmant >= kept.nmant
 
-
-_WIDER_FLOATS = {
-    (wide, narrow)
-    for wide, narrows in {
-        DType.F32: (DType.F16, DType.BF16, DType.F8E4M3FN, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ),
-        DType.F64: (DType.F32, DType.F16, DType.BF16, DType.F8E4M3FN, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ),
-        DType.F16: (DType.F8E4M3FN, DType.F8E5M2),
-    }.items()
-    for narrow in narrows
-}
-_EXACT_INT = {DType.F16: 8, DType.BF16: 8, DType.F32: 16, DType.F64: 32}
 
 simplify = RuleSet("simplify", (*RULES, cast_cast), doc="Algebra and conversions that do nothing.")

@@ -9,28 +9,26 @@ however many nodes use the result. The cut is Boykov and Kolmogorov's, by networ
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import networkx as nx
+import numpy as np
 from networkx.algorithms.flow import boykov_kolmogorov
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.types import Attr, Dim
+from j2o.ir.types import Attr, Dim, is_one
 from j2o.passes.pipeline import graph_pass
 
 Perm: TypeAlias = "tuple[int, ...]"
-Moved: TypeAlias = "dict[str, Attr] | None"
 TYPICAL = 16  # what a symbolic size counts as when transposes are weighed
 
 
-def inverse(perm: Sequence[int]) -> Perm:
-    out = [0] * len(perm)
-    for i, p in enumerate(perm):
-        out[p] = i
-    return tuple(out)
+def inverse(perm: Perm) -> Perm:
+    return tuple(np.argsort(perm).tolist())
 
 
 @graph_pass("transposes", at="onnx", level=2)
@@ -58,33 +56,22 @@ def perm_of(node: Node | None) -> Perm | None:
 # ------------------------------------------------------------------------------------- what may move
 
 
-def _same(node: Node, perm: Perm) -> Moved:
-    return dict(node.attrs)
+# operations along one axis, the attribute `axis`, which by default is the last
+ALONG = frozenset(["onnx.Concat", "onnx.Softmax", "onnx.LogSoftmax"])
 
 
-def _axis(name: str = "axis", default: int | None = None) -> Callable[[Node, Perm], Moved]:
-    """The node works along one axis, an attribute."""
-
-    def move(node: Node, perm: Perm) -> Moved:
-        axis = node.attrs.get(name, default)
-        return None if axis is None else {**node.attrs, name: perm[int(axis) % len(perm)]}  # type: ignore[arg-type]
-
-    return move
-
-
-# operations whose attributes tell how they move; an entry maps (node, perm) to the attributes in the moved layout
-MOVE_AXES: dict[str, Callable[[Node, Perm], Moved]] = {
-    "onnx.Concat": _axis(),
-    "onnx.Softmax": _axis(default=-1),
-    "onnx.LogSoftmax": _axis(default=-1),
-}
+def _moved_attrs(node: Node, perm: Perm) -> Mapping[str, Attr]:
+    """The attributes of a node that runs before the transpose."""
+    if node.op not in ALONG:
+        return node.attrs
+    return {**node.attrs, "axis": perm[int(node.attrs.get("axis", -1)) % len(perm)]}  # type: ignore[arg-type]
 
 
 def _free(node: Node, rank: int) -> bool:
     """Whether the node can run in either layout."""
     if not node.outputs or node.graphs or any(v.type.rank != rank for v in node.outputs):
         return False
-    if node.op in MOVE_AXES:
+    if node.op in ALONG:
         return all(v is not None and v.type.rank == rank for v in node.inputs)
     if not node.spec.elementwise:
         return False
@@ -92,7 +79,7 @@ def _free(node: Node, rank: int) -> bool:
 
 
 def _ones(value: Value) -> bool:
-    return all(type(d) is int and d == 1 for d in value.type.shape)
+    return all(map(is_one, value.type.shape))
 
 
 def _groups(graph: Graph, perm: Perm) -> Iterable[list[Node]]:
@@ -140,10 +127,7 @@ def _absorbs(user: Node) -> bool:
 
 def _weight(value: Value) -> float:
     """What transposing a tensor costs: its elements, and something for the node itself."""
-    size = 1.0
-    for d in value.type.shape:
-        size *= _typical(d)
-    return size + 64.0
+    return math.prod(map(_typical, value.type.shape)) + 64.0
 
 
 def _typical(dim: Dim) -> int:
@@ -157,19 +141,13 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
     source, sink = "source", "sink"
     flow.add_nodes_from((source, sink))
 
-    def edge(a: object, b: object, capacity: float | None = None) -> None:
-        if flow.has_edge(a, b):
-            old = flow[a][b].get("capacity")
-            capacity = None if old is None or capacity is None else old + capacity
-            if capacity is None:
-                flow[a][b].pop("capacity", None)
-                return
-        flow.add_edge(a, b, **({} if capacity is None else {"capacity": capacity}))
+    def edge(a: object, b: object, capacity: float = math.inf) -> None:
+        flow.add_edge(a, b, capacity=capacity + flow.get_edge_data(a, b, {"capacity": 0.0})["capacity"])
 
-    values = dict.fromkeys(
-        v for n in group for v in (*n.inputs, *n.outputs) if v is not None and v.type.rank == len(perm)
-    )
+    values = dict.fromkeys(v for n in group for v in (*n.inputs, *n.outputs))
     for value in values:
+        if value is None or value.type.rank != len(perm):
+            continue
         inside = [u for u in value.users() if u in members]
         others = [u for u in value.users() if u not in members and not _absorbs(u)]
         want_back = [u for u in others if perm_of(u) == back]
@@ -225,8 +203,7 @@ def _apply(graph: Graph, nodes: list[Node], perm: Perm) -> None:
 
     for node in [n for n in graph if n in chosen]:
         op = Builder(graph, node, node.loc)
-        move = MOVE_AXES.get(node.op, _same)(node, perm)
-        new = op.node(node.op, [operand(v, node) for v in node.inputs], move)
+        new = op.node(node.op, [operand(v, node) for v in node.inputs], _moved_attrs(node, perm))
         for old, value in zip(node.outputs, new.outputs, strict=True):
             value.hint = old.hint
             moved[old] = value
