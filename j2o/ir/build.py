@@ -26,11 +26,11 @@ POOLED = 64  # bytes; constants up to this size are looked up before they are ma
 class Dialect:
     """Operations of one domain as methods: `op.lax.exp(x)`."""
 
-    def __init__(self, builder: Builder, name: str) -> None:
-        self._builder, self._name = builder, name
+    def __init__(self, apply: Callable[..., Any], name: str) -> None:
+        self._apply, self._name = apply, name
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
-        return functools.partial(self._builder.apply, f"{self._name}.{kind}")
+        return functools.partial(self._apply, f"{self._name}.{kind}")
 
 
 class Builder:
@@ -47,12 +47,12 @@ class Builder:
     @property
     def lax(self) -> Dialect:
         """`op.lax.exp(x)`."""
-        return Dialect(self, "lax")
+        return Dialect(self.apply, "lax")
 
     @property
     def ort(self) -> Dialect:
         """`op.ort.FusedMatMul(x, y)`, contrib operators of onnxruntime."""
-        return Dialect(self, "ort")
+        return Dialect(self.apply, "ort")
 
     def at(self, node: Node) -> Builder:
         """A builder that inserts before `node`, with its location and hint."""
@@ -224,38 +224,19 @@ class Builder:
 
 def _attr(value: Any) -> Attr:
     """An attribute as plain immutable data."""
-    if type(value) is int:
-        return value
     if isinstance(value, list):
         return tuple(_attr(v) for v in value)
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, np.floating):
-        return float(value)
-    return value
+    return value.item() if isinstance(value, np.integer | np.floating) else value
 
 
 def ones_added(short: Shape, long: Shape) -> list[int] | None:
     """Which axes of `long`, all of size 1, `short` lacks; None where that is not the difference."""
-    axes, i = [], 0
-    for k, d in enumerate(long):
-        if (
-            i < len(short)
-            and same_dim(short[i], d)
-            and not (is_one(d) and len(short) - i < len(long) - k and _skips(short[i:], long[k + 1 :]))
-        ):
-            i += 1
-        elif is_one(d):
+    axes, rest = [], list(short)
+    for k in reversed(range(len(long))):  # from the end: of several in a row the first are those added
+        if rest and same_dim(rest[-1], long[k]):
+            rest.pop()
+        elif is_one(long[k]):
             axes.append(k)
         else:
             return None
-    return axes if i == len(short) else None
-
-
-def _skips(short: Shape, long: Shape) -> bool:
-    """Whether the rest still fits when an axis of size 1 is taken as added."""
-    return (
-        len(long) >= len(short)
-        and same_shape(tuple(d for d in short if not is_one(d)), tuple(d for d in long if not is_one(d)))
-        and sum(map(is_one, long)) >= sum(map(is_one, short))
-    )
+    return None if rest else axes[::-1]

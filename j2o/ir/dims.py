@@ -213,16 +213,12 @@ def _sizes(text: str) -> list[str] | None:
 
 
 @functools.lru_cache(maxsize=65536)
-def _known_ge(a: Any, b: Any) -> bool:
+def known_ge(a: Dim, b: Dim) -> bool:
+    """Whether `a >= b` is certain."""
     try:
         return bool(a >= b)
     except Inconclusive:
         return False
-
-
-def known_ge(a: Dim, b: Dim) -> bool:
-    """Whether `a >= b` is certain."""
-    return a >= b if type(a) is int and type(b) is int else _known_ge(a, b)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -35,10 +35,6 @@ def fail(node: Node, why: str) -> TypeError:
     return TypeError(f"{node.op}({operands}){{{attrs}}}: {why}")
 
 
-def unknown(node: Node) -> Type:
-    raise fail(node, "no inference for this operator: give the types of its outputs")
-
-
 def _in(node: Node, index: int) -> Value:
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
@@ -272,12 +268,6 @@ def pad(node: Node) -> Type:
     return x.with_shape(tuple(shape))
 
 
-@rule("Shape")
-def shape(node: Node) -> Type:
-    rank = _type(node, 0).rank
-    return Type(DType.I64, (len(range(rank)[_int(node, "start", 0) : _int(node, "end", rank)]),))
-
-
 @rule("Range")
 def range_(node: Node) -> Type:
     start, limit, step = (_in(node, i) for i in range(3))
@@ -297,12 +287,6 @@ def depth_space(node: Node) -> Type:
 
 
 # --------------------------------------------------------------------------------- indexing, sorting
-
-
-@rule("Gather")
-def gather(node: Node) -> Type:
-    x = _type(node, 0)
-    return x.with_shape(_put(x.shape, _axis(node, x.rank, 0), *_type(node, 1).shape))
 
 
 @rule("GatherND")
@@ -335,19 +319,22 @@ def top_k(node: Node) -> tuple[Type, ...]:
     "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 )
 def reduction(node: Node) -> Type:
-    x, keep = _type(node, 0), node.attrs.get("keepdims", 1)
+    x = _type(node, 0)
     given = _axes(node, 1, x.rank, ())
     if not given and node.attrs.get("noop_with_empty_axes"):
         return x
-    axes = given or range(x.rank)
-    return x.with_shape(tuple(1 if i in axes else d for i, d in enumerate(x.shape) if keep or i not in axes))
+    return x.with_shape(_reduced(node, x.shape, given or range(x.rank)))
 
 
 @rule("ArgMax ArgMin")
 def arg_reduction(node: Node) -> Type:
     x = _type(node, 0)
-    axis, keep = _axis(node, x.rank, 0), node.attrs.get("keepdims", 1)
-    return Type(DType.I64, tuple(1 if i == axis else d for i, d in enumerate(x.shape) if keep or i != axis))
+    return Type(DType.I64, _reduced(node, x.shape, [_axis(node, x.rank, 0)]))
+
+
+def _reduced(node: Node, shape: Shape, axes: Sequence[int]) -> Shape:
+    keep = node.attrs.get("keepdims", 1)
+    return tuple(1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes)
 
 
 # -------------------------------------------------------------------------------- linear algebra, convolution
@@ -440,10 +427,8 @@ def conv_transpose(node: Node) -> Type:
     return x.with_shape((x.shape[0], dims.mul(w.shape[1], _int(node, "group", 1)), *spatial))
 
 
-@rule("MaxPool AveragePool LpPool")
-def pool(node: Node) -> Type:
-    x, kernel = _type(node, 0), node.attrs["kernel_shape"]
-    return x.with_shape((*x.shape[:2], *_windows(node, x.shape[2:], kernel)))  # type: ignore[arg-type]
+def _pooled(node: Node, x: Type) -> Sequence[Dim]:
+    return [*x.shape[:2], *_windows(node, x.shape[2:], node.attrs["kernel_shape"])]  # type: ignore[arg-type]
 
 
 @rule("DFT")
@@ -509,9 +494,12 @@ RULES |= {
     "Expand": _shaped(lambda n, x: broadcast(n, [x.shape, tuple(_known(n, 1))])),
     "Flatten": _shaped(lambda n, x: [dims.prod(x.shape[: _int(n, "axis", 1)]), dims.prod(x.shape[_int(n, "axis", 1) :])]),
     "Tile": _shaped(lambda n, x: [dims.mul(d, r) for d, r in zip(x.shape, _known(n, 1), strict=True)]),
+    "Gather": _shaped(lambda n, x: _put(x.shape, _axis(n, x.rank, 0), *_type(n, 1).shape)),
     "GatherElements": _shaped(lambda n, x: _type(n, 1).shape),
     "Det": _shaped(lambda n, x: x.shape[:-2]),
+    **dict.fromkeys(["MaxPool", "AveragePool", "LpPool"], _shaped(_pooled)),
     **dict.fromkeys(["GlobalAveragePool", "GlobalMaxPool"], _shaped(lambda n, x: [*x.shape[:2], *(1,) * (x.rank - 2)])),
+    "Shape": lambda n: Type(DType.I64, (len(_type(n, 0).shape[_int(n, "start", 0) : n.attrs.get("end")]),)),  # type: ignore[misc]
     "Size": lambda n: Type(DType.I64, ()),
     "ConstantOfShape": lambda n: Type(getattr(n.attrs.get("value"), "dtype", DType.F32), tuple(_known(n, 0))),
     "Dropout": lambda n: (_type(n, 0), _type(n, 0).with_dtype(DType.BOOL)),

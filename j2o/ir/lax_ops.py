@@ -7,9 +7,4 @@ from j2o.ir.ops import OpSpec, register_dialect
 EFFECTFUL = frozenset({"random_seed_effect", "debug_callback", "io_callback", "pure_callback", "while_effect"})
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"})
 
-
-def _find(kind: str) -> OpSpec:
-    return OpSpec(pure=kind not in EFFECTFUL, commutative=kind in COMMUTATIVE)
-
-
-register_dialect("lax", _find)
+register_dialect("lax", lambda kind: OpSpec(pure=kind not in EFFECTFUL, commutative=kind in COMMUTATIVE))

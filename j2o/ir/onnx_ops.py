@@ -15,7 +15,7 @@ import onnx.defs
 
 from j2o.ir import infer
 from j2o.ir.graph import Node
-from j2o.ir.ops import LABEL, OpSpec, register_dialect
+from j2o.ir.ops import LABEL, OpSpec, no_inference, register_dialect
 from j2o.ir.types import Type
 
 TRAITS = {
@@ -106,11 +106,11 @@ def _checked(kind: str, rule: infer.Rule) -> Callable[[Node], tuple[Type, ...]]:
 def _find(kind: str) -> OpSpec:
     schema(kind)  # KeyError where there is none
     traits = {trait: kind in kinds for trait, kinds in TRAITS.items()}
-    return OpSpec(_checked(kind, infer.RULES.get(kind, infer.unknown)), **traits)
+    return OpSpec(_checked(kind, infer.RULES.get(kind, no_inference)), **traits)
 
 
 def _find_contrib(kind: str) -> OpSpec:
-    rule = infer.CONTRIB.get(kind, infer.unknown)
+    rule = infer.CONTRIB.get(kind, no_inference)
     return OpSpec(lambda node: _tuple(rule(node)))
 
 

@@ -241,7 +241,6 @@ OP = _token(r"[A-Za-z_][\w.\-]*")
 NAME = _token(_IDENT)
 QUOTED = _token(_STRING)
 TYPE = _token(r"[a-z]\w*(?:<[a-z]+>)?\s*\[[^\[\]]*\]")
-INTEGER = _token(r"\d+")
 ELEMENT = _token(rf"0x[0-9a-f]*|true\b|false\b|{_NUMBER}|{_STRING}")
 ATOM = _token(rf"(?:{_STRING}|{_NUMBER}|{_IDENT}(?:<[a-z]+>)?)(?=\s*(?:[,}})\]]|//))")
 STRUCT = _token(rf"{_IDENT}\((?=\s*(?:\)|{_IDENT}\s*=))")
@@ -280,11 +279,10 @@ class _Parser:
         raise ParseError(f"line {line}, column {column}: expected {expected}, found {found!r}")
 
     def take(self, pattern: re.Pattern[str], what: str) -> str:
-        match = pattern.match(self.text, self.pos)
-        if match is None:
+        found = self.accept(pattern)
+        if found is None:
             self.fail(what)
-        self.pos = match.end()
-        return match[1]
+        return found
 
     def accept(self, pattern: re.Pattern[str]) -> str | None:
         match = pattern.match(self.text, self.pos)
@@ -363,16 +361,14 @@ class _Parser:
         graph = Graph(self.at())
         shadowed: dict[str, Value | None] = {}
         self.head(graph, shadowed, outermost)
-        while True:
-            if self.has("}"):
-                if graph.last is None or graph.last.op != "return":
-                    self.fail("a 'return' before '}'", self.pos)
-                break
+        while not self.has("}"):
             if self.pos >= len(self.text):
                 self.fail("'}'")
             if graph.last is not None and graph.last.op == "return":
                 self.fail("'}' after return")
             self.node(graph, shadowed)
+        if graph.last is None or graph.last.op != "return":
+            self.fail("a 'return' before '}'")
         self.values.update(shadowed)
         return graph
 
@@ -483,16 +479,12 @@ class _Parser:
         return value
 
     def location(self) -> Loc:
+        start = self.pos
         self.expect("(")
-        file = self.string()
-        self.expect(",")
-        line = int(self.take(INTEGER, "a line number"))
-        self.expect(",")
-        function = self.string()
-        self.expect(",")
-        stack = self.string()
-        self.expect(")")
-        return Loc(file, line, function, stack)
+        parts: list[Any] = [self.attr() for _ in self.many(")")]
+        if [type(p) for p in parts] != [str, int, str, str]:
+            self.fail('a location such as ("model.py", 12, "function", "name stack")', start)
+        return Loc(*parts)
 
     # ------------------------------------------------------------ types, attributes
 
@@ -543,14 +535,10 @@ class _Parser:
         if text in _CONSTANTS:
             return _CONSTANTS[text]
         if text[0] == '"':
-            self.pos = start
-            return self.string()
-        if text[0].isalpha() or text[0] == "_":
-            if text not in ("inf", "nan"):
-                return self.dim(text, start)
-        elif text.lstrip("+-").isdigit():
-            return int(text)
-        return float(text)
+            return self.unquoted(text, start)
+        if (text[0].isalpha() or text[0] == "_") and text not in ("inf", "nan"):
+            return self.dim(text, start)
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
 
     def struct(self, name: str) -> Struct:
         fields: dict[str, Attr] = {}

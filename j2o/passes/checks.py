@@ -20,12 +20,12 @@ from j2o.passes.pipeline import Context, graph_pass
 
 @graph_pass("checks", at="target", level=0, scope="root")
 def checks(graph: Graph, context: Context) -> int:
-    """Let the model itself refuse sizes that do not fit, where `compile` was asked for it."""
-    return add_checks(graph) if context.options.get("checks") else 0
+    """Let the model itself refuse sizes that do not fit, where `compile` was asked for it.
 
-
-def add_checks(graph: Graph) -> int:
-    """Check what the runtime does not: that sizes fit each other and the constraints, and that scalars are scalars."""
+    It checks what the runtime does not: that sizes fit each other and the constraints, and that scalars are scalars.
+    """
+    if not context.options.get("checks"):
+        return 0
     used = [v for v in graph.inputs if v.uses]
     sizes = Sizes(graph)
     op = sizes.op

@@ -18,11 +18,12 @@ import numpy as np
 
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, inline
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.graph import inline as splice
 from j2o.ir.types import Attr, DType, Type
 from j2o.ir.views import mapped
 from j2o.passes.complex import COMPLEX, Z
-from j2o.passes.inline import inline_calls
+from j2o.passes.inline import inline
 from j2o.passes.keys import KEYS, on_words, words
 from j2o.passes.pipeline import Context, Retrace, graph_pass
 
@@ -108,9 +109,7 @@ class Splitter:
         for i, old in enumerate(list(graph.inputs)):
             if is_split(old):
                 (dtype, count), shape = PARTS[old.type.dtype], old.type.shape
-                new = graph.add_input(Type(dtype, (*shape, count)), old.hint)
-                graph.inputs.pop()
-                graph.inputs[i], new.index = new, i
+                new = graph.inputs[i] = Value(Type(dtype, (*shape, count)), graph, i, old.hint)
                 self.parts[old] = self.insert(Builder(graph, first), words, [new])
         self.nodes(graph)
         op = Builder(graph, graph.ret)
@@ -232,12 +231,12 @@ class Splitter:
     ) -> tuple[Value, ...]:
         """Plain JAX code, traced at the types of `values`, in front of `op.before`."""
         graph = self.retrace(fn, [v.type for v in values], params or {})
-        inline_calls(graph)
+        inline(graph)
         for node in graph.walk():
             node.loc = node.loc or op.loc
         split_components([graph], self.retrace)
         assert op.before is not None
-        return inline(graph, values, op.before)
+        return splice(graph, values, op.before)
 
 
 def placeholders(node: Node, types: Sequence[Type]) -> tuple[Value, ...]:

@@ -47,12 +47,9 @@ def _fold_affine(graph: Graph, conv: Node) -> int:
     weight, bias = conv.inputs[1], conv.inputs[2] if len(conv.inputs) > 2 else None
     if weight is None or weight.const is None or len(weight.uses) != 1 or (bias is not None and bias.const is None):
         return 0
-    transposed = conv.op == "onnx.ConvTranspose"
-    if transposed and conv.attrs.get("group", 1) != 1:
-        return 0
-    rank, count = conv.out.type.rank, list(conv.out.type.shape)[1]
-    dtype = conv.out.type.dtype.numpy
-    if type(count) is not int or conv.out.type.dtype.bits < 32:
+    transposed, made = conv.op == "onnx.ConvTranspose", conv.out.type
+    rank, count = made.rank, made.shape[1]
+    if type(count) is not int or made.dtype.bits < 32 or (transposed and conv.attrs.get("group", 1) != 1):
         return 0
     scale = np.ones(count, np.float64)
     shift = np.zeros(count, np.float64) if bias is None else bias.const.load().astype(np.float64)  # type: ignore[union-attr]
@@ -60,7 +57,7 @@ def _fold_affine(graph: Graph, conv: Node) -> int:
     while (user := _only_user(out)) is not None and user.op in AFFINE:
         side = 0 if user.inputs[0] is out else 1
         c = _channels(user.inputs[1 - side], rank, count)
-        if c is None or (user.op == "onnx.Div" and side == 1) or user.out.type != conv.out.type:
+        if c is None or (user.op == "onnx.Div" and side == 1) or user.out.type != made:
             break
         c = c.astype(np.float64)
         if user.op in ("onnx.Mul", "onnx.Div"):
@@ -73,11 +70,10 @@ def _fold_affine(graph: Graph, conv: Node) -> int:
         out, folded = user.out, folded + 1
     if not folded or not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return 0
-    axis = 1 if transposed else 0
     op = Builder(graph, out.node, conv.loc, out.hint)  # constants met later in the chain are defined here
-    scaled = weight if (scale == 1).all() else op.const(_scaled(weight.const, scale, axis))
-    shifted = op.const(shift.astype(dtype))
-    new = op.node(conv.op, [next(iter(conv.inputs)), scaled, shifted], conv.attrs)
+    scaled = weight if (scale == 1).all() else op.const(_scaled(weight.const, scale, axis=1 if transposed else 0))
+    shifted = op.const(shift.astype(made.dtype.numpy))
+    new = op.node(conv.op, [*conv.inputs[:1], scaled, shifted], conv.attrs)
     out.replace_by(new.out)
     return folded
 
@@ -96,10 +92,8 @@ def _to_gemm(graph: Graph, node: Node) -> int:
     user = _only_user(node.out)
     if a is None or b is None or user is None or user.op != "onnx.Add" or a.type.rank != 2 or b.type.rank != 2:
         return 0
-    other = user.inputs[1] if user.inputs[0] is node.out else user.inputs[0]
-    if other is None or other.const is None or other.type.rank > 2 or user.out.type != node.out.type:
-        return 0
-    if not node.out.type.dtype.is_float:
+    other, made = user.inputs[1] if user.inputs[0] is node.out else user.inputs[0], node.out.type
+    if other is None or other.const is None or other.type.rank > 2 or user.out.type != made or not made.dtype.is_float:
         return 0
     op = Builder(graph, user, node.loc, user.out.hint)
     user.replace_by(op.Gemm(a, b, other))

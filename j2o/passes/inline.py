@@ -22,15 +22,10 @@ CALLS = frozenset(
 @graph_pass("inline", at="lax", level=0, scope="root")
 def inline(graph: Graph) -> int:
     """Put the bodies of calls in place of the calls, but for what `@j2o.function` marks."""
-    return inline_calls(graph)
-
-
-def inline_calls(graph: Graph) -> int:
-    """Inline all unmarked calls in a graph and its regions; returns how many there were."""
     count = 0
     for node in graph:
         for region in node.graphs:
-            count += inline_calls(region)
+            count += inline(region)
         if node.op == "lax.custom_linear_solve":
             inline_solve(node)
             count += 1

@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from j2o.errors import NotConvergingError
-from j2o.ir.build import Builder
+from j2o.ir.build import Builder, Dialect
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import schema
 from j2o.ir.ops import spec
@@ -68,20 +68,16 @@ class Either:
     options: tuple[Any, ...]
 
 
-class _Dialect:
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-
-    def __getattr__(self, kind: str) -> Callable[..., Apply]:
-        return lambda *inputs, **attrs: Apply(f"{self._prefix}.{kind}", inputs, attrs)
+def _apply(op: str, *inputs: Any, **attrs: Any) -> Apply:
+    return Apply(op, inputs, attrs)
 
 
-class PatternBuilder(_Dialect):
+class PatternBuilder(Dialect):
     """What a pattern function is handed for `op`."""
 
     def __init__(self) -> None:
-        super().__init__("onnx")
-        self.lax, self.ort = _Dialect("lax"), _Dialect("ort")
+        super().__init__(_apply, "onnx")
+        self.lax, self.ort = Dialect(_apply, "lax"), Dialect(_apply, "ort")
 
     def either(self, *options: Any) -> Either:
         return Either(options)

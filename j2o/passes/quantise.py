@@ -7,6 +7,7 @@ opset 21): the largest magnitude is 127. What is stored is computed while the mo
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import TypeAlias
@@ -156,12 +157,8 @@ def _summed(value: Value) -> set[int]:
                 return {perm[k] for k in _summed(node.out)}  # type: ignore[index, misc]
             case "Reshape" | "Squeeze" | "Unsqueeze" if node.out.type.is_static:
                 summed, groups = _summed(node.out), axis_groups(value.type.shape, node.out.type.shape)  # type: ignore[arg-type]
-                return {
-                    k
-                    for old, new in groups
-                    if summed & {*range(new.start, new.stop)}
-                    for k in range(old.start, old.stop)
-                }
+                axes = [range(old.start, old.stop) for old, new in groups if summed & {*range(new.start, new.stop)}]
+                return {*itertools.chain(*axes)}
             case "Cast" | "Identity":
                 return _summed(node.out)
             case "Scan" | "Loop":  # what is scanned over lacks the first axis in the body

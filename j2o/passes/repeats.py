@@ -7,6 +7,7 @@ are compared node by node before one body replaces them.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict, deque
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeAlias
@@ -90,11 +91,7 @@ def _crossing(graph: Graph, nodes: Sequence[Node]) -> list[int]:
             last = max((number.get(_here(u, graph), len(nodes)) for u in value.users()), default=i)
             change[i + 1] += 1
             change[last + 1] -= 1
-    total, found = 0, []
-    for step in change:
-        total += step
-        found.append(total)
-    return found
+    return list(itertools.accumulate(change))
 
 
 def _here(node: Node, graph: Graph) -> Node:

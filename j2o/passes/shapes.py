@@ -485,14 +485,11 @@ def _(op, a, b, p, q):
     rank = a.type.rank
     if b.type.rank != rank:
         return None
-    swap = [*range(rank - 2), rank - 1, rank - 2]
-    if list(q) == swap:
-        product = op.MatMul(b, op.transpose(a, [p[i] for i in swap]))
-    elif list(p) == swap:
-        product = op.MatMul(op.transpose(b, [q[i] for i in swap]), a)
-    else:
+    swap = (*range(rank - 2), rank - 1, rank - 2)
+    if swap not in (p, q):
         return None
-    return op.transpose(product, swap)
+    left, right = (op.transpose(x, [perm[i] for i in swap]) for x, perm in ((b, q), (a, p)))  # one of them is x itself
+    return op.transpose(op.MatMul(left, right), swap)
 
 
 @rewrite("reduce_squeezes", level=1)

@@ -14,7 +14,7 @@ from j2o.ir.graph import Graph, Node, Value, inline
 from j2o.ir.target import Target
 from j2o.ir.types import Type
 from j2o.passes.components import placeholders, split_components
-from j2o.passes.inline import inline_calls
+from j2o.passes.inline import inline as inline_calls
 from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     casts,
     collective,
