@@ -26,7 +26,7 @@ _NAMES = {
 }  # fmt: skip
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("ir", "passes", "backend", "frontend", "errors", "api", "model")
-__all__ = ["__version__", *_WHERE]
+__all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from j2o.api import compile

@@ -1,5 +1,7 @@
 """The rewriting language, on textual IR."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import j2o
 from examples.custom_pass import relu6
 from j2o.errors import NotConvergingError
+from j2o.ir.build import Builder
 from j2o.ir.text import parse
 from j2o.ir.types import DType
 from j2o.passes import Const, RuleSet, identities, rewrite
@@ -140,3 +143,27 @@ def test_the_example_pass_in_a_pipeline_is_verified_and_reported():
     assert [n.kind for n in model.graph if n.op.startswith("onnx.")] == ["Clip"]
     model.verify(np.linspace(-3, 9, 16, dtype=np.float32).reshape(2, 8))
     assert "relu6" in str(model.report)
+
+
+@dataclasses.dataclass(frozen=True)
+class Capped:
+    """A pass with an option, of a class of the user's own."""
+
+    limit: float
+    name = "capped"
+    at = "onnx"
+    level = 2
+
+    def __call__(self, graph):
+        found = [n for n in graph if n.op == "onnx.Relu"]
+        for node in found:
+            op = Builder(graph, node)
+            node.replace_by(op.Min(op.Relu(node.inputs[0]), self.limit))
+        return len(found)
+
+
+def test_a_pass_may_be_any_object_of_that_form():
+    model = j2o.compile(jax.nn.relu, [("B",)], passes=lambda p: p.after("tidy", Capped(limit=6.0)))
+    assert np.array_equal(model(np.float32([-1, 3, 9])), np.float32([0, 3, 6]))
+    record = next(r for r in model.report.passes if r.name == "capped")
+    assert (record.runs, record.changes) == (1, 1)

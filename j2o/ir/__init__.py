@@ -17,7 +17,7 @@ _NAMES = {
     "text": "parse",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
-__all__ = list(_WHERE)
+__all__ = list(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from j2o.ir.build import Builder

@@ -255,6 +255,8 @@ def _run_one(one: Pass, graph: Graph, context: Context, record: PassRecord, afte
     before = graph.length
     context.fired.clear()
     start = time.perf_counter()
+    if not isinstance(one, Pass):  # an object that is like one, of a class of the user's own
+        one = graph_pass(one.name, at=one.at, level=one.level)(one)
     changes = sum(one(each, context) for each in ([graph] if one.scope == "root" else all_graphs(graph)))
     record.seconds += time.perf_counter() - start
     if not record.runs:
