@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,17 +45,14 @@ def _float_to_float8(op: Lowering, x: Value, to: DType) -> Value:
 def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
     x = x if x.type.dtype in (DType.F32, DType.F64) else op.cast(x, DType.F32)
     info, carrier = jnp.iinfo(to.numpy), x.type.dtype
-    # the largest float below 2**n is cast as it is; what lies at or above it saturates by a Where
-    top = float(info.max)
-    exact = int(np.asarray(top, carrier.numpy)) <= info.max
-    low = np.asarray(info.min, carrier.numpy)
+    low, top = np.asarray([info.min, info.max], carrier.numpy)
     inside = op.Where(op.IsNaN(x), op.const(0, carrier), x)
-    if exact:
-        whole = op.Clip(inside, low, np.asarray(info.max, carrier.numpy))
+    if int(top) <= info.max:
+        whole = op.Clip(inside, low, top)
         return op.cast(op.cast(whole, DType.I8) if to.bits < 8 else whole, to)
-    below = np.nextafter(np.asarray(top, carrier.numpy), np.asarray(0, carrier.numpy), dtype=carrier.numpy)
-    cast = op.cast(op.Clip(inside, low, below), to)
-    return op.Where(op.GreaterOrEqual(inside, np.asarray(top, carrier.numpy)), op.const(int(info.max), to), cast)
+    # the largest float below 2**n is cast as it is; what lies at or above it saturates by a Where
+    cast = op.cast(op.Clip(inside, low, np.nextafter(top, 0, dtype=carrier.numpy)), to)
+    return op.Where(op.GreaterOrEqual(inside, top), op.const(int(info.max), to), cast)
 
 
 @lower("bitcast_convert_type")
@@ -72,10 +72,7 @@ def bitcast_convert_type(op: Lowering, x: Value, *, new_dtype: DType) -> Value:
         return _same_width(op, op.cast(parts, narrow), new_dtype)
     parts = op.BitShift(op.cast(unsigned, wide), shifts, direction="LEFT")
     pieces = [op.Gather(parts, np.array(i), axis=-1) for i in range(n)]
-    joined = pieces[0]
-    for piece in pieces[1:]:
-        joined = op.BitwiseOr(joined, piece)
-    return _same_width(op, joined, new_dtype)
+    return _same_width(op, functools.reduce(op.BitwiseOr, pieces), new_dtype)
 
 
 def _same_width(op: Lowering, x: Value, to: DType) -> Value:
@@ -94,21 +91,18 @@ def _same_width(op: Lowering, x: Value, to: DType) -> Value:
     return op.jax(bits_to_float, op.cast(x, DType(f"u{source.bits}")), to=to)
 
 
-_LAYOUT = {2: (5, 10), 4: (8, 23), 8: (11, 52)}  # exponent and mantissa bits by size; bfloat16 goes through float32
+def _layout(dtype: Any) -> tuple[int, int, int, Any]:
+    """The numbers of exponent and mantissa bits of a float dtype, the bias of exponents, and the dtype of its bits."""
+    info = jnp.finfo(dtype)
+    return info.nexp, info.nmant, (1 << (info.nexp - 1)) - 1, jnp.dtype(f"uint{info.bits}")
 
 
 def float_to_bits(x: jax.Array) -> jax.Array:
     """The bits of floats by arithmetic alone, for opsets without BitCast. NaN gets its usual pattern."""
-    if x.dtype == jnp.bfloat16:
-        return (float_to_bits(x.astype(jnp.float32)) >> 16).astype(jnp.uint16)
-    exponent_bits, mantissa_bits = _LAYOUT[x.dtype.itemsize]
-    bias = (1 << (exponent_bits - 1)) - 1
-    unsigned = jnp.dtype(f"uint{x.dtype.itemsize * 8}")
-    wide = jnp.float64 if x.dtype != jnp.float64 else x.dtype
-    a = jnp.abs(x).astype(wide)
-    finite = jnp.where(jnp.isfinite(a), a, 1.0)
-    e = jnp.zeros(x.shape, wide)
-    scaled = finite
+    exponent_bits, mantissa_bits, bias, unsigned = _layout(x.dtype)
+    a = jnp.abs(x).astype(jnp.float64)
+    scaled = finite = jnp.where(jnp.isfinite(a), a, 1.0)
+    e = jnp.zeros(x.shape, jnp.float64)
     step = min(1 << (exponent_bits - 1), 512)
     while step:  # bring the mantissa to [1, 2) by powers of two, exactly
         up, down = scaled >= 2.0**step, scaled < 2.0 ** (1 - step)
@@ -134,11 +128,7 @@ def float_to_bits(x: jax.Array) -> jax.Array:
 
 def bits_to_float(u: jax.Array, *, to: DType) -> jax.Array:
     """Floats of their bits by arithmetic alone."""
-    if to == DType.BF16:
-        return bits_to_float(u.astype(jnp.uint32) << 16, to=DType.F32).astype(jnp.bfloat16)
-    exponent_bits, mantissa_bits = _LAYOUT[u.dtype.itemsize]
-    bias = (1 << (exponent_bits - 1)) - 1
-    unsigned = u.dtype
+    exponent_bits, mantissa_bits, bias, unsigned = _layout(to.numpy)
     mantissa = (u & jnp.asarray((1 << mantissa_bits) - 1, unsigned)).astype(jnp.float64)
     field = ((u >> mantissa_bits) & jnp.asarray((1 << exponent_bits) - 1, unsigned)).astype(jnp.float64)
     e = jnp.maximum(field, 1.0) - bias - mantissa_bits
@@ -169,9 +159,7 @@ def _through_table(x: jax.Array, *, to: DType) -> jax.Array:
 @lower_with("reduce_precision")
 def reduce_precision(x: jax.Array, *, exponent_bits: int, mantissa_bits: int) -> jax.Array:
     """Round to fewer bits: mantissa to nearest even, values past the exponent to infinity, below it to zero."""
-    size = x.dtype.itemsize
-    own_exponent, own_mantissa = (8, 7) if x.dtype == jnp.bfloat16 else _LAYOUT[size]
-    unsigned = jnp.dtype(f"uint{size * 8}")
+    own_exponent, own_mantissa, bias, unsigned = _layout(x.dtype)
     bits = lax.bitcast_convert_type(x, unsigned)
     if mantissa_bits < own_mantissa:
         drop = own_mantissa - mantissa_bits
@@ -179,10 +167,10 @@ def reduce_precision(x: jax.Array, *, exponent_bits: int, mantissa_bits: int) ->
         bits = bits + last + jnp.asarray((1 << (drop - 1)) - 1, unsigned)
         bits = (bits >> drop) << drop
     if exponent_bits < own_exponent:
-        bias, new = (1 << (own_exponent - 1)) - 1, (1 << (exponent_bits - 1)) - 1
+        new = (1 << (exponent_bits - 1)) - 1
         field_mask = jnp.asarray(((1 << own_exponent) - 1) << own_mantissa, unsigned)
         field = bits & field_mask
-        sign = bits & jnp.asarray(1 << (size * 8 - 1), unsigned)
+        sign = bits & jnp.asarray(1 << (own_exponent + own_mantissa), unsigned)
         over = field > jnp.asarray((bias + new) << own_mantissa, unsigned)
         under = field <= jnp.asarray((bias - new) << own_mantissa, unsigned)
         bits = jnp.where(over, sign | field_mask, jnp.where(under, sign, bits))

@@ -8,7 +8,7 @@ from typing import Any
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
 from j2o.passes.lower.reduce import reduce_max, reduce_min, reduce_sum
-from j2o.passes.lower.table import Lowering, lower
+from j2o.passes.lower.table import RULES, Lowering, lower
 
 
 @lower("psum", "psum_invariant", "pmax", "pmin")
@@ -17,17 +17,12 @@ def reduced(op: Lowering, *operands: Value, axes: Sequence[Any], **_: Any) -> li
     return [rule(op, x, axes=[a for a in axes if type(a) is int]) for x in operands]
 
 
-@lower("all_gather", "all_gather_invariant", "all_gather_reduced", "reduce_scatter", "all_to_all")
-def gathered(op: Lowering, x: Value, **_: Any) -> Value:
-    return op.reshape(x, op.out_shape)
-
-
-@lower("ppermute")
-def ppermute(op: Lowering, *operands: Value, perm: Sequence[Any], **_: Any) -> list[Value]:
-    """What no device sends is 0."""
-    return [x if perm else op.full(x.type.shape, 0, x.type.dtype) for x in operands]
-
-
-@lower("axis_index")
-def axis_index(op: Lowering, **_: Any) -> Value:
-    return op.const(0, DType.I32)
+RULES |= {
+    **dict.fromkeys(
+        ["all_gather", "all_gather_invariant", "all_gather_reduced", "reduce_scatter", "all_to_all"],
+        lambda op, x, **_: op.reshape(x, op.out_shape),
+    ),
+    # what no device sends is 0
+    "ppermute": lambda op, *xs, perm, **_: [x if perm else op.full(x.type.shape, 0, x.type.dtype) for x in xs],
+    "axis_index": lambda op, **_: op.const(0, DType.I32),
+}

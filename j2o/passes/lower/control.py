@@ -16,6 +16,7 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Node, Value, inline
 from j2o.ir.types import Dim, DType, Type
+from j2o.passes.lower.shape import rev
 from j2o.passes.lower.table import Lowering, lower
 
 Values: TypeAlias = Sequence[Value]
@@ -67,14 +68,8 @@ def capture_fixed(body: Graph, carry: Values, *others: Graph) -> list[int]:
 
 @lower("scan")
 def scan(
-    op: Lowering,
-    *operands: Value,
-    length: Dim,
-    num_consts: int = 0,
-    num_carry: int = 0,
-    reverse: bool = False,
-    **_: object,
-) -> tuple[Value, ...]:
+    op: Lowering, *operands: Value, length: Dim, num_consts: int = 0, num_carry: int = 0, reverse: bool = False, **_: object
+) -> tuple[Value, ...]:  # fmt: skip
     """`body(consts, carry, x) -> (carry, y)` over the leading axis of the xs: final carries, then stacked ys."""
     body = op.source.graphs[0]
     carry, xs = operands[num_consts : num_consts + num_carry], operands[num_consts + num_carry :]
@@ -125,12 +120,7 @@ def _loop(
             capture(body, 2 + len(carry), [inner.Gather(x, row, axis=0)])
     body.set_outputs([go_on, *body.outputs])
     results = op.node("onnx.Loop", [op.dim(length), None, *carry], {}, types, [body]).outputs
-    return [*results[: len(carry)], *(_flipped(op, y) if reverse else y for y in results[len(carry) :])]
-
-
-def _flipped(op: Lowering, x: Value) -> Value:
-    lowest = np.array([np.iinfo(np.int64).min])
-    return op.Slice(x, np.array([-1]), lowest, np.array([0]), np.array([-1]))
+    return [*results[: len(carry)], *(rev(op, y, dimensions=[0]) if reverse else y for y in results[len(carry) :])]
 
 
 # ------------------------------------------------------------------------------------------------- while

@@ -17,7 +17,7 @@ from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type, same_dim
 from j2o.passes.lower.casts import convert
 from j2o.passes.lower.dot import accumulator, contract
-from j2o.passes.lower.shape import LAST, arange, pad_with, slice_axes
+from j2o.passes.lower.shape import arange, pad_with, rev, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
 BYTES = frozenset({DType.I8, DType.U8})
@@ -102,9 +102,7 @@ def wide_enough(
         length = dims.add(x.type.shape[axis], pads[i] + pads[i + len(axes)])
         span = dims.add(dims.mul(dims.sub(kernel[i], 1), dilations[i]), 1)
         config[axis] = (0, dims.maximum(dims.sub(span, length), 0), 0)
-    return (
-        x if all(same_dim(high, 0) for _, high, _ in config) else pad_with(op, x, op.const(value, x.type.dtype), config)
-    )
+    return pad_with(op, x, op.const(value, x.type.dtype), config)
 
 
 def same_padding(
@@ -136,9 +134,7 @@ def _padded(op: Lowering, x: Value, form: Form, keep: bool) -> tuple[Value, list
         stays = keep and type(low) is int and type(high) is int and low >= 0 and high >= 0
         rest.append((int(low), int(high)) if stays else (0, 0))
         config.append((0, 0, dilation - 1) if stays else (low, high, dilation - 1))
-    if any(not same_dim(amount, 0) for entry in config for amount in entry):
-        x = pad_with(op, x, op.const(0, x.type.dtype), config)
-    return x, rest
+    return pad_with(op, x, op.const(0, x.type.dtype), config), rest
 
 
 # --------------------------------------------------------------------------------- transposed convolutions
@@ -175,28 +171,19 @@ def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
         x, _swapped(op, w, form.groups), strides=tuple(form.lhs_dilation), dilations=tuple(form.rhs_dilation),
         group=form.groups, pads=(*pads[0], *pads[1]), output_padding=tuple(extra) if any(extra) else None,
     )  # fmt: skip
-    if any(not same_dim(amount, 0) for entry in rest for amount in entry):
-        full = pad_with(op, full, op.const(0, x.type.dtype), rest)
-    return full
+    return pad_with(op, full, op.const(0, x.type.dtype), rest)
 
 
 def _swapped(op: Lowering, w: Value, groups: Any) -> Value:
     """Weights `(out, in / groups, …)` as ConvTranspose takes them: `(in, out / groups, …)`, reversed in space."""
     axes = range(2, w.type.rank)
-    w = _reversed(op, w, [a for a in axes if not same_dim(w.type.shape[a], 1)])
+    w = rev(op, w, dimensions=[a for a in axes if not same_dim(w.type.shape[a], 1)])
     if groups == 1:
         return op.transpose(w, (1, 0, *axes))
     out, inner, *spatial = w.type.shape
     split = op.reshape(w, (groups, dims.floordiv(out, groups), inner, *spatial))
     turned = op.transpose(split, (0, 2, 1, *range(3, w.type.rank + 1)))
     return op.reshape(turned, (dims.mul(groups, inner), dims.floordiv(out, groups), *spatial))
-
-
-def _reversed(op: Lowering, w: Value, axes: Sequence[int]) -> Value:
-    if not axes:
-        return w
-    n = len(axes)
-    return op.Slice(w, np.full(n, -1), np.full(n, -LAST), np.asarray(axes), np.full(n, -1))
 
 
 # ------------------------------------------------------------------------------- where Conv has no kernel

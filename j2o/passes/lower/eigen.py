@@ -54,6 +54,15 @@ def rotation(own: Array, other: Array, between: Array, first: Array) -> tuple[Ar
     return cosine, tangent * cosine
 
 
+def swept(sweep: Callable[..., tuple[Array, ...]], start: tuple[Array, ...], tolerance: Any) -> tuple[Array, ...]:
+    """What is left of a measure, and the matrices, once it is no more than the tolerance; `sweep` gives both anew."""
+
+    def going(state: tuple[Array, ...]) -> Array:
+        return (state[1] > tolerance) & (state[0] < SWEEPS)
+
+    return lax.while_loop(going, lambda s: (s[0] + 1, *sweep(*s[2:])), (jnp.zeros((), jnp.int32), *start))[1:]
+
+
 def scaled(a: Array) -> tuple[Array, Array]:
     """`a` divided by its largest element, and that: squares neither overflow nor vanish."""
     sizes = jnp.abs(a.real) + jnp.abs(a.imag) if jnp.iscomplexobj(a) else jnp.abs(a)
@@ -87,16 +96,11 @@ def eigh(a: Array, *, lower: bool, subset_by_index: tuple[int, int] | None = Non
         a = (c * a - s * across).conj().T
         return (c * a - s * take(a, partner), c * v - s * take(v, partner)), None
 
-    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, _, a, v = state
+    def sweep(a: Array, v: Array) -> tuple[Array, ...]:
         a, v = lax.scan(turn, (a, v), rounds)[0]
-        return count + 1, off_diagonal(a), a, v
+        return off_diagonal(a), a, v
 
-    def going(state: tuple[Array, ...]) -> Array:
-        return (state[1] > tolerance) & (state[0] < SWEEPS)
-
-    start = (jnp.zeros((), jnp.int32), off_diagonal(a), a, jnp.eye(n, dtype=a.dtype))
-    left, a, v = lax.while_loop(going, sweep, start)[1:]
+    left, a, v = swept(sweep, (off_diagonal(a), a, jnp.eye(n, dtype=a.dtype)), tolerance)
     w = diagonal(a).real
     order = jnp.argsort(w)
     if subset_by_index is not None:
@@ -166,17 +170,12 @@ def _rotated(x: Array, tolerance: float, with_v: bool) -> tuple[Array, Array, Ar
         state = tuple(c[:, None] * y - s[:, None] * z for y, z in pairs)
         return state, jnp.max(angle)
 
-    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, _, *matrices = state
-        matrices, angles = lax.scan(turn, tuple(matrices), rounds)
-        return count + 1, jnp.sqrt(jnp.max(angles, initial=0)), *matrices
-
-    def going(state: tuple[Array, ...]) -> Array:
-        return (state[1] > tolerance) & (state[0] < SWEEPS)
+    def sweep(*matrices: Array) -> tuple[Array, ...]:
+        matrices, angles = lax.scan(turn, matrices, rounds)
+        return jnp.sqrt(jnp.max(angles, initial=0)), *matrices
 
     matrices = (x, jnp.eye(n, dtype=x.dtype)) if with_v else (x,)
-    start = (jnp.zeros((), jnp.int32), jnp.ones((), x.real.dtype), *matrices)
-    x, *v = lax.while_loop(going, sweep, start)[2:]
+    _, x, *v = swept(sweep, (jnp.ones((), x.real.dtype), *matrices), tolerance)
     return jnp.sqrt(jnp.sum(square_size(x), 1)), x, v[0] if v else x
 
 

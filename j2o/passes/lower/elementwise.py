@@ -7,7 +7,7 @@ onnxruntime's Where turns a -0 of its first branch into 0: where the sign of zer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,13 +16,13 @@ import numpy as np
 from jax import lax
 
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Type
+from j2o.ir.types import DType
 from j2o.passes.inline import our_platform
-from j2o.passes.lower.table import Lowering, lower, lower_elementwise, lower_with
+from j2o.passes.lower.table import DECOMPOSITIONS, RULES, Lowering, Rule, lower, lower_elementwise, lower_with
 
 lower_elementwise({
     "add": "Add", "sub": "Sub", "neg": "Neg", "abs": "Abs", "floor": "Floor", "ceil": "Ceil", "exp": "Exp",
-    "log": "Log", "tanh": "Tanh", "sqrt": "Sqrt", "logistic": "Sigmoid", "eq": "Equal", "ge": "GreaterOrEqual",
+    "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "sqrt": "Sqrt", "logistic": "Sigmoid", "eq": "Equal", "ge": "GreaterOrEqual",
     "gt": "Greater", "le": "LessOrEqual", "lt": "Less",
 })  # fmt: skip
 
@@ -33,27 +33,32 @@ def identity(op: Lowering, *operands: Value, **_: Any) -> tuple[Value, ...]:
     return operands
 
 
-@lower("platform_index")
-def platform_index(op: Lowering, *, platforms: Sequence[Any]) -> Value:
-    return op.const(our_platform(platforms), DType.I32)
+RULES |= {
+    "platform_index": lambda op, *, platforms: op.const(our_platform(platforms), DType.I32),
+    "dim_as_value": lambda op, *, dim: op.dim(dim, op.out_dtype),
+    "square": lambda op, x: op.Mul(x, x),
+    "rsqrt": lambda op, x: op.Reciprocal(op.Sqrt(x)),
+    "pow": lambda op, x, y: op.Pow(x, op.cast(y, x.type.dtype) if y.type.dtype.is_int else y),
+    "is_finite": lambda op, x: op.Less(op.Abs(x), math.inf),
+    "mul": lambda op, x, y, *, out_dtype=None: op.Mul(*(op.cast(v, out_dtype or v.type.dtype) for v in (x, y))),
+}
 
 
-@lower("mul")
-def mul(op: Lowering, x: Value, y: Value, *, out_dtype: DType | None = None) -> Value:
-    return op.Mul(*(v if out_dtype is None else op.cast(v, out_dtype) for v in (x, y)))
+def _of_bools_or(boolean: str, operator: str) -> Callable[..., Value]:
+    """A rule: one operator for bool, the other for the rest."""
+    return lambda op, *xs: op.apply(f"onnx.{boolean if xs[0].type.dtype == DType.BOOL else operator}", *xs)
+
+
+for _name, _bools, _operator in (
+    ("and", "And", "BitwiseAnd"), ("or", "Or", "BitwiseOr"), ("xor", "Xor", "BitwiseXor"), ("not", "Not", "BitwiseNot"),
+    ("add_any", "Or", "Add"),
+):  # fmt: skip
+    lower(_name)(_of_bools_or(_bools, _operator))
+max_ = lower("max")(_of_bools_or("Or", "Max"))
+min_ = lower("min")(_of_bools_or("And", "Min"))
 
 
 # ------------------------------------------------------------------------------------------- arithmetic
-
-
-@lower("square")
-def square(op: Lowering, x: Value) -> Value:
-    return op.Mul(x, x)
-
-
-@lower("rsqrt")
-def rsqrt(op: Lowering, x: Value) -> Value:
-    return op.Reciprocal(op.Sqrt(x))
 
 
 @lower("sign")
@@ -73,7 +78,7 @@ def div(op: Lowering, x: Value, y: Value) -> Value:
     quotient = op.Div(x, safe)
     if wrapped is not None:
         quotient = op.Where(wrapped, x, quotient)
-    return quotient if zero is None else op.Where(zero, op.const(_ones(x.type.dtype), x.type.dtype), quotient)
+    return quotient if zero is None else op.Where(zero, op.const(np.asarray(-1), x.type.dtype), quotient)
 
 
 @lower("rem")
@@ -97,25 +102,11 @@ def _safe_divisor(op: Lowering, x: Value, y: Value) -> tuple[Value, Value | None
     return (y if unsafe is None else op.Where(unsafe, op.const(1, dtype), y)), zero, wrapped
 
 
-def _ones(dtype: DType) -> int:
-    return -1 if dtype.is_signed else int(np.iinfo(dtype.numpy).max)
-
-
-@lower("max")
-def max_(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Or(x, y) if x.type.dtype == DType.BOOL else op.Max(x, y)
-
-
-@lower("min")
-def min_(op: Lowering, x: Value, y: Value) -> Value:
-    return op.And(x, y) if x.type.dtype == DType.BOOL else op.Min(x, y)
-
-
 @lower("clamp")
 def clamp(op: Lowering, low: Value, x: Value, high: Value) -> Value:
     if low.const is not None and high.const is not None and not low.type.shape and not high.type.shape:
         ordered = low.const.scalar <= high.const.scalar
-        if ordered and x.type.rank:
+        if ordered and x.type.shape:
             return op.Clip(x, low, high)
     return min_(op, max_(op, x, low), high)
 
@@ -137,28 +128,14 @@ def integer_pow(op: Lowering, x: Value, *, y: int) -> Value:
         x = op.Mul(x, x)
 
 
-@lower("pow")
-def pow_(op: Lowering, x: Value, y: Value) -> Value:
-    return op.Pow(x, op.cast(y, x.type.dtype) if y.type.dtype.is_int else y)
-
-
 @lower("round")
 def round_(op: Lowering, x: Value, *, rounding_method: str) -> Value:
     if rounding_method == "to_nearest_even":
         return op.Round(x)
     # half away from zero; adding a half would carry 0.49999997 to 1
-    whole = _truncate(op, x)
+    whole = op.Where(op.Greater(x, 0.0), op.Floor(x), op.Ceil(x))
     away = op.GreaterOrEqual(op.Abs(op.Sub(x, whole)), 0.5)
     return op.Where(away, op.Add(whole, op.Sign(x)), whole)
-
-
-def _truncate(op: Lowering, x: Value) -> Value:
-    return op.Where(op.Greater(x, 0.0), op.Floor(x), op.Ceil(x))
-
-
-@lower("is_finite")
-def is_finite(op: Lowering, x: Value) -> Value:
-    return op.Less(op.Abs(x), math.inf)
 
 
 @lower("ne")
@@ -168,12 +145,8 @@ def ne(op: Lowering, x: Value, y: Value) -> Value:
     return op.Xor(x, y) if x.type.dtype == DType.BOOL else op.Not(op.Equal(x, y))
 
 
-@lower("nextafter")
-def nextafter(op: Lowering, x: Value, y: Value) -> Value:
-    return op.jax(_nextafter, x, y)
-
-
-def _nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
+@lower_with("nextafter")
+def nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
     bits = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
     x, y = jnp.broadcast_arrays(x, y)
     i = lax.bitcast_convert_type(x, bits)
@@ -184,18 +157,6 @@ def _nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 # -------------------------------------------------------------------------------------- logic, selection
-
-
-def _of_bools_or(boolean: str, operator: str) -> Any:
-    """A rule: one operator for bool, the other for the rest."""
-    return lambda op, *xs: op.apply(f"onnx.{boolean if xs[0].type.dtype == DType.BOOL else operator}", *xs)
-
-
-for _name, _bools, _operator in (
-    ("and", "And", "BitwiseAnd"), ("or", "Or", "BitwiseOr"), ("xor", "Xor", "BitwiseXor"), ("not", "Not", "BitwiseNot"),
-    ("add_any", "Or", "Add"),
-):  # fmt: skip
-    lower(_name)(_of_bools_or(_bools, _operator))
 
 
 @lower("select_n")
@@ -215,12 +176,8 @@ def where(op: Lowering, condition: Value, x: Value, y: Value) -> Value:
     return op.Or(op.And(condition, x), op.And(op.Not(condition), y))
 
 
-def total_order(op: Lowering, x: Value) -> Value:
+def total_order(x: jax.Array) -> jax.Array:
     """Integers in the order of floats: -NaN < -inf < … < -0 < +0 < … < inf < NaN."""
-    return op.jax(_order_bits, x)
-
-
-def _order_bits(x: jax.Array) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     bits = {1: jnp.int8, 2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
@@ -228,38 +185,32 @@ def _order_bits(x: jax.Array) -> jax.Array:
     return jnp.where(i < 0, jnp.asarray(jnp.iinfo(bits).max, bits) ^ i, i)
 
 
-def _in_total_order(operator: str) -> Any:
-    return lambda op, x, y: op.apply(f"onnx.{operator}", total_order(op, x), total_order(op, y))
-
-
-for _name, _operator in (("eq_to", "Equal"), ("le_to", "LessOrEqual"), ("lt_to", "Less")):
-    lower(_name)(_in_total_order(_operator))
+DECOMPOSITIONS |= {
+    "eq_to": lambda x, y: total_order(x) == total_order(y),
+    "le_to": lambda x, y: total_order(x) <= total_order(y),
+    "lt_to": lambda x, y: total_order(x) < total_order(y),
+}
 
 
 # -------------------------------------------------------------------------------------------------- bits
 
 
 @lower("shift_left")
-def shift_left(op: Lowering, x: Value, n: Value) -> Value:
-    return _shift(op, x, n, "LEFT", op.const(0, x.type.dtype))
+def shift_left(op: Lowering, x: Value, n: Value, direction: str = "LEFT") -> Value:
+    """By the width or more gives 0: a processor would shift by the rest."""
+    dtype, bits = x.type.dtype, x.type.dtype.bits
+    unsigned = DType(f"u{bits}")  # onnxruntime's Cast between integers of one width keeps the bits
+    amount = op.cast(n, unsigned)
+    out = op.cast(op.BitShift(op.cast(x, unsigned), amount, direction=direction), dtype)
+    known = n.const.load() if n.const is not None and n.const.is_small else None
+    if known is not None and ((known >= 0) & (known < bits)).all():
+        return out
+    return op.Where(op.Less(amount, bits), out, op.const(0, dtype))
 
 
 @lower("shift_right_logical")
 def shift_right_logical(op: Lowering, x: Value, n: Value) -> Value:
-    return _shift(op, x, n, "RIGHT", op.const(0, x.type.dtype))
-
-
-def _shift(op: Lowering, x: Value, n: Value, direction: str, past: Value) -> Value:
-    """A shift of the bits; by the width or more gives `past` (a processor would shift by the rest)."""
-    dtype, bits = x.type.dtype, x.type.dtype.bits
-    unsigned = DType(f"u{bits}")
-    wide = op.BitShift(bit_cast(op, x, unsigned), op.cast(bit_cast(op, n, unsigned), unsigned), direction=direction)
-    out = bit_cast(op, wide, dtype)
-    known = n.const.load() if n.const is not None and n.const.is_small else None
-    if known is not None and ((known >= 0) & (known < bits)).all():
-        return out
-    inside = op.Less(bit_cast(op, n, unsigned), bits)
-    return op.Where(inside, out, past)
+    return shift_left(op, x, n, "RIGHT")
 
 
 @lower("shift_right_arithmetic")
@@ -271,11 +222,6 @@ def shift_right_arithmetic(op: Lowering, x: Value, n: Value) -> Value:
     flipped = op.Where(negative, op.BitwiseNot(x), x)
     shifted = shift_right_logical(op, flipped, n)
     return op.Where(negative, op.BitwiseNot(shifted), shifted)
-
-
-def bit_cast(op: Lowering, x: Value, dtype: DType) -> Value:
-    """The same bits as another integer dtype of the same width. onnxruntime's Cast between such keeps the bits."""
-    return op.cast(x, dtype)
 
 
 @lower_with("population_count")
@@ -308,10 +254,7 @@ def clz(x: jax.Array) -> jax.Array:
 
 # ------------------------------------------------------------------------------- elementary functions
 
-
-@lower_with("exp2")
-def exp2(x: jax.Array) -> jax.Array:
-    return jnp.exp(x * jnp.asarray(math.log(2), x.dtype)) if x.dtype != jnp.float64 else lax.exp(x * math.log(2))
+lower_with("exp2")(lambda x: lax.exp(x * math.log(2)))
 
 
 @lower_with("log1p")
@@ -333,10 +276,10 @@ def expm1(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(d) > 0, jnp.where((d == -1) | jnp.isinf(u), d, near), x)
 
 
-def _direct(operator: str, formula: Any) -> Any:
-    """The operator where the target has it for the dtype, else the formula (mostly for float64)."""
+def direct(operator: str, formula: Callable[[jax.Array], jax.Array]) -> Rule:
+    """The operator where the target has it for the dtype, else the formula (for float64)."""
 
-    def rule(op: Lowering, x: Value, **_: Any) -> Value:
+    def rule(op: Lowering, x: Value) -> Value:
         if x.type.dtype != DType.F64 or op.supports(operator, x.type.dtype):
             return op.apply(f"onnx.{operator}", x)
         return op.jax(formula, x)
@@ -344,35 +287,22 @@ def _direct(operator: str, formula: Any) -> Any:
     return rule
 
 
+_ATAN_P = (-8.750608600031904122785e-1, -1.615753718733365076637e1, -7.500855792314704667340e1,
+           -1.228866684490136173410e2, -6.485021904942025371773e1)  # fmt: skip
+_ATAN_Q = (1.0, 2.485846490142306297962e1, 1.650270098316988542046e2, 4.328810604912902668951e2,
+           4.853903996359136964868e2, 1.945506571482613964425e2)  # fmt: skip
+
+
 def _atan(x: jax.Array) -> jax.Array:
     """Cephes: reduce the argument to [0, tan(pi/8)], then a rational approximation (Moshier, 1989)."""
-    p = [
-        -8.750608600031904122785e-1,
-        -1.615753718733365076637e1,
-        -7.500855792314704667340e1,
-        -1.228866684490136173410e2,
-        -6.485021904942025371773e1,
-    ]
-    q = [
-        1.0,
-        2.485846490142306297962e1,
-        1.650270098316988542046e2,
-        4.328810604912902668951e2,
-        4.853903996359136964868e2,
-        1.945506571482613964425e2,
-    ]
     a = jnp.abs(x)
     big, mid = a > 2.41421356237309504880, a > 0.66
     y = jnp.where(big, math.pi / 2, jnp.where(mid, math.pi / 4, 0.0))
     more = jnp.where(big, 6.123233995736765886130e-17, jnp.where(mid, 3.061616997868382943065e-17, 0.0))
     a = jnp.where(big, -1.0 / jnp.where(a == 0, 1.0, a), jnp.where(mid, (a - 1) / (a + 1), a))
     z = a * a
-    r = a * (z * jnp.polyval(jnp.array(p), z) / jnp.polyval(jnp.array(q), z)) + a + more
+    r = a * (z * jnp.polyval(jnp.array(_ATAN_P), z) / jnp.polyval(jnp.array(_ATAN_Q), z)) + a + more
     return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -(y + r), y + r), x)
-
-
-def _asin(x: jax.Array) -> jax.Array:
-    return 2 * lax.atan2(x, 1 + jnp.sqrt((1 - x) * (1 + x)))
 
 
 def _acos(x: jax.Array) -> jax.Array:
@@ -380,7 +310,17 @@ def _acos(x: jax.Array) -> jax.Array:
     return jnp.where(x == -1, jnp.asarray(math.pi, x.dtype), out)
 
 
-def _sinh(x: jax.Array) -> jax.Array:
+for _name, _operator, _formula in (
+    ("tan", "Tan", lambda x: lax.sin(x) / lax.cos(x)), ("asin", "Asin", lambda x: 2 * lax.atan2(x, 1 + jnp.sqrt((1 - x) * (1 + x)))),
+    ("acos", "Acos", _acos), ("atan", "Atan", _atan),
+):  # fmt: skip
+    lower(_name)(direct(_operator, _formula))
+
+# onnxruntime's own are poor near 0 (sinh, asinh, atanh cancel) or overflow early
+
+
+@lower_with("sinh")
+def sinh(x: jax.Array) -> jax.Array:
     e = lax.expm1(jnp.abs(x))
     small = 0.5 * (e + e / (e + 1))
     half = lax.exp(0.5 * jnp.abs(x))
@@ -388,13 +328,15 @@ def _sinh(x: jax.Array) -> jax.Array:
     return jnp.where((jnp.abs(x) > 0) & (jnp.abs(x) < jnp.inf), jnp.where(x < 0, -out, out), x)
 
 
-def _cosh(x: jax.Array) -> jax.Array:
+@lower_with("cosh")
+def cosh(x: jax.Array) -> jax.Array:
     half = lax.exp(0.5 * jnp.abs(x))
     e = lax.exp(jnp.abs(x))
     return jnp.where(jnp.abs(x) > 20, 0.5 * half * half, 0.5 * (e + 1 / e))
 
 
-def _asinh(x: jax.Array) -> jax.Array:
+@lower_with("asinh")
+def asinh(x: jax.Array) -> jax.Array:
     """sign(x) * log(|x| + sqrt(x² + 1)), by log1p near 0 and in the logarithm's scale for large arguments."""
     a = jnp.abs(x)
     large = a > math.sqrt(float(jnp.finfo(x.dtype).max)) / 2
@@ -404,25 +346,15 @@ def _asinh(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -out, out), x)
 
 
-def _acosh(x: jax.Array) -> jax.Array:
+@lower_with("acosh")
+def acosh(x: jax.Array) -> jax.Array:
     large = x > math.sqrt(float(jnp.finfo(x.dtype).max)) / 2
     t = jnp.where(large, 1.0, x - 1)
     near = lax.log1p(t + jnp.sqrt(t * (t + 2)))
     return jnp.where(x < 1, jnp.nan, jnp.where(large, lax.log(x) + math.log(2), near)).astype(x.dtype)
 
 
-def _atanh(x: jax.Array) -> jax.Array:
-    return jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x)
-
-
-for _name, _operator, _formula in (
-    ("sin", "Sin", None), ("cos", "Cos", None), ("tan", "Tan", lambda x: lax.sin(x) / lax.cos(x)), ("asin", "Asin", _asin),
-    ("acos", "Acos", _acos), ("atan", "Atan", _atan),
-):  # fmt: skip
-    lower(_name)(_direct(_operator, _formula))
-# onnxruntime's own are poor near 0 (sinh, asinh, atanh cancel) or overflow early
-for _name, _formula in (("sinh", _sinh), ("cosh", _cosh), ("asinh", _asinh), ("acosh", _acosh), ("atanh", _atanh)):
-    lower_with(_name)(_formula)
+lower_with("atanh")(lambda x: jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x))
 
 
 @lower_with("cbrt")
@@ -451,12 +383,3 @@ def atan2(y: jax.Array, x: jax.Array) -> jax.Array:
     above = (y > 0) | ((y == 0) & (1 / y > 0))
     out = jnp.where(above, angle, -angle)
     return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out.astype(x.dtype))
-
-
-@lower("dim_as_value")
-def dim_as_value(op: Lowering, *, dim: Dim) -> Value:
-    return op.dim(dim, op.out_dtype)
-
-
-def constant_like(op: Lowering, value: float, type: Type) -> Value:
-    return op.expand(op.const(value, type.dtype), type.shape)

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 from j2o.passes.lower.table import lower_with
 
-
-@lower_with("nontraceable", "nonbatchable", "nondifferentiable_backward")
-def unchanged(x: Any, **_: Any) -> Any:
-    return x
-
-
+lower_with("nontraceable", "nonbatchable", "nondifferentiable_backward")(lambda x, **_: x)
+lower_with("select_if_vmap")(lambda predicate, x, y: x)  # true without vmap, whose rule makes it a select
 for _name in ("any", "all", "max"):
     lower_with(f"unvmap_{_name}")(operator.methodcaller(_name))
-
-
-@lower_with("select_if_vmap")
-def select_if_vmap(predicate: Any, x: Any, y: Any) -> Any:
-    """Without vmap, whose rule makes it a select, the predicate is taken to be true."""
-    return x

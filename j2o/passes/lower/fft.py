@@ -26,21 +26,15 @@ DIRECT = 256  # up to this length one matrix is best
 @lower("fft")
 def fft(
     op: Lowering, re: Value, im: Value | None = None, *, fft_type: str, fft_lengths: Sequence[Dim]
-) -> Sequence[Value]:
+) -> Value | Sequence[Value]:
     """On parts: two operands but for rfft, two results but for irfft."""
-    operands = [re] if im is None else [re, im]
+    parts = [re] if im is None else [re, im]
     if dims.is_static(tuple(fft_lengths)):
-        out = op.jax(_parts, *operands, kind=fft_type, lengths=tuple(fft_lengths))
-        return [out] if isinstance(out, Value) else out
-    return _dft_nodes(op, re, im, fft_type, fft_lengths)
+        return op.jax(_of_parts, *parts, kind=fft_type, lengths=tuple(fft_lengths))
+    return _dft_nodes(op, parts, fft_type, fft_lengths)
 
 
-def _parts(*parts: Array, kind: str, lengths: tuple[int, ...]) -> tuple[Array, ...]:
-    re, im = fft_pair(*parts, kind=kind, lengths=lengths)
-    return (re,) if im is None else (re, im)
-
-
-def fft_pair(re: Array, im: Array | None = None, *, kind: str, lengths: tuple[int, ...]) -> tuple[Array, Array | None]:
+def _of_parts(re: Array, im: Array | None = None, *, kind: str, lengths: tuple[int, ...]) -> tuple[Array, ...]:
     """`kind` (fft, ifft, rfft or irfft) over the last axes, of these static lengths; `im` is None where numbers are real."""
     n, inverse, keep = lengths[-1], kind in ("ifft", "irfft"), lengths[-1] // 2 + 1
     if kind != "irfft":
@@ -51,7 +45,7 @@ def fft_pair(re: Array, im: Array | None = None, *, kind: str, lengths: tuple[in
         axis = re.ndim - 2 - i
         parts = _transform(jnp.moveaxis(re, axis, -1), jnp.moveaxis(im, axis, -1), size, inverse)  # type: ignore[arg-type]
         re, im = jnp.moveaxis(parts[0], -1, axis), jnp.moveaxis(parts[1], -1, axis)
-    return (_transform_to_real(re, im, n), None) if kind == "irfft" else (re, im)  # type: ignore[arg-type]
+    return (_transform_to_real(re, im, n),) if kind == "irfft" else (re, im)  # type: ignore[arg-type]
 
 
 def _roots(exponents: np.ndarray, n: int, inverse: bool) -> Any:
@@ -126,12 +120,11 @@ def _mirrored(re: Array, im: Array, *, n: Dim) -> tuple[Array, Array]:
 # --------------------------------------------------------------------------------------- symbolic lengths
 
 
-def _dft_nodes(op: Lowering, re: Value, im: Value | None, kind: str, lengths: Sequence[Dim]) -> Sequence[Value]:
+def _dft_nodes(op: Lowering, parts: Sequence[Value], kind: str, lengths: Sequence[Dim]) -> Sequence[Value]:
     """One DFT an axis, on parts stacked on a last axis."""
-    rank = re.type.rank
+    rank = parts[0].type.rank
     axes = list(range(rank - len(lengths), rank))
     inverse = kind in ("ifft", "irfft")
-    parts = [re] if im is None else [re, im]
     order = axes if kind == "irfft" else axes[::-1]
     x = _stacked(op, parts)
     for axis in order:

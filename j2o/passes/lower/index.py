@@ -6,8 +6,10 @@ the windows' offsets added to the starts, and the common forms one Gather. Scatt
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,46 +19,102 @@ from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape, Type
+from j2o.ir.types import Dim, DType, Shape, same_dim
 from j2o.passes.components import computes
 from j2o.passes.lower.elementwise import where
-from j2o.passes.lower.reduce import apply_elementwise, loop
+from j2o.passes.lower.reduce import apply_elementwise, limits, loop
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
 
-def _axis_limit(size: Dim, window: Dim) -> Dim:
-    """The largest start at which a window fits."""
-    return dims.sub(size, window)
+@dataclass(frozen=True)
+class Windows:
+    """Which windows of an operand an index names: what the dimension numbers of gather and scatter share.
+
+    Column k of the index holds starts along the axis `axes[k]` of the operand. An axis in `batching` runs along with an axis
+    of the index, which it is mapped to. Results and updates do not have the `dropped` axes, nor those in `batching`.
+    """
+
+    axes: Sequence[int]
+    dropped: Sequence[int]
+    batching: dict[int, int]
+    sizes: Shape
+
+    @property
+    def kept(self) -> list[int]:
+        return [a for a in range(len(self.sizes)) if a not in self.dropped and a not in self.batching]
+
+    def indexed(self, shape: Shape) -> list[int]:
+        """The axes that need an index, at least one; the windows take the others whole."""
+        named = {*self.axes, *self.dropped, *self.batching}
+        return [a for a, d in enumerate(shape) if a in named or not same_dim(self.sizes[a], d)] or [0]
+
+    def clamped(self, op: Lowering, index: Value, shape: Shape) -> Value:
+        """The starts, moved so that the windows lie inside."""
+        limits = [dims.sub(shape[a], self.sizes[a]) for a in self.axes]
+        return op.Max(op.Min(index, op.dims(limits)), 0) if limits else index
+
+    def places(self, op: Lowering, index: Value, shape: Shape) -> Value:
+        """`i64[batch…, inner…, n]`: where each element of the windows lies along the `n` indexed axes."""
+        batch, indexed = index.type.shape[:-1], self.indexed(shape)
+        inner = [a for a in self.kept if a in indexed]  # windows that are spelled out
+        if list(self.axes) == indexed and not inner:
+            return index
+        grid = (*batch, *(self.sizes[a] for a in inner))
+
+        def line(size: Dim, axis: int) -> Value:
+            """0, 1, … along one axis of the grid."""
+            return op.reshape(
+                arange(op, size, DType.I64), tuple(size if i == axis else 1 for i in range(len(grid) + 1))
+            )
+
+        columns = []
+        for a in indexed:
+            parts = []
+            if a in self.axes:
+                k = self.axes.index(a)
+                starts = op.Gather(index, np.array([k]), axis=len(batch)) if len(self.axes) > 1 else index
+                parts.append(op.reshape(starts, (*batch, *(1,) * len(inner), 1)) if batch else starts)
+            if a in self.batching:
+                parts.append(line(shape[a], self.batching[a]))
+            if a in inner and not same_dim(self.sizes[a], 1):
+                parts.append(line(self.sizes[a], len(batch) + inner.index(a)))
+            column = functools.reduce(op.Add, parts or [op.const([0])])
+            columns.append(op.expand(column, (*grid, 1)))
+        return op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
 
 
-def _vector(op: Lowering, entries: Sequence[Dim]) -> Value:
-    return op.dims(tuple(entries))
+# ------------------------------------------------------------------------------------------------ slices
 
 
 @lower("dynamic_slice")
 def dynamic_slice(op: Lowering, x: Value, *starts: Value, slice_sizes: Shape) -> Value:
-    axes = [
-        i for i, (d, s) in enumerate(zip(x.type.shape, slice_sizes, strict=True)) if not (type(d) is type(s) and d == s)
-    ]
+    axes = _cut_axes(x.type.shape, slice_sizes)
     if not axes:
         return x
-    return _window(op, x, _clamped_starts(op, x.type.shape, slice_sizes, starts, axes), slice_sizes, axes)
+    w = Windows(axes, (), {}, slice_sizes)
+    return _window(op, x, w.clamped(op, _stacked(op, starts, axes), x.type.shape), slice_sizes, axes)
 
 
-def _window(op: Lowering, x: Value, begin: Value, sizes: Shape, axes: Sequence[int]) -> Value:
-    """The window of these sizes that starts at `begin`, `i64[len(axes)]`, on some axes and is whole on the others."""
-    end = op.Add(begin, _vector(op, [sizes[i] for i in axes]))
-    shape = tuple(sizes[i] if i in axes else d for i, d in enumerate(x.type.shape))
-    return op.apply("onnx.Slice", x, begin, end, np.asarray(axes, np.int64), types=[x.type.with_shape(shape)])
+@lower("dynamic_update_slice")
+def dynamic_update_slice(op: Lowering, x: Value, update: Value, *starts: Value) -> Value:
+    """A scatter of one window."""
+    axes = _cut_axes(x.type.shape, update.type.shape)
+    if not axes:
+        return update
+    numbers = lax.ScatterDimensionNumbers(tuple(range(x.type.rank)), (), tuple(axes))
+    return _scatter(op, x, _stacked(op, starts, axes), update, numbers, "clip", None)
 
 
-def _clamped_starts(op: Lowering, shape: Shape, sizes: Shape, starts: Sequence[Value], axes: Sequence[int]) -> Value:
-    """`i64[len(axes)]`: the starts, moved so that the window lies inside."""
+def _cut_axes(shape: Shape, sizes: Shape) -> list[int]:
+    """On which axes a window of these sizes is less than the whole."""
+    return [i for i, d in enumerate(shape) if not same_dim(d, sizes[i])]
+
+
+def _stacked(op: Lowering, starts: Sequence[Value], axes: Sequence[int]) -> Value:
+    """`i64[len(axes)]`: the starts on these axes."""
     parts = [op.reshape(_to_i64(op, starts[i]), (1,)) for i in axes]
-    begin = op.Concat(*parts, axis=0) if len(parts) > 1 else parts[0]
-    top = _vector(op, [_axis_limit(shape[i], sizes[i]) for i in axes])
-    return op.Max(op.Min(begin, top), 0)
+    return op.Concat(*parts, axis=0) if len(parts) > 1 else parts[0]
 
 
 def _to_i64(op: Lowering, i: Value) -> Value:
@@ -65,27 +123,11 @@ def _to_i64(op: Lowering, i: Value) -> Value:
     return op.cast(i, DType.I64)
 
 
-@lower("dynamic_update_slice")
-def dynamic_update_slice(op: Lowering, x: Value, update: Value, *starts: Value) -> Value:
-    if not x.type.shape:
-        return update
-    sizes = update.type.shape
-    axes = [i for i, (d, s) in enumerate(zip(x.type.shape, sizes, strict=True)) if not (type(d) is type(s) and d == s)]
-    if not axes:
-        return update
-    begin = _clamped_starts(op, x.type.shape, sizes, starts, axes)
-    # rows along the updated axes, the others whole
-    whole = [i for i in range(x.type.rank) if i not in axes]
-    order = [*axes, *whole]
-    grid = tuple(sizes[i] for i in axes)
-    columns = []
-    for k, i in enumerate(axes):
-        line = op.Add(arange(op, sizes[i], DType.I64), op.slice(begin, 0, k, k + 1))
-        spread = op.reshape(line, tuple(sizes[i] if j == i else 1 for j in axes))
-        columns.append(op.unsqueeze(op.expand(spread, grid), [-1]))
-    index = op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
-    out = op.ScatterND(op.transpose(x, order), index, op.transpose(update, order))
-    return op.transpose(out, [order.index(i) for i in range(len(order))])
+def _window(op: Lowering, x: Value, begin: Value, sizes: Shape, axes: Sequence[int]) -> Value:
+    """The window of these sizes that starts at `begin`, `i64[len(axes)]`, on some axes and is whole on the others."""
+    end = op.Add(begin, op.dims([sizes[i] for i in axes]))
+    shape = tuple(sizes[i] if i in axes else d for i, d in enumerate(x.type.shape))
+    return op.apply("onnx.Slice", x, begin, end, np.asarray(axes, np.int64), types=[x.type.with_shape(shape)])
 
 
 # ------------------------------------------------------------------------------------------------ gather
@@ -97,125 +139,44 @@ def gather(
     fill_value: Any = None, **_: Any,
 ) -> Value:  # fmt: skip
     d = dimension_numbers
+    batching = dict(zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True))
+    w = Windows(d.start_index_map, d.collapsed_slice_dims, batching, slice_sizes)
     index = _to_i64(op, indices)
-    axes = list(d.start_index_map)
-    limits = [_axis_limit(x.type.shape[a], slice_sizes[a]) for a in axes]
-    clipped = op.Max(op.Min(index, _vector(op, limits)), 0)  # XLA clamps what was promised, too
-    forms = (form(op, x, clipped, d, slice_sizes) for form in (_simple_gather, _one_window, _general_gather))
-    out = next(v for v in forms if v is not None)
+    clipped = w.clamped(op, index, x.type.shape)  # XLA clamps what was promised, too
+    out = _gathered(op, x, clipped, w, d.offset_dims)
     if mode in ("fill_or_drop", "fill"):
-        out = _filled(op, x, out, index, clipped, d, fill_value)
+        out = _filled(op, out, op.Equal(index, clipped), d.offset_dims, fill_value)
     return op.reshape(out, op.out_shape)
 
 
-def _one_window(op: Lowering, x: Value, index: Value, d: Any, sizes: Shape) -> Value | None:
-    """One Slice: a single index, and windows that are whole on the axes that it does not name."""
-    axes = list(d.start_index_map)
-    whole = all(_equal(s, x.type.shape[i]) for i, s in enumerate(sizes) if i not in axes)
-    if index.type.rank != 1 or not axes or not whole:
-        return None
-    return op.squeeze(_window(op, x, index, sizes, axes), d.collapsed_slice_dims)
+def _gathered(op: Lowering, x: Value, index: Value, w: Windows, offset_dims: Sequence[int]) -> Value:
+    """One Gather of rows along a single axis, one Slice for a single index, else GatherND."""
+    shape, axes = x.type.shape, list(w.axes)
+    indexed = w.indexed(shape)
+    batch = [~k for k in range(index.type.rank - 1)]
+    if len(axes) == 1 and indexed == axes == list(w.dropped):
+        out = op.Gather(x, op.reshape(index, index.type.shape[:-1]), axis=axes[0])
+        have = [*range(axes[0]), *batch, *range(axes[0] + 1, len(shape))]
+    elif axes and not batch and set(indexed) <= set(axes):
+        return op.squeeze(_window(op, x, index, w.sizes, axes), w.dropped)
+    else:
+        whole = [a for a in range(len(shape)) if a not in indexed]
+        out = op.GatherND(op.transpose(x, [*indexed, *whole]), w.places(op, index, shape))
+        have = [*batch, *(a for a in w.kept if a in indexed), *whole]
+    # the axes of windows go where `offset_dims` say, those of the index, ~0, ~1, …, between them
+    windows, batches = iter(w.kept), iter(batch)
+    want = [next(windows) if i in offset_dims else next(batches) for i in range(len(have))]
+    return op.transpose(out, [have.index(a) for a in want])
 
 
-def _simple_gather(op: Lowering, x: Value, index: Value, d: Any, sizes: Shape) -> Value | None:
-    """One Gather: single indexed axis of window 1, collapsed, the others whole."""
-    if d.operand_batching_dims or len(d.start_index_map) != 1:
-        return None
-    axis = d.start_index_map[0]
-    if tuple(d.collapsed_slice_dims) != (axis,) or any(
-        not _equal(s, x.type.shape[i]) for i, s in enumerate(sizes) if i != axis
-    ):
-        return None
-    batch = index.type.rank - 1
-    flat = op.reshape(index, index.type.shape[:-1])
-    out = op.Gather(x, flat, axis=axis)
-    # Gather puts the batch where the axis was; JAX where offset_dims leave room
-    rest = [i for i in range(x.type.rank) if i != axis]
-    rank = batch + len(rest)
-    have = list(rest[:axis]) + [("b", k) for k in range(batch)] + list(rest[axis:])
-    offsets = iter(rest)
-    batches = iter(("b", k) for k in range(batch))
-    want = [next(offsets) if i in d.offset_dims else next(batches) for i in range(rank)]
-    return op.transpose(out, [have.index(w) for w in want])
-
-
-def _equal(a: Dim, b: Dim) -> bool:
-    return type(a) is type(b) and a == b
-
-
-def _general_gather(op: Lowering, x: Value, index: Value, d: Any, sizes: Shape) -> Value:
-    """GatherND over the indexed and batched axes and the windows on them; the other axes come along whole."""
-    rank = x.type.rank
-    batch_shape = index.type.shape[:-1]
-    nb = len(batch_shape)
-    windowed = [a for a in range(rank) if a not in d.collapsed_slice_dims and a not in d.operand_batching_dims]
-    # axes that must be indexed: started ones, batching ones, and those whose window is not the whole axis
-    indexed = [
-        a
-        for a in range(rank)
-        if a in d.start_index_map or a in d.operand_batching_dims or not _equal(sizes[a], x.type.shape[a])
-    ]
-    whole = [a for a in range(rank) if a not in indexed]
-    inner = [a for a in windowed if a in indexed]  # windows that are spelled out in the index
-    grid = (*batch_shape, *(sizes[a] for a in inner))
-    columns = []
-    for a in indexed:
-        columns.append(op.unsqueeze(_column(op, index, d, a, nb, inner, sizes, grid), [-1]))
-    nd = op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
-    out = op.GatherND(op.transpose(x, [*indexed, *whole]), nd)
-    # now: batch…, inner windows…, whole axes…
-    have = [("b", k) for k in range(nb)] + [("w", a) for a in inner] + [("w", a) for a in whole]
-    offsets, batches = iter(("w", a) for a in windowed), iter(("b", k) for k in range(nb))
-    want = [next(offsets) if i in d.offset_dims else next(batches) for i in range(len(have))]
-    return op.transpose(out, [have.index(w) for w in want])
-
-
-def _column(
-    op: Lowering, index: Value, d: Any, axis: int, nb: int, inner: Sequence[int], sizes: Shape, grid: Shape
-) -> Value:
-    """The index along one axis for every batch entry and window element, `i64[grid]`."""
-    starts: Value | None = None
-    if axis in d.start_index_map:
-        k = d.start_index_map.index(axis)
-        starts = op.Gather(index, np.array(k), axis=index.type.rank - 1)
-    elif axis in d.operand_batching_dims:
-        at = d.start_indices_batching_dims[d.operand_batching_dims.index(axis)]
-        size = index.type.shape[at]
-        starts = op.reshape(arange(op, size, DType.I64), tuple(size if i == at else 1 for i in range(nb)))
-    parts: list[Value] = []
-    if starts is not None:
-        parts.append(op.reshape(starts, (*starts.type.shape, *(1,) * len(inner))))
-    if axis in inner and not _equal(sizes[axis], 1):
-        line = arange(op, sizes[axis], DType.I64)
-        parts.append(op.reshape(line, tuple(sizes[a] if a == axis else 1 for a in (*[-1] * nb, *inner))))
-    if not parts:
-        return op.full(grid, 0, DType.I64)
-    out = parts[0] if len(parts) == 1 else op.Add(parts[0], parts[1])
-    return op.expand(out, grid)
-
-
-def _filled(op: Lowering, x: Value, out: Value, index: Value, clipped: Value, d: Any, fill_value: Any) -> Value:
+def _filled(op: Lowering, out: Value, good: Value, offset_dims: Sequence[int], fill_value: Any) -> Value:
     """The fill value wherever a window did not fit."""
-    good = op.Equal(index, clipped)
     inside = op.Equal(op.ReduceMin(op.cast(good, DType.I32), np.array([-1]), keepdims=0), 1)
-    rank = out.type.rank
-    batch_axes = [i for i in range(rank) if i not in d.offset_dims]
-    shape = [1] * rank
-    for k, i in enumerate(batch_axes):
-        shape[i] = inside.type.shape[k]  # type: ignore[call-overload]
-    dtype = x.type.dtype
+    dtype, sizes = out.type.dtype, iter(inside.type.shape)
+    shape = tuple(1 if i in offset_dims else next(sizes) for i in range(out.type.rank))
     if fill_value is None:
-        fill_value = (
-            np.nan
-            if dtype.is_float
-            else True
-            if dtype == DType.BOOL
-            else int(np.iinfo(dtype.numpy).min if dtype.is_signed else np.iinfo(dtype.numpy).max)
-        )
-    fill = op.const(fill_value, dtype)
-    return where(
-        op, op.reshape(inside, tuple(shape)), out, op.expand(fill, out.type.shape) if dtype == DType.BOOL else fill
-    )
+        fill_value = math.nan if dtype.is_float else limits(dtype)[not dtype.is_signed]
+    return where(op, op.reshape(inside, shape), out, op.const(fill_value, dtype))
 
 
 # ----------------------------------------------------------------------------------------------- scatter
@@ -227,14 +188,9 @@ _REDUCTIONS = {"scatter": None, "scatter-add": "add", "scatter-mul": "mul", "sca
 
 @lower(*_REDUCTIONS)
 def scatter(
-    op: Lowering,
-    x: Value,
-    *operands: Value,
-    dimension_numbers: Any,
-    mode: str = "fill_or_drop",
-    unique_indices: bool = False,
-    **_: Any,
-) -> Value | Sequence[Value]:
+    op: Lowering, x: Value, *operands: Value, dimension_numbers: Any, mode: str = "fill_or_drop",
+    unique_indices: bool = False, **_: Any,
+) -> Value | Sequence[Value]:  # fmt: skip
     reduction = _REDUCTIONS[op.source.kind]
     if computes(op.source):
         return _applied(op, [x, *operands], dimension_numbers, mode, unique_indices)
@@ -292,46 +248,34 @@ def _places(indices: jax.Array, *, shape: Shape, updates: Shape, d: Any, mode: s
 
 
 def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mode: str, reduction: str | None) -> Value:
-    rank = x.type.rank
-    index = _to_i64(op, indices)
-    window_axes = [a for a in range(rank) if a not in d.inserted_window_dims and a not in d.operand_batching_dims]
-    sizes: list[Dim] = [1] * rank
-    for a, u in zip(window_axes, d.update_window_dims, strict=True):
-        sizes[a] = updates.type.shape[u]
-    nb = index.type.rank - 1
-    axes = list(d.scatter_dims_to_operand_dims)
-    indexed = [
-        a for a in range(rank) if a in axes or a in d.operand_batching_dims or not _equal(sizes[a], x.type.shape[a])
-    ]
-    if not indexed:
-        indexed = [0] if rank else []
-    if not rank:
-        return _scatter_scalar(op, x, updates, reduction)
-    whole = [a for a in range(rank) if a not in indexed]
-    inner = [a for a in window_axes if a in indexed]
-    grid = (*index.type.shape[:-1], *(sizes[a] for a in inner))
-    limits = [_axis_limit(x.type.shape[a], sizes[a]) for a in axes]
-    names = _GatherView(d)
-    kept = op.Max(op.Min(index, _vector(op, limits)), 0) if axes else index
-    columns = [op.unsqueeze(_column(op, kept, names, a, nb, inner, tuple(sizes), grid), [-1]) for a in indexed]
-    nd = op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
-    # updates: batch…, windows… in the order of the operand → batch…, inner…, whole…
-    update_batch = [i for i in range(updates.type.rank) if i not in d.update_window_dims]
-    at = dict(zip(window_axes, d.update_window_dims, strict=True))
-    flat = op.transpose(updates, [*update_batch, *(at[a] for a in inner), *(at[a] for a in whole)])
-    order = [*indexed, *whole]
+    if not x.type.shape:  # a scalar is the one row of an operand
+        one = _scatter(
+            op, op.reshape(x, (1,)), indices, updates, lax.ScatterDimensionNumbers((), (0,), ()), mode, reduction
+        )
+        return op.reshape(one, ())
+    rank, index = x.type.rank, _to_i64(op, indices)
+    batching = dict(zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True))
+    rest = [a for a in range(rank) if a not in d.inserted_window_dims and a not in batching]
+    at = dict(zip(rest, d.update_window_dims, strict=True))  # the axes of the updates that windows lie along
+    sizes = tuple(updates.type.shape[at[a]] if a in at else 1 for a in range(rank))
+    w = Windows(d.scatter_dims_to_operand_dims, d.inserted_window_dims, batching, sizes)
+    kept = w.clamped(op, index, x.type.shape)
+    nd = w.places(op, kept, x.type.shape)
+    indexed = w.indexed(x.type.shape)
+    order = [*indexed, *(a for a in range(rank) if a not in indexed)]
+    batch = [i for i in range(updates.type.rank) if i not in d.update_window_dims]
+    flat = op.transpose(updates, [*batch, *(at[a] for a in order if a in at)])
     base = op.transpose(x, order)
     shape = base.type.shape
     # an element more where an axis may have none: the runtime takes no index into nothing
     more = [(0, int(i < len(indexed) and not dims.known_ge(n, 1)), 0) for i, n in enumerate(shape)]
-    if any(high for _, high, _ in more):
-        base = pad_with(op, base, op.const(0, base.type.dtype), more)
-    if mode == "clip" or not axes:
+    base = pad_with(op, base, op.const(0, base.type.dtype), more)
+    if mode == "clip" or not w.axes:
         out = _reduced(op, base, nd, flat, reduction)
     else:
         good = op.ReduceMin(op.cast(op.Equal(index, kept), DType.I32), np.array([-1]), keepdims=0)
         out = _dropping(op, base, nd, flat, op.Less(good, 1), reduction)
-    return op.transpose(slice_axes(op, out, (0,) * rank, shape, (1,) * rank), [order.index(i) for i in range(rank)])
+    return op.transpose(slice_axes(op, out, (0,) * rank, shape, (1,) * rank), np.argsort(order).tolist())
 
 
 def _reduced(op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None) -> Value:
@@ -360,47 +304,18 @@ def _accumulated(op: Lowering, base: Value, nd: Value, updates: Value, reduction
     return op.reshape(out, base.type.shape)
 
 
-class _GatherView:
-    """Scatter's dimension numbers under gather's names."""
-
-    def __init__(self, d: Any) -> None:
-        self.start_index_map = tuple(d.scatter_dims_to_operand_dims)
-        self.operand_batching_dims = tuple(d.operand_batching_dims)
-        self.start_indices_batching_dims = tuple(d.scatter_indices_batching_dims)
-
-
-def _scatter_scalar(op: Lowering, x: Value, updates: Value, reduction: str | None) -> Value:
-    line = op.reshape(x, (1,))
-    flat = op.reshape(updates, (dims.prod(updates.type.shape),))
-    index = op.full((*flat.type.shape, 1), 0, DType.I64)
-    return op.reshape(op.ScatterND(line, index, flat, reduction=reduction), ())
-
-
 def _dropping(op: Lowering, base: Value, nd: Value, flat: Value, misfits: Value, reduction: str | None) -> Value:
     """Windows that do not fit are dropped: their updates change nothing, or go to an extra row that is cut off again."""
-    dtype, size, depth = base.type.dtype, base.type.shape[0], nd.type.shape[-1]
+    dtype, shape, rank = base.type.dtype, base.type.shape, base.type.rank
 
-    def spread(rank: int) -> Value:
-        return op.reshape(misfits, (*misfits.type.shape, *(1,) * (rank - misfits.type.rank)))
+    def spread(like: Value) -> Value:
+        return op.reshape(misfits, (*misfits.type.shape, *(1,) * (like.type.rank - misfits.type.rank)))
 
-    if reduction and 0 not in base.type.shape[:depth] and all(type(n) is int for n in base.type.shape[:depth]):
-        kept = op.Where(spread(flat.type.rank), op.const(_unit(reduction, dtype), dtype), flat)
-        return _reduced(op, base, nd, kept, reduction)
-    away = op.Mul(op.const(np.eye(1, depth, dtype=np.int64)[0]), op.dims((size,)))
-    nd = op.Where(spread(nd.type.rank), op.reshape(away, (*(1,) * (nd.type.rank - 1), depth)), nd)
-    pads = [0] * (2 * base.type.rank)
-    pads[base.type.rank] = 1
-    narrow = DType.U8 if dtype == DType.BOOL else dtype  # there is no Pad of bool
-    extra = Type(narrow, (dims.add(size, 1), *base.type.shape[1:]))
-    padded = op.apply("onnx.Pad", op.cast(base, narrow), np.asarray(pads), op.const(0, narrow), types=[extra])
-    out = _reduced(op, op.cast(padded, dtype), nd, flat, reduction)
-    return slice_axes(op, out, (0,) * out.type.rank, base.type.shape, (1,) * out.type.rank)
-
-
-def _unit(reduction: str, dtype: DType) -> float | int:
-    """What changes nothing."""
-    if reduction in ("add", "mul"):
-        return int(reduction == "mul")
-    if dtype.is_float:
-        return math.inf if reduction == "min" else -math.inf
-    return int(getattr(np.iinfo(dtype.numpy), "max" if reduction == "min" else "min"))
+    if reduction:
+        least, greatest = limits(dtype)
+        unit = {"add": -0.0, "mul": 1, "min": greatest, "max": least}[reduction]
+        return _reduced(op, base, nd, op.Where(spread(flat), op.const(unit, dtype), flat), reduction)
+    away = op.dims([shape[0], *(0,) * (nd.type.shape[-1] - 1)])
+    padded = pad_with(op, base, op.const(0, dtype), [(0, int(i == 0), 0) for i in range(rank)])
+    out = op.ScatterND(padded, op.Where(spread(nd), away, nd), flat)
+    return slice_axes(op, out, (0,) * rank, shape, (1,) * rank)

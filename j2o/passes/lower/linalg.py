@@ -186,8 +186,6 @@ def _substitute_block(a: Array, b: Array, lower: bool, unit: bool) -> Array:
 def lu(a: Array) -> tuple[Array, Array, Array]:
     """The packed factors, the pivots, and the permutation `p` for which `a[p] = L U`."""
     rank = dims.minimum(*a.shape)
-    if type(rank) is int and rank == 0:
-        return a, positions(0), positions(a.shape[0])
     if is_small(rank):
         packed, pivots, order = _lu_panel(a.T, rank)
         return packed.T, pivots, order
@@ -298,8 +296,6 @@ def geqp3(a: Array, marks: Array, **_: Any) -> tuple[Array, Array, Array]:
 def geqrf(a: Array) -> tuple[Array, Array]:
     """R in the upper triangle, the Householder vectors below, and their `tau`."""
     rank = dims.minimum(*a.shape)
-    if type(rank) is int and rank == 0:
-        return a, jnp.zeros(0, a.dtype)
     if is_small(rank):
         packed, taus, _ = _qr_panel(a.T, rank)
         return packed.T, taus

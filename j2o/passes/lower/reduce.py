@@ -12,8 +12,16 @@ from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Type
+from j2o.ir.types import Dim, DType, Type, dtype_of
 from j2o.passes.lower.table import Lowering, lower, lower_with
+
+
+def limits(dtype: DType) -> tuple[Any, Any]:
+    """The least and the greatest value, the units of max and min."""
+    if dtype.is_float or dtype == DType.BOOL:
+        return (-np.inf, np.inf) if dtype.is_float else (False, True)
+    info = jnp.iinfo(dtype.numpy)
+    return int(info.min), int(info.max)
 
 
 def _reduce(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Value:
@@ -88,27 +96,20 @@ def logical(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
 
 
 def _tree_reduce(x: jax.Array, *, axes: Sequence[int], kind: str) -> jax.Array:
-    """Halve the axis until one is left; with a loop where its size is symbolic."""
+    """Halve the reduced axes, made one, until one element is left; with a loop where their size is symbolic."""
     monoid, unit = MONOIDS[kind]
-    for axis in sorted(axes, reverse=True):
-        n = x.shape[axis]
-        start = jnp.full(x.shape[:axis] + x.shape[axis + 1 :], unit, x.dtype)
-        if type(n) is not int:
-            rows = jnp.moveaxis(x, axis, 0)
-            x = lax.fori_loop(
-                0, n, lambda i, acc, rows=rows: monoid(acc, lax.dynamic_index_in_dim(rows, i, 0, keepdims=False)), start
-            )
-            continue
-        if n == 0:
-            x = start
-            continue
-        while n > 1:
-            half = n // 2
-            merged = monoid(lax.slice_in_dim(x, 0, half, axis=axis), lax.slice_in_dim(x, half, 2 * half, axis=axis))
-            x = merged if n % 2 == 0 else jnp.concatenate([merged, lax.slice_in_dim(x, n - 1, n, axis=axis)], axis)
-            n = n - half
-        x = jnp.squeeze(x, axis)
-    return x
+    rows = jnp.moveaxis(x, axes, range(len(axes)))
+    rest = rows.shape[len(axes) :]
+    n = dims.prod(rows.shape[: len(axes)])
+    rows = rows.reshape(n, *rest)
+    if type(n) is not int:
+        return lax.scan(lambda acc, row: (monoid(acc, row), None), jnp.full(rest, unit, x.dtype), rows)[0]
+    width = 1 << (n - 1).bit_length()
+    rows = lax.pad(rows, jnp.asarray(unit).astype(x.dtype), [(0, width - n, 0), *[(0, 0, 0)] * len(rest)])
+    while width > 1:
+        width //= 2
+        rows = monoid(rows[:width], rows[width:])
+    return rows[0]
 
 
 @lower("argmax", "argmin")
@@ -189,24 +190,16 @@ def _cumulative(monoid: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         if type(n) is int:
             return lax.associative_scan(monoid, x, reverse=reverse, axis=axis)
         rows = jnp.moveaxis(x, axis, 0)
+        least, greatest = limits(dtype_of(x.dtype))
+        unit = {lax.mul: 1, lax.max: least, lax.min: greatest, jnp.logaddexp: least}[monoid]
 
         def step(carry: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
             out = monoid(carry, row)
             return out, out
 
-        return jnp.moveaxis(lax.scan(step, _unit(monoid, rows), rows, reverse=reverse)[1], 0, axis)
+        return jnp.moveaxis(lax.scan(step, jnp.full(rows.shape[1:], unit, x.dtype), rows, reverse=reverse)[1], 0, axis)
 
     return fn
-
-
-def _unit(monoid: Callable[[Any, Any], Any], rows: jax.Array) -> jax.Array:
-    """What changes nothing, in the shape of one row."""
-    dtype = rows.dtype
-    if jnp.issubdtype(dtype, jnp.floating):
-        low, high = -np.inf, np.inf
-    else:
-        low, high = (False, True) if jnp.issubdtype(dtype, jnp.bool_) else (jnp.iinfo(dtype).min, jnp.iinfo(dtype).max)
-    return jnp.full(rows.shape[1:], {lax.mul: 1, lax.max: low, lax.min: high, jnp.logaddexp: low}[monoid], dtype)
 
 
 for _name, _monoid in {"prod": lax.mul, "max": lax.max, "min": lax.min, "logsumexp": jnp.logaddexp}.items():

@@ -43,6 +43,7 @@ def reshape(op: Lowering, x: Value, *, new_sizes: Shape, dimensions: Sequence[in
 
 @lower("rev")
 def rev(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
+    """`x` with these axes turned around."""
     if not dimensions:
         return x
     n = len(dimensions)

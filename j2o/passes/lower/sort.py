@@ -97,7 +97,7 @@ def _total_key(op: Lowering, x: Value) -> Value:
     if not dtype.is_float:
         return _sort_key(op, x)
     if op.opset >= 26:
-        return total_order(op, x if dtype.bits >= 32 else op.cast(x, DType.F32))
+        return op.jax(total_order, x if dtype.bits >= 32 else op.cast(x, DType.F32))
     wide = op.cast(x, DType.F64)
     positive_zero = op.And(op.Equal(wide, 0.0), op.Greater(op.Reciprocal(wide), 0.0))
     return op.Where(positive_zero, np.finfo(np.float64).smallest_subnormal, wide)

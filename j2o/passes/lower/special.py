@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from j2o.ir.graph import Value
-from j2o.ir.types import DType
-from j2o.passes.lower.table import F, Lowering, lower, lower_with
+from j2o.passes.lower.elementwise import direct
+from j2o.passes.lower.table import F, lower, lower_with
 
 
 def special(*primitives: str) -> Callable[[F], F]:
@@ -76,17 +75,13 @@ _ERFC_FAR = (-1.047766399936249e1, 1.297719955372516e1, -7.495518717768503e0, 2.
              4.218463358204948e-1, -2.820767439740514e-1, 5.641895067754075e-1)  # fmt: skip
 
 
-@lower("erf")
-def erf(op: Lowering, x: Value) -> Value:
-    if x.type.dtype != DType.F64 or op.supports("Erf", DType.F64):
-        return op.Erf(x)
-    return op.jax(_erf_wide, x)
-
-
-def _erf_wide(x: jax.Array) -> jax.Array:
+def _erf(x: jax.Array) -> jax.Array:
     z = x * x
     near = x * _polynomial(z, _ERF_T) / _polynomial(z, _ERF_U)
     return jnp.where(jnp.abs(x) >= 1, 1 - _erfc_beyond_1(x), near)
+
+
+lower("erf")(direct("Erf", _erf))
 
 
 def _erfc_beyond_1(x: jax.Array) -> jax.Array:

@@ -14,18 +14,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
-from j2o.ir.types import Dim, DType, Shape, same_dim
+from j2o.ir.types import Dim, DType, Shape, dtype_of, same_dim
 from j2o.passes.lower.conv import same_padding, wide_enough
 from j2o.passes.lower.dot import pick
 from j2o.passes.lower.elementwise import max_, min_
-from j2o.passes.lower.reduce import apply_elementwise, loop, reduce_max, reduce_min, reduce_prod, reduce_sum
+from j2o.passes.lower.reduce import apply_elementwise, limits, loop, reduce_max, reduce_min, reduce_prod, reduce_sum
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
-from j2o.passes.lower.table import Lowering, lower
+from j2o.passes.lower.table import Lowering, lower, lower_with
 
 Combine: TypeAlias = Callable[[Lowering, Value, Value], Value]
 
@@ -44,8 +47,6 @@ class Windows:
     def spread(self, op: Lowering, x: Value, value: Any) -> Value:
         """`x` with `value` as padding."""
         config = [(low, high, b - 1) for (low, high), b in zip(self.padding, self.base, strict=True)]
-        if all(same_dim(amount, 0) for entry in config for amount in entry):
-            return x
         return pad_with(op, x, op.const(value, x.type.dtype), config)
 
     @property
@@ -63,8 +64,12 @@ class Windows:
             raise UnsupportedError(["gradients of a window of symbolic size"])
         return itertools.product(*(range(0, s * d, d) for s, d in zip(self.sizes, self.dilations, strict=True)))  # type: ignore[operator]
 
-    def at(self, op: Lowering, x: Value, offset: Sequence[int]) -> Value:
+    def at(self, op: Lowering, x: Value, offset: Sequence[int] | Value) -> Value:
         """What the windows have at one place, of the padded operand."""
+        if isinstance(offset, Value):
+            end = op.Add(offset, op.dims([dims.mul(n, s) for n, s in zip(self.counts, self.strides, strict=True)]))
+            axes, kept = np.arange(x.type.rank), [x.type.with_shape(self.counts)]
+            return op.apply("onnx.Slice", x, offset, end, axes, np.asarray(self.strides), types=kept)
         for axis, start in enumerate(offset):
             x = _every(op, x, axis, start, self.counts[axis], self.strides[axis])
         return x
@@ -104,19 +109,11 @@ class Monoid:
     unit: Callable[[DType], Any]
 
 
-def _lowest(dtype: DType) -> Any:
-    return -np.inf if dtype.is_float else np.iinfo(dtype.numpy).min
-
-
-def _highest(dtype: DType) -> Any:
-    return np.inf if dtype.is_float else np.iinfo(dtype.numpy).max
-
-
 MONOIDS = {
     "add": Monoid(lambda op, a, b: op.Add(a, b), reduce_sum, lambda dtype: 0),
     "mul": Monoid(lambda op, a, b: op.Mul(a, b), reduce_prod, lambda dtype: 1),
-    "max": Monoid(max_, reduce_max, _lowest),
-    "min": Monoid(min_, reduce_min, _highest),
+    "max": Monoid(max_, reduce_max, lambda dtype: limits(dtype)[0]),
+    "min": Monoid(min_, reduce_min, lambda dtype: limits(dtype)[1]),
 }
 # what the computations of `reduce_window` are after lowering; booleans are combined as 0 and 1
 BY_OPERATOR = {"Add": "add", "Mul": "mul", "Max": "max", "Min": "min", "Or": "max", "And": "min"}
@@ -166,7 +163,7 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
         return op.cast(_pool(op, op.cast(x, DType.F32), kind, w), dtype)  # type: ignore[arg-type]
     if kind == "min":
         x = op.Neg(x)
-    unit = _lowest(dtype) if operator == "MaxPool" else 0
+    unit = limits(dtype)[0] if operator == "MaxPool" else 0
     auto, pads, counts = _auto_padding(x, w, axes), None, w.counts
     if auto is None:
         pads, rest = _split_padding(w, axes)
@@ -303,7 +300,10 @@ def _fold(
     op: Lowering, xs: Sequence[Value], inits: Sequence[Value], w: Windows,
     computation: Callable[[Lowering, list[Value], list[Value]], list[Value]],
 ) -> list[Value]:  # fmt: skip
-    """The computation over the places of a window, one after the other; padding is passed over."""
+    """The computation over the places of a window, one after the other; padding is passed over.
+
+    In a loop where the sizes of the windows are known at run time alone.
+    """
     spread = [w.spread(op, x, 0) for x in xs]
     real, plain = None, w
     if w.is_padded:  # one mask for all that lies along the axes without windows
@@ -311,64 +311,39 @@ def _fold(
         shape = tuple(1 if still[i] else n for i, n in enumerate(xs[0].type.shape))
         plain = dataclasses.replace(w, counts=tuple(1 if still[i] else n for i, n in enumerate(w.counts)))
         real = w.spread(op, op.full(shape, True, DType.BOOL), False)
-    acc = [op.expand(v, w.counts) for v in inits]
-    if not dims.is_static(w.sizes):
-        return _fold_in_loop(op, spread, real, acc, (w, plain), computation)
-    for offset in w.offsets():
-        new = computation(op, acc, [w.at(op, x, offset) for x in spread])
-        if real is not None:
-            here = plain.at(op, real, offset)
-            new = [op.Where(here, v, old) for v, old in zip(new, acc, strict=True)]
-        acc = new
-    return acc
+    start = [op.expand(v, w.counts) for v in inits]
 
+    def step(op: Lowering, acc: Sequence[Value], offset: Sequence[int] | Value) -> list[Value]:
+        new = computation(op, list(acc), [w.at(op, x, offset) for x in spread])
+        if real is None:
+            return new
+        here = plain.at(op, real, offset)
+        return [op.Where(here, v, old) for v, old in zip(new, acc, strict=True)]
 
-def _fold_in_loop(
-    op: Lowering, xs: Sequence[Value], real: Value | None, acc: list[Value], windows: tuple[Windows, Windows],
-    computation: Callable[[Lowering, list[Value], list[Value]], list[Value]],
-) -> list[Value]:  # fmt: skip
-    """The same over as many places as the sizes say at run time."""
-    w, plain = windows
-    rank = len(w.counts)
-    sizes, axes, strides = op.dims(w.sizes), np.arange(rank), np.asarray(w.strides)
-    rows = op.dims([dims.prod(w.sizes[i + 1 :]) for i in range(rank)])
-    spans = {v: op.dims([dims.mul(n, s) for n, s in zip(v.counts, v.strides, strict=True)]) for v in (w, plain)}
+    if dims.is_static(w.sizes):
+        return functools.reduce(functools.partial(step, op), w.offsets(), start)
+    sizes, rows = op.dims(w.sizes), op.dims([dims.prod(w.sizes[i + 1 :]) for i in range(len(w.sizes))])
 
-    def body(inner: Lowering, step: Value, *state: Value) -> list[Value]:
-        offset = inner.Mul(inner.Mod(inner.Div(step, rows), sizes), np.asarray(w.dilations))
+    def body(op: Lowering, place: Value, *acc: Value) -> list[Value]:
+        return step(op, acc, op.Mul(op.Mod(op.Div(place, rows), sizes), np.asarray(w.dilations)))
 
-        def at(x: Value, v: Windows) -> Value:
-            kept = [x.type.with_shape(v.counts)]
-            return inner.apply("onnx.Slice", x, offset, inner.Add(offset, spans[v]), axes, strides, types=kept)
-
-        new = computation(inner, list(state), [at(x, w) for x in xs])
-        if real is not None:
-            here = at(real, plain)
-            new = [inner.Where(here, n, old) for n, old in zip(new, state, strict=True)]
-        return new
-
-    return list(loop(op, dims.prod(w.sizes), acc, body))
+    return list(loop(op, dims.prod(w.sizes), start, body))
 
 
 # ------------------------------------------------------------------------------ gradients of max-pooling
 
-SELECT = {"ge": ("GreaterOrEqual", _lowest), "le": ("LessOrEqual", _highest)}
 
-
-@lower("select_and_gather_add")
-def select_and_gather_add(op: Lowering, tangents: Value, x: Value, *, select_prim: str, **windows: Any) -> Value:
+@lower_with("select_and_gather_add")
+def select_and_gather_add(tangents: jax.Array, x: jax.Array, *, select_prim: str, **windows: Any) -> jax.Array:
     """The tangent at the extreme of each window; the first of equal ones."""
-    w = _windows(op, **windows)
-    dtype = x.type.dtype
-    operator, unit = SELECT[select_prim]
 
-    def choose(op: Lowering, best: list[Value], item: list[Value]) -> list[Value]:
-        keep = op.apply(f"onnx.{operator}", best[0], item[0])
-        return [op.Where(keep, a, b) for a, b in zip(best, item, strict=True)]
+    def choose(best: tuple[jax.Array, ...], item: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        keep = getattr(lax, select_prim)(best[0], item[0])
+        return tuple(lax.select(keep, old, new) for old, new in zip(best, item, strict=True))
 
-    if any(same_dim(d, 0) for d in w.counts):
-        return op.full(w.counts, 0, dtype)
-    return _fold(op, [x, tangents], [op.const(unit(dtype), dtype), op.const(0, dtype)], w, choose)[1]
+    unit = limits(dtype_of(x.dtype))[select_prim == "le"]
+    inits = tuple(jnp.asarray(v, x.dtype) for v in (unit, 0))
+    return lax.reduce_window((x, tangents), inits, choose, **windows)[1]
 
 
 @lower("select_and_scatter_add")
@@ -378,32 +353,22 @@ def select_and_scatter_add(op: Lowering, source: Value, x: Value, *, select_prim
     dtype = x.type.dtype
     if any(same_dim(d, 0) for d in (*w.counts, *x.type.shape)):
         return op.full(op.out_shape, 0, dtype)
-    operator, unit = SELECT[select_prim]
-    padded = w.spread(op, x, unit(dtype))
+    operator = {"ge": "GreaterOrEqual", "le": "LessOrEqual"}[select_prim]
+    padded = w.spread(op, x, limits(dtype)[select_prim == "le"])
     shape = padded.type.shape
-    best = place = None
-    for offset in w.offsets():
+    first, *others = w.offsets()
+    best, place = w.at(op, padded, first), op.full(w.counts, 0, DType.I64)  # of the extreme, in the window
+    for offset in others:
         value = w.at(op, padded, offset)
-        here = _flat_offset(op, offset, shape)
-        if best is None or place is None:
-            best, place = value, op.expand(here, w.counts)
-            continue
+        here = op.dim(dims.total(dims.mul(start, dims.prod(shape[i + 1 :])) for i, start in enumerate(offset)))
         keep = op.apply(f"onnx.{operator}", best, value)
         best, place = op.Where(keep, best, value), op.Where(keep, place, here)
-    assert place is not None
     for axis in range(x.type.rank):  # from places in the window to places in the padded operand
         step = op.dim(dims.mul(w.strides[axis], dims.prod(shape[axis + 1 :])))
         starts = op.Mul(arange(op, w.counts[axis], DType.I64), step)
         place = op.Add(place, op.reshape(starts, tuple(d if i == axis else 1 for i, d in enumerate(w.counts))))
-    added = _scatter_add(op, op.reshape(place, (w_size := dims.prod(w.counts),)), op.reshape(source, (w_size,)), shape)
+    added = _scatter_add(op, op.reshape(place, (source.type.size,)), op.reshape(source, (source.type.size,)), shape)
     return pad_with(op, added, op.const(0, dtype), [(dims.sub(0, a), dims.sub(0, b), 0) for a, b in w.padding])
-
-
-def _flat_offset(op: Lowering, offset: Sequence[int], shape: Shape) -> Value:
-    flat: Dim = 0
-    for start, size in zip(offset, shape, strict=True):
-        flat = dims.add(dims.mul(flat, size), start)
-    return op.dim(flat)
 
 
 def _scatter_add(op: Lowering, places: Value, values: Value, shape: Shape) -> Value:

@@ -10,19 +10,15 @@ from j2o.ir.types import DType
 from j2o.passes.patterns import Const, RuleBuilder, rewrite
 
 
-def _trailing(x: Value, axes: Value) -> int | None:
-    """The first of the axes, where they are all axes from there on and of known sizes."""
-    if axes.known is None or x.type.dtype != DType.F32:
+def _form(x: Value, axes: Value, eps: Value) -> tuple[int, float] | None:
+    """The first of the axes, where they are all axes from there on and of known sizes, and epsilon."""
+    if axes.known is None or x.type.dtype != DType.F32 or eps.const is None or eps.type.size != 1:
         return None
     rank = x.type.rank
     over = sorted(int(a) % rank for a in axes.known)  # type: ignore[arg-type]
     if not over or over != list(range(over[0], rank)) or not dims.is_static(x.type.shape[over[0] :]):
         return None
-    return over[0]
-
-
-def _epsilon(eps: Value) -> float | None:
-    return float(eps.const.scalar) if eps.const is not None and eps.type.size == 1 else None
+    return over[0], float(eps.const.scalar)
 
 
 def _per_feature(op: RuleBuilder, value: Value, x: Value, axis: int) -> Value | None:
@@ -69,9 +65,10 @@ def layer_norm(op, x, axes, eps: Const, scale):
 
 @layer_norm.becomes
 def _(op, x, axes, eps, scale):
-    axis, epsilon = _trailing(x, axes), _epsilon(eps)
-    if axis is None or epsilon is None:
+    form = _form(x, axes, eps)
+    if form is None:
         return None
+    axis, epsilon = form
     scale = _per_feature(op, scale, x, axis)
     return None if scale is None else op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon)
 
@@ -85,9 +82,10 @@ def layer_norm_plain(op, x, axes, eps: Const):
 
 @layer_norm_plain.becomes
 def _(op, x, axes, eps):
-    axis, epsilon = _trailing(x, axes), _epsilon(eps)
-    if axis is None or epsilon is None or _is_scaled(op.root.out):
+    form = _form(x, axes, eps)
+    if form is None or _is_scaled(op.root.out):
         return None
+    axis, epsilon = form
     ones = op.const(np.ones(x.type.shape[axis:], np.float32))
     return op.LayerNormalization(x, ones, axis=axis, epsilon=epsilon)
 
