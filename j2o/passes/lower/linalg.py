@@ -59,8 +59,8 @@ def take(x: Array, index: Array, axis: int = 0) -> Array:
     return lax.gather(x, index[..., None], numbers, sizes, mode="promise_in_bounds")
 
 
-def positions(n: Dim, dtype: Any = jnp.int32) -> Array:
-    return lax.iota(dtype, n)
+def positions(n: Dim) -> Array:
+    return lax.iota(jnp.int32, n)
 
 
 def diagonal(a: Array) -> Array:
@@ -222,17 +222,15 @@ def _lu_panel(p: Array, steps: Dim) -> tuple[Array, Array, Array]:
 
 
 @lower_with("lu_pivots_to_permutation")
+@functools.partial(batched, rank=1)
 def lu_pivots_to_permutation(pivots: Array, *, permutation_size: Dim) -> Array:
     """The permutation that a sequence of exchanges makes."""
 
-    def one(pivots: Array) -> Array:
-        def step(order: Array, exchange: tuple[Array, Array]) -> tuple[Array, None]:
-            i, j = exchange  # by indexing, which says what becomes of a pivot that is out of bounds
-            return order.at[i].set(order[j]).at[j].set(order[i]), None
+    def step(order: Array, exchange: tuple[Array, Array]) -> tuple[Array, None]:
+        i, j = exchange  # by indexing, which says what becomes of a pivot that is out of bounds
+        return order.at[i].set(order[j]).at[j].set(order[i]), None
 
-        return lax.scan(step, positions(permutation_size), (positions(pivots.shape[0]), pivots))[0]
-
-    return batched(one, 1)(pivots)
+    return lax.scan(step, positions(permutation_size), (positions(pivots.shape[0]), pivots))[0]
 
 
 # ---------------------------------------------------------------------------------------------------- QR
@@ -354,13 +352,10 @@ def qr(a: Array, *, full_matrices: bool, pivoting: bool = False, **_: Any) -> tu
 
 
 @lower_with("tridiagonal_solve")
+@functools.partial(batched, rank=1)
 def tridiagonal_solve(dl: Array, d: Array, du: Array, b: Array, *, perturb_singular: bool = False) -> Array:
     """Gaussian elimination with partial pivoting; a singular matrix gives NaN, or has its pivots moved off zero."""
-    return batched(functools.partial(_tridiagonal_solve, perturb=perturb_singular), 1)(dl, d, du, b)
-
-
-def _tridiagonal_solve(dl: Array, d: Array, du: Array, b: Array, *, perturb: bool) -> Array:
-    zero = jnp.zeros_like(d[0])
+    perturb, zero = perturb_singular, jnp.zeros_like(d[0])
 
     def eliminate(row: tuple[Array, ...], below: tuple[Array, ...]) -> tuple[Any, Any]:
         (d0, u0, b0, s0), (l1, d1, u1, b1, s1) = row, below

@@ -20,14 +20,7 @@ def broadcast_in_dim(op: Lowering, x: Value, *, shape: Shape, broadcast_dimensio
     spread = [1] * len(shape)
     for i, d in enumerate(broadcast_dimensions):
         spread[d] = x.type.shape[i]  # type: ignore[call-overload]
-    return op.expand(insert_ones(op, x, tuple(spread), broadcast_dimensions), shape)
-
-
-def insert_ones(op: Lowering, x: Value, spread: Shape, at: Sequence[int]) -> Value:
-    """`x` with its axes at `at` and axes of size 1 elsewhere."""
-    if spread == x.type.shape:
-        return x
-    return op.unsqueeze(x, [i for i in range(len(spread)) if i not in at])
+    return op.expand(op.reshape(x, tuple(spread)), shape)
 
 
 @lower("reshape")
@@ -79,14 +72,6 @@ def _count(start: Dim, limit: Dim, step: Dim) -> Dim:
     """JAX has checked that the bounds lie inside."""
     span = dims.sub(limit, start)
     return span if same_dim(step, 1) else dims.floordiv(dims.sub(dims.add(span, step), 1), step)
-
-
-@lower("split")
-def split(op: Lowering, x: Value, *, sizes: Shape, axis: int) -> Sequence[Value]:
-    if len(sizes) == 1:
-        return (x,)
-    out = op.Split(x, op.dims(sizes), axis=axis)
-    return out if isinstance(out, tuple) else (out,)
 
 
 def pad_with(op: Lowering, x: Value, value: Value, config: Sequence[tuple[Dim, Dim, int]]) -> Value:
@@ -149,6 +134,7 @@ RULES |= {
     "tile": lambda op, x, *, reps: op.Tile(x, op.dims(reps)),
     "pad": lambda op, x, value, *, padding_config: pad_with(op, x, value, padding_config),
     "concatenate": lambda op, x, *rest, dimension: op.Concat(x, *rest, axis=dimension) if rest else x,
+    "split": lambda op, x, *, sizes, axis: op.Split(x, op.dims(sizes), axis=axis) if len(sizes) > 1 else x,
     "stack": lambda op, *xs, axis: op.Concat(*(op.unsqueeze(x, [axis]) for x in xs), axis=axis),
     "unstack": lambda op, x, *, axis: [
         op.Gather(x, np.array(i, np.int64), axis=axis) for i in range(len(op.out_types))

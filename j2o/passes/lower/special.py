@@ -294,31 +294,30 @@ def _scale(a: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return lax.exp(log), ~(log < -math.log(jnp.finfo(x.dtype).max))
 
 
-def _incomplete_domain(a: jax.Array, x: jax.Array) -> jax.Array:
-    return ~((x < 0) | (a < 0) | ((a == 0) & (x == 0)) | jnp.isnan(a) | jnp.isnan(x))
+def _incomplete(a: jax.Array, x: jax.Array, beyond: jax.Array, active: jax.Array) -> tuple[jax.Array, ...]:
+    """Where P(a, x) and Q(a, x) are defined; Q by its fraction where `beyond`, and P by its series elsewhere."""
+    domain = ~((x < 0) | (a < 0) | ((a == 0) & (x == 0)) | jnp.isnan(a) | jnp.isnan(x))
+    scale, representable = _scale(a, x)
+    active = active & domain & representable & ~jnp.isinf(x)
+    upper = _fraction(a, x, active & beyond, False)[0] * scale
+    return domain, upper, _series(a, x, active & ~beyond, False)[0] * scale / a
 
 
 @special("igamma")
 def igamma(a: jax.Array, x: jax.Array) -> jax.Array:
     """P(a, x), the regularised lower incomplete gamma function."""
-    domain, beyond = _incomplete_domain(a, x), (x >= 1) & (x > a)
-    scale, representable = _scale(a, x)
-    active = domain & representable & (x != 0) & ~jnp.isinf(x)
-    upper = 1 - _fraction(a, x, active & beyond, False)[0] * scale
-    lower = _series(a, x, active & ~beyond, False)[0] * scale / a
-    out = jnp.where(x == jnp.inf, 1, jnp.where(x == 0, 0, jnp.where(beyond, upper, lower)))
+    beyond = (x >= 1) & (x > a)
+    domain, upper, lower = _incomplete(a, x, beyond, x != 0)
+    out = jnp.where(x == jnp.inf, 1, jnp.where(x == 0, 0, jnp.where(beyond, 1 - upper, lower)))
     return jnp.where(domain, out, jnp.nan)
 
 
 @special("igammac")
 def igammac(a: jax.Array, x: jax.Array) -> jax.Array:
     """Q(a, x) = 1 - P(a, x)."""
-    domain, beyond = _incomplete_domain(a, x), ~((x < 1) | (x < a))
-    scale, representable = _scale(a, x)
-    active = domain & representable & (a != 0) & ~jnp.isinf(x)
-    upper = _fraction(a, x, active & beyond, False)[0] * scale
-    lower = 1 - _series(a, x, active & ~beyond, False)[0] * scale / a
-    out = jnp.where((x == jnp.inf) | (a == 0), 0, jnp.where(beyond, upper, lower))
+    beyond = ~((x < 1) | (x < a))
+    domain, upper, lower = _incomplete(a, x, beyond, a != 0)
+    out = jnp.where((x == jnp.inf) | (a == 0), 0, jnp.where(beyond, upper, 1 - lower))
     return jnp.where(domain, out, jnp.nan)
 
 

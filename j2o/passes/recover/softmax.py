@@ -9,7 +9,7 @@ from j2o.passes.patterns import RuleBuilder, rewrite
 
 
 def _axis(op: RuleBuilder, x: Value, axes: Value) -> int | None:
-    """The one axis, where the target has the operator for the dtype."""
+    """The one axis, of floats."""
     if axes.known is None or len(axes.known) != 1 or not x.type.dtype.is_float:
         return None
     return int(axes.known[0]) % x.type.rank  # type: ignore[arg-type]
