@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,20 +97,20 @@ def logical(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
 
 
 def _tree_reduce(x: jax.Array, *, axes: Sequence[int], kind: str) -> jax.Array:
-    """Halve the reduced axes, made one, until one element is left; with a loop where their size is symbolic."""
+    """Halve each axis until one is left; with a loop where its size is symbolic."""
     monoid, unit = MONOIDS[kind]
-    rows = jnp.moveaxis(x, axes, range(len(axes)))
-    rest = rows.shape[len(axes) :]
-    n = dims.prod(rows.shape[: len(axes)])
-    rows = rows.reshape(n, *rest)
-    if type(n) is not int:
-        return lax.scan(lambda acc, row: (monoid(acc, row), None), jnp.full(rest, unit, x.dtype), rows)[0]
-    width = 1 << (n - 1).bit_length()
-    rows = lax.pad(rows, jnp.asarray(unit).astype(x.dtype), [(0, width - n, 0), *[(0, 0, 0)] * len(rest)])
-    while width > 1:
-        width //= 2
-        rows = monoid(rows[:width], rows[width:])
-    return rows[0]
+    for axis in sorted(axes, reverse=True):
+        n, part, odd = x.shape[axis], functools.partial(lax.slice_in_dim, axis=axis), []
+        start = jnp.full(x.shape[:axis] + x.shape[axis + 1 :], unit, x.dtype)
+        if type(n) is not int:
+            x = lax.scan(lambda acc, row: (monoid(acc, row), None), start, jnp.moveaxis(x, axis, 0))[0]
+            continue
+        while n > 1:
+            odd += [part(x, n - 1, n)] if n % 2 else []
+            n //= 2
+            x = monoid(part(x, 0, n), part(x, n, 2 * n))
+        x = functools.reduce(monoid, odd, x).squeeze(axis) if n else start
+    return x
 
 
 @lower("argmax", "argmin")
