@@ -78,6 +78,7 @@ CASES = {
     "reduce-precision": (lambda x: lax.reduce_precision(x, 5, 10), f32(1.00049, 70000.0, 1e-9, -0.0, NAN)),
     "reduce-max-nan": (lambda x: (jnp.max(x), jnp.min(x), jnp.max(x[4:6])), LINE),
     "reduce-empty": (lambda x: (jnp.sum(x), jnp.prod(x), jnp.max(x, initial=-INF), jnp.all(x > 0)), f32()),
+    "reduce-integers": (lambda x: (jnp.sum(x, dtype=x.dtype), jnp.prod(x, dtype=x.dtype)), i32(2**31 - 1, 2**31 - 3, 2**30 + 7, -9)),
     "reduce-bits": (lambda x: lax.reduce(x, np.int32(0), lax.bitwise_xor, (0,)), i32(5, 9, 12)),
     "argmax-nan": (lambda x: (jnp.argmax(x), jnp.argmin(x)), LINE),
     "cumulative-sum": (lambda x: lax.cumsum(x), np.array([200, 100, 7], np.uint8)),

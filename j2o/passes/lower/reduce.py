@@ -33,26 +33,24 @@ def _reduce(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Value
 
 @lower("reduce_sum")
 def reduce_sum(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    """Integers modulo 2**n: onnxruntime adds them as float64 and saturates, so that 64 bits are added as two halves."""
+    """Integers as wide ones, modulo 2**n: onnxruntime adds these as float64 and saturates, so 64 bits go as two halves."""
     dtype = x.type.dtype
-    if dtype not in (DType.I64, DType.U64) or (x.op == "onnx.Cast" and x.node.inputs[0].type.dtype.bits <= 32):  # type: ignore[union-attr]
-        return _in_wide(op, "ReduceSum", x, axes)
+    if not dtype.is_int:
+        return _reduce(op, "ReduceSum", x, axes)
     whole = op.cast(x, DType.I64)
+    if dtype.bits < 64 or (x.op == "onnx.Cast" and x.node.inputs[0].type.dtype.bits <= 32):  # type: ignore[union-attr]
+        return op.cast(_reduce(op, "ReduceSum", whole, axes), dtype)
     low = op.Mod(whole, 2**32)
     high = _reduce(op, "ReduceSum", op.Div(op.Sub(whole, low), 2**32), axes)
     return op.cast(op.Add(op.Mul(high, 2**32), _reduce(op, "ReduceSum", low, axes)), dtype)
 
 
-def _in_wide(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Value:
-    """Sums and products of integers are those of wide signed ones, modulo 2**n."""
-    dtype = x.type.dtype
-    wide = op.cast(x, DType.I64) if dtype.is_int else x
-    return op.cast(_reduce(op, operator, wide, axes), dtype)
-
-
 @lower("reduce_prod")
 def reduce_prod(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    return _in_wide(op, "ReduceProd", x, axes)
+    """Integers by halving: onnxruntime multiplies them as float64, which keeps 53 bits of a product that wraps."""
+    if x.type.dtype.is_int:
+        return op.jax(_tree_reduce, x, axes=tuple(axes), kind="mul")
+    return _reduce(op, "ReduceProd", x, axes)
 
 
 def _extreme(operator: str) -> Callable[..., Value]:
@@ -79,7 +77,7 @@ reduce_max = lower("reduce_max")(_extreme("ReduceMax"))
 reduce_min = lower("reduce_min")(_extreme("ReduceMin"))
 
 
-MONOIDS = {"and": (lax.bitwise_and, -1), "or": (lax.bitwise_or, 0), "xor": (lax.bitwise_xor, 0)}
+MONOIDS = {"mul": (lax.mul, 1), "and": (lax.bitwise_and, -1), "or": (lax.bitwise_or, 0), "xor": (lax.bitwise_xor, 0)}
 
 
 @lower("reduce_and", "reduce_or", "reduce_xor")
