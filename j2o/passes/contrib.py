@@ -5,7 +5,7 @@ from __future__ import annotations
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Value
 from j2o.ir.target import Target
-from j2o.passes.patterns import Const, RuleBuilder, RuleSet, rewrite
+from j2o.passes.patterns import Const, RuleSet, rewrite
 from j2o.passes.pipeline import Context, graph_pass
 
 
@@ -40,26 +40,14 @@ def _untransposed(x: Value | None) -> tuple[Value | None, bool]:
 
 @rewrite("quick_gelu", level=3)
 def quick_gelu(op, x, alpha: Const):
-    return op.Mul(x, op.Sigmoid(op.Mul(x, alpha)))
+    return op.Mul(x, op.Sigmoid(op.either(op.Mul(x, alpha), x)))
 
 
 @quick_gelu.becomes
 def _(op, x, alpha):
-    return _quick(op, x, float(alpha.const.scalar)) if alpha.type.size == 1 else None
-
-
-@rewrite("silu", level=3)
-def silu(op, x):
-    return op.Mul(x, op.Sigmoid(x))
-
-
-@silu.becomes
-def _(op, x):
-    return _quick(op, x, 1.0)
-
-
-def _quick(op: RuleBuilder, x: Value, alpha: float) -> Value | None:
-    return op.ort.QuickGelu(x, alpha=alpha) if _has_kernel(op.target, "QuickGelu", x) else None
+    if not _has_kernel(op.target, "QuickGelu", x) or (alpha is not None and alpha.type.size != 1):
+        return None
+    return op.ort.QuickGelu(x, alpha=1.0 if alpha is None else float(alpha.const.scalar))
 
 
 @rewrite("bias_gelu", level=3)
@@ -75,4 +63,4 @@ def _(op, x, bias, approximate):
     return getattr(op.ort, kind)(x, bias)
 
 
-activations = RuleSet("contrib", (quick_gelu, silu, bias_gelu), level=3, doc="Activations of onnxruntime's own.")
+activations = RuleSet("contrib", (quick_gelu, bias_gelu), level=3, doc="Activations of onnxruntime's own.")
