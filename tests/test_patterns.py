@@ -167,3 +167,11 @@ def test_a_pass_may_be_any_object_of_that_form():
     assert np.array_equal(model(np.float32([-1, 3, 9])), np.float32([0, 3, 6]))
     record = next(r for r in model.report.passes if r.name == "capped")
     assert (record.runs, record.changes) == (1, 1)
+
+
+def test_passes_can_be_grouped():
+    model = j2o.compile(jax.nn.relu, [("B",)], passes=lambda p: p.fixpoint("mine", "transposes", "gemm"))
+    assert np.array_equal(model(np.float32([-1, 3])), np.float32([0, 3]))
+    pipeline = j2o.default_pipeline().fixpoint("mine", "transposes", "gemm")
+    assert [p.name for step in pipeline.steps if step.name == "mine" for p in step.passes] == ["transposes", "gemm"]
+    assert not {"transposes", "gemm"} & {step.name for step in pipeline.steps}
