@@ -13,9 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-import networkx as nx
 import numpy as np
-from networkx.algorithms.flow import boykov_kolmogorov
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
@@ -136,6 +134,9 @@ def _typical(dim: Dim) -> int:
 
 def _plan(group: list[Node], perm: Perm) -> list[Node]:
     """The nodes of a group that should run before the transposes."""
+    import networkx as nx  # takes 0.1 s, and most programs have nothing to move
+    from networkx.algorithms.flow import boykov_kolmogorov
+
     back, members = inverse(perm), set(group)
     flow = nx.DiGraph()
     source, sink = "source", "sink"
