@@ -169,6 +169,23 @@ def test_a_pass_may_be_any_object_of_that_form():
     assert (record.runs, record.changes) == (1, 1)
 
 
+class Counting:
+    """A pass that is called once, for the root graph."""
+
+    name, at, level, scope, calls = "counting", "onnx", 2, "root", 0
+
+    def __call__(self, graph):
+        self.calls += 1
+        return 0
+
+
+def test_such_an_object_says_whether_it_wants_regions_too():
+    counting = Counting()
+    program = lambda x: jax.lax.cond(x.sum() > 0, jax.numpy.sin, jax.numpy.cos, x)  # noqa: E731
+    j2o.compile(program, [("B",)], passes=lambda p: p.after("tidy", counting))
+    assert counting.calls == 1
+
+
 def test_passes_can_be_grouped():
     model = j2o.compile(jax.nn.relu, [("B",)], passes=lambda p: p.fixpoint("mine", "transposes", "gemm"))
     assert np.array_equal(model(np.float32([-1, 3])), np.float32([0, 3]))

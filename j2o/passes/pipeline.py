@@ -239,10 +239,11 @@ def run(pipeline: PassPipeline, graph: Graph, context: Context, *, verify: bool 
 
 def _run_fixpoint(group: Fixpoint, graph: Graph, context: Context, after: Sequence[Observer]) -> list[PassRecord]:
     """Run passes in turn; one is left out while no other has changed anything since its last run."""
-    records = [PassRecord(p.name) for p in group.passes]
+    passes = [_as_pass(p) for p in group.passes]
+    records = [PassRecord(p.name) for p in passes]
     version, seen = 0, [-1] * len(records)
     for _ in range(group.limit):
-        for i, one in enumerate(group.passes):
+        for i, one in enumerate(passes):
             if seen[i] != version:
                 version += _run_one(one, graph, context, records[i], after)
                 seen[i] = version
@@ -251,12 +252,17 @@ def _run_fixpoint(group: Fixpoint, graph: Graph, context: Context, after: Sequen
     return records
 
 
+def _as_pass(given: Any) -> Pass:
+    """A pass, also where an object of the user's own class only is like one."""
+    if isinstance(given, Pass):
+        return given
+    return graph_pass(given.name, at=given.at, level=given.level, scope=getattr(given, "scope", "each"))(given)
+
+
 def _run_one(one: Pass, graph: Graph, context: Context, record: PassRecord, after: Sequence[Observer]) -> int:
     before = graph.length
     context.fired.clear()
     start = time.perf_counter()
-    if not isinstance(one, Pass):  # an object that is like one, of a class of the user's own
-        one = graph_pass(one.name, at=one.at, level=one.level)(one)
     changes = sum(one(each, context) for each in ([graph] if one.scope == "root" else all_graphs(graph)))
     record.seconds += time.perf_counter() - start
     if not record.runs:
