@@ -152,15 +152,18 @@ class _Writer:
             self.types[type] = (ir.TensorType(ONNX_DTYPES[type.dtype]), shape)
         return self.types[type]
 
-    def make(self, value: Value, name: str) -> ir.Value:
+    def new(self, value: Value, name: str) -> ir.Value:
+        """A value of this name and of the type of `value`."""
         type, shape = self.type_of(value.type)
-        made = self.values[value] = ir.Value(name=name, type=type, shape=shape.copy())
+        return ir.Value(name=name, type=type, shape=shape.copy())
+
+    def make(self, value: Value, name: str) -> ir.Value:
+        made = self.values[value] = self.new(value, name)
         return made
 
     def copy(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
         """A value of its own with the contents of another."""
-        type, shape = self.type_of(value.type)
-        out = ir.Value(name=name, type=type, shape=shape.copy())
+        out = self.new(value, name)
         nodes.append(ir.Node("", "Identity", [self.operand(value)], outputs=[out], name=self.nodes.fresh("Identity")))
         return out
 
@@ -174,8 +177,7 @@ class _Writer:
             raise AssertionError("constants of functions are written where they stand")
         if tensor not in self.initializers:
             name = self.names.fresh(tensor.name or clean(value.hint) or "const")
-            type, shape = self.type_of(value.type)
-            self.initializers[tensor] = ir.Value(name=name, type=type, shape=shape.copy())
+            self.initializers[tensor] = self.new(value, name)
         self.values[value] = self.initializers[tensor]
         return self.values[value]
 

@@ -7,6 +7,7 @@ from j2o.ir.graph import Graph, Value
 from j2o.ir.target import Target
 from j2o.passes.patterns import Const, RuleSet, rewrite
 from j2o.passes.pipeline import Context, graph_pass
+from j2o.passes.transposes import perm_of
 
 
 @graph_pass("fused_matmul", at="onnx", level=3)
@@ -30,12 +31,9 @@ def _has_kernel(target: Target | None, kind: str, value: Value) -> bool:
 
 def _untransposed(x: Value | None) -> tuple[Value | None, bool]:
     """What `x` is the transpose of in its last two axes, where it is one."""
-    if x is None or x.op != "onnx.Transpose" or x.node is None:
+    if x is None or x.node is None or perm_of(x.node) != (*range(x.type.rank - 2), x.type.rank - 1, x.type.rank - 2):
         return x, False
-    *others, row, column = x.node.attrs.get("perm", range(x.type.rank)[::-1])  # type: ignore[misc]
-    rank = x.type.rank
-    swaps = others == list(range(rank - 2)) and (row, column) == (rank - 1, rank - 2)
-    return (x.node.inputs[0], True) if swaps else (x, False)
+    return x.node.inputs[0], True
 
 
 @rewrite("quick_gelu", level=3)

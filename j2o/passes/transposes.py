@@ -48,7 +48,7 @@ def perm_of(node: Node | None) -> Perm | None:
     """The permutation of a Transpose, else None."""
     if node is None or node.op != "onnx.Transpose":
         return None
-    return tuple(node.attrs["perm"])  # type: ignore[arg-type]
+    return tuple(node.attrs.get("perm", range(node.out.type.rank)[::-1]))  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------- what may move
