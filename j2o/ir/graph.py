@@ -468,7 +468,7 @@ def clone_node(node: Node, values: dict[Value, Value]) -> Node:
     return copy
 
 
-def inline(graph: Graph, args: Sequence[Value], before: Node) -> tuple[Value, ...]:
+def splice(graph: Graph, args: Sequence[Value], before: Node) -> tuple[Value, ...]:
     """Move the nodes of `graph` in front of `before`, its inputs replaced by `args`; returns its outputs. Consumes `graph`."""
     for value, arg in zip(graph.inputs, args, strict=True):
         value.replace_by(arg)

@@ -18,8 +18,7 @@ import numpy as np
 
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.graph import inline as splice
+from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.types import Attr, DType, Type
 from j2o.ir.views import mapped
 from j2o.passes.complex import COMPLEX, Z

@@ -26,10 +26,9 @@ BACK = (materialize, checks, legalize)
 
 
 def default_pipeline(opt_level: int = 2) -> PassPipeline:
-    """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises, 3 takes onnxruntime's own
-    operators and calls functions for repeated blocks.
+    """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises, 3 goes on for onnxruntime alone.
 
-    Raises ValueError for a level outside 0 to 3.
+    Level 3 takes operators of onnxruntime's own, and calls functions for repeated blocks. Raises ValueError for a level outside 0 to 3.
     """
     if opt_level not in (0, 1, 2, 3):
         raise ValueError(f"opt_level={opt_level!r}: 0, 1, 2 or 3")

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from j2o.ir import views
-from j2o.ir.graph import Graph, Node, Value, inline
+from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.tensor import SMALL, ArrayTensor, Tensor, tensor
 from j2o.passes.pipeline import Context, graph_pass
 from j2o.passes.shapes import BROADCASTING
@@ -49,7 +49,7 @@ def _fold_if(node: Node) -> bool:
     if cond is None:
         return False
     branch = node.graphs[0 if cond.scalar else 1]
-    node.replace_by(*inline(branch, (), node))
+    node.replace_by(*splice(branch, (), node))
     return True
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.graph import inline as splice
+from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.marks import MARK
 from j2o.passes.pipeline import graph_pass
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
-from j2o.ir.graph import Graph, Node, Value, inline
+from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.target import Target
 from j2o.ir.types import Type
 from j2o.passes.components import placeholders, split_components
-from j2o.passes.inline import inline as inline_calls
+from j2o.passes.inline import inline
 from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     casts,
     collective,
@@ -116,12 +116,12 @@ class Driver:
     ) -> tuple[Value, ...]:
         """`fn`, traced at the types of `values`, inserted before `op.before` and lowered."""
         graph = self.retrace(fn, [v.type for v in values], params)
-        inline_calls(graph)
+        inline(graph)
         split_components([graph], self.retrace)
         body = [n for n in graph if n.op != "return"]
         end = op.before
         anchor = end if end is not None else op.graph.insert(Node("return", (), ()))
-        outputs = inline(graph, values, anchor)
+        outputs = splice(graph, values, anchor)
         keep = op.graph.insert(Node("return", outputs, ()), before=anchor)  # holds the results while they are lowered
         for node in body:
             node.loc = node.loc or op.loc

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from j2o.ir import dims
-from j2o.ir.graph import Graph, Node, Value, inline
+from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.types import Dim, DType, Type
 from j2o.passes.lower.shape import rev
 from j2o.passes.lower.table import Lowering, lower
@@ -93,7 +93,7 @@ def _once(op: Lowering, body: Graph, carry: Values, xs: Values) -> tuple[Value, 
     """One round needs no loop."""
     assert op.before is not None
     rows = [op.squeeze(x, [0]) for x in xs]
-    results = inline(body, [*carry, *rows], op.before)
+    results = splice(body, [*carry, *rows], op.before)
     return (*results[: len(carry)], *(op.unsqueeze(y, [0]) for y in results[len(carry) :]))
 
 
@@ -145,7 +145,7 @@ def _batched(op: Lowering, cond: Graph, body: Graph) -> None:
     """A predicate per row: go on while any holds; rows whose predicate does not hold stay as they are."""
     start = body.start
     assert start is not None
-    (going,) = inline(cond.clone(), body.inputs, start)
+    (going,) = splice(cond.clone(), body.inputs, start)
     inner = inside(op, body, body.ret)
 
     def keep(old: Value, new: Value) -> Value:
@@ -161,10 +161,10 @@ def _batched(op: Lowering, cond: Graph, body: Graph) -> None:
 def _while(op: Lowering, cond: Graph, body: Graph, init: Values) -> Values:
     assert op.before is not None
     rounds = _rounds(op, cond, body, init)
-    go_on = None if rounds is not None else inline(cond.clone(), init, op.before)[0]
+    go_on = None if rounds is not None else splice(cond.clone(), init, op.before)[0]
     _, still = add_first_inputs(body, (COUNTER, CONDITION), ("step", "go_on"))
     if rounds is None:
-        (still,) = inline(cond, body.outputs, body.ret)
+        (still,) = splice(cond, body.outputs, body.ret)
     body.set_outputs([still, *body.outputs])
     return op.node("onnx.Loop", [rounds, go_on, *init], {}, [v.type for v in init], [body]).outputs
 
@@ -204,7 +204,7 @@ def cond(op: Lowering, index: Value, *operands: Value, **_: object) -> tuple[Val
         return ()
     if len(branches) == 1:
         assert op.before is not None
-        return inline(branches[0], (), op.before)
+        return splice(branches[0], (), op.before)
     return tuple(_choose(op, index, branches, 0))
 
 
