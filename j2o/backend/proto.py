@@ -36,7 +36,6 @@ _ONNX_DTYPES = {
 ONNX_DTYPES: dict[DType, ir.DataType] = {
     d: ir.DataType[name] for d, name in _ONNX_DTYPES.items() if name in ir.DataType.__members__
 }
-FROM_ONNX = {v: k for k, v in ONNX_DTYPES.items()}
 # the IR version that came with an opset; a runtime that knows the opset knows the version
 _IR_VERSIONS = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (0, 8))
 

@@ -38,13 +38,6 @@ def to_text(graph: Graph, *, loc: bool = False) -> str:
     return _Printer(loc).root(graph)
 
 
-def node_text(node: Node) -> str:
-    """One node as a line of text, without its regions; names are those of this line alone."""
-    printer = _Printer(False)
-    printer.node(node, "", regions=False)
-    return printer.lines[0]
-
-
 class _Printer:
     def __init__(self, loc: bool) -> None:
         self.loc = loc
@@ -104,7 +97,7 @@ class _Printer:
             text += ("" if text else "\n   ") + f" where ({', '.join(map(_string, graph._dims.constraints))})"
         return text
 
-    def node(self, node: Node, indent: str, *, regions: bool = True) -> None:
+    def node(self, node: Node, indent: str) -> None:
         operands = ", ".join(map(self.name, node.inputs))
         if node.op == "return":
             self.lines.append(f"{indent}return {operands}".rstrip())
@@ -127,7 +120,7 @@ class _Printer:
         if self.loc and node.loc is not None:
             file, function, stack = map(_string, (node.loc.file, node.loc.function, node.loc.stack))
             parts.append(f" loc({file}, {node.loc.line}, {function}, {stack})")
-        if regions and node.graphs:
+        if node.graphs:
             parts.append(" {")
             self.lines.append("".join(parts))
             for graph in node.graphs:
