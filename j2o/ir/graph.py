@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from j2o.ir.ops import spec
-from j2o.ir.types import Attr, Dim, Type
+from j2o.ir.types import Attr, Dim, DType, Type
 
 if TYPE_CHECKING:
     from j2o.ir.dims import DimScope
@@ -82,6 +82,32 @@ class Value:
         if tensor is None or len(tensor.shape) > 1 or not tensor.dtype.is_int or not tensor.is_small:
             return None
         return tuple(int(d) for d in tensor.load().reshape(-1))
+
+    @property
+    def known_ints(self) -> tuple[int, ...] | None:
+        """The entries of a shape vector where all of them are numbers, else None."""
+        entries = self.known
+        if entries is None:
+            return None
+        numbers = tuple(d for d in entries if type(d) is int)
+        return numbers if len(numbers) == len(entries) else None
+
+    @property
+    def producer(self) -> Node:
+        """The node that makes the value; ValueError for an input of a graph."""
+        if self.node is None:
+            raise ValueError(f"%{self.hint} is an input of a graph: no node makes it")
+        return self.node
+
+    def retype(self, type: Type) -> None:
+        """Give the value another type in place, and let passes that run again look at its producer and users.
+
+        The caller answers for the users: each must still be right for operands of the new type.
+        """
+        self.type = type
+        for node in (self.node, *self.users()):
+            if node is not None:
+                node.touch()
 
     def users(self) -> Iterator[Node]:
         """The nodes that use the value, each once, in the order of their first use."""
@@ -160,6 +186,71 @@ class Node:
         operands = ", ".join(str(v.type) for v in self.inputs if v is not None)
         return f"{self.kind}({operands}){f' at {self.loc}' if self.loc else ''}"
 
+    # ------------------------------------------------ operands and attributes, with their types
+
+    @property
+    def home(self) -> Graph:
+        """The graph that the node stands in; ValueError where it stands in none (not inserted yet, or erased)."""
+        if self.graph is None:
+            raise ValueError(f"{self.op} is in no graph")
+        return self.graph
+
+    def operand(self, index: int) -> Value:
+        """One operand; ValueError where it is left out."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        if value is None:
+            raise ValueError(f"{self.op} has no operand {index}")
+        return value
+
+    def optional(self, index: int) -> Value | None:
+        """One operand, None where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    @property
+    def operands(self) -> tuple[Value, ...]:
+        """The operands that are there, those left out skipped."""
+        return tuple(value for value in self.inputs if value is not None)
+
+    def int_attr(self, name: str, default: int | None = None) -> int:
+        """An integer attribute; ValueError where there is none and no default, TypeError for another kind."""
+        return self._attr(name, default, int)
+
+    def float_attr(self, name: str, default: float | None = None) -> float:
+        """A float attribute; an integer stands for the float of its value."""
+        value = self._attr(name, default, (int, float))
+        return float(value)
+
+    def str_attr(self, name: str, default: str | None = None) -> str:
+        return self._attr(name, default, str)
+
+    def dtype_attr(self, name: str, default: DType | None = None) -> DType:
+        return self._attr(name, default, DType)
+
+    def ints_attr(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
+        """An attribute that is a sequence of integers."""
+        value = self._attr(name, None if default is None else tuple(default), tuple)
+        if not all(type(entry) is int for entry in value):
+            raise TypeError(f"attribute {name} of {self.op} is {value!r}, not a sequence of integers")
+        return value
+
+    def _attr(self, name: str, default: Attr, kind: Any) -> Any:
+        value = self.attrs.get(name, default)
+        if value is None:
+            raise ValueError(f"{self.op} has no attribute {name}")
+        if not isinstance(value, kind):
+            raise TypeError(f"attribute {name} of {self.op} is {value!r}, a {type(value).__name__}")
+        return value
+
+    def set_attr(self, name: str, value: Attr) -> None:
+        """Change one attribute, and let passes that run again look at the node."""
+        self.attrs[name] = value
+        self.touch()
+
+    def touch(self) -> None:
+        """Enter the node into its graph's journal: something about it is another than before."""
+        if self.graph is not None:
+            self.graph.journal.append(self)
+
     def set_input(self, index: int, value: Value | None) -> None:
         """Replace one operand."""
         old = self.inputs[index]
@@ -168,8 +259,7 @@ class Node:
         self.inputs = (*self.inputs[:index], value, *self.inputs[index + 1 :])
         if value is not None:
             value.uses[self, index] = None
-        if self.graph is not None:
-            self.graph.journal.append(self)
+        self.touch()
 
     def set_inputs(self, values: Sequence[Value | None]) -> None:
         """Replace all operands; their number may change."""
@@ -180,8 +270,7 @@ class Node:
         for i, value in enumerate(self.inputs):
             if value is not None:
                 value.uses[self, i] = None
-        if self.graph is not None:
-            self.graph.journal.append(self)
+        self.touch()
 
     @property
     def used(self) -> bool:
@@ -417,7 +506,8 @@ class Graph:
 
     @property
     def outputs(self) -> tuple[Value, ...]:
-        return self.ret.inputs  # type: ignore[return-value]
+        """The results: the operands of the final `return`."""
+        return self.ret.operands
 
     def set_outputs(self, values: Sequence[Value]) -> None:
         """Make or change the final `return`."""

@@ -147,6 +147,14 @@ class Type:
         return all(type(d) is int for d in self.shape)
 
     @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape as numbers; ValueError where a size is symbolic."""
+        sizes = tuple(d for d in self.shape if type(d) is int)
+        if len(sizes) != len(self.shape):
+            raise ValueError(f"{self} has symbolic sizes")
+        return sizes
+
+    @property
     def size(self) -> Dim:
         """The number of elements."""
         from j2o.ir import dims
