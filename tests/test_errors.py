@@ -73,12 +73,60 @@ def test_inconclusive_size():
         j2o.compile(lambda x: x[:5] if x.shape[0] > 5 else x, [("B",)])
 
 
-def test_users_own_error_comes_through():
-    def broken(x):
-        raise RuntimeError("mine")
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (lambda x: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda x: x.nothing, "AttributeError"),
+        (lambda x: x @ np.ones((5, 5)), "TypeError: dot_general"),
+        (lambda x: [][3], "IndexError"),
+        (lambda x: np.asarray(x), "use jax.numpy"),
+        (lambda x: np.array(object()), "returns a numpy.ndarray"),
+        (lambda x: x if x[0, 0] > 0 else -x, "lax.cond"),
+        (lambda x: jax.lax.scan(lambda c, i: (c.astype(int), None), x, None, length=3), "int32[2,3]"),
+    ],
+)
+def test_what_stops_a_trace_is_one_line_with_the_users_place(program, words):
+    with pytest.raises(j2o.TraceError) as error:
+        j2o.compile(program, [(2, 3)])
+    message = str(error.value)
+    assert words in message
+    assert "\n" not in message
+    assert f"{__file__}:{program.__code__.co_firstlineno}: " in message or "returns" in message
+    assert error.value.__cause__ is not None
 
-    with pytest.raises(RuntimeError, match="mine"):
+
+def test_an_exception_of_the_users_own_is_the_cause():
+    class MineError(Exception):
+        pass
+
+    def broken(x):
+        raise MineError("two\nlines " + "and many words " * 100)
+
+    with pytest.raises(j2o.TraceError, match="MineError: two lines and many") as error:
         j2o.compile(broken, [("B",)])
+    assert isinstance(error.value.__cause__, MineError)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_stops_the_process_comes_through(kind):
+    def stopped(x):
+        raise kind
+
+    with pytest.raises(kind):
+        j2o.compile(stopped, [("B",)])
+
+
+def test_errors_of_j2o_come_through():
+    error = j2o.SpecError("mine")
+
+    def refuses(x):
+        raise error
+
+    with pytest.raises(j2o.SpecError) as raised:
+        j2o.compile(refuses, [("B",)])
+    assert raised.value is error
 
 
 def test_missing_folder(tmp_path):

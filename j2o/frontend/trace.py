@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
 import sys
-import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,16 +20,11 @@ import jax
 import numpy as np
 from jax import core as jcore
 
-from j2o.errors import DimensionError, TraceError
-from j2o.ir.dims import Inconclusive, settling
+from j2o.errors import J2OError, TraceError
+from j2o.frontend.failures import explained
 from j2o.ir.marks import marking
 
 MAX_DEPTH = 64
-TRACER_ERRORS = (
-    jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError,
-    jax.errors.UnexpectedTracerError, jax.errors.NonConcreteBooleanIndexError,
-)  # fmt: skip
-NOT_THE_USERS = re.compile("/jax/|/numpy/|/flax/|/j2o/frontend/|/equinox/|/haiku/")
 
 
 @dataclass(frozen=True)
@@ -47,21 +40,19 @@ class Traced:
 def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
     """Trace `fn` at flat `avals` that `tree` (the structure of its tuple of arguments) puts together.
 
-    The user's own errors come through as they are. TraceError where JAX cannot trace the program, DimensionError where
-    it asks for a decision about a symbolic size that cannot be taken.
+    Raises TraceError where the function does not come to its end, in JAX's code or in the user's own, with that exception
+    as its cause; DimensionError where it asks for a decision about a symbolic size that cannot be taken. What stops a
+    program from outside (KeyboardInterrupt, SystemExit) comes through.
     """
     names: dict[int, str] = {}
     for path, array in arrays_in(fn):
         names.setdefault(id(array), path)
     try:
         closed, shapes = _jaxpr(fn, avals, tree)
-    except TRACER_ERRORS as error:
-        raise TraceError(f"{_user_line(error)}{_first_sentence(error)}") from error
-    except (Inconclusive, TypeError, ValueError, NotImplementedError) as error:
-        told = _in_our_words(error)
-        if told is None:
-            raise
-        raise told from error
+    except J2OError:
+        raise
+    except Exception as error:
+        raise explained(error) from error
     if any(isinstance(const, jcore.Tracer) for const in closed.consts):
         raise TraceError("the function uses a value that has leaked from an earlier trace; pass it as an argument")
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
@@ -88,42 +79,6 @@ def _jaxpr(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> tuple[Any
         if copied is None:
             raise
         return once(copied)
-
-
-def _user_line(error: BaseException) -> str:
-    """`file:line: ` of the innermost frame outside of JAX and j2o, where there is one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not NOT_THE_USERS.search(f.filename)]
-    return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
-
-
-def _first_sentence(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[0].split())}"
-
-
-def _in_our_words(error: Exception) -> Exception | None:
-    """What to raise for an error of JAX about a symbolic size or a result that is no array; None for any other."""
-    text = " ".join(str(error).split())
-    if found := re.search(r"returned a value of type (.*?), which is not a valid JAX type", text):
-        return TraceError(f"the function returns a {found.group(1)}; arrays, and pytrees of arrays, can be exported")
-    question = text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
-    options = [f"constraints=[{c!r}]" for c in settling(text)]
-    if options and (isinstance(error, Inconclusive) or _in_jax(error)):
-        asked = "asks what the symbolic sizes leave open"
-        return DimensionError(
-            f"{_user_line(error)}the program {asked}: {question}; {' or '.join(options)} would settle it"
-        )
-    if isinstance(error, Inconclusive) or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text):
-        advice = "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
-        return TraceError(
-            f"{_user_line(error)}the program needs a number where it has a symbolic size: {question}; {advice}"
-        )
-    return None
-
-
-def _in_jax(error: BaseException) -> bool:
-    """Whether JAX raised the error, not the user's own code."""
-    return "/jax/" in traceback.extract_tb(error.__traceback__)[-1].filename
 
 
 # ------------------------------------------------------------------------------------ nnx and captures

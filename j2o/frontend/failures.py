@@ -1,0 +1,108 @@
+"""What stops a trace, as one line of j2o: the user's `file:line`, what happened there and what would work.
+
+Uses of private JAX: none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sysconfig
+import traceback
+
+import jax
+import numpy as np
+
+from j2o.errors import DimensionError, J2OError, TraceError
+from j2o.ir.dims import Inconclusive, settling
+
+LONGEST = 400
+NO_SIZES = (
+    "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
+)
+# what would work where a program asks for a value that is known only when the model runs
+ADVICE: tuple[tuple[type[Exception], str], ...] = (
+    (jax.errors.TracerBoolConversionError, "jnp.where and lax.cond decide on values, lax.while_loop repeats on them"),
+    (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) has a shape that does not depend on values"),
+    (jax.errors.TracerArrayConversionError, "use jax.numpy in the place of numpy"),
+    (jax.errors.TracerIntegerConversionError, "jnp.take, lax.dynamic_slice and lax.fori_loop take such integers"),
+    (jax.errors.ConcretizationTypeError, "use jax.numpy and jax.lax, or give the argument as j2o.static(value)"),
+    (jax.errors.UnexpectedTracerError, "a value has left the function that made it; return it, or pass it as an argument"),
+)  # fmt: skip
+
+
+def explained(error: Exception) -> J2OError:
+    """What `trace` raises for an exception of tracing: always an error of j2o, in one line.
+
+    DimensionError where the program asks for a decision about a symbolic size that cannot be taken and that
+    constraints would settle, TraceError for anything else. An error of j2o is itself.
+    """
+    if isinstance(error, J2OError):
+        return error
+    text = " ".join(str(error).split())
+    where = user_line(error)
+    if found := re.search(r"returned a value of type (.*?), which is not a valid JAX type", text):
+        kind = re.sub(r"<class '(.*)'>", r"\1", found.group(1))
+        return TraceError(f"the function returns a {kind}; arrays, and pytrees of arrays, can be exported")
+    for kind, advice in ADVICE:
+        if isinstance(error, kind):
+            return TraceError(f"{where}{type(error).__name__}: {_first_line(error)}; {advice}")
+    question = text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
+    options = [f"constraints=[{c!r}]" for c in settling(text)]
+    if options and (isinstance(error, Inconclusive) or _is_raised_by_jax(error)):
+        settled = f"{' or '.join(options)} would settle it"
+        return DimensionError(f"{where}the program asks what the symbolic sizes leave open: {question}; {settled}")
+    if isinstance(error, Inconclusive) or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text):
+        return TraceError(f"{where}the program needs a number where it has a symbolic size: {question}; {NO_SIZES}")
+    return TraceError(f"{where}{type(error).__name__}{f': {shortened(text)}' if text else ''}")
+
+
+def user_line(error: BaseException) -> str:
+    """`file:line: ` of the innermost frame of the user's code, "" where there is none.
+
+    Code of the user's own is what is no installed package. Where all frames are of packages, the innermost one outside
+    of JAX, numpy, j2o and Python's own library counts.
+    """
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    candidates = [frame for frame in frames if not is_machinery(frame[0])]
+    own = [frame for frame in candidates if not is_installed(frame[0])]
+    if not candidates:
+        return ""
+    file, line = (own or candidates)[-1]
+    return f"{file}:{line}: "
+
+
+MACHINERY = tuple(
+    os.path.dirname(str(file)) + os.sep for file in (jax.__file__, np.__file__, os.path.dirname(__file__))
+)
+LIBRARY = sysconfig.get_path("stdlib") + os.sep
+
+
+def is_machinery(file: str) -> bool:
+    """Whether a file is one of JAX, numpy, j2o or Python's own library: no user wrote it."""
+    in_library = file.startswith(LIBRARY) and not is_installed(file)
+    return file.startswith((*MACHINERY, "<frozen ")) or in_library
+
+
+def is_installed(file: str) -> bool:
+    """Whether a file is one of an installed package."""
+    return any(f"{os.sep}{folder}{os.sep}" in file for folder in ("site-packages", "dist-packages"))
+
+
+def shortened(text: str) -> str:
+    """One line without addresses of objects, cut between words where it is long."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(text.split()))
+    if len(text) <= LONGEST:
+        return text
+    return text[:LONGEST].rpartition(" ")[0] + " …"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return shortened(lines[0]).rstrip(".") if lines else ""
+
+
+def _is_raised_by_jax(error: BaseException) -> bool:
+    """Whether JAX raised the error, not the user's own code."""
+    frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
+    return frame.f_code.co_filename.startswith(os.path.dirname(jax.__file__) + os.sep)
