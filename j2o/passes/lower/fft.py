@@ -7,8 +7,8 @@ or, where it is prime, becomes a convolution of a power of two (Bluestein). A sy
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,70 +20,130 @@ from j2o.ir.types import Dim
 from j2o.passes.lower.table import Lowering, lower
 
 Array = jax.Array
+Complex: TypeAlias = "np.ndarray"  # a constant of complex128, made while compiling
 DIRECT = 256  # up to this length one matrix is best
+
+
+class Parts(NamedTuple):
+    """The real and the imaginary parts of an array; `im` is None where all numbers are real."""
+
+    re: Array
+    im: Array | None
 
 
 @lower("fft")
 def fft(
-    op: Lowering, re: Value, im: Value | None = None, *, fft_type: str, fft_lengths: Sequence[Dim]
+    op: Lowering,
+    re: Value,
+    im: Value | None = None,
+    *,
+    fft_type: str,
+    fft_lengths: Sequence[Dim],
 ) -> Value | Sequence[Value]:
     """On parts: two operands but for rfft, two results but for irfft."""
-    parts = [re] if im is None else [re, im]
-    if dims.is_static(tuple(fft_lengths)):
-        return op.jax(_of_parts, *parts, kind=fft_type, lengths=tuple(fft_lengths))
-    return _dft_nodes(op, parts, fft_type, fft_lengths)
+    operands = [re] if im is None else [re, im]
+    lengths = tuple(fft_lengths)
+    if dims.is_static(lengths):
+        return op.jax(_of_parts, *operands, kind=fft_type, lengths=lengths)
+    return _dft_nodes(op, operands, fft_type, lengths)
+
+
+# ---------------------------------------------------------------------------------- static lengths
 
 
 def _of_parts(re: Array, im: Array | None = None, *, kind: str, lengths: tuple[int, ...]) -> tuple[Array, ...]:
-    """`kind` (fft, ifft, rfft or irfft) over the last axes, of these static lengths; `im` is None where numbers are real."""
-    n, inverse, keep = lengths[-1], kind in ("ifft", "irfft"), lengths[-1] // 2 + 1
+    """`kind` (fft, ifft, rfft or irfft) over the last axes, of these lengths."""
+    *outer_lengths, last_length = lengths
+    inverse = kind in ("ifft", "irfft")
+    x = Parts(re, im)
     if kind != "irfft":
-        re, im = _transform(re, im, n, inverse)
+        x = _transform(x, last_length, inverse)
     if kind == "rfft":
-        re, im = re[..., :keep], im[..., :keep]  # type: ignore[index]
-    for i, size in enumerate(lengths[-2::-1]):
-        axis = re.ndim - 2 - i
-        parts = _transform(jnp.moveaxis(re, axis, -1), jnp.moveaxis(im, axis, -1), size, inverse)  # type: ignore[arg-type]
-        re, im = jnp.moveaxis(parts[0], -1, axis), jnp.moveaxis(parts[1], -1, axis)
-    return (_transform_to_real(re, im, n),) if kind == "irfft" else (re, im)  # type: ignore[arg-type]
+        x = _of_each(x, lambda part: part[..., : last_length // 2 + 1])
+    axis = re.ndim - 2
+    for length in reversed(outer_lengths):
+        x = _transform_axis(x, axis, length, inverse)
+        axis -= 1
+    if kind == "irfft":
+        return (_transform_to_real(x, last_length),)
+    return tuple(part for part in x if part is not None)
 
 
-def _roots(exponents: np.ndarray, n: int, inverse: bool) -> Any:
+def _transform_axis(x: Parts, axis: int, length: int, inverse: bool) -> Parts:
+    """Over any axis: it is moved to the end and back."""
+    moved = _of_each(x, lambda part: jnp.moveaxis(part, axis, -1))
+    done = _transform(moved, length, inverse)
+    return _of_each(done, lambda part: jnp.moveaxis(part, -1, axis))
+
+
+def _of_each(x: Parts, change: Callable[[Array], Array]) -> Parts:
+    """The same change of layout of both parts."""
+    return Parts(change(x.re), None if x.im is None else change(x.im))
+
+
+def _roots(exponents: np.ndarray, n: int, inverse: bool) -> Complex:
     """exp(∓2πi e / n)."""
-    return np.exp((2j if inverse else -2j) * np.pi * (exponents % n) / n)
+    sign = 2j if inverse else -2j
+    return np.exp(sign * np.pi * (exponents % n) / n)
 
 
-def _transform(re: Array, im: Array | None, n: int, inverse: bool, scale: float | None = None) -> tuple[Array, Array]:
-    """Over the last axis, of length `n`."""
-    scale = scale or (1 / n if inverse else 1.0)
+def _root_matrix(rows: int, columns: int, n: int, inverse: bool) -> Complex:
+    """exp(∓2πi j k / n) for j < rows, k < columns."""
+    return _roots(np.outer(np.arange(rows), np.arange(columns)), n, inverse)
+
+
+def _transform(x: Parts, n: int, inverse: bool) -> Parts:
+    """Over the last axis, of length `n`; the inverse is divided by `n`."""
+    return _transform_scaled(x, n, inverse, 1 / n if inverse else 1.0)
+
+
+def _transform_scaled(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
     if n <= DIRECT:
-        return _product(re, im, scale * _roots(np.outer(np.arange(n), np.arange(n)), n, inverse))
-    first = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+        return _product(x, scale * _root_matrix(n, n, n, inverse))
+    first = _factor(n)
     if first == 1:
-        return _bluestein(re, im, n, inverse, scale)
-    second = n // first
-    grid, back = (*re.shape[:-1], first, second), re.shape
-    parts = [None if p is None else p.reshape(grid).mT for p in (re, im)]
-    re, im = _transform(*parts, first, inverse, 1.0)  # type: ignore[arg-type]
-    re, im = _times(re, im, _roots(np.outer(np.arange(second), np.arange(first)), n, inverse))
-    re, im = _transform(re.mT, im.mT, second, inverse, scale)
-    return re.mT.reshape(back), im.mT.reshape(back)
+        return _bluestein(x, n, inverse, scale)
+    return _cooley_tukey(x, first, n // first, inverse, scale)
 
 
-def _product(re: Array, im: Array | None, w: Any) -> tuple[Array, Array]:
+def _factor(n: int) -> int:
+    """The largest divisor of `n` up to its square root."""
+    return next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+
+
+def _cooley_tukey(x: Parts, first: int, second: int, inverse: bool, scale: float) -> Parts:
+    """The transform of length first · second as transforms along both axes of a grid, with a twist in between."""
+    shape = x.re.shape
+    grid = (*shape[:-1], first, second)
+    x = _of_each(x, lambda part: part.reshape(grid).mT)
+    x = _transform_scaled(x, first, inverse, 1.0)
+    x = _times(x, _root_matrix(second, first, first * second, inverse))
+    x = _of_each(x, lambda part: part.mT)
+    x = _transform_scaled(x, second, inverse, scale)
+    return _of_each(x, lambda part: part.mT.reshape(shape))
+
+
+def _product(x: Parts, matrix: Complex) -> Parts:
     """Rows times a complex matrix: one real product for each part."""
-    out = re @ np.concatenate([w.real, w.imag], 1).astype(re.dtype)
-    if im is not None:
-        out = out + im @ np.concatenate([-w.imag, w.real], 1).astype(re.dtype)
-    return out[..., : w.shape[1]], out[..., w.shape[1] :]
+    columns = matrix.shape[1]
+    of_real = np.concatenate([matrix.real, matrix.imag], 1)
+    out = x.re @ of_real.astype(x.re.dtype)
+    if x.im is not None:
+        of_imaginary = np.concatenate([-matrix.imag, matrix.real], 1)
+        out = out + x.im @ of_imaginary.astype(x.re.dtype)
+    return Parts(out[..., :columns], out[..., columns:])
 
 
-def _times(re: Array, im: Array | None, w: Any) -> tuple[Array, Array]:
-    a, b = w.real.astype(re.dtype), w.imag.astype(re.dtype)
-    return (re * a, re * b) if im is None else (re * a - im * b, re * b + im * a)
+def _times(x: Parts, factors: Complex) -> Parts:
+    """Element by element."""
+    a = factors.real.astype(x.re.dtype)
+    b = factors.imag.astype(x.re.dtype)
+    if x.im is None:
+        return Parts(x.re * a, x.re * b)
+    return Parts(x.re * a - x.im * b, x.re * b + x.im * a)
 
 
-def _bluestein(re: Array, im: Array | None, n: int, inverse: bool, scale: float) -> tuple[Array, Array]:
+def _bluestein(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
     """The transform as a convolution with a chirp: n k = (n² + k² - (k - n)²) / 2."""
     size = 1 << (2 * n - 1).bit_length()
     k = np.arange(n)
@@ -91,48 +151,50 @@ def _bluestein(re: Array, im: Array | None, n: int, inverse: bool, scale: float)
     kernel = np.zeros(size, np.complex128)
     kernel[:n] = chirp.conj()
     kernel[size - n + 1 :] = chirp.conj()[:0:-1]
-    pads = [(0, 0)] * (re.ndim - 1) + [(0, size - n)]
-    re, im = (jnp.pad(p, pads) for p in _times(re, im, chirp))
-    re, im = _times(*_transform(re, im, size, False), np.fft.fft(kernel))
-    re, im = _transform(re, im, size, True)
-    return _times(re[..., :n], im[..., :n], scale * chirp)
+    pads = [(0, 0)] * (x.re.ndim - 1) + [(0, size - n)]
+    x = _of_each(_times(x, chirp), lambda part: jnp.pad(part, pads))
+    x = _times(_transform(x, size, inverse=False), np.fft.fft(kernel))
+    x = _transform(x, size, inverse=True)
+    return _times(_of_each(x, lambda part: part[..., :n]), scale * chirp)
 
 
-def _transform_to_real(re: Array, im: Array, n: int) -> Array:
+def _transform_to_real(x: Parts, n: int) -> Array:
     """irfft over the last axis: the first n // 2 + 1 frequencies stand for all."""
+    assert x.im is not None
     if n > DIRECT:
-        return _transform(*_mirrored(re, im, n=n), n, True)[0]
+        all_frequencies = Parts(*_mirrored(x.re, x.im, n=n))
+        return _transform(all_frequencies, n, inverse=True).re
     k = np.arange(n // 2 + 1)
-    count = np.where((k == 0) | (2 * k == n), 1, 2) / n
-    w = count[:, None] * _roots(np.outer(k, np.arange(n)), n, True)
-    return re @ w.real.astype(re.dtype) - im @ w.imag.astype(re.dtype)
+    stands_alone = (k == 0) | (2 * k == n)
+    weight = np.where(stands_alone, 1, 2) / n
+    matrix = weight[:, None] * _root_matrix(len(k), n, n, inverse=True)
+    real, imaginary = matrix.real.astype(x.re.dtype), matrix.imag.astype(x.re.dtype)
+    return x.re @ real - x.im @ imaginary
 
 
 def _mirrored(re: Array, im: Array, *, n: Dim) -> tuple[Array, Array]:
-    """All `n` frequencies of a real signal from the first half."""
+    """All `n` frequencies of a real signal from the first half: the others are their conjugates."""
     rest = slice(1, dims.floordiv(dims.add(n, 1), 2))
-    return (
-        jnp.concatenate([re, jnp.flip(re[..., rest], -1)], -1),
-        jnp.concatenate([im, -jnp.flip(im[..., rest], -1)], -1),
-    )
+    rest_re, rest_im = jnp.flip(re[..., rest], -1), jnp.flip(im[..., rest], -1)
+    return jnp.concatenate([re, rest_re], -1), jnp.concatenate([im, -rest_im], -1)
 
 
-# --------------------------------------------------------------------------------------- symbolic lengths
+# --------------------------------------------------------------------------------- symbolic lengths
 
 
 def _dft_nodes(op: Lowering, parts: Sequence[Value], kind: str, lengths: Sequence[Dim]) -> Sequence[Value]:
     """One DFT an axis, on parts stacked on a last axis."""
     rank = parts[0].type.rank
+    last = rank - 1
     axes = list(range(rank - len(lengths), rank))
     inverse = kind in ("ifft", "irfft")
-    order = axes if kind == "irfft" else axes[::-1]
     x = _stacked(op, parts)
-    for axis in order:
-        if kind == "irfft" and axis == rank - 1:
+    for axis in axes if kind == "irfft" else reversed(axes):
+        if kind == "irfft" and axis == last:
             x = _stacked(op, op.jax(_mirrored, *_unstacked(op, x), n=lengths[-1]))
-        x = _dft(op, x, axis, inverse, onesided=kind == "rfft" and axis == rank - 1)
-    out = _unstacked(op, x)
-    return out[:1] if kind == "irfft" else out
+        x = _dft(op, x, axis, inverse, onesided=kind == "rfft" and axis == last)
+    re, im = _unstacked(op, x)
+    return [re] if kind == "irfft" else [re, im]
 
 
 def _stacked(op: Lowering, parts: Sequence[Value]) -> Value:
@@ -140,8 +202,9 @@ def _stacked(op: Lowering, parts: Sequence[Value]) -> Value:
     return op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
 
 
-def _unstacked(op: Lowering, x: Value) -> list[Value]:
-    return [op.Gather(x, np.array(i), axis=x.type.rank - 1) for i in range(2)]
+def _unstacked(op: Lowering, x: Value) -> tuple[Value, Value]:
+    axis = x.type.rank - 1
+    return op.Gather(x, np.array(0), axis=axis), op.Gather(x, np.array(1), axis=axis)
 
 
 def _dft(op: Lowering, x: Value, axis: int, inverse: bool, onesided: bool) -> Value:
