@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from j2o.ir.types import Dim
 from j2o.passes.lower.table import Lowering, lower
 
 Array = jax.Array
-Complex: TypeAlias = "np.ndarray"  # a constant of complex128, made while compiling
+Complex = np.ndarray  # a constant of complex128, made while compiling
 DIRECT = 256  # up to this length one matrix is best
 
 

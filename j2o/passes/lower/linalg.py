@@ -367,7 +367,7 @@ def geqp3(a: Array, marks: Array, **_: Any) -> tuple[Array, Array, Array]:
         return (order, count + mark.astype(count.dtype)), None
 
     start = (at, jnp.zeros((), jnp.int32))
-    (front, count), _ = lax.scan(step, start, (at, marks != 0))
+    front, count = lax.scan(step, start, (at, marks != 0))[0]
     packed, taus, order = _qr_panel(take(a.T, front), dims.minimum(*a.shape), count)
     return packed.T, (take(front, order) + 1).astype(marks.dtype), taus
 
