@@ -21,8 +21,8 @@ _NAMES = {
     "passes.default": "default_pipeline",
     "passes.pipeline": "PassPipeline",
     "passes.lower.table": "lower lower_with",
-    "errors": "J2OError SpecError TraceError UnsupportedError DimensionError VerifyError VerificationError "
-              "NotConvergingError ParseError SaveError LoadError",
+    "errors": "J2OError SpecError TraceError UnsupportedError DimensionError InvalidGraphError VerificationError "
+              "NotConvergingError ParseError SaveError LoadError J2OWarning",
 }  # fmt: skip
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("ir", "passes", "backend", "frontend", "errors", "api", "model")
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from j2o.api import compile
     from j2o.errors import (
         DimensionError,
+        InvalidGraphError,
         J2OError,
+        J2OWarning,
         LoadError,
         NotConvergingError,
         ParseError,
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
         TraceError,
         UnsupportedError,
         VerificationError,
-        VerifyError,
     )
     from j2o.frozen import lazy, open_orbax, open_safetensors, weights
     from j2o.functions import function

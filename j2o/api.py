@@ -76,6 +76,7 @@ def compile(
     needs = "DequantizeLinear" if weights_dtype == "int8" else None
     runtime = target if target is not None else kernels(opset, needs)
     pipeline = _pipeline(opt_level, passes)
+    report = Report()
     clock = [time.perf_counter()]
     parsed = parse_specs(fn, specs, constraints, input_names)
     traced = trace(fn, parsed.avals, parsed.tree)
@@ -86,7 +87,7 @@ def compile(
     ins = _positions("inputs_as_nchw", inputs_as_nchw, graph.input_names, boundary.types)
     outs = _positions("outputs_as_nchw", outputs_as_nchw, graph.output_names, boundary.out_types)
     clock.append(time.perf_counter())
-    report = Report(ops_before=count_ops(graph))
+    report.ops_before = count_ops(graph)
     boundary = dataclasses.replace(boundary, inputs_as_nchw=frozenset(ins), outputs_as_nchw=frozenset(outs))
     options = {"weights_dtype": weights_dtype, "checks": checks, "nchw": (ins, outs)}
     context = Context(runtime, Retracer(), opt_level, options, report.quantisation)

@@ -13,7 +13,7 @@ import numpy as np
 
 from j2o.backend.proto import to_proto
 from j2o.backend.session import Session
-from j2o.errors import DimensionError, VerifyError
+from j2o.errors import DimensionError, InvalidGraphError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
 from j2o.ir.target import Target
@@ -32,7 +32,7 @@ FINISH = PassPipeline((inline, components, functions, lower, dce, materialize, l
 
 
 class NumericCheck:
-    """An observer of passes; VerifyError names the first pass whose graph computes something else, the value and its line.
+    """An observer of passes; InvalidGraphError names the first pass whose graph computes something else, the value and its line.
 
     Inputs are random, with the smallest sizes from 3 up that the constraints allow. What differs by more than a few hundred
     units in the last place of its dtype, relative to the largest element, counts as something else.
@@ -54,7 +54,7 @@ class NumericCheck:
             which = next(
                 n for n, a, b in zip(graph.output_names, self.outputs, outputs, strict=True) if not _close(a, b)
             )
-            raise VerifyError(f"pass {name} changes what the model computes: output {which!r}{where}")
+            raise InvalidGraphError(f"pass {name} changes what the model computes: output {which!r}{where}")
         self.outputs, self.values = outputs, values
 
     def evaluate(self, graph: Graph) -> tuple[list[np.ndarray], dict[str, np.ndarray], dict[str, str]]:

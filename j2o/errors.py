@@ -28,7 +28,7 @@ class DimensionError(J2OError):
     """Symbolic dimensions are in conflict, or a decision about them cannot be taken."""
 
 
-class VerifyError(J2OError):
+class InvalidGraphError(J2OError):
     """A graph breaks a rule of the IR; the message names the node and its source line."""
 
 
@@ -50,3 +50,7 @@ class SaveError(J2OError):
 
 class LoadError(J2OError):
     """A file is not a model that j2o can read, or it is damaged."""
+
+
+class J2OWarning(UserWarning):
+    """The model is what was asked for, though perhaps not what was meant; the report lists these too."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import collections
+import os
+import sys
+import warnings
 from dataclasses import dataclass, field
 
+from j2o.errors import J2OWarning
 from j2o.ir.graph import Graph
 from j2o.passes.pipeline import PassRecord
 
@@ -21,6 +25,7 @@ def count_ops(graph: Graph) -> dict[str, int]:
 class Report:
     """`passes` in the order they ran, seconds per stage, operations before and after, and what is not portable.
 
+    `warnings` has what may not be as the user meant it, a line each.
     `quantisation` has the error of each weight stored in another dtype, known once it has been written or run; see `Comparison`.
     """
 
@@ -31,6 +36,12 @@ class Report:
     not_portable: list[str] = field(default_factory=list)
     weights_bytes: int = 0
     quantisation: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """A J2OWarning at the user's call of `compile`, in one line, that the report keeps."""
+        self.warnings.append(text)
+        warnings.warn(text, J2OWarning, stacklevel=_frames_of_j2o())
 
     def __str__(self) -> str:
         stages = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items())
@@ -42,4 +53,14 @@ class Report:
                 lines += [f"  {'':{width}}    {name}: {n}" for name, n in sorted(p.rules.items()) if n]
         if self.not_portable:
             lines.append("not portable ONNX: " + ", ".join(self.not_portable))
+        lines += [f"warning: {text}" for text in self.warnings]
         return "\n".join(lines)
+
+
+def _frames_of_j2o() -> int:
+    """The `stacklevel` at which a warning of the caller shows the line that called j2o."""
+    package = os.path.dirname(__file__) + os.sep
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -38,7 +38,9 @@ def program(x):
 )
 def test_the_first_wrong_pass_is_named(name, broken, after, value):
     pipeline = j2o.default_pipeline(2).after(after, broken).checking("numeric")
-    with pytest.raises(j2o.VerifyError, match=rf"pass {name} .*output 'output', first in {value}.*test_check.py:\d+"):
+    with pytest.raises(
+        j2o.InvalidGraphError, match=rf"pass {name} .*output 'output', first in {value}.*test_check.py:\d+"
+    ):
         j2o.compile(program, [("B", 3)], passes=pipeline)
 
 

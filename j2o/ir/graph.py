@@ -533,7 +533,7 @@ class Graph:
         return copy
 
     def verify(self) -> None:
-        """Raise `VerifyError`, with the offending node and its source line, where the graph breaks a rule of the IR."""
+        """Raise `InvalidGraphError`, with the offending node and its source line, where the graph breaks a rule of the IR."""
         from j2o.ir.verify import verify
 
         verify(self)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from j2o.errors import VerifyError
+from j2o.errors import InvalidGraphError
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import no_inference
 
 
 def verify(graph: Graph, without: Collection[str] = ()) -> None:
-    """Raise VerifyError where the root graph or a function breaks a rule; `without` names dialects that must be gone."""
+    """Raise InvalidGraphError where the root graph or a function breaks a rule; `without` names dialects that must be gone."""
     for function in graph.functions.values():
         _verify(function, set(), without)
     _verify(graph, set(), without)
 
 
-def _fail(node: Node, why: str) -> VerifyError:
-    return VerifyError(f"{node!r}: {why}")
+def _fail(node: Node, why: str) -> InvalidGraphError:
+    return InvalidGraphError(f"{node!r}: {why}")
 
 
 def _verify(graph: Graph, outer: set[Value], without: Collection[str]) -> None:
     if graph.last is None or graph.last.op != "return":
-        raise VerifyError(f"@{graph.name} does not end in a return")
+        raise InvalidGraphError(f"@{graph.name} does not end in a return")
     defined = set(graph.inputs)
     for node in graph:
         _verify_operands(node, graph, defined, outer)

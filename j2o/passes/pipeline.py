@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from j2o.errors import J2OError, VerifyError
+from j2o.errors import InvalidGraphError, J2OError
 from j2o.ir.graph import Graph, Node
 from j2o.ir.target import Target
 from j2o.ir.types import Type
@@ -224,7 +224,7 @@ class PassRecord:
 def run(pipeline: PassPipeline, graph: Graph, context: Context, *, verify: bool = False) -> list[PassRecord]:
     """Run a pipeline over a root graph, in place.
 
-    With `verify`, the graph is verified after every pass, and VerifyError names the pass that broke it.
+    With `verify`, the graph is verified after every pass, and InvalidGraphError names the pass that broke it.
     """
     after = (_verify, *pipeline.observers) if verify else pipeline.observers
     records: list[PassRecord] = []
@@ -281,8 +281,8 @@ def _run_one(one: Pass, graph: Graph, context: Context, record: PassRecord, afte
 def _verify(name: str, graph: Graph) -> None:
     try:
         graph.verify()
-    except VerifyError as error:
-        raise VerifyError(f"after pass {name}: {error}") from None
+    except InvalidGraphError as error:
+        raise InvalidGraphError(f"after pass {name}: {error}") from None
 
 
 def all_graphs(root: Graph) -> list[Graph]:
