@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
@@ -20,7 +21,7 @@ from j2o.ir.types import Dim
 from j2o.passes.lower.table import Lowering, lower
 
 Array = jax.Array
-Complex = np.ndarray  # a constant of complex128, made while compiling
+Complex = NDArray[np.complex128]  # a constant, made while compiling
 DIRECT = 256  # up to this length one matrix is best
 
 
