@@ -116,7 +116,7 @@ class LazyTensor(Tensor):
     __slots__ = ("_open", "name")
 
     def __init__(self, type: Type, key: str, open: Callable[[], Reader]) -> None:
-        self.dtype, self.shape, self.key = type.dtype, type.shape, key  # type: ignore[assignment]
+        self.dtype, self.shape, self.key = type.dtype, type.static_shape, key
         self.name, self._open = key, open
 
     def reader(self) -> Reader:
@@ -190,20 +190,34 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     """
     if array.flags.c_contiguous or array.nbytes <= SMALL:
         return np.ascontiguousarray(array).reshape(array.shape)
-    strides = [abs(s) if s and d > 1 else math.inf for s, d in zip(array.strides, array.shape, strict=True)]
-    unit = strides.index(min(strides))
+    unit = _unit_axis(array)
     last = max(k for k, d in enumerate(array.shape) if d > 1)
     if unit == last:
         return np.ascontiguousarray(array)
     out = np.empty(array.shape, array.dtype)
     step = max(8, BLOCK // math.prod(array.shape[unit + 1 : last]))
-    order = [*(k for k in range(array.ndim) if k not in (unit, last)), last, unit]
+    outer_axes = [k for k in range(array.ndim) if k not in (unit, last)]
+    order = [*outer_axes, last, unit]
     for start in range(0, array.shape[last], step):
         piece = (*[slice(None)] * last, slice(start, start + step))
-        rows = array[piece].transpose(order)
-        padded = np.empty((*rows.shape[:-1], rows.shape[-1] + PAD // array.itemsize), array.dtype)[
-            ..., : rows.shape[-1]
-        ]
-        padded[...] = rows
-        out[piece] = padded.transpose(np.argsort(order))
+        rows = _with_uneven_rows(array[piece].transpose(order))
+        out[piece] = rows.transpose(np.argsort(order))
     return out
+
+
+def _unit_axis(array: np.ndarray) -> int:
+    """The axis along which elements lie closest together in memory."""
+    strides = [
+        abs(stride) if stride and size > 1 else math.inf
+        for stride, size in zip(array.strides, array.shape, strict=True)
+    ]
+    return strides.index(min(strides))
+
+
+def _with_uneven_rows(rows: np.ndarray) -> np.ndarray:
+    """A copy whose rows lie a few bytes more apart than they are long."""
+    width = rows.shape[-1]
+    wider = np.empty((*rows.shape[:-1], width + PAD // rows.itemsize), rows.dtype)
+    copy = wider[..., :width]
+    copy[...] = rows
+    return copy
