@@ -192,3 +192,14 @@ def test_passes_can_be_grouped():
     pipeline = j2o.default_pipeline().fixpoint("mine", "transposes", "gemm")
     assert [p.name for step in pipeline.steps if step.name == "mine" for p in step.passes] == ["transposes", "gemm"]
     assert not {"transposes", "gemm"} & {step.name for step in pipeline.steps}
+
+
+@pytest.mark.parametrize(
+    ("factor", "kinds"), [(np.sqrt(0.5), ["Gelu"]), (np.sqrt(2), ["Mul", "Erf", "Add", "Mul", "Mul"])]
+)
+def test_gelu_has_one_factor(factor, kinds):
+    program = lambda x: 0.5 * x * (1 + jax.lax.erf(x * np.float32(factor)))  # noqa: E731
+    model = j2o.compile(program, [("B",)], opset=20)
+    assert sorted(n.kind for n in model.graph if n.op.startswith("onnx.")) == sorted(kinds)
+    x = np.linspace(-3, 3, 16, dtype=np.float32)
+    assert np.allclose(model(x), program(x), atol=1e-6)

@@ -105,10 +105,9 @@ def _same(a: Any, b: Any) -> bool:
     if a.known is not None and a.known == b.known:
         return a.type == b.type
     x, y = a.const, b.const
-    return (
-        x is not None and y is not None and x.type == y.type and x.is_small and y.is_small
-        and np.array_equal(x.load(), y.load(), equal_nan=x.dtype.is_float)
-    )  # fmt: skip
+    if x is None or y is None or x.type != y.type or not x.is_small or not y.is_small:
+        return False
+    return x.load().tobytes() == y.load().tobytes()  # bytes tell 0.0 from -0.0
 
 
 def matches(pattern: Any, value: Value | None, match: Match, home: Graph) -> Iterator[Match]:

@@ -16,7 +16,7 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.infer import broadcast_shape
-from j2o.ir.types import Dim, Shape, Type, is_one, same_shape
+from j2o.ir.types import Dim, DType, Shape, Type, is_one, same_shape
 from j2o.passes.patterns import Const, Rule, RuleSet, erase_dead, rewrite
 from j2o.passes.pipeline import Context, graph_pass
 
@@ -25,7 +25,6 @@ ANY = {
     "Reshape": {"allowzero": ...},
     "Flatten": {"axis": ...},
     "Concat": {"axis": ...},
-    "Pad": {"mode": ...},
 }  # attributes that do not matter to a rule
 
 
@@ -44,6 +43,17 @@ def _nothing(kind: str) -> Rule:
         return x if x.type == op.out_type else None
 
     return nothing
+
+
+@rewrite("pad_nothing", level=1)
+def pad_nothing(op, x, pads):
+    return op.Pad(x, pads, ..., mode=...)
+
+
+@pad_nothing.becomes
+def _(op, x, pads):
+    """The type is no sign of it: one more in front and one less behind leave it as it was."""
+    return x if pads.known is not None and all(type(p) is int and p == 0 for p in pads.known) else None
 
 
 @rewrite("slice_nothing", level=1)
@@ -80,7 +90,13 @@ def transpose_transpose(op, x, first, second):
 
 @transpose_transpose.becomes
 def _(op, x, first, second):
-    return op.transpose(x, [first[i] for i in second])
+    inner, outer = (_permutation(perm, x.type.rank) for perm in (first, second))
+    return op.transpose(x, [inner[i] for i in outer])
+
+
+def _permutation(perm: Sequence[int] | None, rank: int) -> Sequence[int]:
+    """What the attribute `perm` of a Transpose says: the axes in reverse where it is left out."""
+    return range(rank)[::-1] if perm is None else perm
 
 
 @rewrite("transpose_ones", level=1)
@@ -92,7 +108,7 @@ def transpose_ones(op, x, perm):
 @transpose_ones.becomes
 def _(op, x, perm):
     shape = x.type.shape
-    moved = [p for p in perm if not is_one(shape[p])]
+    moved = [p for p in _permutation(perm, x.type.rank) if not is_one(shape[p])]
     if moved != sorted(moved):
         return None
     if _needs_no_sizes(shape):
@@ -125,7 +141,10 @@ def slice_slice(op, x, a, b, axes, steps, c, d, axes2, steps2):
 def _(op, x, a, b, axes, steps, c, d, axes2, steps2):
     """One Slice over both sets of axes, where they differ."""
     pairs = [(p.known, q.known) for p, q in ((a, c), (b, d), (axes, axes2), (steps, steps2))]
-    if any(None in pair for pair in pairs) or set(axes.known) & set(axes2.known):
+    if any(None in pair for pair in pairs):
+        return None
+    inner, outer = (_from_zero(each.known, x.type.rank) for each in (axes, axes2))
+    if set(inner) & set(outer):
         return None
     both = [(*p, *q) for p, q in pairs]
     return op.Slice(x, *map(op.dims, both)) if dims.is_static(both[3]) else None
@@ -140,7 +159,8 @@ def mean(op, x, axes, keep, n):
 
 @mean.becomes
 def _(op, x, axes, keep, n):
-    if axes.known is None or not x.type.dtype.is_float:
+    # a sum in float16 overflows where ReduceMean, which adds in float32, does not; no axes at all mean all of them
+    if not axes.known or x.type.dtype not in (DType.F32, DType.F64):
         return None
     count = dims.prod(x.type.shape[int(a)] for a in axes.known)  # type: ignore[arg-type]
     inverse = op.root.op == "onnx.Mul"
@@ -157,9 +177,11 @@ def _(op, x, axes, keep, n):
 
 
 def size_of(value: Value) -> Dim | None:
-    """The size that a scalar holds: `Cast(Reshape(dims [n]))`."""
+    """The size that a scalar holds: `Cast(Reshape(dims [n]))`; None where a narrow dtype on the way may not hold it."""
     node = value.node
     while node is not None and node.op in ("onnx.Cast", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"):
+        if node.out.type.dtype.bits < 32:
+            return None
         known = node.inputs[0].known  # type: ignore[union-attr]
         if known is not None:
             return known[0] if len(known) == 1 else None
@@ -172,7 +194,7 @@ def size_of(value: Value) -> Dim | None:
 BROADCASTING = frozenset(
     f"onnx.{kind}"
     for kind in (
-        "Add Sub Mul Div Pow Mod Max Min And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Where PRelu "
+        "Add Sub Mul Div Pow Mod Max Min And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Where "
         "BitwiseAnd BitwiseOr BitwiseXor"
     ).split()
 )
@@ -486,6 +508,7 @@ def _(op, a, b, p, q):
     if b.type.rank != rank:
         return None
     swap = (*range(rank - 2), rank - 1, rank - 2)
+    p, q = (tuple(_permutation(perm, rank)) for perm in (p, q))
     if swap not in (p, q):
         return None
     left, right = (op.transpose(x, [perm[i] for i in swap]) for x, perm in ((b, q), (a, p)))  # one of them is x itself
@@ -512,7 +535,8 @@ def _(op, x, axes, over):
 shapes = RuleSet(
     "shapes",
     (
-        *map(_nothing, ("Expand", "Concat", "Tile", "Pad")),
+        *map(_nothing, ("Expand", "Concat", "Tile")),
+        pad_nothing,
         slice_nothing,
         *(_merged(outer, inner) for outer in RESHAPES for inner in RESHAPES),
         transpose_transpose,

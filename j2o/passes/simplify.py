@@ -1,4 +1,7 @@
-"""Algebra: rules that hold for every value, NaN and signed zeros included, unless the dtype is an integer."""
+"""Algebra: rules that hold for every value, infinities, NaN and signed zeros included.
+
+Two of them round once where the program rounds twice: x (1 / y) and x / (1 / y).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,21 @@ from j2o.passes.patterns import RuleBuilder, RuleSet, identities, rewrite
 
 def _of_int(op: RuleBuilder, x: Value) -> Value | None:
     return x if x.type.dtype.is_int else None
+
+
+def _inverts(dtype: DType) -> bool:
+    """Whether the inverse of every normal number is finite: float16's and float8's least ones have none."""
+    return dtype in (DType.F32, DType.F64, DType.BF16)
+
+
+def _divided(op: RuleBuilder, x: Value, y: Value) -> Value | None:
+    """x (1 / y) as x / y, unless y is a small tensor, of which the inverse is cheaper."""
+    return op.Div(x, y) if y.type == op.out_type and _inverts(y.type.dtype) else None
+
+
+def _multiplied(op: RuleBuilder, x: Value, y: Value) -> Value | None:
+    """x / (1 / y) as x y."""
+    return op.Mul(x, y) if _inverts(y.type.dtype) else None
 
 
 RULES = identities(
@@ -43,8 +61,8 @@ RULES = identities(
         "max_lowest": (lambda op, x: op.Max(x, -np.inf), lambda op, x: x if x.type.dtype.is_float else None),
         "min_highest": (lambda op, x: op.Min(x, np.inf), lambda op, x: x if x.type.dtype.is_float else None),
         "reciprocal": (lambda op, x: op.Div(1, x), lambda op, x: op.Reciprocal(x) if x.type.dtype.is_float else None),
-        "mul_reciprocal": (lambda op, x, y: op.Mul(x, op.Reciprocal(y)), lambda op, x, y: op.Div(x, y) if y.type == op.out_type else None),
-        "div_reciprocal": (lambda op, x, y: op.Div(x, op.Reciprocal(y)), lambda op, x, y: op.Mul(x, y)),
+        "mul_reciprocal": (lambda op, x, y: op.Mul(x, op.Reciprocal(y)), _divided),
+        "div_reciprocal": (lambda op, x, y: op.Div(x, op.Reciprocal(y)), _multiplied),
     },
     level=1,
 )  # fmt: skip

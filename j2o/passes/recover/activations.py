@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
+
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
 from j2o.passes.patterns import Const, RuleBuilder, identities, rewrite
 
-ROOT_HALF = math.sqrt(0.5)
+ROOT_HALF, ROOT_TWO = math.sqrt(0.5), math.sqrt(2)
 
 
 def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
@@ -21,10 +23,13 @@ def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
     return op.Mul(op.Mul(x, 0.5), op.Add(op.Erf(op.Mul(x, ROOT_HALF)), 1.0))
 
 
-def _close(value: Value, number: float) -> bool:
-    """Whether a constant scalar is `number` up to the rounding of its dtype or one half as precise."""
+def _is_number(value: Value, number: float) -> bool:
+    """Whether a constant is one element, and that is `number` up to the rounding of its dtype."""
     tensor = value.const
-    return tensor is not None and value.type.size == 1 and math.isclose(float(tensor.scalar), number, rel_tol=4e-3)
+    if tensor is None or tensor.size != 1 or not tensor.dtype.is_float:
+        return False
+    rounding = float(ml_dtypes.finfo(tensor.dtype.numpy).eps)  # twice that of one rounding: 1 / √2 has two
+    return math.isclose(float(tensor.scalar), number, rel_tol=rounding)
 
 
 @rewrite("gelu_erfc", at="lax")
@@ -36,12 +41,13 @@ def gelu_erfc(op, x, c: Const):
 
 @gelu_erfc.becomes
 def _(op, x, c):
-    return _gelu(op, x, "none") if _close(c, ROOT_HALF) else None
+    return _gelu(op, x, "none") if _is_number(c, ROOT_HALF) else None
 
 
 @rewrite("gelu_erf", at="lax")
-def gelu_erf(op, x, c: Const):
-    inner = op.lax.erf(op.either(op.lax.mul(x, c), op.lax.div(x, c)))
+def gelu_erf(op, x, factor: Const, divisor: Const):
+    """½ x (1 + erf(x √½)), or x / √2."""
+    inner = op.lax.erf(op.either(op.lax.mul(x, factor), op.lax.div(x, divisor)))
     one = op.either(op.lax.add(inner, 1.0), op.lax.add(1.0, inner))
     half = op.either(op.lax.mul(x, 0.5), op.lax.mul(0.5, x))
     scaled = op.either(op.lax.mul(one, 0.5), op.lax.mul(0.5, one))
@@ -49,8 +55,9 @@ def gelu_erf(op, x, c: Const):
 
 
 @gelu_erf.becomes
-def _(op, x, c):
-    return _gelu(op, x, "none") if _close(c, ROOT_HALF) or _close(c, 1 / ROOT_HALF) else None
+def _(op, x, factor, divisor):
+    fits = _is_number(divisor, ROOT_TWO) if factor is None else _is_number(factor, ROOT_HALF)
+    return _gelu(op, x, "none") if fits else None
 
 
 @rewrite("gelu_tanh")
@@ -64,7 +71,8 @@ def gelu_tanh(op, x, a: Const, b: Const):
 
 @gelu_tanh.becomes
 def _(op, x, a, b):
-    return _gelu(op, x, "tanh") if _close(a, math.sqrt(2 / math.pi)) and _close(b, 0.044715) else None
+    fits = _is_number(a, math.sqrt(2 / math.pi)) and _is_number(b, 0.044715)
+    return _gelu(op, x, "tanh") if fits else None
 
 
 RELU = (lambda op, x: op.Max(x, 0.0), lambda op, x: op.Relu(x) if x.type.dtype.is_float else None)
