@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +73,15 @@ def hessenberg(a: Array) -> Pair:
 @batched
 def tridiagonal(a: Array, *, lower: bool) -> tuple[Array, Array, Array, Array]:
     """LAPACK's sytrd: one triangle with the Householder vectors, diagonal, second diagonal and `tau`."""
-    if not lower:
-        packed, *rest = tridiagonal.__wrapped__(jnp.flip(a), lower=True)  # type: ignore[attr-defined]
-        return jnp.flip(packed), *(jnp.flip(r) for r in rest)  # type: ignore[return-value]
+    if lower:
+        return _lower_tridiagonal(a)
+    packed, diagonal_, beside, taus = _lower_tridiagonal(jnp.flip(a))
+    return jnp.flip(packed), jnp.flip(diagonal_), jnp.flip(beside), jnp.flip(taus)
+
+
+def _lower_tridiagonal(a: Array) -> tuple[Array, Array, Array, Array]:
     at = positions(a.shape[0])
-    packed, taus = hessenberg.__wrapped__(hermitian(a, lower))  # type: ignore[attr-defined]
+    packed, taus = hessenberg(hermitian(a, lower=True))
     packed = jnp.where(at[:, None] >= at, packed, a)
     return packed, diagonal(packed).real, below_diagonal(packed).real, taus
 
@@ -90,111 +94,171 @@ def below_diagonal(a: Array) -> Array:
 # ------------------------------------------------------------------------------------------ QR algorithm
 
 
+class Window(NamedTuple):
+    """The rows `low` to `high` of H that a sweep works on; below `high`, H is done. `low == high` where all is."""
+
+    low: Array
+    high: Array
+
+
+class Progress(NamedTuple):
+    """The state of the QR iteration: A = Z H Z^H at every moment."""
+
+    sweeps: Array
+    stalled: Array  # sweeps since `window.high` has changed
+    window: Window
+    h: Array
+    z: Array
+
+
+SWEEPS_PER_ROW = 40  # after so many sweeps for each row, the iteration is given up
+EXCEPTIONAL = 10  # every so many sweeps without progress, another shift is taken, to leave a cycle
+
+
 def schur_form(a: Array) -> tuple[Array, Array, Array]:
-    """T, Z with A = Z T Z^H, and whether the iteration ended: T is triangular, or has 2x2 blocks where `a` is real."""
+    """T, Z with A = Z T Z^H, and whether the iteration ended: T is triangular, or has 2x2 blocks where `a` is real.
+
+    The implicitly shifted QR algorithm: Golub and Van Loan, Matrix Computations, 7.5.
+    """
     n = a.shape[0]
-    at = positions(n)
-    row, column = at[:, None], at
-    packed, taus = hessenberg.__wrapped__(a)  # type: ignore[attr-defined]
-    shifted = jnp.pad(packed[:, : dims.sub(n, 1)], ((0, 0), (1, 0)))  # the reflection i changes no row before i
-    z = apply_q(shifted, jnp.pad(taus, (1, 0)), jnp.eye(n, dtype=a.dtype))
-    h = jnp.where(row <= column + 1, packed, 0)
-    real = not jnp.iscomplexobj(a)
+    h, z = _hessenberg_and_q(a)
+    is_real = not jnp.iscomplexobj(a)
+    h, window = _deflated(h)
 
-    def living(h: Array) -> Array:
-        """Which rows are still coupled to the row above; the first is not."""
-        d = jnp.abs(diagonal(h))
-        coupled = jnp.abs(below_diagonal(h)) > epsilon(h) * (d[:-1] + d[1:])
-        return jnp.pad(coupled, (1, 0))
-
-    def window(h: Array) -> tuple[Array, Array, Array]:
-        """`h` with negligible elements gone, and the range of rows to work on, which is empty at the end."""
-        live = living(h)
-        h = jnp.where((row == column + 1) & ~live[:, None], 0, h)
-        before, after = jnp.pad(live[:-1], (1, 0)), jnp.pad(live[1:], (0, 1))
-        open_ = live & (before | after) if real else live  # a real 2x2 block is an end
-        high = jnp.max(jnp.where(open_, at, 0))
-        low = jnp.max(jnp.where(~live & (at <= high), at, 0))
-        return h, low, high
-
-    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, stalled, low, high, h, z = state
-        first = _first_column(h, low, high, stalled % 10 == 9)
-
-        def chase(k: Array, state: Pair) -> Pair:
-            h, z = state
-            x = jnp.where(k == low, first, take(h, jnp.maximum(k - 1, 0), 1))
-            x = jnp.where((at >= k) & (at <= jnp.minimum(k + (2 if real else 1), high)), x, 0)
-            v, tau, _ = reflector(x, k, at)
-            return similar(h, v, tau), reflected(z, v, tau)
-
-        h, z = lax.fori_loop(low, high, chase, (h, z))
-        h, low, end = window(jnp.where(row <= column + 1, h, 0))
-        return count + 1, jnp.where(end == high, stalled + 1, 0), low, end, h, z
+    def unfinished(state: Progress) -> Array:
+        return (state.window.high > state.window.low) & (state.sweeps < SWEEPS_PER_ROW * (n + 1))
 
     zero = jnp.zeros((), jnp.int32)
-    h, low, high = window(h)
-    start = (zero, zero, low, high, h, z)
-    *_, high, h, z = lax.while_loop(lambda s: (s[3] > s[2]) & (s[0] < 40 * (n + 1)), sweep, start)
-    if real:
-        h, z = _split_blocks(h, z)
-    return h, z, high == 0
+    end = lax.while_loop(unfinished, _sweep, Progress(zero, zero, window, h, z))
+    found = end.window.high == 0
+    h, z = _split_blocks(end.h, end.z) if is_real else (end.h, end.z)
+    return h, z, found
 
 
-def _first_column(h: Array, low: Array, high: Array, exceptional: Array) -> Array:
+def _hessenberg_and_q(a: Array) -> Pair:
+    """H and Q with A = Q H Q^H."""
+    n = a.shape[0]
+    packed, taus = hessenberg(a)
+    shifted = jnp.pad(packed[:, : dims.sub(n, 1)], ((0, 0), (1, 0)))  # the reflection i changes no row before i
+    q = apply_q(shifted, jnp.pad(taus, (1, 0)), jnp.eye(n, dtype=a.dtype))
+    return _upper_hessenberg(packed), q
+
+
+def _upper_hessenberg(h: Array) -> Array:
+    """With zeros below the second diagonal."""
+    row, column = positions(h.shape[0])[:, None], positions(h.shape[1])
+    return jnp.where(row <= column + 1, h, 0)
+
+
+def _deflated(h: Array) -> tuple[Array, Window]:
+    """H with its negligible elements below the diagonal gone, and the range of rows to work on."""
+    at = positions(h.shape[0])
+    row, column = at[:, None], at
+    sizes = jnp.abs(diagonal(h))
+    is_coupled = jnp.abs(below_diagonal(h)) > epsilon(h) * (sizes[:-1] + sizes[1:])
+    coupled = jnp.pad(is_coupled, (1, 0))  # to the row above; the first is not
+    h = jnp.where((row == column + 1) & ~coupled[:, None], 0, h)
+    unfinished = coupled
+    if not jnp.iscomplexobj(h):  # a real 2x2 block is an end
+        before, after = jnp.pad(coupled[:-1], (1, 0)), jnp.pad(coupled[1:], (0, 1))
+        unfinished = coupled & (before | after)
+    high = jnp.max(jnp.where(unfinished, at, 0))
+    low = jnp.max(jnp.where(~coupled & (at <= high), at, 0))
+    return h, Window(low, high)
+
+
+def _sweep(state: Progress) -> Progress:
+    """One QR step: a bulge is made at the upper end of the window and chased down to its lower end."""
+    (low, high), h, z = state.window, state.h, state.z
+    at = positions(h.shape[0])
+    bulge = 1 if jnp.iscomplexobj(h) else 2  # how many rows it reaches down
+    is_exceptional = state.stalled % EXCEPTIONAL == EXCEPTIONAL - 1
+    first = _first_column(h, low, high, is_exceptional)
+
+    def chase(k: Array, pair: Pair) -> Pair:
+        h, z = pair
+        x = jnp.where(k == low, first, take(h, jnp.maximum(k - 1, 0), 1))
+        in_bulge = (at >= k) & (at <= jnp.minimum(k + bulge, high))
+        v, tau, _ = reflector(jnp.where(in_bulge, x, 0), k, at)
+        return similar(h, v, tau), reflected(z, v, tau)
+
+    h, z = lax.fori_loop(low, high, chase, (h, z))
+    h, window = _deflated(_upper_hessenberg(h))
+    stalled = jnp.where(window.high == high, state.stalled + 1, 0)
+    return Progress(state.sweeps + 1, stalled, window, h, z)
+
+
+def _last_block(h: Array, end: Array) -> tuple[Array, Array, Array, Array]:
+    """The elements a, b, c, d of the 2x2 block [[a, b], [c, d]] whose last row is `end`."""
+    both = end + jnp.arange(-1, 1)
+    (a, b), (c, d) = take(take(h, both), both, 1)
+    return a, b, c, d
+
+
+def _first_column(h: Array, low: Array, high: Array, is_exceptional: Array) -> Array:
     """The first column of the shifted matrix: of H - s, or of H² - t H + d where `h` is real.
 
     The shifts are the eigenvalues of the last 2x2 block, or the one nearer to its corner; now and then another, to leave
     a cycle.
     """
-    corner = take(take(h, high + jnp.arange(-1, 1)), high + jnp.arange(-1, 1), 1)
-    (a, b), (c, d) = corner
+    a, b, c, d = _last_block(h, high)
     at = positions(h.shape[0])
     x, unit = take(h, low, 1), (at == low).astype(h.dtype)
     size = jnp.abs(c) + jnp.abs(d)
     if not jnp.iscomplexobj(h):
-        trace = jnp.where(exceptional, 1.5 * size, a + d)
-        determinant = jnp.where(exceptional, size * size, a * d - b * c)
+        trace = jnp.where(is_exceptional, 1.5 * size, a + d)
+        determinant = jnp.where(is_exceptional, size * size, a * d - b * c)
         return h @ x - trace * x + determinant * unit
+    shift = jnp.where(is_exceptional, d + size, _nearer_eigenvalue(a, b, c, d))
+    return x - shift * unit
+
+
+def _nearer_eigenvalue(a: Array, b: Array, c: Array, d: Array) -> Array:
+    """Of the complex matrix [[a, b], [c, d]], the eigenvalue nearer to d (Wilkinson's shift)."""
     half = (a - d) / 2
     root = jnp.sqrt(half * half + b * c)
     root = jnp.where((half * root.conj()).real < 0, -root, root)
     below = half + root
-    none = below == 0
-    shift = d - jnp.where(none, 0, b * c / jnp.where(none, 1, below))
-    return x - jnp.where(exceptional, d + size, shift) * unit
+    is_none = below == 0
+    return d - jnp.where(is_none, 0, b * c / jnp.where(is_none, 1, below))
 
 
 def _split_blocks(h: Array, z: Array) -> Pair:
-    """Rotate each 2x2 block: to a triangle where its eigenvalues are real, else to equal diagonal elements (LAPACK's lanv2)."""
+    """Rotate each 2x2 block: to a triangle where its eigenvalues are real, else to equal diagonal elements."""
     n = h.shape[0]
     at = positions(n)
     row, column = at[:, None], at
 
     def step(state: Pair, i: Array) -> tuple[Pair, None]:
         h, z = state
-        block = take(take(h, i + jnp.arange(2)), i + jnp.arange(2), 1)
-        (a, b), (c, d) = block
-        half = (a - d) / 2
-        inside = half * half + b * c
-        is_real = inside >= 0
-        far = half + jnp.where(half < 0, -1, 1) * jnp.sqrt(jnp.maximum(inside, 0))
-        total = b + c
-        length = jnp.where(is_real, jnp.hypot(c, far), jnp.hypot(total, a - d))
-        still = (c == 0) | (length == 0)
-        length = jnp.where(still, 1, length)
-        even = jnp.sqrt((1 + jnp.abs(total) / length) / 2)
-        slope = jnp.where(total < 0, half, -half) / (length * even)
-        cosine = jnp.where(still, 1, jnp.where(is_real, far / length, even))
-        sine = jnp.where(still, 0, jnp.where(is_real, c / length, slope))
-        turn = jnp.where((row == column) & ((row == i) | (row == i + 1)), cosine, jnp.eye(n, dtype=h.dtype))
-        turn = jnp.where((row == i) & (column == i + 1), sine, jnp.where((row == i + 1) & (column == i), -sine, turn))
+        cosine, sine, is_real = _block_rotation(*_last_block(h, i + 1))
+        on_block = (row == column) & ((row == i) | (row == i + 1))
+        turn = jnp.where(on_block, cosine, jnp.eye(n, dtype=h.dtype))
+        turn = jnp.where((row == i + 1) & (column == i), -sine, turn)
+        turn = jnp.where((row == i) & (column == i + 1), sine, turn)
         h = turn @ h @ turn.T
         h = jnp.where((row == i + 1) & (column == i) & is_real, 0, h)
         return (h, z @ turn.T), None
 
     (h, z), _ = lax.scan(step, (h, z), positions(dims.sub(n, 1)))
-    return jnp.where(row <= column + 1, h, 0), z
+    return _upper_hessenberg(h), z
+
+
+def _block_rotation(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array, Array]:
+    """Cosine and sine for the real block [[a, b], [c, d]], and whether its eigenvalues are real (LAPACK's lanv2)."""
+    half = (a - d) / 2
+    discriminant = half * half + b * c
+    is_real = discriminant >= 0
+    farther = half + jnp.where(half < 0, -1, 1) * jnp.sqrt(jnp.maximum(discriminant, 0))
+    total = b + c
+    length = jnp.where(is_real, jnp.hypot(c, farther), jnp.hypot(total, a - d))
+    is_done = (c == 0) | (length == 0)
+    length = jnp.where(is_done, 1, length)
+    equal_cosine = jnp.sqrt((1 + jnp.abs(total) / length) / 2)  # makes both diagonal elements equal
+    equal_sine = jnp.where(total < 0, half, -half) / (length * equal_cosine)
+    cosine = jnp.where(is_done, 1, jnp.where(is_real, farther / length, equal_cosine))
+    sine = jnp.where(is_done, 0, jnp.where(is_real, c / length, equal_sine))
+    return cosine, sine, is_real
 
 
 @lower_with("schur")
@@ -217,40 +281,53 @@ def eig(a: Array, *, compute_left_eigenvectors: bool, compute_right_eigenvectors
     """Eigenvalues, left and right eigenvectors, complex, of Euclidean norm 1 with a real largest element."""
     dtype = jnp.result_type(a.dtype, jnp.complex64)
     n = a.shape[0]
+    wanted = [compute_left_eigenvectors, compute_right_eigenvectors]
     if type(n) is int and n == 0:
-        count = 1 + compute_left_eigenvectors + compute_right_eigenvectors
-        return tuple(jnp.zeros((0,) if i == 0 else (0, 0), dtype) for i in range(count))
+        no_vectors = [jnp.zeros((0, 0), dtype)] * sum(wanted)
+        return jnp.zeros((0,), dtype), *no_vectors
     x, size = scaled(wide(a))
     t, z, found = schur_form(x.astype(jnp.complex128))
-    w = diagonal(t)
+    values = diagonal(t)
     if not jnp.iscomplexobj(a):
-        near = 10 * epsilon(t) * n * jnp.sqrt(jnp.max(square_size(w)))
-        w = lax.complex(w.real, jnp.where(jnp.abs(w.imag) <= near, 0, w.imag))
-    results = [w * size]
+        values = _without_rounded_parts(values, t)
+    results = [values * size]
     if compute_left_eigenvectors:
-        results.append(_normalised(z @ jnp.flip(_triangular_vectors(jnp.flip(t.conj().T)))))
+        vectors = jnp.flip(_triangular_vectors(jnp.flip(t.conj().T)))
+        results.append(_normalised(z @ vectors))
     if compute_right_eigenvectors:
         results.append(_normalised(z @ _triangular_vectors(t)))
     return tuple(jnp.where(found, r, jnp.nan).astype(dtype) for r in results)
 
 
+def _without_rounded_parts(values: Array, t: Array) -> Array:
+    """Eigenvalues of a real matrix: an imaginary part that rounding alone can have made is 0."""
+    n = t.shape[0]
+    near = 10 * epsilon(t) * n * jnp.sqrt(jnp.max(square_size(values)))
+    imaginary = jnp.where(jnp.abs(values.imag) <= near, 0, values.imag)
+    return lax.complex(values.real, imaginary)
+
+
 def _triangular_vectors(t: Array) -> Array:
     """The eigenvectors of an upper triangle, as columns, by back substitution; scaled so that none grows beyond 1."""
-    at, w = positions(t.shape[0]), diagonal(t)
+    at, values = positions(t.shape[0]), diagonal(t)
     least = epsilon(t) * jnp.max(jnp.abs(t))
     least = jnp.where(least == 0, 1, least)
 
     def step(x: Array, i: Array) -> tuple[Array, None]:
         line = take(t, i)
-        gap = w - take(line, i)
+        gap = values - take(line, i)
         gap = jnp.where(jnp.abs(gap) < least, least, gap)
-        new = jnp.where(at > i, (line @ x) / gap, (at == i).astype(t.dtype))
-        return jnp.where((at == i)[:, None], new, x) / jnp.maximum(1, jnp.abs(new)), None
+        unit = (at == i).astype(t.dtype)
+        new = jnp.where(at > i, (line @ x) / gap, unit)
+        x = jnp.where((at == i)[:, None], new, x)
+        return x / jnp.maximum(1, jnp.abs(new)), None
 
-    return lax.scan(step, jnp.zeros_like(t), at, reverse=True)[0]
+    vectors, _ = lax.scan(step, jnp.zeros_like(t), at, reverse=True)
+    return vectors
 
 
 def _normalised(v: Array) -> Array:
+    """Columns of Euclidean norm 1, turned so that the largest element is real."""
     sizes = square_size(v)
     v = v / jnp.sqrt(jnp.sum(sizes, 0))
     largest = jnp.take_along_axis(v, jnp.argmax(sizes, 0)[None], 0)
