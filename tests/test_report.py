@@ -18,6 +18,7 @@ def test_a_warning_is_kept_and_points_at_the_callers_line():
 
 
 def test_a_warning_can_be_made_an_error():
-    with warnings.catch_warnings(), pytest.raises(j2o.J2OWarning):
+    with warnings.catch_warnings():
         warnings.simplefilter("error", j2o.J2OWarning)
-        Report().warn("perhaps not meant")
+        with pytest.raises(j2o.J2OWarning):
+            Report().warn("perhaps not meant")
