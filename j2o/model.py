@@ -104,8 +104,12 @@ class Model:
 
         `max_file_bytes` splits the data into files of at most that size (`path + ".1.data"`, …). `progress` is called with
         the bytes of weights written and to be written. Weights lie aligned and with checksums that `j2o check --deep`
-        verifies; those of equal contents lie in the data once. Raises SaveError, with what stood at `path` untouched, where
-        the folder does not exist or cannot be written, or a single file would exceed protobuf's 2 GiB.
+        verifies; those of equal contents lie in the data once.
+
+        A link at `path` is replaced, and what it leads to stays as it is: runtimes look for the data beside the path that
+        they are given. Raises SaveError, with what stood at `path` untouched, where the folder does not exist or cannot be
+        written, where a folder, a device, a pipe or a socket stands at `path`, where a single file would exceed protobuf's
+        2 GiB, and where `progress` raises. Ctrl-C at any time leaves a complete model and nothing else.
         """
         from j2o.backend.external import save
 

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ import onnxruntime as ort
 import pytest
 
 import j2o
-from j2o.backend import external, load
+from j2o.backend import disk, external, load
 from tools import kill_saves
 
 W = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
@@ -27,6 +29,12 @@ def run(path, x):
 
 def names(folder):
     return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.fixture(params=[disk.folder_kind(), disk.PathFolder], ids=["handles", "paths"])
+def system(request, monkeypatch):
+    """The two ways to write: the second is that of Windows."""
+    monkeypatch.setattr(disk, "folder_kind", lambda: request.param)
 
 
 @pytest.mark.parametrize("external", [False, True])
@@ -116,9 +124,8 @@ def test_data_files_of_at_most_a_size(tmp_path):
     assert all(p.stat().st_size <= 600_000 for p in tmp_path.iterdir())
     assert seen[-1] == (6 * 2**18, 6 * 2**18)
     kill_saves.standing(path)
-    for limit in (1000, 0):
-        with pytest.raises(j2o.SaveError, match=rf"max_file_bytes={limit}: 'w0' alone has 262144 bytes"):
-            external.save(model, 18, path, max_file_bytes=limit)
+    with pytest.raises(j2o.SaveError, match=r"max_file_bytes=1000: 'w0' alone has 262144 bytes"):
+        external.save(model, 18, path, max_file_bytes=1000)
     external.save(model, 18, path, external_data=False)
     assert names(tmp_path) == ["m.onnx"]
 
@@ -128,11 +135,224 @@ def test_what_cannot_be_saved_is_said_before_files_are_touched(tmp_path):
     model = j2o.compile(lambda p, x: x @ p, [j2o.weights(huge), ("B", 2**15)])
     with pytest.raises(j2o.SaveError, match=r"2.0 GiB do not fit a single file .* external_data=True"):
         model.save(tmp_path / "m.onnx", external_data=False)
-    with pytest.raises(j2o.SaveError, match=r"external_data='m\.data': give True, False or None"):
-        model.save(tmp_path / "m.onnx", external_data="m.data")
     with pytest.raises(j2o.SaveError, match="no data files to split"):
         model.save(tmp_path / "m.onnx", external_data=False, max_file_bytes=10)
     assert names(tmp_path) == []
+
+
+OPTIONS = [
+    *({"external_data": v} for v in ("m.data", 1, 0, np.array([1, 2]), np.array(True), [])),
+    *({"max_file_bytes": v} for v in (0, -1, "5", 1e9, 1.5, True, np.array([1, 2]), [], "\n" * 10**6)),
+    *({"progress": v} for v in (5, "x", [])),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: repr(o)[:40])
+def test_options_that_are_none_are_refused_before_files_are_touched(tmp_path, options):
+    with pytest.raises(j2o.SaveError, match=rf"^{next(iter(options))}=.*: give ") as error:
+        external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **options)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+    assert names(tmp_path) == []
+
+
+def test_numbers_of_numpy_are_options(tmp_path):
+    external.save(
+        kill_saves.graph(1), 18, tmp_path / "m.onnx", external_data=np.True_, max_file_bytes=np.int64(600_000)
+    )
+    assert len(names(tmp_path)) == 4
+
+
+class Odd:
+    """A path that is none."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
+PATHS = {
+    "none": (None, "give the name of a file"),
+    "number": (5, "give the name of a file"),
+    "bytes": (b"m.onnx", "give the name of a file"),
+    "object": (object(), "give the name of a file"),
+    "list": (["m.onnx"], "give the name of a file"),
+    "path of bytes": (Odd(b"m.onnx"), "give the name of a file"),
+    "path of none": (Odd(None), "give the name of a file"),
+    "empty": ("", "names a folder"),
+    "here": (".", "names a folder"),
+    "above": ("..", "names a folder"),
+    "root": ("/", "names a folder"),
+    "slash": ("m.onnx/", "names a folder"),
+    "slash and dot": ("m.onnx/.", "names a folder"),
+    "nul": ("a\0b.onnx", "could not open a file of that name"),
+    "nul in folder": ("d\0/m.onnx", "could not open a file of that name"),
+    "surrogate": ("\udcff.onnx", "could not open a file of that name"),
+    "lines": ("a\nb.onnx", "could not open a file of that name"),
+    "escape": ("\x1b[31m.onnx", "could not open a file of that name"),
+    "backslash": ("a\\b.onnx", "could not open a file of that name"),
+    "long": ("x" * 251 + ".onnx", "the name of the file has 256 bytes; at most 225"),
+    "long in bytes": ("é" * 120 + ".onnx", "the name of the file has 245 bytes"),
+    "endless": ("x" * 10**6, "the name of the file has 1000000 bytes"),
+    "long folder": ("x" * 256 + "/m.onnx", "cannot be written: File name too long"),
+    "no folder": ("no\n/m.onnx", r"there is no folder 'no\?'; make it first"),
+    "file for a folder": ("file/m.onnx", "there is no folder 'file'"),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("apart", [False, True])
+def test_paths_that_are_none_are_refused_before_files_are_touched(tmp_path, monkeypatch, name, apart):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    path, words = PATHS[name]
+    with pytest.raises(j2o.SaveError, match=words) as error:
+        external.save(kill_saves.graph(1), 18, path, external_data=apart)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("path", ["日本\u3000語 – é.onnx", "-rf", "x" * 225, Odd("m.onnx"), np.str_("m.onnx")])
+def test_paths_that_are_fine(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for kind in (KINDS[0], KINDS[2], KINDS[0]):
+        external.save(kill_saves.graph(1), 18, path, **kind)
+        kill_saves.standing(tmp_path / os.fspath(path))
+
+
+def test_the_process_may_change_its_folder_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    external.save(kill_saves.graph(1), 18, "m.onnx", external_data=True, progress=lambda *_: os.chdir(other))
+    assert names(other) == []
+    kill_saves.standing(tmp_path / "m.onnx")
+
+
+def plant(kind, path):
+    """Something at a path that is no file."""
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    else:  # like /dev/null, under another name
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("this user cannot make devices")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
+def test_what_is_no_file_is_not_replaced(tmp_path, kind, linked):
+    target = tmp_path / "m.onnx"
+    plant(kind, tmp_path / "real" if linked else target)
+    if linked:
+        target.symlink_to("real")
+    before = names(tmp_path), os.lstat(target).st_ino
+    with pytest.raises(j2o.SaveError, match=f"m.onnx: is a {kind}; give the name of a file$"):
+        external.save(kill_saves.graph(1), 18, target, external_data=True)
+    assert (names(tmp_path), os.lstat(target).st_ino) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+@pytest.mark.parametrize("where", ["weights", "progress"])
+def test_what_is_no_exception_comes_out_untouched(tmp_path, error, where):
+    path = tmp_path / "m.onnx"
+    external.save(kill_saves.graph(1), 18, path, external_data=True)
+
+    def stop(*_):
+        raise error
+
+    weight = j2o.lazy((64, 64), np.float32, stop if where == "weights" else lambda: W)
+    model = j2o.compile(lambda p, x: x @ p, [j2o.weights(weight), ("B", 64)])
+    for apart in (False, True):
+        with pytest.raises(type(error)) as found:
+            model.save(path, external_data=apart, progress=stop)
+        assert found.value is error
+        kill_saves.standing(path)
+        assert names(tmp_path) == ["m.onnx", "m.onnx.data"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a\nb"), OSError(5, "no pipe"), TypeError("two arguments")])
+def test_progress_that_raises_is_told_with_its_cause(tmp_path, error):
+    path = tmp_path / "m.onnx"
+    external.save(kill_saves.graph(1), 18, path, external_data=True)
+
+    def broken(done, total):
+        raise error
+
+    for kind in KINDS:
+        with pytest.raises(j2o.SaveError, match=rf"^progress: the function raised {type(error).__name__}: ") as found:
+            external.save(kill_saves.graph(2), 18, path, **kind, progress=broken)
+        assert found.value.__cause__ is error
+        assert "\n" not in str(found.value)
+        kill_saves.standing(path)
+        assert names(tmp_path) == ["m.onnx", "m.onnx.data"]
+
+
+class Interrupted(BaseException):
+    """Ctrl-C came."""
+
+
+def handles():
+    """The files that this process has open."""
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    return {h for h in os.listdir(folder) if os.path.exists(f"{folder}/{h}")}
+
+
+def interrupted_at(count, fn):
+    """Run `fn`, with an exception at the count-th point in the code of saving where Python may raise that of a signal.
+
+    These are where a function begins and where one that was called has ended. Gives how many there were.
+    """
+    seen = 0
+
+    def event(frame, kind, _):
+        nonlocal seen
+        own = frame.f_code.co_filename in (external.__file__, disk.__file__)
+        seen += own and kind in ("call", "c_return")
+        if own and kind in ("call", "c_return") and seen == count:
+            raise Interrupted
+
+    sys.setprofile(event)  # of this thread alone
+    try:
+        fn()
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+@pytest.mark.usefixtures("system")
+@pytest.mark.parametrize(("old", "new"), [(0, 1), (1, 2), (2, 0)])
+def test_ctrl_c_at_any_point_leaves_a_complete_model_and_nothing_else(tmp_path, old, new):
+    path = tmp_path / "m.onnx"
+    graphs = [kill_saves.graph(version) for version in (1, 2)]
+    count = (0, 1, 3)  # data files of a kind
+    external.save(graphs[0], 18, path, **KINDS[old])
+    before = handles()
+    for at in range(1, 5000):
+        try:
+            interrupted_at(at, lambda: external.save(graphs[1], 18, path, **KINDS[new]))
+        except Interrupted:
+            proto = onnx.load(str(path), load_external_data=False)
+            data = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+            assert len(data) in (count[old], count[new])
+            assert set(names(tmp_path)) == {"m.onnx", *data}
+            if at % 10 == 0:
+                kill_saves.standing(path)
+            if len(data) != count[old]:
+                external.save(graphs[0], 18, path, **KINDS[old])
+            continue
+        break
+    assert at > 50
+    assert handles() == before
 
 
 class Killed(BaseException):
@@ -142,7 +362,7 @@ class Killed(BaseException):
 class Disk:
     """`os`, but from one call on, of those that change the disk, things go wrong."""
 
-    CALLS = ("open", "pwrite", "ftruncate", "fsync", "rename", "unlink")
+    CALLS = ("open", "pwrite", "write", "ftruncate", "fsync", "rename", "replace", "unlink")
 
     def __init__(self, at=0, fault=None):
         self.at, self.fault, self.calls, self.handles, self.dead = at, fault, 0, set(), False
@@ -166,9 +386,14 @@ class Disk:
         return call
 
 
+def half(name, real, args):
+    """Half of a write."""
+    if name in ("pwrite", "write"):
+        real(args[0], args[1][: len(args[1]) // 2], *args[2:])
+
+
 def kill(disk, name, real, args, kwargs):
-    if name == "pwrite":
-        os.pwrite(args[0], args[1][: len(args[1]) // 2], args[2])
+    half(name, real, args)
     disk.dead = True
     for handle in disk.handles:
         os.close(handle)
@@ -179,8 +404,8 @@ def fail(code, first=False):
     """An error of the system; `first`: although the call is done, or half of it for a write."""
 
     def fault(disk, name, real, args, kwargs):
-        if name == "pwrite":
-            os.pwrite(args[0], args[1][: len(args[1]) // 2], args[2])
+        if name in ("pwrite", "write"):
+            half(name, real, args)
         elif first and name != "open":
             real(*args, **kwargs)
         raise OSError(code, os.strerror(code))
@@ -192,19 +417,24 @@ FAULTS = {"full": fail(errno.ENOSPC), "denied": fail(errno.EACCES), "late": fail
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("old", "new"), [(0, 1), (1, 1), (1, 2), (2, 0)])
-def test_a_fault_at_any_call_leaves_a_complete_model(tmp_path, old, new, fault):
+@pytest.mark.parametrize(
+    ("old", "new", "kind"),
+    [(0, 1, disk.Folder), (1, 1, disk.Folder), (1, 2, disk.Folder), (2, 0, disk.Folder), (1, 2, disk.PathFolder)],
+)
+def test_a_fault_at_any_call_leaves_a_complete_model(tmp_path, monkeypatch, old, new, fault, kind):
     path = tmp_path / "m.onnx"
+    monkeypatch.setattr(disk, "folder_kind", lambda: kind)
     graphs = [kill_saves.graph(version) for version in (1, 2)]
     external.save(graphs[0], 18, path, **KINDS[old])
     for at in range(1, 1000):
-        disk = Disk(at, FAULTS[fault])
+        system = Disk(at, FAULTS[fault])
         with contextlib.suppress(Killed if fault == "killed" else j2o.SaveError):
-            external.save(graphs[1], 18, path, **KINDS[new], system=disk)
+            external.save(graphs[1], 18, path, **KINDS[new], system=system)
         kill_saves.standing(path)
+        (tmp_path / "m.onnx.lock").unlink(missing_ok=True)  # Windows removes it by itself
         external.save(graphs[0], 18, path, **KINDS[old])
-        assert not [n for n in names(tmp_path) if n.endswith(".partial")]
-        if disk.calls < at:
+        assert not [n for n in names(tmp_path) if n.endswith((".partial", ".lock"))]
+        if system.calls < at:
             break
     assert at > 8
     assert len(names(tmp_path)) == (1, 2, 4)[old]
@@ -233,6 +463,7 @@ def test_a_large_model_does_not_stay_in_the_systems_cache(tmp_path, monkeypatch)
         kill_saves.standing(tmp_path / "m.onnx")
 
 
+@pytest.mark.usefixtures("system")
 def test_short_writes_go_on(tmp_path):
     class Short:
         def __getattr__(self, name):
@@ -240,6 +471,9 @@ def test_short_writes_go_on(tmp_path):
 
         def pwrite(self, file, data, offset):
             return os.pwrite(file, data[:100_000], offset)
+
+        def write(self, file, data):
+            return os.write(file, data[:100_000])
 
     for kind in KINDS:
         external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind, system=Short())
@@ -265,6 +499,7 @@ def test_processes_killed_while_they_save(tmp_path):
     assert sum(n for what, n in kill_saves.kill(tmp_path, 8).items() if "files" in what) == 8
 
 
+@pytest.mark.usefixtures("system")
 def test_two_exporters_on_one_path(tmp_path):
     path, errors = tmp_path / "m.onnx", []
 
@@ -286,6 +521,7 @@ def test_two_exporters_on_one_path(tmp_path):
     assert len(names(tmp_path)) == 2
 
 
+@pytest.mark.usefixtures("system")
 @pytest.mark.parametrize("planted", ["link", "hard link", "folder", "dangling link", "pipe"])
 def test_what_is_planted_at_the_data_path_is_neither_followed_nor_lost(tmp_path, planted):
     outside, folder = tmp_path / "outside", tmp_path / "models"
@@ -308,6 +544,7 @@ def test_what_is_planted_at_the_data_path_is_neither_followed_nor_lost(tmp_path,
     assert os.path.lexists(folder / "m.onnx.data")
 
 
+@pytest.mark.usefixtures("system")
 def test_a_link_at_the_model_is_replaced_and_not_followed(tmp_path):
     outside, folder = tmp_path / "outside", tmp_path / "models"
     outside.write_text("precious")
@@ -334,3 +571,38 @@ def test_a_link_planted_at_the_name_of_a_partial_file_is_refused(tmp_path):
     with pytest.raises(j2o.SaveError, match="cannot be written: File exists"):
         external.save(kill_saves.graph(1), 18, tmp_path / "models" / "m.onnx", external_data=True, system=Planter())
     assert outside.read_text() == "precious"
+
+
+def test_a_save_waits_for_its_turn_and_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "folder_kind", lambda: disk.PathFolder)
+    monkeypatch.setattr(disk, "PATIENCE", 0.1)
+    (tmp_path / "m.onnx.lock").touch()
+    with pytest.raises(j2o.SaveError, match=r"another save holds 'm\.onnx\.lock'; if there is none, remove it"):
+        external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx")
+    assert names(tmp_path) == ["m.onnx.lock"]
+
+
+WITHOUT_POSIX = """
+import os, sys
+sys.modules["fcntl"] = None
+for name in dir(os):
+    if name in sys.argv[2:]:
+        delattr(os, name)
+from pathlib import Path
+from j2o.backend import disk
+from tools import kill_saves
+assert disk.folder_kind() is disk.PathFolder
+for kind in kill_saves.KINDS:
+    kill_saves.save(kill_saves.graph(1), 18, Path(sys.argv[1]) / "m.onnx", **kind)
+    kill_saves.standing(Path(sys.argv[1]) / "m.onnx")
+"""
+POSIX = (
+    "O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_CLOEXEC pwrite pread fdatasync posix_fadvise posix_fallocate mkfifo fchmod "
+    "sched_getaffinity geteuid getuid"
+)
+
+
+def test_what_only_posix_has_is_not_needed(tmp_path):
+    """Windows has none of these."""
+    subprocess.run([sys.executable, "-c", WITHOUT_POSIX, tmp_path, *POSIX.split()], check=True)
+    assert len(names(tmp_path)) == 4
