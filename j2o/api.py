@@ -12,6 +12,7 @@ from typing import Any
 
 from j2o.errors import SpecError
 from j2o.frontend.lift import lift, type_of
+from j2o.frontend.modules import on_copies
 from j2o.frontend.retrace import Retracer
 from j2o.frontend.trace import Traced, trace
 from j2o.frozen import Weights, loaded, own_key, tensor_of
@@ -101,7 +102,7 @@ def compile(
     clock.append(time.perf_counter())
     report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
     _describe_result(report, graph)
-    return Model(_with_weights(fn, specs), graph, boundary, runtime.opset, report, graph.name)
+    return Model(_with_weights(on_copies(fn, traced.held), specs), graph, boundary, runtime.opset, report, graph.name)
 
 
 def _describe_result(report: Report, graph: Graph) -> None:
@@ -146,9 +147,10 @@ def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None)
     """The root graph with frozen leaves bound to constants, and how it belongs to the caller's pytrees."""
 
     taken: dict[str, Any] = {t.key: t for t in parsed.frozen if t is not None}
+    names = traced.held.names()
 
     def const(array: Any) -> Tensor:
-        path = traced.names.get(id(array))
+        path = names.get(id(array))
         return tensor_of(array, path and own_key(path, array, taken))
 
     hints = iter(parsed.names)
@@ -160,8 +162,12 @@ def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None)
             node = Node("const", (), (tensor.type,), {"value": tensor}, (), None, (tensor.key.rpartition("/")[2],))
             graph.insert(node, before=graph.first)
             value = node.out
-            if graph.inputs[i].type != value.type:  # 64-bit weights while 64-bit mode is off
-                value = Builder(graph, node.next).Cast(value, to=graph.inputs[i].type.dtype)
+            wanted = graph.inputs[i].type
+            if wanted.dtype.is_key:
+                wrap = Node("lax.random_wrap", (value,), (wanted,))
+                value = graph.insert(wrap, before=node.next).out
+            elif wanted != value.type:  # 64-bit weights while 64-bit mode is off
+                value = Builder(graph, node.next).Cast(value, to=wanted.dtype)
             graph.inputs[i].replace_by(value)
             graph.remove_input(i)
     graph.input_names = list(parsed.names)

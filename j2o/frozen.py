@@ -127,7 +127,11 @@ def _dtype(given: Any) -> DType:
 
 
 def _jax_tensor(leaf: Any, key: str | None, name: str) -> Tensor:
-    """On one CPU device, the array's own memory; elsewhere, what shards are asked for."""
+    """On one CPU device, the array's own memory; elsewhere, what shards are asked for. Typed PRNG keys as their data."""
+    import jax
+
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return ArrayTensor(np.asarray(jax.random.key_data(leaf)), key)
     if not leaf.is_fully_addressable:
         raise SpecError(f"weights {name!r}: a part of it lies on devices of other processes; gather it first")
     devices = leaf.sharding.device_set

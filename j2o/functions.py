@@ -61,14 +61,11 @@ def _wrapped(fn: Any, name: Callable[[tuple[Any, ...]], str]) -> Any:
 
 
 def _marked_call(fn: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    linen, nnx = sys.modules.get("flax.linen"), sys.modules.get("flax.nnx")
+    linen = sys.modules.get("flax.linen")
     if linen is not None and args and isinstance(args[0], linen.Module):
         return linen.jit(_named(lambda self, *a, **k: fn(self, *a, **k), name))(*args, **kwargs)
-    writes: Any = () if nnx is None else sys.modules["flax.errors"].TraceContextError
-    try:
-        return _jit(lambda call: call(), functools.partial(fn, *args, **kwargs), name)
-    except writes:
-        return _with_state(functools.partial(fn, *args, **kwargs), name, nnx)
+    call = functools.partial(fn, *args, **kwargs)
+    return _with_state(call, name) if _holds_nnx(call) else _jit(lambda call: call(), call, name)
 
 
 def _named(fn: Any, name: str) -> Any:
@@ -76,50 +73,53 @@ def _named(fn: Any, name: str) -> Any:
     return fn
 
 
-def _jit(run: Callable[..., Any], call: functools.partial[Any], name: str, *extra: Any) -> Any:
-    """`run(call, *extra)` as a jit of that name; the arrays among the arguments of `call`, and `extra`, are its operands."""
+def _jit(run: Callable[[functools.partial[Any]], Any], call: functools.partial[Any], name: str) -> Any:
+    """`run(call)` as a jit of that name; the arrays among the arguments of `call` are its operands."""
     import jax
 
-    leaves, tree = jax.tree.flatten((call.args, call.keywords), is_leaf=_is_nnx)
+    from j2o.frontend.held import is_nnx
+
+    leaves, tree = jax.tree.flatten((call.args, call.keywords), is_leaf=is_nnx)
     at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) or type(leaf).__module__ == "numpy"]
 
-    def body(arrays: list[Any], *extra: Any) -> Any:
+    def body(arrays: list[Any]) -> Any:
         inner = list(leaves)
         for i, array in zip(at, arrays, strict=True):
             inner[i] = array
         args, kwargs = jax.tree.unflatten(tree, inner)
-        return run(functools.partial(call.func, *args, **kwargs), *extra)
+        return run(functools.partial(call.func, *args, **kwargs))
 
-    return jax.jit(_named(body, name))([leaves[i] for i in at], *extra)
-
-
-def _is_nnx(x: Any) -> bool:
-    nnx = sys.modules.get("flax.nnx")
-    return nnx is not None and isinstance(x, nnx.Module | nnx.Rngs | nnx.Variable | nnx.Optimizer)
+    return jax.jit(_named(body, name))([leaves[i] for i in at])
 
 
-def _with_state(call: functools.partial[Any], name: str, nnx: Any) -> Any:
-    """A call that writes to nnx variables: these are operands, and what has changed comes back as results."""
-    import jax
+def _holds_nnx(call: functools.partial[Any]) -> bool:
+    if "flax.nnx" not in sys.modules:
+        return False
+    from j2o.frontend.held import held_by
+    from j2o.frontend.modules import holders_of_nnx
 
-    from j2o.frontend.trace import nnx_objects, with_nnx_objects
+    return bool(holders_of_nnx(held_by(call)))
 
-    found = nnx_objects(call, nnx)
-    graphdef, state = nnx.split(tuple(found))
-    leaves, tree = jax.tree.flatten(state)
-    changed: list[int] = []
 
-    def run(inner: functools.partial[Any], before: list[Any]) -> Any:
-        fresh = nnx.merge(graphdef, jax.tree.unflatten(tree, before), copy=True)
-        out = with_nnx_objects(inner, nnx, found, fresh)()
-        after, after_tree = jax.tree.flatten(nnx.split(fresh)[1])
-        if after_tree != tree:
+def _with_state(call: functools.partial[Any], name: str) -> Any:
+    """A call that may write to nnx variables: it writes to copies of them, and what has changed comes back as results."""
+    from j2o.frontend.held import held_by
+    from j2o.frontend.modules import copied, holders_of_nnx, is_written, variables_in
+
+    written: list[Any] = []
+
+    def run(inner: functools.partial[Any]) -> Any:
+        held, copies = held_by(inner), {}
+        inside = copied(inner, holders_of_nnx(held), copies)
+        out = inside()
+        variables = variables_in(held)
+        after = {id(copies[id(v)]) for v in variables}
+        if after != {id(v) for v in variables_in(held_by(inside))}:
             raise SpecError(f"function: {name} adds or removes nnx variables; such a module cannot be marked")
-        changed[:] = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a is not b]
-        return out, [after[i] for i in changed]
+        written[:] = [v for v in variables if is_written(v, copies[id(v)])]
+        return out, [copies[id(v)].get_raw_value() for v in written]
 
-    out, values = _jit(run, call, name, leaves)
-    for i, value in zip(changed, values, strict=True):
-        leaves[i] = value
-    nnx.update(tuple(found), jax.tree.unflatten(tree, leaves))
+    out, values = _jit(run, call, name)
+    for variable, value in zip(written, values, strict=True):
+        variable.set_raw_value(value)
     return out

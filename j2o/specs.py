@@ -59,7 +59,7 @@ def parse_specs(
             where = path_name(path)
             if is_frozen:
                 tensor = tensor_of(leaf, own_key(where or parameter, leaf, taken))
-                avals.append(jax.ShapeDtypeStruct(tensor.shape, _canonical(tensor.dtype.numpy)))
+                avals.append(_aval_of_weights(leaf, tensor))
                 frozen.append(tensor)
             else:
                 name = f"{parameter}/{where}" if where else parameter
@@ -70,6 +70,13 @@ def parse_specs(
     tree, caller_tree = (jax.tree_util.treedef_tuple(tuple(t)) for t in (trees, caller))
     final = _names(names, input_names, "input_names")
     return Specs(tuple(avals), tuple(frozen), final, tree, caller_tree, frozenset(frozen_arguments), scope)
+
+
+def _aval_of_weights(leaf: Any, tensor: Tensor) -> jax.ShapeDtypeStruct:
+    """What a frozen leaf is to JAX; the tensor of a typed PRNG key holds its data."""
+    if _is_key(getattr(leaf, "dtype", None)):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return jax.ShapeDtypeStruct(tensor.shape, _canonical(tensor.dtype.numpy))
 
 
 def _check_symbols(scope: DimScope, constraints: Sequence[str]) -> None:
@@ -233,7 +240,7 @@ def _canonical(dtype: Any) -> Any:
 
 
 def _is_key(dtype: Any) -> bool:
-    return jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -293,6 +293,16 @@ def test_errors_while_reading_name_the_weight(tmp_path, leaf, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_typed_keys_are_weights():
+    keys = {"noise": jax.random.key(3), "many": jax.random.split(jax.random.key(4), 2)}
+
+    def draw(p, x):
+        return x + jax.random.normal(p["noise"], (3,)) + jax.random.uniform(p["many"][1], (3,))
+
+    model = j2o.compile(draw, [j2o.weights(keys), (3,)])
+    model.verify(np.ones(3, np.float32))
+
+
 def test_errors_of_leaves(tmp_path):
     deleted = jnp.ones(3)
     deleted.delete()
@@ -302,7 +312,6 @@ def test_errors_of_leaves(tmp_path):
         np.array(["a"]),
         np.zeros(2, "datetime64[s]"),
         deleted,
-        jax.random.key(0),
     ):
         with pytest.raises(j2o.SpecError, match="weights 'a/w': "):
             j2o.compile(lambda p, x: p["a"]["w"], [j2o.weights({"a": {"w": leaf}}), ("B",)]).save(tmp_path / "m.onnx")
