@@ -38,6 +38,15 @@ def pool_gradient(x):
     return jax.grad(lambda x: jnp.sum(pooled(x, window_strides=(2,), padding="VALID") * f32(1, 2)))(x)
 
 
+def scatter_extremes(x, updates, places):
+    """In each mode, and of segments, whose operand is a constant."""
+    modes = [(x.at[places].max(updates, mode=mode), x.at[places].min(updates, mode=mode)) for mode in ("drop", "clip")]
+    return modes, x.at[0].max(5.0), jax.ops.segment_max(updates, abs(places), 6)
+
+
+FUNCTIONS = [lax.cosh, lax.sinh, lax.expm1, lax.log1p, lax.asinh, lax.cbrt, jax.nn.softplus]
+# products of the first two overflow, which a product of the second and third would not
+CUMULATED = np.concatenate([f32(1e30, 1e30, 1e-30, 1e-30), np.linspace(0.5, 2, 296, dtype=np.float32)])
 SPECIAL = f32(0.0, -0.0, 1.0, -1.0, INF, -INF, NAN, 2.5, -3.5)
 PAIRS = f32(*np.repeat(SPECIAL, 9)), f32(*np.tile(SPECIAL, 9))
 HALVES = f32(0.5, -0.5, 1.5, 2.5, -2.5, 0.49999997, -0.49999997, 8388609.0, NAN, INF, -0.0)
@@ -83,12 +92,13 @@ CASES = {
     "argmax-nan": (lambda x: (jnp.argmax(x), jnp.argmin(x)), LINE),
     "cumulative-sum": (lambda x: lax.cumsum(x), np.array([200, 100, 7], np.uint8)),
     "cumulative-max": (lambda x: lax.cummax(x), LINE),
+    "cumulative-product": (lambda x: (lax.cumprod(x), lax.cumprod(x[4:])), CUMULATED),
     "sort": (lambda x: lax.sort((x, lax.iota("int32", 9)), num_keys=1), LINE),
     "top-k": (lambda x: lax.top_k(x, 4), f32(1, 3, 3, -0.0, 0.0, -INF)),
     "gather-out-of-bounds": (lambda x, i: (x[i], x.at[i].get(mode="fill"), x.at[i].get(mode="clip")), SPECIAL[:5], PLACES),
     "dynamic-slice": (lambda x, i: lax.dynamic_slice(x, (i[6],), (2,)) + lax.dynamic_slice(x, (i[5],), (2,)), SPECIAL[:4], PLACES),
     "scatter-out-of-bounds": (lambda x, i: (x.at[i].set(7.0), x.at[i].add(1.0)), np.zeros(5, np.float32), PLACES),
-    "scatter-max-nan": (lambda x, i: x.at[i].max(jnp.nan), np.zeros(5, np.float32), PLACES),
+    "scatter-max-nan": (scatter_extremes, f32(NAN, 1, NAN, -2, INF), f32(5, NAN, NAN, 7, 3, -INF, NAN), PLACES),
     "negative-padding": (lambda x: lax.pad(x, np.float32(9), ((-1, 2, 1),)), f32(1, 2, 3)),
     "window-padding": (window(lax.max, -INF), f32(-3, -2, 0, -1)),
     "window-integers": (window(lax.add, 0), i32(HIGH, 1, 2)),
@@ -98,6 +108,7 @@ CASES = {
     "product-of-integers": (lambda x, y: x @ y, np.full((2, 3), 100, np.int8), np.full((3, 2), 100, np.int8)),
     "product-preferred": (lambda x, y: lax.dot(x, y, preferred_element_type=jnp.float32), np.ones((2, 3), np.float16), np.ones((3, 2), np.float16)),
     "sum-of-float16": (lambda x: jnp.sum(x), np.full(5000, 1, np.float16)),
+    "functions-of-float16": (lambda x: [fn(x) for fn in FUNCTIONS], np.array([11.2, -11.2, 0.01, -0.01, INF, NAN, -0.0], np.float16)),
     "bfloat16": (lambda x: to("float32")(jnp.sin(to("bfloat16")(x)) * 3), f32(1, 2, 3)),
     "expm1-log1p": (lambda x: (lax.expm1(x), lax.log1p(x)), TINY),
     "erf": (lambda x: (lax.erf(x), lax.erfc(x), jax.nn.gelu(x, approximate=False)), TINY),
@@ -130,7 +141,7 @@ def test_as_jax_has_it(name):
         want = jax.tree.leaves(jax.jit(fn)(*map(jnp.asarray, args)))
     for g, w in zip(map(np.asarray, got), map(np.asarray, want), strict=True):
         assert (g.dtype, g.shape) == (w.dtype, w.shape)
-        rounding = 2e-2 if name == "bfloat16" else 2e-6 if name in APPROXIMATE else 0
+        rounding = {"bfloat16": 2e-2, "functions-of-float16": 2e-3}.get(name, 2e-6 if name in APPROXIMATE else 0)
         np.testing.assert_allclose(g, w, rtol=rounding, atol=0)
         if w.dtype.kind == "f" and name != "max-min":  # whose zeros may have either sign
             np.testing.assert_array_equal(np.signbit(g[w == 0]), np.signbit(w[w == 0]))

@@ -18,7 +18,16 @@ from jax import lax
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
 from j2o.passes.inline import our_platform
-from j2o.passes.lower.table import DECOMPOSITIONS, RULES, Lowering, Rule, lower, lower_elementwise, lower_with
+from j2o.passes.lower.table import (
+    DECOMPOSITIONS,
+    RULES,
+    Lowering,
+    Rule,
+    lower,
+    lower_elementwise,
+    lower_formula,
+    lower_with,
+)
 
 lower_elementwise({
     "add": "Add", "sub": "Sub", "neg": "Neg", "abs": "Abs", "floor": "Floor", "ceil": "Ceil", "exp": "Exp",
@@ -176,6 +185,27 @@ def where(op: Lowering, condition: Value, x: Value, y: Value) -> Value:
     return op.Or(op.And(condition, x), op.And(op.Not(condition), y))
 
 
+# what only moves elements of its first operand; Pad has a value of its own, which stands in its third
+MOVES = frozenset(["Expand", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Gather", "Identity", "Pad"])
+
+
+def never_nan(x: Value) -> bool:
+    """Whether no element of `x` can be NaN: it comes from a small constant without one, or from integers."""
+    while (node := x.node) is not None:
+        if not x.type.dtype.is_float:
+            return True
+        if x.const is not None:
+            return x.const.is_small and not np.isnan(x.const.load()).any()
+        widens = node.op == "onnx.Cast" and x.type.dtype.bits >= 16  # a narrower float may have no infinity
+        moves = node.dialect == "onnx" and node.kind in MOVES
+        operand = node.inputs[0] if moves or widens else None
+        filled = node.inputs[2] if node.op == "onnx.Pad" else None
+        if operand is None or (filled is not None and not never_nan(filled)):
+            return False
+        x = operand
+    return not x.type.dtype.is_float
+
+
 def total_order(x: jax.Array) -> jax.Array:
     """Integers in the order of floats: -NaN < -inf < … < -0 < +0 < … < inf < NaN."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -254,10 +284,10 @@ def clz(x: jax.Array) -> jax.Array:
 
 # ------------------------------------------------------------------------------- elementary functions
 
-lower_with("exp2")(lambda x: lax.exp(x * math.log(2)))
+lower_with("exp2")(lambda x: lax.exp(x * math.log(2)))  # XLA rounds the product to the operand's dtype, too
 
 
-@lower_with("log1p")
+@lower_formula("log1p")
 def log1p(x: jax.Array) -> jax.Array:
     """Kahan's: log(u) * x / (u - 1) with u = 1 + x corrects what rounding u lost."""
     u = 1 + x
@@ -266,7 +296,7 @@ def log1p(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(d) > 0, jnp.where(jnp.isinf(u), lax.log(u), near), x)
 
 
-@lower_with("expm1")
+@lower_formula("expm1")
 def expm1(x: jax.Array) -> jax.Array:
     """Kahan's: (u - 1) * x / log(u) with u = exp(x)."""
     u = lax.exp(x)
@@ -319,7 +349,7 @@ for _name, _operator, _formula in (
 # onnxruntime's own are poor near 0 (sinh, asinh, atanh cancel) or overflow early
 
 
-@lower_with("sinh")
+@lower_formula("sinh")
 def sinh(x: jax.Array) -> jax.Array:
     e = lax.expm1(jnp.abs(x))
     small = 0.5 * (e + e / (e + 1))
@@ -328,14 +358,14 @@ def sinh(x: jax.Array) -> jax.Array:
     return jnp.where((jnp.abs(x) > 0) & (jnp.abs(x) < jnp.inf), jnp.where(x < 0, -out, out), x)
 
 
-@lower_with("cosh")
+@lower_formula("cosh")
 def cosh(x: jax.Array) -> jax.Array:
     half = lax.exp(0.5 * jnp.abs(x))
     e = lax.exp(jnp.abs(x))
     return jnp.where(jnp.abs(x) > 20, 0.5 * half * half, 0.5 * (e + 1 / e))
 
 
-@lower_with("asinh")
+@lower_formula("asinh")
 def asinh(x: jax.Array) -> jax.Array:
     """sign(x) * log(|x| + sqrt(x² + 1)), by log1p near 0 and in the logarithm's scale for large arguments."""
     a = jnp.abs(x)
@@ -346,7 +376,7 @@ def asinh(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -out, out), x)
 
 
-@lower_with("acosh")
+@lower_formula("acosh")
 def acosh(x: jax.Array) -> jax.Array:
     large = x > math.sqrt(float(jnp.finfo(x.dtype).max)) / 2
     t = jnp.where(large, 1.0, x - 1)
@@ -354,10 +384,10 @@ def acosh(x: jax.Array) -> jax.Array:
     return jnp.where(x < 1, jnp.nan, jnp.where(large, lax.log(x) + math.log(2), near)).astype(x.dtype)
 
 
-lower_with("atanh")(lambda x: jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x))
+lower_formula("atanh")(lambda x: jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x))
 
 
-@lower_with("cbrt")
+@lower_formula("cbrt")
 def cbrt(x: jax.Array) -> jax.Array:
     """exp(log|x| / 3), then one Newton step for the last bits."""
     a = jnp.abs(x)
@@ -368,7 +398,7 @@ def cbrt(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -y, y), x)
 
 
-@lower_with("atan2")
+@lower_formula("atan2")
 def atan2(y: jax.Array, x: jax.Array) -> jax.Array:
     """The angle of (x, y), quadrant by quadrant, signed zeros and infinities as C has them."""
     x, y = jnp.broadcast_arrays(x, y)

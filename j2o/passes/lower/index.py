@@ -21,7 +21,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, same_dim
 from j2o.passes.components import computes
-from j2o.passes.lower.elementwise import where
+from j2o.passes.lower.elementwise import never_nan, where
 from j2o.passes.lower.reduce import apply_elementwise, limits, loop
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
 from j2o.passes.lower.table import Lowering, lower
@@ -279,13 +279,17 @@ def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mod
 
 
 def _reduced(op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None) -> Value:
-    """`updates` put or accumulated at `nd`. NaN, which onnxruntime's max and min overlook, is added afterwards."""
+    """`updates` put or accumulated at `nd`. onnxruntime's max and min overlook NaN, which is put in afterwards."""
     dtype = base.type.dtype
     out = _accumulated(op, base, nd, updates, reduction)
     if reduction not in ("max", "min") or not dtype.is_float:
         return out
-    nans = op.Where(op.IsNaN(updates), op.const(math.nan, dtype), op.const(-0.0, dtype))
-    return _accumulated(op, out, nd, nans, "add")
+    if not never_nan(updates):  # NaN is added, and to all other elements -0, which changes none
+        nans = op.Where(op.IsNaN(updates), op.const(math.nan, dtype), op.const(-0.0, dtype))
+        out = _accumulated(op, out, nd, nans, "add")
+    if not never_nan(base):
+        out = op.Where(op.IsNaN(base), base, out)
+    return out
 
 
 def _accumulated(op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None) -> Value:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -183,26 +184,96 @@ def cumsum(op: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
     return op.CumSum(x, np.array(axis), reverse=int(reverse))
 
 
-def _cumulative(monoid: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+Combine: TypeAlias = Callable[[Any, Any], Any]
+
+
+def _cumulative(
+    monoid: Combine, unit: Callable[[DType], Any], static: Callable[[jax.Array, Combine, jax.Array], jax.Array]
+) -> Callable[..., jax.Array]:
+    """A decomposition: `static` for a number of rows that is known, else a loop.
+
+    What is narrower than 32 bits is combined in 32 bits and rounded once.
+    """
+
     def fn(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
-        n = x.shape[axis]
-        if type(n) is int:
-            return lax.associative_scan(monoid, x, reverse=reverse, axis=axis)
+        dtype = x.dtype
+        if dtype.itemsize < 4:
+            x = x.astype(jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else jnp.int32)
+        start = jnp.asarray(unit(dtype_of(x.dtype)), x.dtype)
         rows = jnp.moveaxis(x, axis, 0)
-        least, greatest = limits(dtype_of(x.dtype))
-        unit = {lax.mul: 1, lax.max: least, lax.min: greatest, jnp.logaddexp: least}[monoid]
-
-        def step(carry: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
-            out = monoid(carry, row)
-            return out, out
-
-        return jnp.moveaxis(lax.scan(step, jnp.full(rows.shape[1:], unit, x.dtype), rows, reverse=reverse)[1], 0, axis)
+        if type(rows.shape[0]) is not int:
+            out = _in_a_loop(rows, monoid, start, reverse)
+        elif reverse:
+            out = static(rows[::-1], monoid, start)[::-1]
+        else:
+            out = static(rows, monoid, start)
+        return jnp.moveaxis(out, 0, axis).astype(dtype)
 
     return fn
 
 
-for _name, _monoid in {"prod": lax.mul, "max": lax.max, "min": lax.min, "logsumexp": jnp.logaddexp}.items():
-    lower_with(f"cum{_name}")(_cumulative(_monoid))
+BLOCK = 16  # rows; as many as XLA's ReduceWindowRewriter has
+
+
+def _in_blocks(rows: jax.Array, monoid: Combine, unit: jax.Array) -> jax.Array:
+    """Row by row in blocks of 16, all blocks at once; then each block with all that is before it.
+
+    XLA's order, as far as it goes forward: in another one products overflow elsewhere.
+    """
+    n, rest = rows.shape[0], rows.shape[1:]
+    if n <= BLOCK:
+        return _row_by_row(rows, monoid, 0)
+    count = -(-n // BLOCK)
+    padded = lax.pad(rows, unit, [(0, count * BLOCK - n, 0), *[(0, 0, 0)] * len(rest)])
+    blocks = _row_by_row(padded.reshape(count, BLOCK, *rest), monoid, 1)
+    wholes = _in_blocks(blocks[:, -1], monoid, unit)
+    before = jnp.concatenate([jnp.full((1, *rest), unit), wholes[:-1]])
+    return monoid(before[:, None], blocks).reshape(-1, *rest)[:n]
+
+
+def _row_by_row(x: jax.Array, monoid: Combine, axis: int) -> jax.Array:
+    n = x.shape[axis]
+    if n < 2:
+        return x
+    rows = lax.split(x, (1,) * n, axis)
+    return jnp.concatenate(list(itertools.accumulate(rows, monoid)), axis)
+
+
+def _by_doubling(rows: jax.Array, monoid: Combine, unit: jax.Array) -> jax.Array:
+    """Each row with the one before it, then with what is 2 before, 4 before, …: log₂ n combinations."""
+    n, reach = rows.shape[0], 1
+    while reach < n:
+        before = lax.pad(rows, unit, [(reach, -reach, 0), *[(0, 0, 0)] * (rows.ndim - 1)])
+        rows = monoid(before, rows)
+        reach *= 2
+    return rows
+
+
+def _in_a_loop(rows: jax.Array, monoid: Combine, unit: jax.Array, reverse: bool) -> jax.Array:
+    def step(before: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = monoid(before, row)
+        return out, out
+
+    return lax.scan(step, jnp.full(rows.shape[1:], unit), rows, reverse=reverse)[1]
+
+
+def _least(dtype: DType) -> Any:
+    return limits(dtype)[0]
+
+
+def _greatest(dtype: DType) -> Any:
+    return limits(dtype)[1]
+
+
+def _one(dtype: DType) -> int:
+    return 1
+
+
+lower_with("cumprod")(_cumulative(lax.mul, _one, _in_blocks))
+lower_with("cummax")(_cumulative(lax.max, _least, _in_blocks))
+lower_with("cummin")(_cumulative(lax.min, _greatest, _in_blocks))
+# one combination is twenty nodes
+lower_with("cumlogsumexp")(_cumulative(jnp.logaddexp, _least, _by_doubling))
 
 
 lower_with("reduce_logsumexp")(lambda x, *, axes: jax.nn.logsumexp(x, axis=tuple(axes)))

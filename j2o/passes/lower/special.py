@@ -1,11 +1,10 @@
 """Special functions, as plain JAX: the formulas and iteration counts that XLA has, so that the last bits agree.
 
-A formula is given operands of one shape, f32 or f64; `special` converts what comes and goes.
+A formula is given operands of one shape, f32 or f64; `lower_formula` converts what comes and goes.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,23 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from j2o.passes.lower.elementwise import direct
-from j2o.passes.lower.table import F, lower, lower_with
-
-
-def special(*primitives: str) -> Callable[[F], F]:
-    """Register a formula: its operands are broadcast to one shape, floats narrower than f32 computed in f32."""
-
-    def register(formula: F) -> F:
-        @functools.wraps(formula)
-        def fn(*operands: jax.Array, **params: Any) -> jax.Array:
-            dtype = operands[0].dtype
-            wide = dtype if dtype.itemsize >= 4 else jnp.float32
-            return formula(*jnp.broadcast_arrays(*(x.astype(wide) for x in operands)), **params).astype(dtype)
-
-        lower_with(*primitives)(fn)
-        return formula
-
-    return register
+from j2o.passes.lower.table import lower, lower_formula
 
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
@@ -98,7 +81,7 @@ def _erfc_beyond_1(x: jax.Array) -> jax.Array:
     return jnp.where(x < 0, 2 - tail, tail)
 
 
-@special("erfc")
+@lower_formula("erfc")
 def erfc(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(x) < 1, 1 - lax.erf(x), _erfc_beyond_1(x))
 
@@ -130,7 +113,7 @@ _ERFINV_F64 = (
 )  # fmt: skip
 
 
-@special("erf_inv")
+@lower_formula("erf_inv")
 def erf_inv(x: jax.Array) -> jax.Array:
     w = -lax.log1p(-x * x)
     root = jnp.sqrt(w)
@@ -162,7 +145,7 @@ def _lanczos(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return total, slope, math.log(7.5) + lax.log1p(z / 7.5)
 
 
-@special("lgamma")
+@lower_formula("lgamma")
 def lgamma(x: jax.Array) -> jax.Array:
     """log |Γ(x)|: Lanczos' approximation with the reflection formula under 1/2."""
     reflect = x < 0.5
@@ -177,7 +160,7 @@ def lgamma(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isinf(x), jnp.inf, out)
 
 
-@special("digamma")
+@lower_formula("digamma")
 def digamma(x: jax.Array) -> jax.Array:
     """The derivative of Lanczos' approximation, reflected under 1/2."""
     reflect = x < 0.5
@@ -195,7 +178,7 @@ _ZETA = (12.0, -720.0, 30240.0, -1209600.0, 47900160.0, -1.8924375803183791606e9
          1.1646782814350067249e14, -4.5979787224074726105e15, 1.8152105401943546773e17, -7.1661652561756670113e18)  # fmt: skip
 
 
-@special("zeta")
+@lower_formula("zeta")
 def zeta(x: jax.Array, q: jax.Array) -> jax.Array:
     """Hurwitz' zeta: ten terms of the series, the rest by the Euler-Maclaurin formula (Cephes)."""
     a, series = q, jnp.zeros_like(q)
@@ -212,7 +195,7 @@ def zeta(x: jax.Array, q: jax.Array) -> jax.Array:
     return jnp.where(x == 1, jnp.inf, out)
 
 
-@special("polygamma")
+@lower_formula("polygamma")
 def polygamma(m: jax.Array, x: jax.Array) -> jax.Array:
     """(-1)^(m+1) m! ζ(m + 1, x), and digamma for m = 0."""
     sign = jnp.where(m % 2 == 0, -1, 1).astype(x.dtype)
@@ -303,7 +286,7 @@ def _incomplete(a: jax.Array, x: jax.Array, beyond: jax.Array, active: jax.Array
     return domain, upper, _series(a, x, active & ~beyond, False)[0] * scale / a
 
 
-@special("igamma")
+@lower_formula("igamma")
 def igamma(a: jax.Array, x: jax.Array) -> jax.Array:
     """P(a, x), the regularised lower incomplete gamma function."""
     beyond = (x >= 1) & (x > a)
@@ -312,7 +295,7 @@ def igamma(a: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(domain, out, jnp.nan)
 
 
-@special("igammac")
+@lower_formula("igammac")
 def igammac(a: jax.Array, x: jax.Array) -> jax.Array:
     """Q(a, x) = 1 - P(a, x)."""
     beyond = ~((x < 1) | (x < a))
@@ -334,18 +317,18 @@ def _gradient(a: jax.Array, x: jax.Array, finish: Callable[..., jax.Array]) -> j
     return jnp.where(domain, jnp.where(x == 0, 0, jnp.where(beyond, upper, lower)), jnp.nan)
 
 
-@special("igamma_grad_a")
+@lower_formula("igamma_grad_a")
 def igamma_grad_a(a: jax.Array, x: jax.Array) -> jax.Array:
     return _gradient(a, x, lambda scale, x, slope: scale * slope)
 
 
-@special("random_gamma_grad")
+@lower_formula("random_gamma_grad")
 def random_gamma_grad(a: jax.Array, x: jax.Array) -> jax.Array:
     """-(∂P/∂a) / (∂P/∂x): of a sample of Gamma(a, 1) by a."""
     return _gradient(a, x, lambda scale, x, slope: -slope * x)
 
 
-@special("regularized_incomplete_beta")
+@lower_formula("regularized_incomplete_beta")
 def regularized_incomplete_beta(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
     """I_x(a, b) by its continued fraction (DLMF 8.17.22), with Lentz' algorithm; mirrored where that converges faster."""
     info = jnp.finfo(x.dtype)
@@ -429,14 +412,14 @@ def _bessel(x: jax.Array, near: Sequence[float], far: Sequence[float], cut: int)
     return _chebyshev(0.5 * x - 2, near), _chebyshev(32 / x - 2, far) / jnp.sqrt(x)
 
 
-@special("bessel_i0e")
+@lower_formula("bessel_i0e")
 def bessel_i0e(x: jax.Array) -> jax.Array:
     a = jnp.abs(x)
     near, far = _bessel(a, _I0_NEAR, _I0_FAR, 12)
     return jnp.where(a <= 8, near, far)
 
 
-@special("bessel_i1e")
+@lower_formula("bessel_i1e")
 def bessel_i1e(x: jax.Array) -> jax.Array:
     a = jnp.abs(x)
     near, far = _bessel(a, _I1_NEAR, _I1_FAR, 12)

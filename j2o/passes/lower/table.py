@@ -15,9 +15,12 @@ to run the result. A decomposition is plain JAX code instead, re-traced at the n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from j2o.ir.build import Builder
@@ -50,6 +53,26 @@ def lower_with(*primitives: str) -> Callable[[F], F]:
     Parameters come as the `lax` node holds them: dtypes as `DType`, enumerations as lower-case strings.
     """
     return _registrar(DECOMPOSITIONS, primitives)
+
+
+def lower_formula(*primitives: str) -> Callable[[F], F]:
+    """Register a formula of floats, plain JAX code: its operands are broadcast to one shape.
+
+    Floats narrower than f32 are computed in f32 and rounded once, as XLA does it: a formula of several steps that each
+    round to 16 bits would lose digits, and overflow where its result does not.
+    """
+
+    def register(formula: F) -> F:
+        @functools.wraps(formula)
+        def fn(*operands: jax.Array, **params: Any) -> jax.Array:
+            dtype = operands[0].dtype
+            wide = dtype if dtype.itemsize >= 4 else jnp.float32
+            return formula(*jnp.broadcast_arrays(*(x.astype(wide) for x in operands)), **params).astype(dtype)
+
+        lower_with(*primitives)(fn)
+        return formula
+
+    return register
 
 
 def lower_elementwise(table: dict[str, str]) -> None:
