@@ -22,7 +22,7 @@ _NAMES = {
     "passes.pipeline": "PassPipeline",
     "passes.lower.table": "lower lower_with",
     "errors": "J2OError SpecError TraceError UnsupportedError DimensionError InvalidGraphError VerificationError "
-              "NotConvergingError ParseError SaveError LoadError J2OWarning",
+              "NotConvergingError PassError ParseError SaveError LoadError J2OWarning",
 }  # fmt: skip
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("ir", "passes", "backend", "frontend", "errors", "api", "model")
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         LoadError,
         NotConvergingError,
         ParseError,
+        PassError,
         SaveError,
         SpecError,
         TraceError,

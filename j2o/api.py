@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from j2o.errors import SpecError
+from j2o.errors import J2OError, SpecError, raised, shown
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.modules import on_copies
 from j2o.frontend.retrace import Retracer
@@ -113,16 +113,30 @@ def _describe_result(report: Report, graph: Graph) -> None:
 
 
 def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
-    try:
-        default = default_pipeline(opt_level)
-    except ValueError as error:
-        raise SpecError(str(error)) from None
-    chosen = default if passes is None else passes(default) if callable(passes) else passes
+    """The pipeline to run. One that was made for a level runs at that, and `opt_level` may not say another.
+
+    (That somebody wrote `opt_level=2`, the default, cannot be seen.)
+    """
+    default = default_pipeline(opt_level)
+    chosen = default if passes is None else _own_pipeline(passes, default) if callable(passes) else passes
     if not isinstance(chosen, PassPipeline):
+        which = "the function returned" if callable(passes) else "given"
+        raise SpecError(f"passes: {which} {shown(chosen)}; a PassPipeline, or a function that returns one, is needed")
+    if opt_level != 2 and chosen.level not in (None, opt_level):
         raise SpecError(
-            f"passes: given a {type(chosen).__name__}; a PassPipeline, or a function that returns one, is needed"
+            f"opt_level={opt_level!r}: the pipeline in passes is of level {chosen.level}; "
+            f"leave opt_level out, or give default_pipeline({opt_level!r})"
         )
     return chosen
+
+
+def _own_pipeline(passes: Callable[[PassPipeline], PassPipeline], default: PassPipeline) -> PassPipeline:
+    try:
+        return passes(default)
+    except J2OError:
+        raise
+    except Exception as error:
+        raise SpecError(f"passes: the function raised {raised(error)}") from error
 
 
 def _with_weights(fn: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any]:

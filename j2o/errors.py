@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import reprlib
+import traceback
+from collections.abc import Iterable
+
+LONGEST = 300  # characters of another's message inside of one of ours
+_PACKAGE = os.path.dirname(__file__) + os.sep
+
 
 class J2OError(Exception):
     """Base of every error that j2o raises on purpose."""
@@ -36,6 +45,10 @@ class VerificationError(J2OError):
     """The exported model and JAX disagree."""
 
 
+class PassError(J2OError):
+    """A pass, a rule, an observer or a pipeline is not as it must be, or raised; `__cause__` has what it raised."""
+
+
 class NotConvergingError(J2OError):
     """Rewriting does not come to an end; the message names the rules that fire in a loop."""
 
@@ -54,3 +67,35 @@ class LoadError(J2OError):
 
 class J2OWarning(UserWarning):
     """The model is what was asked for, though perhaps not what was meant; the report lists these too."""
+
+
+def shown(value: object) -> str:
+    """A value that does not fit, for a message: its type and what it looks like, in one short line."""
+    text = " ".join(reprlib.repr(value).split())
+    kind = type(value).__name__
+    tells_its_type = value is None or isinstance(value, str | bytes) or text.startswith((kind, f"<{kind}"))
+    return text if tells_its_type else f"{kind} {text}"
+
+
+def meant(name: object, names: Iterable[str]) -> str:
+    """`; did you mean 'Tanh'?` for `Thanh`, "" where nothing is similar."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7) if isinstance(name, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def raised(error: BaseException) -> str:
+    """What an exception says and the user's line that led to it, in one line: `KeyError: 'x' at mine.py:12`."""
+    text = " ".join(str(error).split())
+    if len(text) > LONGEST:
+        text = text[:LONGEST].rpartition(" ")[0] + " …"
+    return f"{type(error).__name__}{f': {text}' if text else ''}{_line_of(error)}"
+
+
+def _line_of(error: BaseException) -> str:
+    """The innermost line of the traceback outside of j2o and of installed packages, else the innermost."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [place for place in places if not place[0].startswith(_PACKAGE) and "site-packages" not in place[0]]
+    if not places:
+        return ""
+    file, line = (own or places)[-1]
+    return f" at {file}:{line}"

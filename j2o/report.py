@@ -51,6 +51,8 @@ class Report:
             if p.changes:
                 lines.append(f"  {p.name:{width}}  {p.changes:6d} changes  {1e3 * p.seconds:8.2f} ms")
                 lines += [f"  {'':{width}}    {name}: {n}" for name, n in sorted(p.rules.items()) if n]
+            if p.left_out:
+                lines.append(f"  {p.name}: left out, {p.left_out}")
         if self.not_portable:
             lines.append("not portable ONNX: " + ", ".join(self.not_portable))
         lines += [f"warning: {text}" for text in self.warnings]

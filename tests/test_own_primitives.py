@@ -3,12 +3,16 @@
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import Primitive
 
 import j2o
-from j2o.passes.lower.table import RULES
+from j2o.errors import PassError
+from j2o.ir.types import DType
+from j2o.passes.inline import KEPT
+from j2o.passes.lower.table import DECOMPOSITIONS, RULES
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
 
@@ -16,10 +20,12 @@ X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
 @pytest.fixture(autouse=True)
 def own_primitives():
     """The example, whose rules are registered for one test."""
-    before = dict(RULES)
+    tables = (RULES, DECOMPOSITIONS, KEPT)
+    before = [table.copy() for table in tables]
     yield importlib.reload(importlib.import_module("examples.own_primitives"))
-    RULES.clear()
-    RULES.update(before)
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
 
 
 def test_an_ffi_call_as_onnx_nodes(own_primitives):
@@ -50,3 +56,97 @@ def test_a_primitive_of_ones_own():
 
     got = j2o.compile(lambda x: softsign.bind(x, scale=3.0), [("B", 4)])(X)
     np.testing.assert_allclose(got, 3 * X / (1 + abs(X)), rtol=1e-6)
+
+
+def operations(fn, *specs):
+    return [n.op for n in j2o.compile(fn, specs or [("B", 4)]).graph if n.op not in ("const", "return")]
+
+
+def test_a_rule_of_ones_own_wins_over_a_decomposition_and_the_other_way_round():
+    @j2o.lower("sinh")
+    def as_node(op, x):
+        return op.Sinh(x)
+
+    assert operations(jnp.sinh) == ["onnx.Sinh"]
+
+    @j2o.lower_with("sinh")
+    def as_code(x):
+        return jnp.tanh(x)
+
+    assert operations(jnp.sinh) == ["onnx.Tanh"]
+
+    @j2o.lower_with("sin")
+    def code_for_what_is_a_node(x):
+        return jnp.cos(x)
+
+    assert operations(jnp.sin) == ["onnx.Cos"]
+
+
+def test_a_rule_for_a_primitive_that_calls_gets_the_call():
+    one = jax.lax.composite(lambda x: jnp.tanh(x) * 2, "mine.twice_tanh")
+    two = jax.lax.composite(lambda x: jnp.tanh(x), "mine.tanh")
+
+    @j2o.lower("composite")
+    def composite(op, *operands, name, **_):
+        if name != "mine.twice_tanh":
+            return op.body()
+        return op.apply("mine.TwiceTanh", *operands, types=list(op.out_types))
+
+    assert operations(lambda x: two(one(x))) == ["mine.TwiceTanh", "onnx.Tanh"]
+
+
+def test_a_primitive_whose_name_has_dots_is_a_primitive():
+    dotted = Primitive("my.own.op")
+    dotted.def_abstract_eval(lambda x: x)
+    with pytest.raises(j2o.UnsupportedError, match=r"my\.own\.op\(f32\[2\]\)"):
+        j2o.compile(dotted.bind, [(2,)])
+    j2o.lower("my.own.op")(lambda op, x: op.Softsign(x))
+    assert operations(dotted.bind) == ["onnx.Softsign"]
+
+
+@pytest.mark.parametrize("register", [j2o.lower, j2o.lower_with])
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), "name the primitives"),
+        ((None,), "a string"),
+        ((5,), "int 5"),
+        (([],), "list"),
+        (("",), "no primitive"),
+        (("sin cos",), "'sin', 'cos'"),
+        (("sin\0",), "no primitive"),
+        ((abs,), "not @lower"),
+    ],
+)
+def test_names_that_no_primitive_has(register, names, words):
+    with pytest.raises(PassError) as error:
+        register(*names)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("register", [j2o.lower, j2o.lower_with])
+def test_a_rule_that_is_no_function(register):
+    with pytest.raises(PassError, match="given int 5"):
+        register("zz")(5)
+    assert "zz" not in {*RULES, *DECOMPOSITIONS}
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (lambda op, x: None, "gave None instead of f32[B,4]"),
+        (lambda op, x: 5, "gave int 5 instead"),
+        (lambda op, x: (x, x), "gave f32[B,4], f32[B,4] instead"),
+        (lambda op, x: op.Cast(x, to=DType.F64), "gave f64[B,4] instead"),
+        (lambda op: op, "TypeError"),
+        (lambda op, x: op.Thanh(x), "onnx.Thanh"),
+        (lambda op, x: 1 / 0, "ZeroDivisionError: division by zero at " + __file__),
+    ],
+)
+def test_a_rule_that_fails_is_named_with_its_primitive_and_line(rule, words):
+    j2o.lower("sinh")(rule)
+    with pytest.raises(PassError) as error:
+        j2o.compile(lambda x: jnp.sinh(x), [("B", 4)])
+    assert words in str(error.value)
+    assert f"sinh(f32[B,4]) at {__file__}" in str(error.value)

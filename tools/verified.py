@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 import j2o
+from j2o.errors import J2OError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Node
 from j2o.passes.pipeline import graph_pass
@@ -26,7 +27,7 @@ PATH = Path(__file__).parent.parent / "docs" / "supported.json"
 TELLING = {"select_n": 1}  # the operand whose dtype is the primitive's, where it is not the first
 
 
-class Seen(Exception):
+class Seen(J2OError):
     """The case has been looked at; the rest of its compilation is of no interest."""
 
 

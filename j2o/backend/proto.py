@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from j2o.errors import SaveError
+from j2o.errors import PassError, SaveError
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
 from j2o.ir.ops import LABEL
@@ -58,10 +58,40 @@ def to_proto(graph: Graph, opset: int, name: str = "main") -> onnx.ModelProto:
 
 
 def to_parts(graph: Graph, opset: int, name: str = "main") -> tuple[onnx.ModelProto, dict[str, Tensor]]:
-    """A root graph as a model that lacks its initializers, and these by name; nothing large is read."""
+    """A root graph as a model that lacks its initializers, and these by name; nothing large is read.
+
+    PassError where operations are left that are not ONNX.
+    """
+    _check_lowered(graph)
     writer = _Writer(opset)
     model = ir.to_proto(writer.model(graph, name))
     return model, {str(value.name): tensor for tensor, value in writer.initializers.items()}
+
+
+def _check_lowered(graph: Graph) -> None:
+    """PassError for a graph that has not been lowered to the end, which is good to look at alone."""
+    left = [node for top in (*graph.functions.values(), graph) for node in _not_onnx(top)]
+    if left:
+        more = f" and {len(left) - 1} more operations are" if len(left) > 1 else " is"
+        prefix = f"{left[0].dialect}." if left[0].dialect else ""
+        raise PassError(
+            f"the model cannot be written or run: {prefix}{left[0].described}{more} not ONNX; "
+            "its pipeline is without 'lower' or 'materialize', or a pass after them made it"
+        )
+
+
+def _not_onnx(graph: Graph) -> Iterator[Node]:
+    """The nodes of a graph and its regions that have no form in ONNX."""
+    if any(count and _is_inner(op) for op, count in graph.ops.items()):
+        yield from (node for node in graph if _is_inner(node.op))
+    for node in graph.holders:
+        for region in node.graphs:
+            yield from _not_onnx(region)
+
+
+def _is_inner(op: str) -> bool:
+    """Whether an operation is one of the IR's own, that passes are to replace."""
+    return op.startswith("lax.") or ("." not in op and op not in ("const", "call", "return"))
 
 
 def initializer(name: str, tensor: Tensor, data: bool = True) -> onnx.TensorProto:
@@ -223,8 +253,6 @@ class _Writer:
         if dialect == "onnx":
             return "", kind
         domain = CONTRIB if dialect == "ort" else dialect
-        if dialect in ("lax", "") or node.op == "dims":
-            raise ValueError(f"{node.op} at {node.loc} is not ONNX: the graph is not lowered to the end")
         self.domains.setdefault(domain, 1)
         return domain, kind
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,9 @@ class Builder:
         if any([type(v) is not Value for v in operands]):
             like = next((v.type.dtype for v in operands if isinstance(v, Value)), None)
             values = [self.value(v, like) for v in operands]
-        plain = {k: _attr(v) for k, v in attrs.items() if v is not None} if attrs else None
+        if types is not None:
+            types = [t.with_shape(plain_shape(t.shape)) for t in types]
+        plain = {k: attribute(v) for k, v in attrs.items() if v is not None} if attrs else None
         outputs = self.node(op, values, plain, types, graphs).outputs
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -153,13 +155,14 @@ class Builder:
 
     def dims(self, dims: Sequence[Dim]) -> Value:
         """A shape vector: `i64[n]`, a constant where it is static."""
-        dims = tuple(dims)
+        dims = plain_shape(dims)
         if all(type(d) is int for d in dims):
             return self.pooled(dims, "const", lambda: {"value": tensor(dims, DType.I64)})
         return self.pooled(dims, "dims", lambda: {"dims": dims})
 
     def dim(self, dim: Dim, dtype: DType = DType.I64) -> Value:
         """A size as a scalar of `dtype`."""
+        (dim,) = plain_shape((dim,))
         if type(dim) is int:
             return self.const(dim, dtype)
         return self.cast(self.Reshape(self.dims((dim,)), self.dims(())), dtype)
@@ -179,7 +182,7 @@ class Builder:
 
     def view(self, x: Value, shape: Shape) -> Value | None:
         """`x` in a shape that differs by axes of size 1 alone, by Unsqueeze or Squeeze; None for another shape."""
-        have, want = x.type.shape, tuple(shape)
+        have, want = x.type.shape, plain_shape(shape)
         if same_shape(have, want):
             return x
         if len(want) > len(have) and (axes := ones_added(have, want)) is not None:
@@ -190,7 +193,7 @@ class Builder:
 
     def expand(self, x: Value, shape: Shape) -> Value:
         """`x` broadcast to `shape` (numpy's rules)."""
-        shape = tuple(shape)
+        shape = plain_shape(shape)
         if 0 in shape and all(type(d) is int for d in shape):  # onnxruntime drops an Expand of ones to nothing
             return self.const(np.zeros(shape, x.type.dtype.numpy))
         return x if same_shape(x.type.shape, shape) else self.Expand(x, self.dims(shape))
@@ -207,6 +210,7 @@ class Builder:
 
     def slice(self, x: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
         """`x[start:end:step]` along one axis; bounds may be symbolic and lie inside the axis."""
+        start, end = plain_shape((start, end))
         if type(start) is int and start == 0 and step == 1 and end == x.type.shape[axis]:
             return x
         return self.Slice(x, self.dims((start,)), self.dims((end,)), self.dims((axis,)), self.dims((step,)))
@@ -222,11 +226,18 @@ class Builder:
         return graph
 
 
-def _attr(value: Any) -> Attr:
-    """An attribute as plain immutable data."""
-    if isinstance(value, list):
-        return tuple(_attr(v) for v in value)
-    return value.item() if isinstance(value, np.integer | np.floating) else value
+def attribute(value: Any) -> Attr:
+    """An attribute as plain immutable data: numpy's numbers and lists of them become Python's."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if type(value) in (list, tuple):  # a named tuple stays one
+        return tuple([attribute(v) for v in value])
+    return value.item() if isinstance(value, np.integer | np.floating | np.bool_) else value
+
+
+def plain_shape(shape: Iterable[Dim]) -> Shape:
+    """A shape of any sequence, numpy's integers as Python's."""
+    return tuple([d.item() if isinstance(d, np.integer) else d for d in shape])
 
 
 def ones_added(short: Shape, long: Shape) -> list[int] | None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _split(op: str) -> tuple[str, str, str]:
-    return op.rpartition(".")
+    """Dialect, dot and kind. A domain of ONNX operators may have dots in its name, as may a primitive of JAX."""
+    return op.partition(".") if op.startswith("lax.") else op.rpartition(".")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -99,6 +100,19 @@ def dtype_of(numpy_dtype: object) -> DType:
         return _FROM_NUMPY[np.dtype(numpy_dtype)]  # type: ignore[arg-type]
     except KeyError:
         raise TypeError(f"no j2o dtype for numpy's {numpy_dtype}") from None
+
+
+def exact_attrs(attrs: Mapping[str, Attr]) -> Hashable:
+    """Attributes as a key that is the same for what ONNX does not tell apart: 0.0 and -0.0, 1 and 1.0 differ, 1 and True do not."""
+    return tuple([(name, _exact(value)) for name, value in sorted(attrs.items())]) if attrs else ()
+
+
+def _exact(value: Attr) -> Hashable:
+    if type(value) is float:
+        return float, value.hex()
+    if type(value) is tuple:
+        return tuple(map(_exact, value))
+    return value
 
 
 def is_one(d: Dim) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from j2o.ir.graph import Graph, Node
+from j2o.ir.types import exact_attrs
 from j2o.passes.pipeline import graph_pass
 
 
@@ -36,5 +37,4 @@ def _merge(graph: Graph, outer: tuple[dict[Any, Node], ...]) -> int:
 
 
 def _key(node: Node) -> Any:
-    attrs = node.attrs
-    return (node.op, node.inputs, tuple(sorted(attrs.items()) if len(attrs) > 1 else attrs.items()), len(node.outputs))
+    return (node.op, node.inputs, exact_attrs(node.attrs), len(node.outputs))

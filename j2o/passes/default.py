@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from j2o.errors import SpecError, shown
 from j2o.passes.checks import checks
 from j2o.passes.components import components
 from j2o.passes.contrib import activations, fused_matmul
@@ -14,7 +15,7 @@ from j2o.passes.legalize import legalize
 from j2o.passes.lower import lower
 from j2o.passes.materialize import materialize
 from j2o.passes.outline import functions
-from j2o.passes.pipeline import Fixpoint, PassPipeline, Step
+from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
 from j2o.passes.quantise import weights_dtype
 from j2o.passes.recover import recover, recover_early
 from j2o.passes.repeats import repeats
@@ -28,10 +29,12 @@ BACK = (materialize, checks, legalize)
 def default_pipeline(opt_level: int = 2) -> PassPipeline:
     """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises, 3 goes on for onnxruntime alone.
 
-    Level 3 takes operators of onnxruntime's own, and calls functions for repeated blocks. Raises ValueError for a level outside 0 to 3.
+    Level 3 takes operators of onnxruntime's own, and calls functions for repeated blocks. The pipeline knows its level: given to
+    `compile` as `passes`, it runs at that. Raises SpecError for a level outside 0 to 3.
     """
-    if opt_level not in (0, 1, 2, 3):
-        raise ValueError(f"opt_level={opt_level!r}: 0, 1, 2 or 3")
+    if not is_level(opt_level):
+        raise SpecError(f"opt_level={shown(opt_level)}: 0, 1, 2 or 3 is needed")
+    opt_level = int(opt_level)
     early: tuple[Step, ...] = (recover_early,) if opt_level >= 2 else ()
     steps: list[Step] = [inline, components, functions, *early, lower, dce]
     clean = (fold, simplify, shapes, broadcasts, cse, dce)
@@ -51,4 +54,5 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))
-    return PassPipeline((*steps, weights_dtype))  # last, so that nothing folds what it adds
+    steps.append(weights_dtype)  # last, so that nothing folds what it adds
+    return PassPipeline(tuple(steps), level=opt_level)

@@ -27,7 +27,7 @@ Fold: TypeAlias = Callable[..., "np.ndarray | None"]
 def fold(graph: Graph, context: Context) -> int:
     """Replace nodes whose operands are constants by constants."""
     count = 0
-    for node in context.fresh(graph, "fold", 0):
+    for node in context.fresh(graph, fold, 0):
         if not node.op.startswith("onnx.") or node.graph is not graph:
             continue
         if node.kind == "If" and _fold_if(node):

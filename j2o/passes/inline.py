@@ -16,16 +16,26 @@ CALLS = frozenset(
     "lax.composite lax.shard_map lax.core_closed_call lax.xla_call lax.custom_gradient lax.run_state "
     "lax.jvp_call lax.reduced_precision_call lax.linear_call lax.custom_vmap_call".split()
 )
+SOLVE = "lax.custom_linear_solve"
+KEPT: set[str] = set()  # names of such primitives that have a rule of their own, which `lower` calls
+
+
+def keep(primitive: str) -> None:
+    """Leave what this primitive calls to the rule that there is for it; nothing for a primitive that is never inlined."""
+    if f"lax.{primitive}" in (*CALLS, SOLVE):
+        KEPT.add(primitive)
 
 
 @graph_pass("inline", at="lax", level=0, scope="root")
 def inline(graph: Graph) -> int:
-    """Put the bodies of calls in place of the calls, but for what `@j2o.function` marks."""
+    """Put the bodies of calls in place of the calls, but for what `@j2o.function` or a rule of the user's own keeps."""
     count = 0
     for node in graph:
         for region in node.graphs:
             count += inline(region)
-        if node.op == "lax.custom_linear_solve":
+        if node.kind in KEPT and node.dialect == "lax":
+            continue
+        if node.op == SOLVE:
             inline_solve(node)
             count += 1
         elif node.op == "lax.cond" and node.attrs.get("branches_platforms"):

@@ -234,7 +234,7 @@ class Rule(Pass):
         return depth_of(self.pattern) + 1
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
-        return rewrite_graph(graph, [self], context or Context(), self.name)
+        return rewrite_graph(graph, [self], context or Context(), self)
 
     def apply(self, node: Node, target: Any) -> tuple[Node, ...] | None:
         """Rewrite at `node`: the nodes made, or None where the rule does not fit."""
@@ -394,17 +394,17 @@ class RuleSet(Pass):
     rules: tuple[Rule, ...]
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
-        return rewrite_graph(graph, self.rules, context or Context(), self.name)
+        return rewrite_graph(graph, self.rules, context or Context(), self)
 
 
-def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context, name: str) -> int:
+def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context, one: Pass) -> int:
     """Apply rules to the nodes of one graph until none fits; NotConvergingError names rules that go round in circles.
 
-    `name` is the pass's: nodes that it knows already and that have not changed are left out.
+    `one` is the pass that they are of: nodes that it knows already and that have not changed are left out.
     """
     present = {op for op, count in graph.ops.items() if count}
     table = _table(rules, context.opt_level, present)
-    queue = deque(n for n in context.fresh(graph, name, max(rule.depth for rule in rules)) if n.op in table)
+    queue = deque(n for n in context.fresh(graph, one, max(rule.depth for rule in rules)) if n.op in table)
     waiting = set(map(id, queue))
     limit, count = 10 * graph.length + 1000, 0
 

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeAlias
 
 from j2o.ir.graph import Graph, Node, Value, clone_node
+from j2o.ir.types import exact_attrs
 from j2o.passes.outline import Outliner, role
 from j2o.passes.pipeline import graph_pass
 
@@ -53,7 +54,7 @@ def _token(node: Node) -> Hashable:
     if node.graphs or not node.spec.pure or node.spec.random:
         return node  # equal to nothing else
     operands = tuple(None if v is None else (_content(v), v.type) for v in node.inputs)
-    return node.op, tuple(sorted(node.attrs.items())), operands, tuple(v.type for v in node.outputs)
+    return node.op, exact_attrs(node.attrs), operands, tuple(v.type for v in node.outputs)
 
 
 def _content(value: Value) -> Hashable:

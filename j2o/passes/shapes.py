@@ -204,7 +204,7 @@ BROADCASTING = frozenset(
 def broadcasts(graph: Graph, context: Context) -> int:
     """Elementwise operators and MatMul broadcast by themselves: take Expands, and leading axes of size 1, off operands."""
     count = 0
-    for node in context.fresh(graph, "broadcasts", 1):
+    for node in context.fresh(graph, broadcasts, 1):
         if node.op in BROADCASTING:
             for index in range(len(node.inputs)):
                 count += _unexpand(node, index)
@@ -266,7 +266,7 @@ def unit_axes(graph: Graph, context: Context) -> int:
     """
     views: Views = {}
     count = 0
-    for node in context.fresh(graph, "unit_axes", 1):
+    for node in context.fresh(graph, unit_axes, 1):
         if not node.op.startswith("onnx.") or len(node.outputs) != 1 or node.graph is not graph:
             continue
         rule = _UNIT_AXES.get(node.op, _elementwise if node.spec.elementwise else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from j2o.errors import UnsupportedError
+from j2o.errors import J2OError, PassError, UnsupportedError, raised, shown
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.target import Target
@@ -39,7 +39,7 @@ from j2o.passes.lower.table import DECOMPOSITIONS, RULES, Lowering
 from j2o.passes.pipeline import Context, Retrace, graph_pass
 
 
-@graph_pass("lower", at="lax", level=0, scope="root")
+@graph_pass("lower", at="lax", level=0, scope="root", gives="onnx")
 def lower(graph: Graph, context: Context) -> int:
     """Lower the root graph and its functions; UnsupportedError lists everything that has no rule."""
     driver = Driver(context.target, context.retrace)
@@ -83,6 +83,10 @@ class Driver:
             options = " or ".join(f"constraints=[{c!r}]" for c in dims.settling(text)) or "a number in the spec"
             self.problems.append(f"{node.described}: {text.rstrip('.')}; {options} would settle it")
             values = placeholders(node, [v.type for v in node.outputs])
+        except J2OError:
+            raise
+        except Exception as error:
+            raise PassError(f"lowering {node.described}: {raised(error)}") from error
         node.replace_by(*values)
 
     def values(self, node: Node) -> Sequence[Value]:
@@ -90,12 +94,8 @@ class Driver:
         if rule is None:
             raise UnsupportedError(["no lowering for this primitive; @j2o.lower registers one"])
         op = self.builder(node)
-        try:
-            result = rule(op, *node.inputs, **node.attrs)
-        except (TypeError, ValueError, NotImplementedError, KeyError, IndexError, AttributeError) as error:
-            error.add_note(f"while lowering {node.described}")
-            raise
-        values = (result,) if isinstance(result, Value) else tuple(result)
+        result = rule(op, *node.inputs, **node.attrs)
+        values = (result,) if isinstance(result, Value) else result
         _settle(values, node, "rule")
         return values
 
@@ -134,17 +134,22 @@ class Driver:
         return results  # type: ignore[return-value]
 
 
-def _settle(values: Sequence[Value], node: Node, what: str) -> None:
-    """Give results the types that JAX has for them; TypeError where these are others, not only written otherwise."""
-    for value, want in zip(values, [v.type for v in node.outputs], strict=True):
-        if value.type == want:
-            continue
-        if value.type.dtype != want.dtype or not dims.agree_shapes(value.type.shape, want.shape):
-            got = _types([v.type for v in values])
-            raise TypeError(
-                f"the {what} for {node.described} gave {got} instead of {_types([v.type for v in node.outputs])}"
-            )
+def _settle(values: Any, node: Node, what: str) -> None:
+    """Give results the types that JAX has for them; PassError where these are others, not only written otherwise."""
+    wanted = [v.type for v in node.outputs]
+    are_values = isinstance(values, list | tuple) and all(isinstance(v, Value) for v in values)
+    if not are_values:
+        raise PassError(f"the {what} for {node.described} gave {shown(values)} instead of {_types(wanted)}")
+    if len(values) != len(wanted) or not all(map(_fits, values, wanted)):
+        got = _types([v.type for v in values])
+        raise PassError(f"the {what} for {node.described} gave {got} instead of {_types(wanted)}")
+    for value, want in zip(values, wanted, strict=True):
         value.type = want
+
+
+def _fits(value: Value, want: Type) -> bool:
+    have = value.type
+    return have == want or (have.dtype == want.dtype and dims.agree_shapes(have.shape, want.shape))
 
 
 def _types(types: Sequence[Type]) -> str:

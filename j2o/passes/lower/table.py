@@ -11,6 +11,9 @@ to run the result. A decomposition is plain JAX code instead, re-traced at the n
 
     @lower_with("erf_inv")
     def erf_inv(x: jax.Array) -> jax.Array: ...
+
+A primitive has one rule: what is registered last takes the place of what was there, of whichever kind. A primitive that
+only calls (`jit`, `composite`, `custom_jvp_call`) is inlined, but where a rule is registered for it: that one gets the call.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from j2o.errors import PassError, shown
 from j2o.ir.build import Builder
-from j2o.ir.graph import Node, Value
+from j2o.ir.graph import Node, Value, splice
 from j2o.ir.types import DType, Shape, Type
+from j2o.passes.inline import keep
 
 Rule: TypeAlias = "Callable[..., Value | Sequence[Value]]"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,25 +39,55 @@ RULES: dict[str, Rule] = {}
 DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
 
 
-def _registrar(table: dict[str, Any], primitives: tuple[str, ...]) -> Callable[[F], F]:
+def _registrar(
+    what: str, table: dict[str, Any], other: dict[str, Any], primitives: tuple[str, ...]
+) -> Callable[[F], F]:
+    """A decorator that enters a rule into `table` and takes what there is for its primitives out of `other`."""
+    if not primitives:
+        raise PassError(f"{what}: name the primitives that the rule is for, {what}('my_primitive')")
+    for name in primitives:
+        _check_primitive(what, name)
+
     def register(rule: F) -> F:
-        table.update(dict.fromkeys(primitives, rule))
+        if not callable(rule):
+            raise PassError(f"{what}({', '.join(map(repr, primitives))}): a function is needed, given {shown(rule)}")
+        for name in primitives:
+            table[name] = rule
+            other.pop(name, None)
+            keep(name)
         return rule
 
     return register
 
 
+def _check_primitive(what: str, name: Any) -> None:
+    if callable(name):
+        raise PassError(f"{what}: it takes the names of primitives: @{what}('my_primitive'), not @{what} alone")
+    if not isinstance(name, str):
+        raise PassError(f"{what}({shown(name)}): the name of a primitive is needed, a string")
+    parts = name.split()
+    if len(parts) > 1:
+        several = ", ".join(map(repr, parts))
+        raise PassError(f"{what}({name!r}): one string a primitive, {what}({several})")
+    if parts != [name] or not name.isprintable():
+        raise PassError(f"{what}({name!r}): no primitive has such a name")
+
+
 def lower(*primitives: str) -> Callable[[F], F]:
-    """Register a rule that lowers these primitives to ONNX nodes."""
-    return _registrar(RULES, primitives)
+    """Register a rule that lowers these primitives to ONNX nodes, in place of any other rule for them.
+
+    Raises PassError for what can be no primitive's name, and for a rule that cannot be called.
+    """
+    return _registrar("lower", RULES, DECOMPOSITIONS, primitives)
 
 
 def lower_with(*primitives: str) -> Callable[[F], F]:
     """Register plain JAX code, `fn(*operands, **params)`, that computes these primitives from others.
 
-    Parameters come as the `lax` node holds them: dtypes as `DType`, enumerations as lower-case strings.
+    It takes the place of any other rule for them. Parameters come as the `lax` node holds them: dtypes as `DType`,
+    enumerations as lower-case strings. Raises PassError as `lower` does.
     """
-    return _registrar(DECOMPOSITIONS, primitives)
+    return _registrar("lower_with", DECOMPOSITIONS, RULES, primitives)
 
 
 def lower_formula(*primitives: str) -> Callable[[F], F]:
@@ -116,6 +151,12 @@ class Lowering(Builder):
     @property
     def opset(self) -> int:
         return 18 if self.target is None else self.target.opset
+
+    def body(self, index: int = 0) -> tuple[Value, ...]:
+        """What a primitive that calls gives when it is inlined: the results of a region of the node, lowered, in its place."""
+        region = self.source.graphs[index]
+        operands = self.source.operands
+        return splice(region, operands[len(operands) - len(region.inputs) :], self.source)
 
     def jax(self, fn: Callable[..., Any], *operands: Value | np.ndarray | float, **params: Any) -> Any:
         """`fn`, plain JAX code, traced at the operands' types and lowered here; a value, or a tuple where `fn` gives several."""
