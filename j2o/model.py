@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
+from j2o.compare import Comparison, check_tolerance, difference
 from j2o.errors import SpecError, VerificationError
 from j2o.ir import dims
 from j2o.ir.graph import Graph
-from j2o.ir.types import KEY_NAMES, DType, Type
+from j2o.ir.types import Type
+from j2o.passes.boundary import TO_NCHW, TO_NHWC
 from j2o.report import Report, count_ops
+from j2o.values import accept, misfit, to_graph, to_jax
 
 if TYPE_CHECKING:
     import onnx
 
     from j2o.backend.session import Session
+
+MANY_SHAPES = 1000  # sizes that are remembered to fit
 
 
 @dataclass(frozen=True)
@@ -38,28 +46,6 @@ class Boundary:
     outputs_as_nchw: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What `Model.verify` found: for each output, the largest absolute and relative difference from JAX.
-
-    `quantisation` has the weights that `weights_dtype` stores in another dtype, each with the root mean square of the error
-    relative to that of the weight.
-    """
-
-    names: tuple[str, ...]
-    absolute: tuple[float, ...]
-    relative: tuple[float, ...]
-    quantisation: tuple[tuple[str, float], ...] = ()
-
-    def __str__(self) -> str:
-        rows = zip(self.names, self.absolute, self.relative, strict=True)
-        lines = [f"{n}: largest difference {a:.3g} absolute, {r:.3g} relative" for n, a, r in rows]
-        stored = [
-            f"{n}: stored with an error of {e:.3g} relative to its root mean square" for n, e in self.quantisation
-        ]
-        return "\n".join(lines + stored)
-
-
 class Model:
     """What `j2o.compile` gives. Call it to run it; `save` writes it; `graph` is the optimised IR."""
 
@@ -70,6 +56,17 @@ class Model:
         self.opset, self.name = opset, name
         self._boundary = boundary
         self._session: Session | None = None
+        self._lock = threading.RLock()
+        self._known_shapes: set[tuple[tuple[int, ...], ...]] = set()
+        self._x64 = _x64_mode()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes a session of its own."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_session", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._session, self._lock = None, threading.RLock()
 
     @property
     def input_names(self) -> list[str]:
@@ -122,75 +119,110 @@ class Model:
 
     @property
     def session(self) -> Session:
-        """The onnxruntime session, made at first use."""
+        """The onnxruntime session, made once, at first use."""
         if self._session is None:
             from j2o.backend.session import Session
 
-            self._session = Session(self.to_proto())
+            with self._lock:
+                if self._session is None:
+                    self._session = Session(self.to_proto())
         return self._session
 
     def __call__(self, *args: Any) -> Any:
         """Run in onnxruntime: takes the function's pytrees without frozen weights, gives its pytree, as JAX arrays.
 
-        Raises SpecError where an argument does not fit its spec, DimensionError where sizes break a constraint.
+        Values are taken where nothing of them is lost (see `j2o.values`). Raises SpecError where an argument does not fit its
+        spec, DimensionError where sizes break a constraint, TraceError inside of a JAX transformation. Several threads may call
+        at once.
         """
-        import jax
+        return self._run(self._accept(args))
 
-        flat = self._flatten(args)
-        self._sizes(flat)
+    def _accept(self, args: Sequence[Any]) -> list[Any]:
+        """The leaves of the arguments as arrays that fit the model."""
         b = self._boundary
-        feeds = [
-            _permuted(_to_model(x), (0, 3, 1, 2)) if i in b.inputs_as_nchw else _to_model(x) for i, x in enumerate(flat)
-        ]
-        outputs = self.session.run(dict(zip(self.input_names, feeds, strict=True)))
-        outputs = [_permuted(y, (0, 2, 3, 1)) if i in b.outputs_as_nchw else y for i, y in enumerate(outputs)]
-        leaves = [_from_model(y, t) for y, t in zip(outputs, b.out_types, strict=True)]
+        try:
+            leaves, tree = jax.tree.flatten(args)
+        except (TypeError, ValueError) as error:  # such as a dict whose keys cannot be ordered
+            raise SpecError(f"arguments: no pytree of arrays: {' '.join(str(error).split())[:200]}") from error
+        if tree != b.in_tree:
+            raise SpecError(misfit(b.in_tree, args, self.input_names, b.types))
+        names = self.graph.input_names
+        flat = [accept(leaf, t, name) for leaf, t, name in zip(leaves, b.types, names, strict=True)]
+        shapes = tuple([x.shape for x in flat])
+        if shapes not in self._known_shapes:
+            self._check_sizes(shapes)
+            if len(self._known_shapes) >= MANY_SHAPES:
+                self._known_shapes.clear()
+            self._known_shapes.add(shapes)
+        return flat
+
+    def _check_sizes(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """DimensionError names input, axis, constraint and value where sizes do not fit."""
+        where, axes, sizes = [], [], []
+        for name, wanted, shape in zip(self.input_names, self._boundary.types, shapes, strict=True):
+            where += [f"input {name!r}, axis {axis}" for axis in range(len(shape))]
+            axes += wanted.shape
+            sizes += shape
+        dims.fit(where, axes, sizes, self.graph.root.dims.constraints)
+
+    def _run(self, flat: Sequence[Any]) -> Any:
+        """The function's result for leaves that fit."""
+        b = self._boundary
+        feeds = {}
+        for i, (name, value) in enumerate(zip(self.graph.input_names, flat, strict=True)):
+            array = to_graph(value)
+            feeds[name] = array.transpose(TO_NCHW) if i in b.inputs_as_nchw else array
+        arrays = self.session.run(feeds)
+        leaves = []
+        with self._as_compiled():
+            for i, (array, wanted) in enumerate(zip(arrays, b.out_types, strict=True)):
+                leaves.append(to_jax(array.transpose(TO_NHWC) if i in b.outputs_as_nchw else array, wanted))
         return jax.tree.unflatten(b.out_tree, leaves)
 
-    def _flatten(self, args: Sequence[Any]) -> list[Any]:
-        import jax
-
-        leaves, tree = jax.tree.flatten(tuple(args))
-        if tree != self._boundary.in_tree:
-            raise SpecError(f"arguments: the model takes {self._boundary.in_tree}, given {tree}")
-        for name, leaf, want in zip(self.input_names, leaves, self._boundary.types, strict=True):
-            got = np.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype
-            if len(np.shape(leaf)) != want.rank:
-                raise SpecError(f"input {name!r}: given shape {np.shape(leaf)}, the model takes {want}")
-            fits = want.dtype.is_key or not hasattr(leaf, "dtype") or got == want.dtype.numpy
-            if not fits and not _narrows(got, want.dtype):
-                raise SpecError(f"input {name!r}: given {got}, the model takes {want}")
-        return [x if hasattr(x, "dtype") and (t.dtype.is_key or x.dtype == t.dtype.numpy) else np.asarray(x, t.dtype.numpy)
-                for x, t in zip(leaves, self._boundary.types, strict=True)]  # fmt: skip
-
-    def _sizes(self, flat: Sequence[Any]) -> dict[str, int]:
-        """The size of every symbol; DimensionError names input, axis, constraint and value where sizes do not fit."""
-        shapes = zip(self.input_names, self._boundary.types, flat, strict=True)
-        rows = [
-            (f"input {name!r}, axis {axis}", *sizes)
-            for name, t, x in shapes
-            for axis, sizes in enumerate(zip(t.shape, np.shape(x), strict=True))
-        ]
-        where, axes, sizes = zip(*rows, strict=True) if rows else ((), (), ())
-        return dims.fit(where, axes, sizes, self.graph.root.dims.constraints)
+    def _as_compiled(self) -> contextlib.AbstractContextManager[Any]:
+        """JAX's 64-bit mode as it was when the function was compiled: its 64-bit results would wrap or round without."""
+        return contextlib.nullcontext() if _x64_mode() == self._x64 else jax.enable_x64(self._x64)
 
     def verify(self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5) -> Comparison:
-        """Run the function in JAX and the model in onnxruntime; VerificationError where they differ by more."""
-        import jax
+        """Run the function in JAX and the model in onnxruntime, and compare every output.
 
-        arrays = jax.tree.map(lambda x: jax.numpy.asarray(x) if isinstance(x, np.ndarray | np.generic) else x, args)
-        want = jax.tree.leaves(self.fn(*arrays))
-        got = jax.tree.leaves(self(*args))
+        Floats may differ by `atol + rtol * |JAX's|`; integers, bools and keys may not. Raises VerificationError where they do,
+        SpecError for arguments that do not fit or a tolerance that is no finite number of 0 or more.
+        """
+        rtol, atol = check_tolerance("rtol", rtol), check_tolerance("atol", atol)
+        flat = self._accept(args)
+        got = jax.tree.leaves(self._run(flat))
+        want = self._in_jax(flat)
         if len(got) != len(want):
             raise VerificationError(f"{len(got)} outputs instead of {len(want)}")
-        absolute, relative = [], []
-        for name, g, w in zip(self.output_names, got, want, strict=True):
-            a, r = _difference(name, g, w, rtol, atol)
-            absolute.append(a)
-            relative.append(r)
-        return Comparison(
-            tuple(self.output_names), tuple(absolute), tuple(relative), tuple(self.report.quantisation.items())
-        )
+        rows = []
+        try:
+            for name, g, w in zip(self.output_names, got, want, strict=True):
+                rows.append(difference(name, g, w, rtol, atol))
+        except VerificationError as error:
+            if self._repeats(flat, want):
+                raise
+            why = "the function itself gives other values when called again (dropout, random numbers, state that it keeps?)"
+            raise VerificationError(f"{error}; {why}") from None
+        absolute, relative = zip(*rows, strict=True)
+        return Comparison(tuple(self.output_names), absolute, relative, tuple(self.report.quantisation.items()))
+
+    def _in_jax(self, flat: Sequence[Any]) -> list[Any]:
+        """What the function itself gives, as JAX arrays; it gets copies, as it may donate them."""
+        with self._as_compiled():
+            types = self._boundary.types
+            copies = [x.copy() if t.dtype.is_key else jnp.array(x, copy=True) for x, t in zip(flat, types, strict=True)]
+            result = self.fn(*jax.tree.unflatten(self._boundary.in_tree, copies))
+            return [jnp.asarray(y) for y in jax.tree.leaves(result)]
+
+    def _repeats(self, flat: Sequence[Any], want: Sequence[Any]) -> bool:
+        """Whether the function gives the same again."""
+        try:
+            for w, again in zip(want, self._in_jax(flat), strict=True):
+                difference("", again, w, 0.0, 0.0)
+        except (VerificationError, ValueError):
+            return False
+        return True
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{n}: {t}" for n, t in zip(self.input_names, self._boundary.types, strict=True))
@@ -200,51 +232,7 @@ class Model:
         return f"<j2o.Model {self.name}({ins}) -> ({outs}), opset {self.opset}, {nodes} nodes, {weights}>"
 
 
-def _narrows(got: Any, want: DType) -> bool:
-    """Whether JAX would take the array in that dtype when 64-bit values are off."""
-    return np.dtype(got).kind == want.numpy.kind and np.dtype(got).itemsize == 8 and want.numpy.itemsize == 4
-
-
-def _permuted(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    return np.ascontiguousarray(x.transpose(axes))
-
-
-def _to_model(x: Any) -> np.ndarray:
-    """A leaf as the graph takes it: keys as their data, complex numbers as a last axis of two."""
-    import jax
-
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return np.asarray(jax.random.key_data(x))
-    array: Any = np.asarray(x)
-    if array.dtype.kind == "c":
-        return np.stack([array.real, array.imag], axis=-1)
-    return array
-
-
-def _from_model(y: np.ndarray, type: Type) -> Any:
-    import jax
-    import jax.numpy as jnp
-
-    if type.dtype.is_key:
-        return jax.random.wrap_key_data(jnp.asarray(y), impl=KEY_NAMES[type.dtype])
-    if type.dtype.is_complex:
-        return jnp.asarray(np.ascontiguousarray(y).view(type.dtype.numpy)[..., 0])
-    return jnp.asarray(y)
-
-
-def _difference(name: str, got: Any, want: Any, rtol: float, atol: float) -> tuple[float, float]:
-    g, w = _to_model(got), _to_model(want)
-    if g.shape != w.shape or g.dtype != w.dtype:
-        raise VerificationError(f"output {name!r}: {g.dtype}{list(g.shape)} instead of {w.dtype}{list(w.shape)}")
-    g, w = g.astype(np.float64), w.astype(np.float64)
-    close = np.isclose(g, w, rtol=rtol, atol=atol, equal_nan=True)
-    with np.errstate(all="ignore"):
-        gap = np.where((g == w) | (np.isnan(g) & np.isnan(w)), 0.0, np.abs(g - w))
-        ratio = np.where(gap == 0, 0.0, gap / np.abs(w))
-    if not close.all():
-        where = tuple(int(i) for i in np.argwhere(~close)[0])
-        raise VerificationError(
-            f"output {name!r}: {int((~close).sum())} of {w.size} values differ by up to {np.nanmax(gap):.3g}; "
-            f"at {where} the model gives {g[where]}, JAX {w[where]} (rtol {rtol}, atol {atol})"
-        )
-    return float(gap.max(initial=0.0)), float(ratio.max(initial=0.0))
+def _x64_mode() -> bool:
+    """Whether JAX's 64-bit mode is on in this thread."""
+    config: Any = jax.config
+    return config.jax_enable_x64

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import functools
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from j2o.ir.types import DType
 SNAPSHOT = Path(__file__).with_name("kernels.json")
 OLDEST = 18
 DOMAINS = {"": "onnx", "com.microsoft": "ort"}
-_NAMES = {
-    "float": "f32", "double": "f64", "float16": "f16", "bfloat16": "bf16", "bool": "bool", "string": "string",
-    **{f"int{n}": f"i{n}" for n in (2, 4, 8, 16, 32, 64)},
-    **{f"uint{n}": f"u{n}" for n in (2, 4, 8, 16, 32, 64)},
-    "float8e4m3fn": "f8e4m3fn", "float8e4m3fnuz": "f8e4m3fnuz", "float8e5m2": "f8e5m2", "float8e5m2fnuz": "f8e5m2fnuz",
-    "float8e8m0": "f8e8m0fnu", "float4e2m1": "f4e2m1fn",
+# what onnxruntime calls the element type of a tensor
+ONNX_NAMES = {
+    "float": DType.F32, "double": DType.F64, "float16": DType.F16, "bfloat16": DType.BF16,
+    "bool": DType.BOOL, "string": DType.STRING,
+    **{f"int{n}": DType(f"i{n}") for n in (2, 4, 8, 16, 32, 64)},
+    **{f"uint{n}": DType(f"u{n}") for n in (2, 4, 8, 16, 32, 64)},
+    "float8e4m3fn": DType.F8E4M3FN, "float8e4m3fnuz": DType.F8E4M3FNUZ,
+    "float8e5m2": DType.F8E5M2, "float8e5m2fnuz": DType.F8E5M2FNUZ,
+    "float8e8m0": DType.F8E8M0FNU, "float4e2m1": DType.F4E2M1FN,
 }  # fmt: skip
 
 
@@ -83,11 +87,18 @@ def read_registry() -> dict[str, Any]:
         if kernel.domain == "":
             newest = max(newest, first)
         constraints = {
-            name: " ".join(sorted(_NAMES[t[7:-1]] for t in types if t.startswith("tensor(") and t[7:-1] in _NAMES))
-            for name, types in sorted(kernel.type_constraints.items())
+            name: " ".join(sorted(_dtypes(types))) for name, types in sorted(kernel.type_constraints.items())
         }
         rows.append([f"{DOMAINS[kernel.domain]}.{kernel.op_name}", first, None if last > 1000 else last, constraints])
     return {"onnxruntime": onnxruntime.__version__, "opset": newest, "kernels": sorted(rows, key=repr)}
+
+
+def _dtypes(types: Sequence[str]) -> Iterator[str]:
+    """The names of the dtypes among types such as `tensor(float)` and `seq(tensor(float))`."""
+    for type in types:
+        dtype = ONNX_NAMES.get(type.removeprefix("tensor(").removesuffix(")"))
+        if dtype is not None:
+            yield dtype.value
 
 
 def main() -> None:

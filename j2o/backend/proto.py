@@ -6,6 +6,7 @@ readable name from its hint, and every value its type with symbolic sizes, as `v
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -109,19 +110,32 @@ def initializer(name: str, tensor: Tensor, data: bool = True) -> onnx.TensorProt
 def raw_chunks(tensor: Tensor) -> Iterator[memoryview]:
     """The bytes of a constant as ONNX stores them: little-endian, sub-byte elements packed from the low bits."""
     if tensor.dtype.bits < 8:
-        yield memoryview(_packed(tensor.load(), tensor.dtype.bits))
+        yield memoryview(packed(tensor.load(), tensor.dtype.bits))
         return
     for chunk in tensor.chunks():
         if chunk.size:
             yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
 
 
-def _packed(array: np.ndarray, bits: int) -> bytes:
+def packed(array: np.ndarray, bits: int) -> bytes:
+    """Elements of 2 or 4 bits as ONNX stores them, from the low bits of each byte on."""
     per = 8 // bits
     flat = array.reshape(-1).view(np.uint8) & ((1 << bits) - 1)
     flat = np.concatenate([flat, np.zeros(-flat.size % per, np.uint8)]).reshape(-1, per)
     shifts = (np.arange(per) * bits).astype(np.uint8)
     return np.bitwise_or.reduce(flat << shifts, axis=1).astype(np.uint8).tobytes()
+
+
+def unpacked(data: bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    """What `packed` made, as an array of that dtype."""
+    per = 8 // dtype.bits
+    shifts = (np.arange(per) * dtype.bits).astype(np.uint8)
+    parts = np.frombuffer(data, np.uint8)[:, None] >> shifts & ((1 << dtype.bits) - 1)
+    flat = parts.reshape(-1)[: math.prod(shape)]
+    if dtype.is_signed:
+        sign = 1 << (dtype.bits - 1)
+        return ((flat ^ sign).astype(np.int8) - sign).astype(dtype.numpy).reshape(shape)
+    return (flat.view(dtype.numpy) if dtype.is_float else flat.astype(dtype.numpy)).reshape(shape)
 
 
 class Names:

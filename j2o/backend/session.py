@@ -1,22 +1,28 @@
-"""Running models in onnxruntime, on the CPU."""
+"""Running models in onnxruntime, on the CPU.
+
+onnxruntime's binding knows the dtypes of numpy alone. Arrays of ml_dtypes' go in and out by their memory: those of whole bytes as
+they lie, those of 2 and 4 bits packed from the low bits on, as ONNX has them.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
+from j2o.backend.kernels import ONNX_NAMES
+from j2o.backend.proto import ONNX_DTYPES, packed, unpacked
 from j2o.errors import LoadError
+from j2o.ir.types import DType
 
 if TYPE_CHECKING:
     import onnx
 
-# dtypes that numpy has from ml_dtypes, with ONNX's number of the element type
-_EXTRA = {"bfloat16": 16, "float8_e4m3fn": 17, "float8_e4m3fnuz": 18, "float8_e5m2": 19, "float8_e5m2fnuz": 20}
-_FROM_NAME = {f"tensor({name.replace('_', '')})": getattr(ml_dtypes, name) for name in _EXTRA}
+_NUMPYS_OWN = frozenset(map(DType, "bool i8 i16 i32 i64 u8 u16 u32 u64 f16 f32 f64 string".split()))
 
 
 class Session:
@@ -38,38 +44,46 @@ class Session:
             self.raw = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise LoadError(f"onnxruntime refuses the model: {' '.join(str(error).split())}") from error
-        self.input_names = [i.name for i in self.raw.get_inputs()]
-        self.outputs = [(o.name, o.type) for o in self.raw.get_outputs()]
+        self.inputs = {i.name: _dtype(i.type) for i in self.raw.get_inputs()}
+        self.outputs = {o.name: _dtype(o.type) for o in self.raw.get_outputs()}
+        self.is_plain = all(d in _NUMPYS_OWN for d in (*self.inputs.values(), *self.outputs.values()))
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs in order, bfloat16 and float8 included."""
-        import onnxruntime as ort
-
-        values = {k: _to_ort(np.asarray(v)) for k, v in feeds.items()}
-        extra = [v for v in values.values() if isinstance(v, ort.OrtValue)]
-        if not extra and all(t not in _FROM_NAME for _, t in self.outputs):
-            return self.raw.run(None, values)  # type: ignore[return-value]
-        wrap = ort.OrtValue.ortvalue_from_numpy
-        wrapped = {k: v if isinstance(v, ort.OrtValue) else wrap(v) for k, v in values.items()}
-        results = self.raw.run_with_ort_values([n for n, _ in self.outputs], wrapped)
-        return [_from_ort(r, t) for r, (_, t) in zip(results, self.outputs, strict=True)]
+        """The outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once."""
+        if self.is_plain:
+            arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
+            return self.raw.run(None, arrays)  # type: ignore[return-value]
+        values = {name: _to_ort(np.asarray(array, order="C"), self.inputs[name]) for name, array in feeds.items()}
+        results = self.raw.run_with_ort_values(list(self.outputs), values)
+        return [_from_ort(value, dtype) for value, dtype in zip(results, self.outputs.values(), strict=True)]
 
 
-def _to_ort(array: np.ndarray) -> Any:
-    import onnxruntime as ort
-
-    if array.dtype.name in _EXTRA:
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _EXTRA[array.dtype.name])
-    return np.ascontiguousarray(array).reshape(array.shape)
+def _dtype(type: str) -> DType | None:
+    """The dtype of `tensor(float)`; None for what is no tensor."""
+    return ONNX_NAMES.get(type.removeprefix("tensor(").removesuffix(")"))
 
 
-def _from_ort(value: Any, type: str) -> np.ndarray:
-    dtype = _FROM_NAME.get(type)
-    if dtype is None:
+def _to_ort(array: np.ndarray, dtype: DType | None) -> Any:
+    from onnxruntime import OrtValue
+
+    if dtype is None or dtype in _NUMPYS_OWN:
+        return OrtValue.ortvalue_from_numpy(array)
+    number = int(ONNX_DTYPES[dtype])
+    if dtype.bits >= 8:
+        plain = array.view(np.uint8 if dtype.bits == 8 else np.uint16)
+        return OrtValue.ortvalue_from_numpy_with_onnx_type(plain, number)
+    value = OrtValue.ortvalue_from_shape_and_type(list(array.shape), number)
+    data = packed(array, dtype.bits)
+    ctypes.memmove(value.data_ptr(), data, len(data))
+    return value
+
+
+def _from_ort(value: Any, dtype: DType | None) -> np.ndarray:
+    if dtype is None or dtype in _NUMPYS_OWN:
         return value.numpy()
-    import ctypes
-
-    shape, itemsize = value.shape(), np.dtype(dtype).itemsize
-    size = int(np.prod(shape, dtype=np.int64)) * itemsize
+    shape = tuple(value.shape())
+    size = math.ceil(math.prod(shape) * dtype.bits / 8)
     raw = ctypes.string_at(value.data_ptr(), size) if size else b""
-    return np.frombuffer(raw, dtype).reshape(shape).copy()
+    if dtype.bits >= 8:
+        return np.frombuffer(raw, dtype.numpy).reshape(shape).copy()
+    return unpacked(raw, dtype, shape)

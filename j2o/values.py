@@ -1,0 +1,276 @@
+"""The values at a model's boundary: what a caller gives as the arrays that the graph takes, and back as JAX's.
+
+A value is taken where nothing of it is lost: an array of the wanted dtype; one of 64 bits where JAX would narrow it, if its values
+fit; a Python number, whose kind may rise (bool, int, float, complex) but never fall. Anything else is a SpecError.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax.core import Tracer
+
+from j2o.errors import SpecError, TraceError
+from j2o.ir.types import KEY_NAMES, DType, Type, dtype_of
+
+ARRAYS = (np.ndarray, jax.Array, np.generic)
+# how JAX narrows arrays while 64-bit mode is off
+NARROWED = {DType.F64: DType.F32, DType.I64: DType.I32, DType.U64: DType.U32, DType.C128: DType.C64}
+# a Python number is taken by a dtype of its own rank or a higher one
+RANKS = (bool, int, float, complex)
+SHOWN = 40  # characters of a value in a message
+
+
+# ------------------------------------------------------------------------------------ what the caller gives
+
+
+def accept(value: Any, wanted: Type, name: str) -> Any:
+    """A leaf as a numpy or JAX array of the wanted dtype and rank; sizes are not looked at.
+
+    Raises SpecError that names the input, what was given and what is wanted, and TraceError for a tracer.
+    """
+    if isinstance(value, Tracer):
+        raise TraceError(
+            f"input {name!r}: given a tracer of {value.aval.str_short()}: a model runs outside of jax.jit, grad and vmap"
+        )
+    if not isinstance(value, ARRAYS):
+        value = _foreign(value, wanted, name)
+    if isinstance(value, np.ma.MaskedArray):
+        raise _refused(name, value, wanted, "x.filled(…) gives masked values a value")
+    if np.ndim(value) != wanted.rank:
+        raise _refused(name, value, wanted)
+    if wanted.dtype.is_key or value.dtype != wanted.dtype.numpy:
+        value = _converted(value, wanted, name)
+    return _readable(value, wanted, name) if isinstance(value, jax.Array) else value
+
+
+def _refused(name: str, value: Any, wanted: Type, advice: str = "") -> SpecError:
+    return SpecError(f"input {name!r}: given {described(value)}, the model takes {wanted}{advice and f': {advice}'}")
+
+
+def described(value: Any) -> str:
+    """What a message says of a value: dtype and shape of an array, a number or a string itself, the type of anything else."""
+    if isinstance(value, np.ma.MaskedArray):
+        return f"a masked array {value.dtype}{list(value.shape)}"
+    if isinstance(value, ARRAYS) and np.ndim(value) == 0 and isinstance(value, np.generic):
+        return f"{value.dtype} {_short(value.item())}"
+    if isinstance(value, ARRAYS):
+        return f"{value.dtype}{list(value.shape)}"
+    if value is None or isinstance(value, (*RANKS, str)):
+        return _short(value)
+    kind = type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+def _short(value: Any) -> str:
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python prints no integers of more than 4300 digits
+        return f"a number of {value.bit_length()} bits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _readable(value: jax.Array, wanted: Type, name: str) -> jax.Array:
+    if value.is_deleted():
+        raise SpecError(f"input {name!r}: given an array that is deleted: it was donated to another computation")
+    if not value.is_fully_addressable:
+        raise _refused(name, value, wanted, "it lies on devices of other processes")
+    return value
+
+
+def _foreign(value: Any, wanted: Type, name: str) -> Any:
+    """What is no array yet: a Python number, or an object that says what array it is."""
+    if isinstance(value, bool | int | float | complex):
+        return _number(value, wanted, name)
+    for method in ("__jax_array__", "__array__"):
+        if hasattr(value, method) and not isinstance(value, type):
+            try:
+                array = value.__jax_array__() if method == "__jax_array__" else np.asarray(value)
+            except Exception as error:
+                raise _refused(name, value, wanted, " ".join(str(error).split())[:200]) from error
+            if isinstance(array, Tracer):
+                return accept(array, wanted, name)
+            return array
+    raise _refused(name, value, wanted)
+
+
+def _number(value: complex, wanted: Type, name: str) -> np.ndarray:
+    """A Python number as a scalar of the wanted dtype, if that holds it: integers exactly, others rounded but not to infinity."""
+    rank = next(i for i, kind in enumerate(RANKS) if isinstance(value, kind))
+    if wanted.rank or rank > _rank(wanted.dtype):
+        raise _refused(name, value, wanted)
+    if wanted.dtype.is_int and isinstance(value, int):
+        low, high = _range(wanted.dtype)
+        if not low <= value <= high:
+            raise _refused(name, value, wanted, f"{wanted.dtype.value} holds {low} to {high}")
+        return np.asarray(int(value), wanted.dtype.numpy)
+    array, stays_finite = _rounded(value, wanted.dtype)
+    if not stays_finite:
+        raise _refused(name, value, wanted, f"it is beyond what {wanted.dtype.value} holds")
+    if isinstance(value, int) and complex(array) != value:
+        raise _refused(name, value, wanted, f"{wanted.dtype.value} has no such integer; a float would be rounded")
+    return array
+
+
+def _rank(dtype: DType) -> int:
+    """The place in RANKS of the numbers that a dtype holds; -1 for keys and strings."""
+    holds = (dtype is DType.BOOL, dtype.is_int, dtype.is_float, dtype.is_complex)
+    return holds.index(True) if any(holds) else -1
+
+
+def _rounded(value: Any, dtype: DType) -> tuple[np.ndarray, bool]:
+    """A number in the nearest value of a float or complex dtype; whether it is finite, or was not before."""
+    try:
+        exact = complex(value)
+    except OverflowError:
+        return np.zeros((), dtype.numpy), False
+    with np.errstate(all="ignore"):
+        array = np.asarray(exact if dtype.is_complex else exact.real, dtype.numpy)
+    is_same = np.array_equal(complex(array), exact, equal_nan=True)
+    return array, bool(is_same or np.isfinite(complex(array)))
+
+
+@functools.cache
+def _range(dtype: DType) -> tuple[int, int]:
+    """The least and the greatest integer of a dtype."""
+    info = ml_dtypes.iinfo(dtype.numpy)
+    return int(info.min), int(info.max)
+
+
+def _converted(value: Any, wanted: Type, name: str) -> Any:
+    """An array of another dtype than the wanted one, where it means the same."""
+    if wanted.dtype.is_key:
+        return _key(value, wanted, name)
+    if isinstance(value, np.ndarray | np.generic) and not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
+        if value.dtype == wanted.dtype.numpy:
+            return value
+    try:
+        given = dtype_of(value.dtype)
+    except TypeError:
+        raise _refused(name, value, wanted) from None
+    if NARROWED.get(given) is not wanted.dtype:
+        raise _refused(name, value, wanted)
+    return _narrowed(value, wanted, name)
+
+
+def _narrowed(value: Any, wanted: Type, name: str) -> np.ndarray:
+    """A 64-bit array in 32 bits: floats rounded; SpecError where a value is beyond the range."""
+    array = np.asarray(value)
+    subject = "it is" if array.ndim == 0 else "some of its values are"
+    beyond = f"{subject} beyond what {wanted.dtype.value} holds"
+    if wanted.dtype.is_int:
+        low, high = _range(wanted.dtype)
+        if array.size and not (low <= array.min() and array.max() <= high):
+            raise _refused(name, value, wanted, beyond)
+        return array.astype(wanted.dtype.numpy)
+    try:
+        with np.errstate(over="raise", invalid="ignore"):
+            return array.astype(wanted.dtype.numpy)
+    except FloatingPointError:
+        raise _refused(name, value, wanted, beyond) from None
+
+
+def _key(value: Any, wanted: Type, name: str) -> Any:
+    impl = KEY_NAMES[wanted.dtype]
+    if not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        raise _refused(
+            name, value, wanted, f"jax.random.key(0, impl={impl!r}) makes one, wrap_key_data does of its data"
+        )
+    if value.dtype != jax.random.key(0, impl=impl).dtype:
+        raise _refused(name, value, wanted, f"jax.random.key(0, impl={impl!r}) makes one")
+    return value
+
+
+# ------------------------------------------------------------------------------------ pytrees
+
+
+def misfit(wanted: Any, args: Sequence[Any], names: Sequence[str], types: Sequence[Type]) -> str:
+    """The first place where the arguments are another pytree than the model takes, in one sentence."""
+    told = [f"{n}: {t}" for n, t in zip(names, types, strict=True)]
+    if len(args) != len(wanted.children()):
+        count = len(wanted.children())
+        shown = ", ".join(told[:8]) + (", …" if len(told) > 8 else "")
+        plural = "" if count == 1 else "s"
+        return f"arguments: given {len(args)}, the model takes {count} argument{plural}" + (shown and f" ({shown})")
+    first = 0  # number of the first leaf of an argument
+    for i, (child, value) in enumerate(zip(wanted.children(), args, strict=True)):
+        count = child.num_leaves
+        found = _first_misfit(child, value, f"argument {i}", told[first : first + count])
+        if found is not None:
+            return found
+        first += count
+    return "arguments: another pytree than the model takes"
+
+
+def _first_misfit(wanted: Any, value: Any, where: str, leaves: Sequence[str]) -> str | None:
+    """Where a value differs from a tree, or None; `leaves` has name and type of each leaf of the tree."""
+    if jax.tree.structure(value) == wanted:
+        return None
+    if jax.tree_util.treedef_is_leaf(wanted) and wanted.num_leaves == 1:
+        advice = "; np.asarray(…) makes an array of it" if isinstance(value, list | tuple) else ""
+        name, _, wish = leaves[0].rpartition(": ")
+        return f"input {name!r}: given {described(value)}, the model takes an array {wish}{advice}"
+    parts, tree = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda x: x is not value)
+    kind = _kind(wanted)
+    if jax.tree_util.all_leaves([value]) or _kind(tree) is not kind:
+        wish = "None" if kind is type(None) else f"a {kind.__name__} of {', '.join(leaves[:8])}"
+        return f"{where}: given {described(value)}, the model takes {wish}"
+    if isinstance(value, dict):
+        given, keys = sorted(map(str, value)), [str(k) for k in wanted.node_data()[1]]
+        if given != sorted(keys):
+            missing, extra = sorted(set(keys) - set(given)), sorted(set(given) - set(keys))
+            said = [
+                f"{what} {', '.join(map(repr, some[:8]))}"
+                for what, some in (("without", missing), ("with", extra))
+                if some
+            ]
+            return (
+                f"{where}: given a dict {' and '.join(said)}, the model takes the keys {', '.join(map(repr, keys[:8]))}"
+            )
+    children = wanted.children()
+    if len(parts) != len(children):
+        return f"{where}: given a {kind.__name__} of {len(parts)}, the model takes {len(children)}"
+    first = 0
+    for child, (path, part) in zip(children, parts, strict=True):
+        place = where + jax.tree_util.keystr(path)
+        found = _first_misfit(child, part, place, leaves[first : first + child.num_leaves])
+        if found is not None:
+            return found
+        first += child.num_leaves
+    return f"{where}: given a {kind.__name__} with other static parts than in the spec"
+
+
+def _kind(tree: Any) -> type:
+    """The container at the root of a tree."""
+    data = tree.node_data()
+    return type(None) if data is None else data[0]
+
+
+# ------------------------------------------------------------------------------------ to the graph and back
+
+
+def to_graph(array: Any) -> np.ndarray:
+    """An array as the graph takes it: keys as their data, complex numbers as a last axis of two."""
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(array))
+    plain: Any = np.asarray(array)
+    if plain.dtype.kind == "c":
+        return np.stack([plain.real, plain.imag], axis=-1)
+    return plain
+
+
+def to_jax(array: np.ndarray, type: Type) -> jax.Array:
+    """What the graph gives as JAX has it."""
+    if type.dtype.is_key:
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=KEY_NAMES[type.dtype])
+    if type.dtype.is_complex:
+        pairs: Any = np.ascontiguousarray(array).view(type.dtype.numpy)
+        return jnp.asarray(pairs[..., 0])
+    return jnp.asarray(array)
