@@ -103,6 +103,8 @@ def inline_error(node: Node) -> int:
     )
     for old, new in zip(node.outputs, check.outputs, strict=True):
         old.replace_by(new, where=functools.partial(operator.is_not, check))
+    for i in failing:
+        _forget(node.graphs[i])
     if len(running) == 1:
         _replace(node, node.graphs[running[0]], node.inputs[1:])
         return 1
@@ -111,6 +113,12 @@ def inline_error(node: Node) -> int:
     for branch in node.graphs:
         branch.parent = node
     return 1
+
+
+def _forget(branch: Graph) -> None:
+    """Let nothing in a branch that goes use a value."""
+    for inner in branch.walk():
+        inner.set_inputs(())
 
 
 def our_platform(platforms: Sequence[Any]) -> int:
