@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import functools
 import types
+import warnings
 
 import equinox as eqx
 import jax
@@ -403,3 +404,123 @@ def test_linen(way):
     assert any(name.endswith("params/Dense_0/kernel") for name in names), names
     if way in ("bound", "method"):
         assert "params/Dense_0/kernel" in names
+
+
+# ---------------------------------------------------------------------------------------------- training mode
+
+
+class Trained(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(4, 4, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.drop(self.first(x)))
+
+
+def step_on(module):
+    return lambda x: (module(x), nnx.state(module))
+
+
+def step_with_rngs(module):
+    module.norm.eval()
+
+    def call(x, data):
+        rngs = nnx.Rngs(dropout=jax.random.wrap_key_data(data))
+        return module.drop(module.first(x), rngs=rngs)
+
+    return call
+
+
+class Sampler(nnx.Module):
+    def __init__(self, rngs):
+        self.rngs = rngs
+
+    def __call__(self, x):
+        return x + jax.random.normal(self.rngs.noise(), (4,))
+
+
+class Net(linen.Module):
+    @linen.compact
+    def __call__(self, x, training=False):
+        return linen.Dropout(0.5, deterministic=not training)(linen.Dense(4)(x))
+
+
+def linen_net(**options):
+    variables = Net().init(jax.random.key(0), X)
+    return functools.partial(Net().apply, variables, **options)
+
+
+# what the warning says; None where there is none
+MODES = {
+    "nnx": (lambda: Trained(nnx.Rngs(0)), ["drop (Dropout), norm (BatchNorm)", ".eval()"]),
+    "nnx in nnx.jit": (lambda: functools.partial(nnx.jit(applied), Trained(nnx.Rngs(0))), ["drop (Dropout)", ".eval()"]),
+    "nnx split": (lambda: by_hand(Trained(nnx.Rngs(0))), ["drop/rngs/count", ".eval()"]),
+    "sampler": (lambda: Sampler(nnx.Rngs(0)), ["random state that the function holds: Sampler", "argument"]),
+    "linen": (lambda: linen_net(training=True, rngs={"dropout": jax.random.key(0)}), ["training=True"]),
+    "equinox": (lambda: functools.partial(eqx.nn.Dropout(0.5), key=jax.random.key(0)), ["Dropout", "inference_mode"]),
+    "nnx eval": (lambda: nnx.view(Trained(nnx.Rngs(0)), deterministic=True, use_running_average=True), None),
+    "nnx state returned": (lambda: step_on(Trained(nnx.Rngs(0))), None),
+    "nnx rngs given": (lambda: step_with_rngs(Trained(nnx.Rngs(0))), None),
+    "linen eval": (lambda: linen_net(training=False), None),
+    "linen key given": (lambda: lambda x, k: linen_net(training=True, rngs={"dropout": jax.random.wrap_key_data(k)})(x), None),
+    "equinox inference": (lambda: eqx.nn.inference_mode(eqx.nn.Dropout(0.5)), None),
+    "equinox key given": (lambda: lambda x, k: eqx.nn.Dropout(0.5)(x, key=jax.random.wrap_key_data(k)), None),
+    "equinox with nothing to drop": (lambda: functools.partial(eqx.nn.Dropout(0.0), key=jax.random.key(0)), None),
+    "numbers of no module": (lambda: lambda x: x + jax.random.normal(jax.random.key(0), (4,)), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_what_is_in_training_is_told(name):
+    make, words = MODES[name]
+    fn = make()
+    specs = [("B", 4), "u32[2]"] if "given" in name else [("B", 4)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = j2o.compile(fn, specs, name="model")
+    told = [str(w.message) for w in caught if issubclass(w.category, j2o.J2OWarning)]
+    assert told == model.report.warnings
+    assert bool(told) == bool(words), told
+    for word in words or ():
+        assert word in "; ".join(told)
+        assert word in str(model.report)
+    assert not any("\n" in text for text in told)
+
+
+def test_tracers_do_not_stay_behind():
+    class Careless:
+        def __init__(self):
+            self.last, self.count, self.cache, self.log = None, 0, {}, []
+
+        def __call__(self, x):
+            self.count += 1
+            self.last, self.extra = x, [x]
+            self.cache["x"] = x
+            self.log += ["seen", x]
+            return x + 1
+
+    careless = Careless()
+    j2o.compile(careless, [("B",)])
+    assert vars(careless) == {"last": None, "count": 1, "cache": {}, "log": []}
+
+
+def test_keras():
+    import os
+
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    layers = [keras.Input((4,)), keras.layers.Dense(3, name="dense"), keras.layers.Dropout(0.5, name="drop")]
+    net = keras.Sequential([*layers, keras.layers.BatchNormalization(name="norm")], name="net")
+    model = j2o.compile(net, [("B", 4)], name="net")
+    model.verify(X)
+    assert "net/dense/kernel" in {i.name for i in model.to_proto().graph.initializer}
+    before = [np.asarray(v.value) for v in net.variables]
+    with pytest.warns(j2o.J2OWarning, match="net/norm.*training=False"):
+        trained = j2o.compile(lambda x: net(x, training=True), [("B", 4)])
+    for variable, value in zip(net.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.value, value)
+    net(X, training=True)  # the next call draws other numbers
+    with pytest.raises(j2o.VerificationError, match="called again"):
+        trained.verify(X)

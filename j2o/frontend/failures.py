@@ -17,6 +17,11 @@ from j2o.errors import DimensionError, J2OError, TraceError
 from j2o.ir.dims import Inconclusive, settling
 
 LONGEST = 400
+# advice on errors of other packages, by words of their class or message
+KNOWN: tuple[tuple[str, str], ...] = (
+    ("UnboundModuleError", "functools.partial(module.apply, variables) is a function, and so is module.bind(variables)"),
+    ("Dropout requires a key", "eqx.nn.inference_mode(model) switches it off"),
+)  # fmt: skip
 NO_SIZES = (
     "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
 )
@@ -54,7 +59,11 @@ def explained(error: Exception) -> J2OError:
         return DimensionError(f"{where}the program asks what the symbolic sizes leave open: {question}; {settled}")
     if isinstance(error, Inconclusive) or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text):
         return TraceError(f"{where}the program needs a number where it has a symbolic size: {question}; {NO_SIZES}")
-    return TraceError(f"{where}{type(error).__name__}{f': {shortened(text)}' if text else ''}")
+    what = f"{type(error).__name__}: {shortened(text)}" if text else type(error).__name__
+    for words, advice in KNOWN:
+        if words in type(error).__name__ or words in text:
+            what = f"{what.rstrip('.')}; {advice}"
+    return TraceError(f"{where}{what}")
 
 
 def user_line(error: BaseException) -> str:

@@ -62,6 +62,8 @@ def held_by(fn: Any) -> Held:
         parents.setdefault(id(x), []).append(parent)
         if known:
             continue
+        if is_keras_variable(x):
+            path = x.path  # where it belongs in its model; how that is held says nothing
         position = len(objects)
         objects.append((path, x))
         if is_array(x):
@@ -90,6 +92,8 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
         yield from ((str(k), v) for k, v in zip(getattr(x, "_fields", range(len(x))), x, strict=False))
     elif is_variable(x):
         yield "", x.get_raw_value()
+    elif is_keras_variable(x):
+        yield "", x.value
     elif is_wrapper(x):
         yield "", x.__wrapped__
     elif _is_bound_linen(x):
@@ -183,3 +187,9 @@ def is_nnx(x: Any) -> bool:
 def _is_bound_linen(x: Any) -> bool:
     linen = sys.modules.get("flax.linen")
     return linen is not None and isinstance(x, linen.Module) and getattr(x, "scope", None) is not None
+
+
+def is_keras_variable(x: Any) -> bool:
+    """Whether an object is a variable of keras, which j2o never imports itself."""
+    variable = getattr(sys.modules.get("keras"), "Variable", None)
+    return variable is not None and isinstance(x, variable)

@@ -1,6 +1,6 @@
 """Any callable → ClosedJaxpr, with the structure of its result and names for the arrays that it captures.
 
-Nothing of the caller's is changed: see `frontend/modules.py`. Uses of private JAX: none.
+Nothing of the caller's is changed: see `frontend/modules.py` and `frontend/writes.py`. Uses of private JAX: none.
 """
 
 from __future__ import annotations
@@ -15,18 +15,23 @@ from jax import core as jcore
 from j2o.errors import J2OError, TraceError
 from j2o.frontend.failures import explained
 from j2o.frontend.held import Held, held_by
-from j2o.frontend.modules import copied, holders_of_nnx
+from j2o.frontend.modules import Copies, copied, holders_of_nnx
+from j2o.frontend.writes import lost_writes, put_back, snapshot, warnings_of
 from j2o.ir.marks import marking
 
 
 @dataclass(frozen=True)
 class Traced:
-    """`jaxpr` is closed; `out_paths` are the pytree paths of its results; `held` is what the function holds."""
+    """`jaxpr` is closed; `out_paths` are the pytree paths of its results; `held` is what the function holds.
+
+    `warnings` says in a line each what the model will not do as the function does.
+    """
 
     jaxpr: Any
     out_tree: Any
     out_paths: tuple[Any, ...]
     held: Held
+    warnings: tuple[str, ...]
 
 
 def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
@@ -37,24 +42,28 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
     program from outside (KeyboardInterrupt, SystemExit) comes through.
     """
     held = held_by(fn)
+    holders = holders_of_nnx(held)
+    lost: list[int] = []
+
+    # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
+    def flat(*leaves: Any) -> Any:
+        copies: Copies = {}
+        results = copied(fn, holders, copies)(*jax.tree.unflatten(tree, leaves))
+        lost[:] = lost_writes(held, copies, results)
+        return results
+
+    before = snapshot(held)
     try:
-        closed, shapes = _jaxpr(fn, avals, tree, holders_of_nnx(held))
+        with marking():
+            closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*avals)
     except J2OError:
         raise
     except Exception as error:
         raise explained(error) from error
+    finally:
+        put_back(before)
     if any(isinstance(const, jcore.Tracer) for const in closed.consts):
         raise TraceError("the function uses a value that has leaked from an earlier trace; pass it as an argument")
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
-    return Traced(closed, out_tree, tuple(p for p, _ in paths), held)
-
-
-def _jaxpr(fn: Callable[..., Any], avals: Sequence[Any], tree: Any, holders: set[int]) -> tuple[Any, Any]:
-    """The jaxpr and the shapes of the results; `holders` is what has to be copied inside the trace."""
-
-    # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
-    def flat(*leaves: Any) -> Any:
-        return copied(fn, holders, {})(*jax.tree.unflatten(tree, leaves))
-
-    with marking():
-        return jax.make_jaxpr(flat, return_shape=True)(*avals)
+    warnings = warnings_of(held, lost, closed, shapes)
+    return Traced(closed, out_tree, tuple(p for p, _ in paths), held, tuple(warnings))
