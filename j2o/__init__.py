@@ -21,7 +21,7 @@ _NAMES = {
     "passes.default": "default_pipeline",
     "passes.pipeline": "PassPipeline",
     "passes.lower.table": "lower lower_with",
-    "errors": "J2OError SpecError TraceError UnsupportedError DimensionError InvalidGraphError VerificationError "
+    "errors": "J2OError CheckError SpecError TraceError UnsupportedError DimensionError InvalidGraphError VerificationError "
               "NotConvergingError PassError ParseError SaveError LoadError J2OWarning",
 }  # fmt: skip
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -31,6 +31,7 @@ __all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll
 if TYPE_CHECKING:
     from j2o.api import compile
     from j2o.errors import (
+        CheckError,
         DimensionError,
         InvalidGraphError,
         J2OError,

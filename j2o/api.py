@@ -24,6 +24,7 @@ from j2o.ir.types import Type
 from j2o.model import Boundary, Model
 from j2o.passes.boundary import nchw_inputs, nchw_outputs
 from j2o.passes.default import default_pipeline
+from j2o.passes.lower import has_rule
 from j2o.passes.pipeline import Context, PassPipeline, run
 from j2o.passes.quantise import DTYPES
 from j2o.report import Report, count_ops
@@ -86,14 +87,15 @@ def compile(
     if not traced.out_paths:
         raise SpecError("fn: it gives no arrays, and a model needs at least one output")
     clock.append(time.perf_counter())
-    graph, boundary = _lift(parsed, traced, name or _name_of(fn), output_names)
+    report = Report()
+    graph, boundary = _lift(parsed, traced, name or _name_of(fn), output_names, report.notes)
     ins = _positions("inputs_as_nchw", inputs_as_nchw, graph.input_names, boundary.types)
     outs = _positions("outputs_as_nchw", outputs_as_nchw, graph.output_names, boundary.out_types)
     clock.append(time.perf_counter())
     report.ops_before = count_ops(graph)
     boundary = dataclasses.replace(boundary, inputs_as_nchw=frozenset(ins), outputs_as_nchw=frozenset(outs))
     options = {"weights_dtype": weights_dtype, "checks": checks, "nchw": (ins, outs)}
-    context = Context(runtime, Retracer(), opt_level, options, report.quantisation)
+    context = Context(runtime, Retracer(has_rule), opt_level, options, report.quantisation, report.notes)
     nchw_inputs(graph, ins)
     nchw_outputs(graph, outs)
     if pipeline.check == "numeric":
@@ -159,7 +161,9 @@ def _name_of(fn: Any) -> str:
     return "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_") or "main"
 
 
-def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None) -> tuple[Graph, Boundary]:
+def _lift(
+    parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None, notes: list[str]
+) -> tuple[Graph, Boundary]:
     """The root graph with frozen leaves bound to constants, and how it belongs to the caller's pytrees."""
 
     taken: dict[str, Any] = {t.key: t for t in parsed.frozen if t is not None}
@@ -171,7 +175,9 @@ def _lift(parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None)
 
     hints = iter(parsed.names)
     given_hints = [next(hints) if f is None else "" for f in parsed.frozen]
-    graph = lift(traced.jaxpr, dims=parsed.scope, name=name, const=const, hints=given_hints)
+    graph = lift(
+        traced.jaxpr, dims=parsed.scope, name=name, const=const, hints=given_hints, has_rule=has_rule, notes=notes
+    )
     for i in reversed(range(len(parsed.frozen))):
         tensor = parsed.frozen[i]
         if tensor is not None:

@@ -18,6 +18,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
 from j2o.ir.target import Target
 from j2o.ir.types import DType, Type
+from j2o.passes.checks import checks
 from j2o.passes.components import components
 from j2o.passes.dce import dce
 from j2o.passes.inline import inline
@@ -28,7 +29,7 @@ from j2o.passes.outline import functions
 from j2o.passes.pipeline import Context, PassPipeline, Retrace, run
 
 INEXACT = "weights_dtype"  # the pass that is asked to change values
-FINISH = PassPipeline((inline, components, functions, lower, dce, materialize, legalize))
+FINISH = PassPipeline((inline, components, functions, lower, dce, materialize, checks, legalize))
 
 
 class NumericCheck:

@@ -49,6 +49,10 @@ class PassError(J2OError):
     """A pass, a rule, an observer or a pipeline is not as it must be, or raised; `__cause__` has what it raised."""
 
 
+class CheckError(J2OError):
+    """A model compiled with `checks=True` was given values for which the program raises, or sizes that do not fit."""
+
+
 class NotConvergingError(J2OError):
     """Rewriting does not come to an end; the message names the rules that fire in a loop."""
 

@@ -26,6 +26,7 @@ class Report:
     """`passes` in the order they ran, seconds per stage, operations before and after, and what is not portable.
 
     `warnings` has what may not be as the user meant it, a line each.
+    `notes` has a line for each thing of the program that the model leaves out.
     `quantisation` has the error of each weight stored in another dtype, known once it has been written or run; see `Comparison`.
     """
 
@@ -36,6 +37,7 @@ class Report:
     not_portable: list[str] = field(default_factory=list)
     weights_bytes: int = 0
     quantisation: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, text: str) -> None:
@@ -56,6 +58,7 @@ class Report:
         if self.not_portable:
             lines.append("not portable ONNX: " + ", ".join(self.not_portable))
         lines += [f"warning: {text}" for text in self.warnings]
+        lines += [f"note: {note}" for note in dict.fromkeys(self.notes)]
         return "\n".join(lines)
 
 

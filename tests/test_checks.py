@@ -1,9 +1,15 @@
-"""Sizes that do not fit are refused: by the exported graph itself with `checks=True`, and by `model(*args)` always."""
+"""Sizes that do not fit are refused: by the exported graph itself with `checks=True`, and by `model(*args)` always.
 
+So are, with `checks=True`, values for which the program raises.
+"""
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import onnxruntime as ort
 import pytest
+from jax import lax
+from jax.experimental import checkify, io_callback
 
 import j2o
 
@@ -39,7 +45,7 @@ PAIRS = {
                          "input y axis 0: size == floordiv(T, 2)", "the size is 3, the model takes floordiv(T, 2), which is 2"),
     "two symbols": (lambda x, y: x[: y.shape[0]] + y, [("T",), ("S",)], ["T >= S"], [(5,), (3,)], [(5,), (6,)],
                     "input y axis 0: T >= S", "'T >= S' does not hold, 5 >= 6 is false (T = 5, S = 6)"),
-    "scalar": (lambda x, k: x * k, [("B",), ()], [], [(2,), ()], [(2,), (2,)], "input k: a scalar", "given shape (2,)"),
+    "scalar": (lambda x, k: x * k, [("B",), ()], [], [(2,), ()], [(2,), (2,)], "input k: a scalar", "given float32[2]"),
 }  # fmt: skip
 
 
@@ -101,3 +107,149 @@ def test_checks_cost_nothing_in_the_data_path():
     on_data = [n.op for n in model.graph if n.outputs and n.out.type.rank == 2]
     assert on_data == ["onnx.Reshape", "onnx.Tanh"]
     assert j2o.ir.parse(str(model.graph)) is not None
+
+
+# --------------------------------------------------------------------------------- values for which the program raises
+
+
+def raises_always(x):
+    raise ValueError(f"negative: {x}")
+
+
+def raises_sometimes(x):
+    if np.any(x < 0):
+        raise ValueError("negative")
+    return x
+
+
+def raised_by_a_callback(x):
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return lax.cond(jnp.any(x < 0), lambda: jax.pure_callback(raises_always, shape, x), lambda: x * 2)
+
+
+def raised_while_printing(x):
+    lax.cond(jnp.any(x < 0), lambda: jax.debug.callback(raises_always, x), lambda: None)
+    return x * 2
+
+
+def raised_in_the_middle(x):
+    """The middle branch of three raises; the index is clamped."""
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    index = jnp.min(x).astype(jnp.int32) + 2
+    branches = [lambda: x * 2, lambda: jax.pure_callback(raises_always, shape, x), lambda: x * 2]
+    return lax.switch(index, branches)
+
+
+def raised_in_a_loop(x):
+    return lax.fori_loop(0, 2, lambda i, carry: raised_by_a_callback(carry) / 2, x) * 2
+
+
+def raised_for_rows(x):
+    return jax.vmap(lambda row: (checkify.check(row >= 0, "negative"), row * 2)[1])(x)
+
+
+def checked(x):
+    checkify.check(jnp.all(x >= 0), "negative: {}", x[0])
+    return x * 2
+
+
+def checked_by_equinox(x):
+    equinox = pytest.importorskip("equinox")
+    return equinox.error_if(x, x < 0, "negative") * 2
+
+
+RAISING = [
+    raised_by_a_callback, raised_while_printing, raised_in_the_middle, raised_in_a_loop, checked, raised_for_rows, checked_by_equinox,
+]  # fmt: skip
+GOOD, BAD = np.array([1, 2, 3], np.float32), np.array([1, -1, 3], np.float32)
+
+
+@pytest.mark.parametrize("level", [0, 2])
+@pytest.mark.parametrize("fn", RAISING, ids=lambda fn: fn.__name__)
+def test_errors_of_the_program(fn, level):
+    """Without `checks` they are left out, and the report says so; with them the model fails where JAX raises."""
+    for spec in (GOOD, ("B",)):
+        if spec is not GOOD and fn is raised_for_rows:
+            continue
+        model = j2o.compile(fn, [spec], opt_level=level)
+        np.testing.assert_array_equal(model(GOOD), 2 * GOOD)
+        assert any("negative" in note for note in model.report.notes)
+        assert "negative" in str(model.report)
+        model = j2o.compile(fn, [spec], opt_level=level, checks=True)
+        np.testing.assert_array_equal(model(GOOD), 2 * GOOD)
+        assert not model.report.notes
+        with pytest.raises(j2o.CheckError, match="negative") as error:
+            model(BAD)
+        assert "\n" not in str(error.value)
+
+
+def test_an_error_whose_result_is_unused_is_none():
+    """As in JAX, where the check hangs on what it is asked for."""
+
+    def unused(x):
+        raised_by_a_callback(x)
+        return x + 1
+
+    model = j2o.compile(unused, [GOOD], checks=True)
+    np.testing.assert_array_equal(model(BAD), BAD + 1)
+
+
+def test_a_function_that_may_return_is_refused():
+    def calls(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return lax.cond(jnp.any(x < 0), lambda: jax.pure_callback(raises_sometimes, shape, x), lambda: x)
+
+    with pytest.raises(j2o.UnsupportedError, match="'raises_sometimes'") as error:
+        j2o.compile(calls, [GOOD])
+    assert "0x" not in str(error.value)
+
+
+def test_a_program_that_always_raises_is_refused():
+    shape = jax.ShapeDtypeStruct(GOOD.shape, GOOD.dtype)
+    with pytest.raises(j2o.UnsupportedError, match="'raises_always'"):
+        j2o.compile(lambda x: jax.pure_callback(raises_always, shape, x), [GOOD])
+
+
+def test_a_call_of_the_host_that_nobody_needs_is_left_out():
+    def unused(x):
+        jax.pure_callback(raises_sometimes, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return x + 1
+
+    np.testing.assert_array_equal(j2o.compile(unused, [GOOD])(GOOD), GOOD + 1)
+
+
+def test_a_call_of_the_host_with_an_effect_is_refused_in_a_loop_that_gives_nothing_needed_too():
+    def unused(x):
+        def body(i, carry):
+            io_callback(raises_sometimes, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+            return carry + 1
+
+        lax.fori_loop(0, 3, body, x)
+        return x + 1
+
+    with pytest.raises(j2o.UnsupportedError, match="'raises_sometimes'"):
+        j2o.compile(unused, [GOOD])
+
+
+def test_what_prints_is_noted():
+    def prints(x):
+        jax.debug.print("{}", x)
+        jax.debug.callback(raises_sometimes, x)
+        return x + 1
+
+    notes = j2o.compile(prints, [GOOD]).report.notes
+    assert [note.partition(" at ")[0] for note in notes] == ["debug_print", "debug_callback"]
+
+
+def test_functionalised_checks_need_no_host():
+    def predicates(x):
+        error, y = checkify.checkify(checked, errors=checkify.all_checks)(x)
+        return list(error._pred.values()), y
+
+    for x in (GOOD, BAD[1:]):
+        model = j2o.compile(predicates, [x])
+        flags, y = model(x)
+        want, _ = predicates(jnp.asarray(x))
+        assert [bool(f) for f in flags] == [bool(f) for f in want]
+        np.testing.assert_array_equal(y, 2 * x)
+        assert not model.report.notes

@@ -1,12 +1,25 @@
-"""Passes and rules on text: `golden/*.j2o` hold a graph before and after the pass that their first line names.
+"""Passes and rules on text: `golden/*.j2o` hold cases, each a graph and what one pass or rule makes of it.
 
-What the pass gives must be the second graph but for names, and both must compute the same in onnxruntime. `--update`
-writes what the passes give today.
+    === sub_zero                       the pass or rule
+    graph …                            what it is given
+    ---
+    graph …                            what it makes of that, but for names and what nothing uses
+
+    === sub_zero stays: 1 is not 0     a look-alike, and why the rule must leave it as it is
+    graph …
+
+Both graphs must compute the same in onnxruntime, at random values and at the edges of their dtypes (but for zeros in
+`EITHER_ZERO`). Every pass and rule has cases of both kinds. `--update` writes what passes give today.
 """
 
+import dataclasses
 import difflib
+import itertools
+import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import j2o
@@ -15,30 +28,147 @@ from j2o.check import NumericCheck
 from j2o.frontend.retrace import Retracer
 from j2o.ir.same import same
 from j2o.ir.text import parse
+from j2o.passes.dce import dce
+from j2o.passes.patterns import Rule
 from j2o.passes.pipeline import Context, PassPipeline, run
 
 GOLDEN = Path(__file__).parent / "golden"
 BETWEEN = "---\n"
+HEAD = re.compile(r"=== (?P<name>\w+)(?: stays: (?P<reason>.+))?\n")
+
+# what these do comes from an argument of `compile`, not from a graph: tests/test_checks.py and tests/test_weights.py
+OPTIONS = {"checks", "weights_dtype"}
+
+# which of two zeros these give is left open (docs/semantics.md): onnxruntime's Max and Where lose the sign of some
+EITHER_ZERO = {"relu", "where_true", "where_not"}
+
+# these fit wherever their operation stands: what they leave is another operation
+UNCONDITIONAL = {"identity"}
+
+FLOATS = [0.0, -0.0, 1.0, -1.0, math.inf, 0.5, -math.inf, math.nan, -2.5, 3.0, 1e-3, 240.0, -7.0]
+INTEGERS = [1, 0, 2, 127, 3, 7, 100]
 
 
-def find(name):
-    """A pass of the default pipeline, or a rule of one."""
-    passes = list(j2o.default_pipeline(opt_level=3))
+@dataclasses.dataclass
+class Case:
+    """One case of a file; `reason` is empty where the rule fires."""
+
+    path: Path
+    name: str
+    reason: str
+    before: str
+    after: str  # empty where it must stay as it is
+    text: str  # all of it as it stands in the file
+
+
+def case_of(path, head, body):
+    before, _, after = body.partition(BETWEEN)
+    return Case(path, head["name"], head["reason"] or "", before.rstrip() + "\n", after, head[0] + body)
+
+
+def read(path):
+    """The cases of a file, in order."""
+    text = path.read_text()
+    heads = list(HEAD.finditer(text))
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    return [case_of(path, head, text[head.end() : end].rstrip() + "\n") for head, end in zip(heads, ends, strict=True)]
+
+
+CASES = [case for path in sorted(GOLDEN.glob("*.j2o")) for case in read(path)]
+
+
+def all_passes():
+    """The passes of all levels by name, and the rules of those that are sets of rules."""
+    passes = [one for level in range(4) for one in j2o.default_pipeline(opt_level=level)]
     rules = [rule for one in passes for rule in getattr(one, "rules", ())]
-    return next(p for p in (*passes, *rules) if p.name == name)
+    return {one.name: one for one in (*passes, *rules)}
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.j2o")), ids=lambda p: p.stem)
-def test_golden(path, request):
-    before, _, after = path.read_text().partition(BETWEEN)
-    graph = parse(before)
-    retrace = Retracer()
-    check = NumericCheck(graph, target(None), retrace)
-    run(PassPipeline((find(before.partition("\n")[0].removeprefix("// ")),)), graph, Context(target(None), retrace, 3))
-    graph.verify()
-    check("the pass", graph)
-    if request.config.getoption("--update"):
-        path.write_text(before + BETWEEN + str(graph))
-    elif difference := same(graph, parse(after)):
-        lines = difflib.unified_diff(after.splitlines(), str(graph).splitlines(), "wanted", "given", lineterm="")
+PASSES = all_passes()
+# a set of rules does what its rules do
+NAMES = [name for name, one in PASSES.items() if not hasattr(one, "rules") and name not in OPTIONS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_pass_and_rule_has_a_case_that_fires_and_a_look_alike(name):
+    reasons = [case.reason for case in CASES if case.name == name]
+    assert "" in reasons, f"no case of {name} in {GOLDEN} shows what it does"
+    assert any(reasons), f"no case '=== {name} stays: …' in {GOLDEN} shows what it must leave as it is"
+
+
+def _identifier(case):
+    return f"{case.path.stem}-{case.name}" + (f"-{case.reason.replace(' ', '_')}" if case.reason else "")
+
+
+@pytest.mark.parametrize("case", CASES, ids=map(_identifier, CASES))
+def test_golden(case, request):
+    one, before, graph = PASSES[case.name], parse(case.before), parse(case.before)
+    check = NumericCheck(before, target(None), Retracer())
+    changes = apply(one, graph)
+    check(f"the pass {case.name}", graph)
+    check.feeds = {name: edges(array) for name, array in check.feeds.items()}
+    compare(check.evaluate(before)[0], check.evaluate(graph)[0], signs=case.name not in EITHER_ZERO)
+    if case.reason:
+        assert not changes, f"{case.name} must not fire: {case.reason}"
+        assert looked_for(one) <= set(graph.ops), "a look-alike has the operations that the rule looks for"
+    else:
+        assert changes, f"{case.name} must fire"
+    if request.config.getoption("--update") and not case.reason:
+        new = case.text.partition(BETWEEN)[0] + BETWEEN + str(graph)
+        case.path.write_text(case.path.read_text().replace(case.text, new))
+    elif difference := different(graph, without_dead_nodes(parse(wanted := case.after or case.before))):
+        lines = difflib.unified_diff(wanted.splitlines(), str(graph).splitlines(), "wanted", "given", lineterm="")
         pytest.fail(f"{difference}\n" + "\n".join(lines))
+
+
+def apply(one, graph):
+    """Run one pass over a graph, without what nothing uses afterwards; returns how much the pass changed."""
+    context = Context(target(None), Retracer(), 3)
+    records = run(PassPipeline((one,)), graph, context)
+    without_dead_nodes(graph).verify()
+    return sum(record.changes for record in records)
+
+
+def looked_for(one):
+    """The operations without which a pass never fires, where they are known."""
+    return one.required if isinstance(one, Rule) and one.name not in UNCONDITIONAL else frozenset()
+
+
+def different(graph, wanted):
+    """The first difference of two graphs and their functions, or None."""
+    pairs = itertools.zip_longest([graph, *graph.functions.values()], [wanted, *wanted.functions.values()])
+    return next((d for a, b in pairs if (d := "a function" if a is None or b is None else same(a, b))), None)
+
+
+def without_dead_nodes(graph):
+    run(PassPipeline((dce,)), graph, Context())
+    return graph
+
+
+def edges(array):
+    """An array of the same type of values at the edges of its dtype, in an order that differs from row to row."""
+    if array.dtype.kind == "b":
+        return np.resize([True, False, False], array.shape)
+    values = INTEGERS if array.dtype.kind in "iu" else FLOATS
+    return np.resize(np.asarray(values, np.float64), array.shape).astype(array.dtype)
+
+
+def compare(want, got, signs):
+    """Raise AssertionError where outputs differ by more than rounding, or with `signs` in the sign of a zero."""
+    for w, g in zip(want, got, strict=True):
+        assert (w.dtype, w.shape) == (g.dtype, g.shape)
+        if w.dtype.kind in "biu":
+            np.testing.assert_array_equal(g, w)
+            continue
+        a, b = w.astype(np.float64), g.astype(np.float64)
+        rounding = {2: 1e-2, 4: 1e-5}.get(w.dtype.itemsize, 1e-12)
+        np.testing.assert_allclose(b, a, rtol=rounding, atol=rounding)
+        if signs:
+            zeros = (a == 0) & (b == 0)
+            np.testing.assert_array_equal(np.signbit(b[zeros]), np.signbit(a[zeros]))
+
+
+def test_names_of_passes_and_rules_are_unique():
+    rules = [rule for one in PASSES.values() for rule in getattr(one, "rules", ())]
+    for a, b in itertools.combinations({id(one): one for one in (*PASSES.values(), *rules)}.values(), 2):
+        assert a.name != b.name

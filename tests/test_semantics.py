@@ -147,5 +147,58 @@ def test_as_jax_has_it(name):
             np.testing.assert_array_equal(np.signbit(g[w == 0]), np.signbit(w[w == 0]))
 
 
+def convolved(x):
+    return lax.conv(x, np.ones((1, 1, 1), np.float32), (1,), "VALID")
+
+
+def normalised(x):
+    """A layer norm with a scale and a shift."""
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-5) * f32(1, 1, 1, 2) + f32(1, 2, 3, 4)
+
+
+ROW = f32(3e38, 3e38, -1, 1)[None]
+LEAST = f32(1e-40)
+
+# name of the row: function, what comes instead of what JAX gives, operands
+GIVEN_UP = {
+    "zero-of-max": (lambda x, y: (lax.max(x, y), jax.nn.relu(y)), (f32(-0.0), f32(-0.0)), f32(0.0), f32(-0.0)),
+    "zero-of-where": (lambda x: jnp.where(x < 1, x, 2.0), f32(0.0, 2.0), f32(-0.0, 3.0)),
+    "zero-of-convolution": (lambda x: convolved(x) * -1.0, f32(0.0)[None, None], f32(0.0)[None, None]),
+    "nan-in-pool": (lambda x: lax.reduce_window(x, -INF, lax.max, (2,), (1,), "VALID"), f32(1, 2), f32(1, NAN, 2)),
+    "subnormal": (lambda x: x * 2.0, LEAST + LEAST, LEAST),
+    "layer-norm-overflow": (normalised, f32(1, 2, 3, 4)[None], ROW),
+    "gelu-tail": (lambda x: jax.nn.gelu(x, approximate=False), f32(-0.0), f32(-7)),
+    "logistic-tail": (jax.nn.sigmoid, f32(0.0), f32(-20)),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN_UP)
+def test_what_comes_instead(name):
+    fn, instead, *args = GIVEN_UP[name]
+    got = jax.tree.leaves(j2o.compile(fn, list(args), opset=20)(*args))
+    want = jax.tree.leaves(jax.jit(fn)(*map(jnp.asarray, args)))
+    for g, w, told in zip(got, want, jax.tree.leaves(instead), strict=True):
+        assert _bits(g) == _bits(told)
+        assert _bits(g) != _bits(w)
+
+
+def _bits(array):
+    return np.asarray(array).tobytes()
+
+
+def test_layer_normalization_is_as_exact_as_jax_where_the_mean_is_large():
+    noise = np.random.default_rng(0).normal(size=(64, 512))
+    for mean in (0.0, 1e2, 1e4, 1e6):
+        x = np.float32(mean + noise)
+        centred = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
+        exact = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        program = lambda x: jax.nn.standardize(x, epsilon=1e-5)  # noqa: E731
+        model = j2o.compile(program, [("B", 512)])
+        assert [n.kind for n in model.graph if n.op.startswith("onnx.")] == ["LayerNormalization"]
+        ours, theirs = (np.abs(np.asarray(f(x), np.float64) - exact).max() for f in (model, jax.jit(program)))
+        assert ours <= 2 * theirs + 1e-6
+
+
 def test_the_page_has_a_row_for_each_case():
-    assert re.findall(r"^\| `([a-z0-9-]+)` \|", PAGE.read_text(), re.MULTILINE) == list(CASES)
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", PAGE.read_text(), re.MULTILINE) == [*CASES, *GIVEN_UP]

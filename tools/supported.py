@@ -8,10 +8,11 @@ import json
 import sys
 from pathlib import Path
 
-import j2o.passes.lower  # noqa: F401  (fills the tables)
-from j2o.frontend.retrace import Retracer
+from j2o.frontend.host import CALLING, PRINTING
+from j2o.frontend.own_code import primitives_with_code
 from j2o.passes.components import BILINEAR, COMPLEX, EACH, FLATTENED, KEYS
 from j2o.passes.inline import CALLS
+from j2o.passes.lower import has_rule
 from j2o.passes.lower.table import DECOMPOSITIONS, RULES
 
 PATH = Path(__file__).parent.parent / "docs" / "supported.md"
@@ -25,11 +26,21 @@ that the primitive takes them. *Verified* has the dtypes in which cases of the s
 with symbolic sizes do; what stands in neither is tested by `tests` alone, or through the primitives that it is made of.
 """
 LIMITS = """
+## Primitives with code of their own
+
+Where no rule says what a primitive is, the JAX code counts that its author gave it for the compiler or as its implementation: so
+work the primitives of `jax.experimental.sparse`, of equinox (also `linear_solve` of lineax) and of users. What has neither is refused.
+
+## Errors at run time
+
+A branch that calls a Python function which can only raise (`equinox.error_if`) and `checkify.check` are left out, with a note in
+the report; with `checks=True` the model itself fails where JAX raises. A function that may return a value is refused.
+
 ## What cannot be expressed
 
 Compiling raises `UnsupportedError`, which lists all such operations at once.
 
-- `pure_callback`, `io_callback`: ONNX cannot call the host. `debug.print` and `debug.callback` are left out.
+- `pure_callback`, `io_callback`: ONNX cannot call the host. `debug.print` and `debug.callback` are left out, with a note in the report.
 - Meshes of more than one device, and `ragged_all_to_all`: ONNX has one device. Collectives over axes of size 1 are their operand.
 - Typed keys of a user's own generator: its code is Python that JAX runs.
 - `ffi_call`, `pallas_call`, Triton kernels and a user's own primitives, until `@j2o.lower` says what they are.
@@ -50,8 +61,9 @@ def in_short(dtypes: list[str]) -> str:
 
 def rules() -> set[str]:
     """Primitives that have a rule of ours, or code of JAX's own that stands for one."""
-    own = (n for n in json.loads(RESULTS.read_text())["primitives"] if Retracer().implementation(n))
-    return {*RULES, *DECOMPOSITIONS, *COMPLEX, *KEYS, *own}
+    seen = json.loads(RESULTS.read_text())["primitives"]
+    own = {name for name in primitives_with_code() & set(seen) if not has_rule(name)}
+    return {*RULES, *DECOMPOSITIONS, *COMPLEX, *KEYS, *own} - CALLING - PRINTING
 
 
 def text() -> str:

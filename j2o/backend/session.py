@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from j2o.backend.kernels import ONNX_NAMES
 from j2o.backend.proto import ONNX_DTYPES, packed, unpacked
-from j2o.errors import LoadError
+from j2o.errors import CheckError, LoadError
 from j2o.ir.types import DType
 
 if TYPE_CHECKING:
@@ -49,7 +50,18 @@ class Session:
         self.is_plain = all(d in _NUMPYS_OWN for d in (*self.inputs.values(), *self.outputs.values()))
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once."""
+        """The outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once.
+
+        Raises CheckError where a check in the model does not hold.
+        """
+        try:
+            return self._run(feeds)
+        except Exception as error:
+            if failed := re.search(r"Name:'check: (.*?)' Status Message", str(error), re.DOTALL):
+                raise CheckError(f"a check of the model does not hold: {failed.group(1)}") from error
+            raise
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if self.is_plain:
             arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
             return self.raw.run(None, arrays)  # type: ignore[return-value]

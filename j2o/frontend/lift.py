@@ -1,15 +1,14 @@
 """jaxpr → graph of `lax.*` nodes: one equation, one node; nested jaxprs become its regions. Nothing is decided here.
 
-What JAX itself replaces while lowering is replaced before: references by the values that they hold, the primitives of
-`jax.experimental.sparse` by its own code for them. What only prints is left out.
-Uses of private JAX: `discharge`, `internal_mutable_array_effect`, `_<primitive>_impl` of the sparse modules.
+What JAX itself replaces while lowering is replaced before: references by the values that they hold, primitives that
+have no rule here by JAX code of their own. What only prints is left out, with a note.
+Uses of private JAX: `discharge`, `internal_mutable_array_effect`.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,15 +17,18 @@ from jax._src.core import internal_mutable_array_effect
 from jax._src.state import discharge
 from jax.extend import core as jcore
 
-from j2o.errors import UnsupportedError
+from j2o.errors import TraceError, UnsupportedError
+from j2o.frontend.failures import explained
+from j2o.frontend.host import CALLING, PRINTING, called_function, error_of, name_of
+from j2o.frontend.own_code import traced_code
 from j2o.frontend.params import ParamError, dtype_from_jax, normalise
 from j2o.frontend.sources import location
 from j2o.ir.dims import DimScope, normal
-from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.graph import Graph, Loc, Node, Value
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
-from j2o.ir.types import DType, Type
+from j2o.ir.types import Attr, DType, Type
 
-PRINTING = frozenset({"debug_callback", "debug_print"})
+DEEPEST = 32
 
 
 def type_of(aval: Any) -> Type:
@@ -39,6 +41,11 @@ def _type(dtype: Any, shape: tuple[Any, ...]) -> Type:
     return Type(dtype_from_jax(dtype), tuple(map(normal, shape)))
 
 
+def always(primitive: str) -> bool:
+    """For programs of which every primitive has a rule."""
+    return True
+
+
 def lift(
     closed: Any,
     *,
@@ -47,16 +54,20 @@ def lift(
     hints: Sequence[str] = (),
     const: Callable[[Any], Tensor] | None = None,
     located: bool = True,
+    has_rule: Callable[[str], bool] = always,
+    notes: list[str] | None = None,
 ) -> Graph:
     """A root graph for a ClosedJaxpr. `const` turns a captured array into a tensor (and so names it).
 
-    `located` says whether nodes get the source line of their equation.
+    `located` says whether nodes get the source line of their equation, `has_rule` which primitives stay what they are
+    though JAX has code for them. `notes` takes a line for each thing that is left out.
 
     Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
     """
     if internal_mutable_array_effect in closed.effects:
         closed = getattr(discharge, "discharge_state2", discharge.discharge_state)(closed)  # 0.10.0 and 1 have both
-    lifter = _Lifter(const or (lambda array: ArrayTensor(np.asarray(array))), located)
+    keep = const or (lambda array: ArrayTensor(np.asarray(array)))
+    lifter = _Lifter(keep, located, has_rule, [] if notes is None else notes)
     graph = lifter.graph(closed.jaxpr, closed.consts, name, {}, hints)
     graph._dims = dims
     if lifter.problems:
@@ -65,9 +76,12 @@ def lift(
 
 
 class _Lifter:
-    def __init__(self, const: Callable[[Any], Tensor], located: bool) -> None:
-        self.const, self.located = const, located
+    def __init__(
+        self, const: Callable[[Any], Tensor], located: bool, has_rule: Callable[[str], bool], notes: list[str]
+    ) -> None:
+        self.const, self.located, self.has_rule, self.notes = const, located, has_rule, notes
         self.problems: list[str] = []
+        self.depth = 0  # how much code of primitives is around what is lifted
 
     def graph(
         self, jaxpr: Any, consts: Sequence[Any], name: str, env: dict[Any, Value], hints: Sequence[str] = ()
@@ -108,17 +122,19 @@ class _Lifter:
 
     def equation(self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value]) -> None:
         loc = location(eqn) if self.located else None
-        name, params = eqn.primitive.name, eqn.params
-        if name in PRINTING:
+        name = eqn.primitive.name
+        if name in CALLING or name in PRINTING or name == "check":
+            self.on_host(graph, eqn, inputs, env, loc)
             return
-        code = getattr(sys.modules.get(f"jax.experimental.sparse.{name[:4]}"), f"_{name}_impl", None)
-        if code is not None:
-            body = jax.make_jaxpr(functools.partial(code, **params))(*(v.aval for v in eqn.invars))
-            name, params = "closed_call", {"call_jaxpr": body}
         try:
-            attrs, jaxprs = normalise(params)
+            code = None if self.has_rule(name) else self.own_code(eqn)
+            if code is not None:
+                outputs = self.in_place(graph, code, inputs, loc)
+                env.update(zip(eqn.outvars, outputs, strict=True))
+                return
+            attrs, jaxprs = normalise(eqn.params)
             types = [type_of(v.aval) for v in eqn.outvars]
-        except (ParamError, TypeError) as error:
+        except (ParamError, TypeError, TraceError) as error:
             self.problems.append(f"{name} at {loc}: {error}")
             attrs, jaxprs, types = {}, [], [Type(DType.BOOL, ()) for _ in eqn.outvars]
         if name == "pallas_call":  # its code writes to the memory of a device; what it is in ONNX, its author says
@@ -127,7 +143,60 @@ class _Lifter:
         node = graph.insert(Node(f"lax.{name}", inputs, types, attrs, regions, loc, [name] * len(types)))
         env.update(zip(eqn.outvars, node.outputs, strict=True))
 
+    def on_host(self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value], loc: Loc | None) -> None:
+        """A call of the host. What only prints is left out; what a function only raises is kept as words."""
+        name = eqn.primitive.name
+        attrs: dict[str, Attr] = {}
+        if name == "check":
+            if eqn.params["debug"]:  # JAX leaves them out, too
+                return
+            attrs["raises"] = _words_of_check(eqn)
+            inputs = inputs[:1]
+        elif name != "debug_print":
+            function = called_function(eqn.params["callback"])
+            attrs["function"] = name_of(function)
+            attrs["raises"] = error_of(function)
+        if name in PRINTING and not attrs.get("raises"):
+            self.notes.append(f"{name}{f' at {loc}' if loc else ''} is left out: ONNX cannot call the host")
+            return
+        types = [type_of(v.aval) for v in eqn.outvars]
+        node = graph.insert(Node(f"lax.{name}", inputs, types, attrs, (), loc, [name] * len(types)))
+        env.update(zip(eqn.outvars, node.outputs, strict=True))
+
+    def own_code(self, eqn: Any) -> Any:
+        """The jaxpr of JAX's or a library's code for a primitive; None where it has none, TraceError where it is no JAX code."""
+        if self.depth == DEEPEST:
+            raise TraceError("its own code calls itself without end")
+        try:
+            return traced_code(eqn)
+        except Exception as error:  # whatever a library's code does
+            raise TraceError(
+                f"@j2o.lower registers a rule; its own code cannot be traced: {explained(error)}"
+            ) from error
+
+    def in_place(self, graph: Graph, code: Any, inputs: list[Value], loc: Loc | None) -> Sequence[Value]:
+        """The results of a call of code that is none of the user's lines."""
+        located, self.located = self.located, False
+        self.depth += 1
+        region = self.region(code, "own_code", 0)
+        self.depth -= 1
+        self.located = located
+        types = [v.type for v in region.outputs]
+        return graph.insert(Node("lax.closed_call", inputs, types, {}, [region], loc)).outputs
+
     def region(self, jaxpr: Any, name: str, index: int) -> Graph:
         if isinstance(jaxpr, jcore.ClosedJaxpr):
             return self.graph(jaxpr.jaxpr, jaxpr.consts, f"{name}_{index}", {})
         return self.graph(jaxpr, (), f"{name}_{index}", {})
+
+
+def _words_of_check(eqn: Any) -> str:
+    """What `checkify.check` says where it does not hold, its places for values as they were written."""
+    (error,) = _of_kind(jax.tree.unflatten(eqn.params["err_tree"], eqn.invars))
+    return str(getattr(error, "fmt_string", type(error).__name__))
+
+
+def _of_kind(error: Any) -> Iterator[Any]:
+    """The exceptions that an error of checkify stands for."""
+    for tree in error._metadata.values():
+        yield jax.tree.unflatten(tree, range(tree.num_leaves))

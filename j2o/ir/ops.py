@@ -44,6 +44,7 @@ CORE: dict[str, OpSpec] = {
     "const": OpSpec(lambda node: (node.attrs["value"].type,)),  # type: ignore[union-attr]
     "dims": OpSpec(lambda node: (Type(DType.I64, (len(node.attrs["dims"]),)),)),  # type: ignore[arg-type]
     "call": OpSpec(_infer_call),
+    "check": OpSpec(lambda node: tuple(v.type for v in node.inputs[1:])),  # type: ignore[union-attr]  # a bool, values
     "return": OpSpec(lambda node: (), pure=False),
 }
 _MODULES = {"onnx": "onnx_ops", "ort": "onnx_ops", "lax": "lax_ops"}  # which register built-in dialects when imported

@@ -1,5 +1,7 @@
 """Checks inside the model: sizes that break a constraint or an expression in an input's shape make a node fail.
 
+So do values for which the program raises: a `check` of a bool and of the values that stay what they are where it is false.
+
 A check is a Gather from `[0]` with the index 0 where the requirement holds, else 1, which is out of bounds; its name says
 what was asked. Checks form a chain, so that the first one that does not hold is reported. Its end, `[0]` again, says "as it
 was" to a Reshape that every input passes: that costs nothing, and no optimiser can tell that the checks are not needed.
@@ -24,8 +26,28 @@ def checks(graph: Graph, context: Context) -> int:
 
     It checks what the runtime does not: that sizes fit each other and the constraints, and that scalars are scalars.
     """
-    if not context.options.get("checks"):
-        return 0
+    asked = bool(context.options.get("checks"))
+    count = _value_checks(graph, asked)
+    return count + _size_checks(graph) if asked else count
+
+
+def _value_checks(root: Graph, asked: bool) -> int:
+    """Make every `check` of a value, in regions and functions too, or leave them out."""
+    found = [n for top in (root, *root.functions.values()) for n in top.walk() if n.op == "check"]
+    for node in found:
+        values = [v for v in node.inputs[1:] if v is not None]
+        if asked:
+            op = Builder(node.home, node, node.loc, "check")
+            index = op.cast(op.unsqueeze(node.operand(0), (0,)), DType.I64)
+            zero = op.const(np.zeros(1, np.int64))
+            passed = op.node("onnx.Gather", [zero, index], {LABEL: f"check: {node.attrs['raises']}"}).out
+            values = [_as_it_was(op, v, passed) for v in values]
+        node.replace_by(*values)
+    return len(found)
+
+
+def _size_checks(graph: Graph) -> int:
+    """Check the sizes of the inputs, and that scalars are scalars."""
     used = [v for v in graph.inputs if v.uses]
     sizes = Sizes(graph)
     op = sizes.op

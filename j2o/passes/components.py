@@ -23,7 +23,7 @@ from j2o.ir.types import Attr, DType, Type
 from j2o.ir.views import mapped
 from j2o.passes.complex import COMPLEX, Z
 from j2o.passes.inline import inline
-from j2o.passes.keys import KEYS, on_words, words
+from j2o.passes.keys import KEYS, words
 from j2o.passes.pipeline import Context, Retrace, graph_pass
 
 PARTS = {
@@ -43,7 +43,9 @@ EACH = frozenset(
 BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"])
 # operands are flattened; these attributes count operands, in this order
 COUNTS = ("num_consts", "num_carry", "cond_nconsts", "body_nconsts", "num_keys")
-FLATTENED = frozenset(["sort", "fft"])  # the lowering rules of these take parts
+FLATTENED = frozenset(
+    ["sort", "fft", "check", "pure_callback", "io_callback"]
+)  # the lowering rules of these take parts
 
 
 @graph_pass("components", at="lax", level=0, scope="root")
@@ -172,8 +174,7 @@ class Splitter:
             return self.flattened(op, node)
         if kind in BILINEAR and not node.attrs.get("out_dtype"):
             return self.bilinear(op, node) if all(map(is_split, node.inputs[:2])) else self.each(op, node)
-        plain = self.retrace.implementation(kind)
-        rule = KEYS.get(kind) or (plain and on_words(plain))
+        rule = KEYS.get(kind)
         keys = [v.type.dtype for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_key]
         form = tuple(len(self.of(v)) if is_split(v) else 0 for v in node.inputs)
         if rule and keys:

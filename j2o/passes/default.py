@@ -7,7 +7,7 @@ from j2o.passes.checks import checks
 from j2o.passes.components import components
 from j2o.passes.contrib import activations, fused_matmul
 from j2o.passes.cse import cse
-from j2o.passes.dce import dce
+from j2o.passes.dce import dce, unused
 from j2o.passes.fold import fold
 from j2o.passes.gemm import gemm
 from j2o.passes.inline import inline
@@ -36,7 +36,7 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
         raise SpecError(f"opt_level={shown(opt_level)}: 0, 1, 2 or 3 is needed")
     opt_level = int(opt_level)
     early: tuple[Step, ...] = (recover_early,) if opt_level >= 2 else ()
-    steps: list[Step] = [inline, components, functions, *early, lower, dce]
+    steps: list[Step] = [inline, unused, components, functions, *early, lower, dce]
     clean = (fold, simplify, shapes, broadcasts, cse, dce)
     if opt_level == 1:
         steps.append(Fixpoint("clean", clean, limit=4))

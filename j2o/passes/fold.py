@@ -145,9 +145,13 @@ def _cast(node: Node, x: np.ndarray) -> np.ndarray | None:
             return None
         info = np.iinfo(to.numpy)
         wide = x.astype(np.float64)
-        if not np.all((wide >= info.min) & (wide <= info.max)):
+        if not np.all((wide >= info.min) & (wide < float(info.max) + 1)):
             return None  # what comes out of range is the runtime's choice
-    return x.astype(to.numpy)
+    cast = x.astype(to.numpy)
+    saturates = to.is_float and to.bits == 8 and node.attrs.get("saturate", 1)
+    if saturates and not np.isfinite(cast.astype(np.float32)).all():
+        return None  # numpy's conversion does not
+    return cast
 
 
 def _shift(node: Node, x: np.ndarray, n: np.ndarray) -> np.ndarray | None:

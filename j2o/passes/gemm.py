@@ -42,6 +42,7 @@ def _channels(value: Value | None, rank: int, count: int) -> np.ndarray | None:
     return np.broadcast_to(tensor.load().reshape(-1), (count,))
 
 
+@np.errstate(all="ignore")  # what is not finite in the end is left alone
 def _fold_affine(graph: Graph, conv: Node) -> int:
     """y = conv(x, w) * scale + shift  →  conv(x, w * scale) + shift, as far as the chain of single users goes."""
     weight, bias = conv.inputs[1], conv.inputs[2] if len(conv.inputs) > 2 else None
@@ -57,8 +58,10 @@ def _fold_affine(graph: Graph, conv: Node) -> int:
     while (user := _only_user(out)) is not None and user.op in AFFINE:
         side = 0 if user.inputs[0] is out else 1
         c = _channels(user.inputs[1 - side], rank, count)
-        if c is None or (user.op == "onnx.Div" and side == 1) or user.out.type != made:
+        if c is None or not np.isfinite(c).all() or user.out.type != made:
             break
+        if user.op == "onnx.Div" and (side == 1 or not c.all()):
+            break  # something divided by the convolution, or a channel divided by zero
         c = c.astype(np.float64)
         if user.op in ("onnx.Mul", "onnx.Div"):
             factor = c if user.op == "onnx.Mul" else 1.0 / c
@@ -68,7 +71,8 @@ def _fold_affine(graph: Graph, conv: Node) -> int:
         else:
             scale, shift = (scale, shift - c) if side == 0 else (-scale, c - shift)
         out, folded = user.out, folded + 1
-    if not folded or not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+    largest = np.finfo(made.dtype.numpy).max
+    if not folded or not (np.abs([scale, shift]) <= largest).all():
         return 0
     op = Builder(graph, out.node, conv.loc, out.hint)  # constants met later in the chain are defined here
     scaled = weight if (scale == 1).all() else op.const(_scaled(weight.const, scale, axis=1 if transposed else 0))

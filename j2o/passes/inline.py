@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ CALLS = frozenset(
     "lax.jvp_call lax.reduced_precision_call lax.linear_call lax.custom_vmap_call".split()
 )
 SOLVE = "lax.custom_linear_solve"
+CALLBACKS = frozenset(["lax.pure_callback", "lax.io_callback", "lax.debug_callback"])
 KEPT: set[str] = set()  # names of such primitives that have a rule of their own, which `lower` calls
 
 
@@ -41,6 +44,8 @@ def inline(graph: Graph) -> int:
         elif node.op == "lax.cond" and node.attrs.get("branches_platforms"):
             inline_platform(node)
             count += 1
+        elif node.op == "lax.cond" and any(map(error_in, node.graphs)):
+            count += inline_error(node)
         elif node.op in CALLS and node.graphs and not is_marked(node):
             inline_call(node)
             count += 1
@@ -72,6 +77,48 @@ def inline_platform(node: Node) -> None:
     _replace(node, node.graphs[our_platform(platforms)], node.inputs[1:])
     if index is not None and index.node is not None and not index.uses:
         index.node.erase()
+
+
+def error_in(branch: Graph) -> str:
+    """What a branch raises whenever it runs, in words; "" where it may come to its end."""
+    return next((str(n.attrs["raises"]) for n in branch if n.op in CALLBACKS and n.attrs.get("raises")), "")
+
+
+def inline_error(node: Node) -> int:
+    """Replace a choice that ends in an error for some of its branches by the others, and a check of the index.
+
+    The results go through the check: where nobody uses them, JAX does not look for the error either.
+    """
+    errors = [error_in(branch) for branch in node.graphs]
+    failing = tuple(i for i, error in enumerate(errors) if error)
+    running = [i for i, error in enumerate(errors) if not error]
+    if not running:
+        return 0
+    words = " or ".join(dict.fromkeys(errors[i] for i in failing))
+    attrs = {"raises": words, "failing": failing, "branches": len(errors)}
+    types = [v.type for v in node.outputs]
+    hints = [v.hint for v in node.outputs]
+    check = node.home.insert(
+        Node("lax.check", [node.inputs[0], *node.outputs], types, attrs, (), node.loc, hints), before=node.next
+    )
+    for old, new in zip(node.outputs, check.outputs, strict=True):
+        old.replace_by(new, where=functools.partial(operator.is_not, check))
+    for i in failing:
+        _forget(node.graphs[i])
+    if len(running) == 1:
+        _replace(node, node.graphs[running[0]], node.inputs[1:])
+        return 1
+    first = node.graphs[running[0]]
+    node.graphs = tuple(branch if i in running else first.clone() for i, branch in enumerate(node.graphs))
+    for branch in node.graphs:
+        branch.parent = node
+    return 1
+
+
+def _forget(branch: Graph) -> None:
+    """Let nothing in a branch that goes use a value."""
+    for inner in branch.walk():
+        inner.set_inputs(())
 
 
 def our_platform(platforms: Sequence[Any]) -> int:

@@ -43,7 +43,7 @@ def legalize(graph: Graph, context: Context) -> int:
         return 0
     count, problems = 0, []
     for node in [n for n in graph if n.op in FAULTY]:
-        FAULTY[node.op](graph, node)
+        count += FAULTY[node.op](graph, node)
     for node in graph:
         if not node.op.startswith("onnx.") or _runs(node, target):
             continue
@@ -58,30 +58,32 @@ def legalize(graph: Graph, context: Context) -> int:
     return count
 
 
-def _with_nans(graph: Graph, node: Node) -> None:
+def _with_nans(graph: Graph, node: Node) -> bool:
     """Make the greatest or least of a row with a NaN NaN: onnxruntime overlooks all but those that come first."""
     if not node.out.type.dtype.is_float:
-        return
+        return False
     op = Builder(graph, node, node.loc, node.out.hint)
     x, *axes = node.inputs
     found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
     extreme = op.node(node.op, node.inputs, node.attrs).out
     node.replace_by(op.Where(op.cast(found, DType.BOOL), op.const(math.nan, extreme.type.dtype), extreme))
+    return True
 
 
-def _one_over(graph: Graph, node: Node) -> None:
+def _one_over(graph: Graph, node: Node) -> bool:
     """1 / y of integers in another form, as onnxruntime makes `z / y` of `1 / y * z`."""
     one, y = node.inputs
     if one is None or y is None or not node.out.type.dtype.is_int or node.out.type != y.type:
-        return
-    if one.const is not None and one.type.size == 1 and one.const.load().item() == 1:
-        op, dtype = Builder(graph, node, node.loc, node.out.hint), node.out.type.dtype
-        signed = dtype.is_signed
-        node.replace_by(op.Div(op.const(-1, dtype), op.Neg(y)) if signed else op.cast(op.Equal(y, 1), dtype))
+        return False
+    if one.const is None or one.type.size != 1 or one.const.load().item() != 1:
+        return False
+    op, dtype = Builder(graph, node, node.loc, node.out.hint), node.out.type.dtype
+    node.replace_by(op.Div(op.const(-1, dtype), op.Neg(y)) if dtype.is_signed else op.cast(op.Equal(y, 1), dtype))
+    return True
 
 
-# operators that the target runs, but not as ONNX has them: (graph, node) → the same in other nodes
-FAULTY: dict[str, Callable[[Graph, Node], None]] = {
+# operators that the target runs, but not as ONNX has them: (graph, node) → whether it made the same of other nodes
+FAULTY: dict[str, Callable[[Graph, Node], bool]] = {
     "onnx.ReduceMax": _with_nans,
     "onnx.ReduceMin": _with_nans,
     "onnx.Div": _one_over,

@@ -32,10 +32,6 @@ class Retrace(Protocol):
         """`fn(*operands, **params)` at operands of these types, as a graph of `lax.*` nodes."""
         ...
 
-    def implementation(self, primitive: str) -> Callable[..., Any] | None:
-        """JAX's own plain code for a primitive, where it computes it so."""
-        ...
-
 
 @dataclass(frozen=True)
 class Context:
@@ -46,6 +42,7 @@ class Context:
     opt_level: int = 2
     options: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)  # what quantising each weight cost, for the report
+    notes: list[str] = field(default_factory=list)  # what is left out of the model, for the report
     fired: dict[str, int] = field(default_factory=dict)  # how often each rewrite rule of the running pass fired
     declined: dict[tuple[str, str], int] = field(
         default_factory=dict

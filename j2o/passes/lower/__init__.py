@@ -11,10 +11,11 @@ from typing import Any
 from j2o.errors import J2OError, PassError, UnsupportedError, raised, shown
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Node, Value, splice
-from j2o.ir.target import Target
 from j2o.ir.types import Type
+from j2o.passes.complex import COMPLEX
 from j2o.passes.components import placeholders, split_components
-from j2o.passes.inline import inline
+from j2o.passes.inline import CALLS, SOLVE, inline
+from j2o.passes.keys import KEYS
 from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     casts,
     collective,
@@ -23,7 +24,6 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     dot,
     eigen,
     elementwise,
-    equinox,
     fft,
     index,
     linalg,
@@ -36,13 +36,19 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     window,
 )
 from j2o.passes.lower.table import DECOMPOSITIONS, RULES, Lowering
-from j2o.passes.pipeline import Context, Retrace, graph_pass
+from j2o.passes.pipeline import Context, graph_pass
+
+
+def has_rule(primitive: str) -> bool:
+    """Whether j2o says what a primitive is, so that JAX's own code for it is not asked."""
+    tables = (RULES, DECOMPOSITIONS, COMPLEX, KEYS)
+    return any(primitive in table for table in tables) or f"lax.{primitive}" in (*CALLS, SOLVE)
 
 
 @graph_pass("lower", at="lax", level=0, scope="root", gives="onnx")
 def lower(graph: Graph, context: Context) -> int:
     """Lower the root graph and its functions; UnsupportedError lists everything that has no rule."""
-    driver = Driver(context.target, context.retrace)
+    driver = Driver(context)
     for each in (graph, *graph.functions.values()):
         driver.graph(each)
     if driver.problems:
@@ -53,8 +59,8 @@ def lower(graph: Graph, context: Context) -> int:
 class Driver:
     """Lowers nodes one by one; `problems` collects what has no rule."""
 
-    def __init__(self, target: Target | None, retrace: Retrace) -> None:
-        self.target, self.retrace = target, retrace
+    def __init__(self, context: Context) -> None:
+        self.context = context
         self.problems: list[str] = []
         self.count = 0
 
@@ -102,7 +108,8 @@ class Driver:
     def builder(self, node: Node) -> Lowering:
         assert node.graph is not None
         op = Lowering(node.graph, node, node.loc, node.outputs[0].hint if node.outputs else "")
-        op.source, op.target, op.expand_with = node, self.target, self.expand
+        op.source, op.target, op.expand_with = node, self.context.target, self.expand
+        op.checks, op.notes = bool(self.context.options.get("checks")), self.context.notes
         return op
 
     def decompose(self, node: Node) -> Sequence[Value]:
@@ -115,9 +122,9 @@ class Driver:
         self, op: Lowering, fn: Callable[..., Any], values: Sequence[Value], params: dict[str, Any]
     ) -> tuple[Value, ...]:
         """`fn`, traced at the types of `values`, inserted before `op.before` and lowered."""
-        graph = self.retrace(fn, [v.type for v in values], params)
+        graph = self.context.retrace(fn, [v.type for v in values], params)
         inline(graph)
-        split_components([graph], self.retrace)
+        split_components([graph], self.context.retrace)
         body = [n for n in graph if n.op != "return"]
         end = op.before
         anchor = end if end is not None else op.graph.insert(Node("return", (), ()))

@@ -8,11 +8,13 @@ scan over nothing, is a Loop.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 
+from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.types import Dim, DType, Type
@@ -233,3 +235,59 @@ def _branch(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -
     region = Graph("branches")
     region.set_outputs(_choose(inside(op, region, None), index, branches, first))
     return region
+
+
+# ------------------------------------------------------------------------------------- errors and the host
+
+
+@lower("check")
+def check(
+    op: Lowering, index: Value, *values: Value, raises: str, failing: Sequence[int] = (1,), branches: int = 2
+) -> Values:
+    """The values as they are. With `checks=True` the model refuses an index (or a bool) that stands for an error.
+
+    A check of nothing is one of all that the graph around it gives.
+    """
+    if not op.checks:
+        op.notes.append(f"{raises!r}{_at(op)} is not checked; checks=True lets the model check it")
+        return values
+    if values:
+        return _checked(op, _fails(op, index, failing, branches), values, raises)
+    op.before = op.graph.ret
+    op.graph.set_outputs(_checked(op, _fails(op, index, failing, branches), op.graph.outputs, raises))
+    return ()
+
+
+def _checked(op: Lowering, fails: Value, values: Values, words: str) -> Values:
+    types = [v.type for v in values]
+    return op.node("check", [fails, *values], {"raises": words}, types).outputs
+
+
+def _fails(op: Lowering, index: Value, failing: Sequence[int], branches: int) -> Value:
+    """Whether an index, which is clamped to the branches there are, is that of a failing one; for many, whether any is."""
+    if index.type.dtype == DType.BOOL:
+        found = index
+    else:
+        clamped = op.Min(op.Max(index, 0), branches - 1)
+        found = functools.reduce(op.Or, [op.Equal(clamped, i) for i in failing])
+    if not found.type.rank:
+        return found
+    flat = op.cast(op.reshape(found, (dims.prod(found.type.shape),)), DType.I32)
+    return op.cast(op.ReduceMax(flat, np.array([0]), keepdims=0), DType.BOOL)
+
+
+def _at(op: Lowering) -> str:
+    return f" at {op.loc}" if op.loc else ""
+
+
+@lower("pure_callback", "io_callback")
+def called(op: Lowering, *_: Value, function: str, raises: str | None = None) -> Values:
+    """What Python computes while JAX runs is in no graph."""
+    raise UnsupportedError([f"it calls the Python function {function!r}, and ONNX cannot call the host"])
+
+
+@lower("debug_callback")
+def always_raises(op: Lowering, *_: Value, function: str, raises: str) -> Values:
+    """A function that raises whenever it is called, and gives nothing."""
+    op.notes.append(f"{function}{_at(op)}, which raises {raises!r}, is left out: ONNX cannot call the host")
+    return ()

@@ -124,6 +124,8 @@ class Lowering(Builder):
     """The builder that rules are handed."""
 
     source: Node
+    checks: bool  # whether the model itself is to refuse values for which the program raises
+    notes: list[str]  # what is left out, for the report
     expand_with: Callable[[Lowering, Callable[..., Any], Sequence[Value], dict[str, Any]], tuple[Value, ...]]
 
     @property
