@@ -134,7 +134,7 @@ def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
     return chosen
 
 
-def _own_pipeline(passes: Callable[[PassPipeline], PassPipeline], default: PassPipeline) -> PassPipeline:
+def _own_pipeline(passes: Callable[[PassPipeline], Any], default: PassPipeline) -> Any:
     try:
         return passes(default)
     except J2OError:

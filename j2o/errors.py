@@ -83,8 +83,11 @@ def shown(value: object) -> str:
 
 def meant(name: object, names: Iterable[str]) -> str:
     """`; did you mean 'Tanh'?` for `Thanh`, "" where nothing is similar."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7) if isinstance(name, str) else []
-    return f"; did you mean {close[0]!r}?" if close else ""
+    if not isinstance(name, str):
+        return ""
+    by_lower = {n.lower(): n for n in sorted(names)}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def raised(error: BaseException) -> str:

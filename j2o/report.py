@@ -6,6 +6,7 @@ import collections
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from j2o.errors import J2OWarning
@@ -50,9 +51,9 @@ class Report:
         lines = [stages, f"{sum(self.ops_before.values())} operations before, {sum(self.ops_after.values())} after"]
         width = max((len(p.name) for p in self.passes), default=4)
         for p in self.passes:
-            if p.changes:
+            if p.changes or p.declined:
                 lines.append(f"  {p.name:{width}}  {p.changes:6d} changes  {1e3 * p.seconds:8.2f} ms")
-                lines += [f"  {'':{width}}    {name}: {n}" for name, n in sorted(p.rules.items()) if n]
+            lines += [f"  {'':{width}}    {row}" for row in _rules(p)]
             if p.left_out:
                 lines.append(f"  {p.name}: left out, {p.left_out}")
         if self.not_portable:
@@ -60,6 +61,18 @@ class Report:
         lines += [f"warning: {text}" for text in self.warnings]
         lines += [f"note: {note}" for note in dict.fromkeys(self.notes)]
         return "\n".join(lines)
+
+
+def _rules(record: PassRecord) -> Iterator[str]:
+    """A line for each rewrite rule that matched: how often, and how often and why that led to nothing."""
+    for name in sorted({*record.rules, *record.declined}):
+        reasons = record.declined.get(name, {})
+        declined = sum(reasons.values())
+        row = f"{name}: {record.rules.get(name, 0) + declined} matched"
+        if declined:
+            why = "; ".join(f"{reason} ({count})" if len(reasons) > 1 else reason for reason, count in reasons.items())
+            row += f", {declined} declined: {why}"
+        yield row
 
 
 def _frames_of_j2o() -> int:

@@ -1,6 +1,7 @@
 """The rewriting language, on textual IR."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 
 import j2o
 from examples.custom_pass import relu6
-from j2o.errors import NotConvergingError
+from j2o.errors import NotConvergingError, PassError
 from j2o.ir.build import Builder
 from j2o.ir.text import parse
 from j2o.ir.types import DType
-from j2o.passes import Const, RuleSet, identities, rewrite
+from j2o.passes import Const, Mismatch, RuleSet, identities, rewrite, why
+from j2o.passes.patterns import Match, matches, used_outside
 from j2o.passes.pipeline import Context
 
 
@@ -133,7 +135,7 @@ def test_rules_that_go_round_in_circles_are_named():
 
 
 def test_a_pattern_that_is_only_a_parameter_is_refused():
-    with pytest.raises(TypeError, match="anything"):
+    with pytest.raises(PassError, match="anything"):
         rewrite("anything")(lambda op, x: x)
 
 
@@ -203,3 +205,293 @@ def test_gelu_has_one_factor(factor, kinds):
     assert sorted(n.kind for n in model.graph if n.op.startswith("onnx.")) == sorted(kinds)
     x = np.linspace(-3, 3, 16, dtype=np.float32)
     assert np.allclose(model(x), program(x), atol=1e-6)
+
+
+# --------------------------------------------------------------------- patterns and replacements that cannot be
+
+PATTERNS = [
+    (lambda op, x: op.Thanh(x), "there is no ONNX operator 'Thanh'; did you mean 'Tanh'?"),
+    (lambda op, x: op.relu(x), "there is no ONNX operator 'relu'; did you mean 'Relu'?"),
+    (lambda op, x: op.Neg(op.either(op.Abs(x), op.Sqroot(x))), "no ONNX operator 'Sqroot'"),
+    (lambda op, x: op.maybe("Casts", x), "must be an operation, not the parameter 'x' alone"),
+    (lambda op, x: op.Neg(op.maybe("Casts", x)), "no ONNX operator 'Casts'; did you mean 'Cast'?"),
+    (lambda op, x: op.Softmax(x, axes=1), "Softmax has no attribute 'axes'; did you mean 'axis'?"),
+    (lambda op, x: op.Neg(x, 1.0), "Neg takes 1 operands, the pattern gives it 2"),
+    (lambda op, x: op.Where(x), "Where takes 3 operands, the pattern gives it 1"),
+    (lambda op, x: op.Clip(x, 0.0, 1.0, 2.0, ...), "Clip takes 1 to 3 operands, the pattern gives it 4"),
+    (lambda op, x: op.TopK(x, 1), "TopK has 2 results"),
+    (lambda op, x: op.lax.exp(x), "there is no lax.exp"),
+    (lambda op, x: op.apply("lax.exp", x), "there is no lax.exp"),
+    (lambda op, x: op.Concat(..., x, axis=0), "must be the last"),
+    (lambda op, x: op.ReduceSum(x, [1]), "list [1] is no operand"),
+    (lambda op, x: op.Add(x, "one"), "'one' is no operand"),
+    (lambda op, x: op.Add(x, np.ones(2)), "is no operand"),
+    (lambda op, x: op.Add(x, op.either()), "either() needs options"),
+    (lambda op, x: op.Softmax(x, axis=op.Neg(x)), "the attribute axis of Softmax cannot be an operation"),
+    (lambda op, x, y: op.Neg(x), "the parameter 'y' does not occur in the pattern Neg(x)"),
+    (lambda op, x: op.Softmax(x, axis=x), "both an operand and an attribute"),
+    (lambda op, x: x.type, "the pattern raised AttributeError"),
+    (lambda op, x: None, "must be an operation, not None"),
+    (lambda op, x: 5, "must be an operation, not int 5"),
+    (lambda: 5, "must take op and plain parameters"),
+    (lambda op, *xs: op.Neg(xs[0]), "must take op and plain parameters"),
+    (lambda op, *, x: op.Neg(x), "must take op and plain parameters"),
+    (5, "given int 5"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "words"), PATTERNS)
+def test_a_pattern_that_can_never_match_is_refused_where_it_is_made(pattern, words):
+    with pytest.raises(PassError) as error:
+        rewrite("mine")(pattern)
+    assert str(error.value).startswith("rule mine")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_rule_on_lax_operations_has_no_onnx_operators():
+    with pytest.raises(PassError, match=r"works at 'lax', where there is no onnx\.Exp"):
+        rewrite("mine", at="lax")(lambda op, x: op.Exp(x))
+    rewrite("mine", at="target")(lambda op, x: op.Exp(op.ort.QuickGelu(op.apply("mine.Op", x))))
+    rewrite("mine", at="lax")(lambda op, x: op.lax.exp(x))
+
+
+@pytest.mark.parametrize("options", [{"at": "lex"}, {"level": 7}, {"name": "a b"}, {"name": abs}])
+def test_headers_of_rules(options):
+    options = {"name": "mine", **options}
+    with pytest.raises(PassError):
+        rewrite(options.pop("name"), **options)(lambda op, x: op.Exp(x))
+
+
+def test_numbers_and_lists_of_numpy_are_as_pythons():
+    @rewrite("mine")
+    def mine(op, x):
+        return op.Transpose(op.Add(x, np.float32(2)), perm=[1, np.int64(0)])
+
+    mine.becomes(lambda op, x: op.Transpose(x, perm=[1, 0]))
+    body = ["%two = const 2.0 : f32[]", "%a = onnx.Add(%x, %two) : f32[B,4]"]
+    assert rewritten(mine, *body, "%r = onnx.Transpose(%a) {perm = [1, 0]} : f32[4,B]")[0] == ["Transpose"]
+
+
+def test_a_nan_in_a_pattern_is_a_nan():
+    @rewrite("mine")
+    def mine(op, x):
+        return op.Max(x, float("nan"))
+
+    mine.becomes(lambda op, x: op.Neg(x))
+    assert rewritten(mine, "%c = const nan : f32[]", "%r = onnx.Max(%x, %c) : f32[B,4]")[0] == ["Neg"]
+    assert rewritten(mine, "%c = const 1.0 : f32[]", "%r = onnx.Max(%x, %c) : f32[B,4]")[0] == ["Max"]
+
+
+def test_const_is_told_by_its_name_where_annotations_are_text():
+    def pattern(op, x, c):
+        return op.Add(x, c)
+
+    pattern.__annotations__ = {"x": "Value", "c": "passes.Const"}
+    rule = rewrite("mine")(pattern)
+    assert [wild.const for wild in rule.pattern.inputs] == [False, True]
+
+
+REPLACEMENTS = [
+    (lambda op, y, x: x, "takes (op, y, x), the pattern (op, x, y)"),
+    (lambda op, x: x, "takes (op, x), the pattern (op, x, y)"),
+    (lambda op, x, y, z: x, "takes (op, x, y, z), the pattern (op, x, y)"),
+    (lambda: None, "must take op and plain parameters"),
+    (5, "given int 5"),
+]
+
+
+def subtraction(replacement=None):
+    rule = rewrite("mine")(lambda op, x, y: op.Sub(x, y))
+    if replacement is not None:
+        rule.becomes(replacement)
+    return rule
+
+
+@pytest.mark.parametrize(("replacement", "words"), REPLACEMENTS)
+def test_a_replacement_takes_what_the_pattern_takes(replacement, words):
+    with pytest.raises(PassError) as error:
+        subtraction(replacement)
+    assert words in str(error.value)
+
+
+def test_parameters_that_a_replacement_does_not_use_may_say_so():
+    kind = "Neg"
+    rule = subtraction(lambda op, x, _y, kind=kind: getattr(op, kind)(x))
+    assert rewritten(rule, "%r = onnx.Sub(%x, %y) : f32[B,4]")[0] == ["Neg"]
+
+
+@pytest.mark.parametrize("body", ["%r = onnx.Sub(%x, %y) : f32[B,4]", "%r = onnx.Add(%x, %y) : f32[B,4]"])
+def test_a_rule_without_a_replacement_says_so_wherever_it_runs(body):
+    with pytest.raises(PassError, match=r"rule mine has no replacement: give it one with @mine\.becomes"):
+        rewritten(subtraction(), body)
+
+
+STRANGER = parse('graph @other(%s: f32[B,4]) -> ("output")\n    dims (B) {\n  return %s\n}\n').inputs[0]
+RESULTS = [
+    (lambda op, x, y: (x,), "the replacement is tuple (<%x"),
+    (lambda op, x, y: 0.0, "the replacement is float 0.0"),
+    (lambda op, x, y: STRANGER, "is a value of another graph"),
+    (lambda op, x, y: op.Neg(op.root.out), "is made of the value that it replaces"),
+    (lambda op, x, y: 1 / 0, "ZeroDivisionError: division by zero at " + __file__),
+    (lambda op, x, y: op.Thanh(x), "KeyError"),
+]
+
+
+@pytest.mark.parametrize(("replacement", "words"), RESULTS)
+def test_a_replacement_that_gives_what_can_replace_nothing_is_an_error(replacement, words):
+    with pytest.raises(PassError) as error:
+        rewritten(subtraction(replacement), "%r = onnx.Sub(%x, %y) : f32[B,4]")
+    assert words in str(error.value)
+    assert str(error.value).startswith("rule mine at Sub(f32[B,4], f32[B,4])")
+
+
+def test_rule_sets_that_cannot_be():
+    rule = subtraction(lambda op, x, y: None)
+    for rules, words in (
+        ((rule, rule), "two rules are named 'mine'"),
+        (rule, "a list or tuple of rules is needed"),
+        ((5,), "int 5 is no rule"),
+        ((rewrite("early", at="lax")(lambda op, x: op.lax.exp(x)),), "its rule early at 'lax'"),
+    ):
+        with pytest.raises(PassError, match=words):
+            RuleSet("set", rules)
+    assert RuleSet("set", [rule]).rules == (rule,)
+    with pytest.raises(PassError, match="identities: mine: a pair"):
+        identities({"mine": 5})
+
+
+# -------------------------------------------------------------------------------------- why a rule does not fire
+
+
+def declined(replacement, *body, **options):
+    """What the report counts for a rule on Sub, as (reason, how often)."""
+    rule = rewrite("mine", **options)(lambda op, x, y: op.Sub(op.Neg(x), y))
+    rule.becomes(replacement)
+    graph = parse(
+        'graph @main(%x: f32[B,4], %y: f32[B,4]) -> ("output")\n    dims (B) {\n  '
+        + "\n  ".join(["%n = onnx.Neg(%x) : f32[B,4]", "%s = onnx.Sub(%n, %y) : f32[B,4]", *body])
+        + "\n}\n"
+    )
+    before, context = str(graph), Context()
+    rule(graph, context)
+    assert str(graph) == before
+    node = next(n for n in graph if n.op == "onnx.Sub")
+    mismatch = why(rule, node)
+    assert str(graph) == before
+    return list(context.declined.items()), mismatch
+
+
+def test_declined_matches_are_counted_with_their_reason():
+    body = ["%r = onnx.Add(%s, %y) : f32[B,4]", "return %r"]
+    none, mismatch = declined(lambda op, x, y: None, *body)
+    assert none == [(("mine", "the replacement is None"), 1)]
+    assert mismatch.found == "the replacement is None"
+    said, mismatch = declined(lambda op, x, y: op.decline("not today"), *body)
+    assert said == [(("mine", "not today"), 1)]
+    assert mismatch.found == "not today"
+    typed, mismatch = declined(lambda op, x, y: op.Cast(x, to=DType.F64), *body)
+    assert typed == [(("mine", "the replacement is f64[B,4], not f32[B,4]"), 1)]
+    assert (mismatch.part, mismatch.expected) == ("the replacement", "a value of type f32[B,4]")
+    used, mismatch = declined(lambda op, x, y: x, "%r = onnx.Add(%s, %n) : f32[B,4]", "return %r")
+    assert used == [(("mine", "a value inside the match is used outside of it"), 1)]
+    assert "%n of onnx.Neg by Add(f32[B,4], f32[B,4])" in mismatch.found
+
+
+def test_the_report_tells_how_often_a_rule_matched_and_why_that_led_to_nothing():
+    rule = rewrite("to_double")(lambda op, x: op.Tanh(x))
+    rule.becomes(lambda op, x: op.Cast(op.Tanh(x), to=DType.F64))
+    model = j2o.compile(jax.numpy.tanh, [("B", 4)], passes=lambda p: p.after("tidy", rule))
+    assert "to_double: 1 matched, 1 declined: the replacement is f64[B,4], not f32[B,4]" in str(model.report)
+    model = j2o.compile(jax.nn.relu6, [("B", 8)], passes=lambda p: p.after("fold", relu6))
+    assert "relu6: 1 matched\n" in str(model.report) + "\n"
+
+
+WHYS = [
+    (("%r = onnx.Add(%x, %y) : f32[B,4]",), "Min(Max(x, 0.0), 6.0), the pattern", "Min", "Add(f32[B,4], f32[B,4])"),
+    (
+        (SIX, "%m = onnx.Relu(%x) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"),
+        "Max(x, 0.0), operand 0 of Min(Max(x, 0.0), 6.0)", "Max", "Relu(f32[B,4])",
+    ),
+    (
+        (ZERO, "%six = const 6.5 : f32[]", "%m = onnx.Max(%x, %zero) : f32[B,4]", "%r = onnx.Min(%six, %m) : f32[B,4]"),
+        "operand 1 of Min(Max(x, 0.0), 6.0)", "a constant 6.0", "a constant 6.5",
+    ),
+    (
+        (SIX, "%m = onnx.Max(%x, %y) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"),
+        "operand 1 of Max(x, 0.0)", "a constant 0.0", "the input %y: f32[B,4]",
+    ),
+    (
+        (SIX, "%m = onnx.Max(%x, %y, %y) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"),
+        "Max(x, 0.0)", "2 operands", "3 in Max(f32[B,4], f32[B,4], f32[B,4])",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "part", "expected", "found"), WHYS)
+def test_why_names_the_part_what_was_expected_and_what_was_found(body, part, expected, found):
+    text = 'graph @main(%x: f32[B,4], %y: f32[B,4]) -> ("output")\n    dims (B) {\n'
+    graph = parse(text + "".join(f"  {line}\n" for line in body) + "  return %r\n}\n")
+    mismatch = why(relu6, graph.outputs[0].node)
+    assert (mismatch.part, mismatch.expected, mismatch.found) == (part, expected, found)
+    assert str(mismatch).startswith("relu6 does not fit at ")
+
+
+def test_why_of_attributes_and_of_a_value_that_must_be_the_same():
+    @rewrite("mine")
+    def mine(op, x, axis):
+        return op.Sub(op.Softmax(x, axis=axis), op.LeakyRelu(op.Softmax(x, axis=axis)))
+
+    mine.becomes(lambda op, x, axis: x)
+
+    def of(*lines):
+        graph = parse(
+            'graph @main(%x: f32[B,4], %y: f32[B,4]) -> ("output")\n    dims (B) {\n'
+            + "".join(f"  {line}\n" for line in lines)
+            + "  %r = onnx.Sub(%a, %c) : f32[B,4]\n  return %r\n}\n"
+        )
+        return why(mine, graph.outputs[0].node)
+
+    a, b = "%a = onnx.Softmax(%x) {axis = 1} : f32[B,4]", "%b = onnx.Softmax(%x) {axis = 1} : f32[B,4]"
+    c = "%c = onnx.LeakyRelu(%b) {alpha = 0.5} : f32[B,4]"
+    assert of(a, b, "%c = onnx.LeakyRelu(%b) : f32[B,4]") is None
+    assert of(a, b, c).found.startswith("0.5 in LeakyRelu")
+    assert "alpha = 0.00999" in of(a, b, c).expected
+    other = of(a, b.replace("axis = 1", "axis = 0"), "%c = onnx.LeakyRelu(%b) : f32[B,4]")
+    assert (other.expected, other.found) == ("axis = axis = 1", "0 in Softmax(f32[B,4])")
+    other = of(a, b.replace("%x", "%y"), "%c = onnx.LeakyRelu(%b) : f32[B,4]")
+    assert other.expected == "the x from before, the input %x: f32[B,4]"
+    assert other.found == "the input %y: f32[B,4]"
+
+
+def test_why_of_what_is_no_rule():
+    with pytest.raises(PassError, match="a rule is needed"):
+        why(j2o.default_pipeline(2).find("fold"), None)
+
+
+def fits(rule, node):
+    """Whether a rule rewrites at a node, by what the driver asks."""
+    for match in matches(rule.pattern, node.out, Match(), node.graph):
+        if rule.shared or not used_outside(match.nodes):
+            op, result, _ = rule.build(node, match, None)
+            op.undo()
+            if result is not None:
+                return True
+    return False
+
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.j2o"))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
+def test_why_agrees_with_the_rules_themselves(path):
+    graph = parse(path.read_text().partition("---\n")[0])
+    rules = [rule for one in j2o.default_pipeline(3) for rule in getattr(one, "rules", ())]
+    before = str(graph)
+    for rule in dict.fromkeys(rules):
+        for node in graph.walk():
+            if len(node.outputs) == 1 and node.out.uses:
+                mismatch = why(rule, node)
+                assert (mismatch is None) == fits(rule, node), (rule.name, node)
+                assert mismatch is None or isinstance(mismatch, Mismatch)
+    assert str(graph) == before

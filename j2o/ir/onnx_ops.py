@@ -44,6 +44,7 @@ class Schema:
     attributes: frozenset[str]
     min_inputs: int
     max_inputs: int
+    min_outputs: int
     inputs: tuple[str, ...]  # the type constraint (or concrete type) of each operand, the last one repeated if variadic
     outputs: tuple[str, ...]
     variadic: bool
@@ -62,10 +63,16 @@ def schema(kind: str, opset: int | None = None) -> Schema:
         raise KeyError(kind) from None
     variadic = bool(s.inputs) and s.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
     return Schema(
-        frozenset(s.attributes), s.min_input, s.max_input, tuple(i.type_str for i in s.inputs),
+        frozenset(s.attributes), s.min_input, s.max_input, s.min_output, tuple(i.type_str for i in s.inputs),
         tuple(o.type_str for o in s.outputs), variadic, s.since_version, s.has_function or s.has_context_dependent_function,
         {n: _default(a.default_value) for n, a in s.attributes.items() if not a.required and a.default_value.name},
     )  # fmt: skip
+
+
+@functools.cache
+def operators() -> frozenset[str]:
+    """The names of all ONNX operators."""
+    return frozenset(s.name for s in onnx.defs.get_all_schemas() if not s.domain)
 
 
 def _default(attribute: Any) -> Any:

@@ -16,13 +16,15 @@ does not mention must have their default, where they have one; `name=...` accept
 operand any further operands.
 
 A match is refused where a value inside it is used outside (but with `shared=True`), and declined where the replacement
-is None or of another type. The replacement is built with the ordinary builder; `op.node` is the root of the match.
+is None or of another type; the report counts both with the reason, `op.decline("why")` gives one, and `why` in `explain.py`
+tells why a rule does not fit at a node. The replacement is built with the ordinary builder; `op.root` is the root of the
+match. What can never work raises PassError: in a pattern and in a replacement's parameters where the rule is made, in what
+a replacement gives where it runs.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,59 +33,28 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from j2o.errors import NotConvergingError
-from j2o.ir.build import Builder, Dialect
+from j2o.errors import J2OError, NotConvergingError, PassError, raised, shown
+from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import schema
 from j2o.ir.ops import spec
-from j2o.passes.pipeline import Context, Level, Pass, first_line
+from j2o.passes.language import (
+    Apply,
+    Const,
+    Either,
+    Wild,
+    depth_of,
+    parameters_of,
+    required,
+    roots,
+    trace_pattern,
+)
+from j2o.passes.pipeline import Context, Level, Pass, check_name, first_line
+
+__all__ = ["Const", "Rule", "RuleBuilder", "RuleSet", "identities", "rewrite"]
 
 
-class Const:
-    """Annotation of a pattern's parameter that binds only constants."""
-
-
-# ---------------------------------------------------------------------------------------------- patterns
-
-
-@dataclass(frozen=True, eq=False)
-class Wild:
-    """A parameter of the pattern."""
-
-    name: str
-    const: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Apply:
-    """An operation in a pattern."""
-
-    op: str
-    inputs: tuple[Any, ...]
-    attrs: Mapping[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Either:
-    options: tuple[Any, ...]
-
-
-def _apply(op: str, *inputs: Any, **attrs: Any) -> Apply:
-    return Apply(op, inputs, attrs)
-
-
-class PatternBuilder(Dialect):
-    """What a pattern function is handed for `op`."""
-
-    def __init__(self) -> None:
-        super().__init__(_apply, "onnx")
-        self.lax, self.ort = Dialect(_apply, "lax"), Dialect(_apply, "ort")
-
-    def either(self, *options: Any) -> Either:
-        return Either(options)
-
-    def maybe(self, kind: str, x: Any, **attrs: Any) -> Either:
-        return Either((Apply(f"onnx.{kind}", (x,), attrs), x))
+# --------------------------------------------------------------------------------------------- matching
 
 
 @dataclass
@@ -137,19 +108,15 @@ def _is_scalar(value: Value, number: float) -> bool:
     element = tensor.scalar
     if number == 0 == element:  # of the same sign
         return math.copysign(1, number) == math.copysign(1, element)
+    if number != number:  # NaN
+        return bool(element != element)
     if element == number or not tensor.dtype.is_float or abs(element - number) > 0.1 * abs(number):
         return bool(element == number)
     return bool(element == np.asarray(number).astype(tensor.dtype.numpy).item())
 
 
 def _match_node(pattern: Apply, node: Node, match: Match, home: Graph) -> Iterator[Match]:
-    inputs = list(node.inputs)
-    while len(inputs) > len(pattern.inputs) and inputs[-1] is None:
-        inputs.pop()
-    wanted = pattern.inputs
-    if wanted and wanted[-1] is ...:
-        wanted = wanted[:-1]
-        inputs = inputs[: len(wanted)]
+    wanted, inputs = aligned(pattern, node)
     if len(inputs) != len(wanted):
         return
     attrs = _match_attrs(pattern, node, match)
@@ -159,6 +126,18 @@ def _match_node(pattern: Apply, node: Node, match: Match, home: Graph) -> Iterat
     yield from _match_all(wanted, inputs, start, home)
     if len(inputs) == 2 and node.spec.commutative and inputs[0] is not inputs[1]:
         yield from _match_all(wanted, inputs[::-1], start, home)
+
+
+def aligned(pattern: Apply, node: Node) -> tuple[tuple[Any, ...], list[Value | None]]:
+    """The operands of a pattern and those of a node that they are compared with: without what is left out, or stands for `...`."""
+    inputs = list(node.inputs)
+    while len(inputs) > len(pattern.inputs) and inputs[-1] is None:
+        inputs.pop()
+    wanted = pattern.inputs
+    if wanted and wanted[-1] is ...:
+        wanted = wanted[:-1]
+        inputs = inputs[: len(wanted)]
+    return wanted, inputs
 
 
 def _match_all(patterns: Sequence[Any], values: Sequence[Value | None], match: Match, home: Graph) -> Iterator[Match]:
@@ -180,7 +159,7 @@ def _fits_wild(pattern: Wild, value: Value | None) -> bool:
 
 
 def _match_attrs(pattern: Apply, node: Node, match: Match) -> Match | None:
-    defaults = _defaults(node.op)
+    defaults = defaults_of(node.op)
     for name, want in pattern.attrs.items():
         got = node.attrs.get(name, defaults.get(name))
         if isinstance(want, Wild):
@@ -195,13 +174,15 @@ def _match_attrs(pattern: Apply, node: Node, match: Match) -> Match | None:
 
 
 @functools.cache
-def _defaults(op: str) -> dict[str, Any]:
+def defaults_of(op: str) -> dict[str, Any]:
+    """The attributes of an operation that have a default."""
     return schema(op.removeprefix("onnx.")).defaults if op.startswith("onnx.") else {}
 
 
 # ------------------------------------------------------------------------------------------------- rules
 
-Replacement: TypeAlias = "Callable[..., Value | Sequence[Value] | None]"
+Replacement: TypeAlias = "Callable[..., Value | None]"
+USED_OUTSIDE = "a value inside the match is used outside of it"
 
 
 @dataclass(eq=False)
@@ -214,7 +195,14 @@ class Rule(Pass):
     replacement: Replacement | None = None
 
     def becomes(self, replacement: Replacement) -> Replacement:
-        """Decorator that gives the rule its replacement."""
+        """Decorator that gives the rule its replacement; PassError where that takes other parameters than the pattern."""
+        given = parameters_of(f"rule {self.name}: the replacement", replacement)
+        taken = [p.name for p in given if p.default is p.empty]
+        if len(taken) != len(self.parameters) or not all(map(_same_parameter, taken, self.parameters)):
+            raise PassError(
+                f"rule {self.name}: the replacement takes (op, {', '.join(taken)}), "
+                f"the pattern (op, {', '.join(self.parameters)}); both take the same parameters in the same order"
+            )
         self.replacement = replacement
         return replacement
 
@@ -236,31 +224,77 @@ class Rule(Pass):
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
         return rewrite_graph(graph, [self], context or Context(), self)
 
-    def apply(self, node: Node, target: Any) -> tuple[Node, ...] | None:
-        """Rewrite at `node`: the nodes made, or None where the rule does not fit."""
-        assert node.graph is not None
-        for match in matches(self.pattern, node.out, Match(), node.graph):
-            if not self.shared and _used_outside(match.nodes):
+    def apply(self, node: Node, context: Context) -> tuple[Node, ...] | None:
+        """Rewrite at `node`: the nodes made, or None where the rule does not fit. A match that is declined is counted."""
+        reason = ""
+        for match in matches(self.pattern, node.out, Match(), node.home):
+            if not self.shared and used_outside(match.nodes):
+                reason = reason or USED_OUTSIDE
                 continue
-            made = self._replace(node, match, target)
-            if made is not None:
-                return made
+            op, result, objection = self.build(node, match, context.target)
+            if result is None:
+                op.undo()
+                reason = objection
+                continue
+            node.out.replace_by(result)
+            for old in match.nodes:
+                erase_dead(old)
+            return tuple(n for n in op.made if n.graph is not None)
+        if reason:
+            context.decline(self.name, reason)
         return None
 
-    def _replace(self, node: Node, match: Match, target: Any) -> tuple[Node, ...] | None:
-        assert self.replacement is not None, (
-            f"rule {self.name} has no replacement: give it one with @{self.name}.becomes"
-        )
+    def build(self, node: Node, match: Match, target: Any) -> tuple[RuleBuilder, Value | None, str]:
+        """The replacement of a match, built in front of `node`: a value, or None and the reason why it is declined.
+
+        Raises PassError where the replacement raises, or gives what can replace nothing.
+        """
         op = RuleBuilder(node, target)
-        result = self.replacement(op, *(match.values.get(p) for p in self.parameters))
-        if not isinstance(result, Value) or result.type != node.out.type or result is node.out:
-            for made in reversed(op.made):
-                made.erase()
-            return None
-        node.out.replace_by(result)
-        for old in match.nodes:
-            erase_dead(old)
-        return tuple(n for n in op.made if n.graph is not None)
+        try:
+            result = self.checked_replacement()(op, *[match.values.get(p) for p in self.parameters])
+        except J2OError:
+            raise
+        except Exception as error:
+            raise PassError(f"rule {self.name} at {node.described}: {raised(error)}") from error
+        if result is None:
+            return op, None, op.reason or "the replacement is None"
+        if not isinstance(result, Value):
+            raise PassError(
+                f"rule {self.name} at {node.described}: the replacement is {shown(result)}; a value is needed, or None to decline"
+            )
+        if not _is_visible(result, op.graph):
+            raise PassError(
+                f"rule {self.name} at {node.described}: the replacement %{result.hint} is a value of another graph, or of none"
+            )
+        if result.type != node.out.type:
+            return op, None, f"the replacement is {result.type}, not {node.out.type}"
+        if result is node.out:
+            return op, None, "the replacement is what it replaces"
+        made = set(map(id, op.made))
+        if made and any(id(user) in made for user, _ in node.out.uses):
+            raise PassError(
+                f"rule {self.name} at {node.described}: the replacement is made of the value that it replaces"
+            )
+        return op, result, ""
+
+    def checked_replacement(self) -> Replacement:
+        """The replacement; PassError where the rule has none."""
+        if self.replacement is None:
+            raise PassError(f"rule {self.name} has no replacement: give it one with @{self.name}.becomes")
+        return self.replacement
+
+
+def _same_parameter(given: str, wanted: str) -> bool:
+    """Whether a parameter has the same name, or is marked as not used by an underscore."""
+    return given == wanted or given.startswith("_")
+
+
+def _is_visible(value: Value, graph: Graph) -> bool:
+    """Whether a value is one of this graph or of those around it."""
+    scope: Graph | None = graph
+    while scope is not None and value.graph is not scope:
+        scope = scope.outer
+    return scope is not None
 
 
 class RuleBuilder(Builder):
@@ -270,6 +304,16 @@ class RuleBuilder(Builder):
         assert node.graph is not None
         super().__init__(node.graph, node, node.loc, node.out.hint)
         self.root, self.target = node, target
+        self.reason = ""
+
+    def decline(self, reason: str) -> None:
+        """Decline the match, `return op.decline("the axis is not the last")`: the report and `why` give the reason."""
+        self.reason = reason
+
+    def undo(self) -> None:
+        """Take what has been made out of the graph again."""
+        for made in reversed(self.made):
+            made.erase()
 
     @property
     def out_type(self) -> Any:
@@ -279,11 +323,6 @@ class RuleBuilder(Builder):
     @property
     def opset(self) -> int:
         return 18 if self.target is None else self.target.opset
-
-
-def roots(pattern: Any) -> list[Apply]:
-    """The operations that a match can end in."""
-    return [r for option in pattern.options for r in roots(option)] if isinstance(pattern, Either) else [pattern]
 
 
 def check(pattern: Any) -> Callable[[Value | None], bool]:
@@ -323,24 +362,8 @@ def check_inputs(pattern: Apply) -> Callable[[Node], bool]:
     return either_order
 
 
-def required(pattern: Any) -> frozenset[str]:
-    """The operations without which nothing matches."""
-    if isinstance(pattern, Apply):
-        return frozenset([pattern.op]).union(*map(required, pattern.inputs))
-    if isinstance(pattern, Either):
-        first, *rest = map(required, pattern.options)
-        return first.intersection(*rest)
-    return frozenset()
-
-
-def depth_of(pattern: Any) -> int:
-    """How many operations a pattern has above one another."""
-    if isinstance(pattern, Apply):
-        return 1 + max(map(depth_of, pattern.inputs), default=0)
-    return max(map(depth_of, pattern.options)) if isinstance(pattern, Either) else 0
-
-
-def _used_outside(nodes: tuple[Node, ...]) -> bool:
+def used_outside(nodes: tuple[Node, ...]) -> bool:
+    """Whether a value that a match covers, its root aside, has other users."""
     covered = set(map(id, nodes))
     return any(id(user) not in covered for node in nodes[1:] for user, _ in node.out.uses)
 
@@ -360,16 +383,16 @@ def erase_dead(node: Node) -> None:
 def rewrite(
     name: str, *, at: Level = "onnx", level: int = 2, shared: bool = False
 ) -> Callable[[Callable[..., Any]], Rule]:
-    """Decorator that makes a `Rule` of a pattern function `(op, *parameters)`."""
+    """Decorator that makes a `Rule` of a pattern function `(op, *parameters)`.
+
+    Raises PassError for a pattern that no graph can have: an unknown operator or attribute, operands that it cannot take, a
+    parameter that does not occur.
+    """
+    check_name(name, "rewrite")
 
     def make(pattern: Callable[..., Any]) -> Rule:
-        parameters = list(inspect.signature(pattern).parameters.values())[1:]
-        wilds = [Wild(p.name, p.annotation in (Const, "Const")) for p in parameters]
-        traced = pattern(PatternBuilder(), *wilds)
-        if wrong := [r for r in roots(traced) if not isinstance(r, Apply)]:
-            raise TypeError(f"rule {name}: the pattern must be an operation, not {wrong[0]!r}")
-        names = tuple(w.name for w in wilds)
-        return Rule(name, traced, names, shared, at=at, level=level, doc=first_line(pattern))
+        traced, parameters = trace_pattern(name, at, pattern)
+        return Rule(name, traced, parameters, shared, at=at, level=level, doc=first_line(pattern))
 
     return make
 
@@ -377,7 +400,10 @@ def rewrite(
 def identities(table: Mapping[str, tuple[Callable[..., Any], Replacement]], **options: Any) -> list[Rule]:
     """Short rules as rows: `{"sub_zero": (lambda op, x: op.Sub(x, 0), lambda op, x: x)}`."""
     rules = []
-    for name, (pattern, replacement) in table.items():
+    for name, row in table.items():
+        if not isinstance(row, tuple) or len(row) != 2:
+            raise PassError(f"identities: {name}: a pair (pattern, replacement) is needed, given {shown(row)}")
+        pattern, replacement = row
         rule = rewrite(name, **options)(pattern)
         rule.becomes(replacement)
         rules.append(rule)
@@ -393,6 +419,23 @@ class RuleSet(Pass):
 
     rules: tuple[Rule, ...]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.rules, list | tuple):
+            raise PassError(f"rule set {self.name}: a list or tuple of rules is needed, given {shown(self.rules)}")
+        self.rules = tuple(self.rules)
+        names: set[str] = set()
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise PassError(f"rule set {self.name}: {shown(rule)} is no rule; @rewrite(name) makes one")
+            if rule.name in names:
+                raise PassError(
+                    f"rule set {self.name}: two rules are named {rule.name!r}; neither could be left out alone"
+                )
+            if (rule.at == "lax") != (self.at == "lax"):
+                raise PassError(f"rule set {self.name} works at {self.at!r}, its rule {rule.name} at {rule.at!r}")
+            names.add(rule.name)
+
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
         return rewrite_graph(graph, self.rules, context or Context(), self)
 
@@ -402,6 +445,8 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context, one: Pa
 
     `one` is the pass that they are of: nodes that it knows already and that have not changed are left out.
     """
+    for rule in rules:
+        rule.checked_replacement()
     present = {op for op, count in graph.ops.items() if count}
     table = _table(rules, context.opt_level, present)
     queue = deque(n for n in context.fresh(graph, one, max(rule.depth for rule in rules)) if n.op in table)
@@ -422,7 +467,7 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context, one: Pa
             if not fits(node):
                 continue
             users = list(node.out.users())
-            made = rule.apply(node, context.target)
+            made = rule.apply(node, context)
             if made is None:
                 continue
             count += 1

@@ -70,12 +70,12 @@ def _merged(outer: str, inner: str) -> Rule:
     """Two changes of shape in a row are one."""
 
     @rewrite(f"{outer.lower()}_{inner.lower()}", level=1, shared=True)
-    def merged(op, x, s, t):
-        first = getattr(op, inner)(x, *(() if inner == "Flatten" else (s,)), **ANY.get(inner, {}))
-        return getattr(op, outer)(first, *(() if outer == "Flatten" else (t,)), **ANY.get(outer, {}))
+    def merged(op, x):
+        first = getattr(op, inner)(x, ..., **ANY.get(inner, {}))
+        return getattr(op, outer)(first, ..., **ANY.get(outer, {}))
 
     @merged.becomes
-    def _(op, x, s, t):
+    def _(op, x):
         shape = op.out_type.shape
         cheap = "Reshape" in (outer, inner) or _needs_no_sizes(shape)
         return op.reshape(x, shape) if cheap else op.view(x, shape)
