@@ -1,9 +1,11 @@
 """Looking into models: nothing is read that was not asked for, and what is damaged or hostile gives one line."""
 
+import contextlib
 import os
 import random
 import re
 import resource
+import time
 
 import numpy as np
 import onnx
@@ -11,7 +13,7 @@ import pytest
 from onnx import TensorProto
 
 import j2o
-from j2o.backend import external, load
+from j2o.backend import external, load, wire
 from j2o.cli import main
 from tools import kill_saves
 
@@ -256,3 +258,218 @@ def test_inspect_prints_what_cannot_be_printed_as_question_marks(saved, capsys):
     change(saved, edit)
     assert main(["inspect", str(saved)]) == 0
     assert "input  x?[31m?: float[]" in capsys.readouterr().out
+
+
+PATHS = {
+    "none": (None, "path=None: give the name of a file"),
+    "bytes": (b"m.onnx", "give the name of a file"),
+    "nul": ("a\0b.onnx", r"a\?b.onnx: there is no such file"),
+    "lines": ("a\nb.onnx", r"a\?b.onnx: there is no such file"),
+    "surrogate": ("\udcff.onnx", r"\?.onnx: there is no such file"),
+    "long": ("a" * 256, "there is no such file"),
+    "endless": ("a" * 10**6, "there is no such file"),
+    "nothing": ("nothing.onnx", "nothing.onnx: there is no such file"),
+    "folder": (".", "is no file"),
+    "pipe": ("pipe", "is no file"),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_paths_that_are_no_model(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    path, words = PATHS[name]
+    for look in (load.summary, load.check):
+        with pytest.raises(j2o.LoadError, match=words) as error:
+            look(path)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 600
+
+
+def framed(number, content):
+    """A field of protobuf with a length."""
+    size, head = len(content), bytearray([number << 3 | 2])
+    while size > 127:
+        head.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*head, size]) + content
+
+
+def nested(depth):
+    """Graphs in attributes of nodes of graphs, …"""
+    inside = b""
+    for _ in range(depth):
+        inside = framed(1, framed(5, framed(6, inside)))
+    return inside
+
+
+HEAD = b"\x08\x0a" + framed(8, b"\x10\x14")  # IR version 10, opset 20
+WASTEFUL = {
+    "nodes": (framed(7, b"\x0a\x00" * 1001), "more than 1,000 messages"),
+    "nodes deep inside": (framed(7, framed(1, framed(5, framed(6, b"\x0a\x00" * 1001)))), "more than 1,000 messages"),
+    "initializers": (framed(7, b"\x2a\x00" * 1001), "more than 1,000 messages"),
+    "operands": (framed(7, framed(1, b"\x0a\x00" * 2001)), "more than 2,000 fields"),
+    "sizes one by one": (framed(7, framed(5, b"\x08\x01" * 2001)), "more than 2,000 fields"),
+    "fields unknown to onnx": (framed(7, b"\xf8\x07\x01" * 2001), "more than 2,000 fields"),
+    "packed sizes": (framed(7, framed(5, framed(1, b"\1" * 3001) + b"\x10\1")), "more than 3,000 bytes of numbers"),
+    "numbers": (framed(7, framed(5, framed(7, b"\1" * 3001))), "more than 3,000 bytes of numbers"),
+    "a name": (framed(2, b"a" * 2**16 + b"a"), "a name or text in it has 65,537 bytes, more than 65,536"),
+    "names": (framed(7, framed(2, b"a" * 5000) * 11), "more than 50,000 bytes of names and texts"),
+    "graphs": (framed(7, nested(20)), r"more than 10 graphs"),
+    "depth": (framed(7, nested(5000)), "nested deeper than 100"),
+    "groups": (b"\x0b\x0c", "cut short, or something else"),
+    "field 0": (b"\0\0", "cut short, or something else"),
+    "past the end": (framed(7, b"\x0a\xff\xff\xff\xff\x0f"), "cut short, or something else"),
+    "endless number": (framed(7, b"\x0a" + b"\xff" * 20), "cut short, or something else"),
+    "ends in a number": (b"\x08\xff", "cut short, or something else"),
+    "ends in a key": (b"\xff", "cut short, or something else"),
+    "ends in a float": (framed(7, framed(5, b"\x25\0")), "cut short, or something else"),
+    "no text": (framed(7, framed(2, b"\xff")), "a name in it is no text"),
+}
+
+
+@pytest.mark.parametrize("name", WASTEFUL)
+def test_what_would_cost_much_is_refused_before_it_is_read(tmp_path, monkeypatch, name):
+    """The limits are lowered here, so that the files are small."""
+    for limit, value in {"MESSAGES": 1000, "PARTS": 2000, "NUMBERS": 3000, "ALL_TEXT": 50_000, "GRAPHS": 10}.items():
+        if not (name == "depth" and limit == "GRAPHS"):
+            monkeypatch.setattr(wire, limit, value)
+    content, words = WASTEFUL[name]
+    (tmp_path / "m.onnx").write_bytes(HEAD + content)
+    monkeypatch.setattr(onnx.ModelProto, "FromString", lambda _: pytest.fail("read"))
+    refused(tmp_path / "m.onnx", words)
+
+
+def test_the_limits_leave_room_for_large_models():
+    """A node of j2o's, its attribute, source line and result are nine messages and 23 fields."""
+    assert wire.MESSAGES >= 9 * 400_000
+    assert wire.PARTS >= 23 * 400_000
+    assert wire.ALL_TEXT >= 130 * 400_000
+
+
+def test_many_empty_nodes_cost_little(tmp_path, monkeypatch):
+    monkeypatch.setattr(wire, "MESSAGES", 400_000)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(HEAD + framed(7, b"\x0a\x00" * 10_000_000))
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    refused(path, "more than 400,000 messages")
+    assert time.process_time() - start < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
+
+
+@pytest.mark.parametrize("dims", [[3] * 5000, [2**62] * 1000, [2**62, 2**62, 0], [2**32, 2**32]])
+def test_sizes_whose_product_is_no_size(saved, dims):
+    def edit(model):
+        model.graph.initializer.append(TensorProto(name="w", data_type=1, dims=dims, raw_data=b""))
+
+    change(saved, edit)
+    with pytest.raises(j2o.LoadError) if 0 not in dims else contextlib.nullcontext():
+        load.summary(saved)
+    with pytest.raises(
+        j2o.LoadError, match=r"'w' has 5000 dimensions|than 2..63 elements|overflow|dtype and shape say"
+    ):
+        load.check(saved)
+
+
+def doubling(levels):
+    """Functions that each call the next one twice: a model of a few kB that stands for `2**levels` nodes."""
+    model = onnx.ModelProto(ir_version=10)
+    for domain, version in (("", 20), ("d", 1)):
+        model.opset_import.add(domain=domain, version=version)
+    model.graph.name = "g"
+    for values, name in ((model.graph.input, "x"), (model.graph.output, "y")):
+        shape = onnx.TensorShapeProto(dim=[{"dim_param": "B"}])
+        values.add(name=name, type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=1, shape=shape)))
+    model.graph.node.add(op_type="f0", domain="d", input=["x"], output=["y"])
+    for i in range(levels):
+        made = model.functions.add(name=f"f{i}", domain="d", input=["a"], output=["c"], opset_import=model.opset_import)
+        made.node.add(op_type=f"f{i + 1}", domain="d", input=["a"], output=["b"])
+        made.node.add(op_type=f"f{i + 1}", domain="d", input=["b"], output=["c"])
+    last = model.functions.add(
+        name=f"f{levels}", domain="d", input=["a"], output=["c"], opset_import=model.opset_import
+    )
+    last.node.add(op_type="Neg", input=["a"], output=["c"])
+    return model
+
+
+def test_functions_that_call_each_other_twice(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(doubling(5).SerializeToString())
+    load.check(path)
+    for levels in (20, 40):
+        path.write_bytes(doubling(levels).SerializeToString())
+        assert f"{levels + 1} functions" in load.summary(path)
+        refused(path, "the calls of its functions stand for too much")
+    circle = doubling(3)
+    circle.functions[3].node[0].CopyFrom(circle.functions[0].node[0])
+    path.write_bytes(circle.SerializeToString())
+    refused(path, "call each other in a circle")
+
+
+def test_calls_in_branches_count_too(tmp_path):
+    model = doubling(20)
+    call = model.functions[0].node[0]
+    branch = onnx.GraphProto(node=[call])
+    del model.functions[0].node[:]
+    node = model.functions[0].node.add(op_type="If", input=["a"], output=["c"])
+    node.attribute.add(name="then_branch", g=branch, type=onnx.AttributeProto.GRAPH)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    refused(tmp_path / "m.onnx", "the calls of its functions stand for too much")
+
+
+def test_sparse_tensors_that_would_be_huge_are_refused(saved):
+    def edit(model):
+        values = TensorProto(name="s", data_type=1, dims=[1], float_data=[1.0])
+        indices = TensorProto(data_type=7, dims=[1], int64_data=[0])
+        model.graph.sparse_initializer.add(values=values, indices=indices, dims=[2**20, 2**20])
+
+    change(saved, edit)
+    refused(saved, "sparse tensors have more than 67,108,864 elements")
+
+
+def test_weights_without_a_checksum_are_not_read(saved, monkeypatch):
+    def edit(model):
+        for tensor in model.graph.initializer:
+            del tensor.metadata_props[:]
+
+    change(saved, edit)
+    opened = []
+
+    def noted(path, *args, **kwargs):
+        opened.append(path)
+        return open(path, *args, **kwargs)
+
+    monkeypatch.setattr(load, "open", noted, raising=False)
+    assert load.check(saved, deep=True) == 0
+    assert opened == [saved]
+
+
+def test_models_of_others_are_summed_up(tmp_path):
+    """Unknown operators and domains, no types, sequences, quantisation, training, many of everything."""
+    model = onnx.ModelProto(ir_version=10, producer_name="p" * 1000)
+    model.opset_import.add(domain="com.acme", version=3)
+    model.graph.name = "g"
+    model.graph.input.add(name="untyped")
+    model.graph.input.add(name="any", type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=1)))
+    shape = onnx.TensorShapeProto(dim=[{}, {"dim_param": "N"}, {"dim_value": 3}] + [{"dim_value": 1}] * 1000)
+    model.graph.input.add(
+        name="known", type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=99, shape=shape))
+    )
+    model.graph.input.add(name="list", type=onnx.TypeProto(sequence_type={}))
+    model.graph.output.extend(onnx.ValueInfoProto(name=f"y{i}") for i in range(1000))
+    model.graph.node.extend(onnx.NodeProto(op_type=f"Op{i}", domain="com.acme") for i in range(1000))
+    model.graph.quantization_annotation.add(tensor_name="w").quant_parameter_tensor_names.add(key="SCALE", value="s")
+    model.training_info.add().algorithm.node.add(op_type="Step")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    text = load.summary(tmp_path / "m.onnx")
+    assert "input  untyped: no type\n" in text
+    assert "input  any: float of any shape\n" in text
+    assert "input  known: unknown dtype[?,N,3,1," in text
+    assert "input  list: sequence\n" in text
+    assert "… 800 more outputs" in text
+    assert "… 800 more kinds" in text
+    assert len(text) < 10_000
+    with pytest.raises(j2o.LoadError) as error:
+        load.check(tmp_path / "m.onnx")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 2000

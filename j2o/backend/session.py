@@ -44,7 +44,7 @@ class Session:
         try:
             self.raw = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise LoadError(f"onnxruntime refuses the model: {' '.join(str(error).split())}") from error
+            raise LoadError(f"onnxruntime refuses the model: {' '.join(str(error).split())[:1000]}") from error
         self.inputs = {i.name: _dtype(i.type) for i in self.raw.get_inputs()}
         self.outputs = {o.name: _dtype(o.type) for o in self.raw.get_outputs()}
         self.is_plain = all(d in _NUMPYS_OWN for d in (*self.inputs.values(), *self.outputs.values()))
