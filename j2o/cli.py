@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--weights-dtype", choices=("bfloat16", "float16", "int8"), help="how large float weights are stored"
     )
+    export.add_argument(
+        "--sources",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the source line of each node in the model, relative to its package or project (default: yes)",
+    )
     export.add_argument("--report", action="store_true", help="print what each pass did")
 
     inspect = command("inspect", _inspect, "print what is in a model; reads no weights")
@@ -134,7 +140,10 @@ def _export(args: argparse.Namespace) -> int:
         model = j2o.compile(fn, args.spec, constraints=args.constraint, opt_level=args.opt_level, opset=args.opset,
                             weights_dtype=args.weights_dtype, passes=lambda p: p.checking(args.check))  # fmt: skip
         status.say("saving")
-        model.save(args.output, args.external_data, max_file_bytes=args.max_file_bytes, progress=status.progress)
+        model.save(
+            args.output, args.external_data,
+            max_file_bytes=args.max_file_bytes, progress=status.progress, sources=args.sources,
+        )  # fmt: skip
     print(f"{args.output}: {model!r}")
     if args.report:
         print(model.report)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from j2o.compare import Comparison, check_tolerance, difference
 from j2o.errors import SpecError, VerificationError
@@ -46,6 +47,13 @@ class Boundary:
     outputs_as_nchw: frozenset[int] = frozenset()
 
 
+def checked_flag(argument: str, given: Any) -> bool:
+    """A bool of Python's or numpy's; SpecError for anything else."""
+    if not isinstance(given, bool | np.bool):
+        raise SpecError(f"{argument}={given!r}: True or False")
+    return bool(given)
+
+
 class Model:
     """What `j2o.compile` gives. Call it to run it; `save` writes it; `graph` is the optimised IR."""
 
@@ -78,11 +86,11 @@ class Model:
 
     # ----------------------------------------------------------------- writing
 
-    def to_proto(self) -> onnx.ModelProto:
-        """The model as a protobuf message, weights inside; ValueError above protobuf's 2 GB."""
+    def to_proto(self, *, sources: bool = True) -> onnx.ModelProto:
+        """The model as a protobuf message, weights inside; SaveError above protobuf's 2 GB. `sources` as in `save`."""
         from j2o.backend.proto import to_proto
 
-        return to_proto(self.graph, self.opset)
+        return to_proto(self.graph, self.opset, sources=checked_flag("sources", sources))
 
     def save(
         self,
@@ -91,6 +99,7 @@ class Model:
         *,
         max_file_bytes: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        sources: bool = True,
     ) -> None:
         """Write `path`, and its weights to `path + ".data"` with `external_data` (by default above 1 GiB of weights).
 
@@ -103,6 +112,9 @@ class Model:
         the bytes of weights written and to be written. Weights lie aligned and with checksums that `j2o check --deep`
         verifies; those of equal contents lie in the data once.
 
+        `sources` lets each node carry the line of the program that it comes from, as metadata: paths start at the package or
+        the project that a file belongs to, and are the same on every machine. False leaves them out.
+
         A link at `path` is replaced, and what it leads to stays as it is: runtimes look for the data beside the path that
         they are given. Raises SaveError, with what stood at `path` untouched, where the folder does not exist or cannot be
         written, where a folder, a device, a pipe or a socket stands at `path`, where a single file would exceed protobuf's
@@ -113,6 +125,7 @@ class Model:
         save(
             self.graph, self.opset, path,
             external_data=external_data, max_file_bytes=max_file_bytes, progress=progress,
+            sources=checked_flag("sources", sources),
         )  # fmt: skip
 
     # ----------------------------------------------------------------- running

@@ -65,6 +65,7 @@ def save(
     external_data: bool | None = None,
     max_file_bytes: int | None = None,
     progress: Progress | None = None,
+    sources: bool = True,
     system: Any = os,
 ) -> None:
     """Write a root graph as `Model.save` says; every call that changes the disk goes to `system`.
@@ -77,7 +78,7 @@ def save(
     target = checked_path(path)
     limit = _check_options(external_data, max_file_bytes, progress)
     check_folder(target)
-    model, constants = to_parts(graph, opset)
+    model, constants = to_parts(graph, opset, sources=sources)
     large = {name: t for name, t in constants.items() if t.nbytes >= INLINE}
     model.graph.initializer.extend(initializer(name, t) for name, t in constants.items() if name not in large)
     _check_limit(limit, large)

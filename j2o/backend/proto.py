@@ -18,6 +18,7 @@ from j2o.errors import PassError, SaveError
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
 from j2o.ir.ops import LABEL
+from j2o.ir.places import portable
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Attr, DType, Type
 
@@ -46,9 +47,9 @@ def ir_version(opset: int) -> int:
     return next(version for first, version in _IR_VERSIONS if opset >= first)
 
 
-def to_proto(graph: Graph, opset: int, name: str = "main") -> onnx.ModelProto:
+def to_proto(graph: Graph, opset: int, name: str = "main", sources: bool = True) -> onnx.ModelProto:
     """The whole model as one message, weights inside; SaveError above protobuf's 2 GiB."""
-    model, constants = to_parts(graph, opset, name)
+    model, constants = to_parts(graph, opset, name, sources)
     total = sum(t.nbytes for t in constants.values())
     if total > LIMIT:
         raise SaveError(
@@ -58,13 +59,17 @@ def to_proto(graph: Graph, opset: int, name: str = "main") -> onnx.ModelProto:
     return model
 
 
-def to_parts(graph: Graph, opset: int, name: str = "main") -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+def to_parts(
+    graph: Graph, opset: int, name: str = "main", sources: bool = True
+) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
     """A root graph as a model that lacks its initializers, and these by name; nothing large is read.
+
+    With `sources`, nodes carry the line of the program that they come from.
 
     PassError where operations are left that are not ONNX.
     """
     _check_lowered(graph)
-    writer = _Writer(opset)
+    writer = _Writer(opset, sources)
     model = ir.to_proto(writer.model(graph, name))
     return model, {str(value.name): tensor for tensor, value in writer.initializers.items()}
 
@@ -163,8 +168,8 @@ def clean(hint: str) -> str:
 
 
 class _Writer:
-    def __init__(self, opset: int) -> None:
-        self.opset = opset
+    def __init__(self, opset: int, sources: bool) -> None:
+        self.opset, self.sources = opset, sources
         self.values: dict[Value, ir.Value] = {}
         self.initializers: dict[Tensor, ir.Value] = {}
         self.domains: dict[str, int] = {"": opset}
@@ -256,8 +261,8 @@ class _Writer:
         ]
         name = self.nodes.fresh(str(node.attrs.get(LABEL, kind)))
         made = ir.Node(domain, kind, inputs, attrs, outputs=outputs, name=name)
-        if node.loc is not None:
-            made.metadata_props["source"] = str(node.loc)
+        if node.loc is not None and self.sources:
+            made.metadata_props["source"] = f"{portable(node.loc.file)}:{node.loc.line}"
         return made
 
     def operator(self, node: Node) -> tuple[str, str]:
@@ -283,7 +288,7 @@ class _Writer:
         return ir.Graph(inputs, outputs, nodes=nodes, name=self.nodes.fresh(name))
 
     def function(self, key: str, graph: Graph, root: Graph) -> ir.Function:
-        writer = _Writer(self.opset)
+        writer = _Writer(self.opset, self.sources)
         writer.names, writer.in_function = Names(), True
         inner = writer.region(graph, key)
         inner.opset_imports.update(writer.domains)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import sysconfig
 import traceback
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 
 from j2o.errors import DimensionError, J2OError, TraceError
 from j2o.ir.dims import Inconclusive, settling
+from j2o.ir.places import LIBRARY, is_installed
 
 LONGEST = 400
 # advice on errors of other packages, by words of their class or message
@@ -84,18 +84,12 @@ def user_line(error: BaseException) -> str:
 MACHINERY = tuple(
     os.path.dirname(str(file)) + os.sep for file in (jax.__file__, np.__file__, os.path.dirname(__file__))
 )
-LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
 def is_machinery(file: str) -> bool:
     """Whether a file is one of JAX, numpy, j2o or Python's own library: no user wrote it."""
-    in_library = file.startswith(LIBRARY) and not is_installed(file)
+    in_library = file.startswith(LIBRARY + os.sep) and not is_installed(file)
     return file.startswith((*MACHINERY, "<frozen ")) or in_library
-
-
-def is_installed(file: str) -> bool:
-    """Whether a file is one of an installed package."""
-    return any(f"{os.sep}{folder}{os.sep}" in file for folder in ("site-packages", "dist-packages"))
 
 
 def shortened(text: str) -> str:

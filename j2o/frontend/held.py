@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from j2o.frontend.failures import is_installed, is_machinery
+from j2o.frontend.failures import is_machinery
+from j2o.ir.places import is_installed
 
 ATOMS = frozenset(
     [type(None), bool, str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType]

@@ -1,0 +1,62 @@
+"""Paths of source files as a model may carry them: the same on every machine, and telling nothing of the author's."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sysconfig
+from pathlib import Path
+
+PACKAGES = ("site-packages", "dist-packages")
+PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
+LIBRARY = sysconfig.get_path("stdlib")
+CELL = re.compile(r"<ipython-input-.*>|.*[/\\]ipykernel_\d+[/\\]\d+\.py")
+
+
+@functools.lru_cache(maxsize=4096)
+def portable(file: str) -> str:
+    """A source file's path from where it belongs, with `/` between its steps.
+
+    A file of an installed package from that package on (`flax/nnx/nn/linear.py`), one of a package of the user's own from
+    the top package on, any other from its project's folder on, where one is found, else its name alone. A cell of a
+    notebook is `<cell>`.
+    """
+    if CELL.fullmatch(file):
+        return "<cell>"
+    if file.startswith("<"):
+        return file
+    path = Path(os.path.abspath(file))
+    root = _package_folder(path) or _above_the_top_package(path) or _project(path) or path.parent
+    return path.relative_to(root).as_posix()
+
+
+def is_installed(file: str) -> bool:
+    """Whether a file is one of an installed package."""
+    return any(f"{os.sep}{folder}{os.sep}" in file for folder in PACKAGES)
+
+
+def _package_folder(path: Path) -> Path | None:
+    """The folder of installed packages, or that of Python's own library, that a file lies in."""
+    for folder in path.parents:
+        if folder.name in PACKAGES or folder == Path(LIBRARY):
+            return folder
+    return None
+
+
+def _above_the_top_package(path: Path) -> Path | None:
+    """The folder that holds the outermost package that a file is in."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return None if folder == path.parent else folder
+
+
+def _project(path: Path) -> Path | None:
+    """The nearest folder that a project begins in; a home folder, or the root of the disk, is none."""
+    for folder in path.parents:
+        if folder in (Path.home(), Path(path.anchor)):
+            return None
+        if any((folder / name).exists() for name in PROJECT_FILES):
+            return folder
+    return None
