@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
+import inspect
 import itertools
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from j2o.errors import J2OError, SpecError, raised, shown
+from j2o.arguments import choice, flag, graph_name, identifier, name_of, sequence, strings, tensor_names, whole_number
+from j2o.collector import collector_paused
+from j2o.errors import J2OError, SpecError, raised, shortened, shown
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.modules import on_copies
 from j2o.frontend.retrace import Retracer
@@ -31,19 +34,6 @@ from j2o.report import Report, count_ops
 from j2o.specs import Specs, output_names, parse_specs, path_name
 
 
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Compiling makes many objects that live to its end: looking for cycles among them would cost a quarter more time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_collector_paused()
 def compile(
     fn: Callable[..., Any],
     specs: Sequence[Any],
@@ -67,46 +57,127 @@ def compile(
     ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of such. Raises SpecError for arguments that do
     not fit, TraceError where JAX cannot trace the function, UnsupportedError with everything that has no ONNX form.
     """
-    from j2o.backend.kernels import target as kernels
+    _check_callable(fn)
+    options = Options(
+        opt_level=whole_number("opt_level", opt_level, range(4), "0, 1, 2 or 3 is needed"),
+        input_names=tensor_names("input_names", input_names),
+        output_names=tensor_names("output_names", output_names),
+        constraints=strings("constraints", constraints, "['T <= 512', 'mod(T, 16) == 0']"),
+        checks=flag("checks", checks),
+        inputs_as_nchw=_tensors("inputs_as_nchw", inputs_as_nchw),
+        outputs_as_nchw=_tensors("outputs_as_nchw", outputs_as_nchw),
+        weights_dtype=choice("weights_dtype", weights_dtype, DTYPES),
+        name=graph_name("name", name) or identifier(name_of(fn)),
+    )
+    runtime = _runtime(target, opset, options.weights_dtype)
+    pipeline = _pipeline(options.opt_level, passes)
+    with collector_paused():
+        return _compiled(fn, specs, options, runtime, pipeline, verify=passes is not None)
 
-    if not callable(fn):
-        raise SpecError(f"fn: given a {type(fn).__name__}, a callable is needed")
-    if weights_dtype not in (None, *DTYPES):
-        raise SpecError(f"weights_dtype={weights_dtype!r}: {', '.join(map(repr, DTYPES))}, or None for their own")
-    if target is not None and not isinstance(target, Target):
-        raise SpecError(f"target={target!r}: a j2o.ir.target.Target is needed; by default onnxruntime's CPU kernels")
-    needs = "DequantizeLinear" if weights_dtype == "int8" else None
-    runtime = target if target is not None else kernels(opset, needs)
-    pipeline = _pipeline(opt_level, passes)
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `compile`, checked, each as the rest of j2o takes it."""
+
+    opt_level: int
+    input_names: tuple[str, ...] | None
+    output_names: tuple[str, ...] | None
+    constraints: tuple[str, ...]
+    checks: bool
+    inputs_as_nchw: tuple[str | int, ...]
+    outputs_as_nchw: tuple[str | int, ...]
+    weights_dtype: str | None
+    name: str
+
+
+def _compiled(
+    fn: Callable[..., Any],
+    specs: Sequence[Any],
+    options: Options,
+    runtime: Target,
+    pipeline: PassPipeline,
+    *,
+    verify: bool,
+) -> Model:
+    """The stages one after the other; `verify` checks the graph after every pass."""
     report = Report()
     clock = [time.perf_counter()]
-    parsed = parse_specs(fn, specs, constraints, input_names)
+    parsed = parse_specs(fn, specs, options.constraints, options.input_names)
+    ins = _positions("inputs_as_nchw", options.inputs_as_nchw, parsed.names, _input_types(parsed))
+    _warn_of_narrowing(parsed.narrowed, report)
     traced = trace(fn, parsed.avals, parsed.tree)
     for text in traced.warnings:
         report.warn(text)
     if not traced.out_paths:
         raise SpecError("fn: it gives no arrays, and a model needs at least one output")
     clock.append(time.perf_counter())
-    report = Report()
-    graph, boundary = _lift(parsed, traced, name or _name_of(fn), output_names, report.notes)
-    ins = _positions("inputs_as_nchw", inputs_as_nchw, graph.input_names, boundary.types)
-    outs = _positions("outputs_as_nchw", outputs_as_nchw, graph.output_names, boundary.out_types)
+    graph, boundary = _lift(parsed, traced, options.name, options.output_names, report.notes)
+    outs = _positions("outputs_as_nchw", options.outputs_as_nchw, graph.output_names, boundary.out_types)
     clock.append(time.perf_counter())
     report.ops_before = count_ops(graph)
     boundary = dataclasses.replace(boundary, inputs_as_nchw=frozenset(ins), outputs_as_nchw=frozenset(outs))
-    options = {"weights_dtype": weights_dtype, "checks": checks, "nchw": (ins, outs)}
-    context = Context(runtime, Retracer(has_rule), opt_level, options, report.quantisation, report.notes)
+    for_passes = {"weights_dtype": options.weights_dtype, "checks": options.checks, "nchw": (ins, outs)}
+    context = Context(runtime, Retracer(has_rule), options.opt_level, for_passes, report.quantisation, report.notes)
     nchw_inputs(graph, ins)
     nchw_outputs(graph, outs)
     if pipeline.check == "numeric":
         from j2o.check import NumericCheck
 
         pipeline = pipeline.observing(NumericCheck(graph, runtime, context.retrace))
-    report.passes = run(pipeline, graph, context, verify=passes is not None)
+    report.passes = run(pipeline, graph, context, verify=verify)
     clock.append(time.perf_counter())
     report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
     _describe_result(report, graph)
     return Model(_with_weights(on_copies(fn, traced.held), specs), graph, boundary, runtime.opset, report, graph.name)
+
+
+def _check_callable(fn: Any) -> None:
+    """SpecError where `fn` is nothing that can be called with arrays."""
+    if not callable(fn):
+        raise SpecError(f"fn: given {shown(fn)}, a callable is needed")
+    if isinstance(fn, type) and any("__call__" in vars(base) for base in fn.__mro__):
+        raise SpecError(f"fn: {fn.__name__} is a class; an instance of it, {fn.__name__}(…), can be compiled")
+    if inspect.iscoroutinefunction(fn):
+        raise SpecError(f"fn: {name_of(fn)} is a coroutine; a plain function that returns arrays is needed")
+    linen = sys.modules.get("flax.linen")
+    if linen is not None and isinstance(fn, linen.Module) and fn.scope is None:
+        kind = type(fn).__name__
+        raise SpecError(
+            f"fn: {kind} is a linen module without variables; compile(module.apply, [j2o.weights(variables), …]) or "
+            f"compile(module.bind(variables), […]) would do"
+        )
+
+
+def _runtime(target: Any, opset: Any, weights_dtype: str | None) -> Target:
+    """The target, by default onnxruntime's CPU kernels at an opset."""
+    from j2o.backend.kernels import target as kernels
+
+    number = None if opset is None else whole_number("opset", opset, None, "a number is needed, or None for the newest")
+    if target is None:
+        return kernels(number, "DequantizeLinear" if weights_dtype == "int8" else None)
+    if not isinstance(target, Target):
+        raise SpecError(
+            f"target={shown(target)}: a j2o.ir.target.Target is needed; by default onnxruntime's CPU kernels"
+        )
+    return target
+
+
+def _tensors(argument: str, given: Any) -> tuple[str | int, ...]:
+    """Names and flat indices of tensors."""
+    found = sequence(argument, given, "['x', 0]")
+    needed = "names and flat indices are needed, as in ['x', 0]"
+    return tuple(one if isinstance(one, str) else whole_number(argument, one, None, needed) for one in found)
+
+
+def _warn_of_narrowing(narrowed: Sequence[str], report: Report) -> None:
+    """One warning for all 64-bit arrays that JAX takes as 32-bit ones."""
+    if not narrowed:
+        return
+    more = f" and {len(narrowed) - 3} more" if len(narrowed) > 3 else ""
+    report.warn(
+        f"64-bit mode is off, so these are taken with 32 bits: {', '.join(narrowed[:3])}{more}; "
+        "jax.config.update('jax_enable_x64', True) keeps them, a 32-bit dtype in their place says that this is meant"
+    )
 
 
 def _describe_result(report: Report, graph: Graph) -> None:
@@ -134,7 +205,7 @@ def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
     return chosen
 
 
-def _own_pipeline(passes: Callable[[PassPipeline], Any], default: PassPipeline) -> Any:
+def _own_pipeline(passes: Any, default: PassPipeline) -> Any:
     try:
         return passes(default)
     except J2OError:
@@ -154,11 +225,6 @@ def _with_weights(fn: Callable[..., Any], specs: Sequence[Any]) -> Callable[...,
         return fn(*(loaded(frozen[i]) if i in frozen else next(rest) for i in range(len(specs))))
 
     return call
-
-
-def _name_of(fn: Any) -> str:
-    name = getattr(fn, "__name__", type(fn).__name__)
-    return "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_") or "main"
 
 
 def _lift(
@@ -196,21 +262,26 @@ def _lift(
     paths = [path_name(p) for p in traced.out_paths]
     found = ["output" if not p else f"output_{p}" if p[0].isdigit() else p for p in paths]
     graph.output_names = list(output_names(found, given, parsed.names))
-    types = tuple(type_of(a) for a, f in zip(parsed.avals, parsed.frozen, strict=True) if f is None)
     outs = tuple(type_of(a) for a in traced.jaxpr.out_avals)
-    return graph, Boundary(types, outs, parsed.caller_tree, traced.out_tree, parsed.frozen_arguments)
+    return graph, Boundary(_input_types(parsed), outs, parsed.caller_tree, traced.out_tree, parsed.frozen_arguments)
+
+
+def _input_types(parsed: Specs) -> tuple[Type, ...]:
+    """The types of the leaves that are inputs, as JAX has them."""
+    return tuple(type_of(a) for a, f in zip(parsed.avals, parsed.frozen, strict=True) if f is None)
 
 
 def _positions(
     argument: str, chosen: Sequence[str | int], names: Sequence[str], types: Sequence[Type]
 ) -> tuple[int, ...]:
-    """Flat indices of tensors given by name or index; SpecError where there is no such 4-D tensor."""
-    found = []
+    """Flat indices of tensors given by name or index, each once; SpecError where there is no such 4-D tensor."""
+    found: list[int] = []
     for one in chosen:
         index = one if isinstance(one, int) else names.index(one) if one in names else None
         if index is None or not 0 <= index < len(names):
-            raise SpecError(f"{argument}: there is no {one!r}; there are {', '.join(names)}")
+            raise SpecError(f"{argument}: there is no {shown(one)}; there are {shortened(', '.join(names), 120)}")
         if types[index].rank != 4:
             raise SpecError(f"{argument}: {names[index]!r} is {types[index]}, 4 axes are needed")
-        found.append(index)
+        if index not in found:
+            found.append(index)
     return tuple(found)

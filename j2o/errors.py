@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import reprlib
 import traceback
 from collections.abc import Iterable
@@ -75,7 +76,7 @@ class J2OWarning(UserWarning):
 
 def shown(value: object) -> str:
     """A value that does not fit, for a message: its type and what it looks like, in one short line."""
-    text = " ".join(reprlib.repr(value).split())
+    text = shortened(reprlib.repr(value), LONGEST)
     kind = type(value).__name__
     tells_its_type = value is None or isinstance(value, str | bytes) or text.startswith((kind, f"<{kind}"))
     return text if tells_its_type else f"{kind} {text}"
@@ -92,9 +93,7 @@ def meant(name: object, names: Iterable[str]) -> str:
 
 def raised(error: BaseException) -> str:
     """What an exception says and the user's line that led to it, in one line: `KeyError: 'x' at mine.py:12`."""
-    text = " ".join(str(error).split())
-    if len(text) > LONGEST:
-        text = text[:LONGEST].rpartition(" ")[0] + " …"
+    text = shortened(str(error), LONGEST)
     return f"{type(error).__name__}{f': {text}' if text else ''}{_line_of(error)}"
 
 
@@ -106,3 +105,9 @@ def _line_of(error: BaseException) -> str:
         return ""
     file, line = (own or places)[-1]
     return f" at {file}:{line}"
+
+
+def shortened(text: str, longest: int) -> str:
+    """`text` in one line, without addresses of objects, cut where it is long."""
+    line = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(text[: 10 * longest].split()))
+    return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from j2o.errors import SpecError
+from j2o.arguments import existing_path
+from j2o.errors import SpecError, shown
 from j2o.ir.tensor import CHUNK, ArrayTensor, Box, LazyTensor, Reader, Tensor, extents, whole
 from j2o.ir.types import DType, Type, dtype_of
 
@@ -64,14 +65,18 @@ def lazy(shape: Sequence[int], dtype: Any, load: Callable[[], Any]) -> LazyArray
     SpecError where shape and dtype are none; SpecError while saving where `load()` fails or gives something else.
     """
     if not callable(load):
-        raise SpecError(f"lazy: load is a {type(load).__name__}; a function that returns the array is needed")
+        raise SpecError(f"lazy: load is {shown(load)}; a function that returns the array is needed")
     try:
         made = LazyArray(map(operator.index, shape), dtype, lambda: _whole(made, load))
+        if dtype is None:
+            raise TypeError("None is no dtype")
         _dtype(made.dtype)
         if min(made.shape, default=0) < 0:
             raise ValueError("a size is negative")
+        if math.prod(n or 1 for n in made.shape) >= 2**63:
+            raise ValueError("more than 2**63 - 1 elements")
     except (TypeError, ValueError) as error:
-        raise SpecError(f"lazy({shape!r}, {dtype!r}): not the shape and dtype of an array: {error}") from None
+        raise SpecError(f"lazy({shown(shape)}, {shown(dtype)}): not the shape and dtype of an array: {error}") from None
     return made
 
 
@@ -81,13 +86,20 @@ def _whole(array: LazyArray, load: Callable[[], Any]) -> Reader:
 
     def read(box: Box) -> np.ndarray:
         if not loaded:
-            found = np.asarray(load())
+            found = _unmasked(load())
             if found.shape != array.shape or found.dtype != array.dtype:
                 raise SpecError(f"load() gave {found.dtype}{list(found.shape)}, declared is {array!r}")
             loaded.append(found)
         return loaded[0][(*box, ...)]
 
     return read
+
+
+def _unmasked(array: Any) -> np.ndarray:
+    """As a plain array; TypeError for a masked one, whose mask no model keeps."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("it is a masked array, a model has no masks; array.filled(value) is a plain one")
+    return np.asarray(array)
 
 
 def tensor_of(leaf: Any, key: str | None) -> Tensor:
@@ -104,8 +116,9 @@ def tensor_of(leaf: Any, key: str | None) -> Tensor:
         if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
             return _lazy_tensor(leaf, name, lambda: lambda box: leaf[(*box, ...)].astype(leaf.dtype.newbyteorder("=")))
         if isinstance(leaf, np.ndarray | np.generic | int | float | complex | bool):
-            _dtype(np.asarray(leaf).dtype)
-            return ArrayTensor(np.asarray(leaf), key)
+            array = _unmasked(leaf)
+            _dtype(array.dtype)
+            return ArrayTensor(array, key)
         if hasattr(leaf, "addressable_shards"):
             return _jax_tensor(leaf, key, name)
     except (TypeError, RuntimeError) as error:  # a dtype that ONNX lacks, an array that was deleted
@@ -206,9 +219,9 @@ def open_safetensors(path: Any) -> dict[str, LazyArray]:
     Only headers are read here; each weight is read in slices while the model is written. Needs the extra `safetensors`.
     SpecError names the file or weight that is missing, damaged, outside the index's folder, or of a dtype that ONNX lacks.
     """
-    path = Path(path)
+    path = existing_path("open_safetensors: path", path)
     if not path.is_file():
-        raise SpecError(f"open_safetensors: there is no file {str(path)!r}")
+        raise SpecError(f"open_safetensors: there is no file {shown(str(path))}")
     if path.suffix != ".json":
         return {name: leaf for name, leaf in _safetensors(path)}
     index = _index(path)
@@ -268,7 +281,7 @@ def open_orbax(path: Any) -> Any:
     Only metadata is read here; each weight is read by tensorstore, chunk by chunk, while the model is written. Needs the
     extra `orbax`. SpecError where there is no checkpoint, or a weight of it is missing or damaged.
     """
-    path = Path(path).absolute()
+    path = existing_path("open_orbax: path", path).absolute()
     if not (path / "_METADATA").is_file():
         inner = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/_METADATA"))
         hint = f"; {str(inner[-1])!r} is one" if inner else ""

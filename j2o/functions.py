@@ -11,34 +11,36 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from j2o.errors import SpecError
+from j2o.arguments import graph_name, identifier, name_of
+from j2o.errors import SpecError, shown
 from j2o.ir.marks import MARK, is_marking
 
 T = TypeVar("T", bound=Callable[..., Any])
+_NOTHING: Any = object()  # `@function()` has no function; `function(None)` has one that cannot be called
 
 
 @overload
 def function(fn: T, /) -> T: ...
 @overload
 def function(*, name: str) -> Callable[[T], T]: ...
-def function(fn: Any = None, /, *, name: str | None = None) -> Any:
+def function(fn: Any = _NOTHING, /, *, name: str | None = None) -> Any:
     """Decorator for a function, or for an nnx, linen or equinox module class: it becomes one ONNX function.
 
     Arrays among the arguments, and those that the function or module holds, are inputs of the ONNX function, so that
     blocks that differ in their weights alone share one definition; other arguments are part of the definition. `name` is
     the ONNX name, by default the function's or class's own. What a marked module writes to its nnx variables is written
-    back. SpecError where `fn` cannot be called.
+    back. SpecError where `fn` cannot be called, or `name` cannot stand in a model.
     """
-    if fn is None:
-        return functools.partial(_mark, name=name)
-    return _mark(fn, None)
+    given = graph_name("function: name", name)
+    return functools.partial(_mark, name=given) if fn is _NOTHING else _mark(fn, given)
 
 
 def _mark(fn: Any, name: str | None) -> Any:
     if not callable(fn):
-        raise SpecError(f"function: given a {type(fn).__name__}; a function or a module class is needed")
+        raise SpecError(f"function: given {shown(fn)}; a function or a module class is needed")
     if not isinstance(fn, type):
-        return _wrapped(fn, lambda args: name or _name_of(fn))
+        own = name or identifier(name_of(fn))
+        return _wrapped(fn, lambda args: own)
     call = getattr(fn, "__call__", None)  # noqa: B004  (the method is wanted)
     if "__call__" not in {key for base in fn.__mro__ for key in vars(base)}:
         raise SpecError(
@@ -46,10 +48,6 @@ def _mark(fn: Any, name: str | None) -> Any:
         )
     fn.__call__ = _wrapped(call, lambda args: name or type(args[0]).__name__)
     return fn
-
-
-def _name_of(fn: Any) -> str:
-    return getattr(fn, "__name__", type(fn).__name__)
 
 
 def _wrapped(fn: Any, name: Callable[[tuple[Any, ...]], str]) -> Any:

@@ -21,10 +21,17 @@ import jax.core
 from jax import export
 from jax._src.core import InconclusiveDimensionOperation as Inconclusive  # public in jax.errors from JAX 0.10.1 on
 
-from j2o.errors import DimensionError
+from j2o.errors import DimensionError, shortened, shown
 from j2o.ir.types import Dim, Shape
 
 SymDim: TypeAlias = Any  # jax.export gives its expression class no public name
+
+
+COMPARISON_NEEDED = "not one comparison by '<=', '>=' or '==' such as 'T <= 512'"
+_SIGNS = ([ast.LtE], [ast.GtE], [ast.Eq])
+MOST_BITS = 64  # of a number that an expression may come to: sizes are int64
+HIGHEST_POWER = 63
+MOST_OPERATORS = 200  # Python's own parser loses count of its recursion at some thousands
 
 
 def is_symbolic(dim: object) -> bool:
@@ -44,8 +51,8 @@ class DimScope:
         try:
             self.jax = export.SymbolicScope(tuple(_for_jax(self.constraints)))
         except Exception as error:
-            what = "not a comparison such as 'T <= 512'" if isinstance(error, SyntaxError) else _first_line(error)
-            raise DimensionError(f"constraints={list(self.constraints)}: {what}") from None
+            what = COMPARISON_NEEDED if isinstance(error, SyntaxError) else _first_line(error)
+            raise DimensionError(f"constraints={shortened(repr(list(self.constraints)), 80)}: {what}") from None
 
     @classmethod
     def of_jax(cls, scope: export.SymbolicScope, constraints: Iterable[str] = ()) -> DimScope:
@@ -70,6 +77,7 @@ class DimScope:
         if not text.strip():
             return ()
         try:
+            _check_length(text)
             tree = ast.parse(f"({text.strip().rstrip(',')},)".replace("^", "**"), mode="eval").body
             assert isinstance(tree, ast.Tuple)
             named = {name: self.symbol(name) for name in symbols_in(tree)}
@@ -86,8 +94,15 @@ class DimScope:
         return _parse_dim(self, text)
 
 
+def _check_length(text: str) -> None:
+    """DimensionError where an expression has so many operators that Python could not nest them."""
+    count = len(re.findall(r"[-+*/%^(\[{~<>=]", text))
+    if count > MOST_OPERATORS:
+        raise DimensionError(f"{shown(text)}: {count} operators and brackets, {MOST_OPERATORS} are the most")
+
+
 def _jax_syntax(constraint: str) -> str:
-    """A constraint with `a // b` and `a % b` written as jax.export writes them."""
+    """A constraint with `a // b`, `a % b` and `a ** b` written as jax.export writes them; DimensionError where it is none."""
 
     class Rewrite(ast.NodeTransformer):
         def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
@@ -95,7 +110,11 @@ def _jax_syntax(constraint: str) -> str:
             name = {ast.FloorDiv: "floordiv", ast.Mod: "mod"}.get(type(node.op))
             return ast.Call(ast.Name(name), [node.left, node.right], []) if name else node
 
-    return ast.unparse(Rewrite().visit(ast.parse(constraint.strip(), mode="eval")))
+    _check_length(constraint)
+    tree = ast.parse(constraint.strip().replace("^", "**"), mode="eval")
+    if not isinstance(tree.body, ast.Compare) or [type(op) for op in tree.body.ops] not in _SIGNS:
+        raise DimensionError(f"{shown(constraint)}: {COMPARISON_NEEDED}")
+    return ast.unparse(Rewrite().visit(tree)).replace("**", "^")
 
 
 def _for_jax(constraints: Sequence[str]) -> Iterator[str]:
@@ -270,6 +289,30 @@ def _samples(names: Sequence[str], trees: list[ast.expr], constraints: Sequence[
             yield sizes
 
 
+def is_contradictory(scope: DimScope) -> bool:
+    """Whether the constraints of a scope are known to hold for no sizes; a size is 1 or more."""
+    try:
+        return any(_is_never(scope, *parse_constraint(text)) for text in scope.constraints)
+    except ValueError:  # JAX finds that some are "unsatisfiable" when it decides the first comparison
+        return True
+
+
+def _is_never(scope: DimScope, left: ast.expr, sign: str, right: ast.expr) -> bool:
+    """Whether a constraint is false at all sizes that the scope allows."""
+    sizes = {name: scope.symbol(name) for name in symbols_in(left) | symbols_in(right)}
+    if any(known_ge(0, size) for size in sizes.values()):
+        return True
+    a, b = (_evaluate(side, sizes, _SYMBOLIC) for side in (left, right))
+    is_more, is_less = known_ge(a, b + 1), known_ge(b, a + 1)
+    return {">=": is_less, "<=": is_more, "==": is_more or is_less}[sign]
+
+
+def largest_number(dim: SymDim) -> int:
+    """The largest number that is written in an expression."""
+    numbers = [node.value for node in ast.walk(parse_expression(dim)) if isinstance(node, ast.Constant)]
+    return max((n for n in numbers if isinstance(n, int)), default=0)
+
+
 def agree_shapes(a: Shape, b: Shape) -> bool:
     """`agree` axis by axis."""
     return len(a) == len(b) and all(agree(x, y) for x, y in zip(a, b, strict=True))
@@ -309,14 +352,27 @@ _SYMBOLIC: dict[str, Callable[..., Any]] = {
     "min": minimum,
     "non_negative": lambda a: maximum(a, 0),
 }
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    """`base ** exponent`, for small numbers as exponents; DimensionError before a number grows past all sizes."""
+    if type(exponent) is not int or not 0 <= exponent <= HIGHEST_POWER:
+        raise DimensionError(f"the exponent {exponent} is none of the numbers 0 to {HIGHEST_POWER}")
+    found = base**exponent
+    if type(found) is int and found.bit_length() > MOST_BITS:
+        raise DimensionError("a power is larger than any size")
+    return found
+
+
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
+    ast.Pow: _power,
 }
+_OPERANDS = {"floordiv": 2, "mod": 2, "max": 2, "min": 2, "non_negative": 1}
 
 
 def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
@@ -339,7 +395,7 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Cal
             return -_evaluate(operand, sizes, functions)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_evaluate(left, sizes, functions), _evaluate(right, sizes, functions))
-        case ast.Call(func=ast.Name(id=name), args=args) if name in functions:
+        case ast.Call(func=ast.Name(id=name), args=args) if len(args) == _OPERANDS.get(name):
             return functions[name](*(_evaluate(a, sizes, functions) for a in args))
     raise DimensionError(f"{ast.unparse(node)!r} is not an expression of sizes such as 'B', '2*T + 1', 'T//2'")
 
@@ -393,7 +449,7 @@ COMPARISONS: dict[str, Callable[[int, int], bool]] = {"==": operator.eq, "<=": o
 
 def parse_constraint(text: str) -> tuple[ast.expr, str, ast.expr]:
     """`T <= 512` as its sides and its sign, in the syntax of `parse_expression`."""
-    tree = ast.parse(_jax_syntax(text), mode="eval").body
+    tree = ast.parse(_jax_syntax(text).replace("^", "**"), mode="eval").body
     assert isinstance(tree, ast.Compare), text
     return tree.left, {ast.Eq: "==", ast.LtE: "<=", ast.GtE: ">="}[type(tree.ops[0])], tree.comparators[0]  # type: ignore[index]
 
