@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from j2o.errors import UnsupportedError
 from j2o.ir.types import DType
 
 
@@ -302,6 +303,29 @@ def _scatter(z: Z, indices: Any, updates: Z, *, combine: Binary, dimension_numbe
     return lax.scan(step, z, (starts.reshape(-1, len(axes)), news))[0]
 
 
+# ---------------------------------------------------------------------------------------------- matrices
+
+
+def of_decomposition(primitive: str) -> Callable[..., tuple[Any, ...]]:
+    """The plain JAX code that a primitive is lowered with, for operands in parts; its complex arithmetic is split in turn."""
+
+    def rule(*operands: Any, **params: Any) -> tuple[Any, ...]:
+        from j2o.passes.lower.table import DECOMPOSITIONS  # asked when it is needed: a user's rule may have come since
+
+        if primitive not in DECOMPOSITIONS:
+            raise UnsupportedError([f"{primitive}: its rule builds ONNX nodes, which take no complex numbers"])
+        results = DECOMPOSITIONS[primitive](*(lax.complex(*x) if isinstance(x, Z) else x for x in operands), **params)
+        results = results if isinstance(results, tuple) else (results,)
+        return tuple(part for r in results for part in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,)))
+
+    return rule
+
+
+MATRICES = (
+    "cholesky eig eigh geqp3 geqrf hessenberg householder_product lu ormqr qr schur svd triangular_solve tridiagonal "
+    "tridiagonal_solve"
+)
+
 # --------------------------------------------------------------------------------------------- the table
 
 LN2 = math.log(2)
@@ -351,6 +375,7 @@ COMPLEX: dict[str, Callable[..., Any]] = {
     "acosh": acosh,
     "atanh": atanh,
 }
+COMPLEX.update({_name: of_decomposition(_name) for _name in MATRICES.split()})
 for _name, _cumulated, _combine, _unit in (
     ("prod", "cumprod", _mul, 1.0), ("max", "cummax", max_, -math.inf), ("min", "cummin", min_, math.inf)
 ):  # fmt: skip

@@ -17,9 +17,8 @@ from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.types import Dim
-from j2o.passes.complex import COMPLEX, Z
 from j2o.passes.lower.linalg import batched, diagonal, epsilon, positions, qr, square_size, take, wide
-from j2o.passes.lower.table import DECOMPOSITIONS, lower_with
+from j2o.passes.lower.table import lower_with
 
 Array = jax.Array
 SWEEPS = 24  # of Jacobi rotations at most; 5 to 10 are usual
@@ -241,22 +240,3 @@ def _orthogonal_rows(x: Array, tolerance: float, *, with_rotations: bool) -> tup
     _, x, *v = swept(sweep, (jnp.ones((), x.real.dtype), *matrices), tolerance)
     norms = jnp.sqrt(jnp.sum(square_size(x), 1))
     return norms, x, v[0] if v else x
-
-
-# ---------------------------------------------------------------------------------------- complex matrices
-
-
-def on_parts(decomposition: str | Callable[..., Any]) -> Callable[..., tuple[Array, ...]]:
-    """Plain JAX code, or that of a primitive, for operands in parts; its complex arithmetic is split in turn."""
-    fn = DECOMPOSITIONS[decomposition] if isinstance(decomposition, str) else decomposition
-
-    def rule(*operands: Any, **params: Any) -> tuple[Array, ...]:
-        results = fn(*(lax.complex(*x) if isinstance(x, Z) else x for x in operands), **params)
-        results = results if isinstance(results, tuple) else (results,)
-        return tuple(p for r in results for p in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,)))
-
-    return rule
-
-
-_DENSE = "cholesky eigh geqp3 geqrf householder_product lu ormqr qr svd triangular_solve tridiagonal_solve"
-COMPLEX.update({name: on_parts(name) for name in _DENSE.split()})

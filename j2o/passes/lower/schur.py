@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from j2o.ir import dims
-from j2o.passes.complex import COMPLEX
-from j2o.passes.lower.eigen import epsilon, hermitian, on_parts, scaled
+from j2o.passes.lower.eigen import epsilon, hermitian, scaled
 from j2o.passes.lower.linalg import apply_q, batched, diagonal, positions, reflector, square_size, take, wide
 from j2o.passes.lower.table import lower_with
 
@@ -276,6 +275,7 @@ def schur(a: Array, *, compute_schur_vectors: bool, **_: Any) -> tuple[Array, ..
 # ------------------------------------------------------------------------------------------- eigenvalues
 
 
+@lower_with("eig")
 @in_turn
 def eig(a: Array, *, compute_left_eigenvectors: bool, compute_right_eigenvectors: bool, **_: Any) -> tuple[Array, ...]:
     """Eigenvalues, left and right eigenvectors, complex, of Euclidean norm 1 with a real largest element."""
@@ -332,7 +332,3 @@ def _normalised(v: Array) -> Array:
     v = v / jnp.sqrt(jnp.sum(sizes, 0))
     largest = jnp.take_along_axis(v, jnp.argmax(sizes, 0)[None], 0)
     return v * (largest.conj() / jnp.abs(largest))
-
-
-COMPLEX.update({name: on_parts(name) for name in ("hessenberg", "tridiagonal", "schur")})
-COMPLEX["eig"] = on_parts(eig)
