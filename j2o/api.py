@@ -28,7 +28,7 @@ from j2o.model import Boundary, Model
 from j2o.passes.boundary import nchw_inputs, nchw_outputs
 from j2o.passes.default import default_pipeline
 from j2o.passes.lower import has_rule
-from j2o.passes.pipeline import Context, PassPipeline, run
+from j2o.passes.pipeline import Context, Pass, PassPipeline, run
 from j2o.passes.quantise import DTYPES
 from j2o.report import Report, count_ops
 from j2o.specs import Specs, output_names, parse_specs, path_name
@@ -192,6 +192,10 @@ def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
 
     (That somebody wrote `opt_level=2`, the default, cannot be seen.)
     """
+    if isinstance(passes, Pass):
+        raise SpecError(
+            f"passes: given the pass {passes.name!r} alone; passes=lambda p: p.after('fold', {passes.name}) adds it"
+        )
     default = default_pipeline(opt_level)
     chosen = default if passes is None else _own_pipeline(passes, default) if callable(passes) else passes
     if not isinstance(chosen, PassPipeline):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from j2o.errors import PassError, SaveError
+from j2o.errors import InvalidGraphError, PassError, SaveError, shown
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
 from j2o.ir.ops import LABEL
@@ -320,4 +320,4 @@ def _attribute(name: str, value: Attr) -> ir.Attr:
         if value and any(isinstance(v, float) for v in value):
             return ir.AttrFloat32s(name, [float(v) for v in value])  # type: ignore[arg-type]
         return ir.AttrInt64s(name, [int(v) for v in value])  # type: ignore[arg-type]
-    raise TypeError(f"attribute {name}={value!r} has no ONNX form")
+    raise InvalidGraphError(f"attribute {name}={shown(value)} has no ONNX form")

@@ -52,6 +52,12 @@ class Schema:
     has_function: bool
     defaults: dict[str, Any]  # of the attributes that have one
 
+    @property
+    def operand_counts(self) -> str:
+        """How many operands there may be, in words: `2`, `1 to 3`."""
+        least, most = self.min_inputs, self.max_inputs
+        return str(least) if least == most else f"{least} to {most}"
+
 
 @functools.cache
 def schema(kind: str, opset: int | None = None) -> Schema:
@@ -94,17 +100,22 @@ def _tuple(types: Type | tuple[Type, ...]) -> tuple[Type, ...]:
     return (types,) if isinstance(types, Type) else types
 
 
-def _checked(kind: str, rule: infer.Rule) -> Callable[[Node], tuple[Type, ...]]:
-    known = schema(kind)
-    allowed = known.attributes | {LABEL}
+def misuse(node: Node) -> str | None:
+    """What an ONNX operator's schema says against a node: an attribute that it has not, too many operands, too few."""
+    known = schema(node.kind)
+    for name in node.attrs:
+        if name not in known.attributes and name != LABEL:
+            return f"{node.op} has no attribute {name!r}; it has {', '.join(sorted(known.attributes)) or 'none'}"
+    given = len(node.inputs)
+    if known.min_inputs <= given <= known.max_inputs:
+        return None
+    return f"{node.op} takes {known.operand_counts} operands, given {given}"
 
+
+def _checked(rule: infer.Rule) -> Callable[[Node], tuple[Type, ...]]:
     def check(node: Node) -> tuple[Type, ...]:
-        if not allowed.issuperset(node.attrs):
-            wrong = sorted(set(node.attrs) - allowed)[0]
-            raise TypeError(f"{node.op} has no attribute {wrong!r}; it has {', '.join(sorted(allowed)) or 'none'}")
-        if not known.min_inputs <= len(node.inputs) <= known.max_inputs:
-            takes = f"{known.min_inputs} to {known.max_inputs}"
-            raise TypeError(f"{node.op} takes {takes} operands, given {len(node.inputs)}")
+        if problem := misuse(node):
+            raise TypeError(problem)
         return _tuple(rule(node))
 
     return check
@@ -113,7 +124,7 @@ def _checked(kind: str, rule: infer.Rule) -> Callable[[Node], tuple[Type, ...]]:
 def _find(kind: str) -> OpSpec:
     schema(kind)  # KeyError where there is none
     traits = {trait: kind in kinds for trait, kinds in TRAITS.items()}
-    return OpSpec(_checked(kind, infer.RULES.get(kind, no_inference)), **traits)
+    return OpSpec(_checked(infer.RULES.get(kind, no_inference)), **traits)
 
 
 def _find_contrib(kind: str) -> OpSpec:

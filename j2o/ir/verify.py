@@ -6,14 +6,26 @@ from collections.abc import Collection
 
 from j2o.errors import InvalidGraphError
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.onnx_ops import misuse
 from j2o.ir.ops import no_inference
+from j2o.ir.types import Shape
 
 
 def verify(graph: Graph, without: Collection[str] = ()) -> None:
     """Raise InvalidGraphError where the root graph or a function breaks a rule; `without` names dialects that must be gone."""
+    _verify_names(graph)
     for function in graph.functions.values():
         _verify(function, set(), without)
     _verify(graph, set(), without)
+
+
+def _verify_names(graph: Graph) -> None:
+    """The names of a model's inputs and outputs, where it has them, are as many as there are inputs and outputs."""
+    outputs = graph.last.inputs if graph.last is not None else ()
+    sides = (("input", graph.input_names, graph.inputs), ("output", graph.output_names, outputs))
+    for what, names, values in sides:
+        if names and len(names) != len(values):
+            raise InvalidGraphError(f"@{graph.name} has {len(values)} {what}s for the names {', '.join(names)}")
 
 
 def _fail(node: Node, why: str) -> InvalidGraphError:
@@ -50,7 +62,12 @@ def _verify_operands(node: Node, graph: Graph, defined: set[Value], outer: set[V
 
 
 def _verify_types(node: Node) -> None:
-    infer = node.spec.infer
+    try:
+        infer = node.spec.infer
+    except KeyError as error:
+        raise _fail(node, str(error.args[0])) from None
+    if node.dialect == "onnx" and (problem := misuse(node)):
+        raise _fail(node, problem)
     if infer is no_inference or node.op == "return":
         return
     try:
@@ -58,5 +75,13 @@ def _verify_types(node: Node) -> None:
     except TypeError:
         return  # its types were given: inference cannot know them
     for value, type in zip(node.outputs, types, strict=False):
-        if value.type.dtype != type.dtype or value.type.rank != type.rank:
+        if value.type.dtype != type.dtype or not _may_be(value.type.shape, type.shape):
             raise _fail(node, f"has the type {value.type}, inference says {type}")
+
+
+def _may_be(a: Shape, b: Shape) -> bool:
+    """Whether two shapes may be the same: of one rank, and no size two different numbers."""
+    if len(a) != len(b):
+        return False
+    pairs = zip(a, b, strict=True)
+    return all(x == y for x, y in pairs if type(x) is int and type(y) is int)

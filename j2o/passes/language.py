@@ -181,12 +181,7 @@ def _problem_of_operator(kind: str, known: Schema, part: Apply) -> str | None:
     rest = given > 0 and part.inputs[-1] is ...
     least = given - 1 if rest else given
     if least > known.max_inputs or (not rest and given < known.min_inputs):
-        takes = (
-            str(known.min_inputs)
-            if known.min_inputs == known.max_inputs
-            else f"{known.min_inputs} to {known.max_inputs}"
-        )
-        return f"{kind} takes {takes} operands, the pattern gives it {least}"
+        return f"{kind} takes {known.operand_counts} operands, the pattern gives it {least}"
     if known.min_outputs > 1:
         return f"{kind} has {known.min_outputs} results; a pattern is of operations that have one"
     return None

@@ -185,7 +185,7 @@ Replacement: TypeAlias = "Callable[..., Value | None]"
 USED_OUTSIDE = "a value inside the match is used outside of it"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Rule(Pass):
     """A pattern with its replacement; a pass by itself."""
 
@@ -413,7 +413,7 @@ def identities(table: Mapping[str, tuple[Callable[..., Any], Replacement]], **op
 # ------------------------------------------------------------------------------------------------ driver
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RuleSet(Pass):
     """Rules that run together as one pass, until none fits."""
 

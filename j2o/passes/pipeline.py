@@ -72,7 +72,7 @@ class Context:
         return list(found)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Pass:
     """What the runner calls; returns the number of changes, 0 where nothing changed.
 
@@ -98,6 +98,9 @@ class Pass:
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}, at {self.at}, level {self.level}>"
+
 
 def check_name(name: Any, what: str) -> None:
     """Raise PassError for a name that cannot be asked for on the command line and in `without`."""
@@ -110,7 +113,7 @@ def is_level(level: Any) -> bool:
     return isinstance(level, int | np.integer) and not isinstance(level, bool) and bool(0 <= level <= 3)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class GraphPass(Pass):
     """A pass made of a function of a graph and the `Context`; `gives` is the level that it brings the graph to."""
 
@@ -458,6 +461,7 @@ def _run_one(
         return 0
     before = graph.length
     known = _journalled(graph) if verify else 0
+    interface = _interface(graph) if verify and one.at != "lax" else None
     start = time.perf_counter()
     changes = sum(_called(one, each, context) for each in ([graph] if one.scope == "root" else all_graphs(graph)))
     record.seconds += time.perf_counter() - start
@@ -469,6 +473,10 @@ def _run_one(
     record.take_rules(context)
     if verify and (changes or _journalled(graph) != known):
         _verify(one.name, graph)
+        if interface is not None and interface != _interface(graph):
+            raise InvalidGraphError(
+                f"after pass {one.name}: inputs and outputs are {_interface(graph)}, not {interface}"
+            )
     for observer in observers:
         _observed(observer, one.name, graph)
     return changes
@@ -498,6 +506,12 @@ def _observed(observer: Observer, name: str, graph: Graph) -> None:
         raise
     except Exception as error:
         raise PassError(f"the observer after pass {name}: {raised(error)}") from error
+
+
+def _interface(graph: Graph) -> str:
+    """Dtypes and ranks of a model's inputs and outputs: only the passes on `lax`, which split complex numbers, change them."""
+    sides = (graph.inputs, graph.outputs)
+    return " -> ".join(", ".join(f"{v.type.dtype.value} of rank {v.type.rank}" for v in values) for values in sides)
 
 
 def _journalled(graph: Graph) -> int:
