@@ -15,7 +15,7 @@ from typing import Any
 
 from j2o.errors import SpecError
 from j2o.ir.target import Target
-from j2o.ir.types import DType
+from j2o.ir.types import DType, is_in_onnx
 
 SNAPSHOT = Path(__file__).with_name("kernels.json")
 OLDEST = 18
@@ -69,8 +69,14 @@ def target(opset: int | None = None, needs: str | None = None) -> Target:
     for op, first, last, constraints in _snapshot()["kernels"]:
         version = opset if op.startswith("onnx.") else 1
         if first <= version and (last is None or version <= last):
-            rows[op].append({name: frozenset(map(DType, dtypes.split())) for name, dtypes in constraints.items()})
+            rows[op].append({name: _allowed(dtypes, opset) for name, dtypes in constraints.items()})
     return Target(opset, dict(rows))
+
+
+@functools.cache
+def _allowed(dtypes: str, opset: int) -> frozenset[DType]:
+    """Those of a kernel's dtypes that a model of the opset may have."""
+    return frozenset(d for d in map(DType, dtypes.split()) if is_in_onnx(d, opset))
 
 
 def read_registry() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
 from j2o.ir.ops import LABEL
 from j2o.ir.places import portable
 from j2o.ir.tensor import Tensor
-from j2o.ir.types import Attr, DType, Type
+from j2o.ir.types import NOT_COPIED, Attr, DType, Type
 
 if TYPE_CHECKING:
     import onnx
@@ -71,7 +71,8 @@ def to_parts(
     _check_lowered(graph)
     writer = _Writer(opset, sources)
     model = ir.to_proto(writer.model(graph, name))
-    return model, {str(value.name): tensor for tensor, value in writer.initializers.items()}
+    stored = [*writer.initializers.items(), *writer.constant_outputs]
+    return model, {str(value.name): tensor for tensor, value in stored}
 
 
 def _check_lowered(graph: Graph) -> None:
@@ -172,6 +173,7 @@ class _Writer:
         self.opset, self.sources = opset, sources
         self.values: dict[Value, ir.Value] = {}
         self.initializers: dict[Tensor, ir.Value] = {}
+        self.constant_outputs: list[tuple[Tensor, ir.Value]] = []
         self.domains: dict[str, int] = {"": opset}
         self.types: dict[Type, tuple[ir.TensorType, ir.Shape]] = {}
         self.nodes = Names()
@@ -188,9 +190,18 @@ class _Writer:
             if value not in self.values and _is_made_in(graph, value):
                 self.make(value, output)
         self.body(graph, nodes)
-        outputs = [self.operand(v) if self.operand(v).name == n else self.copy(v, n, nodes) for v, n in named]
+        outputs = [self.output(v, n, nodes) for v, n in named]
         made = ir.Graph(inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name)
         return ir.Model(made, ir_version=ir_version(self.opset), producer_name="j2o", functions=functions)
+
+    def output(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
+        """An output of the model under its name, copied where it is none of its own."""
+        if value.const is not None and value.type.dtype in NOT_COPIED:
+            made = self.new(value, name)
+            self.constant_outputs.append((value.const, made))
+            return made
+        made = self.operand(value)
+        return made if made.name == name else self.copy(value, name, nodes)
 
     # ------------------------------------------------------------------ values
 
@@ -210,9 +221,15 @@ class _Writer:
         return made
 
     def copy(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
-        """A value of its own with the contents of another."""
-        out = self.new(value, name)
-        nodes.append(ir.Node("", "Identity", [self.operand(value)], outputs=[out], name=self.nodes.fresh("Identity")))
+        """A value of its own with the contents of another: an Identity, or two casts where the dtype has none."""
+        out, source, dtype = self.new(value, name), self.operand(value), value.type.dtype
+        if dtype not in NOT_COPIED:
+            nodes.append(ir.Node("", "Identity", [source], outputs=[out], name=self.nodes.fresh("Identity")))
+            return out
+        wider = DType.F32 if dtype.is_float else DType.I8 if dtype.is_signed else DType.U8
+        between = ir.Value(name=self.names.fresh(f"{name}_wide"), type=ir.TensorType(ONNX_DTYPES[wider]))
+        for x, to, y in ((source, wider, between), (between, dtype, out)):
+            nodes.append(ir.Node("", "Cast", [x], [_attribute("to", to)], outputs=[y], name=self.nodes.fresh("Cast")))
         return out
 
     def operand(self, value: Value) -> ir.Value:
@@ -281,7 +298,8 @@ class _Writer:
         self.body(graph, nodes)
         outputs: list[ir.Value] = []
         for value in graph.outputs:
-            made = self.operand(value) if _is_made_in(graph, value) else None
+            is_made = _is_made_in(graph, value) or (self.in_function and value.op == "const")
+            made = self.operand(value) if is_made else None
             if made is None or made in outputs:  # a subgraph's outputs must be made in it
                 made = self.copy(value, self.names.fresh(clean(value.hint) or "out"), nodes)
             outputs.append(made)

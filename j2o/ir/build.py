@@ -170,10 +170,12 @@ class Builder:
     # -------------------------------------- the few that every rule needs, no node where none is needed
 
     def cast(self, x: Value, dtype: DType) -> Value:
-        """ONNX Cast, which saturates no float; `x` itself where it has the dtype."""
+        """ONNX Cast, which saturates no float and rounds to the nearest; `x` itself where it has the dtype."""
         if x.type.dtype == dtype:
             return x
-        return self.Cast(x, to=dtype, saturate=0 if dtype.value.startswith("f8e") and dtype.bits == 8 else None)
+        saturate = 0 if dtype.is_float and dtype.bits == 8 else None
+        round_mode = "nearest" if dtype is DType.F8E8M0FNU else None  # "up" by default
+        return self.Cast(x, to=dtype, saturate=saturate, round_mode=round_mode)
 
     def reshape(self, x: Value, shape: Shape) -> Value:
         """`x` in another static or symbolic shape."""

@@ -90,6 +90,17 @@ _NAMES = {  # those that numpy and ml_dtypes have
 _NUMPY = {DType(k): np.dtype(v) for k, v in _NAMES.items()}
 _FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
 NUMPY_NAMES = {v: DType(k) for k, v in _NAMES.items() if k != "string"}
+# the opset that brought a dtype to ONNX, where it is not one of the first; the last three have never come
+OPSET_OF = {
+    **dict.fromkeys((DType.F8E4M3FN, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ), 19),
+    **dict.fromkeys((DType.I4, DType.U4), 21),
+    DType.F4E2M1FN: 23,
+    DType.F8E8M0FNU: 24,
+    **dict.fromkeys((DType.I2, DType.U2), 25),
+    **dict.fromkeys((DType.F8E4M3B11FNUZ, DType.F8E4M3, DType.F8E3M4)),
+}
+# dtypes that onnxruntime cannot copy: it has no Identity for them
+NOT_COPIED = frozenset(map(DType, "i2 u2 i4 u4 f8e8m0fnu f4e2m1fn".split()))
 # what JAX calls the generator of typed keys
 KEY_NAMES = {DType.KEY_FRY: "threefry2x32", DType.KEY_RBG: "rbg", DType.KEY_UNSAFE_RBG: "unsafe_rbg"}
 
@@ -113,6 +124,12 @@ def _exact(value: Attr) -> Hashable:
     if type(value) is tuple:
         return tuple(map(_exact, value))
     return value
+
+
+def is_in_onnx(dtype: DType, opset: int) -> bool:
+    """Whether ONNX has a dtype at an opset."""
+    since = OPSET_OF.get(dtype, 0)
+    return since is not None and since <= opset
 
 
 def is_one(d: Dim) -> bool:

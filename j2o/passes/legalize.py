@@ -10,7 +10,8 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import constraint_of
 from j2o.ir.target import Target
-from j2o.ir.types import DType, Type
+from j2o.ir.types import OPSET_OF, DType, Type, is_in_onnx
+from j2o.ir.views import casted
 from j2o.passes.pipeline import Context, graph_pass
 
 # what stands in for a dtype, nearest first: each holds all of its values
@@ -41,11 +42,16 @@ def legalize(graph: Graph, context: Context) -> int:
     target = context.target
     if target is None:
         return 0
+    _refuse_foreign_dtypes(graph, target)
     count, problems = 0, []
     for node in [n for n in graph if n.op in FAULTY]:
         count += FAULTY[node.op](graph, node)
     for node in graph:
         if not node.op.startswith("onnx.") or _runs(node, target):
+            continue
+        if node.graphs:
+            _widen_regions(graph, node, target)
+            count += 1
             continue
         choice = _choose(node, target)
         if choice is None:
@@ -56,6 +62,78 @@ def legalize(graph: Graph, context: Context) -> int:
     if problems:
         raise UnsupportedError(problems)
     return count
+
+
+def _refuse_foreign_dtypes(graph: Graph, target: Target) -> None:
+    """UnsupportedError lists what has a dtype that ONNX lacks at the target's opset; casts of constants are done beforehand."""
+    for node in graph:
+        if node.op == "onnx.Cast" and not _is_castable(node.operand(0).type.dtype, target):
+            constant = node.operand(0).const
+            if constant is not None:
+                node.replace_by(Builder(graph, node).const(casted(constant, node.out.type.dtype)))
+    problems = []
+    for name, value in zip(graph.input_names, graph.inputs, strict=False):  # those of regions come from other values
+        if _is_foreign(value, target):
+            problems.append(f"input {name!r}: {_lacking(value.type.dtype, target)}")
+    for node in graph:
+        foreign = [v.type.dtype for v in node.outputs if _is_foreign(v, target)]
+        if foreign and (node.op != "const" or node.used):
+            what = f"constant {node.out.hint!r}" if node.op == "const" else node.described
+            problems.append(f"{what}: {_lacking(foreign[0], target)}")
+    for name, value in zip(graph.output_names, graph.outputs, strict=False):
+        if value.node is None and not _is_foreign(value, target) and not _is_castable(value.type.dtype, target):
+            problems.append(f"output {name!r}: {target.name} cannot copy an input of {value.type.dtype.value}")
+    if problems:
+        raise UnsupportedError(problems)
+
+
+def _is_foreign(value: Value, target: Target) -> bool:
+    return value.type.dtype in OPSET_OF and not is_in_onnx(value.type.dtype, target.opset)
+
+
+def _lacking(dtype: DType, target: Target) -> str:
+    since = OPSET_OF[dtype]
+    if since is None:
+        return f"ONNX has no {dtype.value}"
+    return f"ONNX has {dtype.value} from opset {since} on, not at {target.opset}"
+
+
+def _not_carried(node: Node, target: Target) -> set[DType]:
+    """The dtypes that a node with regions takes, gives or hands on, and that the target has no kernel for."""
+    values = [*node.operands, *node.outputs]
+    for region in node.graphs:
+        values += [*region.inputs, *region.outputs]
+    conditions_and_counts = {DType.BOOL, DType.I64}
+    return {v.type.dtype for v in values} - target.dtypes(node.op, "V") - conditions_and_counts
+
+
+def _widen_regions(graph: Graph, node: Node, target: Target) -> None:
+    """Let control flow carry wider dtypes in the place of those that it has no kernel for, with casts at all ends."""
+    wide: dict[DType, DType] = {}
+    for dtype in _not_carried(node, target):
+        options = [w for w in WIDER.get(dtype, ()) if w in target.dtypes(node.op, "V")]
+        if not options or not _is_castable(dtype, target):
+            raise UnsupportedError([f"{node.described}: {target.name} carries no {dtype.value} through {node.kind}"])
+        wide[dtype] = options[0]
+    for region in node.graphs:
+        for value in region.inputs:
+            _widen(value, wide, Builder(region, region.start))
+        op = Builder(region, region.ret)
+        region.set_outputs([op.cast(v, wide.get(v.type.dtype, v.type.dtype)) for v in region.outputs])
+    op = Builder(graph, node, node.loc)
+    node.set_inputs([v and op.cast(v, wide.get(v.type.dtype, v.type.dtype)) for v in node.inputs])
+    for value in node.outputs:
+        _widen(value, wide, Builder(graph, node.next, node.loc))
+
+
+def _widen(value: Value, wide: dict[DType, DType], op: Builder) -> None:
+    """Give a value the dtype that stands in for its own, and its users a cast of it."""
+    narrow = value.type.dtype
+    if narrow not in wide:
+        return
+    users = set(value.users())
+    value.retype(value.type.with_dtype(wide[narrow]))
+    value.replace_by(op.cast(value, narrow), where=users.__contains__)
 
 
 def _with_nans(graph: Graph, node: Node) -> bool:
@@ -103,10 +181,16 @@ def _variables(node: Node, target: Target) -> dict[str, DType]:
 
 def _runs(node: Node, target: Target) -> bool:
     rows = target.rows.get(node.op)
-    if rows is None or node.graphs:
-        return True  # a function that the runtime inlines, or control flow
+    if rows is None:
+        return True  # a function that the runtime inlines
+    if node.graphs:
+        return not _not_carried(node, target)
     variables = _variables(node, target)
     return any(all(dtype in row[name] for name, dtype in variables.items() if name in row) for row in rows)
+
+
+def _is_castable(dtype: DType, target: Target) -> bool:
+    return "onnx.Cast" not in target.rows or target.supports("onnx.Cast", dtype, "T1")
 
 
 def _choose(node: Node, target: Target) -> dict[str, DType] | None:
@@ -114,7 +198,8 @@ def _choose(node: Node, target: Target) -> dict[str, DType] | None:
     options: dict[str, list[DType]] = {}
     for name, dtype in _variables(node, target).items():
         same_bits = [SAME_BITS[dtype]] if node.kind in BITWISE and dtype in SAME_BITS else []
-        options[name] = [dtype, *same_bits, *WIDER.get(dtype, ())]
+        wider = WIDER.get(dtype, ()) if _is_castable(dtype, target) else ()
+        options[name] = [dtype, *same_bits, *wider]
     choices: list[dict[str, DType]] = []
     for row in target.rows[node.op]:
         picks = {name: next((d for d in row_options if d in row.get(name, row_options)), None)

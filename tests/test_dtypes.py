@@ -1,0 +1,155 @@
+"""Every dtype at a model's boundary and in it, at several levels and opsets: it works to the bit, or is refused by name."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import j2o
+from j2o.ir.types import KEY_NAMES, DType
+
+SHAPES = [(), (0,), (1,), (3,), (2, 1), (0, 2)]
+LARGE = (700,)  # more than what a text or a fold takes for small
+# the first opset of a dtype; the others have always been there
+SINCE = {
+    "f8e4m3fn": 19, "f8e5m2": 19, "f8e4m3fnuz": 19, "f8e5m2fnuz": 19, "i4": 21, "u4": 21, "f4e2m1fn": 23, "f8e8m0fnu": 24,
+    "i2": 25, "u2": 25, "f8e4m3b11fnuz": 1000, "f8e4m3": 1000, "f8e3m4": 1000,
+}  # fmt: skip
+NEWEST = 28
+DTYPES = [d for d in DType if d is not DType.STRING]
+FEW = [DType(d) for d in ("f32", "bf16", "bool", "u16", "c64", "key<fry>", *SINCE)]
+CASES = [(d, None, level) for d in DTYPES for level in (0, 3)] + [
+    (d, opset, level) for d in FEW for opset, level in ((18, 2), (21, 1))
+]
+
+
+def sample(dtype, shape, seed):
+    rng = np.random.default_rng(seed)
+    if dtype.is_key:
+        key = jax.random.key(seed, impl=KEY_NAMES[dtype])
+        return jax.random.split(key, shape) if shape else key
+    small = rng.integers(0, 2, shape)
+    if dtype.is_complex:
+        return np.asarray(small + 1j * rng.integers(0, 3, shape), dtype.numpy)
+    return np.asarray(2.0 ** rng.integers(-1, 2, shape) if dtype.is_float else small).astype(dtype.numpy)
+
+
+def spec(dtype, shape):
+    kind = jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy
+    return jax.ShapeDtypeStruct(shape, kind)
+
+
+def computed(x, dtype):
+    """Another array of the dtype, equal on all machines to the bit."""
+    if dtype.is_key:
+        return jax.random.wrap_key_data(jax.random.key_data(x) ^ jnp.uint32(5), impl=KEY_NAMES[dtype])
+    return ~x if dtype is DType.BOOL else x + x
+
+
+def converted(x, dtype):
+    """To the dtype's plain neighbour and back."""
+    if dtype.is_key:
+        return jax.random.wrap_key_data(jax.random.key_data(x), impl=KEY_NAMES[dtype])
+    if dtype.is_complex:
+        return jax.lax.complex(x.real, x.imag)
+    return x.astype(jnp.float32), x.astype(jnp.float32).astype(dtype.numpy)
+
+
+def plain(x, dtype):
+    return x if dtype.is_key or dtype.is_complex else x.astype(jnp.float32)
+
+
+def program(dtype):
+    """A function of an array of each shape, and weights; it returns them in every way there is."""
+    constants = [sample(dtype, s, 7) for s in SHAPES]
+    constants = constants if dtype.is_key else [jnp.asarray(c) for c in constants]
+
+    def fn(weights, *xs):
+        chosen = jax.lax.cond(jnp.sum(jnp.ones(3)) > 2, lambda: (xs[0], constants[3]), lambda: (xs[0], xs[3]))
+        last, _ = jax.lax.scan(lambda carry, row: (row, carry), xs[0], xs[3])
+        return {
+            "through": xs, "twice": xs, "computed": [computed(x, dtype) for x in xs],
+            "converted": [converted(x, dtype) for x in xs], "constant": constants, "chosen": chosen, "carried": last,
+            "weights": weights, "plain weights": [plain(w, dtype) for w in weights],
+        }  # fmt: skip
+
+    return fn
+
+
+def bits(x):
+    x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return np.asarray(x).tobytes()
+
+
+def check(dtype, opset, level):
+    fn = program(dtype)
+    weights = [sample(dtype, s, 5) for s in [*SHAPES, LARGE]]
+    xs = [sample(dtype, s, 3) for s in SHAPES]
+    specs = [j2o.weights(weights), *(spec(dtype, s) for s in SHAPES)]
+    model = j2o.compile(fn, specs, opset=opset, opt_level=level)
+    arrays = [x if dtype.is_key else jnp.asarray(x) for x in (*weights, *xs)]
+    want = fn(arrays[: len(weights)], *arrays[len(weights) :])
+    got = model(*xs)
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for (path, w), g in zip(jax.tree_util.tree_leaves_with_path(want), jax.tree.leaves(got), strict=True):
+        place = jax.tree_util.keystr(path)
+        assert (g.shape, g.dtype) == (w.shape, w.dtype), place
+        assert bits(g) == bits(w), place
+
+
+@pytest.mark.parametrize(("dtype", "opset", "level"), CASES, ids=lambda c: c.value if isinstance(c, DType) else str(c))
+def test_works_or_is_refused_by_name(dtype, opset, level):
+    name = dtype.value
+    with jax.enable_x64(True):
+        if SINCE.get(name, 0) > (opset or NEWEST):
+            told = (
+                f"ONNX has {name} from opset {SINCE[name]} on, not at {opset}"
+                if SINCE[name] < 1000
+                else f"ONNX has no {name}"
+            )
+            with pytest.raises(j2o.UnsupportedError, match=told) as caught:
+                check(dtype, opset, level)
+            assert "\n" not in str(caught.value)
+            assert "input 'xs_0': " in str(caught.value)
+        elif name == "f4e2m1fn":  # onnxruntime has no kernel that takes it
+            with pytest.raises(j2o.UnsupportedError, match=r"onnxruntime CPU (cannot copy an input of f4e2m1fn|has)"):
+                check(dtype, opset, level)
+        else:
+            check(dtype, opset, level)
+
+
+@pytest.mark.parametrize("name", ["f8e4m3", "f8e3m4", "f8e4m3b11fnuz", "f4e2m1fn"])
+@pytest.mark.parametrize("level", [0, 2])
+def test_weights_of_a_dtype_that_is_only_stored(name, level):
+    weights = [sample(DType(name), s, 5) for s in (*SHAPES, LARGE)]
+    model = j2o.compile(
+        lambda ws, x: [w.astype(jnp.float32) * x for w in ws], [j2o.weights(weights), "f32[]"], opt_level=level
+    )
+    for got, w in zip(model(3.0), weights, strict=True):
+        np.testing.assert_array_equal(got, w.astype(np.float32) * 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["i2", "i4", "u2", "u4", "f8e8m0fnu", "f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "bf16"]
+)
+def test_conversions_equal_those_of_jax(name):
+    floats = np.float32(
+        [0, 1, -1, 0.3, 2.5, 3.5, -2.5, 7.6, 9, 17, 300, 1e5, -1e5, 1e-3, 1e-20, 3e38, np.inf, -np.inf, np.nan]
+    )
+    wanted = DType(name).numpy
+    model = j2o.compile(lambda x: x.astype(wanted), [floats])
+    got, want = np.asarray(model(floats)), np.asarray(jax.jit(lambda x: x.astype(wanted))(floats))
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got.astype(np.float32), want.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["int2", "uint2", "int4", "uint4"])
+@pytest.mark.parametrize("size", range(6))
+def test_packing_to_bytes_and_back(name, size):
+    from j2o.backend.proto import packed, unpacked
+
+    dtype = DType(name.replace("uint", "u").replace("int", "i"))
+    info = ml_dtypes.iinfo(dtype.numpy)
+    values = np.resize(np.arange(info.min, info.max + 1), size).astype(dtype.numpy)
+    np.testing.assert_array_equal(unpacked(packed(values, dtype.bits), dtype, (size,)), values)
