@@ -1,5 +1,9 @@
 """The text form: `parse(str(graph))` is the graph again, and its text the same."""
 
+import random
+import re
+import time
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -12,7 +16,7 @@ import j2o
 from examples import zoo
 from j2o.ir import Builder, DimScope, DType, Graph, Type, parse
 from j2o.ir.same import same
-from j2o.ir.text import tensors_of, to_text
+from j2o.ir.text import stem, tensors_of, to_text
 
 
 def round_trip(graph):
@@ -152,3 +156,130 @@ def test_bfloat16_data_is_exact():
     graph.set_outputs([Builder(graph).const(array)])
     graph.output_names = ["y"]
     assert (parse(str(graph)).outputs[0].const.load() == array).all()
+
+
+MANY = 100_000
+
+
+def with_attribute(text):
+    return f'graph @m(%x: f32[2] as "x") -> ("y") {{\n  %y = onnx.Neg(%x) {{a = {text}}} : f32[2]\n  return %y\n}}'
+
+
+ATTACKS = {
+    "spaces after a brace": with_attribute("1").replace("{a", "{" + " " * MANY + "a") + "x",
+    "comments after a brace": with_attribute("1").replace("{a", "{" + "// x\n" * MANY + "a") + "x",
+    "lists": with_attribute("[" * MANY),
+    "structs": with_attribute("S(a = " * MANY),
+    "tensors": with_attribute("tensor(" * MANY),
+    "regions": 'graph @m(%x: f32[2] as "x") -> ("y") {\n' + "%y = a.b(%x) : f32[2] {\n graph @r() {\n" * MANY,
+    "digits": with_attribute("1" * MANY),
+    "digits and a letter": with_attribute("1" * MANY + "x"),
+    "dots": with_attribute("1." * MANY),
+    "digits of an element": "graph @m() { %y = const " + "1" * MANY + "x",
+    "powers": with_attribute("9**9**9**9"),
+    "powers in a type": "graph @m(%x: f32[9**9**9**9]) { return %x }",
+    "brackets in a type": f"graph @m(%x: f32[{'(' * MANY}]) {{ return %x }}",
+    "negative size": "graph @m(%x: f32[-1]) { return %x }",
+    "long sum": with_attribute("+".join(["B"] * MANY)),
+    "signs": with_attribute("- " * MANY + "B"),
+    "numbers behind a name": "graph @m(%a" + "_1" * MANY + "x: f32[2]",
+    "open string": 'graph @m(%x: f32[2] as "' + "\\\\" * MANY,
+    "open types": "graph @m(" + "%x: f32[1 " * MANY,
+    "slashes": "/" * MANY + " x",
+    "constant without a name": "graph @m() { const 1 }",
+    "dims without a name": "graph @m() { dims [1] }",
+    "huge constant": "graph @m() { %y = const 1 : f32[9999999999999]\n return %y }",
+    "number for a string": "graph @m() { %y = const 5 : string[]\n return %y }",
+    "no text": None,
+    "bytes": b"graph",
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_text_takes_long(name):
+    start = time.process_time()
+    with pytest.raises(j2o.ParseError) as error:
+        parse(ATTACKS[name])
+    assert time.process_time() - start < 1
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_long_texts_are_read_in_linear_time():
+    parse(with_attribute("1").replace("{a", "{" + " " * MANY + "a"))
+    parse(with_attribute(", ".join(["1"] + [f"a{i} = {i}" for i in range(MANY // 10)])))
+    parse("graph @m(%x" + "_1" * MANY + ": f32[2]) { return %x" + "_1" * MANY + " }")
+
+
+@pytest.mark.parametrize("hint", ["x", "x_1", "x_1_2", "x1", "x_", "_1", "7", "12_3", "a_1b", "", "٣", "a_٣"])
+def test_numbers_are_taken_off_names(hint):
+    assert stem(hint) == re.sub(r"(?:_\d+)+$|^\d+$", "", hint)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        5,
+        [1],
+        "ab",
+        *({"k": v} for v in (5, "x", object(), [1, [2]], np.ones(2), np.ones(3, np.float32), np.zeros(2, "M8[s]"))),
+    ],
+    ids=repr,
+)
+def test_tensors_that_are_none(tensors):
+    with pytest.raises(j2o.ParseError) as error:
+        parse('graph @m() -> ("y") {\n  %y = const @"k" : f32[2]\n  return %y\n}', tensors)
+    assert "\n" not in str(error.value)
+
+
+WORDS = """{ } ( ) [ ] , : = -> _ %x % @main @"a" graph function return const dims where as loc( call tensor( dim( none true
+nan inf - 0x00 0x0 1e999 1.5 f32 f32[] i64[2] string[] key<fry>[] c64[] bool[] i4[] f32[-1] f32[B] // " \\ é ² ٣ B//0 max(B,4)
+lax.scan onnx.Add dims(B) self name=1 {value=1} {dims=1} {function=1} 99999999999999999999999999""".split()
+SAMPLE = """graph @main(%x: f32[B,T] as "x", %k: key<fry>[] as "k") -> ("y", "z")
+    dims (B, T) where ("T <= 512") {
+  %c = const [1, 2, -3] : i4[3]
+  %s = const @"s" ["a", "b"] : string[2]
+  %d = dims [B, 2*T, 4, floordiv(T, 2)] : i64[4]
+  %y = lax.foo(%x, _, %c) {a = [1, [2.5, true], "s"], b = S(x = 1, y = T(z = none)), c = tensor([1.0, nan] : f32[2]),
+      d = dim(true), e = f32, f = B + 1} : f32[B,T] loc("m.py", 3, "f", "")
+  %q = onnx.If(%y) : f32[B,T] {
+    graph @then() { return %y }
+    graph @else() { return %x }
+  }
+  %r = call @"f"(%q) : f32[B,T]
+  return %r, %d
+}
+function @f(%a: f32[B,T]) { return %a }
+"""
+
+
+def damaged(text, chance):
+    """A text with a few places changed."""
+    for _ in range(chance.choice([1, 1, 2, 4])):
+        start = chance.randrange(len(text) + 1)
+        end = start + chance.choice([0, 1, 1, 2, 5, 20])
+        copied = chance.randrange(len(text) + 1)
+        new = chance.choice(
+            [
+                "",
+                chance.choice(WORDS),
+                f" {chance.choice(WORDS)} ",
+                chr(chance.randrange(0x300)),
+                text[copied : copied + 30],
+            ]
+        )
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def test_damaged_texts_give_parse_errors_or_graphs():
+    assert same(parse(SAMPLE), parse(str(parse(SAMPLE)))) is None
+    whole, told = 0, ""
+    for turn in range(1500):
+        try:
+            str(parse(damaged(SAMPLE, random.Random(turn))))
+            whole += 1
+        except j2o.ParseError as error:
+            told += str(error)
+    assert "\n" not in told
+    assert 20 < whole < 700

@@ -27,7 +27,7 @@ import numpy as np
 
 from j2o.backend import disk
 from j2o.backend.proto import initializer, raw_chunks, to_parts
-from j2o.errors import J2OError, SaveError
+from j2o.errors import J2OError, SaveError, raised, shown
 from j2o.ir.graph import Graph
 from j2o.ir.tensor import CHUNK, Tensor
 
@@ -97,10 +97,10 @@ def save(
             finally:
                 files.close()  # which Ctrl-C may have kept from being done
     except OSError as error:
-        raise SaveError(f"{shown(target)}: cannot be written: {error.strerror or error}") from error
+        raise SaveError(f"{in_a_line(target)}: cannot be written: {error.strerror or error}") from error
 
 
-def shown(path: object) -> str:
+def in_a_line(path: object) -> str:
     """A path in a message of one line: not endless, and `?` for what cannot be printed."""
     text = str(path)
     if len(text) > LONGEST_SHOWN:
@@ -114,19 +114,19 @@ def checked_path(path: object) -> Path:
     with contextlib.suppress(TypeError):
         text = os.fspath(path)  # type: ignore[call-overload]
     if not isinstance(text, str):
-        raise SaveError(f"path={shown(repr(path))}: give the name of a file as a str or a pathlib.Path")
+        raise SaveError(f"path={shown(path)}: give the name of a file as a str or a pathlib.Path")
     last = re.split(_SEPARATORS, text)[-1]
     if last in ("", ".", ".."):
-        raise SaveError(f"path={shown(repr(text))}: names a folder; give the name of a file, such as 'model.onnx'")
+        raise SaveError(f"path={shown(text)}: names a folder; give the name of a file, such as 'model.onnx'")
     if "\0" in text or "\\" in last or any(unicodedata.category(c) in ("Cc", "Cs") for c in last):
         raise SaveError(
-            f"path={shown(repr(text))}: runtimes could not open a file of that name; "
+            f"path={shown(text)}: runtimes could not open a file of that name; "
             "leave out backslashes, control characters and what is not UTF-8"
         )
     size = len(last.encode())
     if size > LONGEST_NAME:
         raise SaveError(
-            f"path={shown(repr(text))}: the name of the file has {size} bytes; "
+            f"path={shown(text)}: the name of the file has {size} bytes; "
             f"at most {LONGEST_NAME} leave room for the names of the files beside it"
         )
     return Path(text)
@@ -137,7 +137,7 @@ def check_folder(target: Path) -> None:
 
     A link to a file, or to nothing, is as good as a file: the model takes its place, and what it leads to stays as it is.
     """
-    folder, name = target.parent, shown(target)
+    folder, name = target.parent, in_a_line(target)
     try:
         is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
     except FileNotFoundError:
@@ -145,12 +145,12 @@ def check_folder(target: Path) -> None:
     except OSError as error:
         raise SaveError(f"{name}: cannot be written: {error.strerror or error}") from error
     if not is_folder:
-        raise SaveError(f"{name}: there is no folder '{shown(folder)}'; make it first")
+        raise SaveError(f"{name}: there is no folder '{in_a_line(folder)}'; make it first")
     kind = _kind_at(target)
     if kind not in ("", "a file"):
         raise SaveError(f"{name}: is {kind}; give the name of a file")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise SaveError(f"{name}: the folder '{shown(folder)}' cannot be written")
+        raise SaveError(f"{name}: the folder '{in_a_line(folder)}' cannot be written")
 
 
 def _kind_at(path: Path) -> str:
@@ -165,20 +165,16 @@ def _kind_at(path: Path) -> str:
 def _check_options(external_data: object, limit: object, progress: object) -> int | None:
     """`max_file_bytes` as an int; SaveError where one of the options is not what it may be."""
     if not (external_data is None or isinstance(external_data, bool | np.bool_)):
-        raise SaveError(
-            f"external_data={shown(repr(external_data))}: give True, False or None (True above 1 GiB of weights)"
-        )
+        raise SaveError(f"external_data={shown(external_data)}: give True, False or None (True above 1 GiB of weights)")
     if not (progress is None or callable(progress)):
-        raise SaveError(
-            f"progress={shown(repr(progress))}: give a function that takes the bytes written and those in all"
-        )
+        raise SaveError(f"progress={shown(progress)}: give a function that takes the bytes written and those in all")
     if limit is None:
         return None
     number = 0
     with contextlib.suppress(TypeError):
         number = 0 if isinstance(limit, bool) else operator.index(limit)  # type: ignore[arg-type]
     if number < 1:
-        raise SaveError(f"max_file_bytes={shown(repr(limit))}: give a whole number of bytes from 1 on, or None")
+        raise SaveError(f"max_file_bytes={shown(limit)}: give a whole number of bytes from 1 on, or None")
     if external_data is not None and not external_data:
         raise SaveError(f"max_file_bytes={limit}: there are no data files to split with external_data=False")
     return number
@@ -201,8 +197,7 @@ def _guarded(progress: Progress | None) -> Progress:
         except J2OError:
             raise
         except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise SaveError(f"progress: the function raised {what}") from error
+            raise SaveError(f"progress: the function raised {raised(error)}") from error
 
     return call
 
@@ -439,7 +434,7 @@ def _checksum(digest: str) -> bytes:
 def _check_size(target: Path, size: int) -> None:
     if size > MESSAGE:
         raise SaveError(
-            f"{shown(target)}: {size / 2**30:.1f} GiB do not fit a single file (protobuf's limit is 2 GiB); "
+            f"{in_a_line(target)}: {size / 2**30:.1f} GiB do not fit a single file (protobuf's limit is 2 GiB); "
             "save with external_data=True"
         )
 

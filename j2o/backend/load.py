@@ -19,9 +19,9 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
-from j2o.backend.external import CHECKSUM, MESSAGE, Progress, shown
+from j2o.backend.external import CHECKSUM, MESSAGE, Progress, in_a_line
 from j2o.backend.wire import DEPTH, GRAPHS, Damaged, scan
-from j2o.errors import LoadError
+from j2o.errors import LoadError, shown
 from j2o.ir.tensor import CHUNK
 
 T = TypeVar("T", bound=Message)
@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
         scan(view)
         model = onnx.ModelProto.FromString(view)  # type: ignore[arg-type]
     if not model.opset_import or not model.HasField("graph"):
-        raise LoadError(f"{shown(path)}: is not an ONNX model: there is no graph in it")
+        raise LoadError(f"{in_a_line(path)}: is not an ONNX model: there is no graph in it")
     return model
 
 
@@ -56,18 +56,18 @@ def checked(path: object) -> Path:
     with contextlib.suppress(TypeError):
         text = os.fspath(path)  # type: ignore[call-overload]
     if not isinstance(text, str):
-        raise LoadError(f"path={shown(repr(path))}: give the name of a file as a str or a pathlib.Path")
+        raise LoadError(f"path={shown(path)}: give the name of a file as a str or a pathlib.Path")
     try:
         status = os.stat(text)
     except (OSError, ValueError) as error:  # a name with NUL, one that is too long
         missing = not isinstance(error, PermissionError)
-        raise LoadError(f"{shown(text)}: {'there is no such file' if missing else 'cannot be read'}") from None
+        raise LoadError(f"{in_a_line(text)}: {'there is no such file' if missing else 'cannot be read'}") from None
     if not stat.S_ISREG(status.st_mode):
         raise LoadError(
-            f"{shown(text)}: is no file" if os.path.lexists(text) else f"{shown(text)}: there is no such file"
+            f"{in_a_line(text)}: is no file" if os.path.lexists(text) else f"{in_a_line(text)}: there is no such file"
         )
     if not 0 < status.st_size <= MESSAGE:
-        raise LoadError(f"{shown(text)}: is not an ONNX model: it has {status.st_size} bytes")
+        raise LoadError(f"{in_a_line(text)}: is not an ONNX model: it has {status.st_size} bytes")
     return Path(text)
 
 
@@ -76,12 +76,12 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LoadError(f"{shown(path)}: cannot be read: {error.strerror}") from error
+        raise LoadError(f"{in_a_line(path)}: cannot be read: {error.strerror}") from error
     except Damaged as error:
         what = str(error) or "it is cut short, or something else"
-        raise LoadError(f"{shown(path)}: is not an ONNX model: {what}") from None
+        raise LoadError(f"{in_a_line(path)}: is not an ONNX model: {what}") from None
     except DecodeError as error:
-        raise LoadError(f"{shown(path)}: is not an ONNX model: it is cut short, or something else") from error
+        raise LoadError(f"{in_a_line(path)}: is not an ONNX model: it is cut short, or something else") from error
 
 
 SHOWN = 200  # inputs, outputs, sizes, files, kinds of operators: of more, how many more
@@ -92,7 +92,7 @@ def summary(path: str | os.PathLike[str]) -> str:
     model = read(path)
     with _readable(path):
         graph, maker = model.graph, _short(model.producer_name) or "unknown"
-        lines = [f"{shown(path)}: opset {model.opset_import[0].version}, IR version {model.ir_version}, by {maker}"]
+        lines = [f"{in_a_line(path)}: opset {model.opset_import[0].version}, IR version {model.ir_version}, by {maker}"]
         lines += _first([f"  input  {_value(v)}" for v in graph.input[:SHOWN]], len(graph.input), "  … {} more inputs")
         lines += _first(
             [f"  output {_value(v)}" for v in graph.output[:SHOWN]], len(graph.output), "  … {} more outputs"
@@ -150,7 +150,7 @@ def check(path: str | os.PathLike[str], deep: bool = False, progress: Progress |
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise LoadError(f"{shown(path)}: {' '.join(str(error).split())[:LONGEST]}") from error
+        raise LoadError(f"{in_a_line(path)}: {' '.join(str(error).split())[:LONGEST]}") from error
     Session(str(path), optimise=False)
     return good
 
@@ -192,7 +192,7 @@ class _Place(NamedTuple):
 def _place(path: Path, tensor: onnx.TensorProto) -> _Place | None:
     """Where the data lies if it is external; LoadError where a tensor's data cannot be what its dtype and shape say."""
     entries, size = _size(path, tensor)
-    what = f"{shown(path)}: {tensor.name[:80]!r}"
+    what = f"{in_a_line(path)}: {tensor.name[:80]!r}"
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         typed = sum(
             len(getattr(tensor, f"{kind}_data")) for kind in ("float", "double", "int32", "int64", "uint64", "string")
@@ -222,13 +222,13 @@ def _size(path: str | os.PathLike[str], tensor: onnx.TensorProto) -> tuple[int, 
     """Entries in the field of its dtype, and bytes, of a tensor's data."""
     dtype, rank = _DTYPES.get(tensor.data_type), len(tensor.dims)
     if rank > RANK:
-        raise LoadError(f"{shown(path)}: {tensor.name[:80]!r} has {rank} dimensions, more than {RANK}")
+        raise LoadError(f"{in_a_line(path)}: {tensor.name[:80]!r} has {rank} dimensions, more than {RANK}")
     if dtype is None or min(tensor.dims, default=0) < 0:
         sizes = f"{tensor.dims[:8]}"[:200]
-        raise LoadError(f"{shown(path)}: {tensor.name[:80]!r} has no dtype or shape: {tensor.data_type}, {sizes}")
+        raise LoadError(f"{in_a_line(path)}: {tensor.name[:80]!r} has no dtype or shape: {tensor.data_type}, {sizes}")
     count = math.prod(tensor.dims)
     if count.bit_length() > 63:
-        raise LoadError(f"{shown(path)}: {tensor.name[:80]!r} has more than 2**63 elements, its shape says")
+        raise LoadError(f"{in_a_line(path)}: {tensor.name[:80]!r} has more than 2**63 elements, its shape says")
     if dtype == ir.DataType.STRING:
         return count, sum(map(len, tensor.string_data))
     size = (count * dtype.bitwidth + 7) // 8
@@ -239,7 +239,7 @@ def _check_cost(path: Path, model: onnx.ModelProto) -> None:
     """LoadError where loading would make far more of the model than stands in the file."""
     dense = sum(math.prod(t.dims[:RANK]) for t in _messages(model, onnx.SparseTensorProto))
     if dense > DENSE:
-        raise LoadError(f"{shown(path)}: its sparse tensors have more than {DENSE:,} elements when they are dense")
+        raise LoadError(f"{in_a_line(path)}: its sparse tensors have more than {DENSE:,} elements when they are dense")
     if not model.functions:
         return
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
@@ -247,7 +247,7 @@ def _check_cost(path: Path, model: onnx.ModelProto) -> None:
     total = _cost(path, model.graph.node, functions, known, in_function=False)
     if total.called > CALLED or total.calls > CALLS or total.graphs > GRAPHS:
         raise LoadError(
-            f"{shown(path)}: the calls of its functions stand for too much: {total.calls:,} calls of {total.called:,} nodes "
+            f"{in_a_line(path)}: the calls of its functions stand for too much: {total.calls:,} calls of {total.called:,} nodes "
             f"and {total.graphs:,} graphs; {CALLS:,}, {CALLED:,} and {GRAPHS:,} are checked"
         )
 
@@ -270,7 +270,7 @@ def _cost(
 ) -> _Cost:
     """The cost of these nodes, themselves included where they stand in a function; each function is looked at once."""
     if depth > DEPTH:
-        raise LoadError(f"{shown(path)}: its functions call each other in a circle, or deeper than {DEPTH}")
+        raise LoadError(f"{in_a_line(path)}: its functions call each other in a circle, or deeper than {DEPTH}")
     found = [_Cost(called=len(nodes) if in_function else 0)]
     for node in nodes:
         for attribute in node.attribute:
@@ -307,7 +307,7 @@ def _check_overlaps(path: Path, places: list[_Place]) -> None:
     """Weights may share all of a region, where their contents are equal, but no part of one."""
     for a, b in itertools.pairwise(sorted(p for p in places if p.start < p.end)):
         if a.file == b.file and b.start < a.end and a[:3] != b[:3]:
-            raise LoadError(f"{shown(path)}: {a.name[:80]!r} and {b.name[:80]!r} overlap in {a.location[:80]!r}")
+            raise LoadError(f"{in_a_line(path)}: {a.name[:80]!r} and {b.name[:80]!r} overlap in {a.location[:80]!r}")
 
 
 def _check_sums(path: Path, model: onnx.ModelProto, places: list[_Place], progress: Progress | None) -> int:
@@ -332,6 +332,6 @@ def _check_sums(path: Path, model: onnx.ModelProto, places: list[_Place], progre
     for name, stored, found in wanted:
         if stored not in ("", found):
             raise LoadError(
-                f"{shown(path)}: {name[:80]!r} is damaged: its bytes do not have the checksum that was stored"
+                f"{in_a_line(path)}: {name[:80]!r} is damaged: its bytes do not have the checksum that was stored"
             )
     return sum(bool(stored) for _, stored, _ in wanted)

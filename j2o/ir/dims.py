@@ -22,16 +22,10 @@ from jax import export
 from jax._src.core import InconclusiveDimensionOperation as Inconclusive  # public in jax.errors from JAX 0.10.1 on
 
 from j2o.errors import DimensionError, shortened, shown
+from j2o.ir.expressions import read_constraint, read_shape
 from j2o.ir.types import Dim, Shape
 
 SymDim: TypeAlias = Any  # jax.export gives its expression class no public name
-
-
-COMPARISON_NEEDED = "not one comparison by '<=', '>=' or '==' such as 'T <= 512'"
-_SIGNS = ([ast.LtE], [ast.GtE], [ast.Eq])
-MOST_BITS = 64  # of a number that an expression may come to: sizes are int64
-HIGHEST_POWER = 63
-MOST_OPERATORS = 200  # Python's own parser loses count of its recursion at some thousands
 
 
 def is_symbolic(dim: object) -> bool:
@@ -51,8 +45,9 @@ class DimScope:
         try:
             self.jax = export.SymbolicScope(tuple(_for_jax(self.constraints)))
         except Exception as error:
-            what = COMPARISON_NEEDED if isinstance(error, SyntaxError) else _first_line(error)
-            raise DimensionError(f"constraints={shortened(repr(list(self.constraints)), 80)}: {what}") from None
+            raise DimensionError(
+                f"constraints={shortened(repr(list(self.constraints)), 80)}: {_first_line(error)}"
+            ) from None
 
     @classmethod
     def of_jax(cls, scope: export.SymbolicScope, constraints: Iterable[str] = ()) -> DimScope:
@@ -77,44 +72,31 @@ class DimScope:
         if not text.strip():
             return ()
         try:
-            _check_length(text)
-            tree = ast.parse(f"({text.strip().rstrip(',')},)".replace("^", "**"), mode="eval").body
-            assert isinstance(tree, ast.Tuple)
-            named = {name: self.symbol(name) for name in symbols_in(tree)}
-            return tuple(normal(_evaluate(d, named, _SYMBOLIC)) for d in tree.elts)
-        except SyntaxError:
-            raise DimensionError(f"dimensions {text!r}: not an expression of sizes such as 'B, 2*T, T//2'") from None
-        except DimensionError:
-            raise
+            trees = read_shape(text)
+            named = {name: self.symbol(name) for tree in trees for name in symbols_in(tree)}
+            return tuple([normal(_evaluate(tree, named, _SYMBOLIC)) for tree in trees])
+        except DimensionError as error:
+            raise DimensionError(f"dimensions {error}") from None
         except Exception as error:
-            raise DimensionError(f"dimensions {text!r}: {_first_line(error)}") from None
+            raise DimensionError(f"dimensions {shown(text)}: {_first_line(error)}") from None
 
     def dim(self, text: str) -> Dim:
         """One dimension of its text."""
         return _parse_dim(self, text)
 
 
-def _check_length(text: str) -> None:
-    """DimensionError where an expression has so many operators that Python could not nest them."""
-    count = len(re.findall(r"[-+*/%^(\[{~<>=]", text))
-    if count > MOST_OPERATORS:
-        raise DimensionError(f"{shown(text)}: {count} operators and brackets, {MOST_OPERATORS} are the most")
-
-
 def _jax_syntax(constraint: str) -> str:
-    """A constraint with `a // b`, `a % b` and `a ** b` written as jax.export writes them; DimensionError where it is none."""
+    """A constraint as jax.export writes it: `floordiv(a, b)`, `mod(a, b)`, `a^2`."""
+    left, sign, right = read_constraint(constraint)
+    rewritten = [ast.unparse(_JaxSyntax().visit(side)).replace("**", "^") for side in (left, right)]
+    return f" {sign} ".join(rewritten)
 
-    class Rewrite(ast.NodeTransformer):
-        def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-            self.generic_visit(node)
-            name = {ast.FloorDiv: "floordiv", ast.Mod: "mod"}.get(type(node.op))
-            return ast.Call(ast.Name(name), [node.left, node.right], []) if name else node
 
-    _check_length(constraint)
-    tree = ast.parse(constraint.strip().replace("^", "**"), mode="eval")
-    if not isinstance(tree.body, ast.Compare) or [type(op) for op in tree.body.ops] not in _SIGNS:
-        raise DimensionError(f"{shown(constraint)}: {COMPARISON_NEEDED}")
-    return ast.unparse(Rewrite().visit(tree)).replace("**", "^")
+class _JaxSyntax(ast.NodeTransformer):
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        name = {ast.FloorDiv: "floordiv", ast.Mod: "mod"}.get(type(node.op))
+        return ast.Call(ast.Name(name), [node.left, node.right], []) if name else node
 
 
 def _for_jax(constraints: Sequence[str]) -> Iterator[str]:
@@ -128,7 +110,10 @@ def _for_jax(constraints: Sequence[str]) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=65536)
 def _parse_dim(scope: DimScope, text: str) -> Dim:
-    return int(text) if text.lstrip("-").isdigit() else scope.shape(text)[0]
+    sizes = scope.shape(text)
+    if len(sizes) != 1:
+        raise DimensionError(f"dimensions {shown(text)}: {len(sizes)} sizes where one is expected")
+    return sizes[0]
 
 
 def constraints_of(scope: export.SymbolicScope) -> list[str]:
@@ -354,25 +339,14 @@ _SYMBOLIC: dict[str, Callable[..., Any]] = {
 }
 
 
-def _power(base: Any, exponent: Any) -> Any:
-    """`base ** exponent`, for small numbers as exponents; DimensionError before a number grows past all sizes."""
-    if type(exponent) is not int or not 0 <= exponent <= HIGHEST_POWER:
-        raise DimensionError(f"the exponent {exponent} is none of the numbers 0 to {HIGHEST_POWER}")
-    found = base**exponent
-    if type(found) is int and found.bit_length() > MOST_BITS:
-        raise DimensionError("a power is larger than any size")
-    return found
-
-
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-    ast.Pow: _power,
+    ast.Pow: operator.pow,
 }
-_OPERANDS = {"floordiv": 2, "mod": 2, "max": 2, "min": 2, "non_negative": 1}
 
 
 def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
@@ -393,11 +367,23 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Cal
             return sizes[name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand, sizes, functions)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_evaluate(left, sizes, functions), _evaluate(right, sizes, functions))
-        case ast.Call(func=ast.Name(id=name), args=args) if len(args) == _OPERANDS.get(name):
+        case ast.BinOp():
+            return _evaluate_chain(node, sizes, functions)
+        case ast.Call(func=ast.Name(id=name), args=args) if name in functions:
             return functions[name](*(_evaluate(a, sizes, functions) for a in args))
     raise DimensionError(f"{ast.unparse(node)!r} is not an expression of sizes such as 'B', '2*T + 1', 'T//2'")
+
+
+def _evaluate_chain(node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Callable[..., Any]]) -> Any:
+    """The value of `a + b + c + …`; a long one is a tree that is deep on its left, so it is gone down in a loop."""
+    chain: list[ast.BinOp] = []
+    while isinstance(node, ast.BinOp):
+        chain.append(node)
+        node = node.left
+    value = _evaluate(node, sizes, functions)
+    for step in reversed(chain):
+        value = _OPERATORS[type(step.op)](value, _evaluate(step.right, sizes, functions))
+    return value
 
 
 def _first_line(error: BaseException) -> str:
@@ -449,9 +435,8 @@ COMPARISONS: dict[str, Callable[[int, int], bool]] = {"==": operator.eq, "<=": o
 
 def parse_constraint(text: str) -> tuple[ast.expr, str, ast.expr]:
     """`T <= 512` as its sides and its sign, in the syntax of `parse_expression`."""
-    tree = ast.parse(_jax_syntax(text).replace("^", "**"), mode="eval").body
-    assert isinstance(tree, ast.Compare), text
-    return tree.left, {ast.Eq: "==", ast.LtE: "<=", ast.GtE: ">="}[type(tree.ops[0])], tree.comparators[0]  # type: ignore[index]
+    left, sign, right = read_constraint(text)
+    return _JaxSyntax().visit(left), sign, _JaxSyntax().visit(right)
 
 
 @dataclass(frozen=True)

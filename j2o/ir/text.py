@@ -7,9 +7,10 @@ takes the number off again, so printing what was read gives the same text.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -25,7 +26,8 @@ T = TypeVar("T")
 INLINE = 16  # constants of up to this many elements stand in the text
 _RESERVED = frozenset({"none", "true", "false", "inf", "nan", *(d.value for d in DType)})
 _CONTENT_KEY = re.compile(r"[0-9a-f]{16}|array_\d+")
-_SUFFIX = re.compile(r"(?:_\d+)+$|^\d+$")
+NESTED = 100  # lists, structs and regions in each other
+DIGITS = 40  # of an integer; those of attributes have up to 20
 _UNPRINTABLE = re.compile(r"[^\w./$]+")
 _PLAIN = re.compile(r"[A-Za-z_][\w.]*")
 
@@ -60,7 +62,7 @@ class _Printer:
         if found is None:
             hint = value.hint
             if hint and not hint.isalpha():
-                hint = _SUFFIX.sub("", _UNPRINTABLE.sub("_", hint))
+                hint = stem(_UNPRINTABLE.sub("_", hint))
             count = self.counts.get(hint, 0)
             self.counts[hint] = count + 1
             found = f"%{hint}_{count}" if hint and count else f"%{hint or count}"
@@ -128,6 +130,20 @@ class _Printer:
             self.lines.append(indent + "}")
         else:
             self.lines.append("".join(parts))
+
+
+def stem(name: str) -> str:
+    """A name without the numbers behind it: `x` for `x_1_2`, nothing for `7`."""
+    end = len(name)
+    while True:
+        start = end
+        while start and name[start - 1].isdecimal():
+            start -= 1
+        if start == 0:
+            return name[:end] if end != len(name) or not name.isdecimal() else ""
+        if start == end or name[start - 1] != "_":
+            return name[:end]
+        end = start - 1
 
 
 def _string(text: str) -> str:
@@ -202,6 +218,8 @@ def _array(items: list[str], type: Type) -> np.ndarray:
     values: list[Any]
     if type.dtype is DType.STRING:
         values = [json.loads(i) for i in items]
+        if not all(isinstance(v, str) for v in values):
+            raise ValueError("a string in double quotes is needed")
     elif type.dtype is DType.BOOL:
         values = [{"true": True, "false": False}[i] for i in items]
     elif type.dtype.is_int:
@@ -216,7 +234,8 @@ def _array(items: list[str], type: Type) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------- reading
 
-_SPACE = r"(?:\s+|//[^\n]*)*"
+# the quantifiers with a second + do not try again with less: else a text that does not fit takes time without end
+_SPACE = r"(?:\s++|//[^\n]*+)*+"
 
 
 def _token(pattern: str) -> re.Pattern[str]:
@@ -224,19 +243,19 @@ def _token(pattern: str) -> re.Pattern[str]:
     return re.compile(f"({pattern}){_SPACE}")
 
 
-_STRING = r'"(?:[^"\\]|\\.)*"'
-_IDENT = r"[A-Za-z_]\w*"
-_NUMBER = r"[-+]?(?:inf\b|nan\b|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_STRING = r'"(?:[^"\\]|\\.)*+"'
+_IDENT = r"[A-Za-z_]\w*+"
+_NUMBER = r"[-+]?(?:inf\b|nan\b|(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+)"
 START = re.compile(_SPACE)
 VALUE = _token(r"%[\w./$]+")
 AT = _token(rf"@(?:{_PLAIN.pattern}|{_STRING})")
 OP = _token(r"[A-Za-z_][\w.\-]*")
 NAME = _token(_IDENT)
 QUOTED = _token(_STRING)
-TYPE = _token(r"[a-z]\w*(?:<[a-z]+>)?\s*\[[^\[\]]*\]")
+TYPE = _token(r"[a-z]\w*+(?:<[a-z]+>)?+\s*+\[[^\[\]]*+\]")
 ELEMENT = _token(rf"0x[0-9a-f]*|true\b|false\b|{_NUMBER}|{_STRING}")
-ATOM = _token(rf"(?:{_STRING}|{_NUMBER}|{_IDENT}(?:<[a-z]+>)?)(?=\s*(?:[,}})\]]|//))")
-STRUCT = _token(rf"{_IDENT}\((?=\s*(?:\)|{_IDENT}\s*=))")
+ATOM = _token(rf"(?:{_STRING}|{_NUMBER}|{_IDENT}(?:<[a-z]+>)?)(?=\s*+(?:[,}})\]]|//))")
+STRUCT = _token(rf"{_IDENT}\((?=\s*+(?:\)|{_IDENT}\s*+=))")
 REGION = re.compile(rf"\{{{_SPACE}(?=graph\s*@)")
 PUNCTUATION = {
     c: _token(re.escape(c)) for c in ("(", ")", "{", "}", "[", "]", ",", ":", "=", "->", "_", "tensor(", "dim(")
@@ -248,8 +267,13 @@ _CONSTANTS: dict[str, Attr] = {"none": None, "true": True, "false": False, **{d.
 def parse(text: str, tensors: Mapping[str, Tensor | np.ndarray] | None = None) -> Graph:
     """The graph that a text stands for. `tensors` has the data of constants that stand in the text by key only.
 
-    A constant without data keeps its key and type; reading it raises KeyError. Raises ParseError with line and column.
+    A constant without data keeps its key and type; reading it raises SpecError. Takes time linear in the text. Raises
+    ParseError, with line and column where it is the text that does not fit.
     """
+    if not isinstance(text, str):
+        raise ParseError(f"text: given a {type(text).__name__}, a str is needed")
+    if tensors is not None and not isinstance(tensors, Mapping):
+        raise ParseError(f"tensors: given a {type(tensors).__name__}, a mapping from keys to arrays is needed")
     return _Parser(text, tensors or {}).root()
 
 
@@ -257,6 +281,7 @@ class _Parser:
     def __init__(self, text: str, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
         self.text, self.tensors = text, tensors
         self.pos = 0
+        self.depth = 0  # of lists, structs and regions in each other
         self.scope = DimScope()
         self.types: dict[str, Type] = {}
         self.values: dict[str, Value | None] = {}
@@ -329,6 +354,15 @@ class _Parser:
             return json.loads(text, strict=False)
         except json.JSONDecodeError:
             self.fail("a string with JSON's escapes", start)
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """One level deeper."""
+        self.depth += 1
+        if self.depth > NESTED:
+            self.fail(f"at most {NESTED} levels of lists and regions in each other")
+        yield
+        self.depth -= 1
 
     # ------------------------------------------------------------------ graphs
 
@@ -408,7 +442,7 @@ class _Parser:
 
     def hint(self, name: str) -> str:
         if name not in self.hints:
-            self.hints[name] = _SUFFIX.sub("", name[1:])
+            self.hints[name] = stem(name[1:])
         return self.hints[name]
 
     # ------------------------------------------------------------------- nodes
@@ -441,6 +475,8 @@ class _Parser:
                 name = self.take(NAME, "an attribute")
                 self.expect("=")
                 attrs[name] = self.attr()
+        if op in ("const", "dims") and len(results) != 1:
+            self.fail(f"one result of {op}", start)
         types = self.node_types(len(results))
         if op == "const":
             attrs["value"] = self.tensor(elements, types[0], literal_at)
@@ -448,8 +484,9 @@ class _Parser:
         graphs: list[Graph] = []
         if (region := REGION.match(self.text, self.pos)) is not None:
             self.pos = region.end()
-            while not self.has("}"):
-                graphs.append(self.graph("graph"))
+            with self.inside():
+                while not self.has("}"):
+                    graphs.append(self.graph("graph"))
         node = graph.insert(Node(op, inputs, types, attrs, graphs, loc, [self.hint(r) for r in results]))
         for name, value in zip(results, node.outputs, strict=True):
             self.define(name, value, shadowed, start)
@@ -494,9 +531,12 @@ class _Parser:
             except ValueError:
                 self.fail("an element type such as f32, i64, bool", start)
             try:
-                found = self.types[text] = Type(dtype, self.scope.shape(shape))
+                sizes = self.scope.shape(shape)
             except DimensionError as error:
                 self.fail(f"a type ({error})", start)
+            if any(type(d) is int and d < 0 for d in sizes):
+                self.fail("a type whose sizes are 0 or more", start)
+            found = self.types[text] = Type(dtype, sizes)
         return found
 
     def dim(self, text: str, start: int) -> Dim:
@@ -507,7 +547,8 @@ class _Parser:
 
     def attr(self) -> Attr:
         if self.has("["):
-            return tuple([self.attr() for _ in self.many("]")])
+            with self.inside():
+                return tuple([self.attr() for _ in self.many("]")])
         if self.has("tensor("):
             start = self.pos
             elements = self.elements()
@@ -516,7 +557,8 @@ class _Parser:
             self.expect(")")
             return value
         if (name := self.accept(STRUCT)) is not None:
-            return self.struct(name[:-1])
+            with self.inside():
+                return self.struct(name[:-1])
         start = self.pos
         atom = self.accept(ATOM)
         if atom is not None:
@@ -531,7 +573,11 @@ class _Parser:
             return self.unquoted(text, start)
         if (text[0].isalpha() or text[0] == "_") and text not in ("inf", "nan"):
             return self.dim(text, start)
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
+        if not text.lstrip("+-").isdecimal():
+            return float(text)
+        if len(text) > DIGITS:
+            self.fail(f"a number of at most {DIGITS} digits", start)
+        return int(text)
 
     def struct(self, name: str) -> Struct:
         fields: dict[str, Attr] = {}
@@ -583,8 +629,8 @@ class _Parser:
                 array = np.frombuffer(bytes.fromhex(items[0][2:]), type.dtype.numpy).reshape(type.shape)  # type: ignore[arg-type]
             else:
                 array = _array(items, type)
-        except (ValueError, KeyError, OverflowError) as error:
-            self.fail(f"elements of {type} ({error})", start)
+        except (ValueError, KeyError, OverflowError, TypeError) as error:
+            self.fail(f"elements of {type} ({_line(error)})", start)
         return ArrayTensor(array, key)
 
     def outside(self, key: str, type: Type) -> Tensor:
@@ -596,10 +642,18 @@ class _Parser:
                 raise SpecError("it stands in the text by key alone; give its data with parse(text, tensors=…)")
 
             return LazyTensor(type, key, missing)
-        made = found if isinstance(found, Tensor) else ArrayTensor(np.asarray(found), key)
+        try:
+            made = found if isinstance(found, Tensor) else ArrayTensor(np.asarray(found), key)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ParseError(f"tensors: {key!r} is no array of numbers ({_line(error)})") from None
         if made.type != type:
             self.fail(f'@"{key}" of type {type}; the tensor given is {made.type}')
         return made
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line that is not endless."""
+    return " ".join(str(error).split())[:200]
 
 
 def tensors_of(graph: Graph) -> dict[str, Tensor]:

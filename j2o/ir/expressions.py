@@ -1,0 +1,202 @@
+"""Expressions of sizes as text, read into Python's syntax trees: `B`, `2*B*T + 3`, `T//2`, `max(B, 4)`, `T <= 512`.
+
+Python's own parser is not used: text may come from anywhere, and deep nesting breaks it. What would take long to evaluate or
+fits no size is refused while reading, so that a text takes time linear in its length.
+
+    sum     = product {("+" | "-") product}
+    product = sign {("*" | "//" | "%") sign}
+    sign    = "-" sign | power
+    power   = atom [("**" | "^") number]
+    atom    = number | name | function "(" sum {"," sum} ")" | "(" sum ")"
+"""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import NoReturn
+
+from j2o.errors import DimensionError, shown
+
+LARGEST = 2**63 - 1  # of a size, and of the sum of an expression's coefficients
+TERMS = 1000  # in an expression when it is multiplied out
+DEPTH = 50  # of brackets and signs
+TOKENS = 4000  # in one expression
+CONSTRAINT_TOKENS = 200  # in a constraint, which JAX reads too
+FUNCTIONS = {"floordiv": 2, "mod": 2, "max": 2, "min": 2, "non_negative": 1}  # and how many operands they take
+COMPARISONS = ("==", "<=", ">=")
+SUMS: dict[str, type[ast.operator]] = {"+": ast.Add, "-": ast.Sub}
+PRODUCTS: dict[str, type[ast.operator]] = {"*": ast.Mult, "//": ast.FloorDiv, "%": ast.Mod}
+
+_TOKEN = re.compile(r"\s*+(?:(\d++)|([^\W\d]\w*+)|(//|\*\*|[<>=]=?|[-+*%^(),])|(\Z))")
+
+
+def read_shape(text: str) -> list[ast.expr]:
+    """The sizes of a comma-separated text, one comma more allowed; DimensionError where it is none."""
+    reader = _Reader(text)
+    sizes: list[ast.expr] = []
+    while not reader.at_end():
+        reader.begin()
+        sizes.append(reader.sum().tree)
+        if not reader.at_end():
+            reader.expect(",")
+    return sizes
+
+
+def read_constraint(text: str) -> tuple[ast.expr, str, ast.expr]:
+    """`T <= 512` as its sides and its sign; DimensionError where it is none."""
+    reader = _Reader(text, CONSTRAINT_TOKENS)
+    left = reader.sum().tree
+    sign = reader.take(COMPARISONS)
+    if sign is None:
+        reader.fail("not one comparison by '<=', '>=' or '==' such as 'T <= 512'")
+    right = reader.sum().tree
+    if not reader.at_end():
+        reader.fail("not one comparison by '<=', '>=' or '==' such as 'T <= 512'")
+    return left, sign, right
+
+
+@dataclass
+class _Part:
+    """An expression, with bounds on its terms and on the sum of their coefficients once it is multiplied out."""
+
+    tree: ast.expr
+    terms: int
+    size: int
+
+
+class _Reader:
+    """Where in a text the reading stands. Its methods read what the grammar says, and give what they read."""
+
+    def __init__(self, text: str, limit: int = TOKENS) -> None:
+        self.text, self.limit = text, limit
+        self.pos = self.depth = self.tokens = 0
+        self.token = ""
+        self.is_number = self.is_name = False
+        self.step()
+
+    def begin(self) -> None:
+        """Begin an expression."""
+        self.tokens = 0
+
+    def fail(self, why: str = "not an expression of sizes such as 'B, 2*T, T//2'") -> NoReturn:
+        raise DimensionError(f"{shown(self.text)}: {why}")
+
+    def step(self) -> None:
+        """Go to the next token; it is empty at the end."""
+        match = _TOKEN.match(self.text, self.pos)
+        if match is None:
+            self.fail()
+        self.pos = match.end()
+        self.token = match[1] or match[2] or match[3] or ""
+        self.is_number, self.is_name = match[1] is not None, match[2] is not None
+        self.tokens += 1
+        if self.tokens > self.limit:
+            self.fail(f"an expression of more than {self.limit} parts")
+
+    def at_end(self) -> bool:
+        return not self.token
+
+    def take(self, tokens: tuple[str, ...] | dict[str, type[ast.operator]]) -> str | None:
+        """The token, if it is one of these."""
+        found = self.token
+        if found not in tokens:
+            return None
+        self.step()
+        return found
+
+    def expect(self, token: str) -> None:
+        if self.take((token,)) is None:
+            self.fail()
+
+    def bounded(self, tree: ast.expr, terms: int, size: int) -> _Part:
+        if size > LARGEST:
+            self.fail("numbers above 2**63 - 1")
+        if terms > TERMS:
+            self.fail(f"more than {TERMS} terms")
+        return _Part(tree, terms, size)
+
+    def sum(self) -> _Part:
+        left = self.product()
+        while (sign := self.take(SUMS)) is not None:
+            right = self.product()
+            tree = ast.BinOp(left.tree, SUMS[sign](), right.tree)
+            left = self.bounded(tree, left.terms + right.terms, left.size + right.size)
+        return left
+
+    def product(self) -> _Part:
+        left = self.sign()
+        while (sign := self.take(PRODUCTS)) is not None:
+            right = self.sign()
+            tree = ast.BinOp(left.tree, PRODUCTS[sign](), right.tree)
+            if sign == "*":
+                left = self.bounded(tree, left.terms * right.terms, left.size * right.size)
+            else:
+                left = self.bounded(tree, left.terms + right.terms, left.size + right.size)
+        return left
+
+    def sign(self) -> _Part:
+        if self.take(("-",)) is None:
+            return self.power()
+        self.deeper()
+        operand = self.sign()
+        self.depth -= 1
+        return _Part(ast.UnaryOp(ast.USub(), operand.tree), operand.terms, operand.size)
+
+    def power(self) -> _Part:
+        base = self.atom()
+        if self.take(("**", "^")) is None:
+            return base
+        if not self.is_number or len(self.token) > 2 or int(self.token) > 63:
+            self.fail("a power's exponent must be a number from 0 to 63")
+        exponent = int(self.token)
+        self.step()
+        tree = ast.BinOp(base.tree, ast.Pow(), ast.Constant(exponent))
+        return self.bounded(tree, base.terms**exponent, base.size**exponent)
+
+    def atom(self) -> _Part:
+        token = self.token
+        if self.is_number:
+            if len(token) > 19:
+                self.fail("numbers above 2**63 - 1")
+            self.step()
+            return self.bounded(ast.Constant(int(token)), 1, int(token))
+        if self.is_name:
+            self.step()
+            return self.call(token) if self.token == "(" else self.symbol(token)
+        self.expect("(")
+        self.deeper()
+        inside = self.sum()
+        self.expect(")")
+        self.depth -= 1
+        return inside
+
+    def symbol(self, name: str) -> _Part:
+        name = unicodedata.normalize("NFKC", name)  # as Python reads names
+        if keyword.iskeyword(name) or not name.isidentifier():
+            self.fail(f"{name!r} is no name for a size")
+        return _Part(ast.Name(name), 1, 1)
+
+    def call(self, name: str) -> _Part:
+        count = FUNCTIONS.get(name)
+        if count is None:
+            self.fail(f"{name[:40]!r} is no function of sizes; {', '.join(FUNCTIONS)} are")
+        self.expect("(")
+        self.deeper()
+        operands = [self.sum()]
+        while self.take((",",)) is not None:
+            operands.append(self.sum())
+        self.expect(")")
+        self.depth -= 1
+        if len(operands) != count:
+            self.fail(f"{name} takes {count} operands, given {len(operands)}")
+        tree = ast.Call(ast.Name(name), [o.tree for o in operands], [])
+        return self.bounded(tree, sum(o.terms for o in operands), sum(o.size for o in operands))
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > DEPTH:
+            self.fail(f"nested deeper than {DEPTH}")
