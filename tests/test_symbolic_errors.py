@@ -1,5 +1,6 @@
 """Where a program asks what a symbolic size leaves open: which line asked, and what would settle it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,16 +41,58 @@ def fixed(x):
     return x.reshape(3, x.shape[1])  # asks
 
 
+def mirrored(x):
+    return jnp.pad(x, 2, mode="reflect")  # asks
+
+
+def thrice(x):
+    return jnp.diff(x, n=3)  # asks
+
+
+def shorter(x):
+    return jnp.zeros(x.shape[0] - 3)  # asks
+
+
+def longer(x):
+    return x[:3] if 8 - x.shape[0] < 0 else x  # asks
+
+
+def wrapped(x):
+    return jnp.pad(x, 2, mode="wrap")  # asks
+
+
+def growth(x):
+    return jax.grad(lambda y: jnp.cumprod(y).sum())(x)  # asks
+
+
+def highest(x):
+    return jax.grad(lambda y: lax.cummax(y).sum())(x)  # asks
+
+
+def summed(x, y):
+    return x + y  # asks
+
+
 # function, specs, words of the message, constraints of which each settles it
 ASKED = {
     "comparison": (branch, [("T",)], "T", ["T >= 5", "T <= 4"]),
     "reshape": (half, [("T",)], "T", ["mod(T, 2) == 0"]),
     "unequal": (added, [("T",), ("S",)], "S", ["T == S"]),
     "slice": (window, [("T",)], "5", ["T >= 5"]),
+    "bound_that_no_message_names": (mirrored, [("N",)], "N", ["N >= 3"]),
+    "bound_of_a_difference": (thrice, [("N",)], "N", ["N >= 3"]),
+    "the_way_that_leads_on": (shorter, [("N",)], "N", ["N >= 3"]),
+    "solved_for_the_symbol": (longer, [("N",)], "N", ["N >= 9", "N <= 8"]),
     "fixed": (fixed, [("T", "S")], "3", ["S*T == 3*S"]),
     "concatenate": (joined, [("T", 3), ("S", 3)], "S", ["T == S"]),
 }
-NEEDED = {"range": (counted, [("T",)]), "numpy": (copied, [("T",)])}
+NEEDED = {
+    "range": (counted, [("T",)]),
+    "numpy": (copied, [("T",)]),
+    "nothing_that_constraints_say": (wrapped, [("T",)]),
+    "gradient_of_cumprod": (growth, [("T",)]),
+    "gradient_of_cummax": (highest, [("T",)]),
+}
 
 
 def line_of(fn) -> str:
@@ -68,9 +111,24 @@ def test_what_would_settle_it(name):
     assert line_of(fn) in message
     assert word in message
     assert "\n" not in message
+    assert message.count("constraints=") == len(constraints)
     for constraint in constraints:
         assert f"constraints=['{constraint}']" in message
         j2o.compile(fn, specs, constraints=[constraint])
+
+
+def test_two_sizes_need_two_constraints():
+    specs = [("N", "M"), ("K", "L")]
+    with pytest.raises(j2o.DimensionError) as error:
+        j2o.compile(summed, specs)
+    assert "constraints=['N == K', 'M == L']" in str(error.value)
+    j2o.compile(summed, specs, constraints=["N == K", "M == L"])
+
+
+def test_constraints_of_the_users_own_are_kept():
+    with pytest.raises(j2o.DimensionError) as error:
+        j2o.compile(mirrored, [("N",)], constraints=["N <= 40"])
+    assert "constraints=['N >= 3'] would settle it" in str(error.value)
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -81,6 +139,7 @@ def test_numbers_are_needed(name):
     assert line_of(fn) in str(error.value)
     assert "\n" not in str(error.value)
     assert "spec" in str(error.value)
+    assert "constraints=" not in str(error.value)
 
 
 def test_errors_of_the_users_own_are_not_taken_for_jax_s():

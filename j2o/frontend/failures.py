@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -21,6 +22,8 @@ LONGEST = 400
 KNOWN: tuple[tuple[str, str], ...] = (
     ("UnboundModuleError", "functools.partial(module.apply, variables) is a function, and so is module.bind(variables)"),
     ("Dropout requires a key", "eqx.nn.inference_mode(model) switches it off"),
+    ("associative scan over axis of non-constant size", "JAX differentiates cumprod, cummax and the like along an axis of known size; give that size as a number in the spec, or write the loop with lax.scan"),
+    ("shape polymorphism", "give that size as a number in the spec"),
 )  # fmt: skip
 NO_SIZES = (
     "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
@@ -36,8 +39,23 @@ ADVICE: tuple[tuple[type[Exception], str], ...] = (
 )  # fmt: skip
 
 
-def explained(error: Exception) -> J2OError:
+def question_of(error: Exception) -> str:
+    """What an error of tracing asks, and where: the same for errors that are the same."""
+    text = " ".join(str(error).split())
+    return user_line(error) + text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
+
+
+def told_constraints(error: Exception) -> list[tuple[str, ...]] | None:
+    """The lists of constraints that an error of JAX's speaks of; None for one that no constraint can settle."""
+    if not isinstance(error, Inconclusive) and not _is_raised_by_jax(error):
+        return None
+    return settling(" ".join(str(error).split()))
+
+
+def explained(error: Exception, options: Sequence[tuple[str, ...]] = ()) -> J2OError:
     """What `trace` raises for an exception of tracing: always an error of j2o, in one line.
+
+    `options` are the lists of constraints of which each would settle what the error asks.
 
     DimensionError where the program asks for a decision about a symbolic size that cannot be taken and that
     constraints would settle, TraceError for anything else. An error of j2o is itself.
@@ -53,11 +71,14 @@ def explained(error: Exception) -> J2OError:
         if isinstance(error, kind):
             return TraceError(f"{where}{type(error).__name__}: {_first_line(error)}; {advice}")
     question = text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
-    options = [f"constraints=[{c!r}]" for c in settling(text)]
-    if options and (isinstance(error, Inconclusive) or _is_raised_by_jax(error)):
-        settled = f"{' or '.join(options)} would settle it"
+    if options:
+        settled = f"{' or '.join(f'constraints={list(option)}' for option in options)} would settle it"
         return DimensionError(f"{where}the program asks what the symbolic sizes leave open: {question}; {settled}")
-    if isinstance(error, Inconclusive) or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text):
+    if (
+        isinstance(error, Inconclusive)
+        or (_is_raised_by_jax(error) and settling(text))
+        or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text)
+    ):
         return TraceError(f"{where}the program needs a number where it has a symbolic size: {question}; {NO_SIZES}")
     what = f"{type(error).__name__}: {shortened(text)}" if text else type(error).__name__
     for words, advice in KNOWN:

@@ -5,6 +5,7 @@ Nothing of the caller's is changed: see `frontend/modules.py` and `frontend/writ
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,10 @@ import jax
 from jax import core as jcore
 
 from j2o.errors import J2OError, TraceError
-from j2o.frontend.failures import explained
+from j2o.frontend.failures import explained, question_of, told_constraints
 from j2o.frontend.held import Held, held_by
 from j2o.frontend.modules import Copies, copied, holders_of_nnx
+from j2o.frontend.settle import verified
 from j2o.frontend.writes import lost_writes, put_back, snapshot, warnings_of
 from j2o.ir.marks import marking
 
@@ -52,16 +54,25 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         lost[:] = lost_writes(held, copies, results)
         return results
 
-    before = snapshot(held)
+    def attempt(avals: Sequence[Any]) -> Any:
+        before = snapshot(held)
+        try:
+            with marking():
+                return jax.make_jaxpr(flat, return_shape=True)(*avals)
+        finally:
+            put_back(before)
+
+    started = time.perf_counter()
     try:
-        with marking():
-            closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*avals)
+        closed, shapes = attempt(avals)
     except J2OError:
         raise
     except Exception as error:
-        raise explained(error) from error
-    finally:
-        put_back(before)
+        told = told_constraints(error)
+        options = (
+            [] if told is None else verified(attempt, avals, question_of, error, told, time.perf_counter() - started)
+        )
+        raise explained(error, options) from error
     if any(isinstance(const, jcore.Tracer) for const in closed.consts):
         raise TraceError("the function uses a value that has leaked from an earlier trace; pass it as an argument")
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)

@@ -121,6 +121,13 @@ def constraints_of(scope: export.SymbolicScope) -> list[str]:
     return [str(c.debug_str) for c in scope._explicit_constraints]
 
 
+def constrained(shapes: Sequence[Shape], constraint: Sequence[str]) -> list[Shape]:
+    """The shapes in a scope of their own with further constraints; DimensionError where these contradict the others."""
+    scope = next(scope_of(d) for shape in shapes for d in shape if is_symbolic(d))
+    new = DimScope([*constraints_of(scope), *constraint])
+    return [tuple(d if type(d) is int else new.dim(str(d)) for d in shape) for shape in shapes]
+
+
 def scope_of(dim: SymDim) -> export.SymbolicScope:
     """JAX's scope of an expression."""
     return dim.scope
@@ -180,31 +187,48 @@ def divides(a: Dim, b: Dim) -> Dim | None:
         return None
 
 
-def settling(message: str) -> list[str]:
-    """The constraints of which each would let JAX go on after an error with that message; none where it does not tell."""
+def settling(message: str) -> list[tuple[str, ...]]:
+    """The lists of constraints of which each might let JAX go on after an error with that message; none where it tells none."""
     if found := re.search(r"comparison '(.*?)' (>=|<=|<|>|==) '(.*?)' is inconclusive", message):
         a, sign, b = found.groups()
         if sign == "==":
-            return [f"{a} == {b}"]
+            return [(f"{a} == {b}",)]
         more, less = (a, b) if ">" in sign else (b, a)  # asked is `more > less`, or `more >= less`
-        if sign in "<>":
-            return [_at_least(more, less, 1), _at_least(less, more, 0)]
-        return [_at_least(more, less, 0), _at_least(less, more, 1)]
+        strict = sign in "<>"
+        return [(_at_least(more, less, 1 if strict else 0),), (_at_least(less, more, 0 if strict else 1),)]
     if found := re.search(r"(?:remainder|rest is) (mod\(.*\))", message):
-        return [f"{found.group(1).replace('- ', '')} == 0"]
+        positive = re.sub(r", - (\d+)\)$", r", \1)", found.group(1))
+        return [(f"{positive} == 0",)]
     shapes = [s for s in map(_sizes, re.findall(r"\((?:[^()]|\([^()]*\))*\)", message)) if s]
     for one, other in itertools.pairwise(shapes):
         different = [(a, b) for a, b in zip(one, other, strict=False) if a != b and not (a + b).isdigit()]
         if len(one) == len(other) and different:
-            return [" and ".join(f"{b} == {a}" if a.isdigit() else f"{a} == {b}" for a, b in different)]
+            return [tuple(f"{b} == {a}" if a.isdigit() else f"{a} == {b}" for a, b in different)]
     return []
 
 
 def _at_least(more: str, less: str, by: int) -> str:
     """`more >= less + by`, numbers on the right: `T >= 6` for T and 5 and 1, `T <= 5` for 5 and T and 0."""
+    solved = _solved(f"({more}) - ({less}) - {by}")
+    if solved is not None:
+        return solved
     if more.isdigit():
         return f"{less} <= {int(more) - by}"
     return f"{more} >= {int(less) + by if less.isdigit() else f'{less} + {by}' if by else less}"
+
+
+def _solved(text: str) -> str | None:
+    """`a*S + b >= 0` as `S >= k` or `S <= k`; None for what has another form or more than one symbol."""
+    tree = ast.parse(text.replace("^", "**"), mode="eval").body
+    names = symbols_in(tree)
+    if len(names) != 1 or any(isinstance(node, ast.Call) for node in ast.walk(tree)):
+        return None
+    (name,) = names
+    at_0, at_1, at_2 = (_evaluate(tree, {name: size}, _INTEGER) for size in range(3))
+    slope = at_1 - at_0
+    if not slope or at_2 - at_1 != slope:
+        return None
+    return f"{name} >= {-(at_0 // slope)}" if slope > 0 else f"{name} <= {at_0 // -slope}"
 
 
 def _sizes(text: str) -> list[str] | None:

@@ -86,7 +86,7 @@ class Driver:
             values = placeholders(node, [v.type for v in node.outputs])
         except dims.Inconclusive as error:
             text = str(error).partition("\n")[0]
-            options = " or ".join(f"constraints=[{c!r}]" for c in dims.settling(text)) or "a number in the spec"
+            options = " or ".join(f"constraints={list(c)}" for c in dims.settling(text)) or "a number in the spec"
             self.problems.append(f"{node.described}: {text.rstrip('.')}; {options} would settle it")
             values = placeholders(node, [v.type for v in node.outputs])
         except J2OError:
