@@ -134,14 +134,17 @@ def _compiled(
 def _check_callable(fn: Any) -> None:
     """SpecError where `fn` is nothing that can be called with arrays."""
     if not callable(fn):
-        raise SpecError(f"fn: given {shown(fn)}, a callable is needed")
+        is_transformed = callable(getattr(fn, "apply", None))  # by haiku
+        advice = "; its .apply is one" if is_transformed else ""
+        raise SpecError(f"fn: given {shown(fn)}, a callable is needed{advice}")
     if isinstance(fn, type) and any("__call__" in vars(base) for base in fn.__mro__):
         raise SpecError(f"fn: {fn.__name__} is a class; an instance of it, {fn.__name__}(…), can be compiled")
     if inspect.iscoroutinefunction(fn):
         raise SpecError(f"fn: {name_of(fn)} is a coroutine; a plain function that returns arrays is needed")
     linen = sys.modules.get("flax.linen")
-    if linen is not None and isinstance(fn, linen.Module) and fn.scope is None:
-        kind = type(fn).__name__
+    module = fn.__self__ if getattr(fn, "__name__", None) == "__call__" and hasattr(fn, "__self__") else fn
+    if linen is not None and isinstance(module, linen.Module) and module.scope is None:
+        kind = type(module).__name__
         raise SpecError(
             f"fn: {kind} is a linen module without variables; compile(module.apply, [j2o.weights(variables), …]) or "
             f"compile(module.bind(variables), […]) would do"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from j2o.arguments import flag
 from j2o.compare import Comparison, check_tolerance, difference
 from j2o.errors import SpecError, VerificationError
 from j2o.ir import dims
@@ -45,13 +45,6 @@ class Boundary:
     frozen_arguments: frozenset[int] = frozenset()
     inputs_as_nchw: frozenset[int] = frozenset()
     outputs_as_nchw: frozenset[int] = frozenset()
-
-
-def checked_flag(argument: str, given: Any) -> bool:
-    """A bool of Python's or numpy's; SpecError for anything else."""
-    if not isinstance(given, bool | np.bool):
-        raise SpecError(f"{argument}={given!r}: True or False")
-    return bool(given)
 
 
 class Model:
@@ -90,7 +83,7 @@ class Model:
         """The model as a protobuf message, weights inside; SaveError above protobuf's 2 GB. `sources` as in `save`."""
         from j2o.backend.proto import to_proto
 
-        return to_proto(self.graph, self.opset, sources=checked_flag("sources", sources))
+        return to_proto(self.graph, self.opset, sources=flag("sources", sources))
 
     def save(
         self,
@@ -125,7 +118,7 @@ class Model:
         save(
             self.graph, self.opset, path,
             external_data=external_data, max_file_bytes=max_file_bytes, progress=progress,
-            sources=checked_flag("sources", sources),
+            sources=flag("sources", sources),
         )  # fmt: skip
 
     # ----------------------------------------------------------------- running

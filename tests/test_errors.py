@@ -1,9 +1,13 @@
 """Bad input gives one readable line, and leaves the disk alone."""
 
+from typing import NamedTuple
+
+import equinox as eqx
 import jax
 import jax.extend.core
 import numpy as np
 import pytest
+from flax import linen, nnx
 
 import j2o
 
@@ -169,3 +173,48 @@ def test_the_range_of_jax_versions_is_that_of_the_package():
     for version in ((0, 9, 2), (0, 11, 0)):
         with pytest.raises(j2o.J2OError, match=r"j2o supports 0\.10\.0"):
             check_version(version)
+
+
+class Dense(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(4)(x)
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.hidden(x)
+
+
+class Tower(eqx.Module):
+    weight: jax.Array
+
+    def __call__(self, x):
+        return self.weight * x
+
+
+class Transformed(NamedTuple):
+    init: object
+    apply: object
+
+
+@pytest.mark.parametrize(
+    ("fn", "words"),
+    [
+        (Net, "Net is a class"),
+        (Tower, "Tower is a class"),
+        (Dense, "Dense is a class"),
+        (Dense(), "module.bind(variables)"),
+        (Dense().__call__, "j2o.weights(variables)"),
+        (Transformed(identity, identity), "its .apply is one"),
+        (5, "a callable is needed"),
+    ],
+)
+def test_what_is_no_function_of_arrays(fn, words):
+    with pytest.raises(j2o.SpecError) as error:
+        j2o.compile(fn, [("B", 4)])
+    assert str(error.value).startswith("fn: ")
+    assert words in str(error.value)
