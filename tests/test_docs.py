@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
+import jax
+
 from j2o.ir.text import parse
+from j2o.passes.inline import KEPT
+from j2o.passes.lower.table import DECOMPOSITIONS, RULES
 from tools import supported
 
 ROOT = Path(__file__).parents[1]
@@ -26,3 +30,18 @@ def test_results_are_of_primitives_that_have_a_rule():
     calls = {c.removeprefix("lax.") for c in supported.CALLS} | {"custom_linear_solve"}
     assert set(results) <= supported.rules() | calls
     assert len(results) > 130
+
+
+def test_the_code_on_the_page_for_authors_runs():
+    page = (ROOT / "docs" / "writing-a-pass.md").read_text()
+    names = {"fn": jax.nn.relu6, "specs": [("B", 8)]}
+    tables = (RULES, DECOMPOSITIONS, KEPT)
+    before = [table.copy() for table in tables]
+    try:
+        for block in page.split("```python\n")[1:]:
+            exec(block.partition("```")[0], names)
+    finally:
+        for table, old in zip(tables, before, strict=True):
+            table.clear()
+            table.update(old)
+    assert [n.op for n in names["model"].graph if n.op.startswith("onnx.")] == ["onnx.Clip"]

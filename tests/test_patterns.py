@@ -499,3 +499,11 @@ def test_why_agrees_with_the_rules_themselves(name):
                     fitting += mismatch is None
             assert str(graph) == before
     assert fitting
+
+
+def test_a_rule_called_by_itself_runs_whatever_its_level():
+    rule = rewrite("mine", level=3)(lambda op, x: op.Neg(x))
+    rule.becomes(lambda op, x: op.Abs(x))
+    text = 'graph @main(%x: f32[2]) -> ("y") {\n  %y = onnx.Neg(%x) : f32[2]\n  return %y\n}\n'
+    assert rule(parse(text)) == 1
+    assert RuleSet("set", (rule,))(parse(text)) == 1

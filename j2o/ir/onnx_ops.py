@@ -77,7 +77,7 @@ def schema(kind: str, opset: int | None = None) -> Schema:
 
 @functools.cache
 def operators() -> frozenset[str]:
-    """The names of all ONNX operators."""
+    """The names of all ONNX operators, for messages."""
     return frozenset(s.name for s in onnx.defs.get_all_schemas() if not s.domain)
 
 

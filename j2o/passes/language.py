@@ -162,9 +162,11 @@ def _check_operation(name: str, at: Level, part: Apply) -> None:
             f"rule {name} works at {at!r}, where there is no {part.op}: op.lax.exp(x) is for at='lax', op.Exp(x) for 'onnx'"
         )
     if dialect == "onnx":
-        if kind not in operators():
-            raise PassError(f"rule {name}: there is no ONNX operator {kind!r}{meant(kind, operators())}")
-        if problem := _problem_of_operator(kind, schema(kind), part):
+        try:
+            known = schema(kind)
+        except KeyError:
+            raise PassError(f"rule {name}: there is no ONNX operator {kind!r}{meant(kind, operators())}") from None
+        if problem := _problem_of_operator(kind, known, part):
             raise PassError(f"rule {name}: {problem}")
     for attr, value in part.attrs.items():
         if isinstance(value, Apply | Either):

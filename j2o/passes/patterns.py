@@ -222,7 +222,7 @@ class Rule(Pass):
         return depth_of(self.pattern) + 1
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
-        return rewrite_graph(graph, [self], context or Context(), self)
+        return rewrite_graph(graph, [self], context or Context(opt_level=3), self)
 
     def apply(self, node: Node, context: Context) -> tuple[Node, ...] | None:
         """Rewrite at `node`: the nodes made, or None where the rule does not fit. A match that is declined is counted."""
@@ -437,7 +437,7 @@ class RuleSet(Pass):
             names.add(rule.name)
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
-        return rewrite_graph(graph, self.rules, context or Context(), self)
+        return rewrite_graph(graph, self.rules, context or Context(opt_level=3), self)
 
 
 def rewrite_graph(graph: Graph, rules: Sequence[Rule], context: Context, one: Pass) -> int:
