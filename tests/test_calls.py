@@ -126,7 +126,7 @@ BAD_SPECS = [
     ([np.array(["a"])], "dtype"), ([np.array([object()])], "dtype"), ([np.zeros(2, "M8[s]")], "dtype"), ([np.zeros(2, "V4")], "dtype"),
     (["string[2]"], "no dtype 'string'"), ([np.float32], "no spec"), ([float], "no spec"), ([lambda: 3], "no spec"),
     ([b"f32[2]"], "no spec"), ([range(3)], "no spec"), ([{1: (2,), "a": (2,)}], "no pytree"),
-    ([True], "functools.partial(fn, x=True)"), (["relu["], "form"), (["f32[B" + "+B" * 3000 + "]"], "operators"),
+    ([True], "functools.partial(fn, x=True)"), (["relu["], "form"), (["f32[B" + "+B" * 3000 + "]"], "terms"),
     (("B", 784), "[('B', 784)]"), ((784,), "[(784,)]"), (["B", 784], "[('B', 784)]"),
     ([(("B", 784), "float32")], "'f32[B,784]'"), ([(("B", 784), np.float32)], "'f32[B,784]'"), ([[(3, 4), jnp.int32]], "'i32[3,4]'"),
     ({"x": (2,)}, "sequence"), (np.ones((2, 2)), "sequence"), (b"f32[2]", "sequence"), ((spec for spec in [(2,)]), "sequence"),

@@ -151,9 +151,11 @@ class _Reader:
         if self.take(("**", "^")) is None:
             return base
         if not self.is_number or len(self.token) > 2 or int(self.token) > 63:
-            self.fail("a power's exponent must be a number from 0 to 63")
+            self.fail("the exponent of a power must be a number from 0 to 63")
         exponent = int(self.token)
         self.step()
+        if self.token in ("**", "^"):
+            self.fail("the exponent of a power must be a number from 0 to 63")
         tree = ast.BinOp(base.tree, ast.Pow(), ast.Constant(exponent))
         return self.bounded(tree, base.terms**exponent, base.size**exponent)
 
