@@ -20,7 +20,7 @@ from j2o.ir.graph import Graph
 from j2o.ir.types import Type
 from j2o.passes.boundary import TO_NCHW, TO_NHWC
 from j2o.report import Report, count_ops
-from j2o.values import accept, misfit, to_graph, to_jax
+from j2o.values import accept, misfit, permuted, to_graph, to_jax
 
 if TYPE_CHECKING:
     import onnx
@@ -177,12 +177,12 @@ class Model:
         feeds = {}
         for i, (name, value) in enumerate(zip(self.graph.input_names, flat, strict=True)):
             array = to_graph(value)
-            feeds[name] = array.transpose(TO_NCHW) if i in b.inputs_as_nchw else array
+            feeds[name] = permuted(array, TO_NCHW) if i in b.inputs_as_nchw else array
         arrays = self.session.run(feeds)
         leaves = []
         with self._as_compiled():
             for i, (array, wanted) in enumerate(zip(arrays, b.out_types, strict=True)):
-                leaves.append(to_jax(array.transpose(TO_NHWC) if i in b.outputs_as_nchw else array, wanted))
+                leaves.append(to_jax(permuted(array, TO_NHWC) if i in b.outputs_as_nchw else array, wanted))
         return jax.tree.unflatten(b.out_tree, leaves)
 
     def _as_compiled(self) -> contextlib.AbstractContextManager[Any]:

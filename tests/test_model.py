@@ -257,3 +257,25 @@ def test_a_copy_of_a_model_has_its_own_session():
     model(np.ones(2, np.float32))
     twin = copy.deepcopy(model)
     np.testing.assert_array_equal(twin(np.ones(2, np.float32)), [2, 2])
+
+
+@pytest.mark.parametrize("kind", ["c64", "key<rbg>", "bf16", "i4"])
+def test_layouts_at_the_boundary_of_arrays_with_parts(kind):
+    shape = (1, 2, 3, 4)
+    model = j2o.compile(lambda x: x, [f"{kind}[1,2,3,4]"], inputs_as_nchw=[0], outputs_as_nchw=[0])
+    if kind == "key<rbg>":
+        x = jax.random.split(jax.random.key(0, impl="rbg"), shape)
+    else:
+        x = np.arange(24).reshape(shape).astype(j2o.ir.DType(kind).numpy)
+    sizes = [d.dim_value for d in model.to_proto().graph.input[0].type.tensor_type.shape.dim]
+    assert sizes[:4] == [1, 4, 2, 3]
+    got = model(x)
+    assert got.shape == shape
+    assert bool((got == x).all())
+
+
+def test_what_stops_onnxruntime_is_told_in_one_line():
+    model = identity("f32[2]")
+    with pytest.raises(j2o.J2OError, match="onnxruntime cannot run the model: ") as caught:
+        model.session.run({"x": np.ones((2, 2), np.float32)})
+    assert "\n" not in str(caught.value)

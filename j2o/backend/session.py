@@ -17,7 +17,7 @@ import numpy as np
 
 from j2o.backend.kernels import ONNX_NAMES
 from j2o.backend.proto import ONNX_DTYPES, packed, unpacked
-from j2o.errors import CheckError, LoadError
+from j2o.errors import CheckError, J2OError, LoadError
 from j2o.ir.types import DType
 
 if TYPE_CHECKING:
@@ -52,14 +52,15 @@ class Session:
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once.
 
-        Raises CheckError where a check in the model does not hold.
+        Raises CheckError where a check in the model does not hold, J2OError where onnxruntime stops for another reason:
+        arrays that do not fit, or no memory left.
         """
         try:
             return self._run(feeds)
         except Exception as error:
             if failed := re.search(r"Name:'check: (.*?)' Status Message", str(error), re.DOTALL):
                 raise CheckError(f"a check of the model does not hold: {failed.group(1)}") from error
-            raise
+            raise J2OError(f"onnxruntime cannot run the model: {' '.join(str(error).split())[:500]}") from error
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if self.is_plain:
