@@ -13,6 +13,7 @@ from j2o.ir.text import parse
 from j2o.ir.types import DType, Type
 from j2o.passes import Context, Fixpoint, PassPipeline, graph_pass, rewrite
 from j2o.passes.cse import cse
+from j2o.passes.pipeline import Pass
 
 X = np.linspace(-3, 3, 8, dtype=np.float32).reshape(2, 4)
 
@@ -92,7 +93,7 @@ def test_two_passes_of_one_name_both_run():
     assert operations(compiled(lambda p: p.after("cse", tanh_to_sin("mine"), other))) == ["onnx.Cos"]
 
 
-@pytest.mark.parametrize("name", ["zz", 5, None, "", "gelu "])
+@pytest.mark.parametrize("name", ["zz", 5, None, "", "gelu ", ["fold"]])
 def test_names_that_there_are_not(name):
     pipeline = j2o.default_pipeline(2)
     calls = (
@@ -167,12 +168,14 @@ def test_what_is_no_pass_is_refused_where_it_is_added(given, words):
 
 
 def test_pipelines_and_observers_of_the_wrong_kind():
-    with pytest.raises(PassError, match="PassPipeline: a list or tuple of passes is needed, given int 5"):
+    with pytest.raises(PassError, match="PassPipeline: a list or tuple is needed, given int 5"):
         PassPipeline(5)
     with pytest.raises(PassError, match=r"observing: .* given int 5"):
         j2o.default_pipeline(2).observing(5)
     with pytest.raises(PassError, match="check="):
         j2o.default_pipeline(2).checking([])
+    with pytest.raises(PassError, match="observers: a list or tuple is needed, given int 5"):
+        PassPipeline((), observers=5)
 
 
 @pytest.mark.parametrize(
@@ -406,3 +409,35 @@ def test_a_pass_in_the_place_of_a_pipeline():
 def test_a_rule_may_run_on_what_the_target_takes():
     rule = tanh_to_sin(at="target")
     assert operations(compiled(lambda p: p.after("legalize", rule))) == ["onnx.Sin"]
+
+
+class Unfinished(Pass):
+    """A subclass that never says its name."""
+
+    def __init__(self, **header):
+        vars(self).update(header)
+
+
+@pytest.mark.parametrize(("header", "words"), [({}, "it has no name"), ({"name": "mine", "at": "lex"}, "at='lex'")])
+def test_a_subclass_of_pass_that_is_not_finished(header, words):
+    with pytest.raises(PassError) as error:
+        j2o.default_pipeline(2).after("fold", Unfinished(**header))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted({*j2o.default_pipeline(3).names(), "clean", "layout", "finish"}))
+def test_every_pass_can_be_left_out_or_what_needs_it_is_told(name):
+    key = jax.random.key(0)
+
+    def fn(x):
+        return jax.nn.softmax(jnp.reshape(x, (-1, 2)) * 2) + jax.random.uniform(key, (2,))
+
+    def result():
+        return j2o.compile(fn, [("B", 4)], passes=j2o.default_pipeline(3).without(name)).verify(X)
+
+    if name not in ("inline", "components", "lower", "materialize"):
+        result()
+        return
+    with pytest.raises(j2o.J2OError) as error:
+        result()
+    assert "\n" not in str(error.value)

@@ -203,8 +203,6 @@ Observer: TypeAlias = Callable[[str, Graph], Any]
 
 def as_pass(given: Any) -> Pass:
     """A pass, also where an object of the user's own class only is like one: a name, at, level, and a call."""
-    if isinstance(given, Pass):
-        return given
     if isinstance(given, PassPipeline):
         raise PassError(f"passes: given a whole {given!r} as one pass; give the passes in it, *pipeline")
     missing = [name for name in ("name", "at", "level") if not hasattr(given, name)]
@@ -213,15 +211,18 @@ def as_pass(given: Any) -> Pass:
             f"passes: {shown(given)} is no pass: it has no {missing[0] if missing else 'call'}; "
             "@graph_pass(name, at=..., level=...) makes a pass of a function, @rewrite(name) one of a pattern"
         )
+    if isinstance(given, Pass):
+        Pass.__post_init__(given)  # a subclass with an `__init__` of its own may not have asked
+        return given
     own: Any = given
     return graph_pass(own.name, at=own.at, level=own.level, scope=getattr(own, "scope", "each"))(own)
 
 
 def _sequence(given: Any, what: str) -> tuple[Any, ...]:
-    """A sequence of passes as a tuple; PassError for anything else."""
+    """A list or tuple as a tuple; PassError for anything else."""
     if isinstance(given, list | tuple):
         return tuple(given)
-    raise PassError(f"{what}: a list or tuple of passes is needed, given {shown(given)}")
+    raise PassError(f"{what}: a list or tuple is needed, given {shown(given)}")
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,9 @@ class PassPipeline:
         object.__setattr__(self, "steps", tuple(s if isinstance(s, Fixpoint) else as_pass(s) for s in steps))
         if self.level is not None and not is_level(self.level):
             raise PassError(f"PassPipeline: level={shown(self.level)}; 0, 1, 2, 3 or None is needed")
-        for observer in self.observers:
+        if self.check not in ("", "numeric"):
+            raise PassError(f"check={shown(self.check)}: 'numeric', or '' for none")
+        for observer in _sequence(self.observers, "observers"):
             if not callable(observer):
                 raise PassError(f"observing: a function (pass name, graph) is needed, given {shown(observer)}")
         _check_order(self)
@@ -273,8 +276,6 @@ class PassPipeline:
 
     def checking(self, check: str) -> PassPipeline:
         """With `"numeric"`: `compile` runs the graph after every pass and names the first that changes what it computes."""
-        if check not in ("", "numeric"):
-            raise PassError(f"check={shown(check)}: 'numeric', or '' for none")
         return dataclasses.replace(self, check=check)
 
     def observing(self, observer: Observer) -> PassPipeline:
@@ -297,7 +298,7 @@ class PassPipeline:
         """
         if not names:
             raise PassError(f"fixpoint {name}: name the passes that run in turn")
-        waiting = list(dict.fromkeys(names))
+        waiting = [one for i, one in enumerate(names) if one not in names[:i]]
         taken: list[Pass] = []
         steps: list[Step] = []
         place = 0
