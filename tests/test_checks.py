@@ -148,6 +148,15 @@ def raised_for_rows(x):
     return jax.vmap(lambda row: (checkify.check(row >= 0, "negative"), row * 2)[1])(x)
 
 
+@j2o.function
+def marked(x):
+    return raised_by_a_callback(x)
+
+
+def raised_in_a_function(x):
+    return marked(x) / 2 + marked(x) / 2
+
+
 def checked(x):
     checkify.check(jnp.all(x >= 0), "negative: {}", x[0])
     return x * 2
@@ -159,7 +168,7 @@ def checked_by_equinox(x):
 
 
 RAISING = [
-    raised_by_a_callback, raised_while_printing, raised_in_the_middle, raised_in_a_loop, checked, raised_for_rows, checked_by_equinox,
+    raised_by_a_callback, raised_while_printing, raised_in_the_middle, raised_in_a_loop, raised_in_a_function, checked, raised_for_rows, checked_by_equinox,
 ]  # fmt: skip
 GOOD, BAD = np.array([1, 2, 3], np.float32), np.array([1, -1, 3], np.float32)
 

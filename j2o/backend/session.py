@@ -58,7 +58,7 @@ class Session:
         try:
             return self._run(feeds)
         except Exception as error:
-            if failed := re.search(r"Name:'check: (.*?)' Status Message", str(error), re.DOTALL):
+            if failed := re.search(r"Name:'[^']*?check: (.*?)' Status Message", str(error), re.DOTALL):
                 raise CheckError(f"a check of the model does not hold: {failed.group(1)}") from error
             raise J2OError(f"onnxruntime cannot run the model: {' '.join(str(error).split())[:500]}") from error
 

@@ -15,7 +15,7 @@ from typing import Any
 # primitives that call a function of the host for its results
 CALLING = frozenset({"pure_callback", "io_callback"})
 # those that call one for its effect alone
-PRINTING = frozenset({"debug_callback", "debug_print"})
+PRINTING = frozenset({"debug_callback", "debug_print", "inspect_sharding"})
 LONGEST = 160
 
 

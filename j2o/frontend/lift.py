@@ -29,6 +29,8 @@ from j2o.ir.tensor import ArrayTensor, Tensor, tensor
 from j2o.ir.types import Attr, DType, Type
 
 DEEPEST = 32
+# why there is nothing to lift
+COMPILED = {"call_exported": "a function of jax.export is compiled already; give the function that it was made of"}
 
 
 def type_of(aval: Any) -> Type:
@@ -127,6 +129,8 @@ class _Lifter:
             self.on_host(graph, eqn, inputs, env, loc)
             return
         try:
+            if name in COMPILED and not self.has_rule(name):
+                raise ParamError(COMPILED[name])
             code = None if self.has_rule(name) else self.own_code(eqn)
             if code is not None:
                 outputs = self.in_place(graph, code, inputs, loc)
@@ -135,7 +139,7 @@ class _Lifter:
             attrs, jaxprs = normalise(eqn.params)
             types = [type_of(v.aval) for v in eqn.outvars]
         except (ParamError, TypeError, TraceError) as error:
-            self.problems.append(f"{name} at {loc}: {error}")
+            self.problems.append(f"{name}{f' at {loc}' if loc else ''}: {error}")
             attrs, jaxprs, types = {}, [], [Type(DType.BOOL, ()) for _ in eqn.outvars]
         if name == "pallas_call":  # its code writes to the memory of a device; what it is in ONNX, its author says
             jaxprs = []

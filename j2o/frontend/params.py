@@ -34,6 +34,7 @@ DROPPED = frozenset(
     "debug_info".split()
 )
 KEY_DTYPES = {d.value[4:-1]: d for d in DType if d.is_key} | {"unsafe_rbg": DType.KEY_UNSAFE_RBG}
+LONGEST = 80  # characters of a parameter that a message shows
 _PLAIN = frozenset([bool, int, float, str])
 
 
@@ -83,7 +84,8 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
         try:
             attrs[name] = encode(value)
         except ParamError:
-            raise ParamError(f"parameter {name}={value!r} of type {type(value).__name__}") from None
+            shown = f"={value!r}" if len(repr(value)) < LONGEST and " at 0x" not in repr(value) else ""
+            raise ParamError(f"parameter {name}{shown} of type {type(value).__name__}") from None
     return attrs, jaxprs
 
 
