@@ -93,14 +93,13 @@ def _used_in_parts(value: Value) -> bool:
 
 def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
     arrays = [None if v is None else v.const.load() for v in node.inputs]  # type: ignore[union-attr]
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # the program's numbers may overflow, also where they are rounded to its dtype
         out = fn(node, *arrays)
-    if out is None:
-        return None
-    array = np.asarray(out)
+        if out is None:
+            return None
+        array = np.asarray(out).astype(node.out.type.dtype.numpy, copy=False)
     if array.shape != node.out.type.shape:
         raise ValueError(f"folding {node.op} gave {array.shape} instead of {node.out.type}")
-    array = array.astype(node.out.type.dtype.numpy, copy=False)
     return (ArrayTensor(np.ascontiguousarray(array).reshape(array.shape)),)
 
 
