@@ -4,34 +4,53 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from j2o.errors import J2OError, SpecError
+from j2o.errors import J2OError, J2OWarning, SpecError, raised
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 only on success."""
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return args.run(args)
     except KeyboardInterrupt:
         print("j2o: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a program that ends the process has exported nothing
         if args.traceback:
             traceback.print_exc()
         else:
             kind = "" if isinstance(error, J2OError) else f"{type(error).__name__}: "
             print(f"j2o: {kind}{' '.join(str(error).split())}", file=sys.stderr)
         return 1
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Warnings of j2o in one line; those of others as Python shows them."""
+    if issubclass(category, J2OWarning):
+        print(f"j2o: warning: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     passes = command("passes", _passes, "list the passes in the order they run")
-    passes.add_argument("--opt-level", type=int, choices=range(4), help="only those of one level")
+    passes.add_argument(
+        "--opt-level", type=int, choices=range(4), help="those that run at this level (default: 3, all of them)"
+    )
 
     dump = command("dump", _dump, "print the graph after a pass")
     _program(dump)
@@ -111,25 +132,38 @@ def _number(text: str) -> int:
 def _load_function(text: str) -> Any:
     """The object that `module:attribute.path` names; SpecError says which part is not there."""
     module_name, colon, path = text.partition(":")
-    if not colon or not path:
+    if not colon or not path or not module_name:
         raise SpecError(f"function {text!r}: write it as pkg.module:name")
-    if module_name.endswith(".py"):
-        file = Path(module_name)
-        if not file.is_file():
-            raise SpecError(f"function {text!r}: there is no file {module_name!r}")
-        sys.path.insert(0, str(file.resolve().parent))
-        module_name = file.stem
-    else:
-        sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise SpecError(f"function {text!r}: {error}") from error
+        found = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
+    except J2OError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"function {text!r}: {module_name} cannot be imported: {raised(error)}") from error
     for part in path.split("."):
         if not hasattr(found, part):
             raise SpecError(f"function {text!r}: {getattr(found, '__name__', type(found).__name__)} has no {part!r}")
         found = getattr(found, part)
     return found
+
+
+def _load_module(name: str) -> Any:
+    sys.path.insert(0, os.getcwd())
+    return importlib.import_module(name)
+
+
+def _load_file(file: Path) -> Any:
+    """The module that a file is, whatever else bears its name; its neighbours can be imported by it."""
+    if not file.is_file():
+        raise SpecError(f"function: there is no file {str(file)!r}")
+    sys.path.insert(0, str(file.resolve().parent))
+    name = file.stem if file.stem not in sys.modules else f"j2o_program_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _export(args: argparse.Namespace) -> int:

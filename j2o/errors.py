@@ -26,12 +26,17 @@ class TraceError(J2OError):
 
 
 class UnsupportedError(J2OError):
-    """Some operations of the program cannot be expressed; `operations` lists every one of them."""
+    """Some operations of the program cannot be expressed; `operations` lists every one of them, each once.
+
+    The message has a line for each, and is one line where there is one alone.
+    """
 
     def __init__(self, operations: list[str]) -> None:
-        self.operations = operations
-        head = f"{len(operations)} unsupported operation{'s' if len(operations) > 1 else ''}: "
-        super().__init__(head + "; ".join(operations))
+        self.operations = list(dict.fromkeys(shortened(text, LONGEST) for text in operations))
+        if len(self.operations) == 1:
+            super().__init__(f"1 unsupported operation: {self.operations[0]}")
+        else:
+            super().__init__(f"{len(self.operations)} unsupported operations:\n  " + ";\n  ".join(self.operations))
 
 
 class DimensionError(J2OError):

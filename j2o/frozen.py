@@ -6,6 +6,7 @@ import json
 import math
 import mmap
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from j2o.arguments import existing_path
-from j2o.errors import SpecError, shown
+from j2o.errors import SpecError, shortened, shown
 from j2o.ir.tensor import CHUNK, ArrayTensor, Box, LazyTensor, Reader, Tensor, extents, whole
 from j2o.ir.types import DType, Type, dtype_of
 
@@ -108,6 +109,10 @@ def tensor_of(leaf: Any, key: str | None) -> Tensor:
     Without a key, the constant gets one of its content (small) or a number.
     """
     name = key or f"weights_{id(leaf)}"
+    if _is_tracer(leaf):
+        raise SpecError(
+            f"weights {name!r}: {shown(leaf)} is a tracer, which has no values; compile outside of jit, grad and vmap"
+        )
     try:
         if isinstance(leaf, LazyArray):
             return LazyTensor(Type(_dtype(leaf.dtype), leaf.shape), name, leaf.open)
@@ -122,9 +127,14 @@ def tensor_of(leaf: Any, key: str | None) -> Tensor:
         if hasattr(leaf, "addressable_shards"):
             return _jax_tensor(leaf, key, name)
     except (TypeError, RuntimeError) as error:  # a dtype that ONNX lacks, an array that was deleted
-        raise SpecError(f"weights {name!r}: {error}") from error
+        raise SpecError(f"weights {name!r}: {shortened(str(error), 200)}") from error
     what = f"is a {type(leaf).__name__}, not an array; numpy and JAX arrays, np.memmap and j2o.lazy(…) are"
     raise SpecError(f"weights {name!r}: {what}")
+
+
+def _is_tracer(leaf: Any) -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(leaf, jax.core.Tracer)
 
 
 def _lazy_tensor(leaf: Any, name: str, open: Callable[[], Reader]) -> LazyTensor:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
@@ -218,3 +219,44 @@ def test_what_is_no_function_of_arrays(fn, words):
         j2o.compile(fn, [("B", 4)])
     assert str(error.value).startswith("fn: ")
     assert words in str(error.value)
+
+
+def test_unsupported_operations_have_a_line_each_without_internals():
+    def host(x):
+        return np.sin(x)
+
+    def program(x):
+        for _ in range(3):
+            x = jax.pure_callback(host, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return jax.pure_callback(lambda tree: tree["a"], jax.ShapeDtypeStruct((3,), x.dtype), {"a": x, "b": [x]})
+
+    with pytest.raises(j2o.UnsupportedError) as error:
+        j2o.compile(program, [(3,)])
+    head, *lines = str(error.value).splitlines()
+    assert head == "2 unsupported operations:"
+    assert [line.strip().rstrip(";") for line in lines] == error.value.operations
+    for line in error.value.operations:
+        assert line.startswith("pure_callback(f32[3]")
+        assert "test_errors.py:" in line
+        assert len(line) < 250
+        assert "PyTreeDef" not in line
+        assert "0x" not in line
+
+
+def test_compiling_inside_of_a_trace():
+    def captures(x):
+        j2o.compile(lambda y: y + x, [(3,)])
+
+    def freezes(x):
+        j2o.compile(lambda w, y: y + w, [j2o.weights({"w": x}), (3,)])
+
+    def stands_alone(x):
+        made.append(j2o.compile(lambda y: jnp.sin(y) @ np.ones((3, 3), np.float32) + jnp.arange(3.0), [x]))
+
+    made = []
+    with pytest.raises(j2o.TraceError, match=r"another trace.*outside of jit"):
+        jax.jit(captures)(jnp.ones(3))
+    with pytest.raises(j2o.SpecError, match=r"'w'.*tracer.*outside of jit"):
+        jax.jit(freezes)(jnp.ones(3))
+    jax.jit(stands_alone)(jnp.ones(3))
+    made[0].verify(np.ones(3, np.float32))

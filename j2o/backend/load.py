@@ -20,6 +20,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
 from j2o.backend.external import CHECKSUM, MESSAGE, Progress, in_a_line
+from j2o.backend.proto import CONSTRAINTS
 from j2o.backend.wire import DEPTH, GRAPHS, Damaged, scan
 from j2o.errors import LoadError, shown
 from j2o.ir.tensor import CHUNK
@@ -97,6 +98,9 @@ def summary(path: str | os.PathLike[str]) -> str:
         lines += _first(
             [f"  output {_value(v)}" for v in graph.output[:SHOWN]], len(graph.output), "  … {} more outputs"
         )
+        lines += [
+            f"  where  {_short(entry.value)}" for entry in model.metadata_props[:SHOWN] if entry.key == CONSTRAINTS
+        ]
         weights = sum(_size(path, t)[1] for t in graph.initializer)
         size = f"{weights / 2**20:.1f} MiB" if weights < 2**63 else "more than 2**63 bytes"
         files = sorted({_short(e.value) for t in graph.initializer for e in t.external_data if e.key == "location"})

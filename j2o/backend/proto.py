@@ -20,12 +20,13 @@ from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
 from j2o.ir.ops import LABEL
 from j2o.ir.places import portable
 from j2o.ir.tensor import Tensor
-from j2o.ir.types import NOT_COPIED, Attr, DType, Type
+from j2o.ir.types import NOT_COPIED, Attr, DType, Type, dim_text
 
 if TYPE_CHECKING:
     import onnx
 
 FUNCTION_DOMAIN = "j2o"
+CONSTRAINTS = "constraints"  # key in the model's metadata: what the symbolic sizes must fulfil
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 _ONNX_DTYPES = {
     DType.F32: "FLOAT", DType.F64: "DOUBLE", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.BOOL: "BOOL",
@@ -192,7 +193,14 @@ class _Writer:
         self.body(graph, nodes)
         outputs = [self.output(v, n, nodes) for v, n in named]
         made = ir.Graph(inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name)
-        return ir.Model(made, ir_version=ir_version(self.opset), producer_name="j2o", functions=functions)
+        constraints = "; ".join(graph.dims.constraints)
+        return ir.Model(
+            made,
+            ir_version=ir_version(self.opset),
+            producer_name="j2o",
+            functions=functions,
+            metadata_props={CONSTRAINTS: constraints} if constraints else None,
+        )
 
     def output(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
         """An output of the model under its name, copied where it is none of its own."""
@@ -207,7 +215,7 @@ class _Writer:
 
     def type_of(self, type: Type) -> tuple[ir.TensorType, ir.Shape]:
         if type not in self.types:
-            shape = ir.Shape([d if isinstance(d, int) else str(d) for d in type.shape])
+            shape = ir.Shape([d if isinstance(d, int) else dim_text(d) for d in type.shape])
             self.types[type] = (ir.TensorType(ONNX_DTYPES[type.dtype]), shape)
         return self.types[type]
 

@@ -34,7 +34,7 @@ ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) has a shape that does not depend on values"),
     (jax.errors.TracerArrayConversionError, "use jax.numpy in the place of numpy"),
     (jax.errors.TracerIntegerConversionError, "jnp.take, lax.dynamic_slice and lax.fori_loop take such integers"),
-    (jax.errors.ConcretizationTypeError, "use jax.numpy and jax.lax, or give the argument as j2o.static(value)"),
+    (jax.errors.ConcretizationTypeError, "use jax.numpy and jax.lax, or bind the argument by functools.partial(fn, …)"),
     (jax.errors.UnexpectedTracerError, "a value has left the function that made it; return it, or pass it as an argument"),
 )  # fmt: skip
 

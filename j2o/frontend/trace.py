@@ -74,7 +74,9 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         )
         raise explained(error, options) from error
     if any(isinstance(const, jcore.Tracer) for const in closed.consts):
-        raise TraceError("the function uses a value that has leaked from an earlier trace; pass it as an argument")
+        raise TraceError(
+            "the function uses a value that has leaked from another trace; pass it as an argument, and compile outside of jit, grad and vmap"
+        )
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     warnings = warnings_of(held, lost, closed, shapes)
     return Traced(closed, out_tree, tuple(p for p, _ in paths), held, tuple(warnings))

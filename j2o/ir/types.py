@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -154,6 +155,11 @@ def same_shape(a: Shape, b: Shape) -> bool:
     return True
 
 
+def dim_text(dim: Dim) -> str:
+    """A size as text: `-floordiv(B, -2)`, where JAX prints a space behind each sign."""
+    return str(dim) if type(dim) is int else re.sub(r"(^|[(,] ?)- ", r"\1-", str(dim))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Type:
     """The type of a value: `f32[B,128]`."""
@@ -199,7 +205,7 @@ class Type:
         return Type(dtype, self.shape)
 
     def __str__(self) -> str:
-        return f"{self.dtype.value}[{','.join(map(str, self.shape))}]"
+        return f"{self.dtype.value}[{','.join(map(dim_text, self.shape))}]"
 
 
 class Struct:

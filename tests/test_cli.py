@@ -1,0 +1,153 @@
+"""The command line: what it prints, what it refuses, and its exit status."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from j2o.cli import main
+
+PROGRAM = """
+import jax.numpy as jnp
+
+VALUE = 5
+
+class Space:
+    def double(x):
+        return 2 * x
+
+def halved(x):
+    return x[:, ::2]
+
+def stopped(x):
+    raise SystemExit(0)
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    file = tmp_path / "json.py"  # a name that Python's library has, too
+    file.write_text(PROGRAM)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _imports_as_before(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [n for n in sys.modules if n.startswith("j2o_program_")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def refused(capsys, *argv):
+    """The one line that the command prints to stderr."""
+    assert main([str(arg) for arg in argv]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("j2o: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_python_m_j2o():
+    done = subprocess.run([sys.executable, "-m", "j2o", "passes", "--opt-level", "0"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "lower " in done.stdout
+    assert "level 1" not in done.stdout
+
+
+def test_inspect_shows_constraints_and_sizes_as_one_writes_them(program, tmp_path, capsys):
+    model = tmp_path / "m.onnx"
+    argv = ["export", f"{program}:halved", "--spec", "f32[B,-(T//-2)]", "--constraint", "T <= 64", "-o", str(model)]
+    assert main([*argv, "--constraint", "mod(T, 2) == 0"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(model)]) == 0
+    shown = capsys.readouterr().out
+    assert "input  x: float[B,-floordiv(T, -2)]" in shown
+    assert "where  T <= 64; mod(T, 2) == 0" in shown
+
+
+def test_attributes_of_attributes(program, tmp_path):
+    assert main(["export", f"{program}:Space.double", "--spec", "f32[B]", "-o", str(tmp_path / "m.onnx")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing", "has no 'nothing'"),
+        ("VALUE", "a callable is needed"),
+        ("Space.single", "Space has no 'single'"),
+        ("stopped", "SystemExit"),
+    ],
+)
+def test_what_is_not_there_is_named(program, tmp_path, capsys, name, words):
+    model = tmp_path / "m.onnx"
+    assert words in refused(capsys, "export", f"{program}:{name}", "--spec", "f32[2,4]", "-o", model)
+    assert not model.exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [("no_such_module:f", "no_such_module"), ("nocolon", "pkg.module:name"), (":f", "pkg.module:name"), ("m:", "pkg.module:name"),
+     (".relative:f", "cannot be imported"), ("/no/such/file.py:f", "no file")],
+)  # fmt: skip
+def test_what_cannot_be_found_is_named(tmp_path, capsys, function, words):
+    assert words in refused(capsys, "export", function, "--spec", "f32[2]", "-o", tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "raise SystemExit(0)", "def", "raise ValueError('two\\nlines')"])
+def test_a_module_that_cannot_be_imported(tmp_path, capsys, code):
+    file = tmp_path / "broken.py"
+    file.write_text(code)
+    assert "broken.py cannot be imported" in refused(
+        capsys, "export", f"{file}:f", "--spec", "f32[2]", "-o", tmp_path / "m"
+    )
+
+
+@pytest.mark.parametrize("spec", ["", "f32", "f32[", "f32[2", "x32[2,2]", "f32[-1,2]", "f32[2,2];f32[2,2]"])
+def test_bad_specs(program, tmp_path, capsys, spec):
+    error = refused(capsys, "export", f"{program}:halved", f"--spec={spec}", "-o", tmp_path / "m.onnx")
+    assert "spec" in error or "json.py" in error
+
+
+@pytest.mark.filterwarnings("default::j2o.J2OWarning")
+def test_a_warning_is_one_line(program, tmp_path, capsys):
+    assert main(["export", f"{program}:halved", "--spec", "f64[2,4]", "-o", str(tmp_path / "m.onnx")]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("j2o: warning: 64-bit mode is off")
+    assert err.count("\n") == 1
+
+
+def test_every_command_has_help(capsys):
+    for command in ("export", "inspect", "check", "passes", "dump"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+    assert "only those of one level" not in capsys.readouterr().out
+
+
+def fake_python(folder: Path, version: str) -> Path:
+    """An interpreter that makes environments of nothing, and tells its version."""
+    file = folder / f"python{version}"
+    file.write_text(f"""#!/usr/bin/env bash
+if [ "$1" = -c ]; then echo {version}; exit; fi
+if [ "$2" = venv ]; then for last; do :; done; mkdir -p "$last/bin"; cp "$0" "$last/bin/python"; echo "{version}" >> made; fi
+""")
+    file.chmod(0o755)
+    return file
+
+
+def test_setup_env_makes_an_environment_for_each_interpreter(tmp_path):
+    root = Path(__file__).parents[1]
+    for name in ("setup-env", "pyproject.toml"):
+        (tmp_path / name).write_bytes((root / name).read_bytes())
+    (tmp_path / "setup-env").chmod(0o755)
+    one, two = (fake_python(tmp_path, version) for version in ("3.12", "3.13"))
+
+    def set_up(python):
+        wanted = {"PYTHON": str(python)} if python else {}
+        subprocess.run(["./setup-env"], cwd=tmp_path, check=True, env={"PATH": "/usr/bin:/bin", **wanted})
+
+    for python in (one, one, None, two, two, None):
+        set_up(python)
+    assert (tmp_path / "made").read_text().split() == ["3.12", "3.13"]
