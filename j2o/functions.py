@@ -63,7 +63,7 @@ def _marked_call(fn: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, An
     if linen is not None and args and isinstance(args[0], linen.Module):
         return linen.jit(_named(lambda self, *a, **k: fn(self, *a, **k), name))(*args, **kwargs)
     call = functools.partial(fn, *args, **kwargs)
-    return _with_state(call, name) if _holds_nnx(call) else _jit(lambda call: call(), call, name)
+    return _with_state(call, name) if _holds_state(call) else _jit(lambda call: call(), call, name)
 
 
 def _named(fn: Any, name: str) -> Any:
@@ -90,25 +90,25 @@ def _jit(run: Callable[[functools.partial[Any]], Any], call: functools.partial[A
     return jax.jit(_named(body, name))([leaves[i] for i in at])
 
 
-def _holds_nnx(call: functools.partial[Any]) -> bool:
+def _holds_state(call: functools.partial[Any]) -> bool:
     if "flax.nnx" not in sys.modules:
         return False
     from j2o.frontend.held import held_by
-    from j2o.frontend.modules import holders_of_nnx
+    from j2o.frontend.modules import holders_of_state
 
-    return bool(holders_of_nnx(held_by(call)))
+    return bool(holders_of_state(held_by(call)))
 
 
 def _with_state(call: functools.partial[Any], name: str) -> Any:
     """A call that may write to nnx variables: it writes to copies of them, and what has changed comes back as results."""
     from j2o.frontend.held import held_by
-    from j2o.frontend.modules import copied, holders_of_nnx, is_written, variables_in
+    from j2o.frontend.modules import copied, holders_of_state, is_written, variables_in
 
     written: list[Any] = []
 
     def run(inner: functools.partial[Any]) -> Any:
         held, copies = held_by(inner), {}
-        inside = copied(inner, holders_of_nnx(held), copies)
+        inside = copied(inner, holders_of_state(held), copies)
         out = inside()
         variables = variables_in(held)
         after = {id(copies[id(v)]) for v in variables}

@@ -373,6 +373,26 @@ def test_equinox(way):
     assert any(name.endswith("rest/1/bias") for name in names), names
 
 
+class Count(eqx.Module):
+    index: eqx.nn.StateIndex
+
+    def __init__(self):
+        self.index = eqx.nn.StateIndex(jnp.zeros(()))
+
+    def __call__(self, x, state):
+        calls = state.get(self.index) + 1
+        return x + calls, state.set(self.index, calls)
+
+
+def test_a_state_of_equinox_is_not_used_up():
+    count, state = eqx.nn.make_with_state(Count)()
+    model = j2o.compile(lambda x: count(x, state)[0], [("B",)])
+    for _ in range(2):
+        model.verify(np.zeros(3, np.float32))
+    assert state.get(count.index) == 0
+    np.testing.assert_array_equal(count(jnp.zeros(3), state)[0], 1)
+
+
 class Dense(linen.Module):
     @linen.compact
     def __call__(self, x):

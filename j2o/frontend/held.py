@@ -185,6 +185,12 @@ def is_nnx(x: Any) -> bool:
     return nnx is not None and isinstance(x, nnx.Pytree | nnx.Variable)
 
 
+def is_equinox_state(x: Any) -> bool:
+    """Whether an object is a state of equinox, which a program uses up: its first call leaves none for a second."""
+    equinox = sys.modules.get("equinox")
+    return equinox is not None and isinstance(x, equinox.nn.State)
+
+
 def _is_bound_linen(x: Any) -> bool:
     linen = sys.modules.get("flax.linen")
     return linen is not None and isinstance(x, linen.Module) and getattr(x, "scope", None) is not None

@@ -1,9 +1,9 @@
 """Modules that a program may write to: it is traced with copies of them, and the caller's own stay as they are.
 
 A trace must not touch nnx modules of the caller's. nnx refuses to write to variables from inside a trace, and `nnx.jit`
-empties the modules that it is given before it finds that out. So what holds nnx objects is copied inside the trace:
-modules with their variables, and the methods, partials, closures, containers and objects of any class around them. What
-is shared stays shared in the copy. Arrays are not copied.
+empties the modules that it is given before it finds that out. A state of equinox is used up by its first call. So what
+holds such objects is copied inside the trace: modules with their variables, and the methods, partials, closures,
+containers and objects of any class around them. What is shared stays shared in the copy. Arrays are not copied.
 Uses of private JAX: none.
 """
 
@@ -17,16 +17,16 @@ from typing import Any
 
 import jax
 
-from j2o.frontend.held import Held, attributes, held_by, is_nnx, is_variable, is_wrapper, used_globals
+from j2o.frontend.held import Held, attributes, held_by, is_equinox_state, is_nnx, is_variable, is_wrapper, used_globals
 
 TRACE_STATE = "_pytree__state"
 Copies = dict[int, Any]  # the copy of each object, by the object's id
 
 
 def on_copies(fn: Callable[..., Any], held: Held | None = None) -> Callable[..., Any]:
-    """A function that calls a fresh copy of `fn` each time, so that no call changes an nnx object; `fn` where it holds none."""
+    """A function that calls a fresh copy of `fn` each time, so that no call changes what it holds; `fn` where nothing can change."""
     held = held or held_by(fn)
-    holders = holders_of_nnx(held)
+    holders = holders_of_state(held)
     if not holders:
         return fn
 
@@ -36,9 +36,9 @@ def on_copies(fn: Callable[..., Any], held: Held | None = None) -> Callable[...,
     return call
 
 
-def holders_of_nnx(held: Held) -> set[int]:
-    """The ids of the nnx objects and of all that has to be copied because it holds one."""
-    waiting = [position for position, (_, x) in enumerate(held.objects) if is_nnx(x)]
+def holders_of_state(held: Held) -> set[int]:
+    """The ids of the objects that a program may write to, and of all that has to be copied because it holds one."""
+    waiting = [position for position, (_, x) in enumerate(held.objects) if is_nnx(x) or is_equinox_state(x)]
     found: set[int] = set()
     while waiting:
         _, x = held.objects[waiting.pop()]
@@ -73,6 +73,9 @@ def _copy(x: Any, again: Callable[[Any], Any], copies: Copies) -> None:
     """Put the copy of `x` into `copies`: before its parts are copied where they may lead back to it."""
     if is_variable(x):
         copies[id(x)] = x.copy()
+    elif is_equinox_state(x):
+        leaves, tree = jax.tree.flatten(x)
+        copies[id(x)] = jax.tree.unflatten(tree, leaves)
     elif is_nnx(x):
         copies[id(x)] = object.__new__(type(x))
         for name, value in vars(x).items():

@@ -16,7 +16,7 @@ from jax import core as jcore
 from j2o.errors import J2OError, TraceError
 from j2o.frontend.failures import explained, question_of, told_constraints
 from j2o.frontend.held import Held, held_by
-from j2o.frontend.modules import Copies, copied, holders_of_nnx
+from j2o.frontend.modules import Copies, copied, holders_of_state
 from j2o.frontend.settle import verified
 from j2o.frontend.writes import lost_writes, put_back, snapshot, warnings_of
 from j2o.ir.marks import marking
@@ -44,7 +44,7 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
     program from outside (KeyboardInterrupt, SystemExit) comes through.
     """
     held = held_by(fn)
-    holders = holders_of_nnx(held)
+    holders = holders_of_state(held)
     lost: list[int] = []
 
     # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
