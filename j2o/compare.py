@@ -1,7 +1,8 @@
 """Comparing what a model gives with what JAX gives.
 
 Integers, bools and the data of keys are equal or not. Floats are close where `|model - JAX| <= atol + rtol * |JAX|`, complex
-numbers by their moduli; NaN agrees with NaN alone, an infinity with itself alone, 0.0 with -0.0.
+numbers by their moduli; NaN agrees with NaN alone, an infinity with itself alone, 0.0 with -0.0. An `rtol` finer than the distance
+of neighbours in a float of 16 bits is taken for that distance, except 0, which asks for equal values.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from j2o.errors import SpecError, VerificationError
@@ -53,6 +55,7 @@ def difference(name: str, got: Any, want: Any, rtol: float, atol: float) -> tupl
         )
     model, jax = _comparable(got), _comparable(want)
     inexact = model.dtype.kind in "fc"
+    rtol = max(rtol, _resolution(got.dtype)) if rtol else 0.0
     with np.errstate(all="ignore"):
         same = _same(model, jax) if inexact else model == jax
         gap = np.where(same, 0.0, np.abs(model - jax) if inexact else 1.0)
@@ -61,6 +64,13 @@ def difference(name: str, got: Any, want: Any, rtol: float, atol: float) -> tupl
     if not close.all():
         _raise(name, model, jax, close, f"rtol {rtol:g}, atol {atol:g}" if inexact else "all must be equal")
     return float(gap.max(initial=0.0)), float(ratio.max(initial=0.0))
+
+
+def _resolution(dtype: Any) -> float:
+    """The relative distance of neighbours in a float dtype of 16 bits; 0 for any other."""
+    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize != 2:
+        return 0.0
+    return float(jnp.finfo(dtype).eps)
 
 
 def _comparable(array: Any) -> np.ndarray:

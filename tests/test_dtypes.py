@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import j2o
+from j2o.backend.session import Session
 from j2o.ir.types import KEY_NAMES, DType
 
 SHAPES = [(), (0,), (1,), (3,), (2, 1), (0, 2)]
@@ -153,3 +154,34 @@ def test_packing_to_bytes_and_back(name, size):
     info = ml_dtypes.iinfo(dtype.numpy)
     values = np.resize(np.arange(info.min, info.max + 1), size).astype(dtype.numpy)
     np.testing.assert_array_equal(unpacked(packed(values, dtype.bits), dtype, (size,)), values)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_file_with_narrow_inputs_outputs_and_weights(tmp_path, external):
+    four, eight = np.resize(np.arange(-8, 8), 3000).astype("int4"), np.full(700, 0.5, "float8_e8m0fnu")
+    model = j2o.compile(
+        lambda x, y: (x, x, x + x, jnp.asarray(four), jnp.asarray(four), jnp.asarray(eight), y),
+        ["i4[3]", "f8e8m0fnu[]"],
+    )
+    path = tmp_path / "model.onnx"
+    model.save(path, external_data=external)
+    x, y = np.array([1, -2, 3], "int4"), np.asarray(4, "float8_e8m0fnu")
+    outputs = Session(path).run({"x": x, "y": y})
+    for got, want in zip(outputs, (x, x, np.array([2, -4, 6], "int4"), four, four, eight, y), strict=True):
+        assert (got.dtype, got.shape) == (want.dtype, want.shape)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_narrow_dtypes_through_control_flow_and_functions():
+    constant = np.array([3, 2, 1], "int4")
+
+    @j2o.function
+    def block(x):
+        return x + x, x, jnp.asarray(constant)
+
+    def fn(x):
+        doubled = jax.lax.fori_loop(0, 2, lambda i, c: c + c, x)
+        grown = jax.lax.while_loop(lambda c: c.astype(jnp.int32).sum() < 5, lambda c: c + c, x)
+        return doubled, grown, block(x), block(doubled)
+
+    j2o.compile(fn, ["i4[B]"]).verify(np.array([1, 0, 1], "int4"))

@@ -63,6 +63,18 @@ def test_dtypes_that_numpy_cannot_subtract(name):
         verify(one, other, rtol=0.1)
 
 
+@pytest.mark.parametrize(("name", "next_to_one"), [("float16", 1.001), ("bfloat16", 1.0078)])
+def test_neighbours_in_a_float_of_16_bits_are_close(name, next_to_one):
+    dtype = np.dtype(name)
+    one, neighbour, far = (np.asarray(x, dtype) for x in (1, next_to_one, 1.4))
+    assert neighbour > one
+    verify(neighbour, one)
+    with pytest.raises(j2o.VerificationError, match="1 of 1 values differ"):
+        verify(far, one)
+    with pytest.raises(j2o.VerificationError, match=r"\(rtol 0, atol 0\)"):
+        verify(neighbour, one, rtol=0.0, atol=0.0)
+
+
 def test_dtype_and_shape_are_compared():
     with pytest.raises(j2o.VerificationError, match=r"int32\[2\] instead of int64\[2\]"):
         verify(np.ones(2, np.int32), np.ones(2, np.int64))
