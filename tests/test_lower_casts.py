@@ -68,6 +68,19 @@ def test_bits_of_other_widths():
         equal(lambda x, new=new: lax.bitcast_convert_type(x, new), words)
 
 
+def test_integers_that_an_8_bit_float_cannot_hold():
+    for dtype in (np.uint16, np.int32):
+        x = np.array([0, 447, 465, 500, 57344, 61439, 65535], dtype)
+        equal(lambda x: [x.astype(t).astype("float32") for t in (jnp.float8_e4m3fn, jnp.float8_e5m2)], x)
+
+
+def test_powers_of_two():
+    ends = [2.0**-127, 2.0**-126, 1.49 * 2.0**127, 1.5 * 2.0**127, np.inf, np.nan, 0.0, -0.0, -1.0, -np.inf]
+    x = np.array([1, 1.4999, 1.5, 2.5, 3, 3.5, 5, 6, *ends], np.float32)
+    equal(lambda x: x.astype(jnp.float8_e8m0fnu).astype("float32"), x)
+    equal(lambda x: x.astype(jnp.float8_e8m0fnu).astype("float32"), np.arange(-3, 40, dtype=np.int32))
+
+
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_fewer_bits_of_precision(dtype, opset):

@@ -100,6 +100,25 @@ def test_every_dtype_is_carried(dtype):
     j2o.compile(lambda x: lax.scan(lambda c, r: (r, c), x[0], x), [x]).verify(x)
 
 
+@pytest.mark.parametrize("dtype", ["int4", "uint4"])
+def test_4_bits_in_control_flow(dtype):
+    """For which Scan, Loop and If have no kernels."""
+    one = jnp.asarray(1, dtype)
+    programs = [
+        lambda x: lax.scan(lambda c, row: (c + row, row + row), one, x),
+        lambda x: lax.while_loop(lambda c: jnp.all(c.astype("int32") < 5), lambda c: c + one, x),
+        lambda x: lax.cond(x[0] > one, lambda v: v + v, lambda v: v, x),
+        lambda x: lax.scan(lambda c, row: (lax.cond(row > c, lambda: row, lambda: c), c), one, x),
+    ]
+    x = np.array([2, 3, 7, 1], np.int32)
+    for program in programs:
+
+        def results(x, program=program):
+            return [v.astype("int32") for v in jax.tree.leaves(program(x.astype(dtype)))]
+
+        j2o.compile(results, [x]).verify(x)
+
+
 def test_what_a_body_does_not_change_is_not_carried():
     model = j2o.compile(lambda x, n: lax.fori_loop(0, n, lambda i, c: c + x, x), [("B",), "i32[]"])
     loop = next(n for n in model.graph if n.op == "onnx.Loop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -24,7 +25,10 @@ def convert(op: Lowering, x: Value, to: DType) -> Value:
         return op.Not(op.Equal(x, op.const(0, source))) if source != DType.BOOL else x
     if source.is_float and to.is_int:
         return _float_to_int(op, x, to)
-    return _float_to_float8(op, x, to) if to in FLOAT8 and source.is_float else op.cast(x, to)
+    if to == DType.F8E8M0FNU:
+        return _to_power_of_two(op, x)
+    overflows = source.is_float or (source.is_int and source.bits > 8)
+    return _float_to_float8(op, x, to) if to in FLOAT8 and overflows else op.cast(x, to)
 
 
 RULES["convert_element_type"] = lambda op, x, *, new_dtype: convert(op, x, new_dtype)
@@ -33,9 +37,16 @@ FLOAT8 = {DType.F8E4M3FN: 480.0, DType.F8E5M2: 61440.0}  # and from where on wha
 
 def _float_to_float8(op: Lowering, x: Value, to: DType) -> Value:
     """What overflows is infinite, or NaN where there is no infinity; onnxruntime has other ends."""
-    x = op.cast(x, DType.F32) if x.type.dtype.bits < 16 else x
+    x = op.cast(x, DType.F32) if x.type.dtype.bits < 16 or x.type.dtype.is_int else x
     beyond = op.GreaterOrEqual(op.Abs(x), op.const(FLOAT8[to], x.type.dtype))
     return op.cast(op.Where(beyond, op.Mul(x, op.const(np.inf, x.type.dtype)), x), to)
+
+
+def _to_power_of_two(op: Lowering, x: Value) -> Value:
+    """float8_e8m0fnu holds 2**-127 to 2**127 and NaN, which stands for 0, negative numbers, and from 1.5 * 2**127 on."""
+    x = op.cast(x, DType.F32)
+    inside = op.And(op.Greater(x, 0.0), op.Less(x, 1.5 * 2.0**127))
+    return op.cast(op.Where(inside, op.Clip(x, 2.0**-127, 2.0**127), op.const(math.nan, DType.F32)), DType.F8E8M0FNU)
 
 
 def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
