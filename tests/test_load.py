@@ -473,3 +473,12 @@ def test_models_of_others_are_summed_up(tmp_path):
         load.check(tmp_path / "m.onnx")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 2000
+
+
+def test_a_name_that_is_no_utf8(saved, capsysbinary):
+    """inspect reads it; onnx and onnxruntime could not open it by that name."""
+    odd = saved.with_name("\udcff.onnx")
+    os.rename(saved, odd)
+    assert main(["inspect", str(odd)]) == 0
+    assert b"?.onnx: opset 18" in capsysbinary.readouterr().out
+    refused(odd, "is not UTF-8, give the file another name")

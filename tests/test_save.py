@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -606,3 +607,20 @@ def test_what_only_posix_has_is_not_needed(tmp_path):
     """Windows has none of these."""
     subprocess.run([sys.executable, "-c", WITHOUT_POSIX, tmp_path, *POSIX.split()], check=True)
     assert len(names(tmp_path)) == 4
+
+
+@pytest.mark.usefixtures("system")
+def test_a_folder_that_vanishes(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for kind in KINDS:
+        with pytest.raises(j2o.SaveError, match="cannot be written: No such file"):
+            external.save(
+                kill_saves.graph(1),
+                18,
+                folder / "m.onnx",
+                **kind,
+                progress=lambda *_: shutil.rmtree(folder, ignore_errors=True),
+            )
+        assert names(tmp_path) == []
+        folder.mkdir()

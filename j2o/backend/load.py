@@ -145,6 +145,10 @@ def check(path: str | os.PathLike[str], deep: bool = False, progress: Progress |
 
     model = read(path)
     path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise LoadError(f"{in_a_line(path)}: its name is not UTF-8, give the file another name") from None
     with _readable(path):
         places = [p for t in _tensors(model) if (p := _place(path, t)) is not None]
         _check_overlaps(path, places)
