@@ -58,6 +58,10 @@ TINY = f32(1e-8, -1e-8, 1e-4, 30.0, -30.0, 0.0, -0.0, INF, -INF, NAN)
 KEY = np.array([1, 2], np.uint32)
 COMPLEX = np.array([1 + 2j, -2 + 0j, 0.5 - 1j, 3 - 4j], np.complex64)
 
+BASES = np.array([0, 1, 2j, INF], np.complex64)
+EXPONENTS = np.array([1, 2j, -1, 1 + 2j, -1 - 2j, 0, 1 - 1j], np.complex64)
+COMPLEX_POWERS = np.repeat(BASES, len(EXPONENTS)), np.tile(EXPONENTS, len(BASES))
+
 # name of the row: function, operands; rounding errors are allowed where APPROXIMATE has the name
 CASES = {
     "round-half-away": (lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO), HALVES),
@@ -121,6 +125,7 @@ CASES = {
     "random-normal": (lambda k: jax.random.normal(jax.random.wrap_key_data(k), (7,)), KEY),
     "complex-product": (lambda z: (z * z, abs(z), z == z[::-1]), COMPLEX),
     "complex-functions": (lambda z: (jnp.exp(z[:3]), jnp.sqrt(z), jnp.log(z)), COMPLEX),
+    "complex-power": (lax.pow, *COMPLEX_POWERS),
     "resize": (lambda x: jax.image.resize(x, (5,), "linear", antialias=True), f32(1, 4, 2, 8, 5, 7, 3)),
     "cholesky-indefinite": (lambda a: lax.linalg.cholesky(a), np.array([[1, 2], [2, 1]], np.float32)),
     "singular-solve": (lambda a: lax.linalg.triangular_solve(a, a, lower=True), np.array([[0, 0], [1, 2]], np.float32)),
@@ -128,7 +133,7 @@ CASES = {
     "branch-out-of-range": (lambda i: lax.switch(i, [lambda: 1, lambda: 2, lambda: 3]), np.int32(9)),
 }  # fmt: skip
 APPROXIMATE = {
-    "power", "expm1-log1p", "erf", "hyperbolic", "atan2", "random-normal", "complex-product", "complex-functions", "resize",
+    "power", "expm1-log1p", "erf", "hyperbolic", "atan2", "random-normal", "complex-product", "complex-functions", "complex-power", "resize",
     "bfloat16",
 }  # fmt: skip
 
@@ -328,6 +333,28 @@ def nan_bits():
     assert np.isnan(greatest[0]) or greatest[0] == INF
 
 
+def complex_edges():
+    parts = np.array([0.5, 1, -1, 2, -3], np.float32)
+    z = (parts[:, None] + 1j * parts).ravel()
+    for fn in (
+        lax.sqrt,
+        lax.exp,
+        lax.log,
+        lax.sin,
+        lax.tanh,
+        lax.asinh,
+        lax.acosh,
+        lax.atanh,
+        lax.asin,
+        lax.acos,
+        lax.atan,
+    ):
+        got, want = both(fn, z)  # finite, and on no branch cut
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    got, want = both(lax.sqrt, np.array([complex(-4, -0.0)], np.complex64))
+    assert abs(got) == abs(want) == 2
+
+
 def free_choices():
     a = f32([2, 1, 0], [1, 2, 1], [0, 1, 2])
     vectors, _ = both(lambda a: jnp.linalg.eigh(a).eigenvectors, a)
@@ -346,6 +373,7 @@ BOUNDED = {
     "elementary-functions": elementary_functions,
     "fewer-roundings": fewer_roundings,
     "nan-bits": nan_bits,
+    "complex-edges": complex_edges,
     "free-choices": free_choices,
 }
 

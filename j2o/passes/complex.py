@@ -140,12 +140,17 @@ def integer_pow(z: Z, *, y: int) -> Z:
 
 
 def pow_(a: Z, b: Any) -> Z:
+    """exp(b log a), and what XLA has where that is undefined: a base of 0, 1 or infinity, an exponent of 0."""
     exponent = b if isinstance(b, Z) else Z(b.astype(a.re.dtype), jnp.zeros(b.shape, a.re.dtype))
     general = exp(_mul(exponent, log(a)))
-    zero, unit = (a.re == 0) & (a.im == 0), (exponent.re == 0) & (exponent.im == 0)
     nothing = jnp.zeros_like(general.re)
-    general = _where(zero & ~unit, Z(nothing, nothing), general)
-    return _where(unit & jnp.ones_like(zero), Z(nothing + 1, nothing), general)
+    none, one, undefined, infinite = (Z(nothing + v, nothing) for v in (0, 1, math.nan, math.inf))
+    positive, negative = ((exponent.im == 0) & side for side in (exponent.re > 0, exponent.re < 0))
+    is_real = a.im == 0
+    zero, unit, endless = (is_real & (a.re == v) for v in (0, 1, math.inf))
+    out = _where(zero, _where(positive & zero, none, Z(undefined.re, undefined.re)), general)
+    out = _where(endless & positive, infinite, _where(endless & negative, none, out))
+    return _where(unit | ((exponent.re == 0) & (exponent.im == 0)), one, out)
 
 
 def sign(z: Z) -> Z:
