@@ -57,8 +57,6 @@ def held_by(fn: Any) -> Held:
     waiting: list[tuple[str, Any, int]] = [("", fn, -1)]
     while waiting:
         path, x, parent = waiting.pop()
-        if type(x) in ATOMS or isinstance(x, type):
-            continue
         known = id(x) in parents
         parents.setdefault(id(x), []).append(parent)
         if known:
@@ -69,9 +67,20 @@ def held_by(fn: Any) -> Held:
         objects.append((path, x))
         if is_array(x):
             continue
-        inside = [(f"{path}/{name}" if path and name else path or name, part, position) for name, part in parts(x)]
+        inside = [
+            (f"{path}/{name}" if path and name else path or name, part, position)
+            for name, part in parts(x)
+            if not _is_plain(part)
+        ]
         waiting += reversed(inside)
     return Held(objects, parents)
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether an object surely holds nothing: a number, text, a class, or a tuple of such."""
+    if type(x) is tuple:
+        return all(type(value) in ATOMS for value in x)
+    return type(x) in ATOMS or isinstance(x, type)
 
 
 def parts(x: Any) -> Iterator[tuple[str, Any]]:
@@ -88,9 +97,10 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(x, types.CellType):
         yield "", content_of(x)
     elif isinstance(x, dict):
-        yield from ((str(k), v) for k, v in x.items())
+        yield from ((str(k), v) for k, v in x.items() if type(v) not in ATOMS)
     elif isinstance(x, list | tuple):
-        yield from ((str(k), v) for k, v in zip(getattr(x, "_fields", range(len(x))), x, strict=False))
+        names = getattr(x, "_fields", range(len(x)))
+        yield from ((str(k), v) for k, v in zip(names, x, strict=False) if type(v) not in ATOMS)
     elif is_variable(x):
         yield "", x.get_raw_value()
     elif is_keras_variable(x):

@@ -20,7 +20,7 @@ from j2o.frontend.held import Held, is_keras_variable, is_nnx, is_variable
 from j2o.frontend.modules import Copies, is_written
 
 SHOWN = 3
-Snapshot = list[tuple[Any, dict[Any, Any]]]
+Snapshot = list[tuple[Any, dict[Any, Any] | list[Any]]]
 RANDOM = frozenset(["random_bits", "threefry2x32", "rng_bit_generator", "random_gamma"])
 # what says that a module, or a call, is one in training
 TRAINING = {
@@ -45,7 +45,7 @@ def snapshot(held: Held) -> Snapshot:
         if isinstance(x, dict):
             found.append((x, dict(x)))
         elif isinstance(x, list):
-            found.append((x, dict(enumerate(x))))
+            found.append((x, list(x)))
         elif hasattr(x, "__dict__") and not is_nnx(x):
             found.append((x, dict(vars(x))))
     return found
@@ -54,9 +54,9 @@ def snapshot(held: Held) -> Snapshot:
 def put_back(before: Snapshot) -> None:
     """Take what belongs to a trace out of the caller's objects: each place gets what it had, or goes."""
     for x, parts in before:
-        if isinstance(x, list):
+        if isinstance(parts, list):
             if any(map(is_of_a_trace, x)):
-                x[:] = parts.values()
+                x[:] = parts
             continue
         place = x if isinstance(x, dict) else vars(x)
         for name in [name for name, value in place.items() if is_of_a_trace(value)]:
