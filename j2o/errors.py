@@ -80,11 +80,12 @@ class J2OWarning(UserWarning):
 
 
 def shown(value: object) -> str:
-    """A value that does not fit, for a message: its type and what it looks like, in one short line."""
-    text = shortened(reprlib.repr(value), LONGEST)
+    """A value that does not fit, for a message: what it looks like in one short line, with its type where that does not show it."""
+    text = " ".join(reprlib.repr(value).split())
     kind = type(value).__name__
-    tells_its_type = value is None or isinstance(value, str | bytes) or text.startswith((kind, f"<{kind}"))
-    return text if tells_its_type else f"{kind} {text}"
+    if value is None or type(value).__module__ == "builtins" or text.startswith((kind, f"<{kind}")):
+        return text
+    return f"{kind} {text}"
 
 
 def meant(name: object, names: Iterable[str]) -> str:

@@ -110,8 +110,8 @@ def test_a_primitive_whose_name_has_dots_is_a_primitive():
     [
         ((), "name the primitives"),
         ((None,), "a string"),
-        ((5,), "int 5"),
-        (([],), "list"),
+        ((5,), "5"),
+        (([],), "([])"),
         (("",), "no primitive"),
         (("sin cos",), "'sin', 'cos'"),
         (("sin\0",), "no primitive"),
@@ -127,7 +127,7 @@ def test_names_that_no_primitive_has(register, names, words):
 
 @pytest.mark.parametrize("register", [j2o.lower, j2o.lower_with])
 def test_a_rule_that_is_no_function(register):
-    with pytest.raises(PassError, match="given int 5"):
+    with pytest.raises(PassError, match="given 5"):
         register("zz")(5)
     assert "zz" not in {*RULES, *DECOMPOSITIONS}
 
@@ -136,7 +136,7 @@ def test_a_rule_that_is_no_function(register):
     ("rule", "words"),
     [
         (lambda op, x: None, "gave None instead of f32[B,4]"),
-        (lambda op, x: 5, "gave int 5 instead"),
+        (lambda op, x: 5, "gave 5 instead"),
         (lambda op, x: (x, x), "gave f32[B,4], f32[B,4] instead"),
         (lambda op, x: op.Cast(x, to=DType.F64), "gave f64[B,4] instead"),
         (lambda op: op, "TypeError"),

@@ -225,7 +225,7 @@ PATTERNS = [
     (lambda op, x: op.lax.exp(x), "there is no lax.exp"),
     (lambda op, x: op.apply("lax.exp", x), "there is no lax.exp"),
     (lambda op, x: op.Concat(..., x, axis=0), "must be the last"),
-    (lambda op, x: op.ReduceSum(x, [1]), "list [1] is no operand"),
+    (lambda op, x: op.ReduceSum(x, [1]), "[1] is no operand"),
     (lambda op, x: op.Add(x, "one"), "'one' is no operand"),
     (lambda op, x: op.Add(x, np.ones(2)), "is no operand"),
     (lambda op, x: op.Add(x, op.either()), "either() needs options"),
@@ -234,11 +234,11 @@ PATTERNS = [
     (lambda op, x: op.Softmax(x, axis=x), "both an operand and an attribute"),
     (lambda op, x: x.type, "the pattern raised AttributeError"),
     (lambda op, x: None, "must be an operation, not None"),
-    (lambda op, x: 5, "must be an operation, not int 5"),
+    (lambda op, x: 5, "must be an operation, not 5"),
     (lambda: 5, "must take op and plain parameters"),
     (lambda op, *xs: op.Neg(xs[0]), "must take op and plain parameters"),
     (lambda op, *, x: op.Neg(x), "must take op and plain parameters"),
-    (5, "given int 5"),
+    (5, "given 5"),
 ]
 
 
@@ -299,7 +299,7 @@ REPLACEMENTS = [
     (lambda op, x: x, "takes (op, x), the pattern (op, x, y)"),
     (lambda op, x, y, z: x, "takes (op, x, y, z), the pattern (op, x, y)"),
     (lambda: None, "must take op and plain parameters"),
-    (5, "given int 5"),
+    (5, "given 5"),
 ]
 
 
@@ -331,8 +331,8 @@ def test_a_rule_without_a_replacement_says_so_wherever_it_runs(body):
 
 STRANGER = parse('graph @other(%s: f32[B,4]) -> ("output")\n    dims (B) {\n  return %s\n}\n').inputs[0]
 RESULTS = [
-    (lambda op, x, y: (x,), "the replacement is tuple (<%x"),
-    (lambda op, x, y: 0.0, "the replacement is float 0.0"),
+    (lambda op, x, y: (x,), "the replacement is (<%x"),
+    (lambda op, x, y: 0.0, "the replacement is 0.0"),
     (lambda op, x, y: STRANGER, "is a value of another graph"),
     (lambda op, x, y: op.Neg(op.root.out), "is made of the value that it replaces"),
     (lambda op, x, y: 1 / 0, "ZeroDivisionError: division by zero at " + __file__),
@@ -353,7 +353,7 @@ def test_rule_sets_that_cannot_be():
     for rules, words in (
         ((rule, rule), "two rules are named 'mine'"),
         (rule, "a list or tuple of rules is needed"),
-        ((5,), "int 5 is no rule"),
+        ((5,), "5 is no rule"),
         ((rewrite("early", at="lax")(lambda op, x: op.lax.exp(x)),), "its rule early at 'lax'"),
     ):
         with pytest.raises(PassError, match=words):
