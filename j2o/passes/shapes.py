@@ -162,7 +162,7 @@ def _(op, x, axes, keep, n):
     # a sum in float16 overflows where ReduceMean, which adds in float32, does not; no axes at all mean all of them
     if not axes.known or x.type.dtype not in (DType.F32, DType.F64):
         return None
-    count = dims.prod(x.type.shape[int(a)] for a in axes.known)  # type: ignore[arg-type]
+    count = dims.prod(x.type.shape[a] for a in _from_zero(axes.known, x.type.rank))
     inverse = op.root.op == "onnx.Mul"
     if not dims.known_ge(count, 1):  # the mean of nothing is NaN, ReduceMean's is 0
         return None
@@ -330,8 +330,8 @@ def _type_seen(node: Node, index: int, views: Views) -> Type:
 
 
 def _from_zero(axes: Sequence[Dim], rank: int) -> tuple[int, ...]:
-    """Axes, sorted, none counted from the end."""
-    return tuple(sorted(int(a) % rank for a in axes))  # type: ignore[arg-type]
+    """Axes, sorted, each once, none counted from the end."""
+    return tuple(sorted({int(a) % rank for a in axes}))  # type: ignore[arg-type]
 
 
 def _take(node: Node, index: int, value: Value, views: Views) -> None:

@@ -16,7 +16,10 @@ def _form(x: Value, axes: Value, eps: Value) -> tuple[int, float] | None:
         return None
     rank = x.type.rank
     over = sorted(int(a) % rank for a in axes.known)  # type: ignore[arg-type]
-    if not over or over != list(range(over[0], rank)) or not dims.is_static(x.type.shape[over[0] :]):
+    if not over or over != list(range(over[0], rank)):
+        return None
+    normalised = x.type.shape[over[0] :]
+    if not dims.is_static(normalised) or 0 in normalised:  # onnxruntime normalises no rows of nothing
         return None
     return over[0], float(eps.const.scalar)
 

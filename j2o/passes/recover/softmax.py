@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from j2o.ir.graph import Value
+from j2o.ir.types import DType
 from j2o.passes.patterns import RuleBuilder, rewrite
 
 
@@ -41,7 +42,8 @@ def log_softmax(op, x, axes):
 @log_softmax.becomes
 def _(op, x, axes):
     axis = _axis(op, x, axes)
-    return None if axis is None else op.LogSoftmax(x, axis=axis)
+    overlooks_nan = x.type.dtype == DType.F64  # onnxruntime's kernel
+    return None if axis is None or overlooks_nan else op.LogSoftmax(x, axis=axis)
 
 
 RULES = (softmax, log_softmax)
