@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from j2o.arguments import choice, flag, graph_name, identifier, name_of, sequence, strings, tensor_names, whole_number
-from j2o.collector import collector_paused
+from j2o.collector import CollectorPaused
 from j2o.errors import J2OError, SpecError, raised, shortened, shown
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.modules import on_copies
@@ -71,7 +71,7 @@ def compile(
     )
     runtime = _runtime(target, opset, options.weights_dtype)
     pipeline = _pipeline(options.opt_level, passes)
-    with collector_paused():
+    with CollectorPaused():
         return _compiled(fn, specs, options, runtime, pipeline, verify=passes is not None)
 
 

@@ -7,39 +7,40 @@ again, if it was on.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
-from collections.abc import Iterator
 
 _lock = threading.RLock()  # a signal's handler may compile, too
-_pausing: set[object] = set()
+_pausing: set[int] = set()  # the `id` of each pause
 _was_enabled = False
 
 
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """The collector is off while this lasts, in any thread; at the end it is as it was before the first pause."""
-    global _was_enabled
-    me = object()
-    try:
+class CollectorPaused:
+    """`with CollectorPaused():` the collector is off in all threads; then it is as it was before the first pause.
+
+    A pause that an interrupt keeps from its end ends when it is no longer referred to.
+    """
+
+    def __enter__(self) -> None:
+        global _was_enabled
         with _lock:
             if not _pausing:
                 _was_enabled = gc.isenabled()
-            _pausing.add(me)
+            _pausing.add(id(self))
             gc.disable()
-        yield
-    finally:
-        _end(me)
 
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
-def _end(me: object) -> None:
-    """One pause less. An interrupt at any place in this leaves the collector on or another pause that will turn it on."""
-    with _lock:
-        if me not in _pausing:
-            return
-        try:
-            _pausing.discard(me)
-        finally:
-            if not _pausing and _was_enabled:
-                gc.enable()
+    def __del__(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        with _lock:
+            if id(self) not in _pausing:
+                return
+            try:
+                _pausing.discard(id(self))
+            finally:
+                if not _pausing and _was_enabled:
+                    gc.enable()

@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
-import signal
+import inspect
+import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 
 import j2o
-from j2o.collector import collector_paused
+from j2o.collector import CollectorPaused
 from j2o.ir.marks import is_marking
 
+PACKAGE = os.path.dirname(j2o.__file__) + os.sep
 WEIGHTS = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
 
 
@@ -94,7 +97,7 @@ def test_a_model_runs_in_several_threads():
 
 
 def test_the_collector_is_on_again_when_the_last_pause_ends():
-    one, two = collector_paused(), collector_paused()
+    one, two = CollectorPaused(), CollectorPaused()
     one.__enter__()
     two.__enter__()
     one.__exit__(None, None, None)
@@ -134,32 +137,42 @@ def test_errors_in_some_threads_leave_the_collector_on():
 # ---------------------------------------------------------------------------------------------- interrupts
 
 
-def seconds_of(program):
-    start = time.perf_counter()
-    compiled(program)
-    return time.perf_counter() - start
+class Interrupt:
+    """As if somebody pressed Ctrl-C at the call number `at` of a function of j2o; `calls` counts them.
+
+    Generators are left out: Python itself swallows what is raised while it closes one.
+    """
+
+    def __init__(self, at):
+        self.at, self.calls = at, 0
+
+    def __call__(self, frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(PACKAGE) and not code.co_flags & inspect.CO_GENERATOR:
+            self.calls += 1
+            if self.calls == self.at:
+                raise KeyboardInterrupt
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="interrupts are sent by a timer that this system lacks")
+def interrupted(program, at):
+    interrupt = Interrupt(at)
+    sys.setprofile(interrupt)
+    try:
+        compiled(program)
+    finally:
+        sys.setprofile(None)
+    return interrupt.calls
+
+
 def test_an_interrupt_leaves_everything_as_it_was():
     want = [compiled(program) for program in PROGRAMS]
     before = settings()
-    whole = min(seconds_of(PROGRAMS[0]) for _ in range(3))
-    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    interrupted = 0
-    try:
-        for i in range(40):
-            signal.setitimer(signal.ITIMER_REAL, whole * (i + 1) / 50)
-            try:
-                compiled(PROGRAMS[0])
-            except KeyboardInterrupt:
-                interrupted += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            assert settings() == before
-    finally:
-        signal.signal(signal.SIGALRM, old)
-    assert interrupted
+    count = interrupted(PROGRAMS[0], 0)
+    last = [count - i for i in range(1, 20)]  # around the end of the pause of the collector
+    for at in [*range(1, 20), *range(20, count, count // 40), *last]:
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupted(PROGRAMS[0], at)
+        assert settings() == before
     assert [compiled(program) for program in PROGRAMS] == want
 
 
