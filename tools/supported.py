@@ -43,7 +43,8 @@ Compiling raises `UnsupportedError`, which lists all such operations at once.
 - `pure_callback`, `io_callback`: ONNX cannot call the host. `debug.print` and `debug.callback` are left out, with a note in the report.
 - Meshes of more than one device, and `ragged_all_to_all`: ONNX has one device. Collectives over axes of size 1 are their operand.
 - Typed keys of a user's own generator: its code is Python that JAX runs.
-- `ffi_call`, `pallas_call`, Triton kernels and a user's own primitives, until `@j2o.lower` says what they are.
+- `ffi_call`, `pallas_call`, Triton kernels and a user's own primitives without JAX code, until `@j2o.lower` says what they are.
+- `spsolve` of `jax.experimental.sparse`, which calls scipy, and functions of `jax.export`, which are compiled already.
 - A window of `reduce_window` of symbolic size that does not cover its axis, with a computation of the user's.
 - `scaled_matmul` of `jax.nn`, fused attention of cuDNN: JAX itself has these on GPUs only.
 
