@@ -283,3 +283,10 @@ def test_damaged_texts_give_parse_errors_or_graphs():
             told += str(error)
     assert "\n" not in told
     assert 20 < whole < 700
+
+
+def test_an_attribute_of_another_kind_is_told_by_verify():
+    text = "graph @m(%x: f32[B,5,6]) { %y = onnx.Transpose(%x) {perm = [0, B, 1]} : f32[B,6,5] return %y }"
+    with pytest.raises(j2o.InvalidGraphError, match="Transpose.*operands and attributes do not fit") as error:
+        parse(text).verify()
+    assert "\n" not in str(error.value)

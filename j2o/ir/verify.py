@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from j2o.errors import InvalidGraphError
+from j2o.errors import InvalidGraphError, J2OError, raised
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import misuse
 from j2o.ir.ops import no_inference
@@ -74,6 +74,10 @@ def _verify_types(node: Node) -> None:
         types = infer(node)
     except TypeError:
         return  # its types were given: inference cannot know them
+    except J2OError:
+        raise
+    except Exception as error:  # attributes of another kind than the rule expects
+        raise _fail(node, f"operands and attributes do not fit: {raised(error)}") from error
     for value, type in zip(node.outputs, types, strict=False):
         if value.type.dtype != type.dtype or not _may_be(value.type.shape, type.shape):
             raise _fail(node, f"has the type {value.type}, inference says {type}")
