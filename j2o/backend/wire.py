@@ -17,7 +17,7 @@ NUMBERS = 50_000_000  # of packed lists, but floats: sizes and entries of tensor
 NAME = 2**16  # bytes of a name
 TEXT = 2**26  # bytes of a text for people, and of a value in metadata
 ALL_TEXT = 2**28  # bytes of all names and texts
-GRAPHS = 10_000  # branches and bodies of loops; onnxruntime takes some 40 kB for each
+GRAPHS = 5_000  # branches and bodies of loops; onnxruntime takes some 40 kB for each
 DEPTH = 100  # of messages in messages, as in protobuf itself
 _COPIED = 2**20  # bytes of messages that are walked as a copy: reading one byte of a mapped file takes longer
 
