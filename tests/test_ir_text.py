@@ -287,6 +287,6 @@ def test_damaged_texts_give_parse_errors_or_graphs():
 
 def test_an_attribute_of_another_kind_is_told_by_verify():
     text = "graph @m(%x: f32[B,5,6]) { %y = onnx.Transpose(%x) {perm = [0, B, 1]} : f32[B,6,5] return %y }"
-    with pytest.raises(j2o.InvalidGraphError, match="Transpose.*operands and attributes do not fit") as error:
+    with pytest.raises(j2o.InvalidGraphError, match=r"Transpose.*operands and attributes do not fit") as error:
         parse(text).verify()
     assert "\n" not in str(error.value)
