@@ -169,7 +169,7 @@ LEAST = f32(1e-40)
 GIVEN_UP = {
     "zero-of-max": (lambda x, y: (lax.max(x, y), jax.nn.relu(y)), (f32(-0.0), f32(-0.0)), f32(0.0), f32(-0.0)),
     "zero-of-where": (lambda x: jnp.where(x < 1, x, 2.0), f32(0.0, 2.0), f32(-0.0, 3.0)),
-    "zero-of-sum": (lambda x: x + 0.0, f32(-0.0), f32(-0.0)),
+    "zero-of-sum": (lambda x: x + 0.0, f32(0.0), f32(-0.0)),
     "zero-of-convolution": (lambda x: convolved(x) * -1.0, f32(0.0)[None, None], f32(0.0)[None, None]),
     "nan-in-pool": (lambda x: lax.reduce_window(x, -INF, lax.max, (2,), (1,), "VALID"), f32(1, 2), f32(1, NAN, 2)),
     "subnormal": (lambda x: x * 2.0, LEAST + LEAST, LEAST),
