@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 
 from j2o.backend.external import CHECKSUM, MESSAGE, Progress, in_a_line
 from j2o.backend.proto import CONSTRAINTS
-from j2o.backend.wire import DEPTH, GRAPHS, Damaged, scan
+from j2o.backend.wire import DEPTH, GRAPHS, Costly, Damaged, scan
 from j2o.errors import LoadError, shown
 from j2o.ir.tensor import CHUNK
 
@@ -81,6 +81,8 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
     except Damaged as error:
         what = str(error) or "it is cut short, or something else"
         raise LoadError(f"{in_a_line(path)}: is not an ONNX model: {what}") from None
+    except Costly as error:
+        raise LoadError(f"{in_a_line(path)}: would take too much time or memory: {error}") from None
     except DecodeError as error:
         raise LoadError(f"{in_a_line(path)}: is not an ONNX model: it is cut short, or something else") from error
 

@@ -29,6 +29,10 @@ class Damaged(ValueError):
     """The bytes are no messages of ONNX; the text says what is wrong, or is empty."""
 
 
+class Costly(ValueError):
+    """The bytes may be a model, but one that takes more than the limits."""
+
+
 class _Message(dict[int, Any]):
     """What stands in a message by the key of a field: another message, the most bytes of a text, or None for numbers."""
 
@@ -55,7 +59,7 @@ _MODEL = _schema(onnx.ModelProto.DESCRIPTOR, {})
 
 
 def scan(data: Any) -> None:
-    """Walk the bytes of a model; Damaged where they are none, or take more than the limits."""
+    """Walk the bytes of a model; Damaged where they are none, Costly where they take more than the limits."""
     walk = _Walk()
     try:
         walk.message(data, 0, len(data), _MODEL, 1)
@@ -105,7 +109,7 @@ class _Walk:
                 break
         self.parts += parts
         if self.parts > PARTS:
-            raise Damaged(f"it has more than {PARTS:,} fields (names, sizes, …)")
+            raise Costly(f"it has more than {PARTS:,} fields (names, sizes, …)")
         if at != end:
             raise Damaged
 
@@ -114,11 +118,11 @@ class _Walk:
         self.messages += 1
         self.graphs += fields.is_graph
         if depth > DEPTH:
-            raise Damaged(f"its messages are nested deeper than {DEPTH}")
+            raise Costly(f"its messages are nested deeper than {DEPTH}")
         if self.messages > MESSAGES:
-            raise Damaged(f"it has more than {MESSAGES:,} messages (nodes, attributes, types, …)")
+            raise Costly(f"it has more than {MESSAGES:,} messages (nodes, attributes, types, …)")
         if self.graphs > GRAPHS:
-            raise Damaged(f"it has more than {GRAPHS:,} graphs (branches, bodies of loops)")
+            raise Costly(f"it has more than {GRAPHS:,} graphs (branches, bodies of loops)")
 
     def content(self, data: Any, at: int, stop: int, kind: _Message | int | None, depth: int) -> None:
         """What stands in a field of many bytes."""
@@ -126,13 +130,13 @@ class _Walk:
         if kind is None:
             self.numbers += size
             if self.numbers > NUMBERS:
-                raise Damaged(f"it has more than {NUMBERS:,} bytes of numbers that are not raw")
+                raise Costly(f"it has more than {NUMBERS:,} bytes of numbers that are not raw")
         elif isinstance(kind, int):
             self.text += size
             if size > kind:
-                raise Damaged(f"a name or text in it has {size:,} bytes, more than {kind:,}")
+                raise Costly(f"a name or text in it has {size:,} bytes, more than {kind:,}")
             if self.text > ALL_TEXT:
-                raise Damaged(f"it has more than {ALL_TEXT:,} bytes of names and texts")
+                raise Costly(f"it has more than {ALL_TEXT:,} bytes of names and texts")
             try:
                 str(data[at:stop], "utf-8")
             except UnicodeDecodeError:
