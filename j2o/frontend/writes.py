@@ -39,26 +39,34 @@ SAME_STATISTICS = "each batch is normalised by its own statistics"
 
 
 def snapshot(held: Held) -> Snapshot:
-    """What the objects that a function holds consist of. nnx objects are left out: a trace has copies of them."""
+    """What the objects that a function holds consist of. nnx variables are left out: they refuse to be written to."""
     found: Snapshot = []
     for _, x in held.objects:
         if isinstance(x, dict):
             found.append((x, dict(x)))
         elif isinstance(x, list):
             found.append((x, list(x)))
-        elif hasattr(x, "__dict__") and not is_nnx(x):
+        elif hasattr(x, "__dict__") and not is_variable(x):
             found.append((x, dict(vars(x))))
     return found
 
 
 def put_back(before: Snapshot) -> None:
-    """Take what belongs to a trace out of the caller's objects: each place gets what it had, or goes."""
+    """Take what belongs to a trace out of the caller's objects: each place gets what it had, or goes.
+
+    nnx modules that could not be copied, as they are held by what `jax.jit` returns, get back all that they had.
+    """
     for x, parts in before:
         if isinstance(parts, list):
             if any(map(is_of_a_trace, x)):
                 x[:] = parts
             continue
         place = x if isinstance(x, dict) else vars(x)
+        if is_nnx(x):
+            if list(map(id, place.values())) != list(map(id, parts.values())):
+                place.clear()
+                place.update(parts)
+            continue
         for name in [name for name, value in place.items() if is_of_a_trace(value)]:
             if name in parts:
                 dict.__setitem__(place, name, parts[name])
