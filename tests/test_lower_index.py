@@ -76,6 +76,7 @@ def test_scatter_of_complex_numbers(kind, mode):
     )
     i = random.integers(0, 4, (5, 6)) if kind != "set" else np.tile(np.array([0, 2, 3, 5, 1, -9]), (5, 1))
     fn = jax.vmap(lambda x, i, u: getattr(x.at[:, i], kind)(u, mode=mode))
+    i = i.astype(np.int32)
     j2o.compile(fn, [x, i, u]).verify(x, i, u)
 
 
