@@ -10,6 +10,7 @@ import pytest
 
 import j2o
 from j2o.arguments import name_of
+from tests.harness import stable_id
 
 
 def plus_one(x):
@@ -42,7 +43,7 @@ BAD_OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("option", "value"), BAD_OPTIONS, ids=repr)
+@pytest.mark.parametrize(("option", "value"), BAD_OPTIONS, ids=stable_id)
 def test_an_option_that_does_not_fit_is_named(option, value):
     def never_traced(x):
         raise AssertionError("options are looked at first")
@@ -155,7 +156,7 @@ GOOD_SPECS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("specs", "shape"), GOOD_SPECS, ids=repr)
+@pytest.mark.parametrize(("specs", "shape"), GOOD_SPECS, ids=stable_id)
 def test_specs_that_fit(specs, shape):
     x = np.ones(shape, np.float32)
     np.testing.assert_array_equal(j2o.compile(plus_one, specs)(x), x + 1)
@@ -310,7 +311,7 @@ def test_lazy_needs_a_shape_and_a_dtype(given):
     refused(error, "lazy(")
 
 
-@pytest.mark.parametrize("path", [None, 5, b"x", "", "a\0b", "x" * 300, [], object()], ids=repr)
+@pytest.mark.parametrize("path", [None, 5, b"x", "", "a\0b", "x" * 300, [], object()], ids=stable_id)
 @pytest.mark.parametrize("open", [j2o.open_safetensors, j2o.open_orbax])
 def test_readers_need_a_path(open, path):
     with pytest.raises(j2o.SpecError) as error:

@@ -17,6 +17,7 @@ from examples import zoo
 from j2o.ir import Builder, DimScope, DType, Graph, Type, parse
 from j2o.ir.same import same
 from j2o.ir.text import stem, tensors_of, to_text
+from tests.harness import stable_id
 
 
 def round_trip(graph):
@@ -224,7 +225,7 @@ def test_numbers_are_taken_off_names(hint):
         "ab",
         *({"k": v} for v in (5, "x", object(), [1, [2]], np.ones(2), np.ones(3, np.float32), np.zeros(2, "M8[s]"))),
     ],
-    ids=repr,
+    ids=stable_id,
 )
 def test_tensors_that_are_none(tensors):
     with pytest.raises(j2o.ParseError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import j2o
+from tests.harness import stable_id
 
 
 class Pair(NamedTuple):
@@ -41,7 +42,7 @@ TAKEN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "value"), TAKEN, ids=lambda v: repr(v)[:30])
+@pytest.mark.parametrize(("dtype", "value"), TAKEN, ids=stable_id)
 def test_a_value_that_the_dtype_holds_is_taken(models, dtype, value):
     got = models[dtype](value)
     assert got.shape == ()

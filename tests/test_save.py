@@ -17,6 +17,7 @@ import pytest
 
 import j2o
 from j2o.backend import disk, external, load
+from tests.harness import stable_id
 from tools import kill_saves
 
 W = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
@@ -148,7 +149,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: repr(o)[:40])
+@pytest.mark.parametrize("options", OPTIONS, ids=stable_id)
 def test_options_that_are_none_are_refused_before_files_are_touched(tmp_path, options):
     with pytest.raises(j2o.SaveError, match=rf"^{next(iter(options))}=.*: give ") as error:
         external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **options)
