@@ -31,7 +31,7 @@ from j2o.passes.lower.table import (
 
 lower_elementwise({
     "add": "Add", "sub": "Sub", "neg": "Neg", "abs": "Abs", "floor": "Floor", "ceil": "Ceil", "exp": "Exp",
-    "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "sqrt": "Sqrt", "logistic": "Sigmoid", "eq": "Equal", "ge": "GreaterOrEqual",
+    "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "sqrt": "Sqrt", "eq": "Equal", "ge": "GreaterOrEqual",
     "gt": "Greater", "le": "LessOrEqual", "lt": "Less",
 })  # fmt: skip
 
@@ -68,6 +68,15 @@ min_ = lower("min")(_of_bools_or("And", "Min"))
 
 
 # ------------------------------------------------------------------------------------------- arithmetic
+
+
+@lower("logistic")
+def logistic(op: Lowering, x: Value) -> Value:
+    """Sigmoid; its parts where a logarithm follows: onnxruntime's kernel is 0 from about -16 on, and that -inf."""
+    has_logarithm = any(user.op == "lax.log" for user in op.source.out.users())
+    if has_logarithm and x.type.dtype in (DType.F32, DType.F64):
+        return op.Reciprocal(op.Add(op.Exp(op.Neg(x)), 1.0))
+    return op.Sigmoid(x)
 
 
 @lower("sign")
