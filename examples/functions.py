@@ -26,4 +26,6 @@ if __name__ == "__main__":
     model = run("vit_functions")
     print(model)
     for function in model.to_proto().functions:
-        print(f"{function.name}: {len(function.node)} nodes, inputs {list(function.input)}")
+        print(
+            f"{function.name}: {len(function.node)} nodes, inputs {list(function.input)}"
+        )

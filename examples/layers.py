@@ -36,7 +36,14 @@ class CNN(nnx.Module):
 class PatchEmbedding(nnx.Module):
     """Cuts an image into patches and projects each: reshape, transpose, linear."""
 
-    def __init__(self, rngs: nnx.Rngs, size: int = 32, patch: int = 8, channels: int = 3, width: int = 64):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        size: int = 32,
+        patch: int = 8,
+        channels: int = 3,
+        width: int = 64,
+    ):
         self.patch, self.count, self.width = patch, (size // patch) ** 2, width
         self.project = nnx.Linear(patch * patch * channels, width, rngs=rngs)
 
@@ -50,9 +57,18 @@ class PatchEmbedding(nnx.Module):
 class ConvEmbedding(nnx.Module):
     """The same embedding as one strided convolution."""
 
-    def __init__(self, rngs: nnx.Rngs, size: int = 32, patch: int = 8, channels: int = 3, width: int = 64):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        size: int = 32,
+        patch: int = 8,
+        channels: int = 3,
+        width: int = 64,
+    ):
         self.count, self.width = (size // patch) ** 2, width
-        self.conv = nnx.Conv(channels, width, (patch, patch), strides=patch, padding="VALID", rngs=rngs)
+        self.conv = nnx.Conv(
+            channels, width, (patch, patch), strides=patch, padding="VALID", rngs=rngs
+        )
 
     def __call__(self, x):
         x = self.conv(x)
@@ -69,7 +85,10 @@ class Attention(nnx.Module):
 
 class FeedForward(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, width: int):
-        self.up, self.down = nnx.Linear(width, 4 * width, rngs=rngs), nnx.Linear(4 * width, width, rngs=rngs)
+        self.up, self.down = (
+            nnx.Linear(width, 4 * width, rngs=rngs),
+            nnx.Linear(4 * width, width, rngs=rngs),
+        )
         self.dropout = nnx.Dropout(0.1, rngs=rngs)
 
     def __call__(self, x):
@@ -80,7 +99,10 @@ class TransformerBlock(nnx.Module):
     attention_type, mlp_type = Attention, FeedForward
 
     def __init__(self, rngs: nnx.Rngs, width: int = 64, heads: int = 4):
-        self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
+        self.norm1, self.norm2 = (
+            nnx.LayerNorm(width, rngs=rngs),
+            nnx.LayerNorm(width, rngs=rngs),
+        )
         self.attention = self.attention_type(rngs, width, heads)
         self.mlp = self.mlp_type(rngs, width)
 
@@ -90,7 +112,14 @@ class TransformerBlock(nnx.Module):
 
 
 class TransformerStack(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs, depth: int = 3, width: int = 64, heads: int = 4, block: type = TransformerBlock):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        depth: int = 3,
+        width: int = 64,
+        heads: int = 4,
+        block: type = TransformerBlock,
+    ):
         self.blocks = nnx.List([block(rngs, width, heads) for _ in range(depth)])
 
     def __call__(self, x):
@@ -114,9 +143,15 @@ class VisionTransformer(nnx.Module):
     ):
         self.embedding = embedding(rngs, size, patch, 3, width)
         self.token = nnx.Param(jax.random.normal(rngs.params(), (1, 1, width)) * 0.02)
-        self.position = nnx.Param(jax.random.normal(rngs.params(), (1, self.embedding.count + 1, width)) * 0.02)
+        self.position = nnx.Param(
+            jax.random.normal(rngs.params(), (1, self.embedding.count + 1, width))
+            * 0.02
+        )
         self.stack = TransformerStack(rngs, depth, width, heads, block)
-        self.norm, self.head = nnx.LayerNorm(width, rngs=rngs), nnx.Linear(width, classes, rngs=rngs)
+        self.norm, self.head = (
+            nnx.LayerNorm(width, rngs=rngs),
+            nnx.Linear(width, classes, rngs=rngs),
+        )
 
     def __call__(self, x):
         x = self.embedding(x)
@@ -129,12 +164,26 @@ class Decoder(nnx.Module):
     """A GPT-2-like decoder: learned positions, causal mask, tied output embedding."""
 
     def __init__(
-        self, rngs: nnx.Rngs, vocabulary: int = 101, context: int = 64, width: int = 64, depth: int = 2, heads: int = 4
+        self,
+        rngs: nnx.Rngs,
+        vocabulary: int = 101,
+        context: int = 64,
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 4,
     ):
-        self.tokens, self.positions = nnx.Embed(vocabulary, width, rngs=rngs), nnx.Embed(context, width, rngs=rngs)
-        self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2 * depth + 1)])
+        self.tokens, self.positions = (
+            nnx.Embed(vocabulary, width, rngs=rngs),
+            nnx.Embed(context, width, rngs=rngs),
+        )
+        self.norms = nnx.List(
+            [nnx.LayerNorm(width, rngs=rngs) for _ in range(2 * depth + 1)]
+        )
         self.attentions = nnx.List(
-            [nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs) for _ in range(depth)]
+            [
+                nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
+                for _ in range(depth)
+            ]
         )
         self.mlps = nnx.List([FeedForward(rngs, width) for _ in range(depth)])
 
@@ -142,7 +191,9 @@ class Decoder(nnx.Module):
         t = ids.shape[1]
         x = self.tokens(ids) + self.positions(jnp.arange(t))[None]
         mask = jnp.tril(jnp.ones((1, 1, t, t), bool))
-        for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+        for i, (attention, mlp) in enumerate(
+            zip(self.attentions, self.mlps, strict=True)
+        ):
             x = x + attention(self.norms[2 * i](x), mask=mask)
             x = x + mlp(self.norms[2 * i + 1](x))
         return self.tokens.attend(self.norms[-1](x))

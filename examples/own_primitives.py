@@ -14,7 +14,9 @@ from j2o.passes.lower.table import Lowering
 
 def rms_norm(x, eps=1e-5):
     """A kernel in C++ that XLA calls; nothing has to be registered with XLA for the export."""
-    return jax.ffi.ffi_call("rms_norm", jax.ShapeDtypeStruct(x.shape, x.dtype))(x, eps=np.float32(eps))
+    return jax.ffi.ffi_call("rms_norm", jax.ShapeDtypeStruct(x.shape, x.dtype))(
+        x, eps=np.float32(eps)
+    )
 
 
 def _twice(x_ref, out_ref):
@@ -22,7 +24,9 @@ def _twice(x_ref, out_ref):
 
 
 def twice(x):
-    return pallas.pallas_call(_twice, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype), name="twice")(x)
+    return pallas.pallas_call(
+        _twice, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype), name="twice"
+    )(x)
 
 
 @j2o.lower("ffi_call")

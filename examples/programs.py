@@ -18,7 +18,11 @@ def _normal(seed: int, *shape: int) -> np.ndarray:
 def lstm(x, width: int = 16, w=None):
     """`x`: f32[B,T,8]; the hidden states of an LSTM, f32[B,T,16]."""
     w = (
-        {"x": _normal(0, 8, 4 * width), "h": _normal(1, width, 4 * width), "b": np.zeros(4 * width, np.float32)}
+        {
+            "x": _normal(0, 8, 4 * width),
+            "h": _normal(1, width, 4 * width),
+            "b": np.zeros(4 * width, np.float32),
+        }
         if w is None
         else w
     )
@@ -60,21 +64,39 @@ def generate(prompt):
         x = embed[lax.dynamic_index_in_dim(tokens, i - 1, 1, keepdims=False)]
         keys = lax.dynamic_update_index_in_dim(keys, x @ TABLES["k"], i - 1, 1)
         values = lax.dynamic_update_index_in_dim(values, x @ TABLES["v"], i - 1, 1)
-        best = jnp.argmax((x + attend(x, keys, values, i)) @ TABLES["out"], -1).astype(jnp.int32)
+        best = jnp.argmax((x + attend(x, keys, values, i)) @ TABLES["out"], -1).astype(
+            jnp.int32
+        )
         best = jnp.where(ended, 0, best)
-        return i + 1, lax.dynamic_update_index_in_dim(tokens, best, i, 1), keys, values, ended | (best == 0)
+        return (
+            i + 1,
+            lax.dynamic_update_index_in_dim(tokens, best, i, 1),
+            keys,
+            values,
+            ended | (best == 0),
+        )
 
     x = embed[prompt]
     pad = ((0, 0), (0, NEW), (0, 0))
     tokens = jnp.concatenate([prompt, jnp.zeros((batch, NEW), prompt.dtype)], 1)
-    state = (start, tokens, jnp.pad(x @ TABLES["k"], pad), jnp.pad(x @ TABLES["v"], pad), jnp.zeros(batch, bool))
+    state = (
+        start,
+        tokens,
+        jnp.pad(x @ TABLES["k"], pad),
+        jnp.pad(x @ TABLES["v"], pad),
+        jnp.zeros(batch, bool),
+    )
     i, tokens, *_ = lax.while_loop(lambda s: (s[0] < length) & ~s[4].all(), body, state)
     return {"tokens": tokens, "made": i - start}
 
 
 # -------------------------------------------------------------------------------------------- training
 
-PARAMETERS = {"w1": _normal(5, 8, 32), "b1": np.zeros(32, np.float32), "w2": _normal(6, 32, 3)}
+PARAMETERS = {
+    "w1": _normal(5, 8, 32),
+    "b1": np.zeros(32, np.float32),
+    "w2": _normal(6, 32, 3),
+}
 
 
 def loss(params, x, y):
@@ -85,7 +107,10 @@ def loss(params, x, y):
 def sgd_step(params, x, y):
     """One step of gradient descent: parameters in, parameters and loss out."""
     value, grads = jax.value_and_grad(loss)(params, x, y)
-    return {"params": jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), "loss": value}
+    return {
+        "params": jax.tree.map(lambda p, g: p - 0.1 * g, params, grads),
+        "loss": value,
+    }
 
 
 def adam_state(params):
@@ -98,10 +123,16 @@ def adam_step(params, state, x, y, rate=1e-2, b1=0.9, b2=0.999, eps=1e-8):
     value, grads = jax.value_and_grad(loss)(params, x, y)
     step = state["step"] + 1
     mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state["mean"], grads)
-    square = jax.tree.map(lambda s, g: b2 * s + (1 - b2) * g * g, state["square"], grads)
+    square = jax.tree.map(
+        lambda s, g: b2 * s + (1 - b2) * g * g, state["square"], grads
+    )
 
     def update(p, m, s):
         return p - rate * (m / (1 - b1**step)) / (jnp.sqrt(s / (1 - b2**step)) + eps)
 
     new = jax.tree.map(update, params, mean, square)
-    return {"params": new, "state": {"step": step, "mean": mean, "square": square}, "loss": value}
+    return {
+        "params": new,
+        "state": {"step": step, "mean": mean, "square": square},
+        "loss": value,
+    }

@@ -40,7 +40,14 @@ def _eval(make: Callable[..., nnx.Module], **options: Any) -> Callable[[], nnx.M
 
 IMAGE, TEXT = ("f32[B,32,32,3]",), ("i32[B,T]",)
 SEQUENCE = ({"B": 1, "T": 1}, {"B": 2, "T": 7}, {"B": 5, "T": 16})
-BASE = {"size": 224, "patch": 16, "width": 768, "depth": 12, "heads": 12, "classes": 1000}
+BASE = {
+    "size": 224,
+    "patch": 16,
+    "width": 768,
+    "depth": 12,
+    "heads": 12,
+    "classes": 1000,
+}
 
 EXAMPLES: dict[str, Example] = {
     "mlp": Example(quickstart.build, (("B", 30),)),

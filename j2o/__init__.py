@@ -56,7 +56,9 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        found = globals()[name] = getattr(importlib.import_module(f"j2o.{_WHERE[name]}"), name)
+        found = globals()[name] = getattr(
+            importlib.import_module(f"j2o.{_WHERE[name]}"), name
+        )
         return found
     if name in _MODULES:
         return importlib.import_module(f"j2o.{name}")

@@ -11,7 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from j2o.arguments import choice, flag, graph_name, identifier, name_of, sequence, strings, tensor_names, whole_number
+from j2o.arguments import (
+    choice,
+    flag,
+    graph_name,
+    identifier,
+    name_of,
+    sequence,
+    strings,
+    tensor_names,
+    whole_number,
+)
 from j2o.collector import CollectorPaused
 from j2o.errors import J2OError, SpecError, raised, shortened, shown
 from j2o.frontend.lift import lift, type_of
@@ -26,10 +36,12 @@ from j2o.ir.tensor import Tensor
 from j2o.ir.types import Type
 from j2o.model import Boundary, Model
 from j2o.passes.boundary import nchw_inputs, nchw_outputs
+from j2o.passes.context import Context
 from j2o.passes.default import default_pipeline
 from j2o.passes.lower import has_rule
-from j2o.passes.pipeline import Context, Pass, PassPipeline, run
-from j2o.passes.quantise import DTYPES
+from j2o.passes.pipeline import Pass, PassPipeline
+from j2o.passes.runner import run
+from j2o.passes.target.weights_dtype import DTYPES
 from j2o.report import Report, count_ops
 from j2o.specs import Specs, output_names, parse_specs, path_name
 
@@ -59,10 +71,14 @@ def compile(
     """
     _check_callable(fn)
     options = Options(
-        opt_level=whole_number("opt_level", opt_level, range(4), "0, 1, 2 or 3 is needed"),
+        opt_level=whole_number(
+            "opt_level", opt_level, range(4), "0, 1, 2 or 3 is needed"
+        ),
         input_names=tensor_names("input_names", input_names),
         output_names=tensor_names("output_names", output_names),
-        constraints=strings("constraints", constraints, "['T <= 512', 'mod(T, 16) == 0']"),
+        constraints=strings(
+            "constraints", constraints, "['T <= 512', 'mod(T, 16) == 0']"
+        ),
         checks=flag("checks", checks),
         inputs_as_nchw=_tensors("inputs_as_nchw", inputs_as_nchw),
         outputs_as_nchw=_tensors("outputs_as_nchw", outputs_as_nchw),
@@ -72,7 +88,9 @@ def compile(
     runtime = _runtime(target, opset, options.weights_dtype)
     pipeline = _pipeline(options.opt_level, passes)
     with CollectorPaused():
-        return _compiled(fn, specs, options, runtime, pipeline, verify=passes is not None)
+        return _compiled(
+            fn, specs, options, runtime, pipeline, verify=passes is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,9 @@ def _compiled(
     report = Report()
     clock = [time.perf_counter()]
     parsed = parse_specs(fn, specs, options.constraints, options.input_names)
-    ins = _positions("inputs_as_nchw", options.inputs_as_nchw, parsed.names, _input_types(parsed))
+    ins = _positions(
+        "inputs_as_nchw", options.inputs_as_nchw, parsed.names, _input_types(parsed)
+    )
     _warn_of_narrowing(parsed.narrowed, report)
     traced = trace(fn, parsed.avals, parsed.tree)
     for text in traced.warnings:
@@ -111,24 +131,57 @@ def _compiled(
     if not traced.out_paths:
         raise SpecError("fn: it gives no arrays, and a model needs at least one output")
     clock.append(time.perf_counter())
-    graph, boundary = _lift(parsed, traced, options.name, options.output_names, report.notes)
-    outs = _positions("outputs_as_nchw", options.outputs_as_nchw, graph.output_names, boundary.out_types)
+    graph, boundary = _lift(
+        parsed, traced, options.name, options.output_names, report.notes
+    )
+    outs = _positions(
+        "outputs_as_nchw",
+        options.outputs_as_nchw,
+        graph.output_names,
+        boundary.out_types,
+    )
     clock.append(time.perf_counter())
     report.ops_before = count_ops(graph)
-    boundary = dataclasses.replace(boundary, inputs_as_nchw=frozenset(ins), outputs_as_nchw=frozenset(outs))
-    for_passes = {"weights_dtype": options.weights_dtype, "checks": options.checks, "nchw": (ins, outs)}
-    context = Context(runtime, Retracer(has_rule), options.opt_level, for_passes, report.quantisation, report.notes)
+    boundary = dataclasses.replace(
+        boundary, inputs_as_nchw=frozenset(ins), outputs_as_nchw=frozenset(outs)
+    )
+    for_passes = {
+        "weights_dtype": options.weights_dtype,
+        "checks": options.checks,
+        "nchw": (ins, outs),
+    }
+    context = Context(
+        runtime,
+        Retracer(has_rule),
+        options.opt_level,
+        for_passes,
+        report.quantisation,
+        report.notes,
+    )
     nchw_inputs(graph, ins)
     nchw_outputs(graph, outs)
     if pipeline.check == "numeric":
-        from j2o.check import NumericCheck
+        from j2o.numeric_check import NumericCheck
 
         pipeline = pipeline.observing(NumericCheck(graph, runtime, context.retrace))
     report.passes = run(pipeline, graph, context, verify=verify)
     clock.append(time.perf_counter())
-    report.seconds = dict(zip(("trace", "lift", "passes"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
+    report.seconds = dict(
+        zip(
+            ("trace", "lift", "passes"),
+            (b - a for a, b in itertools.pairwise(clock)),
+            strict=True,
+        )
+    )
     _describe_result(report, graph)
-    return Model(_with_weights(on_copies(fn, traced.held), specs), graph, boundary, runtime.opset, report, graph.name)
+    return Model(
+        _with_weights(on_copies(fn, traced.held), specs),
+        graph,
+        boundary,
+        runtime.opset,
+        report,
+        graph.name,
+    )
 
 
 def _check_callable(fn: Any) -> None:
@@ -138,11 +191,19 @@ def _check_callable(fn: Any) -> None:
         advice = "; its .apply is one" if is_transformed else ""
         raise SpecError(f"fn: given {shown(fn)}, a callable is needed{advice}")
     if isinstance(fn, type) and any("__call__" in vars(base) for base in fn.__mro__):
-        raise SpecError(f"fn: {fn.__name__} is a class; an instance of it, {fn.__name__}(…), can be compiled")
+        raise SpecError(
+            f"fn: {fn.__name__} is a class; an instance of it, {fn.__name__}(…), can be compiled"
+        )
     if inspect.iscoroutinefunction(fn):
-        raise SpecError(f"fn: {name_of(fn)} is a coroutine; a plain function that returns arrays is needed")
+        raise SpecError(
+            f"fn: {name_of(fn)} is a coroutine; a plain function that returns arrays is needed"
+        )
     linen = sys.modules.get("flax.linen")
-    module = fn.__self__ if getattr(fn, "__name__", None) == "__call__" and hasattr(fn, "__self__") else fn
+    module = (
+        fn.__self__
+        if getattr(fn, "__name__", None) == "__call__" and hasattr(fn, "__self__")
+        else fn
+    )
     if linen is not None and isinstance(module, linen.Module) and module.scope is None:
         kind = type(module).__name__
         raise SpecError(
@@ -155,7 +216,13 @@ def _runtime(target: Any, opset: Any, weights_dtype: str | None) -> Target:
     """The target, by default onnxruntime's CPU kernels at an opset."""
     from j2o.backend.kernels import target as kernels
 
-    number = None if opset is None else whole_number("opset", opset, None, "a number is needed, or None for the newest")
+    number = (
+        None
+        if opset is None
+        else whole_number(
+            "opset", opset, None, "a number is needed, or None for the newest"
+        )
+    )
     if target is None:
         return kernels(number, "DequantizeLinear" if weights_dtype == "int8" else None)
     if not isinstance(target, Target):
@@ -169,7 +236,10 @@ def _tensors(argument: str, given: Any) -> tuple[str | int, ...]:
     """Names and flat indices of tensors."""
     found = sequence(argument, given, "['x', 0]")
     needed = "names and flat indices are needed, as in ['x', 0]"
-    return tuple(one if isinstance(one, str) else whole_number(argument, one, None, needed) for one in found)
+    return tuple(
+        one if isinstance(one, str) else whole_number(argument, one, None, needed)
+        for one in found
+    )
 
 
 def _warn_of_narrowing(narrowed: Sequence[str], report: Report) -> None:
@@ -200,10 +270,18 @@ def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
             f"passes: given the pass {passes.name!r} alone; passes=lambda p: p.after('fold', {passes.name}) adds it"
         )
     default = default_pipeline(opt_level)
-    chosen = default if passes is None else _own_pipeline(passes, default) if callable(passes) else passes
+    chosen = (
+        default
+        if passes is None
+        else _own_pipeline(passes, default)
+        if callable(passes)
+        else passes
+    )
     if not isinstance(chosen, PassPipeline):
         which = "the function returned" if callable(passes) else "given"
-        raise SpecError(f"passes: {which} {shown(chosen)}; a PassPipeline, or a function that returns one, is needed")
+        raise SpecError(
+            f"passes: {which} {shown(chosen)}; a PassPipeline, or a function that returns one, is needed"
+        )
     if opt_level != 2 and chosen.level not in (None, opt_level):
         raise SpecError(
             f"opt_level={opt_level!r}: the pipeline in passes is of level {chosen.level}; "
@@ -229,13 +307,22 @@ def _with_weights(fn: Callable[..., Any], specs: Sequence[Any]) -> Callable[...,
 
     def call(*args: Any) -> Any:
         rest = iter(args)
-        return fn(*(loaded(frozen[i]) if i in frozen else next(rest) for i in range(len(specs))))
+        return fn(
+            *(
+                loaded(frozen[i]) if i in frozen else next(rest)
+                for i in range(len(specs))
+            )
+        )
 
     return call
 
 
 def _lift(
-    parsed: Specs, traced: Traced, name: str, given: Sequence[str] | None, notes: list[str]
+    parsed: Specs,
+    traced: Traced,
+    name: str,
+    given: Sequence[str] | None,
+    notes: list[str],
 ) -> tuple[Graph, Boundary]:
     """The root graph with frozen leaves bound to constants, and how it belongs to the caller's pytrees."""
 
@@ -249,12 +336,26 @@ def _lift(
     hints = iter(parsed.names)
     given_hints = [next(hints) if f is None else "" for f in parsed.frozen]
     graph = lift(
-        traced.jaxpr, dims=parsed.scope, name=name, const=const, hints=given_hints, has_rule=has_rule, notes=notes
+        traced.jaxpr,
+        dims=parsed.scope,
+        name=name,
+        const=const,
+        hints=given_hints,
+        has_rule=has_rule,
+        notes=notes,
     )
     for i in reversed(range(len(parsed.frozen))):
         tensor = parsed.frozen[i]
         if tensor is not None:
-            node = Node("const", (), (tensor.type,), {"value": tensor}, (), None, (tensor.key.rpartition("/")[2],))
+            node = Node(
+                "const",
+                (),
+                (tensor.type,),
+                {"value": tensor},
+                (),
+                None,
+                (tensor.key.rpartition("/")[2],),
+            )
             graph.insert(node, before=graph.first)
             value = node.out
             wanted = graph.inputs[i].type
@@ -267,28 +368,49 @@ def _lift(
             graph.remove_input(i)
     graph.input_names = list(parsed.names)
     paths = [path_name(p) for p in traced.out_paths]
-    found = ["output" if not p else f"output_{p}" if p[0].isdigit() else p for p in paths]
+    found = [
+        "output" if not p else f"output_{p}" if p[0].isdigit() else p for p in paths
+    ]
     graph.output_names = list(output_names(found, given, parsed.names))
     outs = tuple(type_of(a) for a in traced.jaxpr.out_avals)
-    return graph, Boundary(_input_types(parsed), outs, parsed.caller_tree, traced.out_tree, parsed.frozen_arguments)
+    return graph, Boundary(
+        _input_types(parsed),
+        outs,
+        parsed.caller_tree,
+        traced.out_tree,
+        parsed.frozen_arguments,
+    )
 
 
 def _input_types(parsed: Specs) -> tuple[Type, ...]:
     """The types of the leaves that are inputs, as JAX has them."""
-    return tuple(type_of(a) for a, f in zip(parsed.avals, parsed.frozen, strict=True) if f is None)
+    return tuple(
+        type_of(a)
+        for a, f in zip(parsed.avals, parsed.frozen, strict=True)
+        if f is None
+    )
 
 
 def _positions(
-    argument: str, chosen: Sequence[str | int], names: Sequence[str], types: Sequence[Type]
+    argument: str,
+    chosen: Sequence[str | int],
+    names: Sequence[str],
+    types: Sequence[Type],
 ) -> tuple[int, ...]:
     """Flat indices of tensors given by name or index, each once; SpecError where there is no such 4-D tensor."""
     found: list[int] = []
     for one in chosen:
-        index = one if isinstance(one, int) else names.index(one) if one in names else None
+        index = (
+            one if isinstance(one, int) else names.index(one) if one in names else None
+        )
         if index is None or not 0 <= index < len(names):
-            raise SpecError(f"{argument}: there is no {shown(one)}; there are {shortened(', '.join(names), 120)}")
+            raise SpecError(
+                f"{argument}: there is no {shown(one)}; there are {shortened(', '.join(names), 120)}"
+            )
         if types[index].rank != 4:
-            raise SpecError(f"{argument}: {names[index]!r} is {types[index]}, 4 axes are needed")
+            raise SpecError(
+                f"{argument}: {names[index]!r} is {types[index]}, 4 axes are needed"
+            )
         if index not in found:
             found.append(index)
     return tuple(found)

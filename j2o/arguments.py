@@ -19,7 +19,9 @@ import numpy as np
 from j2o.errors import SpecError, shown
 
 
-def whole_number(argument: str, value: Any, allowed: Collection[int] | None, would_work: str) -> int:
+def whole_number(
+    argument: str, value: Any, allowed: Collection[int] | None, would_work: str
+) -> int:
     """An integer, Python's or numpy's; True is none."""
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
@@ -41,13 +43,19 @@ def choice(argument: str, value: Any, choices: Collection[str]) -> str | None:
     """One of some strings, or None."""
     if value is None or (isinstance(value, str) and value in choices):
         return value
-    raise SpecError(f"{argument}={shown(value)}: {', '.join(map(repr, choices))}, or None, is needed")
+    raise SpecError(
+        f"{argument}={shown(value)}: {', '.join(map(repr, choices))}, or None, is needed"
+    )
 
 
 def sequence(argument: str, value: Any, example: str) -> tuple[Any, ...]:
     """Several things in an order: a list, a tuple, a generator; no string, mapping or set."""
-    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
-        raise SpecError(f"{argument}={shown(value)}: a sequence such as {example} is needed")
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(
+        value, Iterable
+    ):
+        raise SpecError(
+            f"{argument}={shown(value)}: a sequence such as {example} is needed"
+        )
     return tuple(value)
 
 
@@ -56,7 +64,9 @@ def strings(argument: str, value: Any, example: str) -> tuple[str, ...]:
     found = sequence(argument, value, example)
     for i, entry in enumerate(found):
         if not isinstance(entry, str):
-            raise SpecError(f"{argument}: entry {i} is {shown(entry)}, a string is needed, as in {example}")
+            raise SpecError(
+                f"{argument}: entry {i} is {shown(entry)}, a string is needed, as in {example}"
+            )
     return found
 
 
@@ -69,7 +79,9 @@ def tensor_names(argument: str, value: Any) -> tuple[str, ...] | None:
     for i, name in enumerate(found):
         _check_name(f"{argument}: entry {i}", name)
         if name in seen:
-            raise SpecError(f"{argument}: {shown(name)} stands twice; names must be unique")
+            raise SpecError(
+                f"{argument}: {shown(name)} stands twice; names must be unique"
+            )
         seen.add(name)
     return found
 
@@ -79,7 +91,9 @@ def graph_name(argument: str, value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise SpecError(f"{argument}={shown(value)}: a string is needed, or None for the function's own name")
+        raise SpecError(
+            f"{argument}={shown(value)}: a string is needed, or None for the function's own name"
+        )
     _check_name(argument, value)
     return identifier(value)
 
@@ -103,7 +117,9 @@ def existing_path(argument: str, value: Any) -> Path:
     """The path of a file or folder that is there: a string, or any `os.PathLike` of one."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str) or not text or "\0" in text:
-        raise SpecError(f"{argument}={shown(value)}: a path is needed, a string or an os.PathLike")
+        raise SpecError(
+            f"{argument}={shown(value)}: a path is needed, a string or an os.PathLike"
+        )
     try:
         os.stat(text)
     except (OSError, ValueError) as error:
@@ -134,6 +150,8 @@ def _inner(fn: Any) -> Any:
         return fn
     if isinstance(fn, types.MethodType):
         return fn.__self__ if fn.__name__ == "__call__" else fn
-    if all(hasattr(fn, part) for part in ("func", "args", "keywords")):  # functools.partial, and what is like it
+    if all(
+        hasattr(fn, part) for part in ("func", "args", "keywords")
+    ):  # functools.partial, and what is like it
         return fn.func
     return getattr(fn, "__wrapped__", fn)

@@ -29,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except (Exception, SystemExit) as error:  # a program that ends the process has exported nothing
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a program that ends the process has exported nothing
         if args.traceback:
             traceback.print_exc()
         else:
@@ -50,26 +53,41 @@ def _show_warning(
     if issubclass(category, J2OWarning):
         print(f"j2o: warning: {message}", file=sys.stderr)
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+        sys.stderr.write(
+            warnings.formatwarning(message, category, filename, lineno, line)
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="j2o", description="Compile JAX functions to ONNX, and look into the results."
+        prog="j2o",
+        description="Compile JAX functions to ONNX, and look into the results.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
-        sub.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+        sub.add_argument(
+            "--traceback",
+            action="store_true",
+            help="show the whole traceback of an error",
+        )
         sub.set_defaults(run=run)
         return sub
 
     export = command("export", _export, "compile a function and write the model")
     _program(export)
-    export.add_argument("-o", "--output", required=True, type=Path, help="where to write, for example model.onnx")
     export.add_argument(
-        "--external-data", action=argparse.BooleanOptionalAction, help="weights in OUTPUT.data (default: above 1 GiB)"
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        help="where to write, for example model.onnx",
+    )
+    export.add_argument(
+        "--external-data",
+        action=argparse.BooleanOptionalAction,
+        help="weights in OUTPUT.data (default: above 1 GiB)",
     )
     export.add_argument(
         "--max-file-bytes",
@@ -78,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         help="split the data into files of at most that size (2e9 = 2 GB)",
     )
     export.add_argument(
-        "--weights-dtype", choices=("bfloat16", "float16", "int8"), help="how large float weights are stored"
+        "--weights-dtype",
+        choices=("bfloat16", "float16", "int8"),
+        help="how large float weights are stored",
     )
     export.add_argument(
         "--sources",
@@ -86,22 +106,31 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="keep the source line of each node in the model, relative to its package or project (default: yes)",
     )
-    export.add_argument("--report", action="store_true", help="print what each pass did")
+    export.add_argument(
+        "--report", action="store_true", help="print what each pass did"
+    )
 
     inspect = command("inspect", _inspect, "print what is in a model; reads no weights")
     inspect.add_argument("model", type=Path)
 
     check = command(
-        "check", _check, "check a model: structure, shapes, where its weights lie; onnxruntime must load it"
+        "check",
+        _check,
+        "check a model: structure, shapes, where its weights lie; onnxruntime must load it",
     )
     check.add_argument("model", type=Path)
     check.add_argument(
-        "--deep", action="store_true", help="read the weights too, and compare them with their checksums"
+        "--deep",
+        action="store_true",
+        help="read the weights too, and compare them with their checksums",
     )
 
     passes = command("passes", _passes, "list the passes in the order they run")
     passes.add_argument(
-        "--opt-level", type=int, choices=range(4), help="those that run at this level (default: 3, all of them)"
+        "--opt-level",
+        type=int,
+        choices=range(4),
+        help="those that run at this level (default: 3, all of them)",
     )
 
     dump = command("dump", _dump, "print the graph after a pass")
@@ -111,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _program(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("function", help="what to compile: pkg.module:name, or path/to/file.py:name")
+    parser.add_argument(
+        "function", help="what to compile: pkg.module:name, or path/to/file.py:name"
+    )
     parser.add_argument(
         "--spec",
         action="append",
@@ -119,10 +150,24 @@ def _program(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="one a positional argument, for example 'f32[B,784]'",
     )
-    parser.add_argument("--constraint", action="append", default=[], help="on symbolic sizes, for example 'T <= 512'")
+    parser.add_argument(
+        "--constraint",
+        action="append",
+        default=[],
+        help="on symbolic sizes, for example 'T <= 512'",
+    )
     parser.add_argument("--opt-level", type=int, default=2, choices=range(4))
-    parser.add_argument("--opset", type=int, help="default: the newest that the installed onnxruntime runs")
-    parser.add_argument("--check", default="", choices=("", "numeric"), help="run the graph after every pass, compare")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        help="default: the newest that the installed onnxruntime runs",
+    )
+    parser.add_argument(
+        "--check",
+        default="",
+        choices=("", "numeric"),
+        help="run the graph after every pass, compare",
+    )
 
 
 def _number(text: str) -> int:
@@ -135,14 +180,22 @@ def _load_function(text: str) -> Any:
     if not colon or not path or not module_name:
         raise SpecError(f"function {text!r}: write it as pkg.module:name")
     try:
-        found = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
+        found = (
+            _load_file(Path(module_name))
+            if module_name.endswith(".py")
+            else _load_module(module_name)
+        )
     except J2OError:
         raise
     except (Exception, SystemExit) as error:
-        raise SpecError(f"function {text!r}: {module_name} cannot be imported: {raised(error)}") from error
+        raise SpecError(
+            f"function {text!r}: {module_name} cannot be imported: {raised(error)}"
+        ) from error
     for part in path.split("."):
         if not hasattr(found, part):
-            raise SpecError(f"function {text!r}: {getattr(found, '__name__', type(found).__name__)} has no {part!r}")
+            raise SpecError(
+                f"function {text!r}: {getattr(found, '__name__', type(found).__name__)} has no {part!r}"
+            )
         found = getattr(found, part)
     return found
 
@@ -223,7 +276,9 @@ def _dump(args: argparse.Namespace) -> int:
                     opset=args.opset, passes=lambda p: p.checking(args.check).observing(observe))  # fmt: skip
     if not texts:
         names = ", ".join(dict.fromkeys(j2o.default_pipeline(args.opt_level).names()))
-        raise SpecError(f"--after {args.after}: there is no such pass; there are {names}")
+        raise SpecError(
+            f"--after {args.after}: there is no such pass; there are {names}"
+        )
     print(list(texts.values())[-1])
     return 0
 
@@ -239,7 +294,12 @@ class _status:
             from rich.console import Console
             from rich.progress import Progress, SpinnerColumn
 
-            self.bar = Progress(SpinnerColumn(), "{task.description}", console=Console(stderr=True), transient=True)
+            self.bar = Progress(
+                SpinnerColumn(),
+                "{task.description}",
+                console=Console(stderr=True),
+                transient=True,
+            )
             self.task = self.bar.add_task(self.text, total=None)
             self.bar.start()
         return self
@@ -254,7 +314,11 @@ class _status:
                 from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 
                 self.bar.reset(self.task)
-                self.bar.columns += (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+                self.bar.columns += (
+                    BarColumn(),
+                    DownloadColumn(binary_units=True),
+                    TransferSpeedColumn(),
+                )
             self.bar.update(self.task, completed=done, total=total)
 
     def __exit__(self, *_: object) -> None:

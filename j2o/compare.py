@@ -32,22 +32,30 @@ class Comparison:
 
     def __str__(self) -> str:
         rows = zip(self.names, self.absolute, self.relative, strict=True)
-        lines = [f"{n}: largest difference {a:.3g} absolute, {r:.3g} relative" for n, a, r in rows]
+        lines = [
+            f"{n}: largest difference {a:.3g} absolute, {r:.3g} relative"
+            for n, a, r in rows
+        ]
         stored = [
-            f"{n}: stored with an error of {e:.3g} relative to its root mean square" for n, e in self.quantisation
+            f"{n}: stored with an error of {e:.3g} relative to its root mean square"
+            for n, e in self.quantisation
         ]
         return "\n".join(lines + stored)
 
 
 def check_tolerance(name: str, value: Any) -> float:
     """A tolerance as a float; SpecError where it is no number of 0 or more."""
-    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    is_number = isinstance(
+        value, int | float | np.integer | np.floating
+    ) and not isinstance(value, bool)
     if not is_number or not 0 <= value < np.inf:
         raise SpecError(f"{name}={value!r}: a finite number of 0 or more is needed")
     return float(value)
 
 
-def difference(name: str, got: Any, want: Any, rtol: float, atol: float) -> tuple[float, float]:
+def difference(
+    name: str, got: Any, want: Any, rtol: float, atol: float
+) -> tuple[float, float]:
     """The largest absolute and relative difference of one output; VerificationError where that is too large."""
     if got.shape != want.shape or got.dtype != want.dtype:
         raise VerificationError(
@@ -59,10 +67,20 @@ def difference(name: str, got: Any, want: Any, rtol: float, atol: float) -> tupl
     with np.errstate(all="ignore"):
         same = _same(model, jax) if inexact else model == jax
         gap = np.where(same, 0.0, np.abs(model - jax) if inexact else 1.0)
-        close = same | (gap <= atol + rtol * np.abs(jax)) & np.isfinite(jax) if inexact else same
+        close = (
+            same | (gap <= atol + rtol * np.abs(jax)) & np.isfinite(jax)
+            if inexact
+            else same
+        )
         ratio = np.where(gap == 0, 0.0, gap / np.abs(jax)) if inexact else gap
     if not close.all():
-        _raise(name, model, jax, close, f"rtol {rtol:g}, atol {atol:g}" if inexact else "all must be equal")
+        _raise(
+            name,
+            model,
+            jax,
+            close,
+            f"rtol {rtol:g}, atol {atol:g}" if inexact else "all must be equal",
+        )
     return float(gap.max(initial=0.0)), float(ratio.max(initial=0.0))
 
 
@@ -91,7 +109,9 @@ def _same(a: Any, b: Any) -> np.ndarray:
     return (a == b) | (np.isnan(a) & np.isnan(b))
 
 
-def _raise(name: str, model: np.ndarray, jax: np.ndarray, close: np.ndarray, how: str) -> None:
+def _raise(
+    name: str, model: np.ndarray, jax: np.ndarray, close: np.ndarray, how: str
+) -> None:
     place = np.argwhere(~close)[0]
     where = tuple(int(i) for i in place)
     count = f"{int((~close).sum())} of {close.size} values differ"

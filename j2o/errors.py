@@ -32,11 +32,16 @@ class UnsupportedError(J2OError):
     """
 
     def __init__(self, operations: list[str]) -> None:
-        self.operations = list(dict.fromkeys(shortened(text, LONGEST) for text in operations))
+        self.operations = list(
+            dict.fromkeys(shortened(text, LONGEST) for text in operations)
+        )
         if len(self.operations) == 1:
             super().__init__(f"1 unsupported operation: {self.operations[0]}")
         else:
-            super().__init__(f"{len(self.operations)} unsupported operations:\n  " + ";\n  ".join(self.operations))
+            super().__init__(
+                f"{len(self.operations)} unsupported operations:\n  "
+                + ";\n  ".join(self.operations)
+            )
 
 
 class DimensionError(J2OError):
@@ -83,7 +88,11 @@ def shown(value: object) -> str:
     """A value that does not fit, for a message: what it looks like in one short line, with its type where that does not show it."""
     text = " ".join(reprlib.repr(value).split())
     kind = type(value).__name__
-    if value is None or type(value).__module__ == "builtins" or text.startswith((kind, f"<{kind}")):
+    if (
+        value is None
+        or type(value).__module__ == "builtins"
+        or text.startswith((kind, f"<{kind}"))
+    ):
         return text
     return f"{kind} {text}"
 
@@ -105,8 +114,15 @@ def raised(error: BaseException) -> str:
 
 def _line_of(error: BaseException) -> str:
     """The innermost line of the traceback outside of j2o and of installed packages, else the innermost."""
-    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = [place for place in places if not place[0].startswith(_PACKAGE) and "site-packages" not in place[0]]
+    places = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    own = [
+        place
+        for place in places
+        if not place[0].startswith(_PACKAGE) and "site-packages" not in place[0]
+    ]
     if not places:
         return ""
     file, line = (own or places)[-1]

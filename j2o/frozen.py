@@ -16,10 +16,21 @@ import numpy as np
 
 from j2o.arguments import existing_path
 from j2o.errors import SpecError, shortened, shown
-from j2o.ir.tensor import CHUNK, ArrayTensor, Box, LazyTensor, Reader, Tensor, extents, whole
+from j2o.ir.tensor import (
+    CHUNK,
+    ArrayTensor,
+    Box,
+    LazyTensor,
+    Reader,
+    Tensor,
+    extents,
+    whole,
+)
 from j2o.ir.types import DType, Type, dtype_of
 
-MAPPED = 4 * CHUNK  # bytes of a mapped file or of decoded pieces of a checkpoint that may stay in memory
+MAPPED = (
+    4 * CHUNK
+)  # bytes of a mapped file or of decoded pieces of a checkpoint that may stay in memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,9 @@ class LazyArray:
 
     __slots__ = ("dtype", "open", "shape")
 
-    def __init__(self, shape: Iterable[int], dtype: Any, open: Callable[[], Reader]) -> None:
+    def __init__(
+        self, shape: Iterable[int], dtype: Any, open: Callable[[], Reader]
+    ) -> None:
         self.shape, self.dtype, self.open = tuple(shape), np.dtype(dtype), open
 
     @property
@@ -66,7 +79,9 @@ def lazy(shape: Sequence[int], dtype: Any, load: Callable[[], Any]) -> LazyArray
     SpecError where shape and dtype are none; SpecError while saving where `load()` fails or gives something else.
     """
     if not callable(load):
-        raise SpecError(f"lazy: load is {shown(load)}; a function that returns the array is needed")
+        raise SpecError(
+            f"lazy: load is {shown(load)}; a function that returns the array is needed"
+        )
     try:
         made = LazyArray(map(operator.index, shape), dtype, lambda: _whole(made, load))
         if dtype is None:
@@ -77,7 +92,9 @@ def lazy(shape: Sequence[int], dtype: Any, load: Callable[[], Any]) -> LazyArray
         if math.prod(n or 1 for n in made.shape) >= 2**63:
             raise ValueError("more than 2**63 - 1 elements")
     except (TypeError, ValueError) as error:
-        raise SpecError(f"lazy({shown(shape)}, {shown(dtype)}): not the shape and dtype of an array: {error}") from None
+        raise SpecError(
+            f"lazy({shown(shape)}, {shown(dtype)}): not the shape and dtype of an array: {error}"
+        ) from None
     return made
 
 
@@ -89,7 +106,9 @@ def _whole(array: LazyArray, load: Callable[[], Any]) -> Reader:
         if not loaded:
             found = _unmasked(load())
             if found.shape != array.shape or found.dtype != array.dtype:
-                raise SpecError(f"load() gave {found.dtype}{list(found.shape)}, declared is {array!r}")
+                raise SpecError(
+                    f"load() gave {found.dtype}{list(found.shape)}, declared is {array!r}"
+                )
             loaded.append(found)
         return loaded[0][(*box, ...)]
 
@@ -99,7 +118,9 @@ def _whole(array: LazyArray, load: Callable[[], Any]) -> Reader:
 def _unmasked(array: Any) -> np.ndarray:
     """As a plain array; TypeError for a masked one, whose mask no model keeps."""
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError("it is a masked array, a model has no masks; array.filled(value) is a plain one")
+        raise TypeError(
+            "it is a masked array, a model has no masks; array.filled(value) is a plain one"
+        )
     return np.asarray(array)
 
 
@@ -119,14 +140,23 @@ def tensor_of(leaf: Any, key: str | None) -> Tensor:
         if isinstance(leaf, np.memmap) and leaf._mmap is not None:  # type: ignore[attr-defined]
             return _lazy_tensor(leaf, name, lambda: _map_reader(leaf))
         if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
-            return _lazy_tensor(leaf, name, lambda: lambda box: leaf[(*box, ...)].astype(leaf.dtype.newbyteorder("=")))
+            return _lazy_tensor(
+                leaf,
+                name,
+                lambda: (
+                    lambda box: leaf[(*box, ...)].astype(leaf.dtype.newbyteorder("="))
+                ),
+            )
         if isinstance(leaf, np.ndarray | np.generic | int | float | complex | bool):
             array = _unmasked(leaf)
             _dtype(array.dtype)
             return ArrayTensor(array, key)
         if hasattr(leaf, "addressable_shards"):
             return _jax_tensor(leaf, key, name)
-    except (TypeError, RuntimeError) as error:  # a dtype that ONNX lacks, an array that was deleted
+    except (
+        TypeError,
+        RuntimeError,
+    ) as error:  # a dtype that ONNX lacks, an array that was deleted
         raise SpecError(f"weights {name!r}: {shortened(str(error), 200)}") from error
     what = f"is a {type(leaf).__name__}, not an array; numpy and JAX arrays, np.memmap and j2o.lazy(…) are"
     raise SpecError(f"weights {name!r}: {what}")
@@ -156,7 +186,9 @@ def _jax_tensor(leaf: Any, key: str | None, name: str) -> Tensor:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return ArrayTensor(np.asarray(jax.random.key_data(leaf)), key)
     if not leaf.is_fully_addressable:
-        raise SpecError(f"weights {name!r}: a part of it lies on devices of other processes; gather it first")
+        raise SpecError(
+            f"weights {name!r}: a part of it lies on devices of other processes; gather it first"
+        )
     devices = leaf.sharding.device_set
     if len(devices) == 1 and next(iter(devices)).platform == "cpu":
         return ArrayTensor(np.asarray(leaf), key)
@@ -176,13 +208,17 @@ def loaded(tree: Any) -> Any:
     """A tree of weights with every lazy leaf read."""
     import jax
 
-    return jax.tree.map(lambda x: x.load() if isinstance(x, LazyArray) else jax.numpy.asarray(x), tree)
+    return jax.tree.map(
+        lambda x: x.load() if isinstance(x, LazyArray) else jax.numpy.asarray(x), tree
+    )
 
 
 def _map_reader(leaf: np.memmap) -> Reader:
     """Reads a mapped file without copying; pages that were read are given back, but for private changes to them."""
     pages: mmap.mmap = leaf._mmap  # type: ignore[attr-defined]
-    if pages.size() < leaf.offset - leaf.offset % mmap.ALLOCATIONGRANULARITY + len(pages):
+    if pages.size() < leaf.offset - leaf.offset % mmap.ALLOCATIONGRANULARITY + len(
+        pages
+    ):
         raise SpecError(f"the file {leaf.filename} was truncated after it was mapped")
     plain, read_bytes = np.asarray(leaf), 0
     native = plain.dtype.newbyteorder("=")
@@ -206,12 +242,27 @@ def _from_shards(array: Any, box: Box) -> np.ndarray:
         if shard.replica_id != 0:
             continue
         has = [s.indices(d)[:2] for s, d in zip(shard.index, array.shape, strict=True)]
-        both = [(max(a, s.start), min(b, s.stop)) for (a, b), s in zip(has, box, strict=True)]
+        both = [
+            (max(a, s.start), min(b, s.stop))
+            for (a, b), s in zip(has, box, strict=True)
+        ]
         if all(a < b for a, b in both):
-            inside = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(both, has, strict=True))
-            here = tuple(slice(a - s.start, b - s.start) for (a, b), s in zip(both, box, strict=True))
-            on_cpu = shard.device.platform == "cpu"  # where numpy sees the memory itself
-            out[here] = np.asarray(shard.data)[inside] if on_cpu else np.asarray(shard.data[inside])
+            inside = tuple(
+                slice(a - start, b - start)
+                for (a, b), (start, _) in zip(both, has, strict=True)
+            )
+            here = tuple(
+                slice(a - s.start, b - s.start)
+                for (a, b), s in zip(both, box, strict=True)
+            )
+            on_cpu = (
+                shard.device.platform == "cpu"
+            )  # where numpy sees the memory itself
+            out[here] = (
+                np.asarray(shard.data)[inside]
+                if on_cpu
+                else np.asarray(shard.data[inside])
+            )
     return out
 
 
@@ -235,10 +286,15 @@ def open_safetensors(path: Any) -> dict[str, LazyArray]:
     if path.suffix != ".json":
         return {name: leaf for name, leaf in _safetensors(path)}
     index = _index(path)
-    files = {file: dict(_safetensors(path.parent / file)) for file in sorted(set(index.values()))}
+    files = {
+        file: dict(_safetensors(path.parent / file))
+        for file in sorted(set(index.values()))
+    }
     for name, file in index.items():
         if name not in files[file]:
-            raise SpecError(f"open_safetensors: {path.name} says that {file} has {name!r}, which is not there")
+            raise SpecError(
+                f"open_safetensors: {path.name} says that {file} has {name!r}, which is not there"
+            )
     return {name: files[file][name] for name, file in index.items()}
 
 
@@ -252,8 +308,14 @@ def _index(path: Path) -> dict[str, str]:
             f"open_safetensors: {str(path)!r} is not an index; JSON with a 'weight_map' of names to files is"
         ) from None
     for name, file in entries:
-        if Path(file).name != file or "\\" in file or not (path.parent / file).is_file():
-            raise SpecError(f"open_safetensors: {path.name} puts {name!r} in {file!r}, no file in the index's folder")
+        if (
+            Path(file).name != file
+            or "\\" in file
+            or not (path.parent / file).is_file()
+        ):
+            raise SpecError(
+                f"open_safetensors: {path.name} puts {name!r} in {file!r}, no file in the index's folder"
+            )
     return dict(entries)
 
 
@@ -271,9 +333,18 @@ def _safetensors(path: Path) -> Iterator[tuple[str, LazyArray]]:
                         f"open_safetensors: {name!r} of {path.name} is {piece.get_dtype()}, not an ONNX dtype"
                     )
                 dtype = np.dtype(getattr(ml_dtypes, text, text))
-                yield name, LazyArray(piece.get_shape(), dtype, lambda name=name: _slices(safe_open, path, name))
+                yield (
+                    name,
+                    LazyArray(
+                        piece.get_shape(),
+                        dtype,
+                        lambda name=name: _slices(safe_open, path, name),
+                    ),
+                )
     except (SafetensorError, OSError) as error:
-        raise SpecError(f"open_safetensors: {str(path)!r} is no safetensors file: {error}") from error
+        raise SpecError(
+            f"open_safetensors: {str(path)!r} is no safetensors file: {error}"
+        ) from error
 
 
 def _slices(safe_open: Any, path: Path, name: str) -> Reader:
@@ -293,25 +364,41 @@ def open_orbax(path: Any) -> Any:
     """
     path = existing_path("open_orbax: path", path).absolute()
     if not (path / "_METADATA").is_file():
-        inner = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/_METADATA"))
+        inner = sorted(
+            p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/_METADATA")
+        )
         hint = f"; {str(inner[-1])!r} is one" if inner else ""
-        raise SpecError(f"open_orbax: {str(path)!r} is not the folder of an orbax checkpoint{hint}")
+        raise SpecError(
+            f"open_orbax: {str(path)!r} is not the folder of an orbax checkpoint{hint}"
+        )
     try:
         metadata = json.loads((path / "_METADATA").read_bytes())
         entries = [
-            ([(str(k["key"]), k["key_type"] == 1) for k in entry["key_metadata"]], entry["value_metadata"])
+            (
+                [(str(k["key"]), k["key_type"] == 1) for k in entry["key_metadata"]],
+                entry["value_metadata"],
+            )
             for entry in metadata["tree_metadata"].values()
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SpecError(f"open_orbax: {str(path / '_METADATA')!r} is damaged: {error!r}") from None
+        raise SpecError(
+            f"open_orbax: {str(path / '_METADATA')!r} is damaged: {error!r}"
+        ) from None
     opened = [
-        ([k for k in keys], None if value.get("skip_deserialize") else _stored(path, metadata, [k for k, _ in keys]))
+        (
+            [k for k in keys],
+            None
+            if value.get("skip_deserialize")
+            else _stored(path, metadata, [k for k, _ in keys]),
+        )
         for keys, value in entries
     ]
     return _tree([(keys, store and store()) for keys, store in opened])
 
 
-def _stored(path: Path, metadata: dict[str, Any], keys: Sequence[str]) -> Callable[[], LazyArray]:
+def _stored(
+    path: Path, metadata: dict[str, Any], keys: Sequence[str]
+) -> Callable[[], LazyArray]:
     """Starts to open one array; calling the result waits for it."""
     import tensorstore as ts
 
@@ -319,15 +406,23 @@ def _stored(path: Path, metadata: dict[str, Any], keys: Sequence[str]) -> Callab
     store: dict[str, Any] = {"driver": "file", "path": f"{path}/{name}/"}
     if metadata.get("use_ocdbt"):
         store = {"driver": "ocdbt", "base": f"file://{path}/", "path": f"{name}/"}
-    spec = {"driver": "zarr3" if metadata.get("use_zarr3") else "zarr", "kvstore": store}
+    spec = {
+        "driver": "zarr3" if metadata.get("use_zarr3") else "zarr",
+        "kvstore": store,
+    }
 
     def open() -> Reader:
         context = ts.Context({"cache_pool": {"total_bytes_limit": MAPPED}})
         array = ts.open(spec, read=True, open=True, context=context).result()
-        chunk = math.prod(array.chunk_layout.read_chunk.shape or ()) * array.dtype.numpy_dtype.itemsize  # type: ignore[arg-type]
+        chunk = (
+            math.prod(array.chunk_layout.read_chunk.shape or ())
+            * array.dtype.numpy_dtype.itemsize
+        )  # type: ignore[arg-type]
         if chunk <= MAPPED:
             return lambda box: array[box].read().result()
-        whole_array = array.read().result()  # one chunk after the other would be decoded for every box
+        whole_array = (
+            array.read().result()
+        )  # one chunk after the other would be decoded for every box
         return lambda box: whole_array[(*box, ...)]
 
     pending = ts.open(spec, read=True, open=True)
@@ -337,7 +432,9 @@ def _stored(path: Path, metadata: dict[str, Any], keys: Sequence[str]) -> Callab
             array = pending.result()
         except ValueError as error:
             what = " ".join(str(error).split())
-            raise SpecError(f"open_orbax: {'/'.join(keys)} cannot be opened: {what}") from error
+            raise SpecError(
+                f"open_orbax: {'/'.join(keys)} cannot be opened: {what}"
+            ) from error
         return LazyArray(array.shape, array.dtype.numpy_dtype, open)
 
     return leaf
@@ -351,5 +448,7 @@ def _tree(entries: Sequence[tuple[Sequence[tuple[str, bool]], Any]]) -> Any:
     for keys, leaf in entries:
         groups.setdefault(keys[0], []).append((keys[1:], leaf))
     if all(is_index for _, is_index in groups):
-        return [_tree(groups[key]) for key in sorted(groups, key=lambda key: int(key[0]))]
+        return [
+            _tree(groups[key]) for key in sorted(groups, key=lambda key: int(key[0]))
+        ]
     return {key: _tree(group) for (key, _), group in groups.items()}

@@ -16,7 +16,9 @@ from j2o.errors import SpecError, shown
 from j2o.ir.marks import MARK, is_marking
 
 T = TypeVar("T", bound=Callable[..., Any])
-_NOTHING: Any = object()  # `@function()` has no function; `function(None)` has one that cannot be called
+_NOTHING: Any = (
+    object()
+)  # `@function()` has no function; `function(None)` has one that cannot be called
 
 
 @overload
@@ -37,7 +39,9 @@ def function(fn: Any = _NOTHING, /, *, name: str | None = None) -> Any:
 
 def _mark(fn: Any, name: str | None) -> Any:
     if not callable(fn):
-        raise SpecError(f"function: given {shown(fn)}; a function or a module class is needed")
+        raise SpecError(
+            f"function: given {shown(fn)}; a function or a module class is needed"
+        )
     if not isinstance(fn, type):
         own = name or identifier(name_of(fn))
         return _wrapped(fn, lambda args: own)
@@ -53,17 +57,29 @@ def _mark(fn: Any, name: str | None) -> Any:
 def _wrapped(fn: Any, name: Callable[[tuple[Any, ...]], str]) -> Any:
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return _marked_call(fn, name(args), args, kwargs) if is_marking() else fn(*args, **kwargs)
+        return (
+            _marked_call(fn, name(args), args, kwargs)
+            if is_marking()
+            else fn(*args, **kwargs)
+        )
 
     return call
 
 
-def _marked_call(fn: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _marked_call(
+    fn: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     linen = sys.modules.get("flax.linen")
     if linen is not None and args and isinstance(args[0], linen.Module):
-        return linen.jit(_named(lambda self, *a, **k: fn(self, *a, **k), name))(*args, **kwargs)
+        return linen.jit(_named(lambda self, *a, **k: fn(self, *a, **k), name))(
+            *args, **kwargs
+        )
     call = functools.partial(fn, *args, **kwargs)
-    return _with_state(call, name) if _holds_state(call) else _jit(lambda call: call(), call, name)
+    return (
+        _with_state(call, name)
+        if _holds_state(call)
+        else _jit(lambda call: call(), call, name)
+    )
 
 
 def _named(fn: Any, name: str) -> Any:
@@ -71,14 +87,22 @@ def _named(fn: Any, name: str) -> Any:
     return fn
 
 
-def _jit(run: Callable[[functools.partial[Any]], Any], call: functools.partial[Any], name: str) -> Any:
+def _jit(
+    run: Callable[[functools.partial[Any]], Any],
+    call: functools.partial[Any],
+    name: str,
+) -> Any:
     """`run(call)` as a jit of that name; the arrays among the arguments of `call` are its operands."""
     import jax
 
     from j2o.frontend.held import is_nnx
 
     leaves, tree = jax.tree.flatten((call.args, call.keywords), is_leaf=is_nnx)
-    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) or type(leaf).__module__ == "numpy"]
+    at = [
+        i
+        for i, leaf in enumerate(leaves)
+        if isinstance(leaf, jax.Array) or type(leaf).__module__ == "numpy"
+    ]
 
     def body(arrays: list[Any]) -> Any:
         inner = list(leaves)
@@ -113,7 +137,9 @@ def _with_state(call: functools.partial[Any], name: str) -> Any:
         variables = variables_in(held)
         after = {id(copies[id(v)]) for v in variables}
         if after != {id(v) for v in variables_in(held_by(inside))}:
-            raise SpecError(f"function: {name} adds or removes nnx variables; such a module cannot be marked")
+            raise SpecError(
+                f"function: {name} adds or removes nnx variables; such a module cannot be marked"
+            )
         written[:] = [v for v in variables if is_written(v, copies[id(v)])]
         return out, [copies[id(v)].get_raw_value() for v in written]
 

@@ -51,7 +51,13 @@ class Model:
     """What `j2o.compile` gives. Call it to run it; `save` writes it; `graph` is the optimised IR."""
 
     def __init__(
-        self, fn: Callable[..., Any], graph: Graph, boundary: Boundary, opset: int, report: Report, name: str
+        self,
+        fn: Callable[..., Any],
+        graph: Graph,
+        boundary: Boundary,
+        opset: int,
+        report: Report,
+        name: str,
     ) -> None:
         self.fn, self.graph, self.report = fn, graph, report
         self.opset, self.name = opset, name
@@ -63,7 +69,9 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes a session of its own."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_session", "_lock")}
+        return {
+            k: v for k, v in self.__dict__.items() if k not in ("_session", "_lock")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -148,12 +156,20 @@ class Model:
         b = self._boundary
         try:
             leaves, tree = jax.tree.flatten(args)
-        except (TypeError, ValueError) as error:  # such as a dict whose keys cannot be ordered
-            raise SpecError(f"arguments: no pytree of arrays: {' '.join(str(error).split())[:200]}") from error
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # such as a dict whose keys cannot be ordered
+            raise SpecError(
+                f"arguments: no pytree of arrays: {' '.join(str(error).split())[:200]}"
+            ) from error
         if tree != b.in_tree:
             raise SpecError(misfit(b.in_tree, args, self.input_names, b.types))
         names = self.graph.input_names
-        flat = [accept(leaf, t, name) for leaf, t, name in zip(leaves, b.types, names, strict=True)]
+        flat = [
+            accept(leaf, t, name)
+            for leaf, t, name in zip(leaves, b.types, names, strict=True)
+        ]
         shapes = tuple([x.shape for x in flat])
         if shapes not in self._known_shapes:
             self._check_sizes(shapes)
@@ -165,7 +181,9 @@ class Model:
     def _check_sizes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """DimensionError names input, axis, constraint and value where sizes do not fit."""
         where, axes, sizes = [], [], []
-        for name, wanted, shape in zip(self.input_names, self._boundary.types, shapes, strict=True):
+        for name, wanted, shape in zip(
+            self.input_names, self._boundary.types, shapes, strict=True
+        ):
             where += [f"input {name!r}, axis {axis}" for axis in range(len(shape))]
             axes += wanted.shape
             sizes += shape
@@ -175,19 +193,30 @@ class Model:
         """The function's result for leaves that fit."""
         b = self._boundary
         feeds = {}
-        for i, (name, value) in enumerate(zip(self.graph.input_names, flat, strict=True)):
+        for i, (name, value) in enumerate(
+            zip(self.graph.input_names, flat, strict=True)
+        ):
             array = to_graph(value)
             feeds[name] = permuted(array, TO_NCHW) if i in b.inputs_as_nchw else array
         arrays = self.session.run(feeds)
         leaves = []
         with self._as_compiled():
             for i, (array, wanted) in enumerate(zip(arrays, b.out_types, strict=True)):
-                leaves.append(to_jax(permuted(array, TO_NHWC) if i in b.outputs_as_nchw else array, wanted))
+                leaves.append(
+                    to_jax(
+                        permuted(array, TO_NHWC) if i in b.outputs_as_nchw else array,
+                        wanted,
+                    )
+                )
         return jax.tree.unflatten(b.out_tree, leaves)
 
     def _as_compiled(self) -> contextlib.AbstractContextManager[Any]:
         """JAX's 64-bit mode as it was when the function was compiled: its 64-bit results would wrap or round without."""
-        return contextlib.nullcontext() if _x64_mode() == self._x64 else jax.enable_x64(self._x64)
+        return (
+            contextlib.nullcontext()
+            if _x64_mode() == self._x64
+            else jax.enable_x64(self._x64)
+        )
 
     def verify(self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5) -> Comparison:
         """Run the function in JAX and the model in onnxruntime, and compare every output.
@@ -211,13 +240,21 @@ class Model:
             why = "the function itself gives other values when called again (dropout, random numbers, state that it keeps?)"
             raise VerificationError(f"{error}; {why}") from None
         absolute, relative = zip(*rows, strict=True)
-        return Comparison(tuple(self.output_names), absolute, relative, tuple(self.report.quantisation.items()))
+        return Comparison(
+            tuple(self.output_names),
+            absolute,
+            relative,
+            tuple(self.report.quantisation.items()),
+        )
 
     def _in_jax(self, flat: Sequence[Any]) -> list[Any]:
         """What the function itself gives, as JAX arrays; it gets copies, as it may donate them."""
         with self._as_compiled():
             types = self._boundary.types
-            copies = [x.copy() if t.dtype.is_key else jnp.array(x, copy=True) for x, t in zip(flat, types, strict=True)]
+            copies = [
+                x.copy() if t.dtype.is_key else jnp.array(x, copy=True)
+                for x, t in zip(flat, types, strict=True)
+            ]
             result = self.fn(*jax.tree.unflatten(self._boundary.in_tree, copies))
             return [jnp.asarray(y) for y in jax.tree.leaves(result)]
 
@@ -231,8 +268,14 @@ class Model:
         return True
 
     def __repr__(self) -> str:
-        ins = ", ".join(f"{n}: {t}" for n, t in zip(self.input_names, self._boundary.types, strict=True))
-        outs = ", ".join(f"{n}: {t}" for n, t in zip(self.output_names, self._boundary.out_types, strict=True))
+        ins = ", ".join(
+            f"{n}: {t}"
+            for n, t in zip(self.input_names, self._boundary.types, strict=True)
+        )
+        outs = ", ".join(
+            f"{n}: {t}"
+            for n, t in zip(self.output_names, self._boundary.out_types, strict=True)
+        )
         nodes = sum(count_ops(self.graph).values())
         weights = f"{self.report.weights_bytes / 2**20:.1f} MiB of weights"
         return f"<j2o.Model {self.name}({ins}) -> ({outs}), opset {self.opset}, {nodes} nodes, {weights}>"

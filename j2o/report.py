@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 
 from j2o.errors import J2OWarning
 from j2o.ir.graph import Graph
-from j2o.passes.pipeline import PassRecord
+from j2o.passes.runner import PassRecord
 
 
 def count_ops(graph: Graph) -> dict[str, int]:
     """How often each operation occurs, regions and functions included; constants and `return` are left out."""
     counts: collections.Counter[str] = collections.Counter()
     for top in (graph, *graph.functions.values()):
-        counts.update(node.op for node in top.walk() if node.op not in ("const", "return"))
+        counts.update(
+            node.op for node in top.walk() if node.op not in ("const", "return")
+        )
     return dict(counts.most_common())
 
 
@@ -47,12 +49,19 @@ class Report:
         warnings.warn(text, J2OWarning, stacklevel=_frames_of_j2o())
 
     def __str__(self) -> str:
-        stages = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items())
-        lines = [stages, f"{sum(self.ops_before.values())} operations before, {sum(self.ops_after.values())} after"]
+        stages = ", ".join(
+            f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items()
+        )
+        lines = [
+            stages,
+            f"{sum(self.ops_before.values())} operations before, {sum(self.ops_after.values())} after",
+        ]
         width = max((len(p.name) for p in self.passes), default=4)
         for p in self.passes:
             if p.changes or p.declined:
-                lines.append(f"  {p.name:{width}}  {p.changes:6d} changes  {1e3 * p.seconds:8.2f} ms")
+                lines.append(
+                    f"  {p.name:{width}}  {p.changes:6d} changes  {1e3 * p.seconds:8.2f} ms"
+                )
             lines += [f"  {'':{width}}    {row}" for row in _rules(p)]
             if p.left_out:
                 lines.append(f"  {p.name}: left out, {p.left_out}")
@@ -70,7 +79,10 @@ def _rules(record: PassRecord) -> Iterator[str]:
         declined = sum(reasons.values())
         row = f"{name}: {record.rules.get(name, 0) + declined} matched"
         if declined:
-            why = "; ".join(f"{reason} ({count})" if len(reasons) > 1 else reason for reason, count in reasons.items())
+            why = "; ".join(
+                f"{reason} ({count})" if len(reasons) > 1 else reason
+                for reason, count in reasons.items()
+            )
             row += f", {declined} declined: {why}"
         yield row
 

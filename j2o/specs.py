@@ -29,7 +29,9 @@ from j2o.ir.tensor import Tensor
 from j2o.ir.types import KEY_NAMES, NUMPY_NAMES, DType, dtype_of
 
 LARGEST = 2**63 - 1  # sizes and numbers of elements are int64 in ONNX
-DEEPEST = 200  # JAX loses count of Python's recursion in trees that are deeper than its limit
+DEEPEST = (
+    200  # JAX loses count of Python's recursion in trees that are deeper than its limit
+)
 DTYPE_NAMES = frozenset(d.value for d in DType if d is not DType.STRING)
 
 
@@ -60,9 +62,20 @@ def parse_specs(
     """All specs of a call; SpecError names the argument and the entry that does not fit."""
     _check_entries(specs)
     parameters = _parameters(fn, len(specs))
-    flat = [_flatten(parameter, spec) for parameter, spec in zip(parameters, specs, strict=True)]
+    flat = [
+        _flatten(parameter, spec)
+        for parameter, spec in zip(parameters, specs, strict=True)
+    ]
     scope = _find_scope([leaf for paths, _ in flat for _, leaf in paths], constraints)
-    avals, frozen, names, trees, caller, frozen_arguments, narrowed = [], [], [], [], [], set(), []
+    avals, frozen, names, trees, caller, frozen_arguments, narrowed = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        set(),
+        [],
+    )
     taken: dict[str, Any] = {}
     for i, (parameter, spec) in enumerate(zip(parameters, specs, strict=True)):
         is_frozen = isinstance(spec, Weights)
@@ -91,7 +104,16 @@ def parse_specs(
     tree, caller_tree = (jax.tree_util.treedef_tuple(tuple(t)) for t in (trees, caller))
     final = _names(names, input_names, "input_names")
     frozen_at = frozenset(frozen_arguments)
-    return Specs(tuple(avals), tuple(frozen), final, tree, caller_tree, frozen_at, scope, tuple(narrowed))
+    return Specs(
+        tuple(avals),
+        tuple(frozen),
+        final,
+        tree,
+        caller_tree,
+        frozen_at,
+        scope,
+        tuple(narrowed),
+    )
 
 
 def _aval_of_weights(leaf: Any, tensor: Tensor) -> jax.ShapeDtypeStruct:
@@ -103,7 +125,11 @@ def _aval_of_weights(leaf: Any, tensor: Tensor) -> jax.ShapeDtypeStruct:
 
 def _text(entry: Any) -> str:
     """An entry as it stands in a message."""
-    return shortened(repr(entry), 80) if isinstance(entry, str | tuple | list) else shown(entry)
+    return (
+        shortened(repr(entry), 80)
+        if isinstance(entry, str | tuple | list)
+        else shown(entry)
+    )
 
 
 def _is_worth_telling(leaf: Any, dtype: Any, is_frozen: bool) -> bool:
@@ -111,7 +137,9 @@ def _is_worth_telling(leaf: Any, dtype: Any, is_frozen: bool) -> bool:
 
     Integers of weights stay what they are, and Python's own numbers have no dtype.
     """
-    is_python = isinstance(leaf, int | float | complex) and not isinstance(leaf, np.generic)
+    is_python = isinstance(leaf, int | float | complex) and not isinstance(
+        leaf, np.generic
+    )
     return not is_python and (not is_frozen or dtype.kind in "fc")
 
 
@@ -139,11 +167,19 @@ def _check_depth(parameter: str, tree: Any) -> None:
         level = list({id(child): child for child in inner}.values())
         if not level:
             return
-    raise SpecError(f"spec of {parameter!r}: {shown(tree)} is nested over {DEEPEST} deep, or contains itself")
+    raise SpecError(
+        f"spec of {parameter!r}: {shown(tree)} is nested over {DEEPEST} deep, or contains itself"
+    )
 
 
 def _containers_in(node: Any) -> list[Any]:
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
+    children = (
+        node.values()
+        if isinstance(node, dict)
+        else node
+        if isinstance(node, list | tuple)
+        else ()
+    )
     return [child for child in children if isinstance(child, dict | list | tuple)]
 
 
@@ -156,42 +192,62 @@ def _flatten(parameter: str, spec: Any) -> tuple[list[Any], Any]:
         return jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     except (TypeError, ValueError) as error:  # keys that have no order
         what = shortened(f"{type(error).__name__}: {error}", 160)
-        raise SpecError(f"spec of {parameter!r}: {_text(tree)} is no pytree: {what}") from error
+        raise SpecError(
+            f"spec of {parameter!r}: {_text(tree)} is no pytree: {what}"
+        ) from error
 
 
 def _check_constraints(scope: DimScope, constraints: Sequence[str]) -> None:
     """SpecError where a constraint names what no spec has, or no sizes fulfil all of them."""
-    known = scope.names  # not those in the shapes: JAX has T in the place of S where S == T
+    known = (
+        scope.names
+    )  # not those in the shapes: JAX has T in the place of S where S == T
     for text in constraints:
         left, _, right = parse_constraint(text)
         if unknown := sorted((symbols_in(left) | symbols_in(right)) - known):
-            there = f"they have {', '.join(sorted(known))}" if known else "all their sizes are numbers"
-            raise SpecError(f"constraints: {_text(text)}: no spec has a size {shown(unknown[0])}; {there}")
+            there = (
+                f"they have {', '.join(sorted(known))}"
+                if known
+                else "all their sizes are numbers"
+            )
+            raise SpecError(
+                f"constraints: {_text(text)}: no spec has a size {shown(unknown[0])}; {there}"
+            )
     try:
         impossible = bool(constraints) and is_contradictory(scope)
     except (ArithmeticError, DimensionError) as error:
         raise SpecError(f"constraints={_text(list(constraints))}: {error}") from None
     if impossible:
-        raise SpecError(f"constraints={_text(list(constraints))}: no sizes fulfil them; a size is 1 or more")
+        raise SpecError(
+            f"constraints={_text(list(constraints))}: no sizes fulfil them; a size is 1 or more"
+        )
 
 
-def _names(found: Sequence[str], given: Sequence[str] | None, argument: str) -> tuple[str, ...]:
+def _names(
+    found: Sequence[str], given: Sequence[str] | None, argument: str
+) -> tuple[str, ...]:
     """The names of inputs or outputs: those given, else those found; SpecError where there are not so many tensors."""
     if given is None:
         return tuple(_unique(found))
     if len(given) != len(found):
         there = shortened(", ".join(found), 120)
-        raise SpecError(f"{argument}={_text(list(given))}: {len(given)} names for {len(found)} tensors ({there})")
+        raise SpecError(
+            f"{argument}={_text(list(given))}: {len(given)} names for {len(found)} tensors ({there})"
+        )
     return tuple(given)
 
 
-def output_names(found: Sequence[str], given: Sequence[str] | None, inputs: Sequence[str]) -> tuple[str, ...]:
+def output_names(
+    found: Sequence[str], given: Sequence[str] | None, inputs: Sequence[str]
+) -> tuple[str, ...]:
     """The names of the outputs; none may be that of an input."""
     names, taken = _names(found, given, "output_names"), set(inputs)
     if given is None:
         return tuple(f"{n}_out" if n in taken else n for n in names)
     if clashing := [n for n in names if n in taken]:
-        raise SpecError(f"output_names: {clashing[0]!r} is the name of an input; choose another")
+        raise SpecError(
+            f"output_names: {clashing[0]!r} is the name of an input; choose another"
+        )
     return names
 
 
@@ -222,7 +278,11 @@ def _parameters(fn: Callable[..., Any], count: int) -> list[str]:
                 f"fn: the keyword-only parameter {p.name!r} has no value; {_binding(p.name, '…')} gives it one"
             )
     if count < required or (count > len(positional) and rest is None):
-        takes = f"{required}" if required == len(positional) else f"{required} to {len(positional)}"
+        takes = (
+            f"{required}"
+            if required == len(positional)
+            else f"{required} to {len(positional)}"
+        )
         missing = f"; no spec for {positional[count]!r}" if count < required else ""
         raise SpecError(
             f"specs: {count} given, {shortened(name_of(fn), 60)} takes {takes} positional arguments{missing}"
@@ -237,7 +297,11 @@ def _binding(parameter: str, value: str) -> str:
 
 
 def _is_size(d: Any) -> bool:
-    return "[" not in d if isinstance(d, str) else isinstance(d, int | np.integer) and not isinstance(d, bool)
+    return (
+        "[" not in d
+        if isinstance(d, str)
+        else isinstance(d, int | np.integer) and not isinstance(d, bool)
+    )
 
 
 def _is_shape(spec: Any) -> bool:
@@ -246,12 +310,16 @@ def _is_shape(spec: Any) -> bool:
         return False
     if all(map(_is_size, spec)):
         return True
-    return all(_is_size(d) or _is_no_size(d) for d in spec) and any(d is not None for d in spec)
+    return all(_is_size(d) or _is_no_size(d) for d in spec) and any(
+        d is not None for d in spec
+    )
 
 
 def _is_no_size(d: Any) -> bool:
     """Whether this Python value stands where only a size can."""
-    return d is None or (isinstance(d, bool | float | complex) and not isinstance(d, np.generic))
+    return d is None or (
+        isinstance(d, bool | float | complex) and not isinstance(d, np.generic)
+    )
 
 
 def _is_list_of_sizes(spec: Any) -> bool:
@@ -260,7 +328,9 @@ def _is_list_of_sizes(spec: Any) -> bool:
 
 
 def _is_leaf(spec: Any) -> bool:
-    return spec is not None and (_is_shape(spec) or _is_pair(spec) or isinstance(spec, str | Weights | LazyArray))
+    return spec is not None and (
+        _is_shape(spec) or _is_pair(spec) or isinstance(spec, str | Weights | LazyArray)
+    )
 
 
 def _is_pair(spec: Any) -> bool:
@@ -268,7 +338,9 @@ def _is_pair(spec: Any) -> bool:
     if type(spec) not in (tuple, list) or len(spec) != 2 or not _is_shape(spec[0]):
         return False
     dtype = spec[1]
-    return isinstance(dtype, type | np.dtype) or (isinstance(dtype, str) and _is_dtype_name(dtype))
+    return isinstance(dtype, type | np.dtype) or (
+        isinstance(dtype, str) and _is_dtype_name(dtype)
+    )
 
 
 def _is_dtype_name(text: str) -> bool:
@@ -299,22 +371,32 @@ def _find_scope(leaves: Sequence[Any], constraints: Sequence[str]) -> DimScope:
         raise SpecError(str(error)) from None
 
 
-def _shape_and_dtype(name: str, leaf: Any, scope: DimScope) -> tuple[tuple[Any, ...], Any]:
+def _shape_and_dtype(
+    name: str, leaf: Any, scope: DimScope
+) -> tuple[tuple[Any, ...], Any]:
     """What one entry says: a shape, and a dtype of numpy or of JAX's keys, 64-bit ones as they are."""
     if isinstance(leaf, Weights):
-        raise SpecError(f"spec of {name!r}: j2o.weights marks a whole argument, not a part of one")
+        raise SpecError(
+            f"spec of {name!r}: j2o.weights marks a whole argument, not a part of one"
+        )
     if isinstance(leaf, LazyArray):
-        raise SpecError(f"spec of {name!r}: a lazy array is a weight; wrap the argument in j2o.weights(…)")
+        raise SpecError(
+            f"spec of {name!r}: a lazy array is a weight; wrap the argument in j2o.weights(…)"
+        )
     if isinstance(leaf, str):
         return _of_text(name, leaf, scope)
     if _is_shape(leaf):
         return _of_sizes(name, leaf, scope), np.dtype(np.float32)
     if _is_pair(leaf):
         right = _as_text(*leaf)
-        raise SpecError(f"spec of {name!r}: {_text(leaf)} is a shape beside a dtype; {right!r} says both")
+        raise SpecError(
+            f"spec of {name!r}: {_text(leaf)} is a shape beside a dtype; {right!r} says both"
+        )
     if isinstance(leaf, bool):
         bound = _binding(name.partition("/")[0], repr(leaf))
-        raise SpecError(f"spec of {name!r}: {leaf} is a Python value; {bound} gives it, 'bool[]' makes it an input")
+        raise SpecError(
+            f"spec of {name!r}: {leaf} is a Python value; {bound} gives it, 'bool[]' makes it an input"
+        )
     if isinstance(leaf, int | float | complex) and not isinstance(leaf, np.generic):
         return (), np.result_type(leaf)
     if not _is_array_like(leaf):
@@ -325,14 +407,18 @@ def _shape_and_dtype(name: str, leaf: Any, scope: DimScope) -> tuple[tuple[Any, 
 
 
 def _is_array_like(leaf: Any) -> bool:
-    return not isinstance(leaf, type) and hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    return (
+        not isinstance(leaf, type) and hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    )
 
 
 def _of_text(name: str, leaf: str, scope: DimScope) -> tuple[tuple[Any, ...], Any]:
     """Shape and dtype of `'f32[B,28,28,1]'`."""
     match = re.fullmatch(r"\s*([\w<>]+)\s*(?:\[(.*)\])?\s*", leaf, re.S)
     if match is None:
-        raise SpecError(f"spec of {name!r}: {_text(leaf)} is not of the form 'f32[B,28,28,1]'")
+        raise SpecError(
+            f"spec of {name!r}: {_text(leaf)} is not of the form 'f32[B,28,28,1]'"
+        )
     dtype, text = match.groups()
     return _shape(name, leaf, text or "", scope), _dtype(name, leaf, dtype)
 
@@ -348,8 +434,12 @@ def _of_sizes(name: str, leaf: Sequence[Any], scope: DimScope) -> tuple[Any, ...
             _check_number(name, leaf, int(d))
     shape = _shape(name, leaf, ",".join(map(str, leaf)), scope)
     if len(shape) != len(leaf):
-        wrong = next((d for d in leaf if isinstance(d, str) and (not d.strip() or "," in d)), "")
-        raise SpecError(f"spec of {name!r}: {_text(leaf)}: {shown(wrong)} is not one size")
+        wrong = next(
+            (d for d in leaf if isinstance(d, str) and (not d.strip() or "," in d)), ""
+        )
+        raise SpecError(
+            f"spec of {name!r}: {_text(leaf)}: {shown(wrong)} is not one size"
+        )
     return shape
 
 
@@ -365,7 +455,9 @@ def _sizes_of_array(name: str, leaf: Any) -> tuple[Any, ...]:
     try:
         shape = tuple(leaf.shape)
     except TypeError:
-        raise SpecError(f"spec of {name!r}: {_text(leaf)} has no shape of sizes: {shown(leaf.shape)}") from None
+        raise SpecError(
+            f"spec of {name!r}: {_text(leaf)} has no shape of sizes: {shown(leaf.shape)}"
+        ) from None
     for d in shape:
         if not (is_symbolic(d) or (_is_size(d) and not isinstance(d, str))):
             raise SpecError(
@@ -395,7 +487,9 @@ def _shape(name: str, entry: Any, text: str, scope: DimScope) -> tuple[Any, ...]
         shape = scope.shape(text)
     except DimensionError as error:
         why = str(error).removeprefix(f"dimensions {text!r}: ")
-        raise SpecError(f"spec of {name!r}: {_text(entry)}: {shortened(why, 160)}") from None
+        raise SpecError(
+            f"spec of {name!r}: {_text(entry)}: {shortened(why, 160)}"
+        ) from None
     return _checked(name, entry, shape)
 
 
@@ -415,7 +509,9 @@ def _checked(name: str, entry: Any, shape: tuple[Any, ...]) -> tuple[Any, ...]:
 def _check_number(name: str, entry: Any, number: int, what: str = "size") -> None:
     if number < 0:
         advice = "a name such as 'B' makes a size symbolic"
-        raise SpecError(f"spec of {name!r}: {_text(entry)}: the size {number} is negative; {advice}")
+        raise SpecError(
+            f"spec of {name!r}: {_text(entry)}: the size {number} is negative; {advice}"
+        )
     if number > LARGEST:
         raise SpecError(
             f"spec of {name!r}: {_text(entry)}: the {what} is above 2**63 - 1, the largest that ONNX can say"
@@ -430,7 +526,9 @@ def _dtype(name: str, entry: str, text: str) -> Any:
             f"spec of {name!r}: {_text(entry)}: there is no dtype {_text(text)}; f32, bf16, i32, u8, bool, … are{static}"
         )
     dtype = NUMPY_NAMES.get(text) or DType(text)
-    return jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy
+    return (
+        jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy
+    )
 
 
 def _canonical(dtype: Any) -> Any:
@@ -444,6 +542,13 @@ def _is_key(dtype: Any) -> bool:
 
 def path_name(path: Sequence[Any]) -> str:
     """A pytree path as text: `params/Dense_0/kernel`; what cannot stand in a name is `_`."""
-    steps = (next((getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)), key) for key in path)
+    steps = (
+        next((getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)), key)
+        for key in path
+    )
     text = "/".join(filter(None, map(str, steps)))
-    return text if text.isprintable() else "".join(c if c.isprintable() else "_" for c in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else "_" for c in text)
+    )

@@ -21,7 +21,12 @@ from j2o.ir.types import KEY_NAMES, DType, Type, dtype_of
 
 ARRAYS = (np.ndarray, jax.Array, np.generic)
 # how JAX narrows arrays while 64-bit mode is off
-NARROWED = {DType.F64: DType.F32, DType.I64: DType.I32, DType.U64: DType.U32, DType.C128: DType.C64}
+NARROWED = {
+    DType.F64: DType.F32,
+    DType.I64: DType.I32,
+    DType.U64: DType.U32,
+    DType.C128: DType.C64,
+}
 # a Python number is taken by a dtype of its own rank or a higher one
 RANKS = (bool, int, float, complex)
 SHOWN = 40  # characters of a value in a message
@@ -51,14 +56,20 @@ def accept(value: Any, wanted: Type, name: str) -> Any:
 
 
 def _refused(name: str, value: Any, wanted: Type, advice: str = "") -> SpecError:
-    return SpecError(f"input {name!r}: given {described(value)}, the model takes {wanted}{advice and f': {advice}'}")
+    return SpecError(
+        f"input {name!r}: given {described(value)}, the model takes {wanted}{advice and f': {advice}'}"
+    )
 
 
 def described(value: Any) -> str:
     """What a message says of a value: dtype and shape of an array, a number or a string itself, the type of anything else."""
     if isinstance(value, np.ma.MaskedArray):
         return f"a masked array {value.dtype}{list(value.shape)}"
-    if isinstance(value, ARRAYS) and np.ndim(value) == 0 and isinstance(value, np.generic):
+    if (
+        isinstance(value, ARRAYS)
+        and np.ndim(value) == 0
+        and isinstance(value, np.generic)
+    ):
         return f"{value.dtype} {_short(value.item())}"
     if isinstance(value, ARRAYS):
         return f"{value.dtype}{list(value.shape)}"
@@ -78,7 +89,9 @@ def _short(value: Any) -> str:
 
 def _readable(value: jax.Array, wanted: Type, name: str) -> jax.Array:
     if value.is_deleted():
-        raise SpecError(f"input {name!r}: given an array that is deleted: it was donated to another computation")
+        raise SpecError(
+            f"input {name!r}: given an array that is deleted: it was donated to another computation"
+        )
     if not value.is_fully_addressable:
         raise _refused(name, value, wanted, "it lies on devices of other processes")
     return value
@@ -91,9 +104,15 @@ def _foreign(value: Any, wanted: Type, name: str) -> Any:
     for method in ("__jax_array__", "__array__"):
         if hasattr(value, method) and not isinstance(value, type):
             try:
-                array = value.__jax_array__() if method == "__jax_array__" else np.asarray(value)
+                array = (
+                    value.__jax_array__()
+                    if method == "__jax_array__"
+                    else np.asarray(value)
+                )
             except Exception as error:
-                raise _refused(name, value, wanted, " ".join(str(error).split())[:200]) from error
+                raise _refused(
+                    name, value, wanted, " ".join(str(error).split())[:200]
+                ) from error
             if isinstance(array, Tracer):
                 return accept(array, wanted, name)
             return array
@@ -108,13 +127,22 @@ def _number(value: complex, wanted: Type, name: str) -> np.ndarray:
     if wanted.dtype.is_int and isinstance(value, int):
         low, high = _range(wanted.dtype)
         if not low <= value <= high:
-            raise _refused(name, value, wanted, f"{wanted.dtype.value} holds {low} to {high}")
+            raise _refused(
+                name, value, wanted, f"{wanted.dtype.value} holds {low} to {high}"
+            )
         return np.asarray(int(value), wanted.dtype.numpy)
     array, stays_finite = _rounded(value, wanted.dtype)
     if not stays_finite:
-        raise _refused(name, value, wanted, f"it is beyond what {wanted.dtype.value} holds")
+        raise _refused(
+            name, value, wanted, f"it is beyond what {wanted.dtype.value} holds"
+        )
     if isinstance(value, int) and complex(array) != value:
-        raise _refused(name, value, wanted, f"{wanted.dtype.value} has no such integer; a float would be rounded")
+        raise _refused(
+            name,
+            value,
+            wanted,
+            f"{wanted.dtype.value} has no such integer; a float would be rounded",
+        )
     return array
 
 
@@ -179,68 +207,97 @@ def _narrowed(value: Any, wanted: Type, name: str) -> np.ndarray:
 
 def _key(value: Any, wanted: Type, name: str) -> Any:
     impl = KEY_NAMES[wanted.dtype]
-    if not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if not isinstance(value, jax.Array) or not jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    ):
         raise _refused(
-            name, value, wanted, f"jax.random.key(0, impl={impl!r}) makes one, wrap_key_data does of its data"
+            name,
+            value,
+            wanted,
+            f"jax.random.key(0, impl={impl!r}) makes one, wrap_key_data does of its data",
         )
     if value.dtype != jax.random.key(0, impl=impl).dtype:
-        raise _refused(name, value, wanted, f"jax.random.key(0, impl={impl!r}) makes one")
+        raise _refused(
+            name, value, wanted, f"jax.random.key(0, impl={impl!r}) makes one"
+        )
     return value
 
 
 # ------------------------------------------------------------------------------------ pytrees
 
 
-def misfit(wanted: Any, args: Sequence[Any], names: Sequence[str], types: Sequence[Type]) -> str:
+def misfit(
+    wanted: Any, args: Sequence[Any], names: Sequence[str], types: Sequence[Type]
+) -> str:
     """The first place where the arguments are another pytree than the model takes, in one sentence."""
     told = [f"{n}: {t}" for n, t in zip(names, types, strict=True)]
     if len(args) != len(wanted.children()):
         count = len(wanted.children())
         shown = ", ".join(told[:8]) + (", …" if len(told) > 8 else "")
         plural = "" if count == 1 else "s"
-        return f"arguments: given {len(args)}, the model takes {count} argument{plural}" + (shown and f" ({shown})")
+        return (
+            f"arguments: given {len(args)}, the model takes {count} argument{plural}"
+            + (shown and f" ({shown})")
+        )
     first = 0  # number of the first leaf of an argument
     for i, (child, value) in enumerate(zip(wanted.children(), args, strict=True)):
         count = child.num_leaves
-        found = _first_misfit(child, value, f"argument {i}", told[first : first + count])
+        found = _first_misfit(
+            child, value, f"argument {i}", told[first : first + count]
+        )
         if found is not None:
             return found
         first += count
     return "arguments: another pytree than the model takes"
 
 
-def _first_misfit(wanted: Any, value: Any, where: str, leaves: Sequence[str]) -> str | None:
+def _first_misfit(
+    wanted: Any, value: Any, where: str, leaves: Sequence[str]
+) -> str | None:
     """Where a value differs from a tree, or None; `leaves` has name and type of each leaf of the tree."""
     if jax.tree.structure(value) == wanted:
         return None
     if jax.tree_util.treedef_is_leaf(wanted) and wanted.num_leaves == 1:
-        advice = "; np.asarray(…) makes an array of it" if isinstance(value, list | tuple) else ""
+        advice = (
+            "; np.asarray(…) makes an array of it"
+            if isinstance(value, list | tuple)
+            else ""
+        )
         name, _, wish = leaves[0].rpartition(": ")
         return f"input {name!r}: given {described(value)}, the model takes an array {wish}{advice}"
-    parts, tree = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda x: x is not value)
+    parts, tree = jax.tree_util.tree_flatten_with_path(
+        value, is_leaf=lambda x: x is not value
+    )
     kind = _kind(wanted)
     if jax.tree_util.all_leaves([value]) or _kind(tree) is not kind:
-        wish = "None" if kind is type(None) else f"a {kind.__name__} of {', '.join(leaves[:8])}"
+        wish = (
+            "None"
+            if kind is type(None)
+            else f"a {kind.__name__} of {', '.join(leaves[:8])}"
+        )
         return f"{where}: given {described(value)}, the model takes {wish}"
     if isinstance(value, dict):
         given, keys = sorted(map(str, value)), [str(k) for k in wanted.node_data()[1]]
         if given != sorted(keys):
-            missing, extra = sorted(set(keys) - set(given)), sorted(set(given) - set(keys))
+            missing, extra = (
+                sorted(set(keys) - set(given)),
+                sorted(set(given) - set(keys)),
+            )
             said = [
                 f"{what} {', '.join(map(repr, some[:8]))}"
                 for what, some in (("without", missing), ("with", extra))
                 if some
             ]
-            return (
-                f"{where}: given a dict {' and '.join(said)}, the model takes the keys {', '.join(map(repr, keys[:8]))}"
-            )
+            return f"{where}: given a dict {' and '.join(said)}, the model takes the keys {', '.join(map(repr, keys[:8]))}"
     children = wanted.children()
     if len(parts) != len(children):
         return f"{where}: given a {kind.__name__} of {len(parts)}, the model takes {len(children)}"
     first = 0
     for child, (path, part) in zip(children, parts, strict=True):
         place = where + jax.tree_util.keystr(path)
-        found = _first_misfit(child, part, place, leaves[first : first + child.num_leaves])
+        found = _first_misfit(
+            child, part, place, leaves[first : first + child.num_leaves]
+        )
         if found is not None:
             return found
         first += child.num_leaves
@@ -258,7 +315,9 @@ def _kind(tree: Any) -> type:
 
 def to_graph(array: Any) -> np.ndarray:
     """An array as the graph takes it: keys as their data, complex numbers as a last axis of two."""
-    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if isinstance(array, jax.Array) and jnp.issubdtype(
+        array.dtype, jax.dtypes.prng_key
+    ):
         return np.asarray(jax.random.key_data(array))
     plain: Any = np.asarray(array)
     if plain.dtype.kind == "c":

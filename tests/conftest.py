@@ -2,4 +2,6 @@
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update", action="store_true", help="write what passes give into tests/golden")
+    parser.addoption(
+        "--update", action="store_true", help="write what passes give into tests/golden"
+    )

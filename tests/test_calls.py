@@ -49,7 +49,11 @@ def test_an_option_that_does_not_fit_is_named(option, value):
         raise AssertionError("options are looked at first")
 
     with pytest.raises(j2o.SpecError) as error:
-        j2o.compile(never_traced if option != "output_names" else plus_one, ["f32[B,2]"], **{option: value})
+        j2o.compile(
+            never_traced if option != "output_names" else plus_one,
+            ["f32[B,2]"],
+            **{option: value},
+        )
     refused(error, option)
 
 
@@ -72,12 +76,19 @@ def test_constraints_that_no_sizes_fulfil(constraints):
 
 
 @pytest.mark.parametrize(
-    "constraints", [["B == B"], ["B >= 5", "B <= 5"], ["mod(B, 2) == 0", "B >= 3"], ["B >= 2^3"], ["B<=2*C"]]
+    "constraints",
+    [
+        ["B == B"],
+        ["B >= 5", "B <= 5"],
+        ["mod(B, 2) == 0", "B >= 3"],
+        ["B >= 2^3"],
+        ["B<=2*C"],
+    ],
 )
 def test_constraints_that_some_sizes_fulfil(constraints):
-    assert j2o.compile(plus_one, ["f32[B,C]"], constraints=constraints).graph.root.dims.constraints == tuple(
-        constraints
-    )
+    assert j2o.compile(
+        plus_one, ["f32[B,C]"], constraints=constraints
+    ).graph.root.dims.constraints == tuple(constraints)
 
 
 def test_an_unknown_argument_is_a_type_error_of_compile_itself():
@@ -100,13 +111,23 @@ def test_sensible_values_of_other_types_pass():
         outputs_as_nchw=iter(["result"]),
         name="my net",
     )
-    assert (model.input_names, model.output_names, model.opset, model.name) == (["image"], ["result"], 21, "my_net")
+    assert (model.input_names, model.output_names, model.opset, model.name) == (
+        ["image"],
+        ["result"],
+        21,
+        "my_net",
+    )
     with pytest.raises(j2o.DimensionError, match="H <= 9"):
         model(np.ones((1, 10, 4, 3), np.float32))
 
 
 def test_a_tensor_that_is_named_twice_is_permuted_once():
-    model = j2o.compile(plus_one, [(1, 2, 3, 4)], inputs_as_nchw=["x", 0], outputs_as_nchw=[0, "output", 0])
+    model = j2o.compile(
+        plus_one,
+        [(1, 2, 3, 4)],
+        inputs_as_nchw=["x", 0],
+        outputs_as_nchw=[0, "output", 0],
+    )
     shapes = [
         [d.dim_value for d in v.type.tensor_type.shape.dim]
         for v in (*model.to_proto().graph.input, *model.to_proto().graph.output)
@@ -134,7 +155,9 @@ BAD_SPECS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("specs", "words"), BAD_SPECS, ids=[words for _, words in BAD_SPECS])
+@pytest.mark.parametrize(
+    ("specs", "words"), BAD_SPECS, ids=[words for _, words in BAD_SPECS]
+)
 def test_a_spec_that_does_not_fit_is_named(specs, words):
     with pytest.raises(j2o.SpecError) as error:
         j2o.compile(plus_one, specs)
@@ -163,11 +186,17 @@ def test_specs_that_fit(specs, shape):
 
 
 def test_numpy_names_and_ours_say_the_same():
-    assert j2o.compile(plus_one, ["float32[2]"])._boundary.types == j2o.compile(plus_one, ["f32[2]"])._boundary.types
+    assert (
+        j2o.compile(plus_one, ["float32[2]"])._boundary.types
+        == j2o.compile(plus_one, ["f32[2]"])._boundary.types
+    )
 
 
 def test_names_that_come_from_keys_of_dicts_can_be_printed():
-    model = j2o.compile(lambda tree: {"out\n": tree["a\0b"] + tree["\udc80"]}, [{"a\0b": (2,), "\udc80": (2,)}])
+    model = j2o.compile(
+        lambda tree: {"out\n": tree["a\0b"] + tree["\udc80"]},
+        [{"a\0b": (2,), "\udc80": (2,)}],
+    )
     assert model.input_names == ["tree/a_b", "tree/_"]
     assert model.output_names == ["out_"]
     model.to_proto()
@@ -186,7 +215,10 @@ class Net:
 
 def test_a_class_is_refused_and_an_instance_named():
     with pytest.raises(
-        j2o.SpecError, match=re.escape("fn: Net is a class; an instance of it, Net(…), can be compiled")
+        j2o.SpecError,
+        match=re.escape(
+            "fn: Net is a class; an instance of it, Net(…), can be compiled"
+        ),
     ):
         j2o.compile(Net, [(2,)])
     j2o.compile(jnp.float32, ["i32[2]"])  # a class, too, but one that converts arrays
@@ -216,14 +248,23 @@ def test_what_has_to_be_bound_is_told():
     def scaled(x, act, *, factor):
         return x * factor
 
-    with pytest.raises(j2o.SpecError, match=re.escape("'factor' has no value; functools.partial(fn, factor=…)")):
+    with pytest.raises(
+        j2o.SpecError,
+        match=re.escape("'factor' has no value; functools.partial(fn, factor=…)"),
+    ):
         j2o.compile(scaled, [(2,), (2,)])
     bound = functools.partial(scaled, factor=3)
-    with pytest.raises(j2o.SpecError, match=re.escape("functools.partial(fn, act='relu')")):
+    with pytest.raises(
+        j2o.SpecError, match=re.escape("functools.partial(fn, act='relu')")
+    ):
         j2o.compile(bound, [("B", 2), "relu"])
-    with pytest.raises(j2o.SpecError, match=re.escape("functools.partial(fn, act=False)")):
+    with pytest.raises(
+        j2o.SpecError, match=re.escape("functools.partial(fn, act=False)")
+    ):
         j2o.compile(bound, [("B", 2), False])
-    j2o.compile(functools.partial(bound, act="relu"), [("B", 2)]).verify(np.ones((2, 2), np.float32))
+    j2o.compile(functools.partial(bound, act="relu"), [("B", 2)]).verify(
+        np.ones((2, 2), np.float32)
+    )
 
 
 NAMES = [
@@ -251,7 +292,11 @@ def test_wrappers_of_equinox():
     eqx = pytest.importorskip("equinox")
     net = eqx.nn.MLP(4, 2, 8, 1, key=jax.random.key(0))
     jit, vmap = eqx.filter_jit, eqx.filter_vmap
-    for fn, spec in [(jit(net), "f32[4]"), (jit(vmap(net)), "f32[B,4]"), (vmap(jit(net)), "f32[B,4]")]:
+    for fn, spec in [
+        (jit(net), "f32[4]"),
+        (jit(vmap(net)), "f32[B,4]"),
+        (vmap(jit(net)), "f32[B,4]"),
+    ]:
         assert j2o.compile(fn, [spec]).name == "MLP"
 
 
@@ -280,13 +325,19 @@ def test_64_bits_that_become_32_are_told_once(name):
 
 def test_64_bit_weights_are_told_together():
     tree = {name: np.ones(2) for name in "abcdef"}
-    with pytest.warns(j2o.J2OWarning, match=r"w/a \(float64\), w/b \(float64\), w/c \(float64\) and 4 more") as caught:
+    with pytest.warns(
+        j2o.J2OWarning,
+        match=r"w/a \(float64\), w/b \(float64\), w/c \(float64\) and 4 more",
+    ) as caught:
         j2o.compile(lambda w, x: x + w["a"], [j2o.weights(tree), np.ones(2)])
     assert len(caught) == 1
 
 
 def test_what_has_no_dtype_of_its_own_is_not_told():
-    counts = {"step": np.arange(2), "rate": 0.5}  # integers stay what they are, Python's numbers have no dtype
+    counts = {
+        "step": np.arange(2),
+        "rate": 0.5,
+    }  # integers stay what they are, Python's numbers have no dtype
     j2o.compile(lambda w, x: x * w["rate"] + w["step"], [j2o.weights(counts), 2.5])
 
 
@@ -295,7 +346,10 @@ def test_what_has_no_dtype_of_its_own_is_not_told():
 
 def test_masked_arrays_are_no_weights():
     with pytest.raises(j2o.SpecError, match=r"masked array.*filled"):
-        j2o.compile(lambda w, x: x + w, [j2o.weights(np.ma.array([1.0, 2.0], mask=[True, False])), (2,)])
+        j2o.compile(
+            lambda w, x: x + w,
+            [j2o.weights(np.ma.array([1.0, 2.0], mask=[True, False])), (2,)],
+        )
     hidden = j2o.lazy((64, 64), np.float32, lambda: np.ma.ones((64, 64), np.float32))
     model = j2o.compile(lambda w, x: x @ w, [j2o.weights(hidden), ("B", 64)])
     with pytest.raises(j2o.SpecError, match="masked array"):
@@ -303,7 +357,15 @@ def test_masked_arrays_are_no_weights():
 
 
 @pytest.mark.parametrize(
-    "given", [((2,), None), ((10**30,), "f4"), ((-1,), "f4"), ((2.5,), "f4"), (5, "f4"), ((2,), object)]
+    "given",
+    [
+        ((2,), None),
+        ((10**30,), "f4"),
+        ((-1,), "f4"),
+        ((2.5,), "f4"),
+        (5, "f4"),
+        ((2,), object),
+    ],
 )
 def test_lazy_needs_a_shape_and_a_dtype(given):
     with pytest.raises(j2o.SpecError) as error:
@@ -311,7 +373,9 @@ def test_lazy_needs_a_shape_and_a_dtype(given):
     refused(error, "lazy(")
 
 
-@pytest.mark.parametrize("path", [None, 5, b"x", "", "a\0b", "x" * 300, [], object()], ids=stable_id)
+@pytest.mark.parametrize(
+    "path", [None, 5, b"x", "", "a\0b", "x" * 300, [], object()], ids=stable_id
+)
 @pytest.mark.parametrize("open", [j2o.open_safetensors, j2o.open_orbax])
 def test_readers_need_a_path(open, path):
     with pytest.raises(j2o.SpecError) as error:
@@ -321,7 +385,9 @@ def test_readers_need_a_path(open, path):
 
 def test_empty_containers_among_weights():
     tree = {"a": np.ones(2, np.float32), "none": (), "nothing": [], "more": {}}
-    j2o.compile(lambda w, x: x + w["a"], [j2o.weights(tree), (2,)]).verify(np.ones(2, np.float32))
+    j2o.compile(lambda w, x: x + w["a"], [j2o.weights(tree), (2,)]).verify(
+        np.ones(2, np.float32)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ function

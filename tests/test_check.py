@@ -34,18 +34,22 @@ def program(x):
 
 
 @pytest.mark.parametrize(
-    ("name", "broken", "after", "value"), [("wrong", wrong, "fold", "%mul"), ("dropped", dropped, "inline", "%add")]
+    ("name", "broken", "after", "value"),
+    [("wrong", wrong, "fold", "%mul"), ("dropped", dropped, "inline", "%add")],
 )
 def test_the_first_wrong_pass_is_named(name, broken, after, value):
     pipeline = j2o.default_pipeline(2).after(after, broken).checking("numeric")
     with pytest.raises(
-        j2o.InvalidGraphError, match=rf"pass {name} .*output 'output', first in {value}.*test_check.py:\d+"
+        j2o.InvalidGraphError,
+        match=rf"pass {name} .*output 'output', first in {value}.*test_check.py:\d+",
     ):
         j2o.compile(program, [("B", 3)], passes=pipeline)
 
 
 def keys(words):
-    return jax.random.uniform(jax.random.wrap_key_data(words), (3,)), jax.lax.complex(1.0, 2.0)
+    return jax.random.uniform(jax.random.wrap_key_data(words), (3,)), jax.lax.complex(
+        1.0, 2.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,15 +58,23 @@ def keys(words):
         (program, [("B", 3)], ()),
         (keys, ["u32[2]"], ()),
         (
-            lambda x: jax.lax.fori_loop(0, 3, lambda i, c: c * 2, x).reshape(x.shape[0] // 8, 8),
+            lambda x: jax.lax.fori_loop(0, 3, lambda i, c: c * 2, x).reshape(
+                x.shape[0] // 8, 8
+            ),
             [("T",)],
             ["mod(T, 8) == 0", "T >= 8"],
         ),
-        (zoo.EXAMPLES["vit_functions"].build(), zoo.EXAMPLES["vit_functions"].specs, ()),
+        (
+            zoo.EXAMPLES["vit_functions"].build(),
+            zoo.EXAMPLES["vit_functions"].specs,
+            (),
+        ),
     ],
 )
 def test_the_default_passes_keep_the_values(fn, specs, constraints):
-    j2o.compile(fn, specs, passes=lambda p: p.checking("numeric"), constraints=constraints)
+    j2o.compile(
+        fn, specs, passes=lambda p: p.checking("numeric"), constraints=constraints
+    )
 
 
 def test_an_unknown_check_is_refused():

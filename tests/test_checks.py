@@ -53,7 +53,14 @@ def run_raw(model, shapes):
     options = ort.SessionOptions()
     options.log_severity_level = 4
     session = ort.InferenceSession(model.to_proto().SerializeToString(), options)
-    return session.run(None, dict(zip(model.input_names, (np.ones(s, np.float32) for s in shapes), strict=True)))
+    return session.run(
+        None,
+        dict(
+            zip(
+                model.input_names, (np.ones(s, np.float32) for s in shapes), strict=True
+            )
+        ),
+    )
 
 
 def refused(model, shapes, by_graph, by_model):
@@ -70,7 +77,9 @@ def refused(model, shapes, by_graph, by_model):
 @pytest.mark.parametrize("case", CASES)
 def test_one_input(case, level):
     fn, specs, constraints, good, bad = CASES[case]
-    model = j2o.compile(fn, specs, constraints=constraints, checks=True, opt_level=level)
+    model = j2o.compile(
+        fn, specs, constraints=constraints, checks=True, opt_level=level
+    )
     for shape in good:
         model.verify(np.ones(shape, np.float32))
         run_raw(model, [shape])
@@ -88,7 +97,10 @@ def test_two_inputs(case):
 
 def test_the_first_that_does_not_hold_is_named_even_where_the_program_would_fail_too():
     model = j2o.compile(
-        lambda x: x.reshape(x.shape[0] // 16, 16).sum(), [("T",)], constraints=["mod(T, 16) == 0"], checks=True
+        lambda x: x.reshape(x.shape[0] // 16, 16).sum(),
+        [("T",)],
+        constraints=["mod(T, 16) == 0"],
+        checks=True,
     )
     with pytest.raises(Exception, match="check: input x axis 0"):
         run_raw(model, [(17,)])
@@ -103,7 +115,9 @@ def test_without_checks_the_model_alone_refuses():
 
 def test_checks_cost_nothing_in_the_data_path():
     """The large input passes by a Reshape, which onnxruntime does in place, and the checks see sizes alone."""
-    model = j2o.compile(lambda x: jnp.tanh(x), [("B", 8)], constraints=["B <= 64"], checks=True)
+    model = j2o.compile(
+        lambda x: jnp.tanh(x), [("B", 8)], constraints=["B <= 64"], checks=True
+    )
     on_data = [n.op for n in model.graph if n.outputs and n.out.type.rank == 2]
     assert on_data == ["onnx.Reshape", "onnx.Tanh"]
     assert j2o.ir.parse(str(model.graph)) is not None
@@ -124,7 +138,11 @@ def raises_sometimes(x):
 
 def raised_by_a_callback(x):
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return lax.cond(jnp.any(x < 0), lambda: jax.pure_callback(raises_always, shape, x), lambda: x * 2)
+    return lax.cond(
+        jnp.any(x < 0),
+        lambda: jax.pure_callback(raises_always, shape, x),
+        lambda: x * 2,
+    )
 
 
 def raised_while_printing(x):
@@ -136,7 +154,11 @@ def raised_in_the_middle(x):
     """The middle branch of three raises; the index is clamped."""
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     index = jnp.min(x).astype(jnp.int32) + 2
-    branches = [lambda: x * 2, lambda: jax.pure_callback(raises_always, shape, x), lambda: x * 2]
+    branches = [
+        lambda: x * 2,
+        lambda: jax.pure_callback(raises_always, shape, x),
+        lambda: x * 2,
+    ]
     return lax.switch(index, branches)
 
 
@@ -206,7 +228,11 @@ def test_an_error_whose_result_is_unused_is_none():
 def test_a_function_that_may_return_is_refused():
     def calls(x):
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        return lax.cond(jnp.any(x < 0), lambda: jax.pure_callback(raises_sometimes, shape, x), lambda: x)
+        return lax.cond(
+            jnp.any(x < 0),
+            lambda: jax.pure_callback(raises_sometimes, shape, x),
+            lambda: x,
+        )
 
     with pytest.raises(j2o.UnsupportedError, match="'raises_sometimes'") as error:
         j2o.compile(calls, [GOOD])
@@ -247,7 +273,10 @@ def test_what_prints_is_noted():
         return x + 1
 
     notes = j2o.compile(prints, [GOOD]).report.notes
-    assert [note.partition(" at ")[0] for note in notes] == ["debug_print", "debug_callback"]
+    assert [note.partition(" at ")[0] for note in notes] == [
+        "debug_print",
+        "debug_callback",
+    ]
 
 
 def test_functionalised_checks_need_no_host():

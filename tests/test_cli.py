@@ -50,15 +50,30 @@ def refused(capsys, *argv):
 
 
 def test_python_m_j2o():
-    done = subprocess.run([sys.executable, "-m", "j2o", "passes", "--opt-level", "0"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "j2o", "passes", "--opt-level", "0"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0
     assert "lower " in done.stdout
     assert "level 1" not in done.stdout
 
 
-def test_inspect_shows_constraints_and_sizes_as_one_writes_them(program, tmp_path, capsys):
+def test_inspect_shows_constraints_and_sizes_as_one_writes_them(
+    program, tmp_path, capsys
+):
     model = tmp_path / "m.onnx"
-    argv = ["export", f"{program}:halved", "--spec", "f32[B,-(T//-2)]", "--constraint", "T <= 64", "-o", str(model)]
+    argv = [
+        "export",
+        f"{program}:halved",
+        "--spec",
+        "f32[B,-(T//-2)]",
+        "--constraint",
+        "T <= 64",
+        "-o",
+        str(model),
+    ]
     assert main([*argv, "--constraint", "mod(T, 2) == 0"]) == 0
     capsys.readouterr()
     assert main(["inspect", str(model)]) == 0
@@ -68,7 +83,19 @@ def test_inspect_shows_constraints_and_sizes_as_one_writes_them(program, tmp_pat
 
 
 def test_attributes_of_attributes(program, tmp_path):
-    assert main(["export", f"{program}:Space.double", "--spec", "f32[B]", "-o", str(tmp_path / "m.onnx")]) == 0
+    assert (
+        main(
+            [
+                "export",
+                f"{program}:Space.double",
+                "--spec",
+                "f32[B]",
+                "-o",
+                str(tmp_path / "m.onnx"),
+            ]
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +109,9 @@ def test_attributes_of_attributes(program, tmp_path):
 )
 def test_what_is_not_there_is_named(program, tmp_path, capsys, name, words):
     model = tmp_path / "m.onnx"
-    assert words in refused(capsys, "export", f"{program}:{name}", "--spec", "f32[2,4]", "-o", model)
+    assert words in refused(
+        capsys, "export", f"{program}:{name}", "--spec", "f32[2,4]", "-o", model
+    )
     assert not model.exists()
 
 
@@ -92,10 +121,14 @@ def test_what_is_not_there_is_named(program, tmp_path, capsys, name, words):
      (".relative:f", "cannot be imported"), ("/no/such/file.py:f", "no file")],
 )  # fmt: skip
 def test_what_cannot_be_found_is_named(tmp_path, capsys, function, words):
-    assert words in refused(capsys, "export", function, "--spec", "f32[2]", "-o", tmp_path / "m.onnx")
+    assert words in refused(
+        capsys, "export", function, "--spec", "f32[2]", "-o", tmp_path / "m.onnx"
+    )
 
 
-@pytest.mark.parametrize("code", ["1 / 0", "raise SystemExit(0)", "def", "raise ValueError('two\\nlines')"])
+@pytest.mark.parametrize(
+    "code", ["1 / 0", "raise SystemExit(0)", "def", "raise ValueError('two\\nlines')"]
+)
 def test_a_module_that_cannot_be_imported(tmp_path, capsys, code):
     file = tmp_path / "broken.py"
     file.write_text(code)
@@ -104,15 +137,36 @@ def test_a_module_that_cannot_be_imported(tmp_path, capsys, code):
     )
 
 
-@pytest.mark.parametrize("spec", ["", "f32", "f32[", "f32[2", "x32[2,2]", "f32[-1,2]", "f32[2,2];f32[2,2]"])
+@pytest.mark.parametrize(
+    "spec", ["", "f32", "f32[", "f32[2", "x32[2,2]", "f32[-1,2]", "f32[2,2];f32[2,2]"]
+)
 def test_bad_specs(program, tmp_path, capsys, spec):
-    error = refused(capsys, "export", f"{program}:halved", f"--spec={spec}", "-o", tmp_path / "m.onnx")
+    error = refused(
+        capsys,
+        "export",
+        f"{program}:halved",
+        f"--spec={spec}",
+        "-o",
+        tmp_path / "m.onnx",
+    )
     assert "spec" in error or "json.py" in error
 
 
 @pytest.mark.filterwarnings("default::j2o.J2OWarning")
 def test_a_warning_is_one_line(program, tmp_path, capsys):
-    assert main(["export", f"{program}:halved", "--spec", "f64[2,4]", "-o", str(tmp_path / "m.onnx")]) == 0
+    assert (
+        main(
+            [
+                "export",
+                f"{program}:halved",
+                "--spec",
+                "f64[2,4]",
+                "-o",
+                str(tmp_path / "m.onnx"),
+            ]
+        )
+        == 0
+    )
     err = capsys.readouterr().err
     assert err.startswith("j2o: warning: 64-bit mode is off")
     assert err.count("\n") == 1
@@ -146,7 +200,12 @@ def test_setup_env_makes_an_environment_for_each_interpreter(tmp_path):
 
     def set_up(python):
         wanted = {"PYTHON": str(python)} if python else {}
-        subprocess.run(["./setup-env"], cwd=tmp_path, check=True, env={"PATH": "/usr/bin:/bin", **wanted})
+        subprocess.run(
+            ["./setup-env"],
+            cwd=tmp_path,
+            check=True,
+            env={"PATH": "/usr/bin:/bin", **wanted},
+        )
 
     for python in (one, one, None, two, two, None):
         set_up(python)

@@ -11,8 +11,12 @@ import pytest
 import j2o
 
 rng = np.random.default_rng(0)
-Z = (rng.standard_normal((3, 4)) + 1j * rng.standard_normal((3, 4))).astype(np.complex64)
-W = (rng.standard_normal((4, 5)) + 1j * rng.standard_normal((4, 5))).astype(np.complex64)
+Z = (rng.standard_normal((3, 4)) + 1j * rng.standard_normal((3, 4))).astype(
+    np.complex64
+)
+W = (rng.standard_normal((4, 5)) + 1j * rng.standard_normal((4, 5))).astype(
+    np.complex64
+)
 ONE = (
     "abs exp log sqrt sin cos tan tanh sinh cosh conj real imag angle square arcsin arccos arctan arcsinh arccosh "
     "arctanh log1p expm1 sign sum prod cumprod cumsum reciprocal exp2"
@@ -27,15 +31,26 @@ def test_function_of_one_complex_array(name):
 COMPLEX = {
     "matmul": (lambda a, b: a @ b, (Z, W)),
     "arithmetic": (lambda a, b: a / b + a * b - b**2 + a**b, (Z, Z[::-1].copy())),
-    "moving": (lambda a: jnp.pad(a[::-1].reshape(2, 6).T, 1, constant_values=2 - 1j), (Z,)),
+    "moving": (
+        lambda a: jnp.pad(a[::-1].reshape(2, 6).T, 1, constant_values=2 - 1j),
+        (Z,),
+    ),
     "indexing": (lambda a: a.at[1:, 0].add(1j)[jnp.array([2, 0])], (Z,)),
     "comparison": (lambda a, b: (a == b, jnp.where(a.real > 0, a, b)), (Z, Z * 2)),
     "conversion": (lambda a: (a.real.astype(jnp.complex64), a.astype(bool)), (Z,)),
     "constant": (lambda a: a[:1] * Z, (Z,)),
     "scan": (lambda a: jax.lax.scan(lambda c, x: (c * x, c.real), a[0], a), (Z,)),
-    "while": (lambda a: jax.lax.while_loop(lambda s: abs(s[0, 0]) < 9, lambda s: s * (1.5 + 1j), a), (Z,)),
+    "while": (
+        lambda a: jax.lax.while_loop(
+            lambda s: abs(s[0, 0]) < 9, lambda s: s * (1.5 + 1j), a
+        ),
+        (Z,),
+    ),
     "cond": (lambda a: jax.lax.cond(a.real.sum() > 0, lambda: a, lambda: 1j * a), (Z,)),
-    "gradient": (jax.grad(lambda x: jnp.abs(jnp.exp(1j * x) + x).sum()), (Z.real.copy(),)),
+    "gradient": (
+        jax.grad(lambda x: jnp.abs(jnp.exp(1j * x) + x).sum()),
+        (Z.real.copy(),),
+    ),
 }
 
 
@@ -47,7 +62,10 @@ def test_complex_program(name):
 
 def test_a_complex_boundary_is_real_with_a_last_axis_of_two():
     model = j2o.compile(lambda z: z * 2, ["c64[B,4]"])
-    assert [str(v.type) for v in (*model.graph.inputs, *model.graph.outputs)] == ["f32[B,4,2]", "f32[B,4,2]"]
+    assert [str(v.type) for v in (*model.graph.inputs, *model.graph.outputs)] == [
+        "f32[B,4,2]",
+        "f32[B,4,2]",
+    ]
     assert model(Z[:2]).dtype == np.complex64
 
 
@@ -86,9 +104,13 @@ def test_random_bits_over_a_symbolic_shape_are_jax_own():
 def test_operands_of_different_kinds():
     """A real and a complex operand, parts that broadcast, a complex value that is only placed or looked at."""
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    model = j2o.compile(lambda x: jax.lax.dot(x, jax.lax.complex(x.T, -x.T)), [("B", 3)])
+    model = j2o.compile(
+        lambda x: jax.lax.dot(x, jax.lax.complex(x.T, -x.T)), [("B", 3)]
+    )
     model.verify(x)
-    model = j2o.compile(lambda x: jax.device_put(jax.lax.complex(x[:, :1], x)), [("B", 3)])
+    model = j2o.compile(
+        lambda x: jax.device_put(jax.lax.complex(x[:, :1], x)), [("B", 3)]
+    )
     model.verify(x)
 
 
@@ -98,13 +120,17 @@ def test_gamma_and_beta_are_jaxs():
         return jax.random.gamma(key, a, (4, 3)), jax.random.beta(key, a, a + 1)
 
     model = j2o.compile(program, ["u32[2]", (3,)])
-    model.verify(np.array([1, 2], np.uint32), np.array([0.3, 1.0, 4.0], np.float32), rtol=1e-5)
+    model.verify(
+        np.array([1, 2], np.uint32), np.array([0.3, 1.0, 4.0], np.float32), rtol=1e-5
+    )
 
 
 def test_the_table_of_complex_formulas_does_not_depend_on_what_else_is_imported():
     def table(first):
-        code = f"import {first}; from j2o.passes.complex import COMPLEX; print(sorted(COMPLEX))"
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        code = f"import {first}; from j2o.passes.components.complex import COMPLEX; print(sorted(COMPLEX))"
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
 
-    assert "'eigh'" in table("j2o.passes.complex")
-    assert table("j2o.passes.complex") == table("j2o.passes.lower")
+    assert "'eigh'" in table("j2o.passes.components.complex")
+    assert table("j2o.passes.components.complex") == table("j2o.passes.lower")

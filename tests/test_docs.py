@@ -6,15 +6,17 @@ from pathlib import Path
 import jax
 
 from j2o.ir.text import parse
-from j2o.passes.inline import KEPT
 from j2o.passes.lower.table import DECOMPOSITIONS, RULES
+from j2o.passes.structure.inline import KEPT
 from tools import supported
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_supported_primitives():
-    assert supported.PATH.read_text() == supported.text(), "run python -m tools.supported"
+    assert supported.PATH.read_text() == supported.text(), (
+        "run python -m tools.supported"
+    )
 
 
 def test_the_example_of_the_text_form_reads_and_prints():
@@ -44,4 +46,6 @@ def test_the_code_on_the_page_for_authors_runs():
         for table, old in zip(tables, before, strict=True):
             table.clear()
             table.update(old)
-    assert [n.op for n in names["model"].graph if n.op.startswith("onnx.")] == ["onnx.Clip"]
+    assert [n.op for n in names["model"].graph if n.op.startswith("onnx.")] == [
+        "onnx.Clip"
+    ]

@@ -33,18 +33,24 @@ def sample(dtype, shape, seed):
     small = rng.integers(0, 2, shape)
     if dtype.is_complex:
         return np.asarray(small + 1j * rng.integers(0, 3, shape), dtype.numpy)
-    return np.asarray(2.0 ** rng.integers(-1, 2, shape) if dtype.is_float else small).astype(dtype.numpy)
+    return np.asarray(
+        2.0 ** rng.integers(-1, 2, shape) if dtype.is_float else small
+    ).astype(dtype.numpy)
 
 
 def spec(dtype, shape):
-    kind = jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy
+    kind = (
+        jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy
+    )
     return jax.ShapeDtypeStruct(shape, kind)
 
 
 def computed(x, dtype):
     """Another array of the dtype, equal on all machines to the bit."""
     if dtype.is_key:
-        return jax.random.wrap_key_data(jax.random.key_data(x) ^ jnp.uint32(5), impl=KEY_NAMES[dtype])
+        return jax.random.wrap_key_data(
+            jax.random.key_data(x) ^ jnp.uint32(5), impl=KEY_NAMES[dtype]
+        )
     return ~x if dtype is DType.BOOL else x + x
 
 
@@ -67,7 +73,11 @@ def program(dtype):
     constants = constants if dtype.is_key else [jnp.asarray(c) for c in constants]
 
     def fn(weights, *xs):
-        chosen = jax.lax.cond(jnp.sum(jnp.ones(3)) > 2, lambda: (xs[0], constants[3]), lambda: (xs[0], xs[3]))
+        chosen = jax.lax.cond(
+            jnp.sum(jnp.ones(3)) > 2,
+            lambda: (xs[0], constants[3]),
+            lambda: (xs[0], xs[3]),
+        )
         last, _ = jax.lax.scan(lambda carry, row: (row, carry), xs[0], xs[3])
         return {
             "through": xs, "twice": xs, "computed": [computed(x, dtype) for x in xs],
@@ -93,13 +103,19 @@ def check(dtype, opset, level):
     want = fn(arrays[: len(weights)], *arrays[len(weights) :])
     got = model(*xs)
     assert jax.tree.structure(got) == jax.tree.structure(want)
-    for (path, w), g in zip(jax.tree_util.tree_leaves_with_path(want), jax.tree.leaves(got), strict=True):
+    for (path, w), g in zip(
+        jax.tree_util.tree_leaves_with_path(want), jax.tree.leaves(got), strict=True
+    ):
         place = jax.tree_util.keystr(path)
         assert (g.shape, g.dtype) == (w.shape, w.dtype), place
         assert bits(g) == bits(w), place
 
 
-@pytest.mark.parametrize(("dtype", "opset", "level"), CASES, ids=lambda c: c.value if isinstance(c, DType) else str(c))
+@pytest.mark.parametrize(
+    ("dtype", "opset", "level"),
+    CASES,
+    ids=lambda c: c.value if isinstance(c, DType) else str(c),
+)
 def test_works_or_is_refused_by_name(dtype, opset, level):
     name = dtype.value
     with jax.enable_x64(True):
@@ -114,7 +130,10 @@ def test_works_or_is_refused_by_name(dtype, opset, level):
             assert all("\n" not in text for text in caught.value.operations)
             assert "input 'xs_0': " in str(caught.value)
         elif name == "f4e2m1fn":  # onnxruntime has no kernel that takes it
-            with pytest.raises(j2o.UnsupportedError, match=r"onnxruntime CPU (cannot copy an input of f4e2m1fn|has)"):
+            with pytest.raises(
+                j2o.UnsupportedError,
+                match=r"onnxruntime CPU (cannot copy an input of f4e2m1fn|has)",
+            ):
                 check(dtype, opset, level)
         else:
             check(dtype, opset, level)
@@ -125,22 +144,59 @@ def test_works_or_is_refused_by_name(dtype, opset, level):
 def test_weights_of_a_dtype_that_is_only_stored(name, level):
     weights = [sample(DType(name), s, 5) for s in (*SHAPES, LARGE)]
     model = j2o.compile(
-        lambda ws, x: [w.astype(jnp.float32) * x for w in ws], [j2o.weights(weights), "f32[]"], opt_level=level
+        lambda ws, x: [w.astype(jnp.float32) * x for w in ws],
+        [j2o.weights(weights), "f32[]"],
+        opt_level=level,
     )
     for got, w in zip(model(3.0), weights, strict=True):
         np.testing.assert_array_equal(got, w.astype(np.float32) * 3)
 
 
 @pytest.mark.parametrize(
-    "name", ["i2", "i4", "u2", "u4", "f8e8m0fnu", "f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "bf16"]
+    "name",
+    [
+        "i2",
+        "i4",
+        "u2",
+        "u4",
+        "f8e8m0fnu",
+        "f8e4m3fn",
+        "f8e5m2",
+        "f8e4m3fnuz",
+        "f8e5m2fnuz",
+        "bf16",
+    ],
 )
 def test_conversions_equal_those_of_jax(name):
     floats = np.float32(
-        [0, 1, -1, 0.3, 2.5, 3.5, -2.5, 7.6, 9, 17, 300, 1e5, -1e5, 1e-3, 1e-20, 3e38, np.inf, -np.inf, np.nan]
+        [
+            0,
+            1,
+            -1,
+            0.3,
+            2.5,
+            3.5,
+            -2.5,
+            7.6,
+            9,
+            17,
+            300,
+            1e5,
+            -1e5,
+            1e-3,
+            1e-20,
+            3e38,
+            np.inf,
+            -np.inf,
+            np.nan,
+        ]
     )
     wanted = DType(name).numpy
     model = j2o.compile(lambda x: x.astype(wanted), [floats])
-    got, want = np.asarray(model(floats)), np.asarray(jax.jit(lambda x: x.astype(wanted))(floats))
+    got, want = (
+        np.asarray(model(floats)),
+        np.asarray(jax.jit(lambda x: x.astype(wanted))(floats)),
+    )
     assert got.dtype == want.dtype
     np.testing.assert_array_equal(got.astype(np.float32), want.astype(np.float32))
 
@@ -153,21 +209,36 @@ def test_packing_to_bytes_and_back(name, size):
     dtype = DType(name.replace("uint", "u").replace("int", "i"))
     info = ml_dtypes.iinfo(dtype.numpy)
     values = np.resize(np.arange(info.min, info.max + 1), size).astype(dtype.numpy)
-    np.testing.assert_array_equal(unpacked(packed(values, dtype.bits), dtype, (size,)), values)
+    np.testing.assert_array_equal(
+        unpacked(packed(values, dtype.bits), dtype, (size,)), values
+    )
 
 
 @pytest.mark.parametrize("external", [False, True])
 def test_a_file_with_narrow_inputs_outputs_and_weights(tmp_path, external):
-    four, eight = np.resize(np.arange(-8, 8), 3000).astype("int4"), np.full(700, 0.5, "float8_e8m0fnu")
+    four, eight = (
+        np.resize(np.arange(-8, 8), 3000).astype("int4"),
+        np.full(700, 0.5, "float8_e8m0fnu"),
+    )
     model = j2o.compile(
-        lambda x, y: (x, x, x + x, jnp.asarray(four), jnp.asarray(four), jnp.asarray(eight), y),
+        lambda x, y: (
+            x,
+            x,
+            x + x,
+            jnp.asarray(four),
+            jnp.asarray(four),
+            jnp.asarray(eight),
+            y,
+        ),
         ["i4[3]", "f8e8m0fnu[]"],
     )
     path = tmp_path / "model.onnx"
     model.save(path, external_data=external)
     x, y = np.array([1, -2, 3], "int4"), np.asarray(4, "float8_e8m0fnu")
     outputs = Session(path).run({"x": x, "y": y})
-    for got, want in zip(outputs, (x, x, np.array([2, -4, 6], "int4"), four, four, eight, y), strict=True):
+    for got, want in zip(
+        outputs, (x, x, np.array([2, -4, 6], "int4"), four, four, eight, y), strict=True
+    ):
         assert (got.dtype, got.shape) == (want.dtype, want.shape)
         np.testing.assert_array_equal(got, want)
 
@@ -181,7 +252,9 @@ def test_narrow_dtypes_through_control_flow_and_functions():
 
     def fn(x):
         doubled = jax.lax.fori_loop(0, 2, lambda i, c: c + c, x)
-        grown = jax.lax.while_loop(lambda c: c.astype(jnp.int32).sum() < 5, lambda c: c + c, x)
+        grown = jax.lax.while_loop(
+            lambda c: c.astype(jnp.int32).sum() < 5, lambda c: c + c, x
+        )
         return doubled, grown, block(x), block(doubled)
 
     j2o.compile(fn, ["i4[B]"]).verify(np.array([1, 0, 1], "int4"))

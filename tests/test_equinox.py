@@ -24,7 +24,10 @@ def agrees(fn, args, specs=None):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-BATCH_NORMS = [functools.partial(eqx.nn.BatchNorm, 4, "batch", mode=mode) for mode in ("batch", "ema")]
+BATCH_NORMS = [
+    functools.partial(eqx.nn.BatchNorm, 4, "batch", mode=mode)
+    for mode in ("batch", "ema")
+]
 
 
 def fresh(state):
@@ -46,7 +49,9 @@ def test_batch_norm_for_inference(make):
     inference = eqx.nn.inference_mode(norm)
 
     def fn(x):
-        return jax.vmap(lambda row: inference(row, fresh(state))[0], axis_name="batch")(x)
+        return jax.vmap(lambda row: inference(row, fresh(state))[0], axis_name="batch")(
+            x
+        )
 
     agrees(fn, [ROWS], [("B", 4)])
 
@@ -60,7 +65,9 @@ def masked(x):
 
 
 def long_memory(x):
-    return jax.lax.scan(lambda carry, row: (LSTM(row, carry), None), (jnp.zeros(5), jnp.zeros(5)), x)[0]
+    return jax.lax.scan(
+        lambda carry, row: (LSTM(row, carry), None), (jnp.zeros(5), jnp.zeros(5)), x
+    )[0]
 
 
 def memory(x):
@@ -68,7 +75,12 @@ def memory(x):
 
 
 SEQUENTIAL = eqx.nn.Sequential(
-    [eqx.nn.Linear(4, 3, key=KEY), eqx.nn.Lambda(jax.nn.relu), eqx.nn.Dropout(0.3), eqx.nn.Linear(3, 2, key=KEY)]
+    [
+        eqx.nn.Linear(4, 3, key=KEY),
+        eqx.nn.Lambda(jax.nn.relu),
+        eqx.nn.Dropout(0.3),
+        eqx.nn.Linear(3, 2, key=KEY),
+    ]
 )
 ON_ROWS = {
     "attention": masked,
@@ -99,9 +111,13 @@ def test_modules_of_images(name):
 
 
 def test_spectral_norm():
-    make = functools.partial(eqx.nn.SpectralNorm, eqx.nn.Linear(4, 3, key=KEY), "weight", key=KEY)
+    make = functools.partial(
+        eqx.nn.SpectralNorm, eqx.nn.Linear(4, 3, key=KEY), "weight", key=KEY
+    )
     norm, state = eqx.nn.make_with_state(make)()
-    agrees(lambda row, state: jax.tree.leaves(norm(row, fresh(state))), [ROWS[0], state])
+    agrees(
+        lambda row, state: jax.tree.leaves(norm(row, fresh(state))), [ROWS[0], state]
+    )
 
 
 def counted(kind):
@@ -110,7 +126,9 @@ def counted(kind):
             count, value = carry
             return count + 1, jnp.sin(value)
 
-        _, value = eqx.internal.while_loop(lambda carry: carry[0] < 5, body, (0, x), max_steps=8, kind=kind)
+        _, value = eqx.internal.while_loop(
+            lambda carry: carry[0] < 5, body, (0, x), max_steps=8, kind=kind
+        )
         return value
 
     return fn

@@ -88,7 +88,12 @@ def test_inconclusive_size():
         (lambda x: np.asarray(x), "use jax.numpy"),
         (lambda x: np.array(object()), "returns a numpy.ndarray"),
         (lambda x: x if x[0, 0] > 0 else -x, "lax.cond"),
-        (lambda x: jax.lax.scan(lambda c, i: (c.astype(int), None), x, None, length=3), "int32[2,3]"),
+        (
+            lambda x: jax.lax.scan(
+                lambda c, i: (c.astype(int), None), x, None, length=3
+            ),
+            "int32[2,3]",
+        ),
     ],
 )
 def test_what_stops_a_trace_is_one_line_with_the_users_place(program, words):
@@ -97,7 +102,10 @@ def test_what_stops_a_trace_is_one_line_with_the_users_place(program, words):
     message = str(error.value)
     assert words in message
     assert "\n" not in message
-    assert f"{__file__}:{program.__code__.co_firstlineno}: " in message or "returns" in message
+    assert (
+        f"{__file__}:{program.__code__.co_firstlineno}: " in message
+        or "returns" in message
+    )
     assert error.value.__cause__ is not None
 
 
@@ -142,8 +150,12 @@ def test_missing_folder(tmp_path):
 
 
 def test_wrong_sizes():
-    model = j2o.compile(lambda x, y: x + y, [("B", 2), ("B", 2)], constraints=["B <= 4"])
-    assert np.allclose(model(np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)), 2)
+    model = j2o.compile(
+        lambda x, y: x + y, [("B", 2), ("B", 2)], constraints=["B <= 4"]
+    )
+    assert np.allclose(
+        model(np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)), 2
+    )
     with pytest.raises(j2o.DimensionError, match="B <= 4"):
         model(np.ones((5, 2), np.float32), np.ones((5, 2), np.float32))
     with pytest.raises(j2o.DimensionError, match="axis 0"):
@@ -228,7 +240,11 @@ def test_unsupported_operations_have_a_line_each_without_internals():
     def program(x):
         for _ in range(3):
             x = jax.pure_callback(host, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
-        return jax.pure_callback(lambda tree: tree["a"], jax.ShapeDtypeStruct((3,), x.dtype), {"a": x, "b": [x]})
+        return jax.pure_callback(
+            lambda tree: tree["a"],
+            jax.ShapeDtypeStruct((3,), x.dtype),
+            {"a": x, "b": [x]},
+        )
 
     with pytest.raises(j2o.UnsupportedError) as error:
         j2o.compile(program, [(3,)])
@@ -251,7 +267,12 @@ def test_compiling_inside_of_a_trace():
         j2o.compile(lambda w, y: y + w, [j2o.weights({"w": x}), (3,)])
 
     def stands_alone(x):
-        made.append(j2o.compile(lambda y: jnp.sin(y) @ np.ones((3, 3), np.float32) + jnp.arange(3.0), [x]))
+        made.append(
+            j2o.compile(
+                lambda y: jnp.sin(y) @ np.ones((3, 3), np.float32) + jnp.arange(3.0),
+                [x],
+            )
+        )
 
     made = []
     with pytest.raises(j2o.TraceError, match=r"another trace.*outside of jit"):

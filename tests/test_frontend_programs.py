@@ -42,7 +42,9 @@ def printed(x):
 
 
 def linear(x):
-    return jax.custom_derivatives.linear_call(lambda r, x: x * r, lambda r, t: t * r, 2.0, x)
+    return jax.custom_derivatives.linear_call(
+        lambda r, x: x * r, lambda r, t: t * r, 2.0, x
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -60,14 +62,19 @@ def repeated(x, fn, times):
     return fn(x) * times
 
 
-repeated.defvjp(lambda x, fn, times: (repeated(x, fn, times), x), lambda fn, times, x, bar: (bar * times * x,))
+repeated.defvjp(
+    lambda x, fn, times: (repeated(x, fn, times), x),
+    lambda fn, times, x, bar: (bar * times * x,),
+)
 
 
 def rooted(x):
     def solve(fn, guess):
         return lax.fori_loop(0, 30, lambda i, y: y - fn(y) / (3 * y * y), guess)
 
-    return lax.custom_root(lambda y: y**3 - x.sum(), jnp.float32(2), solve, lambda fn, y: y / fn(1.0))
+    return lax.custom_root(
+        lambda y: y**3 - x.sum(), jnp.float32(2), solve, lambda fn, y: y / fn(1.0)
+    )
 
 
 def printed_in_loops(x):
@@ -79,7 +86,9 @@ def printed_in_loops(x):
         jax.debug.callback(print, carry)
         return carry.sum() < 100
 
-    return lax.scan(step, jnp.ones(3), x), lax.while_loop(going_on, lambda carry: carry * 2, x)
+    return lax.scan(step, jnp.ones(3), x), lax.while_loop(
+        going_on, lambda carry: carry * 2, x
+    )
 
 
 def functionalised(x):
@@ -89,32 +98,47 @@ def functionalised(x):
         checkify.check(carry.sum() > 0, "negative")
         return carry / (carry + 1)
 
-    return checkify.checkify(lambda x: lax.fori_loop(0, 3, body, x), errors=checkify.all_checks)(x)[1]
+    return checkify.checkify(
+        lambda x: lax.fori_loop(0, 3, body, x), errors=checkify.all_checks
+    )(x)[1]
 
 
 def for_the_platform(x):
-    return lax.platform_dependent(x, cpu=lambda x: x + 1, tpu=lambda x: x + 2, default=lambda x: x + 3)
+    return lax.platform_dependent(
+        x, cpu=lambda x: x + 1, tpu=lambda x: x + 2, default=lambda x: x + 3
+    )
 
 
 def saving(policy):
-    return jax.grad(lambda x: jax.checkpoint(lambda y: jnp.sin(jnp.cos(y) @ y).sum(), policy=policy)(x))
+    return jax.grad(
+        lambda x: jax.checkpoint(
+            lambda y: jnp.sin(jnp.cos(y) @ y).sum(), policy=policy
+        )(x)
+    )
 
 
 PROGRAMS = {
     "rematerialised": saving(None),
     "rematerialised_by_a_policy": saving(jax.checkpoint_policies.dots_saveable),
-    "custom_jvp_of_a_function": lambda x: applied(jnp.sin, x) + jax.grad(lambda y: applied(jnp.sin, y).sum())(x),
+    "custom_jvp_of_a_function": lambda x: (
+        applied(jnp.sin, x) + jax.grad(lambda y: applied(jnp.sin, y).sum())(x)
+    ),
     "custom_vjp_of_a_function": lambda x: (
         repeated(x, jnp.cos, 3) + jax.grad(lambda y: repeated(y, jnp.cos, 3).sum())(x)
     ),
     "custom_root": rooted,
     "platform": for_the_platform,
-    "platform_without_ours": lambda x: lax.platform_dependent(x, cuda=lambda x: x + 1, default=lambda x: x + 3),
+    "platform_without_ours": lambda x: lax.platform_dependent(
+        x, cuda=lambda x: x + 1, default=lambda x: x + 3
+    ),
     "barrier": jax.grad(lambda x: lax.optimization_barrier(jnp.sin(x)).sum()),
     "named_call": jax.named_call(jnp.sin, name="sine"),
     "printing_in_loops": printed_in_loops,
     "functionalised_checks": functionalised,
-    "sharding_looked_at": lambda x: (jax.debug.inspect_array_sharding(x, callback=lambda s: None), x + 1)[1],
+    "sharding_looked_at": lambda x: (
+        jax.debug.inspect_array_sharding(x, callback=lambda s: None),
+        x + 1,
+    )[1],
     "references": with_references,
     "references_in_jit": lambda x: jax.jit(with_references)(x) + 1,
     "references_mapped": lambda x: jax.vmap(with_references)(jnp.stack([x, -x])),
@@ -141,12 +165,21 @@ def test_programs(name):
 @pytest.mark.parametrize("callback", [jax.pure_callback, jax.experimental.io_callback])
 def test_calls_of_the_host_are_refused(callback):
     with pytest.raises(j2o.UnsupportedError, match="callback"):
-        j2o.compile(lambda x: callback(lambda y: y, jax.ShapeDtypeStruct((3, 3), jnp.float32), x), [X])
+        j2o.compile(
+            lambda x: callback(
+                lambda y: y, jax.ShapeDtypeStruct((3, 3), jnp.float32), x
+            ),
+            [X],
+        )
 
 
 def test_what_is_compiled_already_is_refused():
-    exported = jax.export.export(jax.jit(jnp.sin))(jax.ShapeDtypeStruct(X.shape, X.dtype))
-    with pytest.raises(j2o.UnsupportedError, match="compiled already; give the function"):
+    exported = jax.export.export(jax.jit(jnp.sin))(
+        jax.ShapeDtypeStruct(X.shape, X.dtype)
+    )
+    with pytest.raises(
+        j2o.UnsupportedError, match="compiled already; give the function"
+    ):
         j2o.compile(exported.call, [X])
 
 

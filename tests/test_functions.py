@@ -11,7 +11,7 @@ from flax import nnx
 import j2o
 from examples import zoo
 from j2o.ir.text import parse
-from j2o.passes.outline import functions
+from j2o.passes.structure.functions import functions
 
 
 @j2o.function
@@ -66,11 +66,19 @@ def definitions(model):
 
 @pytest.mark.parametrize("opset", [18, 21, None])
 def test_nested_functions_have_one_definition_whatever_the_depth(opset):
-    model = check(Net(nnx.Rngs(0)), [("B", "T", 8)], (data(1, 1, 8),), (data(2, 5, 8),), opset=opset)
+    model = check(
+        Net(nnx.Rngs(0)),
+        [("B", "T", 8)],
+        (data(1, 1, 8),),
+        (data(2, 5, 8),),
+        opset=opset,
+    )
     assert [n.op_type for n in model.to_proto().graph.node] == ["Block"] * 3
     assert definitions(model).keys() == {"Mlp", "Block"}
     assert definitions(model)["Block"].count("Mlp") == 1
-    assert "blocks/2/mlp/up/kernel" in {i.name for i in model.to_proto().graph.initializer}
+    assert "blocks/2/mlp/up/kernel" in {
+        i.name for i in model.to_proto().graph.initializer
+    }
 
 
 @pytest.mark.parametrize("level", [0, 1, 3])
@@ -87,14 +95,20 @@ def test_static_arguments_and_other_shapes_make_other_definitions():
     def half(x):
         return x / 2
 
-    model = check(lambda x, y: (half(x), half(y), half(x + 1)), [("B", 8), (3,)], (data(2, 8), data(3)))
+    model = check(
+        lambda x, y: (half(x), half(y), half(x + 1)),
+        [("B", 8), (3,)],
+        (data(2, 8), data(3)),
+    )
     assert definitions(model).keys() == {"half", "half_1"}
 
 
 def test_sizes_that_the_inputs_do_not_tell_are_handed_in():
     @j2o.function
     def split(x, rows):
-        return x.reshape(rows.shape[0], -1, 4).sum(1) + jnp.arange(rows.shape[0])[:, None]
+        return (
+            x.reshape(rows.shape[0], -1, 4).sum(1) + jnp.arange(rows.shape[0])[:, None]
+        )
 
     @j2o.function
     def flat(x, parts):
@@ -116,9 +130,14 @@ def test_name_and_captured_values():
     def scaled(x, factor):
         return {"out": x * scale * factor, "sum": x.sum()}
 
-    model = check(lambda x: scaled(scaled(x, 2.0)["out"], 2.0), [("B", 8)], (data(2, 8),))
+    model = check(
+        lambda x: scaled(scaled(x, 2.0)["out"], 2.0), [("B", 8)], (data(2, 8),)
+    )
     assert definitions(model).keys() == {"Scaled"}
-    assert model.output_names == ["out", "sum"] or tuple(model.output_names) == ("out", "sum")
+    assert model.output_names == ["out", "sum"] or tuple(model.output_names) == (
+        "out",
+        "sum",
+    )
 
 
 def test_values_of_an_outer_trace_are_inputs():
@@ -167,12 +186,18 @@ def test_training_writes_back():
 def test_derivatives_and_vmap():
     net = Net(nnx.Rngs(0), depth=1)
     check(jax.grad(lambda x: net(x).sum()), [(3, 8)], (data(3, 8),))
-    assert definitions(check(jax.vmap(net), [("B", 3, 8)], (data(2, 3, 8),))).keys() == {"Mlp", "Block"}
+    assert definitions(
+        check(jax.vmap(net), [("B", 3, 8)], (data(2, 3, 8),))
+    ).keys() == {"Mlp", "Block"}
 
 
 def test_inside_a_loop():
     net = Net(nnx.Rngs(0), depth=1)
-    model = check(lambda x: jax.lax.fori_loop(0, 3, lambda i, c: net(c), x), [("B", 8)], (data(2, 8),))
+    model = check(
+        lambda x: jax.lax.fori_loop(0, 3, lambda i, c: net(c), x),
+        [("B", 8)],
+        (data(2, 8),),
+    )
     assert definitions(model).keys() == {"Mlp", "Block"}
 
 
@@ -202,7 +227,9 @@ def test_equinox_and_linen():
 
     net = Stack()
     params = net.init(jax.random.key(0), data(2, 4))
-    model = check(lambda p, x: net.apply(p, x), [j2o.weights(params), ("B", 4)], (data(3, 4),))
+    model = check(
+        lambda p, x: net.apply(p, x), [j2o.weights(params), ("B", 4)], (data(3, 4),)
+    )
     assert definitions(model).keys() == {"Layer"}
 
 

@@ -24,13 +24,15 @@ import pytest
 
 import j2o
 from j2o.backend.kernels import target
-from j2o.check import NumericCheck
 from j2o.frontend.retrace import Retracer
 from j2o.ir.same import same
 from j2o.ir.text import parse
-from j2o.passes.dce import dce
-from j2o.passes.patterns import Rule
-from j2o.passes.pipeline import Context, PassPipeline, run
+from j2o.numeric_check import NumericCheck
+from j2o.passes.clean.dce import dce
+from j2o.passes.context import Context
+from j2o.passes.pipeline import PassPipeline
+from j2o.passes.rewriting.rule import Rule
+from j2o.passes.runner import run
 
 GOLDEN = Path(__file__).parent / "golden"
 BETWEEN = "---\n"
@@ -45,7 +47,21 @@ EITHER_ZERO = {"relu", "where_true", "where_not"}
 # these fit wherever their operation stands: what they leave is another operation
 UNCONDITIONAL = {"identity"}
 
-FLOATS = [0.0, -0.0, 1.0, -1.0, math.inf, 0.5, -math.inf, math.nan, -2.5, 3.0, 1e-3, 240.0, -7.0]
+FLOATS = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    math.inf,
+    0.5,
+    -math.inf,
+    math.nan,
+    -2.5,
+    3.0,
+    1e-3,
+    240.0,
+    -7.0,
+]
 INTEGERS = [1, 0, 2, 127, 3, 7, 100]
 
 
@@ -63,7 +79,14 @@ class Case:
 
 def case_of(path, head, body):
     before, _, after = body.partition(BETWEEN)
-    return Case(path, head["name"], head["reason"] or "", before.rstrip() + "\n", after, head[0] + body)
+    return Case(
+        path,
+        head["name"],
+        head["reason"] or "",
+        before.rstrip() + "\n",
+        after,
+        head[0] + body,
+    )
 
 
 def read(path):
@@ -71,7 +94,10 @@ def read(path):
     text = path.read_text()
     heads = list(HEAD.finditer(text))
     ends = [head.start() for head in heads[1:]] + [len(text)]
-    return [case_of(path, head, text[head.end() : end].rstrip() + "\n") for head, end in zip(heads, ends, strict=True)]
+    return [
+        case_of(path, head, text[head.end() : end].rstrip() + "\n")
+        for head, end in zip(heads, ends, strict=True)
+    ]
 
 
 CASES = [case for path in sorted(GOLDEN.glob("*.j2o")) for case in read(path)]
@@ -79,25 +105,35 @@ CASES = [case for path in sorted(GOLDEN.glob("*.j2o")) for case in read(path)]
 
 def all_passes():
     """The passes of all levels by name, and the rules of those that are sets of rules."""
-    passes = [one for level in range(4) for one in j2o.default_pipeline(opt_level=level)]
+    passes = [
+        one for level in range(4) for one in j2o.default_pipeline(opt_level=level)
+    ]
     rules = [rule for one in passes for rule in getattr(one, "rules", ())]
     return {one.name: one for one in (*passes, *rules)}
 
 
 PASSES = all_passes()
 # a set of rules does what its rules do
-NAMES = [name for name, one in PASSES.items() if not hasattr(one, "rules") and name not in OPTIONS]
+NAMES = [
+    name
+    for name, one in PASSES.items()
+    if not hasattr(one, "rules") and name not in OPTIONS
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pass_and_rule_has_a_case_that_fires_and_a_look_alike(name):
     reasons = [case.reason for case in CASES if case.name == name]
     assert "" in reasons, f"no case of {name} in {GOLDEN} shows what it does"
-    assert any(reasons), f"no case '=== {name} stays: …' in {GOLDEN} shows what it must leave as it is"
+    assert any(reasons), (
+        f"no case '=== {name} stays: …' in {GOLDEN} shows what it must leave as it is"
+    )
 
 
 def _identifier(case):
-    return f"{case.path.stem}-{case.name}" + (f"-{case.reason.replace(' ', '_')}" if case.reason else "")
+    return f"{case.path.stem}-{case.name}" + (
+        f"-{case.reason.replace(' ', '_')}" if case.reason else ""
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=map(_identifier, CASES))
@@ -107,17 +143,27 @@ def test_golden(case, request):
     changes = apply(one, graph)
     check(f"the pass {case.name}", graph)
     check.feeds = {name: edges(array) for name, array in check.feeds.items()}
-    compare(check.evaluate(before)[0], check.evaluate(graph)[0], signs=case.name not in EITHER_ZERO)
+    compare(
+        check.evaluate(before)[0],
+        check.evaluate(graph)[0],
+        signs=case.name not in EITHER_ZERO,
+    )
     if case.reason:
         assert not changes, f"{case.name} must not fire: {case.reason}"
-        assert looked_for(one) <= set(graph.ops), "a look-alike has the operations that the rule looks for"
+        assert looked_for(one) <= set(graph.ops), (
+            "a look-alike has the operations that the rule looks for"
+        )
     else:
         assert changes, f"{case.name} must fire"
     if request.config.getoption("--update") and not case.reason:
         new = case.text.partition(BETWEEN)[0] + BETWEEN + str(graph)
         case.path.write_text(case.path.read_text().replace(case.text, new))
-    elif difference := different(graph, without_dead_nodes(parse(wanted := case.after or case.before))):
-        lines = difflib.unified_diff(wanted.splitlines(), str(graph).splitlines(), "wanted", "given", lineterm="")
+    elif difference := different(
+        graph, without_dead_nodes(parse(wanted := case.after or case.before))
+    ):
+        lines = difflib.unified_diff(
+            wanted.splitlines(), str(graph).splitlines(), "wanted", "given", lineterm=""
+        )
         pytest.fail(f"{difference}\n" + "\n".join(lines))
 
 
@@ -131,13 +177,26 @@ def apply(one, graph):
 
 def looked_for(one):
     """The operations without which a pass never fires, where they are known."""
-    return one.required if isinstance(one, Rule) and one.name not in UNCONDITIONAL else frozenset()
+    return (
+        one.required
+        if isinstance(one, Rule) and one.name not in UNCONDITIONAL
+        else frozenset()
+    )
 
 
 def different(graph, wanted):
     """The first difference of two graphs and their functions, or None."""
-    pairs = itertools.zip_longest([graph, *graph.functions.values()], [wanted, *wanted.functions.values()])
-    return next((d for a, b in pairs if (d := "a function" if a is None or b is None else same(a, b))), None)
+    pairs = itertools.zip_longest(
+        [graph, *graph.functions.values()], [wanted, *wanted.functions.values()]
+    )
+    return next(
+        (
+            d
+            for a, b in pairs
+            if (d := "a function" if a is None or b is None else same(a, b))
+        ),
+        None,
+    )
 
 
 def without_dead_nodes(graph):
@@ -170,5 +229,7 @@ def compare(want, got, signs):
 
 def test_names_of_passes_and_rules_are_unique():
     rules = [rule for one in PASSES.values() for rule in getattr(one, "rules", ())]
-    for a, b in itertools.combinations({id(one): one for one in (*PASSES.values(), *rules)}.values(), 2):
+    for a, b in itertools.combinations(
+        {id(one): one for one in (*PASSES.values(), *rules)}.values(), 2
+    ):
         assert a.name != b.name

@@ -22,7 +22,10 @@ from j2o.ir.expressions import read_constraint
         ("7//2*2 % 4", "(2,)"),
         ("-2**2 + 6", "(2,)"),
         ("(B + 1)*(B - 1)", "(B^2 - 1,)"),
-        ("max(B, 4), mod(T, 3), non_negative(B - 3)", "(max(B, 4), mod(T, 3), max(B - 3, 0))"),
+        (
+            "max(B, 4), mod(T, 3), non_negative(B - 3)",
+            "(max(B, 4), mod(T, 3), max(B - 3, 0))",
+        ),
         ("ﬁ", "(fi,)"),
         ("9223372036854775807", "(9223372036854775807,)"),
         ("B*" * 600 + "1", "(B^600,)"),
@@ -34,12 +37,18 @@ def test_what_expressions_stand_for(text, sizes):
 
 MANY = 100_000
 ATTACKS = {
-    "power of powers": ("9**9**9**9", "exponent of a power must be a number from 0 to 63"),
+    "power of powers": (
+        "9**9**9**9",
+        "exponent of a power must be a number from 0 to 63",
+    ),
     "large power": ("9**99", "exponent of a power must be a number from 0 to 63"),
     "symbolic power": ("B**T", "exponent of a power must be a number from 0 to 63"),
     "negative power": ("2**-1", "exponent of a power must be a number from 0 to 63"),
     "many terms": ("(A + B + C + D)**20", "more than 1000 terms"),
-    "product of sums": ("*".join(f"(A{i} + 1)" for i in range(40)), "more than 1000 terms"),
+    "product of sums": (
+        "*".join(f"(A{i} + 1)" for i in range(40)),
+        "more than 1000 terms",
+    ),
     "long sum": ("B+" * MANY + "1", "more than 1000 terms"),
     "long product": ("B*" * MANY + "1", "more than 4000 parts"),
     "large product": ("*".join(["99999"] * MANY), r"numbers above 2\*\*63 - 1"),
@@ -56,7 +65,10 @@ ATTACKS = {
     "fraction": ("2.5", "not an expression of sizes"),
     "nul": ("B\0", "not an expression of sizes"),
     "function": ("__import__('os')", "not an expression of sizes|no function of sizes"),
-    "unknown function": ("f(B)", "'f' is no function of sizes; floordiv, mod, max, min, non_negative are"),
+    "unknown function": (
+        "f(B)",
+        "'f' is no function of sizes; floordiv, mod, max, min, non_negative are",
+    ),
     "operands": ("max(B)", "max takes 2 operands, given 1"),
     "attribute": ("B.real", "not an expression of sizes"),
     "tuple": ("(B, T)", "not an expression of sizes"),
@@ -100,9 +112,22 @@ def test_constraints(text, read):
 
 
 @pytest.mark.parametrize(
-    "text", ["B", "B < 3", "B > 3", "B = 3", "1 <= B <= 3", "B == 3, T == 2", "", "B >= 3 and T >= 2"]
+    "text",
+    [
+        "B",
+        "B < 3",
+        "B > 3",
+        "B = 3",
+        "1 <= B <= 3",
+        "B == 3, T == 2",
+        "",
+        "B >= 3 and T >= 2",
+    ],
 )
 def test_what_is_no_comparison(text):
     for read in (read_constraint, lambda text: DimScope([text])):
-        with pytest.raises(j2o.DimensionError, match=r"not one comparison by .* such as|not an expression of sizes"):
+        with pytest.raises(
+            j2o.DimensionError,
+            match=r"not one comparison by .* such as|not an expression of sizes",
+        ):
             read(text)

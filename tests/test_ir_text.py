@@ -30,14 +30,26 @@ def round_trip(graph):
 
 def loops(x, n):
     def body(c):
-        return jax.lax.cond(c[1] > 1, lambda v: (v[0] * 2, v[1] - 1), lambda v: (v[0] + 1.5, v[1] - 1), c)
+        return jax.lax.cond(
+            c[1] > 1,
+            lambda v: (v[0] * 2, v[1] - 1),
+            lambda v: (v[0] + 1.5, v[1] - 1),
+            c,
+        )
 
-    return jax.lax.while_loop(lambda c: c[1] > 0, body, (x, n))[0], jnp.cumsum(x), jnp.fft.rfft(x).real
+    return (
+        jax.lax.while_loop(lambda c: c[1] > 0, body, (x, n))[0],
+        jnp.cumsum(x),
+        jnp.fft.rfft(x).real,
+    )
 
 
 PROGRAMS = {
     "loops": (loops, [("B",), "i32[]"]),
-    "keys": (lambda k: jax.random.normal(jax.random.wrap_key_data(k), (3,)), ["u32[2]"]),
+    "keys": (
+        lambda k: jax.random.normal(jax.random.wrap_key_data(k), (3,)),
+        ["u32[2]"],
+    ),
     "sizes": (lambda x: x.reshape(-1, 2)[1:, :1] + x.shape[0] // 2, [("2*B+2",)]),
     "casts": (lambda x: x.astype("bfloat16").astype("int8") + jnp.int8(3), [("B",)]),
 }
@@ -48,17 +60,39 @@ PROGRAMS = {
 def test_after_every_pass(name, level):
     fn, specs = PROGRAMS[name]
     seen = []
-    j2o.compile(fn, specs, passes=lambda p: p.observing(lambda n, g: (round_trip(g), seen.append(n))), opt_level=level)
+    j2o.compile(
+        fn,
+        specs,
+        passes=lambda p: p.observing(lambda n, g: (round_trip(g), seen.append(n))),
+        opt_level=level,
+    )
     assert "lower" in seen
 
 
-@pytest.mark.parametrize("name", ["mlp", "attention", "vit_functions", "lstm", "generation", "adam_step"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "attention", "vit_functions", "lstm", "generation", "adam_step"]
+)
 def test_examples_after_every_pass(name):
     example = zoo.EXAMPLES[name]
-    j2o.compile(example.build(), example.specs, passes=lambda p: p.observing(lambda _, g: round_trip(g)))
+    j2o.compile(
+        example.build(),
+        example.specs,
+        passes=lambda p: p.observing(lambda _, g: round_trip(g)),
+    )
 
 
-NUMBERS = [0, 1, -1, 1.5, float("nan"), float("inf"), -float("inf"), -0.0, 1e-45, 3.4e38]
+NUMBERS = [
+    0,
+    1,
+    -1,
+    1.5,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    -0.0,
+    1e-45,
+    3.4e38,
+]
 DTYPES = [d for d in DType if not d.is_key and d not in (DType.STRING,)]
 
 
@@ -66,11 +100,23 @@ DTYPES = [d for d in DType if not d.is_key and d not in (DType.STRING,)]
 def test_constants_of_every_dtype(dtype):
     graph = Graph("main")
     kind = np.dtype(dtype.numpy)
-    values = [n for n in NUMBERS if dtype.is_float or dtype.is_complex or (n == int(n) if abs(n) < 9 else False)]
+    values = [
+        n
+        for n in NUMBERS
+        if dtype.is_float or dtype.is_complex or (n == int(n) if abs(n) < 9 else False)
+    ]
     with np.errstate(all="ignore"):
-        array = np.array([0 if dtype.is_unsigned and n < 0 else n for n in values], np.float64).astype(kind)
+        array = np.array(
+            [0 if dtype.is_unsigned and n < 0 else n for n in values], np.float64
+        ).astype(kind)
     builder = Builder(graph)
-    graph.set_outputs([builder.const(array), builder.const(array.reshape(-1, 1)), builder.const(array[:1].reshape(()))])
+    graph.set_outputs(
+        [
+            builder.const(array),
+            builder.const(array.reshape(-1, 1)),
+            builder.const(array[:1].reshape(())),
+        ]
+    )
     graph.output_names = ["a", "b", "c"]
     round_trip(graph)
     again = parse(str(graph))
@@ -79,23 +125,33 @@ def test_constants_of_every_dtype(dtype):
 
 
 names = st.text(st.characters(blacklist_categories=("Cs",)), max_size=8)
-dims = st.sampled_from(["B", "T", "2*B", "B*T + 1", "floordiv(T, 2)", "max(B, 4)", "3", "1", "0"])
+dims = st.sampled_from(
+    ["B", "T", "2*B", "B*T + 1", "floordiv(T, 2)", "max(B, 4)", "3", "1", "0"]
+)
 
 
 @st.composite
 def graphs(draw):
     scope = DimScope()
     graph = Graph(
-        draw(st.from_regex("[a-z_][a-zA-Z0-9_]{0,6}", fullmatch=True)) if draw(st.booleans()) else "main", scope
+        draw(st.from_regex("[a-z_][a-zA-Z0-9_]{0,6}", fullmatch=True))
+        if draw(st.booleans())
+        else "main",
+        scope,
     )
     shape = tuple(scope.dim(d) for d in draw(st.lists(dims, max_size=3)))
     dtype = draw(st.sampled_from([DType.F32, DType.F64, DType.BF16]))
-    values = [graph.add_input(Type(dtype, shape), draw(names)) for _ in range(draw(st.integers(1, 3)))]
+    values = [
+        graph.add_input(Type(dtype, shape), draw(names))
+        for _ in range(draw(st.integers(1, 3)))
+    ]
     graph.input_names = [f"{draw(names)}{i}" for i in range(len(values))]
     op = Builder(graph)
     for _ in range(draw(st.integers(0, 6))):
         x, y = draw(st.sampled_from(values)), draw(st.sampled_from(values))
-        kind = draw(st.sampled_from(["unary", "binary", "const", "attrs", "expand", "if"]))
+        kind = draw(
+            st.sampled_from(["unary", "binary", "const", "attrs", "expand", "if"])
+        )
         if kind == "unary":
             new = getattr(op, draw(st.sampled_from(["Neg", "Abs"])))(x)
         elif kind == "binary":
@@ -121,7 +177,9 @@ def graphs(draw):
             new = op.apply("onnx.If", test, graphs=[then, other], types=[x.type])
         new.hint = draw(names)
         values.append(new)
-    graph.set_outputs([draw(st.sampled_from(values)) for _ in range(draw(st.integers(1, 2)))])
+    graph.set_outputs(
+        [draw(st.sampled_from(values)) for _ in range(draw(st.integers(1, 2)))]
+    )
     graph.output_names = [f"{draw(names)}{i}" for i in range(len(graph.outputs))]
     return graph
 
@@ -142,7 +200,10 @@ def test_source_lines_can_be_shown():
     [
         ("", "line 1, column 1: expected"),
         ('graph @m(%x: f32[2] as "x") -> ("y") { return %z }', "%z"),
-        ('graph @m(%x: f32[2] as "x") -> ("y") {\n  %y = onnx.Neg(%x)\n  return %y }', "line 3, column 3.*type"),
+        (
+            'graph @m(%x: f32[2] as "x") -> ("y") {\n  %y = onnx.Neg(%x)\n  return %y }',
+            "line 3, column 3.*type",
+        ),
         ('graph @m(%x: f33[2] as "x") -> ("y") { return %x }', "element type"),
     ],
 )
@@ -167,12 +228,17 @@ def with_attribute(text):
 
 
 ATTACKS = {
-    "spaces after a brace": with_attribute("1").replace("{a", "{" + " " * MANY + "a") + "x",
-    "comments after a brace": with_attribute("1").replace("{a", "{" + "// x\n" * MANY + "a") + "x",
+    "spaces after a brace": with_attribute("1").replace("{a", "{" + " " * MANY + "a")
+    + "x",
+    "comments after a brace": with_attribute("1").replace(
+        "{a", "{" + "// x\n" * MANY + "a"
+    )
+    + "x",
     "lists": with_attribute("[" * MANY),
     "structs": with_attribute("S(a = " * MANY),
     "tensors": with_attribute("tensor(" * MANY),
-    "regions": 'graph @m(%x: f32[2] as "x") -> ("y") {\n' + "%y = a.b(%x) : f32[2] {\n graph @r() {\n" * MANY,
+    "regions": 'graph @m(%x: f32[2] as "x") -> ("y") {\n'
+    + "%y = a.b(%x) : f32[2] {\n graph @r() {\n" * MANY,
     "digits": with_attribute("1" * MANY),
     "digits and a letter": with_attribute("1" * MANY + "x"),
     "dots": with_attribute("1." * MANY),
@@ -212,7 +278,9 @@ def test_long_texts_are_read_in_linear_time():
     parse("graph @m(%x" + "_1" * MANY + ": f32[2]) { return %x" + "_1" * MANY + " }")
 
 
-@pytest.mark.parametrize("hint", ["x", "x_1", "x_1_2", "x1", "x_", "_1", "7", "12_3", "a_1b", "", "٣", "a_٣"])
+@pytest.mark.parametrize(
+    "hint", ["x", "x_1", "x_1_2", "x1", "x_", "_1", "7", "12_3", "a_1b", "", "٣", "a_٣"]
+)
 def test_numbers_are_taken_off_names(hint):
     assert stem(hint) == re.sub(r"(?:_\d+)+$|^\d+$", "", hint)
 
@@ -223,13 +291,26 @@ def test_numbers_are_taken_off_names(hint):
         5,
         [1],
         "ab",
-        *({"k": v} for v in (5, "x", object(), [1, [2]], np.ones(2), np.ones(3, np.float32), np.zeros(2, "M8[s]"))),
+        *(
+            {"k": v}
+            for v in (
+                5,
+                "x",
+                object(),
+                [1, [2]],
+                np.ones(2),
+                np.ones(3, np.float32),
+                np.zeros(2, "M8[s]"),
+            )
+        ),
     ],
     ids=stable_id,
 )
 def test_tensors_that_are_none(tensors):
     with pytest.raises(j2o.ParseError) as error:
-        parse('graph @m() -> ("y") {\n  %y = const @"k" : f32[2]\n  return %y\n}', tensors)
+        parse(
+            'graph @m() -> ("y") {\n  %y = const @"k" : f32[2]\n  return %y\n}', tensors
+        )
     assert "\n" not in str(error.value)
 
 
@@ -288,6 +369,8 @@ def test_damaged_texts_give_parse_errors_or_graphs():
 
 def test_an_attribute_of_another_kind_is_told_by_verify():
     text = "graph @m(%x: f32[B,5,6]) { %y = onnx.Transpose(%x) {perm = [0, B, 1]} : f32[B,6,5] return %y }"
-    with pytest.raises(j2o.InvalidGraphError, match=r"Transpose.*operands and attributes do not fit") as error:
+    with pytest.raises(
+        j2o.InvalidGraphError, match=r"Transpose.*operands and attributes do not fit"
+    ) as error:
         parse(text).verify()
     assert "\n" not in str(error.value)

@@ -41,12 +41,20 @@ def test_private_jax_and_onnx_stay_where_they_belong():
         if any(m.startswith("jax._src") for m in names):
             assert where.startswith("frontend/") or where == "ir/dims.py", where
         if any(m.split(".")[0] in ("onnx", "onnx_ir") for m in names):
-            assert where.startswith("backend/") or where in ("ir/onnx_ops.py", "model.py"), where
+            assert where.startswith("backend/") or where in (
+                "ir/onnx_ops.py",
+                "model.py",
+            ), where
 
 
 def test_import_is_lazy():
     code = "import j2o, sys; print([m for m in ('jax', 'flax', 'onnxruntime', 'onnx') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_foreign_modules_are_not_touched():

@@ -32,7 +32,9 @@ def change(path, edit):
 
 
 def place(tensor, **entries):
-    found = {e.key: e.value for e in tensor.external_data} | {k: str(v) for k, v in entries.items()}
+    found = {e.key: e.value for e in tensor.external_data} | {
+        k: str(v) for k, v in entries.items()
+    }
     del tensor.external_data[:]
     for key, value in found.items():
         tensor.external_data.add(key=key, value=value)
@@ -70,10 +72,14 @@ def elsewhere(kind):
     """A tensor that reaches out of the folder, not among the initializers of the graph."""
 
     def edit(model):
-        bad = TensorProto(name="bad", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
+        bad = TensorProto(
+            name="bad", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL
+        )
         place(bad, location="../secret", offset=0, length=4)
         node = onnx.NodeProto(op_type="Constant", output=["c"])
-        attribute = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR, t=bad)
+        attribute = node.attribute.add(
+            name="value", type=onnx.AttributeProto.TENSOR, t=bad
+        )
         if kind == "attribute":
             model.graph.node.append(node)
         elif kind == "sparse":
@@ -82,7 +88,9 @@ def elsewhere(kind):
             model.graph.node.append(node)
         elif kind == "subgraph":
             outer = model.graph.node.add(op_type="If")
-            outer.attribute.add(name="then_branch", g=onnx.GraphProto(initializer=[bad]))
+            outer.attribute.add(
+                name="then_branch", g=onnx.GraphProto(initializer=[bad])
+            )
         else:
             model.functions.add(name="f", domain="d", node=[node])
 
@@ -91,11 +99,16 @@ def elsewhere(kind):
 
 def held(**fields):
     """An initializer with its data inside."""
-    return lambda model: model.graph.initializer.append(TensorProto(name="held", **fields))
+    return lambda model: model.graph.initializer.append(
+        TensorProto(name="held", **fields)
+    )
 
 
 HOSTILE = {
-    "parent": (at(location="../m.onnx.data"), r"'w1' lies in '../m.onnx.data', which is no file below"),
+    "parent": (
+        at(location="../m.onnx.data"),
+        r"'w1' lies in '../m.onnx.data', which is no file below",
+    ),
     "inner parent": (at(location="a/../m.onnx.data"), "no file below"),
     "absolute": (at(location="/etc/passwd"), "'/etc/passwd', which is no file below"),
     "backslash": (at(location="..\\m.onnx.data"), "no file below"),
@@ -105,12 +118,18 @@ HOSTILE = {
     "in memory": (at(location="*/_ORT_MEM_ADDR_/*"), "no file below"),
     "missing": (at(location="other.data"), "no file below"),
     "folder": (at(location="."), "no file below"),
-    "negative offset": (at(offset=-4096), "offset '-4096', length '262144': these are no sizes"),
+    "negative offset": (
+        at(offset=-4096),
+        "offset '-4096', length '262144': these are no sizes",
+    ),
     "text offset": (at(offset="0x10"), "these are no sizes"),
     "long offset": (at(offset="9" * 5000), "these are no sizes"),
     "past the end": (at(offset=2**40), "reaches past the end of 'm.onnx.data'"),
     "huge length": (at(length=2**60), "has 1152921504606846976 bytes .* say 262144"),
-    "short length": (at(length=10), "has 10 bytes in 'm.onnx.data', its dtype and shape say 262144"),
+    "short length": (
+        at(length=10),
+        "has 10 bytes in 'm.onnx.data', its dtype and shape say 262144",
+    ),
     "overlap": (at(offset=4096), "'w0' and 'w1' overlap in 'm.onnx.data'"),
     "huge shape": (grown, "dtype and shape say"),
     "negative shape": (negative, r"no dtype or shape: 1, \[-256, 256\]"),
@@ -125,9 +144,15 @@ HOSTILE = {
         held(data_type=1, dims=[2**40], raw_data=b"1234"),
         "holds 4 bytes, its dtype and shape say 4398046511104",
     ),
-    "huge typed": (held(data_type=1, dims=[2**20, 2**20], float_data=[1.0]), "holds 1 entries, .* say 1099511627776"),
+    "huge typed": (
+        held(data_type=1, dims=[2**20, 2**20], float_data=[1.0]),
+        "holds 1 entries, .* say 1099511627776",
+    ),
     "nothing": (held(data_type=7, dims=[2]), "holds 0 entries"),
-    "both": (held(data_type=1, dims=[1], raw_data=b"1234", float_data=[1.0]), "holds 5 bytes"),
+    "both": (
+        held(data_type=1, dims=[1], raw_data=b"1234", float_data=[1.0]),
+        "holds 5 bytes",
+    ),
 }
 
 
@@ -152,13 +177,22 @@ def test_links_are_refused(saved, link):
     else:
         data.rename(other / "x")
         (saved.parent / "sub").symlink_to(other)
-        change(saved, lambda m: [place(t, location="sub/x") for t in m.graph.initializer])
+        change(
+            saved, lambda m: [place(t, location="sub/x") for t in m.graph.initializer]
+        )
     refused(saved, "no file below the model's folder, or a link")
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"hello world\n" * 100, b"\0" * 1000, b'{"irVersion": "8"}', b"\x08\x08", random.Random(0).randbytes(999)],
+    [
+        b"",
+        b"hello world\n" * 100,
+        b"\0" * 1000,
+        b'{"irVersion": "8"}',
+        b"\x08\x08",
+        random.Random(0).randbytes(999),
+    ],
 )
 @pytest.mark.parametrize("suffix", ["onnx", "json", "txt"])
 def test_what_is_no_model(tmp_path, content, suffix, capsys):
@@ -226,15 +260,21 @@ def test_deep_names_the_weight_whose_bytes_changed(tmp_path, kind, capsys):
 def test_ten_gigabytes_are_not_read(tmp_path, capsys):
     """A sparse file: 40 weights of 256 MiB, two of them the same region."""
     width, size, count = 2**13, 2**28, 40
-    model = onnx.ModelProto(ir_version=8, opset_import=[onnx.OperatorSetIdProto(version=18)])
+    model = onnx.ModelProto(
+        ir_version=8, opset_import=[onnx.OperatorSetIdProto(version=18)]
+    )
     model.graph.name = "g"
     names = [f"w{i}" for i in range(count)]
     for i, name in enumerate(names):
-        tensor = model.graph.initializer.add(name=name, data_type=1, dims=[width, width], data_location=1)
+        tensor = model.graph.initializer.add(
+            name=name, data_type=1, dims=[width, width], data_location=1
+        )
         place(tensor, location="m.onnx.data", offset=max(i - 1, 0) * size, length=size)
     last = "x"
     for name in names:
-        model.graph.node.add(op_type="MatMul", input=[last, name], output=[f"{name}_out"])
+        model.graph.node.add(
+            op_type="MatMul", input=[last, name], output=[f"{name}_out"]
+        )
         last = f"{name}_out"
     for values, name in ((model.graph.input, "x"), (model.graph.output, last)):
         shape = onnx.TensorShapeProto(dim=[{"dim_param": "B"}, {"dim_value": width}])
@@ -248,7 +288,9 @@ def test_ten_gigabytes_are_not_read(tmp_path, capsys):
     assert main(["inspect", str(path)]) == 0
     assert "40 initializers, 10240.0 MiB in m.onnx.data" in capsys.readouterr().out
     assert main(["check", str(path)]) == 0
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB, half of one weight
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17
+    )  # KiB, half of one weight
 
 
 def test_inspect_prints_what_cannot_be_printed_as_question_marks(saved, capsys):
@@ -306,24 +348,54 @@ def nested(depth):
 HEAD = b"\x08\x0a" + framed(8, b"\x10\x14")  # IR version 10, opset 20
 WASTEFUL = {
     "nodes": (framed(7, b"\x0a\x00" * 1001), "more than 1,000 messages"),
-    "nodes deep inside": (framed(7, framed(1, framed(5, framed(6, b"\x0a\x00" * 1001)))), "more than 1,000 messages"),
+    "nodes deep inside": (
+        framed(7, framed(1, framed(5, framed(6, b"\x0a\x00" * 1001)))),
+        "more than 1,000 messages",
+    ),
     "initializers": (framed(7, b"\x2a\x00" * 1001), "more than 1,000 messages"),
     "operands": (framed(7, framed(1, b"\x0a\x00" * 2001)), "more than 2,000 fields"),
-    "sizes one by one": (framed(7, framed(5, b"\x08\x01" * 2001)), "more than 2,000 fields"),
-    "fields unknown to onnx": (framed(7, b"\xf8\x07\x01" * 2001), "more than 2,000 fields"),
-    "packed sizes": (framed(7, framed(5, framed(1, b"\1" * 3001) + b"\x10\1")), "more than 3,000 bytes of numbers"),
-    "numbers": (framed(7, framed(5, framed(7, b"\1" * 3001))), "more than 3,000 bytes of numbers"),
-    "a name": (framed(2, b"a" * 2**16 + b"a"), "a name or text in it has 65,537 bytes, more than 65,536"),
-    "names": (framed(7, framed(2, b"a" * 5000) * 11), "more than 50,000 bytes of names and texts"),
+    "sizes one by one": (
+        framed(7, framed(5, b"\x08\x01" * 2001)),
+        "more than 2,000 fields",
+    ),
+    "fields unknown to onnx": (
+        framed(7, b"\xf8\x07\x01" * 2001),
+        "more than 2,000 fields",
+    ),
+    "packed sizes": (
+        framed(7, framed(5, framed(1, b"\1" * 3001) + b"\x10\1")),
+        "more than 3,000 bytes of numbers",
+    ),
+    "numbers": (
+        framed(7, framed(5, framed(7, b"\1" * 3001))),
+        "more than 3,000 bytes of numbers",
+    ),
+    "a name": (
+        framed(2, b"a" * 2**16 + b"a"),
+        "a name or text in it has 65,537 bytes, more than 65,536",
+    ),
+    "names": (
+        framed(7, framed(2, b"a" * 5000) * 11),
+        "more than 50,000 bytes of names and texts",
+    ),
     "graphs": (framed(7, nested(20)), r"more than 10 graphs"),
     "depth": (framed(7, nested(5000)), "nested deeper than 100"),
     "groups": (b"\x0b\x0c", "cut short, or something else"),
     "field 0": (b"\0\0", "cut short, or something else"),
-    "past the end": (framed(7, b"\x0a\xff\xff\xff\xff\x0f"), "cut short, or something else"),
-    "endless number": (framed(7, b"\x0a" + b"\xff" * 20), "cut short, or something else"),
+    "past the end": (
+        framed(7, b"\x0a\xff\xff\xff\xff\x0f"),
+        "cut short, or something else",
+    ),
+    "endless number": (
+        framed(7, b"\x0a" + b"\xff" * 20),
+        "cut short, or something else",
+    ),
     "ends in a number": (b"\x08\xff", "cut short, or something else"),
     "ends in a key": (b"\xff", "cut short, or something else"),
-    "ends in a float": (framed(7, framed(5, b"\x25\0")), "cut short, or something else"),
+    "ends in a float": (
+        framed(7, framed(5, b"\x25\0")),
+        "cut short, or something else",
+    ),
     "no text": (framed(7, framed(2, b"\xff")), "a name in it is no text"),
 }
 
@@ -331,7 +403,13 @@ WASTEFUL = {
 @pytest.mark.parametrize("name", WASTEFUL)
 def test_what_would_cost_much_is_refused_before_it_is_read(tmp_path, monkeypatch, name):
     """The limits are lowered here, so that the files are small."""
-    for limit, value in {"MESSAGES": 1000, "PARTS": 2000, "NUMBERS": 3000, "ALL_TEXT": 50_000, "GRAPHS": 10}.items():
+    for limit, value in {
+        "MESSAGES": 1000,
+        "PARTS": 2000,
+        "NUMBERS": 3000,
+        "ALL_TEXT": 50_000,
+        "GRAPHS": 10,
+    }.items():
         if not (name == "depth" and limit == "GRAPHS"):
             monkeypatch.setattr(wire, limit, value)
     content, words = WASTEFUL[name]
@@ -351,22 +429,30 @@ def test_many_empty_nodes_cost_little(tmp_path, monkeypatch):
     monkeypatch.setattr(wire, "MESSAGES", 400_000)
     path = tmp_path / "m.onnx"
     path.write_bytes(HEAD + framed(7, b"\x0a\x00" * 10_000_000))
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, start = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        time.process_time(),
+    )
     refused(path, "more than 400,000 messages")
     assert time.process_time() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
 
 
-@pytest.mark.parametrize("dims", [[3] * 5000, [2**62] * 1000, [2**62, 2**62, 0], [2**32, 2**32]])
+@pytest.mark.parametrize(
+    "dims", [[3] * 5000, [2**62] * 1000, [2**62, 2**62, 0], [2**32, 2**32]]
+)
 def test_sizes_whose_product_is_no_size(saved, dims):
     def edit(model):
-        model.graph.initializer.append(TensorProto(name="w", data_type=1, dims=dims, raw_data=b""))
+        model.graph.initializer.append(
+            TensorProto(name="w", data_type=1, dims=dims, raw_data=b"")
+        )
 
     change(saved, edit)
     with pytest.raises(j2o.LoadError) if 0 not in dims else contextlib.nullcontext():
         load.summary(saved)
     with pytest.raises(
-        j2o.LoadError, match=r"'w' has 5000 dimensions|than 2..63 elements|overflow|dtype and shape say"
+        j2o.LoadError,
+        match=r"'w' has 5000 dimensions|than 2..63 elements|overflow|dtype and shape say",
     ):
         load.check(saved)
 
@@ -379,14 +465,29 @@ def doubling(levels):
     model.graph.name = "g"
     for values, name in ((model.graph.input, "x"), (model.graph.output, "y")):
         shape = onnx.TensorShapeProto(dim=[{"dim_param": "B"}])
-        values.add(name=name, type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=1, shape=shape)))
+        values.add(
+            name=name,
+            type=onnx.TypeProto(
+                tensor_type=onnx.TypeProto.Tensor(elem_type=1, shape=shape)
+            ),
+        )
     model.graph.node.add(op_type="f0", domain="d", input=["x"], output=["y"])
     for i in range(levels):
-        made = model.functions.add(name=f"f{i}", domain="d", input=["a"], output=["c"], opset_import=model.opset_import)
+        made = model.functions.add(
+            name=f"f{i}",
+            domain="d",
+            input=["a"],
+            output=["c"],
+            opset_import=model.opset_import,
+        )
         made.node.add(op_type=f"f{i + 1}", domain="d", input=["a"], output=["b"])
         made.node.add(op_type=f"f{i + 1}", domain="d", input=["b"], output=["c"])
     last = model.functions.add(
-        name=f"f{levels}", domain="d", input=["a"], output=["c"], opset_import=model.opset_import
+        name=f"f{levels}",
+        domain="d",
+        input=["a"],
+        output=["c"],
+        opset_import=model.opset_import,
     )
     last.node.add(op_type="Neg", input=["a"], output=["c"])
     return model
@@ -421,7 +522,9 @@ def test_sparse_tensors_that_would_be_huge_are_refused(saved):
     def edit(model):
         values = TensorProto(name="s", data_type=1, dims=[1], float_data=[1.0])
         indices = TensorProto(data_type=7, dims=[1], int64_data=[0])
-        model.graph.sparse_initializer.add(values=values, indices=indices, dims=[2**20, 2**20])
+        model.graph.sparse_initializer.add(
+            values=values, indices=indices, dims=[2**20, 2**20]
+        )
 
     change(saved, edit)
     refused(saved, "sparse tensors have more than 67,108,864 elements")
@@ -450,15 +553,26 @@ def test_models_of_others_are_summed_up(tmp_path):
     model.opset_import.add(domain="com.acme", version=3)
     model.graph.name = "g"
     model.graph.input.add(name="untyped")
-    model.graph.input.add(name="any", type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=1)))
-    shape = onnx.TensorShapeProto(dim=[{}, {"dim_param": "N"}, {"dim_value": 3}] + [{"dim_value": 1}] * 1000)
     model.graph.input.add(
-        name="known", type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=99, shape=shape))
+        name="any", type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=1))
+    )
+    shape = onnx.TensorShapeProto(
+        dim=[{}, {"dim_param": "N"}, {"dim_value": 3}] + [{"dim_value": 1}] * 1000
+    )
+    model.graph.input.add(
+        name="known",
+        type=onnx.TypeProto(
+            tensor_type=onnx.TypeProto.Tensor(elem_type=99, shape=shape)
+        ),
     )
     model.graph.input.add(name="list", type=onnx.TypeProto(sequence_type={}))
     model.graph.output.extend(onnx.ValueInfoProto(name=f"y{i}") for i in range(1000))
-    model.graph.node.extend(onnx.NodeProto(op_type=f"Op{i}", domain="com.acme") for i in range(1000))
-    model.graph.quantization_annotation.add(tensor_name="w").quant_parameter_tensor_names.add(key="SCALE", value="s")
+    model.graph.node.extend(
+        onnx.NodeProto(op_type=f"Op{i}", domain="com.acme") for i in range(1000)
+    )
+    model.graph.quantization_annotation.add(
+        tensor_name="w"
+    ).quant_parameter_tensor_names.add(key="SCALE", value="s")
     model.training_info.add().algorithm.node.add(op_type="Step")
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     text = load.summary(tmp_path / "m.onnx")

@@ -15,8 +15,12 @@ def normal(*shape, dtype=np.float32):
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
 
 
-def conv(x, w, strides=(1, 1), padding="SAME", layout=("NHWC", "HWIO", "NHWC"), **params):
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=layout, **params)
+def conv(
+    x, w, strides=(1, 1), padding="SAME", layout=("NHWC", "HWIO", "NHWC"), **params
+):
+    return lax.conv_general_dilated(
+        x, w, strides, padding, dimension_numbers=layout, **params
+    )
 
 
 def conv1(x, w, strides=(1,), padding="SAME", **params):
@@ -24,7 +28,9 @@ def conv1(x, w, strides=(1,), padding="SAME", **params):
 
 
 def loss(fn):
-    return lambda x, w: jax.grad(lambda x, w: (fn(x, w) ** 2).sum(), argnums=(0, 1))(x, w)
+    return lambda x, w: jax.grad(lambda x, w: (fn(x, w) ** 2).sum(), argnums=(0, 1))(
+        x, w
+    )
 
 
 def transpose(x, w, strides=(2, 2), padding="SAME", **params):
@@ -82,37 +88,66 @@ def test_agrees_with_jax(name, level):
         model.verify(*(normal(*sized(s, sizes)) for s in specs), rtol=1e-3, atol=1e-3)
 
 
-DTYPES = ["float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "uint32", "uint64"]
+DTYPES = [
+    "float16",
+    "bfloat16",
+    "float64",
+    "int8",
+    "uint8",
+    "int16",
+    "int32",
+    "int64",
+    "uint32",
+    "uint64",
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["plain", "strided", "transpose", "grouped", "gradients"])
+@pytest.mark.parametrize(
+    "form", ["plain", "strided", "transpose", "grouped", "gradients"]
+)
 def test_every_dtype(dtype, form):
     fn, image, kernel = CASES[form]
     if form == "gradients" and "int" in dtype:
         pytest.skip("integers have no gradients")
     with jax.enable_x64(True):
         sizes = {"B": 2, "H": 5, "W": 6}
-        x, w = (jnp.asarray(normal(*sized(s, sizes)) * 3).astype(dtype) for s in (image, kernel))
+        x, w = (
+            jnp.asarray(normal(*sized(s, sizes)) * 3).astype(dtype)
+            for s in (image, kernel)
+        )
         specs = [f"{dtype}[{','.join(map(str, s))}]" for s in (image, kernel)]
         loose = dtype in ("float16", "bfloat16")
-        j2o.compile(fn, specs).verify(x, w, rtol=3e-2 if loose else 1e-9, atol=0.5 if loose else 1e-9)
+        j2o.compile(fn, specs).verify(
+            x, w, rtol=3e-2 if loose else 1e-9, atol=0.5 if loose else 1e-9
+        )
 
 
-@pytest.mark.parametrize(("dtype", "result"), [("int8", "int32"), ("float16", "float32"), ("bfloat16", "float32")])
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [("int8", "int32"), ("float16", "float32"), ("bfloat16", "float32")],
+)
 def test_preferred_element_type(dtype, result):
     x, w = (jnp.asarray(normal(*s) * 20).astype(dtype) for s in ((2, 6, 5, 4), KERNEL))
-    model = j2o.compile(lambda x: conv(x, w, preferred_element_type=jnp.dtype(result)), [x])
+    model = j2o.compile(
+        lambda x: conv(x, w, preferred_element_type=jnp.dtype(result)), [x]
+    )
     model.verify(x, rtol=1e-3, atol=1e-2)
 
 
 def operators(model):
-    return [n.op.removeprefix("onnx.") for n in model.graph if n.op not in ("const", "return")]
+    return [
+        n.op.removeprefix("onnx.")
+        for n in model.graph
+        if n.op not in ("const", "return")
+    ]
 
 
 def test_channels_first_is_one_node():
     w = normal(6, 4, 3, 3)
-    model = j2o.compile(lambda x: lax.conv(x, w, (2, 2), [(1, 1), (1, 1)]), [("B", 4, "H", "W")])
+    model = j2o.compile(
+        lambda x: lax.conv(x, w, (2, 2), [(1, 1), (1, 1)]), [("B", 4, "H", "W")]
+    )
     assert operators(model) == ["Conv"]
 
 
@@ -125,15 +160,22 @@ def test_transposed_convolution_is_conv_transpose():
 
 def test_bytes_are_convolved_as_bytes():
     w = jnp.asarray(normal(6, 4, 3, 3) * 40).astype(jnp.int8)
-    model = j2o.compile(lambda x: lax.conv(x, w, (1, 1), "VALID", preferred_element_type=jnp.int32), ["i8[B,4,8,8]"])
+    model = j2o.compile(
+        lambda x: lax.conv(x, w, (1, 1), "VALID", preferred_element_type=jnp.int32),
+        ["i8[B,4,8,8]"],
+    )
     assert operators(model) == ["ConvInteger"]
 
 
 @pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER"])
-@pytest.mark.parametrize(("strides", "dilation"), [((2, 3), 1), ((2, 5), 1), ((2, 1), 2)])
+@pytest.mark.parametrize(
+    ("strides", "dilation"), [((2, 3), 1), ((2, 5), 1), ((2, 1), 2)]
+)
 def test_same_padding_of_symbolic_sizes(padding, strides, dilation):
     w = normal(*KERNEL)
-    model = j2o.compile(lambda x: conv(x, w, strides, padding, rhs_dilation=(1, dilation)), [IMAGE])
+    model = j2o.compile(
+        lambda x: conv(x, w, strides, padding, rhs_dilation=(1, dilation)), [IMAGE]
+    )
     if strides == (2, 3):  # auto_pad says it: no sizes at run time
         assert operators(model) == ["Transpose", "Conv", "Transpose"]
     for h in range(1, 8):

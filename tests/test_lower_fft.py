@@ -33,7 +33,9 @@ def test_several_axes(kind):
     if kind == "irfftn":
         x = x.astype(np.complex64)
     program = getattr(jnp.fft, kind)
-    j2o.compile(lambda y: program(y, axes=(1, 2, 3)), [x]).verify(x, rtol=1e-4, atol=1e-4)
+    j2o.compile(lambda y: program(y, axes=(1, 2, 3)), [x]).verify(
+        x, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["fft", "ifft", "rfft"])

@@ -12,10 +12,15 @@ DTYPES = "float32 float16 bfloat16 float64 int8 int32 uint64".split()
 
 
 def same(got, want):
-    got, want = (np.asarray(a).astype(np.complex128 if np.iscomplexobj(a) else np.float64) for a in (got, want))
+    got, want = (
+        np.asarray(a).astype(np.complex128 if np.iscomplexobj(a) else np.float64)
+        for a in (got, want)
+    )
     np.testing.assert_array_equal(got, want)
     if not np.iscomplexobj(got):
-        np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+        np.testing.assert_array_equal(
+            np.signbit(got[want == 0]), np.signbit(want[want == 0])
+        )
 
 
 @pytest.mark.parametrize("mode", ["drop", "clip", "promise_in_bounds"])
@@ -23,8 +28,14 @@ def same(got, want):
 @pytest.mark.parametrize("kind", ["set", "add", "multiply", "max", "min"])
 def test_scatter_at_edges(kind, dtype, mode):
     whole = "int" in dtype
-    x = np.array([1, 0, 3, 4, 3, 2] if whole else [1, -1, -0.0, np.nan, 3, 2]).astype(jnp.dtype(dtype))
-    u = np.array([2, 3, 1, 0, 1, 1, 0, 1] if whole else [2, np.nan, -0.5, -0.5, 5, 5, np.inf, -np.inf])
+    x = np.array([1, 0, 3, 4, 3, 2] if whole else [1, -1, -0.0, np.nan, 3, 2]).astype(
+        jnp.dtype(dtype)
+    )
+    u = np.array(
+        [2, 3, 1, 0, 1, 1, 0, 1]
+        if whole
+        else [2, np.nan, -0.5, -0.5, 5, 5, np.inf, -np.inf]
+    )
     u = u.astype(x.dtype)
 
     def fn(x, i, u):
@@ -52,7 +63,9 @@ def test_large_accumulations_at_repeated_indices_lose_nothing(kind):
     n = 2_000_000
     updates = np.arange(n, dtype=np.float64) % 7
     model = j2o.compile(
-        lambda i, u: getattr(jnp.zeros((3, 2)).at[i, 1], kind)(u), ["i32[N]", "f32[N]"], constraints=["N >= 1"]
+        lambda i, u: getattr(jnp.zeros((3, 2)).at[i, 1], kind)(u),
+        ["i32[N]", "f32[N]"],
+        constraints=["N >= 1"],
     )
     got = model(np.full(n, 2, np.int32), updates.astype(np.float32))
     assert got[2, 1] == (updates.sum() if kind == "add" else 6)
@@ -71,10 +84,16 @@ def test_an_operand_of_size_zero_or_unknown_drops_updates_past_it():
 def test_scatter_of_complex_numbers(kind, mode):
     random = np.random.default_rng(0)
     x, u = (
-        (random.standard_normal(s) + 1j * random.standard_normal(s)).astype(np.complex64)
+        (random.standard_normal(s) + 1j * random.standard_normal(s)).astype(
+            np.complex64
+        )
         for s in ((5, 2, 3), (5, 2, 6))
     )
-    i = random.integers(0, 4, (5, 6)) if kind != "set" else np.tile(np.array([0, 2, 3, 5, 1, -9]), (5, 1))
+    i = (
+        random.integers(0, 4, (5, 6))
+        if kind != "set"
+        else np.tile(np.array([0, 2, 3, 5, 1, -9]), (5, 1))
+    )
     fn = jax.vmap(lambda x, i, u: getattr(x.at[:, i], kind)(u, mode=mode))
     i = i.astype(np.int32)
     j2o.compile(fn, [x, i, u]).verify(x, i, u)
@@ -91,5 +110,7 @@ def test_a_function_applied_at_indices(options, dtype):
 
     fn = jax.vmap(lambda x: x.at[i, 1:].apply(changed, **options))
     same(j2o.compile(fn, [x])(x), fn(jnp.asarray(x)))
-    model = j2o.compile(fn, [jax.ShapeDtypeStruct(jax.export.symbolic_shape("B, 5, 3"), dtype)])
+    model = j2o.compile(
+        fn, [jax.ShapeDtypeStruct(jax.export.symbolic_shape("B, 5, 3"), dtype)]
+    )
     same(model(x[:1]), fn(jnp.asarray(x[:1])))

@@ -16,7 +16,9 @@ jl, ll = jnp.linalg, lax.linalg
 
 def matrix(*shape, dtype="float32"):
     real = random.standard_normal(shape)
-    return (real + 1j * random.standard_normal(shape) if "complex" in dtype else real).astype(dtype)
+    return (
+        real + 1j * random.standard_normal(shape) if "complex" in dtype else real
+    ).astype(dtype)
 
 
 def adjoint(a):
@@ -55,7 +57,11 @@ def joined_schur(a):
 def joined_hessenberg(a):
     packed, taus = ll.hessenberg(a)
     h = jnp.triu(packed, -1)
-    return jnp.trace(h, axis1=-2, axis2=-1), jnp.trace(h @ h, axis1=-2, axis2=-1), jnp.abs(taus)
+    return (
+        jnp.trace(h, axis1=-2, axis2=-1),
+        jnp.trace(h @ h, axis1=-2, axis2=-1),
+        jnp.abs(taus),
+    )
 
 
 def joined_tridiagonal(a):
@@ -66,7 +72,9 @@ def joined_tridiagonal(a):
 def reflected(a):
     packed, taus = ll.hessenberg(a)
     packed = packed[..., 1:, :-1]
-    return ll.householder_product(packed, taus), ll.ormqr(packed, taus, a[..., 1:, :], transpose=True)
+    return ll.householder_product(packed, taus), ll.ormqr(
+        packed, taus, a[..., 1:, :], transpose=True
+    )
 
 
 def solved_lines(a):
@@ -76,17 +84,23 @@ def solved_lines(a):
 
 def updated(a):
     r = ll.cholesky(positive(a)).mT
-    return ll.cholesky_update(r, a[0]), ll.symmetric_product(a, positive(a), alpha=2.0, beta=-1.0)
+    return ll.cholesky_update(r, a[0]), ll.symmetric_product(
+        a, positive(a), alpha=2.0, beta=-1.0
+    )
 
 
 SQUARE = {
     "cholesky": lambda a: ll.cholesky(positive(a)),
-    "cholesky_of_an_indefinite_matrix": lambda a: jnp.isnan(ll.cholesky(a + adjoint(a), symmetrize_input=False)),
+    "cholesky_of_an_indefinite_matrix": lambda a: jnp.isnan(
+        ll.cholesky(a + adjoint(a), symmetrize_input=False)
+    ),
     "lu": lambda a: ll.lu(a),
     "solve": lambda a: jl.solve(a, a.mT),
     "inverse": lambda a: jl.inv(a),
     "determinant": lambda a: (jl.det(a), jl.slogdet(a)),
-    "triangular_solve": lambda a: ll.triangular_solve(positive(a), a, left_side=True, lower=True, transpose_a=True),
+    "triangular_solve": lambda a: ll.triangular_solve(
+        positive(a), a, left_side=True, lower=True, transpose_a=True
+    ),
     "qr": joined_qr,
     "eigh": joined_eigh,
     "svd": joined_svd,
@@ -132,13 +146,26 @@ def test_sizes_of_more_than_one_block(name, shape):
     j2o.compile(SQUARE[name], [a]).verify(a, rtol=2e-3, atol=2e-4)
 
 
-GRADIENTS = ["cholesky", "solve", "inverse", "determinant", "triangular_solve", "qr", "eigh", "svd"]
+GRADIENTS = [
+    "cholesky",
+    "solve",
+    "inverse",
+    "determinant",
+    "triangular_solve",
+    "qr",
+    "eigh",
+    "svd",
+]
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients(name):
     a = matrix(4, 4) + 3 * np.diag(np.arange(4, dtype=np.float32))
-    fn = jax.grad(lambda a: sum(jnp.sum(jnp.sin(x.real)) for x in jax.tree.leaves(SQUARE[name](a))))
+    fn = jax.grad(
+        lambda a: sum(
+            jnp.sum(jnp.sin(x.real)) for x in jax.tree.leaves(SQUARE[name](a))
+        )
+    )
     j2o.compile(fn, [a]).verify(a, rtol=5e-3, atol=5e-4)
 
 
@@ -146,7 +173,9 @@ def test_ill_conditioned_cholesky_is_as_good_as_its_input():
     a = matrix(60, 60)
     a = a @ a.T
     factor = np.asarray(j2o.compile(ll.cholesky, [a])(a))
-    np.testing.assert_allclose(factor, np.linalg.cholesky(a.astype(np.float64)), atol=1e-5)
+    np.testing.assert_allclose(
+        factor, np.linalg.cholesky(a.astype(np.float64)), atol=1e-5
+    )
 
 
 def test_singular_values_where_no_side_is_known_to_be_longer():
@@ -176,7 +205,11 @@ def test_singular_tridiagonal_systems(n, dtype):
 
 def test_strict_settings_of_the_caller_are_for_their_own_code():
     a = positive(matrix(3, 3))
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+    with (
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.debug_nans(True),
+    ):
         model = j2o.compile(jl.eigvalsh, [a])
     model.verify(a)
 
@@ -189,5 +222,7 @@ EMPTY = [(n, s) for n in ("qr", "svd", "lu") for s in ((2, 0), (0, 2))] + [
 @pytest.mark.parametrize(("name", "shape"), EMPTY)
 def test_empty_matrices(name, shape):
     a = matrix(*shape)
-    got, want = (jax.tree.leaves(f(a)) for f in (j2o.compile(SQUARE[name], [a]), SQUARE[name]))
+    got, want = (
+        jax.tree.leaves(f(a)) for f in (j2o.compile(SQUARE[name], [a]), SQUARE[name])
+    )
     assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]

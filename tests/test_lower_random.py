@@ -8,7 +8,10 @@ from jax import lax
 
 import j2o
 
-STATES = [np.array([1234567890123456789, 2**64 - 3], np.uint64), np.array([1, 2**32 - 1, 3, 2**32 - 1], np.uint32)]
+STATES = [
+    np.array([1234567890123456789, 2**64 - 3], np.uint64),
+    np.array([1, 2**32 - 1, 3, 2**32 - 1], np.uint32),
+]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
@@ -16,7 +19,9 @@ STATES = [np.array([1234567890123456789, 2**64 - 3], np.uint64), np.array([1, 2*
 def test_rng_bit_generator(algorithm, dtype):
     def fn(state):
         shapes = ((), (5,), (4, 3), (3, 5), (0, 3))
-        return [lax.rng_bit_generator(state, shape, dtype, algorithm) for shape in shapes]
+        return [
+            lax.rng_bit_generator(state, shape, dtype, algorithm) for shape in shapes
+        ]
 
     with jax.enable_x64(True):
         for state in STATES:
@@ -24,25 +29,39 @@ def test_rng_bit_generator(algorithm, dtype):
 
 
 def test_bits_over_a_symbolic_shape():
-    model = j2o.compile(lambda s, x: lax.rng_bit_generator(s, x.shape), [STATES[1], ("B", 3)])
+    model = j2o.compile(
+        lambda s, x: lax.rng_bit_generator(s, x.shape), [STATES[1], ("B", 3)]
+    )
     for size in (1, 2, 5):
         model.verify(STATES[1], np.ones((size, 3), np.float32), rtol=0, atol=0)
 
 
 PROGRAMS = {
-    "bits": lambda k: [jax.random.bits(k, (5,), t) for t in ("uint8", "uint16", "uint32")],
+    "bits": lambda k: [
+        jax.random.bits(k, (5,), t) for t in ("uint8", "uint16", "uint32")
+    ],
     "split": lambda k: jax.random.key_data(jax.random.split(k, (2, 3))),
     "fold_in": lambda k: jax.random.key_data(jax.random.fold_in(k, 7)),
-    "seed": lambda k: jax.random.key_data(jax.random.key(jax.random.bits(k), impl=jax.random.key_impl(k))),
-    "batched": lambda k: jax.vmap(lambda k: jax.random.bits(k, (3,)))(jax.random.split(k, 3)),
-    "scan": lambda k: lax.scan(lambda k, _: (jax.random.split(k)[0], jax.random.bits(k)), k, None, length=3)[1],
+    "seed": lambda k: jax.random.key_data(
+        jax.random.key(jax.random.bits(k), impl=jax.random.key_impl(k))
+    ),
+    "batched": lambda k: jax.vmap(lambda k: jax.random.bits(k, (3,)))(
+        jax.random.split(k, 3)
+    ),
+    "scan": lambda k: lax.scan(
+        lambda k, _: (jax.random.split(k)[0], jax.random.bits(k)), k, None, length=3
+    )[1],
     "clone": lambda k: jax.random.bits(jax.random.clone(k)),
-    "wrap": lambda k: jax.random.split(jax.random.wrap_key_data(jax.random.key_data(k), impl=jax.random.key_impl(k))),
+    "wrap": lambda k: jax.random.split(
+        jax.random.wrap_key_data(jax.random.key_data(k), impl=jax.random.key_impl(k))
+    ),
     "permutation": lambda k: jax.random.permutation(k, 20),
     "randint": lambda k: jax.random.randint(k, (5,), -3, 100, "int8"),
     "normal": lambda k: jax.random.normal(k, (7,)),
     "gamma": lambda k: jax.random.gamma(k, jnp.array([0.3, 1.0, 4.0])),
-    "gamma_gradient": lambda k: jax.grad(lambda a: jax.random.loggamma(k, a).sum())(jnp.array([0.5, 2.0])),
+    "gamma_gradient": lambda k: jax.grad(lambda a: jax.random.loggamma(k, a).sum())(
+        jnp.array([0.5, 2.0])
+    ),
     "orthogonal": lambda k: jnp.abs(jax.random.orthogonal(k, 3)),
 }
 

@@ -20,7 +20,9 @@ def data(dtype, shape=(12,), seed=0):
     if jnp.issubdtype(dtype, jnp.floating):
         return np.resize(random.permutation(np.array(SPECIAL)), shape).astype(dtype)
     info = jnp.iinfo(dtype)
-    return random.choice(np.array([info.min, info.max, 0, 1, 2, info.max // 2 + 1], dtype), shape)
+    return random.choice(
+        np.array([info.min, info.max, 0, 1, 2, info.max // 2 + 1], dtype), shape
+    )
 
 
 def check(fn, specs, *cases, **options):
@@ -34,7 +36,9 @@ def check(fn, specs, *cases, **options):
                 assert (got.dtype, got.shape) == (want.dtype, want.shape)
                 if jnp.issubdtype(want.dtype, jnp.floating):
                     got, want = got.astype(np.float64), want.astype(np.float64)
-                    np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+                    np.testing.assert_array_equal(
+                        np.signbit(got[want == 0]), np.signbit(want[want == 0])
+                    )
                 np.testing.assert_array_equal(got, want)
     return model
 
@@ -47,7 +51,15 @@ def operators(model):
 def test_every_dtype(dtype):
     def fn(x, y):
         a, b, c = lax.sort((x, y, jnp.arange(12)), num_keys=2)
-        return jnp.sort(x), jnp.argsort(x), jnp.argsort(x, descending=True), a, b, c, *lax.top_k(x, 7)
+        return (
+            jnp.sort(x),
+            jnp.argsort(x),
+            jnp.argsort(x, descending=True),
+            a,
+            b,
+            c,
+            *lax.top_k(x, 7),
+        )
 
     spec = jax.ShapeDtypeStruct((12,), jnp.dtype(dtype))
     check(fn, [spec, spec], (data(dtype), data(dtype, seed=1)))
@@ -56,47 +68,74 @@ def test_every_dtype(dtype):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_axes_and_symbolic_sizes(axis):
     def fn(x, i):
-        return lax.sort((x, i), dimension=axis), lax.sort(x, dimension=axis), jnp.argsort(x, axis, stable=False)
+        return (
+            lax.sort((x, i), dimension=axis),
+            lax.sort(x, dimension=axis),
+            jnp.argsort(x, axis, stable=False),
+        )
 
     def args(*shape):
-        return data("float32", shape), np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+        return data("float32", shape), np.arange(
+            np.prod(shape), dtype=np.int32
+        ).reshape(shape)
 
     check(fn, [("B", "T", 4), "i32[B,T,4]"], args(3, 5, 4), args(1, 1, 4))
 
 
 def test_sizes_0_and_1():
     for shape in ((0,), (1,), (3, 0), (0, 3), (3, 1)):
-        fn = lambda x: (lax.sort(x), lax.top_k(x, min(1, x.shape[-1])), lax.sort((x, x + 1, x), num_keys=2))  # noqa: E731
+        fn = lambda x: (
+            lax.sort(x),
+            lax.top_k(x, min(1, x.shape[-1])),
+            lax.sort((x, x + 1, x), num_keys=2),
+        )  # noqa: E731
         check(fn, [shape], (data("float32", shape),))
 
 
 def test_keys_from_the_last_to_the_first():
     random = np.random.default_rng(0)
-    keys = [random.integers(0, 3, (4, 50)).astype(t) for t in (np.int8, np.float32, np.uint64)]
+    keys = [
+        random.integers(0, 3, (4, 50)).astype(t)
+        for t in (np.int8, np.float32, np.uint64)
+    ]
 
     def fn(a, b, c):
-        return lax.sort((a, b, c, jnp.broadcast_to(jnp.arange(50), (4, 50))), num_keys=3), jnp.lexsort((c, b, a))
+        return lax.sort(
+            (a, b, c, jnp.broadcast_to(jnp.arange(50), (4, 50))), num_keys=3
+        ), jnp.lexsort((c, b, a))
 
     check(fn, ["i8[4,50]", "f32[4,50]", "u64[4,50]"], keys)
 
 
 def test_complex_keys():
     z = np.array([1 + 2j, 1 - 2j, -1 + 0j, 1 + 0j], np.complex64)
-    check(lambda x: jnp.sort(lax.complex(x[0], x[1])).imag, [(2, 4)], (np.stack([z.real, z.imag]),))
+    check(
+        lambda x: jnp.sort(lax.complex(x[0], x[1])).imag,
+        [(2, 4)],
+        (np.stack([z.real, z.imag]),),
+    )
 
 
 def test_argsort_is_one_topk():
     model = check(lambda x: jnp.argsort(x, 1), [("B", "T")], (data("float32", (3, 7)),))
     assert operators(model).count("TopK") == 1
     assert "GatherElements" not in operators(model)
-    model = check(lambda x: lax.sort((x, jnp.arange(12)), num_keys=2), [(12,)], (data("float32"),))
+    model = check(
+        lambda x: lax.sort((x, jnp.arange(12)), num_keys=2), [(12,)], (data("float32"),)
+    )
     assert operators(model).count("TopK") == 1
 
 
 def test_a_key_that_only_looks_like_positions():
-    rows = lambda x: lax.sort((lax.broadcasted_iota(jnp.int32, (3, 3), 0), x), dimension=1, num_keys=2)  # noqa: E731
+    rows = lambda x: lax.sort(
+        (lax.broadcasted_iota(jnp.int32, (3, 3), 0), x), dimension=1, num_keys=2
+    )  # noqa: E731
     check(rows, [(3, 3)], (data("float32", (3, 3)),))
-    check(lambda x: lax.sort((x, jnp.arange(12)[::-1]), num_keys=2), [(12,)], (data("float32"),))
+    check(
+        lambda x: lax.sort((x, jnp.arange(12)[::-1]), num_keys=2),
+        [(12,)],
+        (data("float32"),),
+    )
     check(lambda x: lax.sort((x, jnp.arange(12) * 2)), [(12,)], (data("float32"),))
 
 
@@ -104,11 +143,21 @@ def test_a_key_that_only_looks_like_positions():
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_top_k_is_in_total_order(opset, dtype):
     spec = jax.ShapeDtypeStruct((12,), jnp.dtype(dtype))
-    check(lambda x: [lax.top_k(x, k) for k in (1, 5, 12)], [spec], (data(dtype),), opset=opset)
+    check(
+        lambda x: [lax.top_k(x, k) for k in (1, 5, 12)],
+        [spec],
+        (data(dtype),),
+        opset=opset,
+    )
 
 
 def test_top_k_axis_and_symbolic_k():
-    check(lambda x: lax.top_k(x, 2, axis=0), [("B+2", 3)], (data("float32", (3, 3)),), (data("float32", (9, 3)),))
+    check(
+        lambda x: lax.top_k(x, 2, axis=0),
+        [("B+2", 3)],
+        (data("float32", (3, 3)),),
+        (data("float32", (9, 3)),),
+    )
     x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
     check(lambda x: lax.top_k(x, x.shape[1] // 2), [("B", "T")], (x,), (x[:1, :5],))
     negative = np.array([1, np.nan, -np.inf], np.float32)
@@ -120,10 +169,19 @@ def test_approximate():
 
     def fn(x):
         some = lax.approx_max_k(x, 5, aggregate_to_topk=False)[0].shape[1]
-        return lax.approx_max_k(x, 5), lax.approx_min_k(x, 5, reduction_dimension=-1), jnp.zeros(some)
+        return (
+            lax.approx_max_k(x, 5),
+            lax.approx_min_k(x, 5, reduction_dimension=-1),
+            jnp.zeros(some),
+        )
 
     check(fn, [(2, 600)], (x,))
-    assert j2o.compile(lambda x: lax.approx_max_k(x, 5, aggregate_to_topk=False), [(2, 600)])(x)[0].shape[1] >= 5
+    assert (
+        j2o.compile(
+            lambda x: lax.approx_max_k(x, 5, aggregate_to_topk=False), [(2, 600)]
+        )(x)[0].shape[1]
+        >= 5
+    )
 
 
 def test_quantiles_and_medians():
@@ -131,7 +189,11 @@ def test_quantiles_and_medians():
     x[0] = np.arange(12)
 
     def fn(x):
-        return jnp.quantile(x, 0.3, axis=1), jnp.nanmedian(x, axis=0), jnp.unique(x, size=9, return_counts=True)
+        return (
+            jnp.quantile(x, 0.3, axis=1),
+            jnp.nanmedian(x, axis=0),
+            jnp.unique(x, size=9, return_counts=True),
+        )
 
     x[np.isinf(x)] = 7
     j2o.compile(fn, [("B", 12)]).verify(x, rtol=1e-6)

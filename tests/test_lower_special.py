@@ -8,20 +8,46 @@ from jax import lax
 
 import j2o
 
-EDGES = [0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 1e-30, 0.999999, -7.5, 26.7, 171.0]
+EDGES = [
+    0.0,
+    -0.0,
+    np.nan,
+    np.inf,
+    -np.inf,
+    1.0,
+    -1.0,
+    0.5,
+    -0.5,
+    2.0,
+    -2.0,
+    1e-30,
+    0.999999,
+    -7.5,
+    26.7,
+    171.0,
+]
 
 
 def line(low, high):
     random = np.random.default_rng(0)
-    return (np.concatenate([EDGES, random.uniform(low, high, 300), random.uniform(-1, 1, 300)]),)
+    return (
+        np.concatenate(
+            [EDGES, random.uniform(low, high, 300), random.uniform(-1, 1, 300)]
+        ),
+    )
 
 
 def plane(*ranges):
     """All pairs or triples of edges, and random points."""
     random = np.random.default_rng(0)
-    edges = EDGES if len(ranges) == 2 else [0.0, np.nan, np.inf, 1.0, -1.0, 0.5, 2.0, 1e-30]
+    edges = (
+        EDGES if len(ranges) == 2 else [0.0, np.nan, np.inf, 1.0, -1.0, 0.5, 2.0, 1e-30]
+    )
     grid = np.meshgrid(*[edges] * len(ranges))
-    return tuple(np.concatenate([g.ravel(), random.uniform(*r, 300)]) for g, r in zip(grid, ranges, strict=True))
+    return tuple(
+        np.concatenate([g.ravel(), random.uniform(*r, 300)])
+        for g, r in zip(grid, ranges, strict=True)
+    )
 
 
 ORDERS = np.tile(np.arange(-1.0, 7), len(EDGES)), np.repeat(EDGES, 8)
@@ -42,7 +68,12 @@ CASES = {
     "betainc": (lax.betainc, plane((0, 20), (0, 20), (0, 1))),
 }
 # of the last bits, how many may differ: powers and logarithms of onnxruntime are not XLA's, and differences cancel
-TOLERANCE = {"float32": (1e-4, 1e-6), "float64": (1e-11, 1e-13), "float16": (2e-3, 1e-4), "bfloat16": (2e-2, 1e-3)}
+TOLERANCE = {
+    "float32": (1e-4, 1e-6),
+    "float64": (1e-11, 1e-13),
+    "float16": (2e-3, 1e-4),
+    "bfloat16": (2e-2, 1e-3),
+}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -62,27 +93,42 @@ def test_agrees_with_xla(name, dtype):
 
 def test_symbolic_sizes_and_scalars():
     x = np.random.default_rng(0).uniform(0.1, 9, (3, 4)).astype(np.float32)
-    j2o.compile(lambda x: (lax.igamma(x, x + 1), lax.lgamma(x), lax.bessel_i1e(x)), [("B", "T")]).verify(x, rtol=1e-5)
-    j2o.compile(lambda a, x: jax.scipy.special.betainc(a, 2.0, x), ["f32[]", (4,)]).verify(np.float32(3), x[0] / 9)
+    j2o.compile(
+        lambda x: (lax.igamma(x, x + 1), lax.lgamma(x), lax.bessel_i1e(x)), [("B", "T")]
+    ).verify(x, rtol=1e-5)
+    j2o.compile(
+        lambda a, x: jax.scipy.special.betainc(a, 2.0, x), ["f32[]", (4,)]
+    ).verify(np.float32(3), x[0] / 9)
 
 
 def test_gradients():
     x = np.random.default_rng(0).uniform(0.2, 5, 20).astype(np.float32)
 
     def fn(a):
-        total = lambda a: (lax.igamma(a, 1.5 * a) + lax.bessel_i0e(a) + lax.digamma(a) + lax.lgamma(a)).sum()  # noqa: E731
+        total = lambda a: (
+            lax.igamma(a, 1.5 * a) + lax.bessel_i0e(a) + lax.digamma(a) + lax.lgamma(a)
+        ).sum()  # noqa: E731
         return jax.grad(total)(a)
 
     j2o.compile(fn, [("B",)]).verify(x, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize(
+    "dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+)
 def test_bits(dtype):
     info = np.iinfo(dtype)
-    x = np.array([info.min, info.max, *(1 << i for i in range(info.bits - 1)), *range(50)], dtype)
+    x = np.array(
+        [info.min, info.max, *(1 << i for i in range(info.bits - 1)), *range(50)], dtype
+    )
     with jax.enable_x64(True):
-        model = j2o.compile(lambda x: (lax.population_count(x), lax.clz(x)), [jax.ShapeDtypeStruct(x.shape, x.dtype)])
-        for got, want in zip(model(x), (lax.population_count(x), lax.clz(x)), strict=True):
+        model = j2o.compile(
+            lambda x: (lax.population_count(x), lax.clz(x)),
+            [jax.ShapeDtypeStruct(x.shape, x.dtype)],
+        )
+        for got, want in zip(
+            model(x), (lax.population_count(x), lax.clz(x)), strict=True
+        ):
             np.testing.assert_array_equal(got, want)
 
 
@@ -90,14 +136,18 @@ def test_bits(dtype):
 def test_nextafter(dtype):
     dtype = jnp.dtype(dtype)
     info = jnp.finfo(dtype)
-    ends = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, info.max, info.min, info.tiny, 3.3]).astype(dtype)
+    ends = np.array(
+        [0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, info.max, info.min, info.tiny, 3.3]
+    ).astype(dtype)
     x, y = (g.ravel() for g in np.meshgrid(ends, ends))
     with jax.enable_x64(True):
         model = j2o.compile(lax.nextafter, [jax.ShapeDtypeStruct(x.shape, dtype)] * 2)
         got, want = np.asarray(model(x, y)), np.asarray(lax.nextafter(x, y))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
     known = ~np.isnan(want)
-    np.testing.assert_array_equal(got[known].view(f"u{dtype.itemsize}"), want[known].view(f"u{dtype.itemsize}"))
+    np.testing.assert_array_equal(
+        got[known].view(f"u{dtype.itemsize}"), want[known].view(f"u{dtype.itemsize}")
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -118,6 +168,8 @@ def test_odd_functions_keep_the_sign_of_zero(dtype):
     x = np.array([0.0, -0.0], dtype)
     with jax.enable_x64(True):
         spec = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        model = j2o.compile(lambda x: [*(f(x) for f in odd), lax.atan2(x, jnp.ones_like(x))], [spec])
+        model = j2o.compile(
+            lambda x: [*(f(x) for f in odd), lax.atan2(x, jnp.ones_like(x))], [spec]
+        )
         for got in model(x):
             np.testing.assert_array_equal(np.signbit(got), [False, True])

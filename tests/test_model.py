@@ -27,7 +27,8 @@ def identity(spec):
 def models():
     """Models of one scalar, by dtype."""
     return {
-        name: identity(f"{name}[]") for name in ("bool", "i8", "i32", "u8", "f16", "bf16", "f32", "c64", "f8e4m3fn")
+        name: identity(f"{name}[]")
+        for name in ("bool", "i8", "i32", "u8", "f16", "bf16", "f32", "c64", "f8e4m3fn")
     }
 
 
@@ -85,7 +86,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "value", "said"), REFUSED, ids=lambda v: str(type(v).__name__))
+@pytest.mark.parametrize(
+    ("dtype", "value", "said"), REFUSED, ids=lambda v: str(type(v).__name__)
+)
 def test_a_value_that_would_change_is_refused(models, dtype, value, said):
     with pytest.raises(j2o.SpecError) as caught:
         models[dtype](value)
@@ -98,11 +101,18 @@ def test_a_value_that_would_change_is_refused(models, dtype, value, said):
 
 def test_arrays_of_64_bits_are_narrowed_where_their_values_fit():
     model = identity("i32[3]")
-    np.testing.assert_array_equal(model(np.array([1, -2, 2**31 - 1])), [1, -2, 2**31 - 1])
-    with pytest.raises(j2o.SpecError, match=r"given int64\[3\], .* some of its values are beyond what i32 holds"):
+    np.testing.assert_array_equal(
+        model(np.array([1, -2, 2**31 - 1])), [1, -2, 2**31 - 1]
+    )
+    with pytest.raises(
+        j2o.SpecError,
+        match=r"given int64\[3\], .* some of its values are beyond what i32 holds",
+    ):
         model(np.array([1, -2, 2**31]))
     floats = identity("f32[2]")
-    np.testing.assert_array_equal(floats(np.array([np.inf, 0.1])), np.float32([np.inf, 0.1]))
+    np.testing.assert_array_equal(
+        floats(np.array([np.inf, 0.1])), np.float32([np.inf, 0.1])
+    )
     with pytest.raises(j2o.SpecError, match="beyond what f32 holds"):
         floats(np.array([1.0, -1e39]))
     assert identity("i32[0]")(np.zeros(0, np.int64)).shape == (0,)
@@ -124,14 +134,22 @@ def test_however_an_array_lies_in_memory(layout):
     a = np.arange(6, dtype=np.float32).reshape(2, 3)
     given = LAYOUTS[layout](a)
     np.testing.assert_array_equal(identity("f32[2,3]")(given), a)
-    narrow = LAYOUTS[layout](a.astype(ml_dtypes.bfloat16)) if layout != "big-endian" else a.astype("bfloat16")
-    np.testing.assert_array_equal(identity("bf16[2,3]")(narrow), a.astype(ml_dtypes.bfloat16))
+    narrow = (
+        LAYOUTS[layout](a.astype(ml_dtypes.bfloat16))
+        if layout != "big-endian"
+        else a.astype("bfloat16")
+    )
+    np.testing.assert_array_equal(
+        identity("bf16[2,3]")(narrow), a.astype(ml_dtypes.bfloat16)
+    )
 
 
 def test_read_only_and_broadcast_arrays():
     ones = np.broadcast_to(np.float32(1), (2, 3))
     np.testing.assert_array_equal(identity("f32[2,3]")(ones), ones)
-    np.testing.assert_array_equal(identity("bf16[2,3]")(ones.astype("bfloat16", copy=False)), ones)
+    np.testing.assert_array_equal(
+        identity("bf16[2,3]")(ones.astype("bfloat16", copy=False)), ones
+    )
 
 
 def test_objects_that_are_arrays_by_protocol():
@@ -144,7 +162,9 @@ def test_objects_that_are_arrays_by_protocol():
             raise RuntimeError("on a\nGPU")
 
     np.testing.assert_array_equal(identity("f32[3]")(Own()), [0, 1, 2])
-    with pytest.raises(j2o.SpecError, match=r"given a Broken, the model takes f32\[3\]: on a GPU"):
+    with pytest.raises(
+        j2o.SpecError, match=r"given a Broken, the model takes f32\[3\]: on a GPU"
+    ):
         identity("f32[3]")(Broken())
 
 
@@ -152,10 +172,15 @@ def test_a_deleted_array_and_a_tracer_are_refused():
     model = identity("f32[3]")
     gone = jnp.ones(3)
     gone.delete()
-    with pytest.raises(j2o.SpecError, match="input 'x': given an array that is deleted"):
+    with pytest.raises(
+        j2o.SpecError, match="input 'x': given an array that is deleted"
+    ):
         model(gone)
     for transform in (jax.jit, jax.grad, jax.vmap):
-        with pytest.raises(j2o.TraceError, match=r"input 'x': given a tracer of .* runs outside of jax.jit"):
+        with pytest.raises(
+            j2o.TraceError,
+            match=r"input 'x': given a tracer of .* runs outside of jax.jit",
+        ):
             transform(lambda x: model(x).sum())(jnp.ones(3))
     with pytest.raises(j2o.TraceError, match="given a tracer"):
         j2o.compile(lambda x: model(x) + 1, ["f32[3]"])
@@ -165,7 +190,10 @@ def test_keys_of_another_kind_are_refused():
     model = identity("key<fry>[]")
     key = jax.random.key(3)
     assert model(key) == key
-    with pytest.raises(j2o.SpecError, match=r"given key<rbg>\[\], the model takes key<fry>\[\]: jax.random.key"):
+    with pytest.raises(
+        j2o.SpecError,
+        match=r"given key<rbg>\[\], the model takes key<fry>\[\]: jax.random.key",
+    ):
         model(jax.random.key(3, impl="rbg"))
     for other in (np.uint32(3), 3, jax.random.PRNGKey(3)):
         with pytest.raises(j2o.SpecError, match="the model takes key<fry>"):
@@ -205,9 +233,14 @@ def test_another_pytree_is_told_at_the_first_place(case):
 def test_named_tuples_and_absent_parts():
     model = j2o.compile(lambda p: p.left, [Pair("f32[2]", None)])
     assert model(Pair(np.ones(2, np.float32), None)).shape == (2,)
-    with pytest.raises(j2o.SpecError, match=r"argument 0: given a tuple, the model takes a Pair of "):
+    with pytest.raises(
+        j2o.SpecError, match=r"argument 0: given a tuple, the model takes a Pair of "
+    ):
         model((np.ones(2, np.float32), None))
-    with pytest.raises(j2o.SpecError, match=r"argument 0.right: given float32\[2\], the model takes None"):
+    with pytest.raises(
+        j2o.SpecError,
+        match=r"argument 0.right: given float32\[2\], the model takes None",
+    ):
         model(Pair(np.ones(2, np.float32), np.ones(2, np.float32)))
 
 
@@ -215,7 +248,10 @@ def test_sizes_are_checked_in_every_call():
     model = j2o.compile(lambda x: x + 1, [("B", 2)], constraints=["B <= 4"])
     for _ in range(2):
         assert model(np.ones((3, 2), np.float32)).shape == (3, 2)
-        with pytest.raises(j2o.DimensionError, match="input 'x', axis 1: the size is 3, the model takes 2"):
+        with pytest.raises(
+            j2o.DimensionError,
+            match="input 'x', axis 1: the size is 3, the model takes 2",
+        ):
             model(np.ones((3, 3), np.float32))
         with pytest.raises(j2o.DimensionError, match="'B <= 4' does not hold"):
             model(np.ones((5, 2), np.float32))
@@ -263,12 +299,16 @@ def test_a_copy_of_a_model_has_its_own_session():
 @pytest.mark.parametrize("kind", ["c64", "key<rbg>", "bf16", "i4"])
 def test_layouts_at_the_boundary_of_arrays_with_parts(kind):
     shape = (1, 2, 3, 4)
-    model = j2o.compile(lambda x: x, [f"{kind}[1,2,3,4]"], inputs_as_nchw=[0], outputs_as_nchw=[0])
+    model = j2o.compile(
+        lambda x: x, [f"{kind}[1,2,3,4]"], inputs_as_nchw=[0], outputs_as_nchw=[0]
+    )
     if kind == "key<rbg>":
         x = jax.random.split(jax.random.key(0, impl="rbg"), shape)
     else:
         x = np.arange(24).reshape(shape).astype(j2o.ir.DType(kind).numpy)
-    sizes = [d.dim_value for d in model.to_proto().graph.input[0].type.tensor_type.shape.dim]
+    sizes = [
+        d.dim_value for d in model.to_proto().graph.input[0].type.tensor_type.shape.dim
+    ]
     assert sizes[:4] == [1, 4, 2, 3]
     got = model(x)
     assert got.shape == shape
@@ -277,6 +317,8 @@ def test_layouts_at_the_boundary_of_arrays_with_parts(kind):
 
 def test_what_stops_onnxruntime_is_told_in_one_line():
     model = identity("f32[2]")
-    with pytest.raises(j2o.J2OError, match="onnxruntime cannot run the model: ") as caught:
+    with pytest.raises(
+        j2o.J2OError, match="onnxruntime cannot run the model: "
+    ) as caught:
         model.session.run({"x": np.ones((2, 2), np.float32)})
     assert "\n" not in str(caught.value)

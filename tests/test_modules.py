@@ -90,10 +90,23 @@ class Everything(nnx.Module):
     def __call__(self, x):
         self.cache[...] = self.cache[...] + x.sum(0)
         x = self.method(self.bound(self.same(self.hidden(self.pool(x)))))
-        for module in (*self.blocks, *self.heads.values(), *self.pair, self.table["one"], *self.table["list"]):
+        for module in (
+            *self.blocks,
+            *self.heads.values(),
+            *self.pair,
+            self.table["one"],
+            *self.table["list"],
+        ):
             x = module(x)
-        x = self.activation(x * self.scale) + self.constant + self.numpy + self.cache[...]
-        x = self.closure(self.slots(self.plain(x * self.settings.factor * self.mode.value)))
+        x = (
+            self.activation(x * self.scale)
+            + self.constant
+            + self.numpy
+            + self.cache[...]
+        )
+        x = self.closure(
+            self.slots(self.plain(x * self.settings.factor * self.mode.value))
+        )
         return self.norm(self.dropout(x)) if self.nothing is None else x
 
 
@@ -101,7 +114,9 @@ def state_of(module):
     """Every array, count and attribute of a module, to compare."""
     graphdef, state = nnx.split(module)
     leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(state))
-    return {jax.tree_util.keystr(path): as_numpy(leaf) for path, leaf in leaves}, graphdef
+    return {
+        jax.tree_util.keystr(path): as_numpy(leaf) for path, leaf in leaves
+    }, graphdef
 
 
 def as_numpy(array):
@@ -199,7 +214,9 @@ def rematerialised(module):
 
 
 def chosen(module):
-    return lambda x: nnx.cond(x.sum() > 1e9, lambda m, x: m(x) * 0, lambda m, x: m(x), module, x)
+    return lambda x: nnx.cond(
+        x.sum() > 1e9, lambda m, x: m(x) * 0, lambda m, x: m(x), module, x
+    )
 
 
 def unrolled(module):
@@ -215,11 +232,15 @@ WAYS = {
     "module": lambda m: m,
     "method": lambda m: m.__call__,
     "partial": lambda m: functools.partial(applied, m),
-    "partial by keyword": lambda m: functools.partial(lambda x, model: model(x), model=m),
+    "partial by keyword": lambda m: functools.partial(
+        lambda x, model: model(x), model=m
+    ),
     "closure": closure,
     "closure of a closure": lambda m: closure(closure(m)),
     "closure over a list": lambda m: lambda x, models=[m]: models[0](x),
-    "closure over a dict": lambda m: (lambda models: lambda x: models["a"]["b"](x))({"a": {"b": m}}),
+    "closure over a dict": lambda m: (lambda models: lambda x: models["a"]["b"](x))(
+        {"a": {"b": m}}
+    ),
     "default": default,
     "keyword default": keyword_default,
     "global": global_of,
@@ -227,7 +248,9 @@ WAYS = {
     "nnx.jit in a closure": lambda m: lambda x: nnx.jit(applied)(m, x),
     "object": Holder,
     "method of an object": lambda m: Holder(m).predict,
-    "namespace": lambda m: (lambda held: lambda x: held.model(x))(types.SimpleNamespace(model=m)),
+    "namespace": lambda m: (lambda held: lambda x: held.model(x))(
+        types.SimpleNamespace(model=m)
+    ),
     "equinox": Frozen,
     "wraps": wrapped,
     "recursive": recursive,
@@ -251,9 +274,18 @@ def test_every_attribute_by_every_way(way):
     model.verify(X)
     is_unchanged(module, before)
     names = {i.name for i in model.to_proto().graph.initializer}
-    paths = ("blocks/1/kernel", "heads/a/kernel", "scale", "hidden/kernel", "plain/inner/kernel")
+    paths = (
+        "blocks/1/kernel",
+        "heads/a/kernel",
+        "scale",
+        "hidden/kernel",
+        "plain/inner/kernel",
+    )
     for path in paths[:3] if way in ("split by hand", "functional") else paths:
-        assert any(name == path or name.endswith("/" + path) for name in names), (path, names)
+        assert any(name == path or name.endswith("/" + path) for name in names), (
+            path,
+            names,
+        )
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -276,7 +308,9 @@ def test_a_trace_that_fails_half_way_changes_nothing(way):
 def test_a_module_that_nobody_can_copy_is_put_back():
     module = Everything(nnx.Rngs(0))
     before = state_of(module)
-    refused = jax.jit(lambda x: nnx.jit(applied)(module, x))  # by nnx itself, which empties the module first
+    refused = jax.jit(
+        lambda x: nnx.jit(applied)(module, x)
+    )  # by nnx itself, which empties the module first
     with pytest.raises(j2o.TraceError, match="different trace level"):
         j2o.compile(refused, [(3, 4)])
     is_unchanged(module, before)
@@ -299,7 +333,9 @@ def test_what_is_shared_stays_shared():
     np.testing.assert_allclose(model(X), Shared(nnx.Rngs(0))(X), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["jax.jit of a closure", "nnx.jit of a closure", "jax.jit of a module"])
+@pytest.mark.parametrize(
+    "way", ["jax.jit of a closure", "nnx.jit of a closure", "jax.jit of a module"]
+)
 def test_what_only_reads_may_be_compiled_by_others_before(way):
     module = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
     before = state_of(module)
@@ -322,8 +358,12 @@ def test_state_as_an_argument():
         return nnx.merge(graphdef, state)(x)
 
     model = j2o.compile(call, [j2o.weights(state), ("B", 4)])
-    np.testing.assert_allclose(model(X), Everything(nnx.Rngs(0))(X), rtol=1e-5, atol=1e-5)
-    assert any(i.name.startswith("hidden/kernel") for i in model.to_proto().graph.initializer)
+    np.testing.assert_allclose(
+        model(X), Everything(nnx.Rngs(0))(X), rtol=1e-5, atol=1e-5
+    )
+    assert any(
+        i.name.startswith("hidden/kernel") for i in model.to_proto().graph.initializer
+    )
 
 
 def test_a_training_step_that_returns_its_state():
@@ -540,8 +580,14 @@ def test_keras():
 
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
-    layers = [keras.Input((4,)), keras.layers.Dense(3, name="dense"), keras.layers.Dropout(0.5, name="drop")]
-    net = keras.Sequential([*layers, keras.layers.BatchNormalization(name="norm")], name="net")
+    layers = [
+        keras.Input((4,)),
+        keras.layers.Dense(3, name="dense"),
+        keras.layers.Dropout(0.5, name="drop"),
+    ]
+    net = keras.Sequential(
+        [*layers, keras.layers.BatchNormalization(name="norm")], name="net"
+    )
     model = j2o.compile(net, [("B", 4)], name="net")
     model.verify(X)
     assert "net/dense/kernel" in {i.name for i in model.to_proto().graph.initializer}

@@ -11,8 +11,8 @@ from jax.extend.core import Primitive
 import j2o
 from j2o.errors import PassError
 from j2o.ir.types import DType
-from j2o.passes.inline import KEPT
 from j2o.passes.lower.table import DECOMPOSITIONS, RULES
+from j2o.passes.structure.inline import KEPT
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
 
@@ -59,7 +59,11 @@ def test_a_primitive_of_ones_own():
 
 
 def operations(fn, *specs):
-    return [n.op for n in j2o.compile(fn, specs or [("B", 4)]).graph if n.op not in ("const", "return")]
+    return [
+        n.op
+        for n in j2o.compile(fn, specs or [("B", 4)]).graph
+        if n.op not in ("const", "return")
+    ]
 
 
 def test_a_rule_of_ones_own_wins_over_a_decomposition_and_the_other_way_round():

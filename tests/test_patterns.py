@@ -14,15 +14,18 @@ from j2o.ir.build import Builder
 from j2o.ir.text import parse
 from j2o.ir.types import DType
 from j2o.passes import Const, RuleSet, identities, rewrite, why
-from j2o.passes.patterns import Match, Rule, matches, used_outside
-from j2o.passes.pipeline import Context
+from j2o.passes.context import Context
+from j2o.passes.rewriting.matching import Match, matches, used_outside
+from j2o.passes.rewriting.rule import Rule
 from tests.test_golden import CASES, PASSES
 
 
 def rewritten(rule, *body, inputs="%x: f32[B,4], %y: f32[B,4]", result="%r", level=2):
     """The operations left after a rule ran, and how often it fired."""
     names = ", ".join(f'"output_{i}"' for i in range(result.count("%")))
-    text = f"graph @main({inputs}) -> ({names})\n    dims (B) {{\n" + "\n".join(f"  {line}" for line in body)
+    text = f"graph @main({inputs}) -> ({names})\n    dims (B) {{\n" + "\n".join(
+        f"  {line}" for line in body
+    )
     graph = parse(f"{text}\n  return {result}\n}}\n")
     fired = rule(graph, Context(opt_level=level))
     graph.verify()
@@ -34,13 +37,23 @@ ZERO, SIX = "%zero = const 0.0 : f32[]", "%six = const 6.0 : f32[]"
 
 def test_the_example_pass_on_text():
     ops, fired = rewritten(
-        relu6, ZERO, SIX, "%m = onnx.Max(%x, %zero) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"
+        relu6,
+        ZERO,
+        SIX,
+        "%m = onnx.Max(%x, %zero) : f32[B,4]",
+        "%r = onnx.Min(%m, %six) : f32[B,4]",
     )
     assert (ops, fired) == (["Clip"], 1)
 
 
 def test_commutative_operations_match_in_both_orders():
-    ops, _ = rewritten(relu6, ZERO, SIX, "%m = onnx.Max(%zero, %x) : f32[B,4]", "%r = onnx.Min(%six, %m) : f32[B,4]")
+    ops, _ = rewritten(
+        relu6,
+        ZERO,
+        SIX,
+        "%m = onnx.Max(%zero, %x) : f32[B,4]",
+        "%r = onnx.Min(%six, %m) : f32[B,4]",
+    )
     assert ops == ["Clip"]
 
 
@@ -56,12 +69,22 @@ def test_a_constant_of_another_value_does_not_match():
 
 
 def test_a_value_inside_the_match_that_is_used_outside_refuses_it():
-    body = [ZERO, SIX, "%m = onnx.Max(%x, %zero) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"]
+    body = [
+        ZERO,
+        SIX,
+        "%m = onnx.Max(%x, %zero) : f32[B,4]",
+        "%r = onnx.Min(%m, %six) : f32[B,4]",
+    ]
     assert rewritten(relu6, *body, result="%r, %m")[1] == 0
 
 
 def test_a_rule_above_the_optimisation_level_does_not_run():
-    body = [ZERO, SIX, "%m = onnx.Max(%x, %zero) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"]
+    body = [
+        ZERO,
+        SIX,
+        "%m = onnx.Max(%x, %zero) : f32[B,4]",
+        "%r = onnx.Min(%m, %six) : f32[B,4]",
+    ]
     assert rewritten(relu6, *body, level=1)[1] == 0
 
 
@@ -81,9 +104,16 @@ def test_parameters_bind_attributes_and_const_binds_only_constants():
         return op.Add(op.ReduceSum(x, axes, keepdims=keep), c)
 
     seen = []
-    mean_of_sum.becomes(lambda op, x, axes, keep, c: seen.append((axes.known, keep, c.const.scalar)))
-    start = ["%a = const [1] : i64[1]", "%s = onnx.ReduceSum(%x, %a) {keepdims = 0} : f32[B]"]
-    rewritten(mean_of_sum, *start, "%c = const 2.0 : f32[]", "%r = onnx.Add(%c, %s) : f32[B]")
+    mean_of_sum.becomes(
+        lambda op, x, axes, keep, c: seen.append((axes.known, keep, c.const.scalar))
+    )
+    start = [
+        "%a = const [1] : i64[1]",
+        "%s = onnx.ReduceSum(%x, %a) {keepdims = 0} : f32[B]",
+    ]
+    rewritten(
+        mean_of_sum, *start, "%c = const 2.0 : f32[]", "%r = onnx.Add(%c, %s) : f32[B]"
+    )
     rewritten(mean_of_sum, *start, "%r = onnx.Add(%s, %s) : f32[B]")
     assert seen == [((1,), 0, 2.0)]
 
@@ -95,8 +125,12 @@ def test_an_attribute_that_is_not_mentioned_must_have_its_default():
 
     gemm.becomes(lambda op, a, b: op.MatMul(a, b))
     inputs = "%x: f32[B,4], %y: f32[4,4]"
-    assert rewritten(gemm, "%r = onnx.Gemm(%x, %y) : f32[B,4]", inputs=inputs)[0] == ["MatMul"]
-    assert rewritten(gemm, "%r = onnx.Gemm(%x, %y) {alpha = 2.0} : f32[B,4]", inputs=inputs)[0] == ["Gemm"]
+    assert rewritten(gemm, "%r = onnx.Gemm(%x, %y) : f32[B,4]", inputs=inputs)[0] == [
+        "MatMul"
+    ]
+    assert rewritten(
+        gemm, "%r = onnx.Gemm(%x, %y) {alpha = 2.0} : f32[B,4]", inputs=inputs
+    )[0] == ["Gemm"]
 
 
 def test_either_and_maybe():
@@ -167,7 +201,9 @@ class Capped:
 
 
 def test_a_pass_may_be_any_object_of_that_form():
-    model = j2o.compile(jax.nn.relu, [("B",)], passes=lambda p: p.after("tidy", Capped(limit=6.0)))
+    model = j2o.compile(
+        jax.nn.relu, [("B",)], passes=lambda p: p.after("tidy", Capped(limit=6.0))
+    )
     assert np.array_equal(model(np.float32([-1, 3, 9])), np.float32([0, 3, 6]))
     record = next(r for r in model.report.passes if r.name == "capped")
     assert (record.runs, record.changes) == (1, 1)
@@ -191,20 +227,27 @@ def test_such_an_object_says_whether_it_wants_regions_too():
 
 
 def test_passes_can_be_grouped():
-    model = j2o.compile(jax.nn.relu, [("B",)], passes=lambda p: p.fixpoint("mine", "transposes", "gemm"))
+    model = j2o.compile(
+        jax.nn.relu, [("B",)], passes=lambda p: p.fixpoint("mine", "transposes", "gemm")
+    )
     assert np.array_equal(model(np.float32([-1, 3])), np.float32([0, 3]))
     pipeline = j2o.default_pipeline().fixpoint("mine", "transposes", "gemm")
-    assert [p.name for step in pipeline.steps if step.name == "mine" for p in step.passes] == ["transposes", "gemm"]
+    assert [
+        p.name for step in pipeline.steps if step.name == "mine" for p in step.passes
+    ] == ["transposes", "gemm"]
     assert not {"transposes", "gemm"} & {step.name for step in pipeline.steps}
 
 
 @pytest.mark.parametrize(
-    ("factor", "kinds"), [(np.sqrt(0.5), ["Gelu"]), (np.sqrt(2), ["Mul", "Erf", "Add", "Mul", "Mul"])]
+    ("factor", "kinds"),
+    [(np.sqrt(0.5), ["Gelu"]), (np.sqrt(2), ["Mul", "Erf", "Add", "Mul", "Mul"])],
 )
 def test_gelu_has_one_factor(factor, kinds):
     program = lambda x: 0.5 * x * (1 + jax.lax.erf(x * np.float32(factor)))  # noqa: E731
     model = j2o.compile(program, [("B",)], opset=20)
-    assert sorted(n.kind for n in model.graph if n.op.startswith("onnx.")) == sorted(kinds)
+    assert sorted(n.kind for n in model.graph if n.op.startswith("onnx.")) == sorted(
+        kinds
+    )
     x = np.linspace(-3, 3, 16, dtype=np.float32)
     assert np.allclose(model(x), program(x), atol=1e-6)
 
@@ -212,15 +255,36 @@ def test_gelu_has_one_factor(factor, kinds):
 # --------------------------------------------------------------------- patterns and replacements that cannot be
 
 PATTERNS = [
-    (lambda op, x: op.Thanh(x), "there is no ONNX operator 'Thanh'; did you mean 'Tanh'?"),
-    (lambda op, x: op.relu(x), "there is no ONNX operator 'relu'; did you mean 'Relu'?"),
-    (lambda op, x: op.Neg(op.either(op.Abs(x), op.Sqroot(x))), "no ONNX operator 'Sqroot'"),
-    (lambda op, x: op.maybe("Casts", x), "must be an operation, not the parameter 'x' alone"),
-    (lambda op, x: op.Neg(op.maybe("Casts", x)), "no ONNX operator 'Casts'; did you mean 'Cast'?"),
-    (lambda op, x: op.Softmax(x, axes=1), "Softmax has no attribute 'axes'; did you mean 'axis'?"),
+    (
+        lambda op, x: op.Thanh(x),
+        "there is no ONNX operator 'Thanh'; did you mean 'Tanh'?",
+    ),
+    (
+        lambda op, x: op.relu(x),
+        "there is no ONNX operator 'relu'; did you mean 'Relu'?",
+    ),
+    (
+        lambda op, x: op.Neg(op.either(op.Abs(x), op.Sqroot(x))),
+        "no ONNX operator 'Sqroot'",
+    ),
+    (
+        lambda op, x: op.maybe("Casts", x),
+        "must be an operation, not the parameter 'x' alone",
+    ),
+    (
+        lambda op, x: op.Neg(op.maybe("Casts", x)),
+        "no ONNX operator 'Casts'; did you mean 'Cast'?",
+    ),
+    (
+        lambda op, x: op.Softmax(x, axes=1),
+        "Softmax has no attribute 'axes'; did you mean 'axis'?",
+    ),
     (lambda op, x: op.Neg(x, 1.0), "Neg takes 1 operands, the pattern gives it 2"),
     (lambda op, x: op.Where(x), "Where takes 3 operands, the pattern gives it 1"),
-    (lambda op, x: op.Clip(x, 0.0, 1.0, 2.0, ...), "Clip takes 1 to 3 operands, the pattern gives it 4"),
+    (
+        lambda op, x: op.Clip(x, 0.0, 1.0, 2.0, ...),
+        "Clip takes 1 to 3 operands, the pattern gives it 4",
+    ),
     (lambda op, x: op.TopK(x, 1), "TopK has 2 results"),
     (lambda op, x: op.lax.exp(x), "there is no lax.exp"),
     (lambda op, x: op.apply("lax.exp", x), "there is no lax.exp"),
@@ -229,8 +293,14 @@ PATTERNS = [
     (lambda op, x: op.Add(x, "one"), "'one' is no operand"),
     (lambda op, x: op.Add(x, np.ones(2)), "is no operand"),
     (lambda op, x: op.Add(x, op.either()), "either() needs options"),
-    (lambda op, x: op.Softmax(x, axis=op.Neg(x)), "the attribute axis of Softmax cannot be an operation"),
-    (lambda op, x, y: op.Neg(x), "the parameter 'y' does not occur in the pattern Neg(x)"),
+    (
+        lambda op, x: op.Softmax(x, axis=op.Neg(x)),
+        "the attribute axis of Softmax cannot be an operation",
+    ),
+    (
+        lambda op, x, y: op.Neg(x),
+        "the parameter 'y' does not occur in the pattern Neg(x)",
+    ),
     (lambda op, x: op.Softmax(x, axis=x), "both an operand and an attribute"),
     (lambda op, x: x.type, "the pattern raised AttributeError"),
     (lambda op, x: None, "must be an operation, not None"),
@@ -254,11 +324,15 @@ def test_a_pattern_that_can_never_match_is_refused_where_it_is_made(pattern, wor
 def test_a_rule_on_lax_operations_has_no_onnx_operators():
     with pytest.raises(PassError, match=r"works at 'lax', where there is no onnx\.Exp"):
         rewrite("mine", at="lax")(lambda op, x: op.Exp(x))
-    rewrite("mine", at="target")(lambda op, x: op.Exp(op.ort.QuickGelu(op.apply("mine.Op", x))))
+    rewrite("mine", at="target")(
+        lambda op, x: op.Exp(op.ort.QuickGelu(op.apply("mine.Op", x)))
+    )
     rewrite("mine", at="lax")(lambda op, x: op.lax.exp(x))
 
 
-@pytest.mark.parametrize("options", [{"at": "lex"}, {"level": 7}, {"name": "a b"}, {"name": abs}])
+@pytest.mark.parametrize(
+    "options", [{"at": "lex"}, {"level": 7}, {"name": "a b"}, {"name": abs}]
+)
 def test_headers_of_rules(options):
     options = {"name": "mine", **options}
     with pytest.raises(PassError):
@@ -272,7 +346,9 @@ def test_numbers_and_lists_of_numpy_are_as_pythons():
 
     mine.becomes(lambda op, x: op.Transpose(x, perm=[1, 0]))
     body = ["%two = const 2.0 : f32[]", "%a = onnx.Add(%x, %two) : f32[B,4]"]
-    assert rewritten(mine, *body, "%r = onnx.Transpose(%a) {perm = [1, 0]} : f32[4,B]")[0] == ["Transpose"]
+    assert rewritten(mine, *body, "%r = onnx.Transpose(%a) {perm = [1, 0]} : f32[4,B]")[
+        0
+    ] == ["Transpose"]
 
 
 def test_a_nan_in_a_pattern_is_a_nan():
@@ -281,8 +357,12 @@ def test_a_nan_in_a_pattern_is_a_nan():
         return op.Max(x, float("nan"))
 
     mine.becomes(lambda op, x: op.Neg(x))
-    assert rewritten(mine, "%c = const nan : f32[]", "%r = onnx.Max(%x, %c) : f32[B,4]")[0] == ["Neg"]
-    assert rewritten(mine, "%c = const 1.0 : f32[]", "%r = onnx.Max(%x, %c) : f32[B,4]")[0] == ["Max"]
+    assert rewritten(
+        mine, "%c = const nan : f32[]", "%r = onnx.Max(%x, %c) : f32[B,4]"
+    )[0] == ["Neg"]
+    assert rewritten(
+        mine, "%c = const 1.0 : f32[]", "%r = onnx.Max(%x, %c) : f32[B,4]"
+    )[0] == ["Max"]
 
 
 def test_const_is_told_by_its_name_where_annotations_are_text():
@@ -323,13 +403,20 @@ def test_parameters_that_a_replacement_does_not_use_may_say_so():
     assert rewritten(rule, "%r = onnx.Sub(%x, %y) : f32[B,4]")[0] == ["Neg"]
 
 
-@pytest.mark.parametrize("body", ["%r = onnx.Sub(%x, %y) : f32[B,4]", "%r = onnx.Add(%x, %y) : f32[B,4]"])
+@pytest.mark.parametrize(
+    "body", ["%r = onnx.Sub(%x, %y) : f32[B,4]", "%r = onnx.Add(%x, %y) : f32[B,4]"]
+)
 def test_a_rule_without_a_replacement_says_so_wherever_it_runs(body):
-    with pytest.raises(PassError, match=r"rule mine has no replacement: give it one with @mine\.becomes"):
+    with pytest.raises(
+        PassError,
+        match=r"rule mine has no replacement: give it one with @mine\.becomes",
+    ):
         rewritten(subtraction(), body)
 
 
-STRANGER = parse('graph @other(%s: f32[B,4]) -> ("output")\n    dims (B) {\n  return %s\n}\n').inputs[0]
+STRANGER = parse(
+    'graph @other(%s: f32[B,4]) -> ("output")\n    dims (B) {\n  return %s\n}\n'
+).inputs[0]
 RESULTS = [
     (lambda op, x, y: (x,), "the replacement is (<%x"),
     (lambda op, x, y: 0.0, "the replacement is 0.0"),
@@ -341,7 +428,9 @@ RESULTS = [
 
 
 @pytest.mark.parametrize(("replacement", "words"), RESULTS)
-def test_a_replacement_that_gives_what_can_replace_nothing_is_an_error(replacement, words):
+def test_a_replacement_that_gives_what_can_replace_nothing_is_an_error(
+    replacement, words
+):
     with pytest.raises(PassError) as error:
         rewritten(subtraction(replacement), "%r = onnx.Sub(%x, %y) : f32[B,4]")
     assert words in str(error.value)
@@ -354,7 +443,10 @@ def test_rule_sets_that_cannot_be():
         ((rule, rule), "two rules are named 'mine'"),
         (rule, "a list or tuple of rules is needed"),
         ((5,), "5 is no rule"),
-        ((rewrite("early", at="lax")(lambda op, x: op.lax.exp(x)),), "its rule early at 'lax'"),
+        (
+            (rewrite("early", at="lax")(lambda op, x: op.lax.exp(x)),),
+            "its rule early at 'lax'",
+        ),
     ):
         with pytest.raises(PassError, match=words):
             RuleSet("set", rules)
@@ -372,7 +464,9 @@ def declined(replacement, *body, **options):
     rule.becomes(replacement)
     graph = parse(
         'graph @main(%x: f32[B,4], %y: f32[B,4]) -> ("output")\n    dims (B) {\n  '
-        + "\n  ".join(["%n = onnx.Neg(%x) : f32[B,4]", "%s = onnx.Sub(%n, %y) : f32[B,4]", *body])
+        + "\n  ".join(
+            ["%n = onnx.Neg(%x) : f32[B,4]", "%s = onnx.Sub(%n, %y) : f32[B,4]", *body]
+        )
         + "\n}\n"
     )
     before, context = str(graph), Context()
@@ -394,8 +488,13 @@ def test_declined_matches_are_counted_with_their_reason():
     assert mismatch.found == "not today"
     typed, mismatch = declined(lambda op, x, y: op.Cast(x, to=DType.F64), *body)
     assert typed == [(("mine", "the replacement is f64[B,4], not f32[B,4]"), 1)]
-    assert (mismatch.part, mismatch.expected) == ("the replacement", "a value of type f32[B,4]")
-    used, mismatch = declined(lambda op, x, y: x, "%r = onnx.Add(%s, %n) : f32[B,4]", "return %r")
+    assert (mismatch.part, mismatch.expected) == (
+        "the replacement",
+        "a value of type f32[B,4]",
+    )
+    used, mismatch = declined(
+        lambda op, x, y: x, "%r = onnx.Add(%s, %n) : f32[B,4]", "return %r"
+    )
     assert used == [(("mine", "a value inside the match is used outside of it"), 1)]
     assert "%n of onnx.Neg by Add(f32[B,4], f32[B,4])" in mismatch.found
 
@@ -403,9 +502,16 @@ def test_declined_matches_are_counted_with_their_reason():
 def test_the_report_tells_how_often_a_rule_matched_and_why_that_led_to_nothing():
     rule = rewrite("to_double")(lambda op, x: op.Tanh(x))
     rule.becomes(lambda op, x: op.Cast(op.Tanh(x), to=DType.F64))
-    model = j2o.compile(jax.numpy.tanh, [("B", 4)], passes=lambda p: p.after("tidy", rule))
-    assert "to_double: 1 matched, 1 declined: the replacement is f64[B,4], not f32[B,4]" in str(model.report)
-    model = j2o.compile(jax.nn.relu6, [("B", 8)], passes=lambda p: p.after("fold", relu6))
+    model = j2o.compile(
+        jax.numpy.tanh, [("B", 4)], passes=lambda p: p.after("tidy", rule)
+    )
+    assert (
+        "to_double: 1 matched, 1 declined: the replacement is f64[B,4], not f32[B,4]"
+        in str(model.report)
+    )
+    model = j2o.compile(
+        jax.nn.relu6, [("B", 8)], passes=lambda p: p.after("fold", relu6)
+    )
     assert "relu6: 1 matched\n" in str(model.report) + "\n"
 
 
@@ -431,7 +537,9 @@ WHYS = [
 
 
 @pytest.mark.parametrize(("body", "part", "expected", "found"), WHYS)
-def test_why_names_the_part_what_was_expected_and_what_was_found(body, part, expected, found):
+def test_why_names_the_part_what_was_expected_and_what_was_found(
+    body, part, expected, found
+):
     text = 'graph @main(%x: f32[B,4], %y: f32[B,4]) -> ("output")\n    dims (B) {\n'
     graph = parse(text + "".join(f"  {line}\n" for line in body) + "  return %r\n}\n")
     mismatch = why(relu6, graph.outputs[0].node)
@@ -454,13 +562,21 @@ def test_why_of_attributes_and_of_a_value_that_must_be_the_same():
         )
         return why(mine, graph.outputs[0].node)
 
-    a, b = "%a = onnx.Softmax(%x) {axis = 1} : f32[B,4]", "%b = onnx.Softmax(%x) {axis = 1} : f32[B,4]"
+    a, b = (
+        "%a = onnx.Softmax(%x) {axis = 1} : f32[B,4]",
+        "%b = onnx.Softmax(%x) {axis = 1} : f32[B,4]",
+    )
     c = "%c = onnx.LeakyRelu(%b) {alpha = 0.5} : f32[B,4]"
     assert of(a, b, "%c = onnx.LeakyRelu(%b) : f32[B,4]") is None
     assert of(a, b, c).found.startswith("0.5 in LeakyRelu")
     assert "alpha = 0.00999" in of(a, b, c).expected
-    other = of(a, b.replace("axis = 1", "axis = 0"), "%c = onnx.LeakyRelu(%b) : f32[B,4]")
-    assert (other.expected, other.found) == ("axis = axis = 1", "0 in Softmax(f32[B,4])")
+    other = of(
+        a, b.replace("axis = 1", "axis = 0"), "%c = onnx.LeakyRelu(%b) : f32[B,4]"
+    )
+    assert (other.expected, other.found) == (
+        "axis = axis = 1",
+        "0 in Softmax(f32[B,4])",
+    )
     other = of(a, b.replace("%x", "%y"), "%c = onnx.LeakyRelu(%b) : f32[B,4]")
     assert other.expected == "the x from before, the input %x: f32[B,4]"
     assert other.found == "the input %y: f32[B,4]"

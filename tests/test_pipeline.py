@@ -12,7 +12,7 @@ from j2o.ir.graph import Graph, Node
 from j2o.ir.text import parse
 from j2o.ir.types import DType, Type
 from j2o.passes import Context, Fixpoint, PassPipeline, graph_pass, rewrite
-from j2o.passes.cse import cse
+from j2o.passes.clean.cse import cse
 from j2o.passes.pipeline import Pass
 
 X = np.linspace(-3, 3, 8, dtype=np.float32).reshape(2, 4)
@@ -49,8 +49,12 @@ def test_a_pipeline_knows_its_level():
 
 
 def test_a_level_that_contradicts_the_pipelines_is_refused():
-    assert operations(compiled(j2o.default_pipeline(3), swish, opt_level=3)) == ["ort.QuickGelu"]
-    with pytest.raises(j2o.SpecError, match="opt_level=1: the pipeline in passes is of level 3"):
+    assert operations(compiled(j2o.default_pipeline(3), swish, opt_level=3)) == [
+        "ort.QuickGelu"
+    ]
+    with pytest.raises(
+        j2o.SpecError, match="opt_level=1: the pipeline in passes is of level 3"
+    ):
         compiled(j2o.default_pipeline(3), opt_level=1)
 
 
@@ -69,7 +73,10 @@ def test_a_pass_above_the_level_is_left_out_and_the_report_says_so():
     model = compiled(j2o.default_pipeline(2).after("fold", late, tanh_to_sin(level=3)))
     assert operations(model) == ["onnx.Tanh"]
     for name in ("late", "tanh_to_sin"):
-        assert f"{name}: left out, it starts at level 3, the pipeline is of level 2" in str(model.report)
+        assert (
+            f"{name}: left out, it starts at level 3, the pipeline is of level 2"
+            in str(model.report)
+        )
 
 
 @pytest.mark.parametrize("level", [-1, 4, "2", None, 2.5, [1], True])
@@ -84,13 +91,17 @@ def test_levels_that_there_are_not(level):
 
 @pytest.mark.parametrize("name", ["simplify", "recover", "cse", "tanh_to_sin"])
 def test_a_pass_that_bears_anothers_name_runs(name):
-    assert operations(compiled(lambda p: p.after("cse", tanh_to_sin(name)))) == ["onnx.Sin"]
+    assert operations(compiled(lambda p: p.after("cse", tanh_to_sin(name)))) == [
+        "onnx.Sin"
+    ]
 
 
 def test_two_passes_of_one_name_both_run():
     other = rewrite("mine")(lambda op, x: op.Sin(x))
     other.becomes(lambda op, x: op.Cos(x))
-    assert operations(compiled(lambda p: p.after("cse", tanh_to_sin("mine"), other))) == ["onnx.Cos"]
+    assert operations(
+        compiled(lambda p: p.after("cse", tanh_to_sin("mine"), other))
+    ) == ["onnx.Cos"]
 
 
 @pytest.mark.parametrize("name", ["zz", 5, None, "", "gelu ", ["fold"]])
@@ -105,14 +116,20 @@ def test_names_that_there_are_not(name):
         lambda: pipeline.find(name),
     )
     for call in calls:
-        with pytest.raises(PassError, match=r"there is no .*; there are inline, .*clean") as error:
+        with pytest.raises(
+            PassError, match=r"there is no .*; there are inline, .*clean"
+        ) as error:
             call()
         assert "\n" not in str(error.value)
 
 
 def test_find_gives_passes_groups_and_rules():
     pipeline = j2o.default_pipeline(2)
-    assert [pipeline.find(name).name for name in ("cse", "clean", "neg_neg")] == ["cse", "clean", "neg_neg"]
+    assert [pipeline.find(name).name for name in ("cse", "clean", "neg_neg")] == [
+        "cse",
+        "clean",
+        "neg_neg",
+    ]
     with pytest.raises(PassError, match="did you mean 'neg_neg'"):
         pipeline.find("negneg")
 
@@ -132,7 +149,10 @@ def test_passes_inside_of_groups_can_be_grouped_anew():
 
 def test_a_group_may_stand_for_its_passes():
     pipeline = j2o.default_pipeline(2).fixpoint("mine", "clean", "transposes")
-    assert [p.name for p in pipeline.find("mine").passes][-2:] == ["recover", "transposes"]
+    assert [p.name for p in pipeline.find("mine").passes][-2:] == [
+        "recover",
+        "transposes",
+    ]
     assert "clean" not in [step.name for step in pipeline.steps]
 
 
@@ -150,7 +170,10 @@ def test_groups_that_cannot_be():
 
 NO_PASSES = [
     (5, "5 is no pass"),
-    (lambda graph: 0, "no pass: it has no name; @graph_pass(name, at=..., level=...) makes a pass of a function"),
+    (
+        lambda graph: 0,
+        "no pass: it has no name; @graph_pass(name, at=..., level=...) makes a pass of a function",
+    ),
     (j2o.default_pipeline(2), "give the passes in it"),
     (None, "None is no pass"),
     ("fold", "'fold' is no pass"),
@@ -160,7 +183,10 @@ NO_PASSES = [
 
 @pytest.mark.parametrize(("given", "words"), NO_PASSES)
 def test_what_is_no_pass_is_refused_where_it_is_added(given, words):
-    for add in (lambda: j2o.default_pipeline(2).after("fold", given), lambda: PassPipeline((given,))):
+    for add in (
+        lambda: j2o.default_pipeline(2).after("fold", given),
+        lambda: PassPipeline((given,)),
+    ):
         with pytest.raises(PassError) as error:
             add()
         assert words in str(error.value)
@@ -168,13 +194,17 @@ def test_what_is_no_pass_is_refused_where_it_is_added(given, words):
 
 
 def test_pipelines_and_observers_of_the_wrong_kind():
-    with pytest.raises(PassError, match="PassPipeline: a list or tuple is needed, given 5"):
+    with pytest.raises(
+        PassError, match="PassPipeline: a list or tuple is needed, given 5"
+    ):
         PassPipeline(5)
     with pytest.raises(PassError, match=r"observing: .* given 5"):
         j2o.default_pipeline(2).observing(5)
     with pytest.raises(PassError, match="check="):
         j2o.default_pipeline(2).checking([])
-    with pytest.raises(PassError, match="observers: a list or tuple is needed, given 5"):
+    with pytest.raises(
+        PassError, match="observers: a list or tuple is needed, given 5"
+    ):
         PassPipeline((), observers=5)
 
 
@@ -192,9 +222,13 @@ def test_headers_that_no_pass_has(options):
     assert f"{next(iter(options))}=" in str(error.value)
 
 
-@pytest.mark.parametrize("fn", [5, None, lambda: 0, lambda graph, context, more: 0, lambda *, graph: 0])
+@pytest.mark.parametrize(
+    "fn", [5, None, lambda: 0, lambda graph, context, more: 0, lambda *, graph: 0]
+)
 def test_functions_that_no_pass_is_made_of(fn):
-    with pytest.raises(PassError, match=r"pass mine: .*\(graph\) or \(graph, context\) is needed"):
+    with pytest.raises(
+        PassError, match=r"pass mine: .*\(graph\) or \(graph, context\) is needed"
+    ):
         graph_pass("mine", at="onnx", level=1)(fn)
 
 
@@ -218,7 +252,9 @@ def test_an_option_with_a_default_is_not_the_context():
 def test_passes_at_the_wrong_place():
     early = graph_pass("early", at="onnx", level=1)(lambda graph: 0)
     late = graph_pass("late", at="lax", level=1)(lambda graph: 0)
-    with pytest.raises(PassError, match=r"'\w+' \(at='lax'\) stands after 'early' \(at='onnx'\)"):
+    with pytest.raises(
+        PassError, match=r"'\w+' \(at='lax'\) stands after 'early' \(at='onnx'\)"
+    ):
         j2o.default_pipeline(2).after("inline", early)
     with pytest.raises(PassError, match=r"'late' .* stands after 'lower'"):
         j2o.default_pipeline(2).after("lower", late)
@@ -231,27 +267,35 @@ def test_passes_at_the_wrong_place():
 
 
 def broken(fn, **options):
-    return lambda p: p.after("tidy", graph_pass("mine", at="onnx", level=1, **options)(fn))
+    return lambda p: p.after(
+        "tidy", graph_pass("mine", at="onnx", level=1, **options)(fn)
+    )
 
 
 def test_a_pass_that_raises_is_named_with_the_line_and_keeps_its_cause():
     def fails(graph):
         raise KeyError("a\nb")
 
-    with pytest.raises(PassError, match=rf"pass mine: KeyError: .* at {__file__}:\d+") as error:
+    with pytest.raises(
+        PassError, match=rf"pass mine: KeyError: .* at {__file__}:\d+"
+    ) as error:
         compiled(broken(fails))
     assert isinstance(error.value.__cause__, KeyError)
     assert "\n" not in str(error.value)
 
 
 def test_an_observer_that_raises():
-    with pytest.raises(PassError, match=r"the observer after pass inline: ZeroDivisionError: .* at ") as error:
+    with pytest.raises(
+        PassError, match=r"the observer after pass inline: ZeroDivisionError: .* at "
+    ) as error:
         compiled(lambda p: p.observing(lambda name, graph: 1 / 0))
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
 def test_a_function_of_pipelines_that_raises_or_gives_something_else():
-    with pytest.raises(j2o.SpecError, match="passes: the function raised ZeroDivisionError"):
+    with pytest.raises(
+        j2o.SpecError, match="passes: the function raised ZeroDivisionError"
+    ):
         compiled(lambda p: 1 / 0)
     with pytest.raises(j2o.SpecError, match="passes: the function returned 5"):
         compiled(lambda p: 5)
@@ -274,13 +318,20 @@ def test_errors_of_j2o_and_interrupts_pass_through():
 
 @pytest.mark.parametrize("result", [None, -1, 2.0, "3"])
 def test_a_pass_that_does_not_tell_the_number_of_its_changes(result):
-    with pytest.raises(PassError, match=r"pass mine: it returned .*; the number of its changes is needed"):
+    with pytest.raises(
+        PassError,
+        match=r"pass mine: it returned .*; the number of its changes is needed",
+    ):
         compiled(broken(lambda graph: result))
 
 
 @pytest.mark.parametrize("result", [True, np.int64(1), np.bool_(False)])
 def test_numbers_of_changes_of_other_types(result):
-    record = next(r for r in compiled(broken(lambda graph: result)).report.passes if r.name == "mine")
+    record = next(
+        r
+        for r in compiled(broken(lambda graph: result)).report.passes
+        if r.name == "mine"
+    )
     assert type(record.changes) is int
 
 
@@ -292,25 +343,40 @@ def test_a_pass_that_breaks_the_graph_is_named_whatever_it_tells(told):
         node.set_input(0, stranger)
         return told
 
-    with pytest.raises(j2o.InvalidGraphError, match=r"after pass mine: .*Tanh.*not defined"):
+    with pytest.raises(
+        j2o.InvalidGraphError, match=r"after pass mine: .*Tanh.*not defined"
+    ):
         compiled(broken(breaks))
 
 
 # ------------------------------------------------------------------------------ what is not lowered to the end
 
 
-@pytest.mark.parametrize("pipeline", [PassPipeline(()), j2o.default_pipeline(2).without("lower")])
-def test_a_graph_that_is_not_lowered_can_be_looked_at_but_neither_saved_nor_run(pipeline, tmp_path):
+@pytest.mark.parametrize(
+    "pipeline", [PassPipeline(()), j2o.default_pipeline(2).without("lower")]
+)
+def test_a_graph_that_is_not_lowered_can_be_looked_at_but_neither_saved_nor_run(
+    pipeline, tmp_path
+):
     model = compiled(pipeline, lambda x: jnp.tanh(x) + 1)
     assert "lax.tanh" in str(model.graph)
-    for use in (model.to_proto, lambda: model(X), lambda: model.save(tmp_path / "m.onnx")):
-        with pytest.raises(PassError, match=r"lax\.tanh\(f32\[B,4\]\) at .* and 1 more operations are not ONNX"):
+    for use in (
+        model.to_proto,
+        lambda: model(X),
+        lambda: model.save(tmp_path / "m.onnx"),
+    ):
+        with pytest.raises(
+            PassError,
+            match=r"lax\.tanh\(f32\[B,4\]\) at .* and 1 more operations are not ONNX",
+        ):
             use()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_sizes_that_are_left_as_they_are():
-    model = compiled(lambda p: p.without("materialize"), lambda x: x.reshape(-1, 2).sum(1))
+    model = compiled(
+        lambda p: p.without("materialize"), lambda x: x.reshape(-1, 2).sum(1)
+    )
     with pytest.raises(PassError, match="dims"):
         model.to_proto()
 
@@ -323,8 +389,13 @@ def test_equal_operations_are_those_whose_attributes_onnx_cannot_tell_apart():
         graph = Graph("main")
         x = graph.add_input(Type(DType.F32, (2,)), "x")
         op = Builder(graph)
-        graph.set_outputs([op.apply("mine.Op", x, types=[x.type], value=a) for a in attributes])
-        graph.input_names, graph.output_names = ["x"], [f"y{i}" for i in range(len(attributes))]
+        graph.set_outputs(
+            [op.apply("mine.Op", x, types=[x.type], value=a) for a in attributes]
+        )
+        graph.input_names, graph.output_names = (
+            ["x"],
+            [f"y{i}" for i in range(len(attributes))],
+        )
         cse(graph)
         return len(set(graph.outputs))
 
@@ -351,7 +422,12 @@ def test_numpys_integers_are_integers_for_the_builder():
     assert type(softmax.node.attrs["axis"]) is int
     assert op.Transpose(x, perm=np.array([1, 0])).node.attrs["perm"] == (1, 0)
     assert op.Transpose(x, perm=(np.int64(1), np.int64(0))).type.shape == (3, 2)
-    assert {type(d) for d in op.apply("mine.Op", x, types=[Type(DType.F32, (two, three))]).type.shape} == {int}
+    assert {
+        type(d)
+        for d in op.apply(
+            "mine.Op", x, types=[Type(DType.F32, (two, three))]
+        ).type.shape
+    } == {int}
     graph.set_outputs([softmax])
     assert parse(str(graph)).outputs[0].type.shape == (2, 3)
 
@@ -372,8 +448,14 @@ def set_type(graph, type):
 
 BREAKS = [
     (renamed, "there is no operation 'onnx.Thanh'"),
-    (lambda g: tanh_of(g).set_attr("alpha", 3), "onnx.Tanh has no attribute 'alpha'; it has none"),
-    (lambda g: tanh_of(g).set_inputs(tanh_of(g).inputs * 2), "onnx.Tanh takes 1 operands, given 2"),
+    (
+        lambda g: tanh_of(g).set_attr("alpha", 3),
+        "onnx.Tanh has no attribute 'alpha'; it has none",
+    ),
+    (
+        lambda g: tanh_of(g).set_inputs(tanh_of(g).inputs * 2),
+        "onnx.Tanh takes 1 operands, given 2",
+    ),
     (lambda g: set_type(g, Type(DType.F64, (2, 4))), "inference says f32[B,4]"),
     (lambda g: set_type(g, Type(DType.F32, (2, 5))), "inference says f32[B,4]"),
     (lambda g: g.unlink(g.ret), "does not end in a return"),
@@ -401,7 +483,9 @@ def test_an_invalid_graph_is_one_line_that_names_the_pass(change, words):
 
 
 def test_a_pass_in_the_place_of_a_pipeline():
-    with pytest.raises(j2o.SpecError, match=r"given the pass 'cse' alone; passes=lambda p: p\.after"):
+    with pytest.raises(
+        j2o.SpecError, match=r"given the pass 'cse' alone; passes=lambda p: p\.after"
+    ):
         compiled(cse)
     assert repr(cse) == "<GraphPass cse, at onnx, level 1>"
 
@@ -418,22 +502,31 @@ class Unfinished(Pass):
         vars(self).update(header)
 
 
-@pytest.mark.parametrize(("header", "words"), [({}, "it has no name"), ({"name": "mine", "at": "lex"}, "at='lex'")])
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [({}, "it has no name"), ({"name": "mine", "at": "lex"}, "at='lex'")],
+)
 def test_a_subclass_of_pass_that_is_not_finished(header, words):
     with pytest.raises(PassError) as error:
         j2o.default_pipeline(2).after("fold", Unfinished(**header))
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("name", sorted({*j2o.default_pipeline(3).names(), "clean", "layout", "finish"}))
+@pytest.mark.parametrize(
+    "name", sorted({*j2o.default_pipeline(3).names(), "clean", "layout", "finish"})
+)
 def test_every_pass_can_be_left_out_or_what_needs_it_is_told(name):
     key = jax.random.key(0)
 
     def fn(x):
-        return jax.nn.softmax(jnp.reshape(x, (-1, 2)) * 2) + jax.random.uniform(key, (2,))
+        return jax.nn.softmax(jnp.reshape(x, (-1, 2)) * 2) + jax.random.uniform(
+            key, (2,)
+        )
 
     def result():
-        return j2o.compile(fn, [("B", 4)], passes=j2o.default_pipeline(3).without(name)).verify(X)
+        return j2o.compile(
+            fn, [("B", 4)], passes=j2o.default_pipeline(3).without(name)
+        ).verify(X)
 
     if name not in ("inline", "components", "lower", "materialize"):
         result()

@@ -15,21 +15,44 @@ def normal(*shape):
 PROGRAMS = {
     "mlp": (lambda x, w: jnp.tanh(x @ w + 1.0), [("B", 6), (6, 8)]),
     "softmax": (lambda x: jax.nn.softmax(x, axis=-1), [("B", "T")]),
-    "layer_norm": (lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5), [("B", 8)]),
-    "reshape": (lambda x: x.reshape(-1, 2, x.shape[1] // 2).transpose(2, 0, 1), [("B", 6)]),
+    "layer_norm": (
+        lambda x: (
+            (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        ),
+        [("B", 8)],
+    ),
+    "reshape": (
+        lambda x: x.reshape(-1, 2, x.shape[1] // 2).transpose(2, 0, 1),
+        [("B", 6)],
+    ),
     "slice": (lambda x: x[:, 1:] - x[:, :-1], [("B", 5)]),
     "concat": (lambda x: jnp.concatenate([x, x], 1), [("B", "T")]),
     "arange": (lambda x: jnp.arange(x.shape[0]) + x.shape[1], [("B", "T")]),
     "pad": (lambda x: jax.lax.pad(x, 0.5, ((1, -1, 1), (0, 2, 0))), [("B", 3)]),
     "gather": (lambda x, i: x[i], [(7, 3), "i32[B]"]),
     "take_fill": (lambda x, i: jnp.take(x, i * 3, axis=0), [(7, 3), "i32[B]"]),
-    "along_axis": (lambda x, i: jnp.take_along_axis(x, i, axis=1), [("B", 7), "i32[B,2]"]),
+    "along_axis": (
+        lambda x, i: jnp.take_along_axis(x, i, axis=1),
+        [("B", 7), "i32[B,2]"],
+    ),
     "scatter_add": (lambda x, i: x.at[i].add(1.0), [(7,), "i32[B]"]),
     "scatter_drop": (lambda x, i: x.at[i * 4].set(2.0, mode="drop"), [(7,), "i32[B]"]),
-    "dynamic_slice": (lambda x, i: jax.lax.dynamic_slice(x, (i[0] + 3, 1), (2, 2)), [("B+2", 5), "i32[B]"]),
-    "update_slice": (lambda x, u, i: jax.lax.dynamic_update_slice(x, u, (i[0], 0)), [("B", 4), (1, 4), "i32[B]"]),
-    "einsum": (lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k), [("B", 3, 2, 4), ("B", "T", 2, 4)]),
-    "gradient": (lambda x, w: jax.grad(lambda v: (jnp.tanh(x @ v) ** 2).mean())(w), [("B", 4), (4, 3)]),
+    "dynamic_slice": (
+        lambda x, i: jax.lax.dynamic_slice(x, (i[0] + 3, 1), (2, 2)),
+        [("B+2", 5), "i32[B]"],
+    ),
+    "update_slice": (
+        lambda x, u, i: jax.lax.dynamic_update_slice(x, u, (i[0], 0)),
+        [("B", 4), (1, 4), "i32[B]"],
+    ),
+    "einsum": (
+        lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k),
+        [("B", 3, 2, 4), ("B", "T", 2, 4)],
+    ),
+    "gradient": (
+        lambda x, w: jax.grad(lambda v: (jnp.tanh(x @ v) ** 2).mean())(w),
+        [("B", 4), (4, 3)],
+    ),
     "argmax": (lambda x: jnp.argmax(x, -1), [("B", "T")]),
     "cumsum": (lambda x: jnp.cumsum(x, 0), [("B", 3)]),
     "int_division": (lambda i: (i - 3) // 2 + (i - 3) % 3, ["i32[B]"]),
@@ -41,7 +64,11 @@ def value(spec, sizes):
     text = spec if isinstance(spec, str) else f"f32[{','.join(map(str, spec))}]"
     dtype, _, shape = text.rstrip("]").partition("[")
     dims = tuple(eval(d, {}, dict(sizes)) for d in shape.split(","))
-    return np.arange(np.prod(dims)).astype(np.int32).reshape(dims) % 5 if dtype == "i32" else normal(*dims)
+    return (
+        np.arange(np.prod(dims)).astype(np.int32).reshape(dims) % 5
+        if dtype == "i32"
+        else normal(*dims)
+    )
 
 
 @pytest.mark.parametrize("level", [0, 2])

@@ -61,7 +61,9 @@ class Operand:
         return self.kind != "f" or self.bits < 22
 
 
-def step(*, bits: int | None = None, kinds: str = "fib", rank: int = 0, exact: bool = False):
+def step(
+    *, bits: int | None = None, kinds: str = "fib", rank: int = 0, exact: bool = False
+):
     """Register `make(r, *operands) -> function of arrays`, for operands of those kinds and at least that rank.
 
     `bits` is how many the result has beyond its operands; None where it is not exact. `exact` steps jump, so that they
@@ -119,7 +121,11 @@ def slices(r, x):
     i = axis_of(r, x)
     bounds = [lambda n: None, lambda n: 1, lambda n: 2, lambda n: -1, lambda n: -2, lambda n: n // 2, lambda n: n - 1,
               lambda n: -n + 1, lambda n: (n + 1) // 3, lambda n: 5, lambda n: -(n // 2)]  # fmt: skip
-    start, stop, stride = r.choice(bounds), r.choice(bounds), r.choice([None, None, 1, 2, 3, -1, -2])
+    start, stop, stride = (
+        r.choice(bounds),
+        r.choice(bounds),
+        r.choice([None, None, 1, 2, 3, -1, -2]),
+    )
     return lambda a: a[index(i, slice(start(a.shape[i]), stop(a.shape[i]), stride))]
 
 
@@ -131,16 +137,32 @@ def element(r, x):
 
 @step(bits=0, rank=1)
 def pad(r, x):
-    amounts = [lambda n: 0, lambda n: 1, lambda n: 2, lambda n: -1, lambda n: n, lambda n: n % 2, lambda n: -n % 4]
-    config = [(r.choice(amounts), r.choice(amounts), r.choice([0, 0, 1, 2])) for _ in range(x.rank)]
+    amounts = [
+        lambda n: 0,
+        lambda n: 1,
+        lambda n: 2,
+        lambda n: -1,
+        lambda n: n,
+        lambda n: n % 2,
+        lambda n: -n % 4,
+    ]
+    config = [
+        (r.choice(amounts), r.choice(amounts), r.choice([0, 0, 1, 2]))
+        for _ in range(x.rank)
+    ]
     return lambda a: lax.pad(
-        a, jnp.ones((), a.dtype), [(p(n), q(n), k) for (p, q, k), n in zip(config, a.shape, strict=True)]
+        a,
+        jnp.ones((), a.dtype),
+        [(p(n), q(n), k) for (p, q, k), n in zip(config, a.shape, strict=True)],
     )
 
 
 @step(bits=0, rank=1)
 def pad_like(r, x):
-    mode, width = r.choice(["edge", "reflect", "wrap", "symmetric", "constant"]), r.choice([(0, 1), (1, 1), (2, 0)])
+    mode, width = (
+        r.choice(["edge", "reflect", "wrap", "symmetric", "constant"]),
+        r.choice([(0, 1), (1, 1), (2, 0)]),
+    )
     return lambda a: jnp.pad(a, [width] * a.ndim, mode=mode)
 
 
@@ -157,13 +179,20 @@ def spread(r, x):
 @step(bits=0, rank=1)
 def concat(r, x, y):
     i = axis_of(r, x)
-    return lambda a, b: jnp.concatenate([a, b.astype(a.dtype), a[index(i, slice(1, None))]], i)
+    return lambda a, b: jnp.concatenate(
+        [a, b.astype(a.dtype), a[index(i, slice(1, None))]], i
+    )
 
 
 @step(bits=0, rank=1)
 def stacked(r, x, y):
     i = axis_of(r, x)
-    return r.choice([lambda a, b: jnp.stack([a, b.astype(a.dtype)], i), lambda a, b: jnp.stack(jnp.split(a, 2, i), 0)])
+    return r.choice(
+        [
+            lambda a, b: jnp.stack([a, b.astype(a.dtype)], i),
+            lambda a, b: jnp.stack(jnp.split(a, 2, i), 0),
+        ]
+    )
 
 
 # ----------------------------------------------------------------------------------------- made from sizes
@@ -189,19 +218,37 @@ def line(r, x):
 @step(bits=8, kinds="if", exact=True)
 def with_size(r, x):
     n = (lambda a: a.shape[0]) if x.rank else (lambda a: 3)
-    return r.choice([lambda a: a * n(a), lambda a: a + n(a) % 3, lambda a: n(a) - a, lambda a: a - (n(a) + 1) // 2])
+    return r.choice(
+        [
+            lambda a: a * n(a),
+            lambda a: a + n(a) % 3,
+            lambda a: n(a) - a,
+            lambda a: a - (n(a) + 1) // 2,
+        ]
+    )
 
 
 @step(kinds="f", rank=1)
 def divided(r, x):
-    return r.choice([lambda a: a / a.shape[0], lambda a: a / (a.size + 1), lambda a: a.shape[-1] / (1 + a * a)])
+    return r.choice(
+        [
+            lambda a: a / a.shape[0],
+            lambda a: a / (a.size + 1),
+            lambda a: a.shape[-1] / (1 + a * a),
+        ]
+    )
 
 
 @step(bits=0, rank=2)
 def triangle(r, x):
     k = r.choice([-1, 0, 2])
     return r.choice(
-        [lambda a: jnp.tril(a, k), lambda a: jnp.triu(a, k), lambda a: jnp.diagonal(a, k), lambda a: jnp.rot90(a)]
+        [
+            lambda a: jnp.tril(a, k),
+            lambda a: jnp.triu(a, k),
+            lambda a: jnp.diagonal(a, k),
+            lambda a: jnp.rot90(a),
+        ]
     )
 
 
@@ -250,7 +297,9 @@ def jumps(r, x):
 
 @step(bits=1, exact=True)
 def pairs(r, x, y):
-    op = r.choice([jnp.add, jnp.maximum, jnp.minimum, jnp.less, jnp.equal, jnp.greater_equal])
+    op = r.choice(
+        [jnp.add, jnp.maximum, jnp.minimum, jnp.less, jnp.equal, jnp.greater_equal]
+    )
     return lambda a, b: op(a, b)
 
 
@@ -267,14 +316,24 @@ def arithmetic(r, x, y):
 @step(bits=0, kinds="i")
 def integers(r, x, y):
     op = r.choice(
-        [jnp.floor_divide, jnp.remainder, jnp.bitwise_and, jnp.bitwise_xor, lax.rem, jnp.left_shift, jnp.right_shift]
+        [
+            jnp.floor_divide,
+            jnp.remainder,
+            jnp.bitwise_and,
+            jnp.bitwise_xor,
+            lax.rem,
+            jnp.left_shift,
+            jnp.right_shift,
+        ]
     )
     return lambda a, b: op(a, (b % 5 + 1).astype(a.dtype))
 
 
 @step(bits=0)
 def where(r, x, y):
-    return lambda a, b: jnp.where(b > 0 if y.exact else b == b, a, a[..., ::-1] if a.ndim else -a)
+    return lambda a, b: jnp.where(
+        b > 0 if y.exact else b == b, a, a[..., ::-1] if a.ndim else -a
+    )
 
 
 # ------------------------------------------------------------------------------- reductions, sorting, indexing
@@ -291,7 +350,11 @@ def reduction(r, x):
 @step(kinds="if", rank=1)
 def statistics(r, x):
     axis, keep = r.choice([None, *range(x.rank)]), r.random() < 0.4
-    op = r.choice([jnp.mean, jnp.var, jax.nn.logsumexp, jnp.std]) if x.kind == "f" else jnp.mean
+    op = (
+        r.choice([jnp.mean, jnp.var, jax.nn.logsumexp, jnp.std])
+        if x.kind == "f"
+        else jnp.mean
+    )
     return lambda a: op(a, axis=axis, keepdims=keep)
 
 
@@ -299,7 +362,11 @@ def statistics(r, x):
 def normalised(r, x):
     i = axis_of(r, x)
     return r.choice(
-        [lambda a: jax.nn.softmax(a, i), lambda a: jax.nn.standardize(a, i), lambda a: jax.nn.log_softmax(a, i)]
+        [
+            lambda a: jax.nn.softmax(a, i),
+            lambda a: jax.nn.standardize(a, i),
+            lambda a: jax.nn.log_softmax(a, i),
+        ]
     )
 
 
@@ -337,9 +404,9 @@ taken.fits_second = lambda v: v.exact and v.rank  # type: ignore[attr-defined]
 def scattered(r, x, y):
     how = r.choice(["set", "add", "max", "min"] if x.kind != "b" else ["set"])
     mode = r.choice([None, "drop", "clip"])
-    return lambda a, b: getattr(a.at[b.astype(jnp.int32) * (1 if how != "set" else 0)], how)(
-        jnp.ones((), a.dtype), mode=mode
-    )
+    return lambda a, b: getattr(
+        a.at[b.astype(jnp.int32) * (1 if how != "set" else 0)], how
+    )(jnp.ones((), a.dtype), mode=mode)
 
 
 scattered.fits_second = lambda v: v.exact  # type: ignore[attr-defined]
@@ -365,7 +432,14 @@ def searched(r, x):
 
 @step(kinds="fi", rank=1)
 def product(r, x, y):
-    forms = ["...i,...i->...", "i...,i...->...", "...i,...j->...ij", "ij,kj->ik", "ij,jk->ik", "bij,bkj->bik"]
+    forms = [
+        "...i,...i->...",
+        "i...,i...->...",
+        "...i,...j->...ij",
+        "ij,kj->ik",
+        "ij,jk->ik",
+        "bij,bkj->bik",
+    ]
     form = r.choice(forms)
     return lambda a, b: jnp.einsum(form, a, b)
 
@@ -396,15 +470,26 @@ def convolved(r, x):
     )
     kernel = jnp.arange(2.0 * 2 * 3 * 3).reshape(2, 3, 2, 3) / 9 - 1
     return lambda a: lax.conv_general_dilated(
-        _image(a), kernel, stride, padding, rhs_dilation=(dilation, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        _image(a),
+        kernel,
+        stride,
+        padding,
+        rhs_dilation=(dilation, 1),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 @step(kinds="f", rank=2)
 def pooled(r, x):
-    size, stride, padding = r.choice([2, 3]), r.choice([1, 2]), r.choice(["SAME", "VALID"])
+    size, stride, padding = (
+        r.choice([2, 3]),
+        r.choice([1, 2]),
+        r.choice(["SAME", "VALID"]),
+    )
     start, op = r.choice([(0.0, lax.add), (-jnp.inf, lax.max), (jnp.inf, lax.min)])
-    return lambda a: lax.reduce_window(a, start, op, (size,) * a.ndim, (stride,) * a.ndim, padding)
+    return lambda a: lax.reduce_window(
+        a, start, op, (size,) * a.ndim, (stride,) * a.ndim, padding
+    )
 
 
 @step(kinds="f", rank=2)
@@ -422,7 +507,9 @@ def matrix(r, x):
 @step(kinds="f", rank=2)
 def resized(r, x):
     method = r.choice(["linear", "nearest"])
-    return lambda a: jax.image.resize(a, (2 * a.shape[0], *a.shape[1:-1], a.shape[-1] + 1), method)
+    return lambda a: jax.image.resize(
+        a, (2 * a.shape[0], *a.shape[1:-1], a.shape[-1] + 1), method
+    )
 
 
 # --------------------------------------------------------------------------------- control flow and transformations
@@ -433,7 +520,9 @@ def simple(r: Random, x: Operand) -> Callable[..., Any]:
     names = [
         n
         for n, s in STEPS.items()
-        if s.arity == 1 and s.fits(x) and n not in ("vectorised", "scanned", "gradient", "looped", "branched")
+        if s.arity == 1
+        and s.fits(x)
+        and n not in ("vectorised", "scanned", "gradient", "looped", "branched")
     ]
     return STEPS[r.choice(names)](r, x)
 
@@ -444,7 +533,9 @@ def row(x: Operand) -> Operand:
 
 @step(rank=1)
 def vectorised(r, x):
-    return r.choice([jax.vmap, lambda f: functools.partial(lax.map, f)])(simple(r, row(x)))
+    return r.choice([jax.vmap, lambda f: functools.partial(lax.map, f)])(
+        simple(r, row(x))
+    )
 
 
 @step(rank=1)
@@ -462,21 +553,30 @@ def scanned(r, x):
 def looped(r, x):
     if r.random() < 0.5:
         return lambda a: lax.fori_loop(
-            0, a.shape[0], lambda i, s: jnp.tanh(s + a[i] / a.shape[0]), jnp.zeros(a.shape[1:])
+            0,
+            a.shape[0],
+            lambda i, s: jnp.tanh(s + a[i] / a.shape[0]),
+            jnp.zeros(a.shape[1:]),
         )
-    return lambda a: lax.while_loop(lambda s: s[0] < a.shape[0], lambda s: (2 * s[0] + 1, jnp.cos(s[1])), (0, a))[1]
+    return lambda a: lax.while_loop(
+        lambda s: s[0] < a.shape[0], lambda s: (2 * s[0] + 1, jnp.cos(s[1])), (0, a)
+    )[1]
 
 
 @step(rank=1)
 def branched(r, x):
     inner = simple(r, Operand(x.aval, 22))
-    return lambda a: lax.cond(jnp.int32(a.shape[0]) % 2 == 0, inner, lambda b: jnp.zeros_like(inner(b)), a)
+    return lambda a: lax.cond(
+        jnp.int32(a.shape[0]) % 2 == 0, inner, lambda b: jnp.zeros_like(inner(b)), a
+    )
 
 
 @step(kinds="f", rank=1)
 def gradient(r, x):
     inner = simple(r, Operand(x.aval, 22))
-    return jax.grad(lambda a: (jnp.tanh(inner(a).astype(jnp.float32)) * jnp.float32(0.5)).sum())
+    return jax.grad(
+        lambda a: (jnp.tanh(inner(a).astype(jnp.float32)) * jnp.float32(0.5)).sum()
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ programs
@@ -502,7 +602,9 @@ class Program:
 
 def value(spec: str, sizes: dict[str, int], seed: int) -> np.ndarray:
     dtype, _, shape = spec.rstrip("]").partition("[")
-    numbers = np.random.default_rng(seed).integers(-6, 7, [eval(d, {}, dict(sizes)) for d in shape.split(",")])
+    numbers = np.random.default_rng(seed).integers(
+        -6, 7, [eval(d, {}, dict(sizes)) for d in shape.split(",")]
+    )
     return (
         (numbers / 4).astype(np.float32)
         if dtype == "f32"
@@ -520,7 +622,8 @@ def program(r: Random) -> Program:
     for spec in specs:
         dtype, _, shape = spec.rstrip("]").partition("[")
         aval = jax.ShapeDtypeStruct(
-            jax.export.symbolic_shape(shape, scope=scope), {"f32": np.float32, "i32": np.int32, "bool": np.bool_}[dtype]
+            jax.export.symbolic_shape(shape, scope=scope),
+            {"f32": np.float32, "i32": np.int32, "bool": np.bool_}[dtype],
         )
         values.append(Operand(aval, 5))
     steps = []
@@ -542,15 +645,32 @@ def program(r: Random) -> Program:
             continue
         if len(aval.shape) > 5:
             continue
-        steps.append((name, fn, tuple(next(i for i, v in enumerate(values) if v is o) for o in operands)))
+        steps.append(
+            (
+                name,
+                fn,
+                tuple(
+                    next(i for i, v in enumerate(values) if v is o) for o in operands
+                ),
+            )
+        )
         bits = (
             99
             if make.bits is None
-            else make.bits + functools.reduce(operator.add, [v.bits if v.exact else 99 for v in operands], 0)
+            else make.bits
+            + functools.reduce(
+                operator.add, [v.bits if v.exact else 99 for v in operands], 0
+            )
         )
         values.append(Operand(aval, bits))
     first = len(specs)
-    outputs = sorted({len(values) - 1, *r.sample(range(first, len(values)), min(2, len(steps)))}) if steps else [0]
+    outputs = (
+        sorted(
+            {len(values) - 1, *r.sample(range(first, len(values)), min(2, len(steps)))}
+        )
+        if steps
+        else [0]
+    )
     return Program(specs, steps, outputs)
 
 
@@ -561,7 +681,13 @@ def close(got, want, case: str) -> None:
         np.testing.assert_array_equal(got, want, case)
     else:
         finite = np.abs(want[np.isfinite(want)])
-        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4 * max(1.0, finite.max(initial=0)), err_msg=case)
+        np.testing.assert_allclose(
+            got,
+            want,
+            rtol=2e-3,
+            atol=2e-4 * max(1.0, finite.max(initial=0)),
+            err_msg=case,
+        )
 
 
 def check(seed: int) -> int:
@@ -570,7 +696,9 @@ def check(seed: int) -> int:
     case = f"seed {seed}: {made}"
     model, refusal, ran = None, None, 0
     try:
-        model = j2o.compile(made, made.specs, opt_level=2 if seed % 4 else 0, checks=seed % 5 == 0)
+        model = j2o.compile(
+            made, made.specs, opt_level=2 if seed % 4 else 0, checks=seed % 5 == 0
+        )
     except j2o.DimensionError as error:  # right for what JAX runs at no sizes
         refusal = error
     for sizes in BINDINGS:

@@ -16,8 +16,18 @@ def layer(p, x):
 
 
 def layers(count):
-    shapes = {"scale": (8,), "up": (8, 16), "bias": (16,), "gate": (8, 16), "shift": (16,), "down": (16, 8)}
-    return [{k: (RNG.normal(size=s) / 4).astype(np.float32) for k, s in shapes.items()} for _ in range(count)]
+    shapes = {
+        "scale": (8,),
+        "up": (8, 16),
+        "bias": (16,),
+        "gate": (8, 16),
+        "shift": (16,),
+        "down": (16, 8),
+    }
+    return [
+        {k: (RNG.normal(size=s) / 4).astype(np.float32) for k, s in shapes.items()}
+        for _ in range(count)
+    ]
 
 
 def compiled(params, level=3):
@@ -51,8 +61,16 @@ def test_weights_that_happen_to_be_equal_in_one_layer_do_not_matter():
 
 def test_layers_that_differ_are_left_out():
     params = layers(7)
-    wide = {"up": (8, 24), "bias": (24,), "gate": (8, 24), "shift": (24,), "down": (24, 8)}
-    params[3] |= {k: (RNG.normal(size=s) / 4).astype(np.float32) for k, s in wide.items()}
+    wide = {
+        "up": (8, 24),
+        "bias": (24,),
+        "gate": (8, 24),
+        "shift": (24,),
+        "down": (24, 8),
+    }
+    params[3] |= {
+        k: (RNG.normal(size=s) / 4).astype(np.float32) for k, s in wide.items()
+    }
     model = compiled(params)
     assert list(model.graph.functions) == ["block"]
     assert [n.op for n in model.graph].count("call") == 6

@@ -64,7 +64,9 @@ def test_a_single_file_holds_what_the_message_holds(tmp_path):
 
 def test_frozen_weights_are_named_by_path(tmp_path):
     params = {"dense": {"kernel": W}}
-    model = j2o.compile(lambda p, x: x @ p["dense"]["kernel"], [j2o.weights(params), ("B", 64)])
+    model = j2o.compile(
+        lambda p, x: x @ p["dense"]["kernel"], [j2o.weights(params), ("B", 64)]
+    )
     assert model.input_names == ["x"]
     assert [i.name for i in model.to_proto().graph.initializer] == ["dense/kernel"]
 
@@ -72,8 +74,13 @@ def test_frozen_weights_are_named_by_path(tmp_path):
 def test_equal_paths_are_told_apart():
     """Two modules of a closure that are called show their weights under the same path."""
     rng = np.random.default_rng(0)
-    first, second = ({"w": rng.normal(size=(3, 3)).astype(np.float32)} for _ in range(2))
-    model = j2o.compile(lambda p, q, x: x @ p["w"] @ q["w"], [j2o.weights(first), j2o.weights(second), ("B", 3)])
+    first, second = (
+        {"w": rng.normal(size=(3, 3)).astype(np.float32)} for _ in range(2)
+    )
+    model = j2o.compile(
+        lambda p, q, x: x @ p["w"] @ q["w"],
+        [j2o.weights(first), j2o.weights(second), ("B", 3)],
+    )
     model.verify(rng.normal(size=(2, 3)).astype(np.float32))
     assert [i.name for i in model.to_proto().graph.initializer] == ["w", "w_1"]
 
@@ -97,36 +104,61 @@ def test_same_program_gives_same_files(tmp_path):
     for seed in ("1", "2"):
         folder = tmp_path / seed
         folder.mkdir()
-        subprocess.run([sys.executable, "-c", PROGRAM, folder], check=True, env=os.environ | {"PYTHONHASHSEED": seed})
-        found.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")})
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, folder],
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        )
+        found.append(
+            {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
+        )
     assert found[0] == found[1]
     assert len(found[0]) == 1 + 2 + 3
 
 
 def test_equal_contents_are_written_once(tmp_path):
     """The last weights are equal, one is a copy and one comes from elsewhere; where they lie is aligned."""
-    copies = {"a": W, "b": W + 1, "c": W.copy(), "d": j2o.lazy((64, 64), np.float32, lambda: W + 1)}
+    copies = {
+        "a": W,
+        "b": W + 1,
+        "c": W.copy(),
+        "d": j2o.lazy((64, 64), np.float32, lambda: W + 1),
+    }
     fn = lambda p, x: x @ p["a"] @ p["b"] @ p["c"] @ p["d"]  # noqa: E731
     model = j2o.compile(fn, [j2o.weights(copies), ("B", 64)])
     model.save(tmp_path / "m.onnx", external_data=True)
     assert (tmp_path / "m.onnx.data").stat().st_size == 2 * W.nbytes
     saved = onnx.load(str(tmp_path / "m.onnx"), load_external_data=False)
-    where = {t.name: {e.key: e.value for e in t.external_data}["offset"] for t in saved.graph.initializer}
+    where = {
+        t.name: {e.key: e.value for e in t.external_data}["offset"]
+        for t in saved.graph.initializer
+    }
     assert where == {"a": "0", "b": "16384", "c": "0", "d": "16384"}
     x = np.ones((2, 64), np.float32)
-    assert np.allclose(run(tmp_path / "m.onnx", x), x @ W @ (W + 1) @ W @ (W + 1), rtol=1e-3)
+    assert np.allclose(
+        run(tmp_path / "m.onnx", x), x @ W @ (W + 1) @ W @ (W + 1), rtol=1e-3
+    )
     assert load.check(tmp_path / "m.onnx", deep=True) == 4
 
 
 def test_data_files_of_at_most_a_size(tmp_path):
     model, path = kill_saves.graph(1), tmp_path / "m.onnx"
     seen = []
-    external.save(model, 18, path, max_file_bytes=600_000, progress=lambda *n: seen.append(n))
-    assert names(tmp_path) == ["m.onnx", "m.onnx.1.data", "m.onnx.2.data", "m.onnx.data"]
+    external.save(
+        model, 18, path, max_file_bytes=600_000, progress=lambda *n: seen.append(n)
+    )
+    assert names(tmp_path) == [
+        "m.onnx",
+        "m.onnx.1.data",
+        "m.onnx.2.data",
+        "m.onnx.data",
+    ]
     assert all(p.stat().st_size <= 600_000 for p in tmp_path.iterdir())
     assert seen[-1] == (6 * 2**18, 6 * 2**18)
     kill_saves.standing(path)
-    with pytest.raises(j2o.SaveError, match=r"max_file_bytes=1000: 'w0' alone has 262144 bytes"):
+    with pytest.raises(
+        j2o.SaveError, match=r"max_file_bytes=1000: 'w0' alone has 262144 bytes"
+    ):
         external.save(model, 18, path, max_file_bytes=1000)
     external.save(model, 18, path, external_data=False)
     assert names(tmp_path) == ["m.onnx"]
@@ -135,7 +167,9 @@ def test_data_files_of_at_most_a_size(tmp_path):
 def test_what_cannot_be_saved_is_said_before_files_are_touched(tmp_path):
     huge = j2o.lazy((2**15, 2**14), np.float32, lambda: pytest.fail("read"))
     model = j2o.compile(lambda p, x: x @ p, [j2o.weights(huge), ("B", 2**15)])
-    with pytest.raises(j2o.SaveError, match=r"2.0 GiB do not fit a single file .* external_data=True"):
+    with pytest.raises(
+        j2o.SaveError, match=r"2.0 GiB do not fit a single file .* external_data=True"
+    ):
         model.save(tmp_path / "m.onnx", external_data=False)
     with pytest.raises(j2o.SaveError, match="no data files to split"):
         model.save(tmp_path / "m.onnx", external_data=False, max_file_bytes=10)
@@ -143,15 +177,23 @@ def test_what_cannot_be_saved_is_said_before_files_are_touched(tmp_path):
 
 
 OPTIONS = [
-    *({"external_data": v} for v in ("m.data", 1, 0, np.array([1, 2]), np.array(True), [])),
-    *({"max_file_bytes": v} for v in (0, -1, "5", 1e9, 1.5, True, np.array([1, 2]), [], "\n" * 10**6)),
+    *(
+        {"external_data": v}
+        for v in ("m.data", 1, 0, np.array([1, 2]), np.array(True), [])
+    ),
+    *(
+        {"max_file_bytes": v}
+        for v in (0, -1, "5", 1e9, 1.5, True, np.array([1, 2]), [], "\n" * 10**6)
+    ),
     *({"progress": v} for v in (5, "x", [])),
 ]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=stable_id)
 def test_options_that_are_none_are_refused_before_files_are_touched(tmp_path, options):
-    with pytest.raises(j2o.SaveError, match=rf"^{next(iter(options))}=.*: give ") as error:
+    with pytest.raises(
+        j2o.SaveError, match=rf"^{next(iter(options))}=.*: give "
+    ) as error:
         external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **options)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
@@ -160,7 +202,11 @@ def test_options_that_are_none_are_refused_before_files_are_touched(tmp_path, op
 
 def test_numbers_of_numpy_are_options(tmp_path):
     external.save(
-        kill_saves.graph(1), 18, tmp_path / "m.onnx", external_data=np.True_, max_file_bytes=np.int64(600_000)
+        kill_saves.graph(1),
+        18,
+        tmp_path / "m.onnx",
+        external_data=np.True_,
+        max_file_bytes=np.int64(600_000),
     )
     assert len(names(tmp_path)) == 4
 
@@ -206,7 +252,9 @@ PATHS = {
 
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("apart", [False, True])
-def test_paths_that_are_none_are_refused_before_files_are_touched(tmp_path, monkeypatch, name, apart):
+def test_paths_that_are_none_are_refused_before_files_are_touched(
+    tmp_path, monkeypatch, name, apart
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     path, words = PATHS[name]
@@ -217,7 +265,10 @@ def test_paths_that_are_none_are_refused_before_files_are_touched(tmp_path, monk
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("path", ["日本\u3000語 – é.onnx", "-rf", "x" * 225, Odd("m.onnx"), np.str_("m.onnx")])
+@pytest.mark.parametrize(
+    "path",
+    ["日本\u3000語 – é.onnx", "-rf", "x" * 225, Odd("m.onnx"), np.str_("m.onnx")],
+)
 def test_paths_that_are_fine(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     for kind in (KINDS[0], KINDS[2], KINDS[0]):
@@ -229,7 +280,13 @@ def test_the_process_may_change_its_folder_meanwhile(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
-    external.save(kill_saves.graph(1), 18, "m.onnx", external_data=True, progress=lambda *_: os.chdir(other))
+    external.save(
+        kill_saves.graph(1),
+        18,
+        "m.onnx",
+        external_data=True,
+        progress=lambda *_: os.chdir(other),
+    )
     assert names(other) == []
     kill_saves.standing(tmp_path / "m.onnx")
 
@@ -258,7 +315,9 @@ def test_what_is_no_file_is_not_replaced(tmp_path, kind, linked):
     if linked:
         target.symlink_to("real")
     before = names(tmp_path), os.lstat(target).st_ino
-    with pytest.raises(j2o.SaveError, match=f"m.onnx: is a {kind}; give the name of a file$"):
+    with pytest.raises(
+        j2o.SaveError, match=f"m.onnx: is a {kind}; give the name of a file$"
+    ):
         external.save(kill_saves.graph(1), 18, target, external_data=True)
     assert (names(tmp_path), os.lstat(target).st_ino) == before
 
@@ -282,7 +341,10 @@ def test_what_is_no_exception_comes_out_untouched(tmp_path, error, where):
         assert names(tmp_path) == ["m.onnx", "m.onnx.data"]
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("a\nb"), OSError(5, "no pipe"), TypeError("two arguments")])
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError("a\nb"), OSError(5, "no pipe"), TypeError("two arguments")],
+)
 def test_progress_that_raises_is_told_with_its_cause(tmp_path, error):
     path = tmp_path / "m.onnx"
     external.save(kill_saves.graph(1), 18, path, external_data=True)
@@ -291,7 +353,10 @@ def test_progress_that_raises_is_told_with_its_cause(tmp_path, error):
         raise error
 
     for kind in KINDS:
-        with pytest.raises(j2o.SaveError, match=rf"^progress: the function raised {type(error).__name__}: ") as found:
+        with pytest.raises(
+            j2o.SaveError,
+            match=rf"^progress: the function raised {type(error).__name__}: ",
+        ) as found:
             external.save(kill_saves.graph(2), 18, path, **kind, progress=broken)
         assert found.value.__cause__ is error
         assert "\n" not in str(found.value)
@@ -333,7 +398,9 @@ def interrupted_at(count, fn):
 
 @pytest.mark.usefixtures("system")
 @pytest.mark.parametrize(("old", "new"), [(0, 1), (1, 2), (2, 0)])
-def test_ctrl_c_at_any_point_leaves_a_complete_model_and_nothing_else(tmp_path, old, new):
+def test_ctrl_c_at_any_point_leaves_a_complete_model_and_nothing_else(
+    tmp_path, old, new
+):
     path = tmp_path / "m.onnx"
     graphs = [kill_saves.graph(version) for version in (1, 2)]
     count = (0, 1, 3)  # data files of a kind
@@ -344,7 +411,12 @@ def test_ctrl_c_at_any_point_leaves_a_complete_model_and_nothing_else(tmp_path, 
             interrupted_at(at, lambda: external.save(graphs[1], 18, path, **KINDS[new]))
         except Interrupted:
             proto = onnx.load(str(path), load_external_data=False)
-            data = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+            data = {
+                e.value
+                for t in proto.graph.initializer
+                for e in t.external_data
+                if e.key == "location"
+            }
             assert len(data) in (count[old], count[new])
             assert set(names(tmp_path)) == {"m.onnx", *data}
             if at % 10 == 0:
@@ -364,10 +436,25 @@ class Killed(BaseException):
 class Disk:
     """`os`, but from one call on, of those that change the disk, things go wrong."""
 
-    CALLS = ("open", "pwrite", "write", "ftruncate", "fsync", "rename", "replace", "unlink")
+    CALLS = (
+        "open",
+        "pwrite",
+        "write",
+        "ftruncate",
+        "fsync",
+        "rename",
+        "replace",
+        "unlink",
+    )
 
     def __init__(self, at=0, fault=None):
-        self.at, self.fault, self.calls, self.handles, self.dead = at, fault, 0, set(), False
+        self.at, self.fault, self.calls, self.handles, self.dead = (
+            at,
+            fault,
+            0,
+            set(),
+            False,
+        )
 
     def __getattr__(self, name):
         real = getattr(os, name)
@@ -415,15 +502,28 @@ def fail(code, first=False):
     return fault
 
 
-FAULTS = {"full": fail(errno.ENOSPC), "denied": fail(errno.EACCES), "late": fail(errno.EIO, first=True), "killed": kill}
+FAULTS = {
+    "full": fail(errno.ENOSPC),
+    "denied": fail(errno.EACCES),
+    "late": fail(errno.EIO, first=True),
+    "killed": kill,
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
     ("old", "new", "kind"),
-    [(0, 1, disk.Folder), (1, 1, disk.Folder), (1, 2, disk.Folder), (2, 0, disk.Folder), (1, 2, disk.PathFolder)],
+    [
+        (0, 1, disk.Folder),
+        (1, 1, disk.Folder),
+        (1, 2, disk.Folder),
+        (2, 0, disk.Folder),
+        (1, 2, disk.PathFolder),
+    ],
 )
-def test_a_fault_at_any_call_leaves_a_complete_model(tmp_path, monkeypatch, old, new, fault, kind):
+def test_a_fault_at_any_call_leaves_a_complete_model(
+    tmp_path, monkeypatch, old, new, fault, kind
+):
     path = tmp_path / "m.onnx"
     monkeypatch.setattr(disk, "folder_kind", lambda: kind)
     graphs = [kill_saves.graph(version) for version in (1, 2)]
@@ -433,7 +533,9 @@ def test_a_fault_at_any_call_leaves_a_complete_model(tmp_path, monkeypatch, old,
         with contextlib.suppress(Killed if fault == "killed" else j2o.SaveError):
             external.save(graphs[1], 18, path, **KINDS[new], system=system)
         kill_saves.standing(path)
-        (tmp_path / "m.onnx.lock").unlink(missing_ok=True)  # Windows removes it by itself
+        (tmp_path / "m.onnx.lock").unlink(
+            missing_ok=True
+        )  # Windows removes it by itself
         external.save(graphs[0], 18, path, **KINDS[old])
         assert not [n for n in names(tmp_path) if n.endswith((".partial", ".lock"))]
         if system.calls < at:
@@ -453,7 +555,9 @@ def test_an_error_of_the_disk_while_more_is_written(tmp_path, monkeypatch):
     for kind in KINDS:
         external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind)
         with pytest.raises(j2o.SaveError, match="cannot be written: no medium"):
-            external.save(kill_saves.graph(2), 18, tmp_path / "m.onnx", **kind, system=Failing())
+            external.save(
+                kill_saves.graph(2), 18, tmp_path / "m.onnx", **kind, system=Failing()
+            )
         kill_saves.standing(tmp_path / "m.onnx")
 
 
@@ -478,7 +582,9 @@ def test_short_writes_go_on(tmp_path):
             return os.write(file, data[:100_000])
 
     for kind in KINDS:
-        external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind, system=Short())
+        external.save(
+            kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind, system=Short()
+        )
         kill_saves.standing(tmp_path / "m.onnx")
 
 
@@ -490,7 +596,10 @@ def test_a_source_that_fails_leaves_the_old_model(tmp_path):
         raise OSError("gone")
 
     for load_it in (broken, lambda: W[:3]):
-        model = j2o.compile(lambda p, x: x @ p, [j2o.weights(j2o.lazy((64, 64), np.float32, load_it)), ("B", 64)])
+        model = j2o.compile(
+            lambda p, x: x @ p,
+            [j2o.weights(j2o.lazy((64, 64), np.float32, load_it)), ("B", 64)],
+        )
         with pytest.raises((j2o.J2OError, ValueError)):
             model.save(path, external_data=True)
         kill_saves.standing(path)
@@ -498,7 +607,10 @@ def test_a_source_that_fails_leaves_the_old_model(tmp_path):
 
 
 def test_processes_killed_while_they_save(tmp_path):
-    assert sum(n for what, n in kill_saves.kill(tmp_path, 8).items() if "files" in what) == 8
+    assert (
+        sum(n for what, n in kill_saves.kill(tmp_path, 8).items() if "files" in what)
+        == 8
+    )
 
 
 @pytest.mark.usefixtures("system")
@@ -508,7 +620,9 @@ def test_two_exporters_on_one_path(tmp_path):
     def saver(version):
         try:
             for turn in range(12):
-                external.save(kill_saves.graph(version), 18, path, **KINDS[(turn + version) % 3])
+                external.save(
+                    kill_saves.graph(version), 18, path, **KINDS[(turn + version) % 3]
+                )
         except BaseException as error:
             errors.append(error)
 
@@ -524,8 +638,12 @@ def test_two_exporters_on_one_path(tmp_path):
 
 
 @pytest.mark.usefixtures("system")
-@pytest.mark.parametrize("planted", ["link", "hard link", "folder", "dangling link", "pipe"])
-def test_what_is_planted_at_the_data_path_is_neither_followed_nor_lost(tmp_path, planted):
+@pytest.mark.parametrize(
+    "planted", ["link", "hard link", "folder", "dangling link", "pipe"]
+)
+def test_what_is_planted_at_the_data_path_is_neither_followed_nor_lost(
+    tmp_path, planted
+):
     outside, folder = tmp_path / "outside", tmp_path / "models"
     outside.write_text("precious")
     folder.mkdir()
@@ -538,7 +656,9 @@ def test_what_is_planted_at_the_data_path_is_neither_followed_nor_lost(tmp_path,
     }[planted]
     plant(folder / "m.onnx.data")
     for version in (1, 2):
-        external.save(kill_saves.graph(version), 18, folder / "m.onnx", external_data=True)
+        external.save(
+            kill_saves.graph(version), 18, folder / "m.onnx", external_data=True
+        )
         kill_saves.standing(folder / "m.onnx")
     assert outside.read_text() == "precious"
     assert not (tmp_path / "nowhere").exists()
@@ -571,7 +691,13 @@ def test_a_link_planted_at_the_name_of_a_partial_file_is_refused(tmp_path):
 
     (tmp_path / "models").mkdir()
     with pytest.raises(j2o.SaveError, match="cannot be written: File exists"):
-        external.save(kill_saves.graph(1), 18, tmp_path / "models" / "m.onnx", external_data=True, system=Planter())
+        external.save(
+            kill_saves.graph(1),
+            18,
+            tmp_path / "models" / "m.onnx",
+            external_data=True,
+            system=Planter(),
+        )
     assert outside.read_text() == "precious"
 
 
@@ -579,7 +705,10 @@ def test_a_save_waits_for_its_turn_and_not_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "folder_kind", lambda: disk.PathFolder)
     monkeypatch.setattr(disk, "PATIENCE", 0.1)
     (tmp_path / "m.onnx.lock").touch()
-    with pytest.raises(j2o.SaveError, match=r"another save holds 'm\.onnx\.lock'; if there is none, remove it"):
+    with pytest.raises(
+        j2o.SaveError,
+        match=r"another save holds 'm\.onnx\.lock'; if there is none, remove it",
+    ):
         external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx")
     assert names(tmp_path) == ["m.onnx.lock"]
 
@@ -606,7 +735,9 @@ POSIX = (
 
 def test_what_only_posix_has_is_not_needed(tmp_path):
     """Windows has none of these."""
-    subprocess.run([sys.executable, "-c", WITHOUT_POSIX, tmp_path, *POSIX.split()], check=True)
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_POSIX, tmp_path, *POSIX.split()], check=True
+    )
     assert len(names(tmp_path)) == 4
 
 

@@ -34,22 +34,41 @@ def window(fn, init, **options):
 
 
 def pool_gradient(x):
-    pooled = functools.partial(lax.reduce_window, init_value=-INF, computation=lax.max, window_dimensions=(2,))
-    return jax.grad(lambda x: jnp.sum(pooled(x, window_strides=(2,), padding="VALID") * f32(1, 2)))(x)
+    pooled = functools.partial(
+        lax.reduce_window, init_value=-INF, computation=lax.max, window_dimensions=(2,)
+    )
+    return jax.grad(
+        lambda x: jnp.sum(pooled(x, window_strides=(2,), padding="VALID") * f32(1, 2))
+    )(x)
 
 
 def scatter_extremes(x, updates, places):
     """In each mode, and of segments, whose operand is a constant."""
-    modes = [(x.at[places].max(updates, mode=mode), x.at[places].min(updates, mode=mode)) for mode in ("drop", "clip")]
+    modes = [
+        (x.at[places].max(updates, mode=mode), x.at[places].min(updates, mode=mode))
+        for mode in ("drop", "clip")
+    ]
     return modes, x.at[0].max(5.0), jax.ops.segment_max(updates, abs(places), 6)
 
 
-FUNCTIONS = [lax.cosh, lax.sinh, lax.expm1, lax.log1p, lax.asinh, lax.cbrt, jax.nn.softplus]
+FUNCTIONS = [
+    lax.cosh,
+    lax.sinh,
+    lax.expm1,
+    lax.log1p,
+    lax.asinh,
+    lax.cbrt,
+    jax.nn.softplus,
+]
 # products of the first two overflow, which a product of the second and third would not
-CUMULATED = np.concatenate([f32(1e30, 1e30, 1e-30, 1e-30), np.linspace(0.5, 2, 296, dtype=np.float32)])
+CUMULATED = np.concatenate(
+    [f32(1e30, 1e30, 1e-30, 1e-30), np.linspace(0.5, 2, 296, dtype=np.float32)]
+)
 SPECIAL = f32(0.0, -0.0, 1.0, -1.0, INF, -INF, NAN, 2.5, -3.5)
 PAIRS = f32(*np.repeat(SPECIAL, 9)), f32(*np.tile(SPECIAL, 9))
-HALVES = f32(0.5, -0.5, 1.5, 2.5, -2.5, 0.49999997, -0.49999997, 8388609.0, NAN, INF, -0.0)
+HALVES = f32(
+    0.5, -0.5, 1.5, 2.5, -2.5, 0.49999997, -0.49999997, 8388609.0, NAN, INF, -0.0
+)
 DIVIDENDS = i32(7, -7, LOW, LOW, 0, 5, -5), i32(0, 2, -1, 0, 0, -3, -3)
 SHIFTS = i32(-8, 1, -1, 3, -3, LOW), i32(1, 31, 32, 40, -1, 31)
 LINE = f32(3, NAN, -0.0, 0.0, -INF, INF, 3, NAN, 1)
@@ -146,9 +165,13 @@ def test_as_jax_has_it(name):
         want = jax.tree.leaves(jax.jit(fn)(*map(jnp.asarray, args)))
     for g, w in zip(map(np.asarray, got), map(np.asarray, want), strict=True):
         assert (g.dtype, g.shape) == (w.dtype, w.shape)
-        rounding = {"bfloat16": 2e-2, "functions-of-float16": 2e-3}.get(name, 2e-6 if name in APPROXIMATE else 0)
+        rounding = {"bfloat16": 2e-2, "functions-of-float16": 2e-3}.get(
+            name, 2e-6 if name in APPROXIMATE else 0
+        )
         np.testing.assert_allclose(g, w, rtol=rounding, atol=0)
-        if w.dtype.kind == "f" and name != "max-min":  # whose zeros may have either sign
+        if (
+            w.dtype.kind == "f" and name != "max-min"
+        ):  # whose zeros may have either sign
             np.testing.assert_array_equal(np.signbit(g[w == 0]), np.signbit(w[w == 0]))
 
 
@@ -159,7 +182,9 @@ def convolved(x):
 def normalised(x):
     """A layer norm with a scale and a shift."""
     centred = x - x.mean(-1, keepdims=True)
-    return centred * lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-5) * f32(1, 1, 1, 2) + f32(1, 2, 3, 4)
+    return centred * lax.rsqrt(
+        (centred * centred).mean(-1, keepdims=True) + 1e-5
+    ) * f32(1, 1, 1, 2) + f32(1, 2, 3, 4)
 
 
 ROW = f32(3e38, 3e38, -1, 1)[None]
@@ -167,11 +192,28 @@ LEAST = f32(1e-40)
 
 # name of the row: function, what comes instead of what JAX gives, operands
 GIVEN_UP = {
-    "zero-of-max": (lambda x, y: (lax.max(x, y), jax.nn.relu(y)), (f32(-0.0), f32(-0.0)), f32(0.0), f32(-0.0)),
-    "zero-of-where": (lambda x: jnp.where(x < 1, x, 2.0), f32(0.0, 2.0), f32(-0.0, 3.0)),
+    "zero-of-max": (
+        lambda x, y: (lax.max(x, y), jax.nn.relu(y)),
+        (f32(-0.0), f32(-0.0)),
+        f32(0.0),
+        f32(-0.0),
+    ),
+    "zero-of-where": (
+        lambda x: jnp.where(x < 1, x, 2.0),
+        f32(0.0, 2.0),
+        f32(-0.0, 3.0),
+    ),
     "zero-of-sum": (lambda x: x + 0.0, f32(0.0), f32(-0.0)),
-    "zero-of-convolution": (lambda x: convolved(x) * -1.0, f32(0.0)[None, None], f32(0.0)[None, None]),
-    "nan-in-pool": (lambda x: lax.reduce_window(x, -INF, lax.max, (2,), (1,), "VALID"), f32(1, 2), f32(1, NAN, 2)),
+    "zero-of-convolution": (
+        lambda x: convolved(x) * -1.0,
+        f32(0.0)[None, None],
+        f32(0.0)[None, None],
+    ),
+    "nan-in-pool": (
+        lambda x: lax.reduce_window(x, -INF, lax.max, (2,), (1,), "VALID"),
+        f32(1, 2),
+        f32(1, NAN, 2),
+    ),
     "subnormal": (lambda x: x * 2.0, LEAST + LEAST, LEAST),
     "layer-norm-overflow": (normalised, f32(1, 2, 3, 4)[None], ROW),
     "gelu-tail": (lambda x: jax.nn.gelu(x, approximate=False), f32(-0.0), f32(-7)),
@@ -201,8 +243,13 @@ def test_layer_normalization_is_as_exact_as_jax_where_the_mean_is_large():
         exact = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
         program = lambda x: jax.nn.standardize(x, epsilon=1e-5)  # noqa: E731
         model = j2o.compile(program, [("B", 512)])
-        assert [n.kind for n in model.graph if n.op.startswith("onnx.")] == ["LayerNormalization"]
-        ours, theirs = (np.abs(np.asarray(f(x), np.float64) - exact).max() for f in (model, jax.jit(program)))
+        assert [n.kind for n in model.graph if n.op.startswith("onnx.")] == [
+            "LayerNormalization"
+        ]
+        ours, theirs = (
+            np.abs(np.asarray(f(x), np.float64) - exact).max()
+            for f in (model, jax.jit(program))
+        )
         assert ours <= 2 * theirs + 1e-6
 
 
@@ -255,12 +302,22 @@ def logistic_tail():
 def order_of_sums():
     x = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     bound = 1000 * np.finfo(np.float32).eps * np.abs(x).sum()
-    for fn in (jnp.sum, jnp.mean, lax.cumsum, lambda x: lax.cumsum(x, reverse=True), lambda x: x @ x):
+    for fn in (
+        jnp.sum,
+        jnp.mean,
+        lax.cumsum,
+        lambda x: lax.cumsum(x, reverse=True),
+        lambda x: x @ x,
+    ):
         got, want = both(fn, x)
         assert np.abs(got - want).max() <= bound
     products, _ = both(lambda x: lax.cumprod(x, reverse=True), x[:50])
-    np.testing.assert_allclose(products, np.cumprod(x[:50].astype(np.float64)[::-1])[::-1], rtol=50 * 1.2e-7)
-    late = np.zeros(32, np.float32)  # the second block of 16 sums to 0 before what is before it is added
+    np.testing.assert_allclose(
+        products, np.cumprod(x[:50].astype(np.float64)[::-1])[::-1], rtol=50 * 1.2e-7
+    )
+    late = np.zeros(
+        32, np.float32
+    )  # the second block of 16 sums to 0 before what is before it is added
     late[15:19] = 3e38, 3e38, -3e38, -3e38
     got, want = both(lax.cumsum, late)
     assert (got == want)[:16].all()
@@ -282,14 +339,22 @@ def fused_16_bits():
 
 def elementary_functions():
     """The table of the page, function by function, which tells how far its results are from XLA's."""
-    table = re.findall(r"^\| ([a-z0-9_]+) \| (\d+) \| (\d+) \| (\d+) \|$", PAGE.read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| ([a-z0-9_]+) \| (\d+) \| (\d+) \| (\d+) \|$",
+        PAGE.read_text(),
+        re.MULTILINE,
+    )
     names = [row[0] for row in table]
 
     def all_of_them(x):
         return [getattr(lax, name)(x) for name in names]
 
     every_16_bits = np.arange(2**16, dtype=np.uint16)
-    some_32_bits = np.random.default_rng(0).integers(0, 2**32, 20000, dtype=np.uint32).view(np.float32)
+    some_32_bits = (
+        np.random.default_rng(0)
+        .integers(0, 2**32, 20000, dtype=np.uint32)
+        .view(np.float32)
+    )
     lines = [np.linspace(-end, end, 20001, dtype=np.float32) for end in (1, 100)]
     operands = [
         np.concatenate([some_32_bits, *lines]),
@@ -298,9 +363,14 @@ def elementary_functions():
     ]
     for column, x in enumerate(operands, 1):
         got = j2o.compile(all_of_them, [x])(x)
-        want = jax.jit(all_of_them, compiler_options={"xla_allow_excess_precision": False})(x)
+        want = jax.jit(
+            all_of_them, compiler_options={"xla_allow_excess_precision": False}
+        )(x)
         for row, g, w in zip(table, got, want, strict=True):
-            assert distance(np.asarray(g), np.asarray(w), x) <= int(row[column]), (row[0], x.dtype)
+            assert distance(np.asarray(g), np.asarray(w), x) <= int(row[column]), (
+                row[0],
+                x.dtype,
+            )
 
 
 def distance(got, want, x):
@@ -308,7 +378,9 @@ def distance(got, want, x):
     with np.errstate(invalid="ignore"):  # signalling NaNs
         g, w, operand = (v.astype(np.float64) for v in (got, want, x))
     least = 0 if x.dtype == np.float16 else 1e-36
-    small = (abs(operand) < least) & (operand != 0) | (abs(g) < least) & (abs(w) < least) & (g != w)
+    small = (abs(operand) < least) & (operand != 0) | (abs(g) < least) & (
+        abs(w) < least
+    ) & (g != w)
     assert (np.isnan(g) == np.isnan(w))[~small].all()
     floats = ~small & ~np.isnan(w) & (g != w)
     return abs(rank(got)[floats] - rank(want)[floats]).max(initial=0)
@@ -332,7 +404,9 @@ def nan_bits():
     x = np.array([0xFFC00001, 0x7FC00001, 0x7F800001], np.uint32).view(np.float32)
     got, _ = both(lambda x: lax.bitcast_convert_type(x, jnp.uint32) & 0x7F800000, x)
     assert (got == 0x7F800000).all()
-    greatest, _ = both(lambda x: lax.top_k(x, 2)[0], np.concatenate([f32(1, INF), x[:1]]))
+    greatest, _ = both(
+        lambda x: lax.top_k(x, 2)[0], np.concatenate([f32(1, INF), x[:1]])
+    )
     assert np.isnan(greatest[0]) or greatest[0] == INF
 
 
@@ -362,7 +436,9 @@ def free_choices():
     a = f32([2, 1, 0], [1, 2, 1], [0, 1, 2])
     vectors, _ = both(lambda a: jnp.linalg.eigh(a).eigenvectors, a)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-5)
-    np.testing.assert_allclose(np.diag(vectors.T @ a @ vectors), np.linalg.eigvalsh(a), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.diag(vectors.T @ a @ vectors), np.linalg.eigvalsh(a), rtol=1e-5
+    )
 
 
 BOUNDED = {

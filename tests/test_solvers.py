@@ -72,13 +72,25 @@ def jacobian(matrix):
 
 
 def function(matrix):
-    return lx.FunctionLinearOperator(lambda x: matrix @ x, jax.ShapeDtypeStruct((4,), matrix.dtype))
+    return lx.FunctionLinearOperator(
+        lambda x: matrix @ x, jax.ShapeDtypeStruct((4,), matrix.dtype)
+    )
 
 
 LINEAR = {
     "lu": (lx.MatrixLinearOperator, lx.LU(), SQUARE, SIDE),
-    "auto": (lx.MatrixLinearOperator, lx.AutoLinearSolver(well_posed=True), SQUARE, SIDE),
-    "auto_least_squares": (lx.MatrixLinearOperator, lx.AutoLinearSolver(well_posed=False), TALL, TALL_SIDE),
+    "auto": (
+        lx.MatrixLinearOperator,
+        lx.AutoLinearSolver(well_posed=True),
+        SQUARE,
+        SIDE,
+    ),
+    "auto_least_squares": (
+        lx.MatrixLinearOperator,
+        lx.AutoLinearSolver(well_posed=False),
+        TALL,
+        TALL_SIDE,
+    ),
     "qr": (lx.MatrixLinearOperator, lx.QR(), TALL, TALL_SIDE),
     "svd": (lx.MatrixLinearOperator, lx.SVD(), TALL, TALL_SIDE),
     "cholesky": (definite, lx.Cholesky(), DEFINITE, SIDE),
@@ -101,7 +113,10 @@ def test_linear_solvers(name):
 
 def test_linear_solve_of_pytrees():
     def fn(matrix, side):
-        parts = {"x": {"x": matrix[:2, :2], "y": matrix[:2, 2:]}, "y": {"x": matrix[2:, :2], "y": matrix[2:, 2:]}}
+        parts = {
+            "x": {"x": matrix[:2, :2], "y": matrix[:2, 2:]},
+            "y": {"x": matrix[2:, :2], "y": matrix[2:, 2:]},
+        }
         structure = jax.eval_shape(lambda: {"x": side[:2], "y": side[2:]})
         operator = lx.PyTreeLinearOperator(parts, structure)
         return lx.linear_solve(operator, {"x": side[:2], "y": side[2:]}).value
@@ -115,7 +130,10 @@ def solve_rows(matrix, sides):
 
 
 def test_gradient_and_vmap_of_a_linear_solve():
-    agrees(jax.grad(lambda matrix, side: solve_rows(matrix, side[None]).sum()), [SQUARE, SIDE])
+    agrees(
+        jax.grad(lambda matrix, side: solve_rows(matrix, side[None]).sum()),
+        [SQUARE, SIDE],
+    )
     agrees(solve_rows, [SQUARE, SIDES], ["f64[4,4]", "f64[B,4]"])
 
 
@@ -146,19 +164,29 @@ def fit(y, x):
 
 
 def stated(solution):
-    return solution.value, solution.stats["num_steps"], solution.result == optx.RESULTS.successful
+    return (
+        solution.value,
+        solution.stats["num_steps"],
+        solution.result == optx.RESULTS.successful,
+    )
 
 
 def root(solver):
-    return lambda matrix, start: stated(optx.root_find(residual, solver, start, matrix, throw=False))
+    return lambda matrix, start: stated(
+        optx.root_find(residual, solver, start, matrix, throw=False)
+    )
 
 
 def fitted(solver):
-    return lambda start, x: stated(optx.least_squares(fit, solver, start, x, throw=False))
+    return lambda start, x: stated(
+        optx.least_squares(fit, solver, start, x, throw=False)
+    )
 
 
 def minimum(solver):
-    return lambda start: stated(optx.minimise(rosenbrock, solver, start, max_steps=512, throw=False))
+    return lambda start: stated(
+        optx.minimise(rosenbrock, solver, start, max_steps=512, throw=False)
+    )
 
 
 START, POINTS = np.array([0.5, 0.3]), np.linspace(0, 2, 8)
@@ -166,12 +194,19 @@ OPTIMISERS = {
     "newton": (root(optx.Newton(1e-8, 1e-8)), [SQUARE, SIDE]),
     "chord": (root(optx.Chord(1e-8, 1e-8)), [SQUARE, SIDE]),
     "dogleg": (root(optx.Dogleg(1e-8, 1e-8)), [SQUARE, SIDE]),
-    "levenberg_marquardt": (fitted(optx.LevenbergMarquardt(1e-8, 1e-8)), [START, POINTS]),
+    "levenberg_marquardt": (
+        fitted(optx.LevenbergMarquardt(1e-8, 1e-8)),
+        [START, POINTS],
+    ),
     "gauss_newton": (fitted(optx.GaussNewton(1e-8, 1e-8)), [START, POINTS]),
     "bfgs": (minimum(optx.BFGS(1e-6, 1e-6)), [START]),
     "nelder_mead": (minimum(optx.NelderMead(1e-4, 1e-4)), [START]),
     "too_few_steps": (
-        lambda start: stated(optx.minimise(rosenbrock, optx.BFGS(1e-6, 1e-6), start, max_steps=3, throw=False)),
+        lambda start: stated(
+            optx.minimise(
+                rosenbrock, optx.BFGS(1e-6, 1e-6), start, max_steps=3, throw=False
+            )
+        ),
         [START],
     ),
 }
@@ -186,7 +221,9 @@ def test_optimisers(name):
 def test_fixed_points_of_symbolic_size():
     def fn(x):
         solver = optx.FixedPointIteration(1e-8, 1e-8)
-        return optx.fixed_point(lambda y, c: jnp.cos(y) * c, solver, jnp.full_like(x, 0.5), x).value
+        return optx.fixed_point(
+            lambda y, c: jnp.cos(y) * c, solver, jnp.full_like(x, 0.5), x
+        ).value
 
     agrees(fn, [START], ["f64[N]"])
 
@@ -195,9 +232,13 @@ def test_gradient_through_a_root_and_roots_of_rows():
     newton = optx.Newton(1e-8, 1e-8)
 
     def roots(matrix, starts):
-        return jax.vmap(lambda start: optx.root_find(residual, newton, start, matrix).value)(starts)
+        return jax.vmap(
+            lambda start: optx.root_find(residual, newton, start, matrix).value
+        )(starts)
 
-    agrees(jax.grad(lambda matrix, start: roots(matrix, start[None]).sum()), [SQUARE, SIDE])
+    agrees(
+        jax.grad(lambda matrix, start: roots(matrix, start[None]).sum()), [SQUARE, SIDE]
+    )
     agrees(roots, [SQUARE, SIDES], ["f64[4,4]", "f64[B,4]"])
 
 
@@ -214,15 +255,32 @@ PID = dfx.PIDController(1e-3, 1e-5)
 
 def solve(solver, **options):
     def fn(y, rate):
-        found = dfx.diffeqsolve(dfx.ODETerm(field), solver, 0.0, 1.0, 0.1, y, args=rate, **options)
-        return found.ts, found.ys, found.stats["num_steps"], found.stats["num_rejected_steps"]
+        found = dfx.diffeqsolve(
+            dfx.ODETerm(field), solver, 0.0, 1.0, 0.1, y, args=rate, **options
+        )
+        return (
+            found.ts,
+            found.ys,
+            found.stats["num_steps"],
+            found.stats["num_rejected_steps"],
+        )
 
     return fn
 
 
 def dense(y, rate):
     save = dfx.SaveAt(dense=True)
-    found = dfx.diffeqsolve(dfx.ODETerm(field), dfx.Tsit5(), 0.0, 1.0, 0.1, y, args=rate, saveat=save, max_steps=32)
+    found = dfx.diffeqsolve(
+        dfx.ODETerm(field),
+        dfx.Tsit5(),
+        0.0,
+        1.0,
+        0.1,
+        y,
+        args=rate,
+        saveat=save,
+        max_steps=32,
+    )
     return jax.vmap(found.evaluate)(jnp.linspace(0, 1, 7))
 
 
@@ -230,22 +288,30 @@ def until(y, rate):
     """Stops in the middle, where the first coordinate has fallen below a value."""
     event = dfx.Event(lambda t, y, args, **_: y[0] < 0.4)
     term = dfx.ODETerm(lambda t, y, rate: -rate * y)
-    found = dfx.diffeqsolve(term, dfx.Tsit5(), 0.0, jnp.inf, 0.1, y, args=rate, event=event)
+    found = dfx.diffeqsolve(
+        term, dfx.Tsit5(), 0.0, jnp.inf, 0.1, y, args=rate, event=event
+    )
     return found.ys, found.ts
 
 
 def stochastic(y, key):
     motion = dfx.VirtualBrownianTree(0.0, 1.0, tol=1e-2, shape=(2,), key=key)
-    noise = dfx.ControlTerm(lambda t, y, args: lx.DiagonalLinearOperator(0.1 * y), motion)
+    noise = dfx.ControlTerm(
+        lambda t, y, args: lx.DiagonalLinearOperator(0.1 * y), motion
+    )
     terms = dfx.MultiTerm(dfx.ODETerm(lambda t, y, args: -y), noise)
     return dfx.diffeqsolve(terms, dfx.EulerHeun(), 0.0, 1.0, 0.1, y).ys
 
 
 def controlled(values):
     times = jnp.linspace(0, 1, 5)
-    path = dfx.CubicInterpolation(times, dfx.backward_hermite_coefficients(times, values))
+    path = dfx.CubicInterpolation(
+        times, dfx.backward_hermite_coefficients(times, values)
+    )
     term = dfx.ControlTerm(lambda t, y, args: jnp.outer(y, jnp.ones(2)), path).to_ode()
-    return dfx.diffeqsolve(term, dfx.Tsit5(), 0.0, 1.0, None, jnp.ones(2), stepsize_controller=PID).ys
+    return dfx.diffeqsolve(
+        term, dfx.Tsit5(), 0.0, 1.0, None, jnp.ones(2), stepsize_controller=PID
+    ).ys
 
 
 EQUATIONS = {
@@ -292,14 +358,20 @@ ADJOINTS = {
 def neural(y, adjoint=ADJOINTS["checkpoints"], model=None):
     model = model or Field(eqx.nn.MLP(2, 2, 8, 2, key=jax.random.key(1)))
     options = {"adjoint": adjoint, "stepsize_controller": PID, "max_steps": 16}
-    return dfx.diffeqsolve(dfx.ODETerm(model), dfx.Bosh3(), 0.0, 1.0, 0.25, y, **options).ys
+    return dfx.diffeqsolve(
+        dfx.ODETerm(model), dfx.Bosh3(), 0.0, 1.0, 0.25, y, **options
+    ).ys
 
 
 @pytest.mark.parametrize("name", ADJOINTS)
 def test_gradients_through_a_neural_equation(name):
     def fn(y):
         model = Field(eqx.nn.MLP(2, 2, 8, 2, key=jax.random.key(1)))
-        return eqx.filter_grad(lambda m: neural(y, ADJOINTS[name], m).sum())(model).mlp.layers[0].weight
+        return (
+            eqx.filter_grad(lambda m: neural(y, ADJOINTS[name], m).sum())(model)
+            .mlp.layers[0]
+            .weight
+        )
 
     agrees(fn, [STATE])
 

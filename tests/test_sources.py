@@ -15,7 +15,12 @@ from j2o.ir.places import portable
 
 
 def sources_of(model, **options):
-    return [p.value for n in model.to_proto(**options).graph.node for p in n.metadata_props if p.key == "source"]
+    return [
+        p.value
+        for n in model.to_proto(**options).graph.node
+        for p in n.metadata_props
+        if p.key == "source"
+    ]
 
 
 def here(x):
@@ -30,19 +35,29 @@ def line_of(fn, word):
 
 
 def test_the_users_line():
-    assert set(sources_of(j2o.compile(here, [("B",)]))) == {f"tests/test_sources.py:{line_of(here, '# here')}"}
+    assert set(sources_of(j2o.compile(here, [("B",)]))) == {
+        f"tests/test_sources.py:{line_of(here, '# here')}"
+    }
 
 
-@pytest.mark.parametrize("fn", [jnp.tanh, jax.jit(jnp.tanh), jax.nn.softmax], ids=["plain", "jit", "softmax"])
+@pytest.mark.parametrize(
+    "fn", [jnp.tanh, jax.jit(jnp.tanh), jax.nn.softmax], ids=["plain", "jit", "softmax"]
+)
 def test_what_no_user_wrote_has_no_line(fn):
     assert sources_of(j2o.compile(fn, [(3,)])) == []
 
 
 def test_libraries_from_their_package_on():
     linear = j2o.compile(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), [("B", 3)])
-    assert {s.rpartition(":")[0] for s in sources_of(linear)} == {"flax/nnx/nn/linear.py"}
-    dense = j2o.compile(jax.vmap(eqx.nn.Linear(3, 4, key=jax.random.key(0))), [("B", 3)], name="dense")
-    assert {s.rpartition(":")[0] for s in sources_of(dense)} == {"equinox/nn/_linear.py"}
+    assert {s.rpartition(":")[0] for s in sources_of(linear)} == {
+        "flax/nnx/nn/linear.py"
+    }
+    dense = j2o.compile(
+        jax.vmap(eqx.nn.Linear(3, 4, key=jax.random.key(0))), [("B", 3)], name="dense"
+    )
+    assert {s.rpartition(":")[0] for s in sources_of(dense)} == {
+        "equinox/nn/_linear.py"
+    }
 
 
 def test_a_marked_function_of_another():
@@ -51,7 +66,12 @@ def test_a_marked_function_of_another():
         return jnp.tanh(x)
 
     model = j2o.compile(lambda x: marked(marked(x)), [(3,)])
-    inside = [p.value for f in model.to_proto().functions for n in f.node for p in n.metadata_props]
+    inside = [
+        p.value
+        for f in model.to_proto().functions
+        for n in f.node
+        for p in n.metadata_props
+    ]
     assert inside
     assert all(s.startswith("tests/test_sources.py:") for s in inside)
 
@@ -75,7 +95,11 @@ def test_errors_keep_the_whole_path():
 
 
 def test_where_paths_begin(tmp_path):
-    project, package, alone = tmp_path / "project", tmp_path / "lib" / "top" / "inner", tmp_path / "alone"
+    project, package, alone = (
+        tmp_path / "project",
+        tmp_path / "lib" / "top" / "inner",
+        tmp_path / "alone",
+    )
     for folder in (project / "src", package, alone):
         folder.mkdir(parents=True)
     (project / "pyproject.toml").touch()
@@ -84,7 +108,10 @@ def test_where_paths_begin(tmp_path):
     assert portable(str(project / "src" / "train.py")) == "src/train.py"
     assert portable(str(package / "net.py")) == "top/inner/net.py"
     assert portable(str(alone / "net.py")) == "net.py"
-    assert portable("/home/me/.venv/lib/python3.12/site-packages/flax/nnx/nn/linear.py") == "flax/nnx/nn/linear.py"
+    assert (
+        portable("/home/me/.venv/lib/python3.12/site-packages/flax/nnx/nn/linear.py")
+        == "flax/nnx/nn/linear.py"
+    )
     assert portable(textwrap.__file__) == "textwrap.py"
     assert portable("<stdin>") == "<stdin>"
     assert portable("/tmp/ipykernel_4711/1234567.py") == "<cell>"
@@ -120,7 +147,9 @@ def test_the_same_program_in_two_folders_gives_the_same_bytes(tmp_path):
         folder.mkdir(parents=True)
         (folder / "program.py").write_text(PROGRAM)
         subprocess.run([sys.executable, "program.py"], cwd=folder, check=True)
-        written.append([(folder / name).read_bytes() for name in ("net.onnx", "plain.onnx")])
+        written.append(
+            [(folder / name).read_bytes() for name in ("net.onnx", "plain.onnx")]
+        )
     assert written[0] == written[1]
     for data in written[0]:
         assert b"program.py:" in data

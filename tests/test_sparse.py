@@ -14,14 +14,19 @@ VECTOR = np.arange(4, dtype=np.float32) + 1
 MATRIX = np.arange(8, dtype=np.float32).reshape(4, 2)
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
 KINDS = [sparse.BCOO, sparse.BCSR, sparse.COO, sparse.CSR, sparse.CSC]
-TRANSPOSED = [kind for kind in KINDS if kind is not sparse.BCSR]  # JAX has no transpose of BCSR
+TRANSPOSED = [
+    kind for kind in KINDS if kind is not sparse.BCSR
+]  # JAX has no transpose of BCSR
 
 # what is done with a sparse matrix, and the dense operand
 USES = {
     "todense": (lambda matrix, y: matrix.todense() + y[:, 0], MATRIX),
     "vector": (lambda matrix, y: matrix @ y, VECTOR),
     "matrix": (lambda matrix, y: matrix @ y, MATRIX),
-    "gradient": (lambda matrix, y: jax.grad(lambda y: jnp.sum((matrix @ y) ** 2))(y), VECTOR),
+    "gradient": (
+        lambda matrix, y: jax.grad(lambda y: jnp.sum((matrix @ y) ** 2))(y),
+        VECTOR,
+    ),
 }
 
 
@@ -82,9 +87,15 @@ OPERATIONS = {
     "reshaped": lambda x: sparse_of(x).reshape(2, 6).todense(),
     "reduced": lambda x: sparse_of(x).sum(1).todense(),
     "extracted": lambda x: sparse.bcoo_extract(sparse_of(x), x + 1).todense(),
-    "batched": lambda x: sparse.bcoo_fromdense(jnp.stack([x, -x]), n_batch=1, nse=NONZERO).todense(),
-    "mapped": lambda x: jax.vmap(lambda row: sparse.BCOO.fromdense(row, nse=2).todense())(x),
-    "sparsified": lambda x: sparse.sparsify(lambda a, v: (jnp.sin(a) * 2) @ v)(sparse_of(x), VECTOR),
+    "batched": lambda x: sparse.bcoo_fromdense(
+        jnp.stack([x, -x]), n_batch=1, nse=NONZERO
+    ).todense(),
+    "mapped": lambda x: jax.vmap(
+        lambda row: sparse.BCOO.fromdense(row, nse=2).todense()
+    )(x),
+    "sparsified": lambda x: sparse.sparsify(lambda a, v: (jnp.sin(a) * 2) @ v)(
+        sparse_of(x), VECTOR
+    ),
     "identity": lambda x: sparse.eye(3) @ x,
 }
 
@@ -98,6 +109,10 @@ def test_what_calls_the_host_is_refused():
     """JAX solves sparse systems on the CPU by a call of scipy."""
     from jax.experimental.sparse.linalg import spsolve
 
-    data, columns, starts = np.ones(3, np.float32), np.arange(3, dtype=np.int32), np.arange(4, dtype=np.int32)
+    data, columns, starts = (
+        np.ones(3, np.float32),
+        np.arange(3, dtype=np.int32),
+        np.arange(4, dtype=np.int32),
+    )
     with pytest.raises(j2o.UnsupportedError, match="spsolve"):
         j2o.compile(lambda b: spsolve(data, columns, starts, b), ["f32[3]"])

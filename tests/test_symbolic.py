@@ -15,7 +15,9 @@ CONV = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
 
 def windowed(init, op, *args, **kwargs):
-    return lambda x: lax.reduce_window(x, jnp.float32(init), op, *(a(x) if callable(a) else a for a in args), **kwargs)
+    return lambda x: lax.reduce_window(
+        x, jnp.float32(init), op, *(a(x) if callable(a) else a for a in args), **kwargs
+    )
 
 
 def two_results(x):
@@ -63,13 +65,38 @@ def test_edges(name):
     fn, spec, shapes = PROGRAMS[name]
     model = j2o.compile(fn, [spec])
     for i, shape in enumerate(shapes):
-        model.verify(np.random.default_rng(i).standard_normal(shape).astype(np.float32), rtol=1e-5, atol=1e-5)
+        model.verify(
+            np.random.default_rng(i).standard_normal(shape).astype(np.float32),
+            rtol=1e-5,
+            atol=1e-5,
+        )
 
 
 RAGGED = {  # contracting and batch dimensions, the ragged ones, the groups'; specs and shapes of the operands
-    "rows": (([1], [1]), ([], []), [0], [0], [("M", "K"), (2, "K", "N")], [(5, 3), (2, 3, 4)]),
-    "contracted": (([1], [0]), ([], []), [1], [], [("M", "K"), ("K", "N")], [(4, 5), (5, 3)]),
-    "batch": (([2], [1]), ([0], [0]), [0], [], [("B", "M", "K"), ("B", "K", "N")], [(5, 2, 3), (5, 3, 4)]),
+    "rows": (
+        ([1], [1]),
+        ([], []),
+        [0],
+        [0],
+        [("M", "K"), (2, "K", "N")],
+        [(5, 3), (2, 3, 4)],
+    ),
+    "contracted": (
+        ([1], [0]),
+        ([], []),
+        [1],
+        [],
+        [("M", "K"), ("K", "N")],
+        [(4, 5), (5, 3)],
+    ),
+    "batch": (
+        ([2], [1]),
+        ([0], [0]),
+        [0],
+        [],
+        [("B", "M", "K"), ("B", "K", "N")],
+        [(5, 2, 3), (5, 3, 4)],
+    ),
     "rows of a batch": (
         ([2], [2]),
         ([0], [1]),
@@ -85,8 +112,13 @@ RAGGED = {  # contracting and batch dimensions, the ragged ones, the groups'; sp
 def test_ragged_dot(name):
     contract, batch, ragged, groups, specs, shapes = RAGGED[name]
     numbers = lax.RaggedDotDimensionNumbers((contract, batch), ragged, groups)
-    model = j2o.compile(lambda x, y, g: lax.ragged_dot_general(x, y, g, numbers), [*specs, "i32[2]"])
-    x, y = (np.random.default_rng(i).standard_normal(s).astype(np.float32) for i, s in enumerate(shapes))
+    model = j2o.compile(
+        lambda x, y, g: lax.ragged_dot_general(x, y, g, numbers), [*specs, "i32[2]"]
+    )
+    x, y = (
+        np.random.default_rng(i).standard_normal(s).astype(np.float32)
+        for i, s in enumerate(shapes)
+    )
     model.verify(x, y, np.array([2, 3], np.int32))
 
 
@@ -96,13 +128,18 @@ def test_the_mean_of_nothing():
 
 
 def test_pivots_out_of_bounds():
-    model = j2o.compile(lambda p: lax.linalg.lu_pivots_to_permutation(p, 8), ["i32[B,3]"])
+    model = j2o.compile(
+        lambda p: lax.linalg.lu_pivots_to_permutation(p, 8), ["i32[B,3]"]
+    )
     model.verify(np.array([[5, 1, 9], [-1, -20, 2]], np.int32))
 
 
 def test_threefry_halves_the_dimension_that_the_sizes_say():
     key, algorithm = np.arange(4, dtype=np.uint32), lax.RandomAlgorithm.RNG_THREE_FRY
-    model = j2o.compile(lambda k, x: lax.rng_bit_generator(k, x.shape, algorithm=algorithm), ["u32[4]", ("B", "T")])
+    model = j2o.compile(
+        lambda k, x: lax.rng_bit_generator(k, x.shape, algorithm=algorithm),
+        ["u32[4]", ("B", "T")],
+    )
     for shape in ((3, 5), (3, 4), (2, 5), (5, 3)):
         model.verify(key, np.ones(shape, np.float32))
 
@@ -110,7 +147,9 @@ def test_threefry_halves_the_dimension_that_the_sizes_say():
 def test_sums_of_integers_wrap():
     for dtype, bits in ((np.int32, 31), (np.uint32, 32)):
         model = j2o.compile(lambda x: x.sum(0), [jax.ShapeDtypeStruct((3, 1), dtype)])
-        model.verify(np.array([[2**bits - 1], [2**bits - 1], [5]], np.int64).astype(dtype))
+        model.verify(
+            np.array([[2**bits - 1], [2**bits - 1], [5]], np.int64).astype(dtype)
+        )
     with jax.enable_x64(True):
         model = j2o.compile(lambda x: x.sum(0), ["i64[B,1]"])
         model.verify(np.array([[2**63 - 1], [2**53 + 1], [5]], np.int64))
@@ -119,21 +158,32 @@ def test_sums_of_integers_wrap():
 @pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int8])
 def test_one_over_an_integer_times_another(dtype):
     spec = jax.ShapeDtypeStruct((4,), dtype)
-    for fn in (lambda y: lax.div(jnp.ones_like(y), y) * jnp.array(6, dtype), lambda y: jnp.array(1, dtype) % y):
+    for fn in (
+        lambda y: lax.div(jnp.ones_like(y), y) * jnp.array(6, dtype),
+        lambda y: jnp.array(1, dtype) % y,
+    ):
         for level in (0, 2):
-            j2o.compile(fn, [spec], opt_level=level).verify(np.array([2, 1, 3, 0], dtype))
+            j2o.compile(fn, [spec], opt_level=level).verify(
+                np.array([2, 1, 3, 0], dtype)
+            )
 
 
 def test_the_callers_settings_for_promotion_do_not_reach_our_own_code():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        j2o.compile(jnp.linalg.inv, [("B", 3, 3)]).verify(np.eye(3, dtype=np.float32)[None] * 2)
+        j2o.compile(jnp.linalg.inv, [("B", 3, 3)]).verify(
+            np.eye(3, dtype=np.float32)[None] * 2
+        )
 
 
 def test_sizes_that_make_a_division_by_zero_do_not_stop_the_process():
     import onnxruntime as ort
 
-    model = j2o.compile(lambda x, y: x.sum() + y.reshape(x.shape[0], -1).sum(0), [("B",), ("B*T",)])
-    session = ort.InferenceSession(model.to_proto().SerializeToString(), providers=["CPUExecutionProvider"])
+    model = j2o.compile(
+        lambda x, y: x.sum() + y.reshape(x.shape[0], -1).sum(0), [("B",), ("B*T",)]
+    )
+    session = ort.InferenceSession(
+        model.to_proto().SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     with pytest.raises(Exception, match="Reshape"):
         session.run(None, {"x": np.ones(0, np.float32), "y": np.ones(6, np.float32)})
 
@@ -164,9 +214,13 @@ def block(x):
     heads = x.reshape(batch, length, 4, width // 4)
     scores = jnp.einsum("bqhd,bkhd->bhqk", heads, heads) / length
     seen = jnp.arange(length)[:, None] >= jnp.arange(length)
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen, scores, -1e9)), heads)
+    mixed = jnp.einsum(
+        "bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen, scores, -1e9)), heads
+    )
     x = x + mixed.reshape(batch, length, width) - x.mean(1, keepdims=True)
-    return x + lax.fori_loop(0, length, lambda i, s: s + x[:, i].sum() / (batch * length), jnp.float32(0))
+    return x + lax.fori_loop(
+        0, length, lambda i, s: s + x[:, i].sum() / (batch * length), jnp.float32(0)
+    )
 
 
 def serving(graph) -> list[tuple[str, bool]]:
@@ -174,7 +228,9 @@ def serving(graph) -> list[tuple[str, bool]]:
     sizes, found = set(), []
     for node in graph.walk():
         inputs = [v for v in node.inputs if v is not None and v.const is None]
-        if node.op == "onnx.Shape" or (inputs and not node.graphs and sizes.issuperset(inputs)):
+        if node.op == "onnx.Shape" or (
+            inputs and not node.graphs and sizes.issuperset(inputs)
+        ):
             sizes.update(node.outputs)
             found.append((node.kind, node.graph is not graph))
     return found
@@ -183,8 +239,15 @@ def serving(graph) -> list[tuple[str, bool]]:
 def test_what_serves_sizes_does_not_grow_with_depth_nor_stand_in_loops():
     counts = []
     for depth in (1, 4):
-        model = j2o.compile(lambda x, depth=depth: [x := block(x) for _ in range(depth)][-1], [("B", "T", 8)])
-        model.verify(np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32), rtol=1e-3, atol=1e-3)
+        model = j2o.compile(
+            lambda x, depth=depth: [x := block(x) for _ in range(depth)][-1],
+            [("B", "T", 8)],
+        )
+        model.verify(
+            np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32),
+            rtol=1e-3,
+            atol=1e-3,
+        )
         nodes = serving(model.graph)
         assert not any(inside for _, inside in nodes)
         assert ("Shape", False) in nodes
@@ -195,12 +258,20 @@ def test_what_serves_sizes_does_not_grow_with_depth_nor_stand_in_loops():
 def shapes_of(graph):
     """(name, shape or None) of every value of a proto's graph that a node makes, and of the graphs in it."""
     infos = {
-        v.name: v for v in (*graph.value_info, *getattr(graph, "output", ()), *graph.input) if not isinstance(v, str)
+        v.name: v
+        for v in (*graph.value_info, *getattr(graph, "output", ()), *graph.input)
+        if not isinstance(v, str)
     }
     for node in graph.node:
         for name in filter(None, node.output):
             info = infos.get(name)
-            yield name, info and [d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim]
+            yield (
+                name,
+                info
+                and [
+                    d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim
+                ],
+            )
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from shapes_of(attribute.g)
@@ -211,7 +282,9 @@ def test_every_value_of_the_exported_model_has_a_shape():
     model = j2o.compile(lambda x: marked(block(x)).reshape(-1, 2, 8), [("2*B", "T", 8)])
     proto = model.to_proto()
     assert len(proto.functions) == 1
-    found = [entry for part in (proto.graph, *proto.functions) for entry in shapes_of(part)]
+    found = [
+        entry for part in (proto.graph, *proto.functions) for entry in shapes_of(part)
+    ]
     assert [name for name, shape in found if shape is None] == []
     assert any("2*B" in shape for _, shape in found)
     assert any("B*T" in shape for _, shape in found)

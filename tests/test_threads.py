@@ -40,7 +40,11 @@ def sampled(x):
     return jnp.where(x > 0, jax.random.normal(key, x.shape), jnp.cumsum(x, axis=0))
 
 
-PROGRAMS = [(network, ["f32[6,8]"]), (sampled, ["f32[6,8]"]), (lambda x: block(x).sum(0), ["f32[B,8]"])]
+PROGRAMS = [
+    (network, ["f32[6,8]"]),
+    (sampled, ["f32[6,8]"]),
+    (lambda x: block(x).sum(0), ["f32[B,8]"]),
+]
 X = np.linspace(-2, 2, 48, dtype=np.float32).reshape(6, 8)
 
 
@@ -51,8 +55,15 @@ def compiled(program):
 
 def settings():
     """All that compiling might leave changed in this process."""
-    jax_settings = {name: getattr(jax.config, name, None) for name in jax.config.values}  # those of this thread
-    return gc.isenabled(), jax_settings, is_marking(), jax.dtypes.canonicalize_dtype(np.float64)
+    jax_settings = {
+        name: getattr(jax.config, name, None) for name in jax.config.values
+    }  # those of this thread
+    return (
+        gc.isenabled(),
+        jax_settings,
+        is_marking(),
+        jax.dtypes.canonicalize_dtype(np.float64),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ threads
@@ -86,7 +97,9 @@ def test_threads_with_settings_of_their_own():
 def test_a_model_runs_in_several_threads():
     model = j2o.compile(*PROGRAMS[0])
     want = [np.asarray(out) for out in model(X)]
-    fresh = j2o.compile(*PROGRAMS[0])  # its session is made by whichever thread comes first
+    fresh = j2o.compile(
+        *PROGRAMS[0]
+    )  # its session is made by whichever thread comes first
     with ThreadPoolExecutor(6) as pool:
         for found in pool.map(lambda _: fresh(X), range(24)):
             for a, b in zip(found, want, strict=True):
@@ -148,7 +161,11 @@ class Interrupt:
 
     def __call__(self, frame, event, _):
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(PACKAGE) and not code.co_flags & inspect.CO_GENERATOR:
+        if (
+            event == "call"
+            and code.co_filename.startswith(PACKAGE)
+            and not code.co_flags & inspect.CO_GENERATOR
+        ):
             self.calls += 1
             if self.calls == self.at:
                 raise KeyboardInterrupt
@@ -168,7 +185,9 @@ def test_an_interrupt_leaves_everything_as_it_was():
     want = [compiled(program) for program in PROGRAMS]
     before = settings()
     count = interrupted(PROGRAMS[0], 0)
-    last = [count - i for i in range(1, 20)]  # around the end of the pause of the collector
+    last = [
+        count - i for i in range(1, 20)
+    ]  # around the end of the pause of the collector
     for at in [*range(1, 20), *range(20, count, count // 40), *last]:
         with contextlib.suppress(KeyboardInterrupt):
             interrupted(PROGRAMS[0], at)
@@ -196,7 +215,11 @@ def careful(x):
     """A program that all settings allow; it folds infinities and NaN, which are none of its results."""
     limit = jnp.full(x.shape, jnp.float32(jnp.inf))
     scores = jnp.where(x > 0, x, -limit)
-    return jax.nn.softmax(scores, axis=-1), jnp.linalg.cholesky(x @ x.T + 9 * jnp.eye(6, dtype=x.dtype)), jnp.tanh(x)
+    return (
+        jax.nn.softmax(scores, axis=-1),
+        jnp.linalg.cholesky(x @ x.T + 9 * jnp.eye(6, dtype=x.dtype)),
+        jnp.tanh(x),
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)

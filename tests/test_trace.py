@@ -34,7 +34,14 @@ class Counting(Net):
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda f: f, lambda f: f.__call__, jax.jit, functools.partial, lambda f: lambda x: f(x)]
+    "wrap",
+    [
+        lambda f: f,
+        lambda f: f.__call__,
+        jax.jit,
+        functools.partial,
+        lambda f: lambda x: f(x),
+    ],
 )
 @pytest.mark.parametrize("kind", [Net, Counting])
 def test_weights_are_named_after_where_they_live(kind, wrap):
@@ -52,7 +59,9 @@ def test_nothing_of_the_callers_changes():
     net = Counting(nnx.Rngs(0))
     j2o.compile(net, [("B", 4)])
     assert net.calls[...] == 0
-    assert not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(nnx.state(net)))
+    assert not any(
+        isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(nnx.state(net))
+    )
 
 
 def test_a_second_export_has_the_weights_of_then():

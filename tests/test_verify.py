@@ -37,7 +37,10 @@ def test_close(got, want):
 
 @pytest.mark.parametrize(("got", "want"), FAR)
 def test_far(got, want):
-    with pytest.raises(j2o.VerificationError, match=r"output 'y': 1 of 1 values differ.*; at \(\) the model gives"):
+    with pytest.raises(
+        j2o.VerificationError,
+        match=r"output 'y': 1 of 1 values differ.*; at \(\) the model gives",
+    ):
         verify(got, want)
 
 
@@ -57,13 +60,21 @@ NARROW = [
 @pytest.mark.parametrize("name", NARROW)
 def test_dtypes_that_numpy_cannot_subtract(name):
     dtype = getattr(ml_dtypes, name)
-    one, other = np.ones(3, dtype), np.array([1, 0.5, 1] if "float" in name else [1, 0, 1], dtype)
+    one, other = (
+        np.ones(3, dtype),
+        np.array([1, 0.5, 1] if "float" in name else [1, 0, 1], dtype),
+    )
     assert verify(one, one) == (0, 0)
-    with pytest.raises(j2o.VerificationError, match=r"1 of 3 values differ.*at \(1,\) the model gives 1.*, JAX 0"):
+    with pytest.raises(
+        j2o.VerificationError,
+        match=r"1 of 3 values differ.*at \(1,\) the model gives 1.*, JAX 0",
+    ):
         verify(one, other, rtol=0.1)
 
 
-@pytest.mark.parametrize(("name", "next_to_one"), [("float16", 1.001), ("bfloat16", 1.0078)])
+@pytest.mark.parametrize(
+    ("name", "next_to_one"), [("float16", 1.001), ("bfloat16", 1.0078)]
+)
 def test_neighbours_in_a_float_of_16_bits_are_close(name, next_to_one):
     dtype = np.dtype(name)
     one, neighbour, far = (np.asarray(x, dtype) for x in (1, next_to_one, 1.4))
@@ -76,9 +87,13 @@ def test_neighbours_in_a_float_of_16_bits_are_close(name, next_to_one):
 
 
 def test_dtype_and_shape_are_compared():
-    with pytest.raises(j2o.VerificationError, match=r"int32\[2\] instead of int64\[2\]"):
+    with pytest.raises(
+        j2o.VerificationError, match=r"int32\[2\] instead of int64\[2\]"
+    ):
         verify(np.ones(2, np.int32), np.ones(2, np.int64))
-    with pytest.raises(j2o.VerificationError, match=r"float32\[1\] instead of float32\[\]"):
+    with pytest.raises(
+        j2o.VerificationError, match=r"float32\[1\] instead of float32\[\]"
+    ):
         verify(np.ones(1, np.float32), np.ones((), np.float32))
 
 
@@ -91,23 +106,36 @@ def model_of(fn, specs, other):
 
 def test_integers_and_keys_are_equal_or_not():
     model = model_of(lambda n: n, ["i32[]"], lambda n: n + 1)
-    with pytest.raises(j2o.VerificationError, match=r"the model gives 20001, JAX 20002 \(all must be equal\)"):
+    with pytest.raises(
+        j2o.VerificationError,
+        match=r"the model gives 20001, JAX 20002 \(all must be equal\)",
+    ):
         model.verify(20001)
     keys = model_of(lambda k: k, ["key<fry>[]"], lambda k: jax.random.fold_in(k, 1))
     with pytest.raises(j2o.VerificationError, match="2 of 2 values differ"):
         keys.verify(jax.random.key(0))
-    impl = model_of(lambda k: k, ["key<fry>[]"], lambda k: jax.random.key(0, impl="rbg"))
-    with pytest.raises(j2o.VerificationError, match=r"key<fry>\[\] instead of key<rbg>\[\]"):
+    impl = model_of(
+        lambda k: k, ["key<fry>[]"], lambda k: jax.random.key(0, impl="rbg")
+    )
+    with pytest.raises(
+        j2o.VerificationError, match=r"key<fry>\[\] instead of key<rbg>\[\]"
+    ):
         impl.verify(jax.random.key(0))
 
 
-TOLERANCES = list(itertools.product(("rtol", "atol"), ("a", None, -1, NAN, INF, True, 1j, [1], np.ones(2))))
+TOLERANCES = list(
+    itertools.product(
+        ("rtol", "atol"), ("a", None, -1, NAN, INF, True, 1j, [1], np.ones(2))
+    )
+)
 
 
 @pytest.mark.parametrize(("name", "value"), TOLERANCES, ids=str)
 def test_tolerances_are_checked(name, value):
     model = j2o.compile(lambda x: x, ["f32[]"])
-    with pytest.raises(j2o.SpecError, match=rf"^{name}=.*: a finite number of 0 or more is needed$"):
+    with pytest.raises(
+        j2o.SpecError, match=rf"^{name}=.*: a finite number of 0 or more is needed$"
+    ):
         model.verify(1.0, **{name: value})
     model.verify(1.0, **{name: 0})
     model.verify(1.0, **{name: np.float32(1e-3)})
@@ -140,8 +168,13 @@ def test_a_function_may_donate_its_arguments():
 def test_a_function_that_does_not_repeat_itself_is_told():
     state = itertools.count()
     model = j2o.compile(lambda x: x + next(state), ["f32[]"])
-    with pytest.raises(j2o.VerificationError, match="the function itself gives other values when called again"):
+    with pytest.raises(
+        j2o.VerificationError,
+        match="the function itself gives other values when called again",
+    ):
         model.verify(1.0)
     steady = model_of(lambda x: x, ["f32[]"], lambda x: x + 1)
-    with pytest.raises(j2o.VerificationError, match=r"JAX 2.0 \(rtol 0.0001, atol 1e-05\)$"):
+    with pytest.raises(
+        j2o.VerificationError, match=r"JAX 2.0 \(rtol 0.0001, atol 1e-05\)$"
+    ):
         steady.verify(1.0)

@@ -7,29 +7,58 @@ from jax import lax
 
 import j2o
 
-EDGES = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-45, 89, 1e30, 2.0**31], np.float32)
-MANY = np.tile(EDGES, (2000, 1))  # more than is folded at once: what is done to them is recorded
+EDGES = np.array(
+    [0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-45, 89, 1e30, 2.0**31],
+    np.float32,
+)
+MANY = np.tile(
+    EDGES, (2000, 1)
+)  # more than is folded at once: what is done to them is recorded
 ZEROS = np.zeros(4, np.float32)
 KERNEL = np.ones((3, 3, 2, 4), np.float32)
 
 
 def convolved(x):
-    return lax.conv_general_dilated(x, KERNEL, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        x, KERNEL, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 PROGRAMS = {
     "exp": (lambda x: (jnp.exp(jnp.asarray(EDGES)), x), (1,)),
     "half": (lambda x: (jnp.exp(jnp.asarray(EDGES)).astype("float16"), x), (1,)),
     "sinh": (lambda x: (jnp.sinh(jnp.asarray(EDGES, "bfloat16")), x), (1,)),
-    "logs": (lambda x: (jnp.log(jnp.asarray(EDGES)), jnp.log1p(jnp.asarray(EDGES)), x), (1,)),
-    "sums": (lambda x: (jnp.sum(jnp.asarray(EDGES)), jnp.cumprod(jnp.asarray(EDGES)), x), (1,)),
+    "logs": (
+        lambda x: (jnp.log(jnp.asarray(EDGES)), jnp.log1p(jnp.asarray(EDGES)), x),
+        (1,),
+    ),
+    "sums": (
+        lambda x: (jnp.sum(jnp.asarray(EDGES)), jnp.cumprod(jnp.asarray(EDGES)), x),
+        (1,),
+    ),
     "powers": (lambda x: (jnp.asarray(EDGES) ** jnp.asarray(EDGES[::-1]), x), (1,)),
     "quotients": (lambda x: (jnp.asarray(EDGES) / jnp.asarray(EDGES[::-1]), x), (1,)),
     "remainders": (lambda x: (jnp.asarray(EDGES) % jnp.asarray(EDGES[::-1]), x), (1,)),
-    "integers": (lambda x: (jnp.asarray(EDGES).astype("int32"), jnp.asarray(EDGES).astype("uint8"), x), (1,)),
+    "integers": (
+        lambda x: (
+            jnp.asarray(EDGES).astype("int32"),
+            jnp.asarray(EDGES).astype("uint8"),
+            x,
+        ),
+        (1,),
+    ),
     "eighths": (lambda x: (jnp.asarray(EDGES).astype("float8_e5m2"), x), (1,)),
-    "many": (lambda x: (x * (jnp.asarray(MANY) * 3e38 / jnp.asarray(MANY)), jnp.asarray(MANY).astype("float16")), (1,)),
-    "wrapping": (lambda x: (jnp.asarray([2**31 - 1, -(2**31)]) * jnp.asarray([2, -1]), x), (1,)),
+    "many": (
+        lambda x: (
+            x * (jnp.asarray(MANY) * 3e38 / jnp.asarray(MANY)),
+            jnp.asarray(MANY).astype("float16"),
+        ),
+        (1,),
+    ),
+    "wrapping": (
+        lambda x: (jnp.asarray([2**31 - 1, -(2**31)]) * jnp.asarray([2, -1]), x),
+        (1,),
+    ),
     "convolution divided": (lambda x: convolved(x) / ZEROS, ("B", 5, 5, 2)),
     "convolution scaled": (lambda x: convolved(x) * 3e38 * 3e38, ("B", 5, 5, 2)),
     "clip": (lambda x: jnp.clip(x, np.nan, np.inf) ** np.float32(3e38), (1,)),

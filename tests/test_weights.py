@@ -34,7 +34,11 @@ LARGE = 2**15  # elements: more than folding computes with
 
 def _shapes_of(size):
     """Shapes of that many elements, a power of two."""
-    return st.lists(st.sampled_from([1, 2, 4, 8, 16]), max_size=4).map(tuple).filter(lambda s: size % np.prod(s) == 0)
+    return (
+        st.lists(st.sampled_from([1, 2, 4, 8, 16]), max_size=4)
+        .map(tuple)
+        .filter(lambda s: size % np.prod(s) == 0)
+    )
 
 
 @st.composite
@@ -44,7 +48,11 @@ def _slices(draw, shape):
         start = draw(st.integers(0, d - 1))
         stop = draw(st.integers(start + 1, d))
         step = draw(st.sampled_from([1, 1, 2, 3, 100, -1, -2]))
-        out.append(slice(start, stop, step) if step > 0 else slice(stop - 1, start - 1 if start else None, step))
+        out.append(
+            slice(start, stop, step)
+            if step > 0
+            else slice(stop - 1, start - 1 if start else None, step)
+        )
     return tuple(out)
 
 
@@ -54,7 +62,18 @@ def _step(draw, tensor, array):
     shape = array.shape
     kind = draw(
         st.sampled_from(
-            ["transpose", "reshape", "cast", "slice", "take", "concat", "broadcast", "pad", "tile", "scale"]
+            [
+                "transpose",
+                "reshape",
+                "cast",
+                "slice",
+                "take",
+                "concat",
+                "broadcast",
+                "pad",
+                "tile",
+                "scale",
+            ]
         )
     )
     axis = draw(st.integers(0, len(shape) - 1))
@@ -72,24 +91,34 @@ def _step(draw, tensor, array):
         where = draw(_slices(shape))
         return views.sliced(tensor, where), array[where]
     if kind == "take":
-        index = np.array(draw(st.lists(st.integers(-shape[axis], shape[axis] - 1), min_size=1, max_size=9)))
+        index = np.array(
+            draw(
+                st.lists(
+                    st.integers(-shape[axis], shape[axis] - 1), min_size=1, max_size=9
+                )
+            )
+        )
         return views.taken(tensor, index, axis), np.take(array, index, axis)
     if kind == "concat":
         parts = draw(st.sampled_from([2, 3]))
-        return views.concatenated((tensor,) * parts, axis), np.concatenate((array,) * parts, axis)
+        return views.concatenated((tensor,) * parts, axis), np.concatenate(
+            (array,) * parts, axis
+        )
     if kind == "broadcast":
         new = (2, *shape)
         return views.broadcasted(tensor, new), np.broadcast_to(array, new)
     if kind == "pad":
         widths = [(1, 2) if k == axis else (0, 0) for k in range(len(shape))]
-        return views.padded(tensor, widths, tensor_of(np.asarray(7, array.dtype), None)), np.pad(
-            array, widths, constant_values=7
-        )
+        return views.padded(
+            tensor, widths, tensor_of(np.asarray(7, array.dtype), None)
+        ), np.pad(array, widths, constant_values=7)
     if kind == "tile":
         repeats = [2 if k == axis else 1 for k in range(len(shape))]
         return views.tiled(tensor, repeats), np.tile(array, repeats)
     factor = np.asarray(2, array.dtype)
-    scaled = views.mapped(np.multiply, "scaled", tensor.type, tensor, tensor_of(factor, None))
+    scaled = views.mapped(
+        np.multiply, "scaled", tensor.type, tensor, tensor_of(factor, None)
+    )
     return scaled, array * factor
 
 
@@ -104,16 +133,33 @@ def _source(kind, array, folder):
     if kind == "lazy":
         return j2o.lazy(array.shape, array.dtype, lambda: array)
     if kind == "boxes":
-        return LazyArray(array.shape, array.dtype, lambda: lambda box: array[box].copy())
+        return LazyArray(
+            array.shape, array.dtype, lambda: lambda box: array[box].copy()
+        )
     return np.asfortranarray(array) if kind == "fortran" else array
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_chains_of_views_are_what_numpy_computes(tmp_path_factory, data):
-    dims = data.draw(st.sampled_from([(LARGE,), (256, 128), (8, 64, 64), (4, 1, 32, 256), (2, 3, 5, 7, 11, 13, 2)]))
+    dims = data.draw(
+        st.sampled_from(
+            [
+                (LARGE,),
+                (256, 128),
+                (8, 64, 64),
+                (4, 1, 32, 256),
+                (2, 3, 5, 7, 11, 13, 2),
+            ]
+        )
+    )
     array = np.arange(np.prod(dims), dtype=np.float32).reshape(dims) % 999
-    tensor = tensor_of(_source(data.draw(st.sampled_from(SOURCES)), array, tmp_path_factory.mktemp("w")), "w")
+    tensor = tensor_of(
+        _source(
+            data.draw(st.sampled_from(SOURCES)), array, tmp_path_factory.mktemp("w")
+        ),
+        "w",
+    )
     for _ in range(data.draw(st.integers(1, 5))):
         new, expected = data.draw(_step(tensor, array))
         if expected.size <= 2 * 2**17:
@@ -123,16 +169,25 @@ def test_chains_of_views_are_what_numpy_computes(tmp_path_factory, data):
     limit = data.draw(st.sampled_from([3000, 10**5, 2**24]))
     chunks = list(tensor.chunks(limit))
     assert all(c.nbytes <= max(limit, array.itemsize) for c in chunks)
-    assert b"".join(c.tobytes() for c in chunks) == np.ascontiguousarray(array).tobytes()
+    assert (
+        b"".join(c.tobytes() for c in chunks) == np.ascontiguousarray(array).tobytes()
+    )
 
 
 @pytest.mark.parametrize("shape", [(700, 900), (3, 700, 300), (700, 3, 300)])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, BF16])
 def test_transposed_in_blocks(shape, dtype):
     array = (np.arange(np.prod(shape)) % 251).reshape(shape).astype(dtype)
-    for perm in ([*range(len(shape))][::-1], [1, 0, *range(2, len(shape))], [len(shape) - 1, *range(len(shape) - 1)]):
+    for perm in (
+        [*range(len(shape))][::-1],
+        [1, 0, *range(2, len(shape))],
+        [len(shape) - 1, *range(len(shape) - 1)],
+    ):
         tensor = views.transposed(tensor_of(array, "w"), tuple(perm))
-        assert np.concatenate(list(tensor.chunks())).tobytes() == np.ascontiguousarray(array.transpose(perm)).tobytes()
+        assert (
+            np.concatenate(list(tensor.chunks())).tobytes()
+            == np.ascontiguousarray(array.transpose(perm)).tobytes()
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- folding
@@ -144,10 +199,14 @@ CHAINS = {
     "reshape": lambda w, v, x: jnp.einsum("bi,ijk->bjk", x, w.reshape(256, 16, 16)),
     "slice": lambda w, v, x: x @ w[:, 100:200],
     "index": lambda w, v, x: x @ w.reshape(256, 2, 128)[:, 1],
-    "split": lambda w, v, x: functools.reduce(jnp.add, [x @ part for part in jnp.split(w, 2, axis=1)]),
+    "split": lambda w, v, x: functools.reduce(
+        jnp.add, [x @ part for part in jnp.split(w, 2, axis=1)]
+    ),
     "concatenate": lambda w, v, x: x @ jnp.concatenate([w, v], 1),
     "stack": lambda w, v, x: jnp.einsum("bi,nij->bnj", x, jnp.stack([w, v])),
-    "broadcast": lambda w, v, x: jnp.einsum("bi,nij->bnj", x, jnp.broadcast_to(w, (3, 256, 256))),
+    "broadcast": lambda w, v, x: jnp.einsum(
+        "bi,nij->bnj", x, jnp.broadcast_to(w, (3, 256, 256))
+    ),
     "pad": lambda w, v, x: x @ jnp.pad(w, ((0, 0), (3, 5))),
     "flip and stride": lambda w, v, x: x @ w[::-1, ::2],
     "roll": lambda w, v, x: x @ jnp.roll(w, 3, 0),
@@ -155,7 +214,9 @@ CHAINS = {
     "permute": lambda w, v, x: x @ w[np.arange(256) ^ 5],
     "scale": lambda w, v, x: x @ (w * 0.5 + v),
     "swap": lambda w, v, x: x @ w.reshape(16, 16, 256).swapaxes(0, 1).reshape(256, 256),
-    "scan": lambda w, v, x: jax.lax.scan(lambda c, _: (jnp.tanh(c @ w.T), None), x, None, length=2)[0],
+    "scan": lambda w, v, x: jax.lax.scan(
+        lambda c, _: (jnp.tanh(c @ w.T), None), x, None, length=2
+    )[0],
 }
 KEPT = {"MatMul", "Gemm", "Add", "Tanh", "Loop", "Reshape"}  # what computes with `x`
 
@@ -183,7 +244,10 @@ def stored(model):
     """The initializers of a model, by name."""
     import onnx
 
-    return {i.name: onnx.numpy_helper.to_array(i) for i in model.to_proto().graph.initializer}
+    return {
+        i.name: onnx.numpy_helper.to_array(i)
+        for i in model.to_proto().graph.initializer
+    }
 
 
 def test_what_is_in_memory_is_not_copied():
@@ -198,7 +262,9 @@ def test_big_endian_and_private_changes(tmp_path):
     private = np.memmap(tmp_path / "w", np.float32, "c", shape=A.shape)
     private[3] = 5
     for array in (A.astype(">f4"), private):
-        model = j2o.compile(lambda p, x: x @ p["w"], [j2o.weights({"w": array}), ("B", 256)])
+        model = j2o.compile(
+            lambda p, x: x @ p["w"], [j2o.weights({"w": array}), ("B", 256)]
+        )
         assert (stored(model)["w"] == array).all()
 
 
@@ -222,8 +288,18 @@ print("good")
 
 
 def test_sharded_arrays(tmp_path):
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", SHARDED], env=env, cwd=tmp_path, capture_output=True, text=True)
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout == "good\n", done.stderr
 
 
@@ -236,7 +312,11 @@ TREE = {
 
 def test_safetensors(tmp_path):
     save_file = pytest.importorskip("safetensors.numpy").save_file
-    flat = {"dense.kernel": TREE["dense"]["kernel"], "bias": TREE["dense"]["bias"], "scalar": np.asarray(2, np.float32)}
+    flat = {
+        "dense.kernel": TREE["dense"]["kernel"],
+        "bias": TREE["dense"]["bias"],
+        "scalar": np.asarray(2, np.float32),
+    }
     parts = {
         "a.safetensors": {"dense.kernel": flat["dense.kernel"]},
         "b.safetensors": {k: flat[k] for k in ("bias", "scalar")},
@@ -244,21 +324,38 @@ def test_safetensors(tmp_path):
     for name, part in {"one.safetensors": flat, **parts}.items():
         save_file(part, tmp_path / name)
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {name: file for file, part in parts.items() for name in part}}))
+    index.write_text(
+        json.dumps(
+            {
+                "weight_map": {
+                    name: file for file, part in parts.items() for name in part
+                }
+            }
+        )
+    )
     for path in (tmp_path / "one.safetensors", index):
         tree = j2o.open_safetensors(path)
         assert tree.keys() == flat.keys()
         for name, leaf in tree.items():
-            tensor = views.transposed(tensor_of(leaf, name), tuple(range(leaf.ndim))[::-1])
-            assert b"".join(c.tobytes() for c in tensor.chunks(2000)) == np.ascontiguousarray(flat[name].T).tobytes()
-    model = j2o.compile(lambda p, x: x @ p["dense.kernel"].T, [j2o.weights(tree), ("B", 70)])
+            tensor = views.transposed(
+                tensor_of(leaf, name), tuple(range(leaf.ndim))[::-1]
+            )
+            assert (
+                b"".join(c.tobytes() for c in tensor.chunks(2000))
+                == np.ascontiguousarray(flat[name].T).tobytes()
+            )
+    model = j2o.compile(
+        lambda p, x: x @ p["dense.kernel"].T, [j2o.weights(tree), ("B", 70)]
+    )
     model.verify(matrix(2, 70), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("options", [{}, {"use_ocdbt": False}, {"use_zarr3": True}])
 def test_orbax(tmp_path, options):
     ocp = pytest.importorskip("orbax.checkpoint")
-    ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)).save(tmp_path / "run/default", TREE)
+    ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)).save(
+        tmp_path / "run/default", TREE
+    )
     with pytest.raises(j2o.J2OError, match="run/default' is one"):
         j2o.open_orbax(tmp_path)
     tree = j2o.open_orbax(tmp_path / "run/default")
@@ -266,7 +363,9 @@ def test_orbax(tmp_path, options):
     for leaf, array in zip(jax.tree.leaves(tree), jax.tree.leaves(TREE), strict=True):
         chunks = list(tensor_of(leaf, "w").chunks(2000))
         assert b"".join(c.tobytes() for c in chunks) == array.tobytes()
-    model = j2o.compile(lambda p, x: x @ p["dense"]["kernel"].T, [j2o.weights(tree), ("B", 70)])
+    model = j2o.compile(
+        lambda p, x: x @ p["dense"]["kernel"].T, [j2o.weights(tree), ("B", 70)]
+    )
     model.verify(matrix(2, 70), rtol=1e-3, atol=1e-3)
 
 
@@ -286,7 +385,10 @@ def _fails():
     ],
 )  # fmt: skip
 def test_errors_while_reading_name_the_weight(tmp_path, leaf, message):
-    model = j2o.compile(lambda p, x: x @ p["a"]["w"].T, [j2o.weights({"a": {"w": leaf}}), ("B", leaf.shape[1])])
+    model = j2o.compile(
+        lambda p, x: x @ p["a"]["w"].T,
+        [j2o.weights({"a": {"w": leaf}}), ("B", leaf.shape[1])],
+    )
     with pytest.raises(j2o.J2OError, match=f"weights 'a/w': .*{message}") as caught:
         model.save(tmp_path / "m.onnx", external_data=True)
     assert "\n" not in str(caught.value)
@@ -297,7 +399,11 @@ def test_typed_keys_are_weights():
     keys = {"noise": jax.random.key(3), "many": jax.random.split(jax.random.key(4), 2)}
 
     def draw(p, x):
-        return x + jax.random.normal(p["noise"], (3,)) + jax.random.uniform(p["many"][1], (3,))
+        return (
+            x
+            + jax.random.normal(p["noise"], (3,))
+            + jax.random.uniform(p["many"][1], (3,))
+        )
 
     model = j2o.compile(draw, [j2o.weights(keys), (3,)])
     model.verify(np.ones(3, np.float32))
@@ -314,7 +420,9 @@ def test_errors_of_leaves(tmp_path):
         deleted,
     ):
         with pytest.raises(j2o.SpecError, match="weights 'a/w': "):
-            j2o.compile(lambda p, x: p["a"]["w"], [j2o.weights({"a": {"w": leaf}}), ("B",)]).save(tmp_path / "m.onnx")
+            j2o.compile(
+                lambda p, x: p["a"]["w"], [j2o.weights({"a": {"w": leaf}}), ("B",)]
+            ).save(tmp_path / "m.onnx")
     for shape, dtype, load in [
         ((2, -1), "float32", list),
         ((2,), "floaty", list),
@@ -350,7 +458,12 @@ def test_errors_of_safetensors(tmp_path, text):
     with pytest.raises(j2o.SpecError, match="open_safetensors: ") as caught:
         j2o.open_safetensors(index)
     assert "\n" not in str(caught.value)
-    assert "weight_map" not in text or "weight_map" in str(caught.value) or "'w'" in str(caught.value) or "bad" in text
+    assert (
+        "weight_map" not in text
+        or "weight_map" in str(caught.value)
+        or "'w'" in str(caught.value)
+        or "bad" in text
+    )
 
 
 def test_missing_files(tmp_path):
@@ -375,9 +488,16 @@ def ops(model):
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
-@pytest.mark.parametrize(("dtype", "error", "size"), [("bfloat16", 4e-3, 2), ("float16", 5e-4, 2), ("int8", 2e-2, 1)])
+@pytest.mark.parametrize(
+    ("dtype", "error", "size"),
+    [("bfloat16", 4e-3, 2), ("float16", 5e-4, 2), ("int8", 2e-2, 1)],
+)
 def test_weights_dtype(tmp_path, level, dtype, error, size):
-    params = {"a": j2o.lazy(A.shape, A.dtype, lambda: A), "b": B, "bias": np.ones(256, np.float32)}
+    params = {
+        "a": j2o.lazy(A.shape, A.dtype, lambda: A),
+        "b": B,
+        "bias": np.ones(256, np.float32),
+    }
     model = j2o.compile(
         lambda p, x: jnp.tanh(x @ p["a"].T / 16 + p["bias"]) @ p["b"],
         [j2o.weights(params), ("B", 256)],
@@ -397,22 +517,41 @@ def test_weights_dtype(tmp_path, level, dtype, error, size):
     assert {kept[n].dtype.itemsize for n in "ab"} == {size}
 
 
-UNEVEN = (matrix(96, 96) * np.logspace(-6, 6, 96)).astype(np.float32)  # columns of very different size
+UNEVEN = (matrix(96, 96) * np.logspace(-6, 6, 96)).astype(
+    np.float32
+)  # columns of very different size
 STACK = np.stack([UNEVEN, 1e3 * UNEVEN, 1e-3 * UNEVEN]).astype(np.float32)
 
 
 def _conv(w, x):
-    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 CHANNELS = {  # the weight, its use, what it is used with, the axes of the result along which sizes are alike
     "right": (UNEVEN, lambda w, x: x @ w, ("B", 96), 0),
     "right, turned": (UNEVEN.T.copy(), lambda w, x: x @ w.T, ("B", 96), 0),
     "left": (UNEVEN.T.copy(), lambda w, x: w @ x, (96, "B"), 1),
-    "lookup": (UNEVEN.T.copy(), lambda w, x: w[jnp.floor(jnp.abs(x)).astype(jnp.int32) * 40], ("B",), 1),
+    "lookup": (
+        UNEVEN.T.copy(),
+        lambda w, x: w[jnp.floor(jnp.abs(x)).astype(jnp.int32) * 40],
+        ("B",),
+        1,
+    ),
     "stack": (STACK, lambda w, x: jnp.einsum("bi,nij->bnj", x, w), ("B", 96), 0),
-    "scan": (STACK, lambda w, x: jax.lax.scan(lambda c, v: (c @ v, None), x, w)[0], ("B", 96), 0),
-    "loop": (STACK, lambda w, x: jax.lax.fori_loop(0, 3, lambda i, c: c @ jnp.asarray(w)[i], x), ("B", 96), 0),
+    "scan": (
+        STACK,
+        lambda w, x: jax.lax.scan(lambda c, v: (c @ v, None), x, w)[0],
+        ("B", 96),
+        0,
+    ),
+    "loop": (
+        STACK,
+        lambda w, x: jax.lax.fori_loop(0, 3, lambda i, c: c @ jnp.asarray(w)[i], x),
+        ("B", 96),
+        0,
+    ),
     "batch": (STACK, lambda w, x: jnp.einsum("nbi,nij->nbj", x, w), (3, "B", 96), 1),
     "conv": (UNEVEN[:72].reshape(3, 3, 8, 96), _conv, ("B", 6, 6, 8), (0, 1, 2)),
 }
@@ -422,7 +561,9 @@ CHANNELS = {  # the weight, its use, what it is used with, the axes of the resul
 @pytest.mark.parametrize("level", [0, 2])
 def test_int8_has_a_scale_for_each_output_channel(name, level):
     w, fn, spec, alike = CHANNELS[name]
-    model = j2o.compile(fn, [j2o.weights(w), spec], weights_dtype="int8", opt_level=level)
+    model = j2o.compile(
+        fn, [j2o.weights(w), spec], weights_dtype="int8", opt_level=level
+    )
     assert "DequantizeLinear" in ops(model)
     x = matrix(*(4 if d == "B" else d for d in spec))
     got, want = np.asarray(model(x)), np.asarray(fn(w, x))
@@ -430,7 +571,12 @@ def test_int8_has_a_scale_for_each_output_channel(name, level):
 
 
 def test_int8_at_opset_18():
-    model = j2o.compile(CHANNELS["stack"][1], [j2o.weights(STACK[:1]), ("B", 96)], weights_dtype="int8", opset=18)
+    model = j2o.compile(
+        CHANNELS["stack"][1],
+        [j2o.weights(STACK[:1]), ("B", 96)],
+        weights_dtype="int8",
+        opset=18,
+    )
     model.verify(matrix(2, 96), rtol=0.1, atol=1e5)
 
 
@@ -442,17 +588,31 @@ def test_weights_dtype_of_functions_and_regions(dtype):
 
     def fn(p, x):
         x = block(p["b"], block(p["a"], x))
-        return jax.lax.fori_loop(0, 3, lambda _, c: jax.lax.cond(c[0, 0] > 0, lambda: c @ p["c"].T, lambda: -c), x)
+        return jax.lax.fori_loop(
+            0,
+            3,
+            lambda _, c: jax.lax.cond(c[0, 0] > 0, lambda: c @ p["c"].T, lambda: -c),
+            x,
+        )
 
     params = {name: matrix(256, 256) / 16 for name in "abc"}
     model = j2o.compile(fn, [j2o.weights(params), ("B", 256)], weights_dtype=dtype)
     assert len(model.graph.functions) == 1
     assert model.report.weights_bytes < 2.1 * 3 * 256 * 256
-    assert len(model.verify(np.ones((2, 256), np.float32), rtol=0.1, atol=0.1).quantisation) == 3
+    assert (
+        len(
+            model.verify(np.ones((2, 256), np.float32), rtol=0.1, atol=0.1).quantisation
+        )
+        == 3
+    )
 
 
 def test_what_weights_dtype_leaves_alone():
-    params = {"half": matrix(256, 256, dtype=BF16), "whole": RNG.integers(0, 9, (256, 256)), "bias": matrix(5000)}
+    params = {
+        "half": matrix(256, 256, dtype=BF16),
+        "whole": RNG.integers(0, 9, (256, 256)),
+        "bias": matrix(5000),
+    }
     specs = [j2o.weights(params), ("B", 256)]
     fn = lambda p, x: (p["half"], p["whole"], p["bias"], x)  # noqa: E731
     plain, model = (j2o.compile(fn, specs, weights_dtype=d) for d in (None, "float16"))
@@ -462,10 +622,16 @@ def test_what_weights_dtype_leaves_alone():
 
 def test_values_that_do_not_fit(tmp_path):
     big = A * np.float32(1e6)
-    model = j2o.compile(lambda w, x: x * 0 + w, [j2o.weights(big), (256, 256)], weights_dtype="float16")
+    model = j2o.compile(
+        lambda w, x: x * 0 + w, [j2o.weights(big), (256, 256)], weights_dtype="float16"
+    )
     assert np.asarray(model(A)).max() == np.finfo(np.float16).max
     big[0, 0] = np.nan
-    model = j2o.compile(lambda p, x: x @ p["w"], [j2o.weights({"w": big}), ("B", 256)], weights_dtype="int8")
+    model = j2o.compile(
+        lambda p, x: x @ p["w"],
+        [j2o.weights({"w": big}), ("B", 256)],
+        weights_dtype="int8",
+    )
     with pytest.raises(j2o.SpecError, match="'w' has values that are not finite"):
         model.save(tmp_path / "m.onnx", external_data=True)
 

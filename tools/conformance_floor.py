@@ -18,7 +18,12 @@ FLOORS = Path(__file__).with_name("floors.json")
 SAMPLES = {
     "poly_suite": ["--limit-per-group", "3"],
     "prims_suite": ["--limit-per-group", "1"],
-    "peer_suite": ["--match", r"examples|primitives\.(lax|nnx)", "--limit-per-group", "1"],
+    "peer_suite": [
+        "--match",
+        r"examples|primitives\.(lax|nnx)",
+        "--limit-per-group",
+        "1",
+    ],
 }
 SUMMARY = re.compile(r"^(\d+) of (\d+) applicable cases pass", re.MULTILINE)
 
@@ -34,9 +39,16 @@ def share(folder: Path, suite: str, options: list[str]) -> tuple[float, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--raise", dest="lift", action="store_true", help="write higher floors where they are reached")
+    parser.add_argument(
+        "--raise",
+        dest="lift",
+        action="store_true",
+        help="write higher floors where they are reached",
+    )
     options = parser.parse_args()
     floors = json.loads(FLOORS.read_text())
     low = []

@@ -26,22 +26,37 @@ from j2o.backend.external import save
 from j2o.ir.tensor import ArrayTensor
 
 WEIGHTS, WIDTH = 6, 256
-KINDS = ({"external_data": False}, {"external_data": True}, {"external_data": True, "max_file_bytes": 600_000})
+KINDS = (
+    {"external_data": False},
+    {"external_data": True},
+    {"external_data": True, "max_file_bytes": 600_000},
+)
 
 
 def weights(version: int) -> list[np.ndarray]:
     """The weights of one version; of any two versions some are equal and some are not."""
-    return [np.full((WIDTH, WIDTH), i if i % 2 else 100 * version + i, np.float32) for i in range(WEIGHTS)]
+    return [
+        np.full((WIDTH, WIDTH), i if i % 2 else 100 * version + i, np.float32)
+        for i in range(WEIGHTS)
+    ]
 
 
 def graph(version: int) -> ir.Graph:
     """A model that gives its weights, times its input."""
-    consts = "\n".join(f'  %w{i} = const @"w{i}" : f32[{WIDTH},{WIDTH}]' for i in range(WEIGHTS))
-    products = "\n".join(f"  %y{i} = onnx.Mul(%x, %w{i}) : f32[{WIDTH},{WIDTH}]" for i in range(WEIGHTS))
-    names, values = (", ".join(form.format(i) for i in range(WEIGHTS)) for form in ('"y{}"', "%y{}"))
+    consts = "\n".join(
+        f'  %w{i} = const @"w{i}" : f32[{WIDTH},{WIDTH}]' for i in range(WEIGHTS)
+    )
+    products = "\n".join(
+        f"  %y{i} = onnx.Mul(%x, %w{i}) : f32[{WIDTH},{WIDTH}]" for i in range(WEIGHTS)
+    )
+    names, values = (
+        ", ".join(form.format(i) for i in range(WEIGHTS)) for form in ('"y{}"', "%y{}")
+    )
     head = f'graph @main(%x: f32[] as "x") -> ({names})'
     text = f"{head} {{\n{consts}\n{products}\n  return {values}\n}}"
-    return ir.parse(text, {f"w{i}": ArrayTensor(w, f"w{i}") for i, w in enumerate(weights(version))})
+    return ir.parse(
+        text, {f"w{i}": ArrayTensor(w, f"w{i}") for i, w in enumerate(weights(version))}
+    )
 
 
 def save_for_ever(path: Path) -> None:
@@ -71,24 +86,40 @@ def standing(path: Path) -> str:
 
     check(path, deep=True)
     onnx.checker.check_model(str(path))
-    got = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": np.ones((), np.float32)})
-    version = int(got[0][0, 0]) // 100
-    assert all(np.array_equal(g, w) for g, w in zip(got, weights(version), strict=True)), "weights of two versions"
-    proto = onnx.load(str(path), load_external_data=False)
-    return (
-        f"{len({e.value for t in proto.graph.initializer for e in t.external_data if e.key == 'location'})} data files"
+    got = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+        None, {"x": np.ones((), np.float32)}
     )
+    version = int(got[0][0, 0]) // 100
+    assert all(
+        np.array_equal(g, w) for g, w in zip(got, weights(version), strict=True)
+    ), "weights of two versions"
+    proto = onnx.load(str(path), load_external_data=False)
+    return f"{len({e.value for t in proto.graph.initializer for e in t.external_data if e.key == 'location'})} data files"
 
 
 def kill(folder: Path, kills: int, seed: int = 0) -> collections.Counter[str]:
     """Kill that many savers; how often what stood at the path afterwards."""
-    chance, path, found = random.Random(seed), folder / "model.onnx", collections.Counter[str]()
+    chance, path, found = (
+        random.Random(seed),
+        folder / "model.onnx",
+        collections.Counter[str](),
+    )
     start = time.perf_counter()
     for version, kind in enumerate(KINDS):
         save(graph(version), 18, path, **kind)
     span = time.perf_counter() - start
-    command = [sys.executable, "-W", "ignore", "-m", "tools.kill_saves", "--savers", str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as savers:
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tools.kill_saves",
+        "--savers",
+        str(path),
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as savers:
         assert savers.stdin is not None
         assert savers.stdout is not None
         for _ in range(kills):
@@ -99,7 +130,9 @@ def kill(folder: Path, kills: int, seed: int = 0) -> collections.Counter[str]:
             os.kill(child, signal.SIGKILL)
             assert savers.stdout.readline() == "dead\n"
             found[standing(path)] += 1
-            found["left-overs of the killed"] += any(p.suffix == ".partial" for p in folder.iterdir())
+            found["left-overs of the killed"] += any(
+                p.suffix == ".partial" for p in folder.iterdir()
+            )
     assert savers.returncode == 0
     save(graph(0), 18, path, external_data=True)
     assert len(list(folder.iterdir())) == 2, "left-overs"
@@ -107,7 +140,9 @@ def kill(folder: Path, kills: int, seed: int = 0) -> collections.Counter[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--savers", type=Path, help=argparse.SUPPRESS)
@@ -117,7 +152,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = kill(Path(folder), args.kills, args.seed)
     print(
-        f"{args.kills} kills, {args.kills} complete models; " + ", ".join(f"{n} × {what}" for what, n in found.items())
+        f"{args.kills} kills, {args.kills} complete models; "
+        + ", ".join(f"{n} × {what}" for what, n in found.items())
     )
 
 

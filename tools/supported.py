@@ -10,10 +10,10 @@ from pathlib import Path
 
 from j2o.frontend.host import CALLING, PRINTING
 from j2o.frontend.own_code import primitives_with_code
-from j2o.passes.components import BILINEAR, COMPLEX, EACH, FLATTENED, KEYS
-from j2o.passes.inline import CALLS
+from j2o.passes.components.split import BILINEAR, COMPLEX, EACH, FLATTENED, KEYS
 from j2o.passes.lower import has_rule
 from j2o.passes.lower.table import DECOMPOSITIONS, RULES
+from j2o.passes.structure.inline import CALLS
 
 PATH = Path(__file__).parent.parent / "docs" / "supported.md"
 RESULTS = PATH.with_suffix(".json")
@@ -56,7 +56,10 @@ ORDER = "bool u2 u4 u8 u16 u32 u64 i2 i4 i8 i16 i32 i64 f8 bf16 f16 f32 f64 c64 
 
 def in_short(dtypes: list[str]) -> str:
     """Dtypes in a fixed order, the kinds of float8 and of keys as one."""
-    kinds = {"f8" if d.startswith("f8") else "key" if d.startswith("key") else d for d in dtypes}
+    kinds = {
+        "f8" if d.startswith("f8") else "key" if d.startswith("key") else d
+        for d in dtypes
+    }
     return " ".join(d for d in ORDER if d in kinds)
 
 
@@ -75,15 +78,27 @@ def text() -> str:
     rows = []
     for n in names:
         seen = results["primitives"].get(n, {"dtypes": [], "symbolic": False})
-        kind = "ONNX" if n in RULES else "components" if n in COMPLEX or n in KEYS else "JAX"
+        kind = (
+            "ONNX"
+            if n in RULES
+            else "components"
+            if n in COMPLEX or n in KEYS
+            else "JAX"
+        )
         kind = "JAX" if n in DECOMPOSITIONS else kind
-        complex_ = "·" if n in {*COMPLEX, *EACH, *BILINEAR, *FLATTENED, *HOLDERS} else ""
+        complex_ = (
+            "·" if n in {*COMPLEX, *EACH, *BILINEAR, *FLATTENED, *HOLDERS} else ""
+        )
         keys = "·" if n in {*KEYS, *EACH, *FLATTENED, *HOLDERS} else ""
         symbolic = "·" if seen["symbolic"] else ""
-        rows.append(f"| `{n}` | {kind} | {complex_} | {keys} | {in_short(seen['dtypes'])} | {symbolic} |")
+        rows.append(
+            f"| `{n}` | {kind} | {complex_} | {keys} | {in_short(seen['dtypes'])} | {symbolic} |"
+        )
     columns = "| primitive | rule | complex | keys | verified | symbolic |"
     table = [columns, "| --- | --- | --- | --- | --- | --- |", *rows]
-    cases = ", ".join(f"{n} cases of {suite}" for suite, n in sorted(results["cases"].items()))
+    cases = ", ".join(
+        f"{n} cases of {suite}" for suite, n in sorted(results["cases"].items())
+    )
     head = HEAD.format(cases=cases) + f"Calls that are inlined: {calls}.\n\n"
     return head + "\n".join(table) + f"\n\n{len(names)} primitives.\n{LIMITS}"
 

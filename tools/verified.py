@@ -24,7 +24,9 @@ from j2o.ir.graph import Graph, Node
 from j2o.passes.pipeline import graph_pass
 
 PATH = Path(__file__).parent.parent / "docs" / "supported.json"
-TELLING = {"select_n": 1}  # the operand whose dtype is the primitive's, where it is not the first
+TELLING = {
+    "select_n": 1
+}  # the operand whose dtype is the primitive's, where it is not the first
 
 
 class Seen(J2OError):
@@ -73,9 +75,14 @@ def main(folder: str, *pairs: str) -> None:
             case = module.load(name)
             jax.config.update("jax_enable_x64", case.x64)
             look(case, found, symbolic)
-    rows = {k: {"dtypes": sorted(v), "symbolic": k in symbolic} for k, v in sorted(found.items())}
+    rows = {
+        k: {"dtypes": sorted(v), "symbolic": k in symbolic}
+        for k, v in sorted(found.items())
+    }
     lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in rows.items())
-    PATH.write_text(f'{{"cases": {json.dumps(counts)}, "primitives": {{\n{lines}\n}}}}\n')
+    PATH.write_text(
+        f'{{"cases": {json.dumps(counts)}, "primitives": {{\n{lines}\n}}}}\n'
+    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ class Folder:
     def open_regular(self, name: str) -> int:
         """A handle for reading; OSError where no regular file has that name, or a link of any kind. Nothing else is opened."""
         _refuse_others(os.stat(name, dir_fd=self.handle, follow_symlinks=False))
-        file = self.os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.handle)
+        file = self.os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.handle
+        )
         try:
             _refuse_others(os.fstat(file))
         except OSError:
@@ -106,7 +108,9 @@ class PathFolder(Folder):
         return os.path.join(self.path, name)
 
     def create(self, name: str) -> int | None:
-        return self.os.open(self.at(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        return self.os.open(
+            self.at(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666
+        )
 
     def write(self, file: int, data: memoryview, offset: int) -> int:
         os.lseek(file, offset, os.SEEK_SET)
@@ -118,7 +122,9 @@ class PathFolder(Folder):
 
     def open_regular(self, name: str) -> int:
         _refuse_others(os.lstat(self.at(name)))
-        return self.os.open(self.at(name), os.O_RDWR | _BINARY)  # for writing too: else Windows does not flush it
+        return self.os.open(
+            self.at(name), os.O_RDWR | _BINARY
+        )  # for writing too: else Windows does not flush it
 
     def rename(self, old: str, new: str) -> None:
         self.os.replace(self.at(old), self.at(new))
@@ -139,11 +145,14 @@ class PathFolder(Folder):
         waited = time.monotonic() - self.started
         try:
             # the system removes the file with its handle, also when the process is killed
-            self.turn = self.os.open(self.at(lock), os.O_RDWR | os.O_CREAT | os.O_EXCL | _TEMPORARY, 0o666)
+            self.turn = self.os.open(
+                self.at(lock), os.O_RDWR | os.O_CREAT | os.O_EXCL | _TEMPORARY, 0o666
+            )
         except FileExistsError:
             if waited > PATIENCE:
                 raise FileExistsError(
-                    errno.EEXIST, f"another save holds {lock!r}; if there is none, remove it"
+                    errno.EEXIST,
+                    f"another save holds {lock!r}; if there is none, remove it",
                 ) from None
         except PermissionError:
             if waited > _OPENABLE:
@@ -167,7 +176,11 @@ _TEMPORARY = _BINARY | getattr(os, "O_TEMPORARY", 0)
 
 def folder_kind() -> type[Folder]:
     """What this system can do."""
-    has_handles = hasattr(os, "pwrite") and hasattr(os, "O_DIRECTORY") and os.open in os.supports_dir_fd
+    has_handles = (
+        hasattr(os, "pwrite")
+        and hasattr(os, "O_DIRECTORY")
+        and os.open in os.supports_dir_fd
+    )
     return Folder if has_handles and fcntl is not None else PathFolder
 
 

@@ -39,10 +39,14 @@ T = TypeVar("T")
 AUTOMATIC = 2**30  # bytes of weights above which they go to files of their own
 MESSAGE = 2**31 - 1  # bytes of the longest message of protobuf
 EARLY = 2**26  # bytes written after which the disk begins, while more is written
-CACHED = 2**31  # bytes of a model that may stay in the system's cache: more would push out what others use
+CACHED = (
+    2**31
+)  # bytes of a model that may stay in the system's cache: more would push out what others use
 INLINE = 1024  # smaller constants stay in the .onnx
 ALIGNMENT = 4096  # of weights in data files, so that runtimes can map them (ONNX, ExternalData.md)
-CHECKSUM = "sha256"  # key in a tensor's metadata; ONNX's own `checksum` is of whole files
+CHECKSUM = (
+    "sha256"  # key in a tensor's metadata; ONNX's own `checksum` is of whole files
+)
 LONGEST_NAME = 225  # bytes of a model's name: file systems allow 255, and `.<nonce>.<n>.partial` comes behind it
 LONGEST_SHOWN = 200  # characters of a path in a message
 _SEPARATORS = "[/\\\\]" if os.name == "nt" else "/"
@@ -80,10 +84,16 @@ def save(
     check_folder(target)
     model, constants = to_parts(graph, opset, sources=sources)
     large = {name: t for name, t in constants.items() if t.nbytes >= INLINE}
-    model.graph.initializer.extend(initializer(name, t) for name, t in constants.items() if name not in large)
+    model.graph.initializer.extend(
+        initializer(name, t) for name, t in constants.items() if name not in large
+    )
     _check_limit(limit, large)
     total = sum(t.nbytes for t in large.values())
-    separate = limit is not None or total > AUTOMATIC if external_data is None else bool(external_data)
+    separate = (
+        limit is not None or total > AUTOMATIC
+        if external_data is None
+        else bool(external_data)
+    )
     pieces = [] if separate and large else _single(target, model, large)
     try:
         with ThreadPoolExecutor(3) as pool:
@@ -97,7 +107,9 @@ def save(
             finally:
                 files.close()  # which Ctrl-C may have kept from being done
     except OSError as error:
-        raise SaveError(f"{in_a_line(target)}: cannot be written: {error.strerror or error}") from error
+        raise SaveError(
+            f"{in_a_line(target)}: cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def in_a_line(path: object) -> str:
@@ -114,11 +126,19 @@ def checked_path(path: object) -> Path:
     with contextlib.suppress(TypeError):
         text = os.fspath(path)  # type: ignore[call-overload]
     if not isinstance(text, str):
-        raise SaveError(f"path={shown(path)}: give the name of a file as a str or a pathlib.Path")
+        raise SaveError(
+            f"path={shown(path)}: give the name of a file as a str or a pathlib.Path"
+        )
     last = re.split(_SEPARATORS, text)[-1]
     if last in ("", ".", ".."):
-        raise SaveError(f"path={shown(text)}: names a folder; give the name of a file, such as 'model.onnx'")
-    if "\0" in text or "\\" in last or any(unicodedata.category(c) in ("Cc", "Cs") for c in last):
+        raise SaveError(
+            f"path={shown(text)}: names a folder; give the name of a file, such as 'model.onnx'"
+        )
+    if (
+        "\0" in text
+        or "\\" in last
+        or any(unicodedata.category(c) in ("Cc", "Cs") for c in last)
+    ):
         raise SaveError(
             f"path={shown(text)}: runtimes could not open a file of that name; "
             "leave out backslashes, control characters and what is not UTF-8"
@@ -143,9 +163,13 @@ def check_folder(target: Path) -> None:
     except FileNotFoundError:
         is_folder = False
     except OSError as error:
-        raise SaveError(f"{name}: cannot be written: {error.strerror or error}") from error
+        raise SaveError(
+            f"{name}: cannot be written: {error.strerror or error}"
+        ) from error
     if not is_folder:
-        raise SaveError(f"{name}: there is no folder '{in_a_line(folder)}'; make it first")
+        raise SaveError(
+            f"{name}: there is no folder '{in_a_line(folder)}'; make it first"
+        )
     kind = _kind_at(target)
     if kind not in ("", "a file"):
         raise SaveError(f"{name}: is {kind}; give the name of a file")
@@ -162,28 +186,40 @@ def _kind_at(path: Path) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
-def _check_options(external_data: object, limit: object, progress: object) -> int | None:
+def _check_options(
+    external_data: object, limit: object, progress: object
+) -> int | None:
     """`max_file_bytes` as an int; SaveError where one of the options is not what it may be."""
     if not (external_data is None or isinstance(external_data, bool | np.bool_)):
-        raise SaveError(f"external_data={shown(external_data)}: give True, False or None (True above 1 GiB of weights)")
+        raise SaveError(
+            f"external_data={shown(external_data)}: give True, False or None (True above 1 GiB of weights)"
+        )
     if not (progress is None or callable(progress)):
-        raise SaveError(f"progress={shown(progress)}: give a function that takes the bytes written and those in all")
+        raise SaveError(
+            f"progress={shown(progress)}: give a function that takes the bytes written and those in all"
+        )
     if limit is None:
         return None
     number = 0
     with contextlib.suppress(TypeError):
         number = 0 if isinstance(limit, bool) else operator.index(limit)  # type: ignore[arg-type]
     if number < 1:
-        raise SaveError(f"max_file_bytes={shown(limit)}: give a whole number of bytes from 1 on, or None")
+        raise SaveError(
+            f"max_file_bytes={shown(limit)}: give a whole number of bytes from 1 on, or None"
+        )
     if external_data is not None and not external_data:
-        raise SaveError(f"max_file_bytes={limit}: there are no data files to split with external_data=False")
+        raise SaveError(
+            f"max_file_bytes={limit}: there are no data files to split with external_data=False"
+        )
     return number
 
 
 def _check_limit(limit: int | None, large: dict[str, Tensor]) -> None:
     for name, tensor in large.items():
         if limit is not None and tensor.nbytes > limit:
-            raise SaveError(f"max_file_bytes={limit}: {name!r} alone has {tensor.nbytes} bytes, and lies in one file")
+            raise SaveError(
+                f"max_file_bytes={limit}: {name!r} alone has {tensor.nbytes} bytes, and lies in one file"
+            )
 
 
 def _guarded(progress: Progress | None) -> Progress:
@@ -218,14 +254,29 @@ class _Files:
     main thread, waits for the end of such a step and so never leaves a half of it.
     """
 
-    def __init__(self, system: Any, target: Path, pool: ThreadPoolExecutor, progress: Progress, total: int) -> None:
-        self.os, self.target, self.pool, self.progress, self.total = system, target, pool, progress, total
+    def __init__(
+        self,
+        system: Any,
+        target: Path,
+        pool: ThreadPoolExecutor,
+        progress: Progress,
+        total: int,
+    ) -> None:
+        self.os, self.target, self.pool, self.progress, self.total = (
+            system,
+            target,
+            pool,
+            progress,
+            total,
+        )
         self.name = target.name
         self.folder: disk.Folder | None = None
         self.made: list[_New] = []
         self.others: list[int] = []  # handles of files that are only read
         self.nonce, self.count = secrets.token_hex(4), 0
-        self.done = self.dirty = 0  # bytes written, and those since the disk was last told to begin
+        self.done = self.dirty = (
+            0  # bytes written, and those since the disk was last told to begin
+        )
         self.flushing: Future[Any] = pool.submit(bool)
 
     def __enter__(self) -> _Files:
@@ -312,19 +363,30 @@ class _Files:
             hashed.result()
             hashed = self.pool.submit(digest.update, chunk)
             end = self.write(file, chunk, offset)
-            self.done, self.dirty, offset = self.done + end - offset, self.dirty + end - offset, end
+            self.done, self.dirty, offset = (
+                self.done + end - offset,
+                self.dirty + end - offset,
+                end,
+            )
             if self.dirty >= EARLY and self.flushing.done():
                 self.flushing.result()  # an error of the disk is told once, and not to the next who asks
-                self.flushing, self.dirty = self.pool.submit(self.flush, file, self.done), 0
+                self.flushing, self.dirty = (
+                    self.pool.submit(self.flush, file, self.done),
+                    0,
+                )
             self.progress(self.done, self.total)
         hashed.result()
         if offset - start != tensor.nbytes:
-            raise SaveError(f"weight {name!r}: its source gave {offset - start} bytes, {tensor.nbytes} are declared")
+            raise SaveError(
+                f"weight {name!r}: its source gave {offset - start} bytes, {tensor.nbytes} are declared"
+            )
         return digest.hexdigest()
 
     def flush(self, file: _New, done: int) -> None:
         """Bring what was written to the disk; its copy in memory is given back from `CACHED` bytes of the model on."""
-        getattr(self.os, "fdatasync", self.os.fsync)(file.handle)  # macOS has neither fdatasync nor posix_fadvise
+        getattr(self.os, "fdatasync", self.os.fsync)(
+            file.handle
+        )  # macOS has neither fdatasync nor posix_fadvise
         if done > CACHED and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.handle, 0, 0, os.POSIX_FADV_DONTNEED)  # type: ignore[arg-type]
 
@@ -378,21 +440,27 @@ class _Files:
         self.others.append(self.opened.open_regular(name))
         return self.others[-1]
 
-    def clear(self, pattern: str, keep: Sequence[str] = (), abandoned: bool = False) -> None:
+    def clear(
+        self, pattern: str, keep: Sequence[str] = (), abandoned: bool = False
+    ) -> None:
         """Remove the files of this model whose names go on like that; `abandoned`: those that no living save holds."""
         for name in self.opened.names():
             if re.fullmatch(re.escape(self.name) + pattern, name) and name not in keep:
                 self.remove(name, abandoned)
 
     def remove(self, name: str, abandoned: bool = False) -> None:
-        with contextlib.suppress(OSError):  # a left-over tells what it is; the next save tries
+        with contextlib.suppress(
+            OSError
+        ):  # a left-over tells what it is; the next save tries
             self.opened.remove(name, abandoned)
 
 
 # -------------------------------------------------------------------------------------------------- a single file
 
 
-def _single(target: Path, model: onnx.ModelProto, large: dict[str, Tensor]) -> list[bytes]:
+def _single(
+    target: Path, model: onnx.ModelProto, large: dict[str, Tensor]
+) -> list[bytes]:
     """What stands in the file before each weight, whose bytes and checksum follow it.
 
     The weights are the last fields of the graph and the graph is the last of the model, so no message is built that
@@ -455,7 +523,11 @@ def _write_single(files: _Files, pieces: list[bytes], large: dict[str, Tensor]) 
 
 
 def _write_apart(
-    files: _Files, target: Path, model: onnx.ModelProto, large: dict[str, Tensor], limit: int | None
+    files: _Files,
+    target: Path,
+    model: onnx.ModelProto,
+    large: dict[str, Tensor],
+    limit: int | None,
 ) -> None:
     made, places = _write_data(files, large, limit)
     for file in made:
@@ -465,7 +537,11 @@ def _write_apart(
     for name, (file, offset, digest) in places.items():
         tensor = initializer(name, large[name], data=False)
         tensor.data_location = tensor.EXTERNAL
-        for key, value in (("location", names[file]), ("offset", offset), ("length", large[name].nbytes)):
+        for key, value in (
+            ("location", names[file]),
+            ("offset", offset),
+            ("length", large[name].nbytes),
+        ):
             tensor.external_data.add(key=key, value=str(value))
         tensor.MergeFromString(_checksum(digest))
         model.graph.initializer.append(tensor)
@@ -505,8 +581,15 @@ def _settle(files: _Files, made: list[_New], contents: str) -> list[str]:
     """Give data files names that no file of other contents has: `NAME.data`, else with a digest of the contents."""
     taken = set(files.opened.names())
     for attempt in itertools.count():
-        tag = f".{hashlib.sha256(f'{attempt}{contents}'.encode()).hexdigest()[:8]}" if attempt else ""
-        names = [f"{files.name}{tag}.{i}.data" if i else f"{files.name}{tag}.data" for i in range(len(made))]
+        tag = (
+            f".{hashlib.sha256(f'{attempt}{contents}'.encode()).hexdigest()[:8]}"
+            if attempt
+            else ""
+        )
+        names = [
+            f"{files.name}{tag}.{i}.data" if i else f"{files.name}{tag}.data"
+            for i in range(len(made))
+        ]
         if _are_free(files, made, names, taken):
             break
     for file, name in zip(made, names, strict=True):
@@ -515,7 +598,9 @@ def _settle(files: _Files, made: list[_New], contents: str) -> list[str]:
     return names
 
 
-def _are_free(files: _Files, made: list[_New], names: list[str], taken: set[str]) -> bool:
+def _are_free(
+    files: _Files, made: list[_New], names: list[str], taken: set[str]
+) -> bool:
     """Whether no name is that of a file of other contents than the one to be named."""
     for file, name in zip(made, names, strict=True):  # noqa: SIM110 - Python loses a Ctrl-C that comes as a generator ends
         if name in taken and not files.same(file, name):

@@ -48,7 +48,10 @@ def _has(kind: str, opset: int) -> bool:
 
     since = onnx.defs.get_schema(kind, opset).since_version
     rows = (row[1:3] for row in _snapshot()["kernels"] if row[0] == f"onnx.{kind}")
-    return any(first == since if last is None else first <= since <= last for first, last in rows)
+    return any(
+        first == since if last is None else first <= since <= last
+        for first, last in rows
+    )
 
 
 @functools.cache
@@ -64,12 +67,16 @@ def target(opset: int | None = None, needs: str | None = None) -> Target:
         opset = newest
     if not isinstance(opset, int) or not OLDEST <= opset <= newest:
         what = f" with {needs}" if needs else ""
-        raise SpecError(f"opset={opset!r}: j2o writes opsets {OLDEST} to {newest}{what}")
+        raise SpecError(
+            f"opset={opset!r}: j2o writes opsets {OLDEST} to {newest}{what}"
+        )
     rows: dict[str, list[Any]] = collections.defaultdict(list)
     for op, first, last, constraints in _snapshot()["kernels"]:
         version = opset if op.startswith("onnx.") else 1
         if first <= version and (last is None or version <= last):
-            rows[op].append({name: _allowed(dtypes, opset) for name, dtypes in constraints.items()})
+            rows[op].append(
+                {name: _allowed(dtypes, opset) for name, dtypes in constraints.items()}
+            )
     return Target(opset, dict(rows))
 
 
@@ -93,10 +100,22 @@ def read_registry() -> dict[str, Any]:
         if kernel.domain == "":
             newest = max(newest, first)
         constraints = {
-            name: " ".join(sorted(_dtypes(types))) for name, types in sorted(kernel.type_constraints.items())
+            name: " ".join(sorted(_dtypes(types)))
+            for name, types in sorted(kernel.type_constraints.items())
         }
-        rows.append([f"{DOMAINS[kernel.domain]}.{kernel.op_name}", first, None if last > 1000 else last, constraints])
-    return {"onnxruntime": onnxruntime.__version__, "opset": newest, "kernels": sorted(rows, key=repr)}
+        rows.append(
+            [
+                f"{DOMAINS[kernel.domain]}.{kernel.op_name}",
+                first,
+                None if last > 1000 else last,
+                constraints,
+            ]
+        )
+    return {
+        "onnxruntime": onnxruntime.__version__,
+        "opset": newest,
+        "kernels": sorted(rows, key=repr),
+    }
 
 
 def _dtypes(types: Sequence[str]) -> Iterator[str]:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import onnx
 
 FUNCTION_DOMAIN = "j2o"
-CONSTRAINTS = "constraints"  # key in the model's metadata: what the symbolic sizes must fulfil
+CONSTRAINTS = (
+    "constraints"  # key in the model's metadata: what the symbolic sizes must fulfil
+)
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 _ONNX_DTYPES = {
     DType.F32: "FLOAT", DType.F64: "DOUBLE", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.BOOL: "BOOL",
@@ -37,7 +39,9 @@ _ONNX_DTYPES = {
     DType.F8E5M2FNUZ: "FLOAT8E5M2FNUZ", DType.F8E8M0FNU: "FLOAT8E8M0", DType.F4E2M1FN: "FLOAT4E2M1",
 }  # fmt: skip
 ONNX_DTYPES: dict[DType, ir.DataType] = {
-    d: ir.DataType[name] for d, name in _ONNX_DTYPES.items() if name in ir.DataType.__members__
+    d: ir.DataType[name]
+    for d, name in _ONNX_DTYPES.items()
+    if name in ir.DataType.__members__
 }
 # the IR version that came with an opset; a runtime that knows the opset knows the version
 _IR_VERSIONS = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (0, 8))
@@ -48,7 +52,9 @@ def ir_version(opset: int) -> int:
     return next(version for first, version in _IR_VERSIONS if opset >= first)
 
 
-def to_proto(graph: Graph, opset: int, name: str = "main", sources: bool = True) -> onnx.ModelProto:
+def to_proto(
+    graph: Graph, opset: int, name: str = "main", sources: bool = True
+) -> onnx.ModelProto:
     """The whole model as one message, weights inside; SaveError above protobuf's 2 GiB."""
     model, constants = to_parts(graph, opset, name, sources)
     total = sum(t.nbytes for t in constants.values())
@@ -56,7 +62,9 @@ def to_proto(graph: Graph, opset: int, name: str = "main", sources: bool = True)
         raise SaveError(
             f"the model has {total / 2**30:.1f} GiB of weights, a protobuf message holds 2 GiB: save it with external_data=True"
         )
-    model.graph.initializer.extend(initializer(key, tensor) for key, tensor in constants.items())
+    model.graph.initializer.extend(
+        initializer(key, tensor) for key, tensor in constants.items()
+    )
     return model
 
 
@@ -78,7 +86,9 @@ def to_parts(
 
 def _check_lowered(graph: Graph) -> None:
     """PassError for a graph that has not been lowered to the end, which is good to look at alone."""
-    left = [node for top in (*graph.functions.values(), graph) for node in _not_onnx(top)]
+    left = [
+        node for top in (*graph.functions.values(), graph) for node in _not_onnx(top)
+    ]
     if left:
         more = f" and {len(left) - 1} more operations are" if len(left) > 1 else " is"
         prefix = f"{left[0].dialect}." if left[0].dialect else ""
@@ -99,14 +109,18 @@ def _not_onnx(graph: Graph) -> Iterator[Node]:
 
 def _is_inner(op: str) -> bool:
     """Whether an operation is one of the IR's own, that passes are to replace."""
-    return op.startswith("lax.") or ("." not in op and op not in ("const", "call", "return"))
+    return op.startswith("lax.") or (
+        "." not in op and op not in ("const", "call", "return")
+    )
 
 
 def initializer(name: str, tensor: Tensor, data: bool = True) -> onnx.TensorProto:
     """A constant as ONNX stores it; without `data`, only its name, dtype and shape."""
     import onnx
 
-    made = onnx.TensorProto(name=name, data_type=int(ONNX_DTYPES[tensor.dtype]), dims=tensor.shape)
+    made = onnx.TensorProto(
+        name=name, data_type=int(ONNX_DTYPES[tensor.dtype]), dims=tensor.shape
+    )
     if data and tensor.dtype is DType.STRING:
         made.string_data.extend(str(s).encode() for s in tensor.load().flat)
     elif data:
@@ -142,7 +156,9 @@ def unpacked(data: bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     if dtype.is_signed:
         sign = 1 << (dtype.bits - 1)
         return ((flat ^ sign).astype(np.int8) - sign).astype(dtype.numpy).reshape(shape)
-    return (flat.view(dtype.numpy) if dtype.is_float else flat.astype(dtype.numpy)).reshape(shape)
+    return (
+        flat.view(dtype.numpy) if dtype.is_float else flat.astype(dtype.numpy)
+    ).reshape(shape)
 
 
 class Names:
@@ -184,7 +200,10 @@ class _Writer:
         functions = [self.function(key, f, graph) for key, f in graph.functions.items()]
         if functions:
             self.domains[FUNCTION_DOMAIN] = 1
-        inputs = [self.make(v, n) for v, n in zip(graph.inputs, graph.input_names, strict=True)]
+        inputs = [
+            self.make(v, n)
+            for v, n in zip(graph.inputs, graph.input_names, strict=True)
+        ]
         nodes: list[ir.Node] = []
         named = list(zip(graph.outputs, graph.output_names, strict=True))
         for value, output in named:
@@ -192,7 +211,9 @@ class _Writer:
                 self.make(value, output)
         self.body(graph, nodes)
         outputs = [self.output(v, n, nodes) for v, n in named]
-        made = ir.Graph(inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name)
+        made = ir.Graph(
+            inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name
+        )
         constraints = "; ".join(graph.dims.constraints)
         return ir.Model(
             made,
@@ -215,7 +236,9 @@ class _Writer:
 
     def type_of(self, type: Type) -> tuple[ir.TensorType, ir.Shape]:
         if type not in self.types:
-            shape = ir.Shape([d if isinstance(d, int) else dim_text(d) for d in type.shape])
+            shape = ir.Shape(
+                [d if isinstance(d, int) else dim_text(d) for d in type.shape]
+            )
             self.types[type] = (ir.TensorType(ONNX_DTYPES[type.dtype]), shape)
         return self.types[type]
 
@@ -230,14 +253,40 @@ class _Writer:
 
     def copy(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
         """A value of its own with the contents of another: an Identity, or two casts where the dtype has none."""
-        out, source, dtype = self.new(value, name), self.operand(value), value.type.dtype
+        out, source, dtype = (
+            self.new(value, name),
+            self.operand(value),
+            value.type.dtype,
+        )
         if dtype not in NOT_COPIED:
-            nodes.append(ir.Node("", "Identity", [source], outputs=[out], name=self.nodes.fresh("Identity")))
+            nodes.append(
+                ir.Node(
+                    "",
+                    "Identity",
+                    [source],
+                    outputs=[out],
+                    name=self.nodes.fresh("Identity"),
+                )
+            )
             return out
-        wider = DType.F32 if dtype.is_float else DType.I8 if dtype.is_signed else DType.U8
-        between = ir.Value(name=self.names.fresh(f"{name}_wide"), type=ir.TensorType(ONNX_DTYPES[wider]))
+        wider = (
+            DType.F32 if dtype.is_float else DType.I8 if dtype.is_signed else DType.U8
+        )
+        between = ir.Value(
+            name=self.names.fresh(f"{name}_wide"),
+            type=ir.TensorType(ONNX_DTYPES[wider]),
+        )
         for x, to, y in ((source, wider, between), (between, dtype, out)):
-            nodes.append(ir.Node("", "Cast", [x], [_attribute("to", to)], outputs=[y], name=self.nodes.fresh("Cast")))
+            nodes.append(
+                ir.Node(
+                    "",
+                    "Cast",
+                    [x],
+                    [_attribute("to", to)],
+                    outputs=[y],
+                    name=self.nodes.fresh("Cast"),
+                )
+            )
         return out
 
     def operand(self, value: Value) -> ir.Value:
@@ -245,7 +294,9 @@ class _Writer:
             return self.values[value]
         tensor = value.const
         if tensor is None:
-            raise KeyError(f"%{value.hint}: {value.type} of {value.op or 'a graph input'} is used before it is defined")
+            raise KeyError(
+                f"%{value.hint}: {value.type} of {value.op or 'a graph input'} is used before it is defined"
+            )
         if self.in_function:
             raise AssertionError("constants of functions are written where they stand")
         if tensor not in self.initializers:
@@ -269,19 +320,29 @@ class _Writer:
     def constant(self, node: Node) -> ir.Node:
         value: Any = node.attrs["value"]
         out = self.make(node.out, self.names.fresh(clean(node.out.hint) or "const"))
-        attr = ir.AttrTensor("value", ir.Tensor(value.load(), dtype=ONNX_DTYPES[value.dtype]))
-        return ir.Node("", "Constant", [], [attr], outputs=[out], name=self.nodes.fresh("Constant"))
+        attr = ir.AttrTensor(
+            "value", ir.Tensor(value.load(), dtype=ONNX_DTYPES[value.dtype])
+        )
+        return ir.Node(
+            "", "Constant", [], [attr], outputs=[out], name=self.nodes.fresh("Constant")
+        )
 
     def node(self, node: Node) -> ir.Node:
         domain, kind = self.operator(node)
         attrs = [
-            _attribute(k, v) for k, v in node.attrs.items() if k != LABEL and (k != "function" or node.op != "call")
+            _attribute(k, v)
+            for k, v in node.attrs.items()
+            if k != LABEL and (k != "function" or node.op != "call")
         ]
-        for key, region in zip(GRAPH_ATTRIBUTES.get(kind, ()), node.graphs, strict=False):
+        for key, region in zip(
+            GRAPH_ATTRIBUTES.get(kind, ()), node.graphs, strict=False
+        ):
             attrs.append(ir.AttrGraph(key, self.region(region, f"{kind}_{key}")))
         inputs = [None if v is None else self.operand(v) for v in node.inputs]
         outputs = [
-            self.values[v] if v in self.values else self.make(v, self.names.fresh(clean(v.hint) or kind.lower()))
+            self.values[v]
+            if v in self.values
+            else self.make(v, self.names.fresh(clean(v.hint) or kind.lower()))
             for v in node.outputs
         ]
         name = self.nodes.fresh(str(node.attrs.get(LABEL, kind)))
@@ -301,15 +362,23 @@ class _Writer:
         return domain, kind
 
     def region(self, graph: Graph, name: str) -> ir.Graph:
-        inputs = [self.make(v, self.names.fresh(clean(v.hint) or "arg")) for v in graph.inputs]
+        inputs = [
+            self.make(v, self.names.fresh(clean(v.hint) or "arg")) for v in graph.inputs
+        ]
         nodes: list[ir.Node] = []
         self.body(graph, nodes)
         outputs: list[ir.Value] = []
         for value in graph.outputs:
-            is_made = _is_made_in(graph, value) or (self.in_function and value.op == "const")
+            is_made = _is_made_in(graph, value) or (
+                self.in_function and value.op == "const"
+            )
             made = self.operand(value) if is_made else None
-            if made is None or made in outputs:  # a subgraph's outputs must be made in it
-                made = self.copy(value, self.names.fresh(clean(value.hint) or "out"), nodes)
+            if (
+                made is None or made in outputs
+            ):  # a subgraph's outputs must be made in it
+                made = self.copy(
+                    value, self.names.fresh(clean(value.hint) or "out"), nodes
+                )
             outputs.append(made)
         return ir.Graph(inputs, outputs, nodes=nodes, name=self.nodes.fresh(name))
 
@@ -339,7 +408,9 @@ def _attribute(name: str, value: Attr) -> ir.Attr:
     if isinstance(value, str):
         return ir.AttrString(name, value)
     if isinstance(value, Tensor):
-        return ir.AttrTensor(name, ir.Tensor(np.asarray(value.load()), dtype=ONNX_DTYPES[value.dtype]))
+        return ir.AttrTensor(
+            name, ir.Tensor(np.asarray(value.load()), dtype=ONNX_DTYPES[value.dtype])
+        )
     if isinstance(value, tuple):
         if value and all(isinstance(v, str) for v in value):
             return ir.AttrStrings(name, value)  # type: ignore[arg-type]

@@ -23,14 +23,20 @@ from j2o.ir.types import DType
 if TYPE_CHECKING:
     import onnx
 
-_NUMPYS_OWN = frozenset(map(DType, "bool i8 i16 i32 i64 u8 u16 u32 u64 f16 f32 f64 string".split()))
+_NUMPYS_OWN = frozenset(
+    map(DType, "bool i8 i16 i32 i64 u8 u16 u32 u64 f16 f32 f64 string".split())
+)
 
 
 class Session:
     """An onnxruntime session of a model in memory or in a file; LoadError where onnxruntime refuses it."""
 
     def __init__(
-        self, model: onnx.ModelProto | str | os.PathLike[str], *, optimise: bool = True, threads: int = 0
+        self,
+        model: onnx.ModelProto | str | os.PathLike[str],
+        *,
+        optimise: bool = True,
+        threads: int = 0,
     ) -> None:
         import onnxruntime as ort
 
@@ -38,16 +44,30 @@ class Session:
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         if not optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            options.add_session_config_entry("session.disable_prepacking", "1")  # which reads weights
-        source: Any = os.fspath(model) if isinstance(model, str | os.PathLike) else model.SerializeToString()
+            options.graph_optimization_level = (
+                ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            )
+            options.add_session_config_entry(
+                "session.disable_prepacking", "1"
+            )  # which reads weights
+        source: Any = (
+            os.fspath(model)
+            if isinstance(model, str | os.PathLike)
+            else model.SerializeToString()
+        )
         try:
-            self.raw = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self.raw = ort.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
-            raise LoadError(f"onnxruntime refuses the model: {' '.join(str(error).split())[:1000]}") from error
+            raise LoadError(
+                f"onnxruntime refuses the model: {' '.join(str(error).split())[:1000]}"
+            ) from error
         self.inputs = {i.name: _dtype(i.type) for i in self.raw.get_inputs()}
         self.outputs = {o.name: _dtype(o.type) for o in self.raw.get_outputs()}
-        self.is_plain = all(d in _NUMPYS_OWN for d in (*self.inputs.values(), *self.outputs.values()))
+        self.is_plain = all(
+            d in _NUMPYS_OWN for d in (*self.inputs.values(), *self.outputs.values())
+        )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once.
@@ -58,17 +78,31 @@ class Session:
         try:
             return self._run(feeds)
         except Exception as error:
-            if failed := re.search(r"Name:'[^']*?check: (.*?)' Status Message", str(error), re.DOTALL):
-                raise CheckError(f"a check of the model does not hold: {failed.group(1)}") from error
-            raise J2OError(f"onnxruntime cannot run the model: {' '.join(str(error).split())[:500]}") from error
+            if failed := re.search(
+                r"Name:'[^']*?check: (.*?)' Status Message", str(error), re.DOTALL
+            ):
+                raise CheckError(
+                    f"a check of the model does not hold: {failed.group(1)}"
+                ) from error
+            raise J2OError(
+                f"onnxruntime cannot run the model: {' '.join(str(error).split())[:500]}"
+            ) from error
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if self.is_plain:
-            arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
+            arrays = {
+                name: np.asarray(array, order="C") for name, array in feeds.items()
+            }
             return self.raw.run(None, arrays)  # type: ignore[return-value]
-        values = {name: _to_ort(np.asarray(array, order="C"), self.inputs[name]) for name, array in feeds.items()}
+        values = {
+            name: _to_ort(np.asarray(array, order="C"), self.inputs[name])
+            for name, array in feeds.items()
+        }
         results = self.raw.run_with_ort_values(list(self.outputs), values)
-        return [_from_ort(value, dtype) for value, dtype in zip(results, self.outputs.values(), strict=True)]
+        return [
+            _from_ort(value, dtype)
+            for value, dtype in zip(results, self.outputs.values(), strict=True)
+        ]
 
 
 def _dtype(type: str) -> DType | None:

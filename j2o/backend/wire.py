@@ -19,7 +19,9 @@ TEXT = 2**26  # bytes of a text for people, and of a value in metadata
 ALL_TEXT = 2**28  # bytes of all names and texts
 GRAPHS = 5_000  # branches and bodies of loops; onnxruntime takes some 40 kB for each
 DEPTH = 100  # of messages in messages, as in protobuf itself
-_COPIED = 2**20  # bytes of messages that are walked as a copy: reading one byte of a mapped file takes longer
+_COPIED = (
+    2**20
+)  # bytes of messages that are walked as a copy: reading one byte of a mapped file takes longer
 
 _LONG = frozenset({"doc_string", "value"})
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -73,7 +75,9 @@ class _Walk:
     def __init__(self) -> None:
         self.messages = self.graphs = self.parts = self.numbers = self.text = 0
 
-    def message(self, data: Any, at: int, end: int, fields: _Message, depth: int) -> None:
+    def message(
+        self, data: Any, at: int, end: int, fields: _Message, depth: int
+    ) -> None:
         """Walk the message that stands in `data` from `at` to `end`."""
         self.begin(fields, depth)
         parts = 0
@@ -120,21 +124,31 @@ class _Walk:
         if depth > DEPTH:
             raise Costly(f"its messages are nested deeper than {DEPTH}")
         if self.messages > MESSAGES:
-            raise Costly(f"it has more than {MESSAGES:,} messages (nodes, attributes, types, …)")
+            raise Costly(
+                f"it has more than {MESSAGES:,} messages (nodes, attributes, types, …)"
+            )
         if self.graphs > GRAPHS:
-            raise Costly(f"it has more than {GRAPHS:,} graphs (branches, bodies of loops)")
+            raise Costly(
+                f"it has more than {GRAPHS:,} graphs (branches, bodies of loops)"
+            )
 
-    def content(self, data: Any, at: int, stop: int, kind: _Message | int | None, depth: int) -> None:
+    def content(
+        self, data: Any, at: int, stop: int, kind: _Message | int | None, depth: int
+    ) -> None:
         """What stands in a field of many bytes."""
         size = stop - at
         if kind is None:
             self.numbers += size
             if self.numbers > NUMBERS:
-                raise Costly(f"it has more than {NUMBERS:,} bytes of numbers that are not raw")
+                raise Costly(
+                    f"it has more than {NUMBERS:,} bytes of numbers that are not raw"
+                )
         elif isinstance(kind, int):
             self.text += size
             if size > kind:
-                raise Costly(f"a name or text in it has {size:,} bytes, more than {kind:,}")
+                raise Costly(
+                    f"a name or text in it has {size:,} bytes, more than {kind:,}"
+                )
             if self.text > ALL_TEXT:
                 raise Costly(f"it has more than {ALL_TEXT:,} bytes of names and texts")
             try:

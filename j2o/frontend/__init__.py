@@ -11,7 +11,9 @@ def check_version(found: tuple[int, ...]) -> None:
     """J2OError where a JAX version lies outside the supported range."""
     if not OLDEST <= found < BEFORE:
         given, low, high = (".".join(map(str, v)) for v in (found, OLDEST, BEFORE))
-        raise J2OError(f"JAX {given} is installed; j2o supports {low} up to, not including, {high}")
+        raise J2OError(
+            f"JAX {given} is installed; j2o supports {low} up to, not including, {high}"
+        )
 
 
 check_version(jax.__version_info__)

@@ -25,9 +25,7 @@ KNOWN: tuple[tuple[str, str], ...] = (
     ("associative scan over axis of non-constant size", "JAX differentiates cumprod, cummax and the like along an axis of known size; give that size as a number in the spec, or write the loop with lax.scan"),
     ("shape polymorphism", "give that size as a number in the spec"),
 )  # fmt: skip
-NO_SIZES = (
-    "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
-)
+NO_SIZES = "give that size as a number in the spec, or use lax.fori_loop, lax.scan and jax.numpy, which take symbolic sizes"
 # what would work where a program asks for a value that is known only when the model runs
 ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (jax.errors.TracerBoolConversionError, "jnp.where and lax.cond decide on values, lax.while_loop repeats on them"),
@@ -42,7 +40,9 @@ ADVICE: tuple[tuple[type[Exception], str], ...] = (
 def question_of(error: Exception) -> str:
     """What an error of tracing asks, and where: the same for errors that are the same."""
     text = " ".join(str(error).split())
-    return user_line(error) + text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
+    return user_line(error) + text.removeprefix(
+        "Symbolic dimension comparison "
+    ).partition(". ")[0].rstrip(".")
 
 
 def told_constraints(error: Exception) -> list[tuple[str, ...]] | None:
@@ -64,23 +64,39 @@ def explained(error: Exception, options: Sequence[tuple[str, ...]] = ()) -> J2OE
         return error
     text = " ".join(str(error).split())
     where = user_line(error)
-    if found := re.search(r"returned a value of type (.*?), which is not a valid JAX type", text):
+    if found := re.search(
+        r"returned a value of type (.*?), which is not a valid JAX type", text
+    ):
         kind = re.sub(r"<class '(.*)'>", r"\1", found.group(1))
-        return TraceError(f"the function returns a {kind}; arrays, and pytrees of arrays, can be exported")
+        return TraceError(
+            f"the function returns a {kind}; arrays, and pytrees of arrays, can be exported"
+        )
     for kind, advice in ADVICE:
         if isinstance(error, kind):
-            return TraceError(f"{where}{type(error).__name__}: {_first_line(error)}; {advice}")
-    question = text.removeprefix("Symbolic dimension comparison ").partition(". ")[0].rstrip(".")
+            return TraceError(
+                f"{where}{type(error).__name__}: {_first_line(error)}; {advice}"
+            )
+    question = (
+        text.removeprefix("Symbolic dimension comparison ")
+        .partition(". ")[0]
+        .rstrip(".")
+    )
     if options:
         settled = f"{' or '.join(f'constraints={list(option)}' for option in options)} would settle it"
-        return DimensionError(f"{where}the program asks what the symbolic sizes leave open: {question}; {settled}")
+        return DimensionError(
+            f"{where}the program asks what the symbolic sizes leave open: {question}; {settled}"
+        )
     if (
         isinstance(error, Inconclusive)
         or (_is_raised_by_jax(error) and settling(text))
         or re.search(r"_DimExpr|a single integer, got '[A-Za-z]", text)
     ):
-        return TraceError(f"{where}the program needs a number where it has a symbolic size: {question}; {NO_SIZES}")
-    what = f"{type(error).__name__}: {shortened(text)}" if text else type(error).__name__
+        return TraceError(
+            f"{where}the program needs a number where it has a symbolic size: {question}; {NO_SIZES}"
+        )
+    what = (
+        f"{type(error).__name__}: {shortened(text)}" if text else type(error).__name__
+    )
     for words, advice in KNOWN:
         if words in type(error).__name__ or words in text:
             what = f"{what.rstrip('.')}; {advice}"
@@ -93,7 +109,10 @@ def user_line(error: BaseException) -> str:
     Code of the user's own is what is no installed package. Where all frames are of packages, the innermost one outside
     of JAX, numpy, j2o and Python's own library counts.
     """
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    frames = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
     candidates = [frame for frame in frames if not is_machinery(frame[0])]
     own = [frame for frame in candidates if not is_installed(frame[0])]
     if not candidates:
@@ -103,7 +122,8 @@ def user_line(error: BaseException) -> str:
 
 
 MACHINERY = tuple(
-    os.path.dirname(str(file)) + os.sep for file in (jax.__file__, np.__file__, os.path.dirname(__file__))
+    os.path.dirname(str(file)) + os.sep
+    for file in (jax.__file__, np.__file__, os.path.dirname(__file__))
 )
 
 

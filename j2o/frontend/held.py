@@ -21,7 +21,18 @@ from j2o.frontend.failures import is_machinery
 from j2o.ir.places import is_installed
 
 ATOMS = frozenset(
-    [type(None), bool, str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType]
+    [
+        type(None),
+        bool,
+        str,
+        bytes,
+        int,
+        float,
+        complex,
+        type,
+        types.ModuleType,
+        types.BuiltinFunctionType,
+    ]
 )
 WITHOUT_PARTS = frozenset(["builtins", "jaxlib", "numpy", "typing", "inspect"])
 
@@ -62,7 +73,9 @@ def held_by(fn: Any) -> Held:
         if known:
             continue
         if is_keras_variable(x):
-            path = x.path  # where it belongs in its model; how that is held says nothing
+            path = (
+                x.path
+            )  # where it belongs in its model; how that is held says nothing
         position = len(objects)
         objects.append((path, x))
         if is_array(x):
@@ -100,7 +113,9 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
         yield from ((str(k), v) for k, v in x.items() if type(v) not in ATOMS)
     elif isinstance(x, list | tuple):
         names = getattr(x, "_fields", range(len(x)))
-        yield from ((str(k), v) for k, v in zip(names, x, strict=False) if type(v) not in ATOMS)
+        yield from (
+            (str(k), v) for k, v in zip(names, x, strict=False) if type(v) not in ATOMS
+        )
     elif is_variable(x):
         yield "", x.get_raw_value()
     elif is_keras_variable(x):
@@ -109,9 +124,15 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
         yield "", x.__wrapped__
     elif _is_bound_linen(x):
         yield "", x.scope.root.variables()
-        yield from ((name, value) for name, value in attributes(x) if name not in ("scope", "parent"))
+        yield from (
+            (name, value)
+            for name, value in attributes(x)
+            if name not in ("scope", "parent")
+        )
     elif type(x).__module__.partition(".")[0] not in WITHOUT_PARTS:
-        is_mapping = isinstance(x, Mapping)  # its private dictionary is no step of a path
+        is_mapping = isinstance(
+            x, Mapping
+        )  # its private dictionary is no step of a path
         for name, value in attributes(x):
             if not name.startswith("_pytree__"):
                 yield "" if is_mapping and name.startswith("_") else name, value
@@ -125,7 +146,10 @@ def attributes(x: Any) -> list[tuple[str, Any]]:
         for name in (slots,) if isinstance(slots, str) else slots:
             try:
                 found.append((name, base.__dict__[name].__get__(x)))
-            except (KeyError, AttributeError):  # `__dict__`, `__weakref__`, a private name; a slot that is not set
+            except (
+                KeyError,
+                AttributeError,
+            ):  # `__dict__`, `__weakref__`, a private name; a slot that is not set
                 continue
     return found
 
@@ -133,7 +157,12 @@ def attributes(x: Any) -> list[tuple[str, Any]]:
 def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
     cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True))
     called = [name for name, cell in cells.items() if callable(content_of(cell))]
-    for name, cell in cells.items():  # the weights of the one module that is called are named as in the module
+    for (
+        name,
+        cell,
+    ) in (
+        cells.items()
+    ):  # the weights of the one module that is called are named as in the module
         yield "" if [name] == called else name, cell
     for value in fn.__defaults__ or ():
         yield "", value
@@ -168,7 +197,9 @@ def is_of_a_package(x: Any) -> bool:
     if not callable(x) or is_nnx(x):
         return False
     code = getattr(inspect.unwrap(x), "__code__", None)
-    return code is not None and (is_installed(code.co_filename) or is_machinery(code.co_filename))
+    return code is not None and (
+        is_installed(code.co_filename) or is_machinery(code.co_filename)
+    )
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:
@@ -180,7 +211,10 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
 
 def is_wrapper(x: Any) -> bool:
     """Whether an object, no function, says what it wraps: what `jax.jit` and `nnx.jit` return."""
-    return not isinstance(x, types.FunctionType) and getattr(x, "__wrapped__", None) is not None
+    return (
+        not isinstance(x, types.FunctionType)
+        and getattr(x, "__wrapped__", None) is not None
+    )
 
 
 def is_variable(x: Any) -> bool:
@@ -203,7 +237,11 @@ def is_equinox_state(x: Any) -> bool:
 
 def _is_bound_linen(x: Any) -> bool:
     linen = sys.modules.get("flax.linen")
-    return linen is not None and isinstance(x, linen.Module) and getattr(x, "scope", None) is not None
+    return (
+        linen is not None
+        and isinstance(x, linen.Module)
+        and getattr(x, "scope", None) is not None
+    )
 
 
 def is_keras_variable(x: Any) -> bool:

@@ -30,7 +30,9 @@ def called_function(callback: Any) -> Any:
 def name_of(function: Any) -> str:
     """The name by which a user knows a function."""
     function = _plain(function)
-    return getattr(function, "__qualname__", type(function).__name__).replace(".<locals>", "")
+    return getattr(function, "__qualname__", type(function).__name__).replace(
+        ".<locals>", ""
+    )
 
 
 def error_of(function: Any) -> str | None:
@@ -42,7 +44,10 @@ def error_of(function: Any) -> str | None:
     if not isinstance(function, types.FunctionType):
         return None
     operations = {instruction.opname for instruction in dis.get_instructions(function)}
-    may_return = any(name.startswith(("RETURN", "YIELD", "INSTRUMENTED_RETURN")) for name in operations)
+    may_return = any(
+        name.startswith(("RETURN", "YIELD", "INSTRUMENTED_RETURN"))
+        for name in operations
+    )
     if may_return or "RAISE_VARARGS" not in operations:
         return None
     texts = [" ".join(text.split()) for text in _texts(function)]
@@ -61,10 +66,16 @@ def _plain(function: Any) -> Any:
 
 def _texts(function: types.FunctionType) -> Iterator[str]:
     """The texts that a function closes over; where there are none, those in its code."""
-    closed_over = [text for cell in function.__closure__ or () for text in _texts_in(cell)]
+    closed_over = [
+        text for cell in function.__closure__ or () for text in _texts_in(cell)
+    ]
     if closed_over:
         return iter(closed_over)
-    return (const for const in function.__code__.co_consts if isinstance(const, str) and const != function.__doc__)
+    return (
+        const
+        for const in function.__code__.co_consts
+        if isinstance(const, str) and const != function.__doc__
+    )
 
 
 def _texts_in(cell: types.CellType) -> list[str]:

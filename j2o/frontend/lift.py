@@ -30,7 +30,9 @@ from j2o.ir.types import Attr, DType, Type
 
 DEEPEST = 32
 # why there is nothing to lift
-COMPILED = {"call_exported": "a function of jax.export is compiled already; give the function that it was made of"}
+COMPILED = {
+    "call_exported": "a function of jax.export is compiled already; give the function that it was made of"
+}
 
 
 def type_of(aval: Any) -> Type:
@@ -67,7 +69,9 @@ def lift(
     Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
     """
     if internal_mutable_array_effect in closed.effects:
-        closed = getattr(discharge, "discharge_state2", discharge.discharge_state)(closed)  # 0.10.0 and 1 have both
+        closed = getattr(discharge, "discharge_state2", discharge.discharge_state)(
+            closed
+        )  # 0.10.0 and 1 have both
     keep = const or (lambda array: ArrayTensor(np.asarray(array)))
     lifter = _Lifter(keep, located, has_rule, [] if notes is None else notes)
     graph = lifter.graph(closed.jaxpr, closed.consts, name, {}, hints)
@@ -79,14 +83,28 @@ def lift(
 
 class _Lifter:
     def __init__(
-        self, const: Callable[[Any], Tensor], located: bool, has_rule: Callable[[str], bool], notes: list[str]
+        self,
+        const: Callable[[Any], Tensor],
+        located: bool,
+        has_rule: Callable[[str], bool],
+        notes: list[str],
     ) -> None:
-        self.const, self.located, self.has_rule, self.notes = const, located, has_rule, notes
+        self.const, self.located, self.has_rule, self.notes = (
+            const,
+            located,
+            has_rule,
+            notes,
+        )
         self.problems: list[str] = []
         self.depth = 0  # how much code of primitives is around what is lifted
 
     def graph(
-        self, jaxpr: Any, consts: Sequence[Any], name: str, env: dict[Any, Value], hints: Sequence[str] = ()
+        self,
+        jaxpr: Any,
+        consts: Sequence[Any],
+        name: str,
+        env: dict[Any, Value],
+        hints: Sequence[str] = (),
     ) -> Graph:
         """`env` has the values of the variables around an open jaxpr."""
         graph = Graph(name)
@@ -94,7 +112,9 @@ class _Lifter:
         for var, array in zip(jaxpr.constvars, consts, strict=True):
             env[var] = self.captured(graph, var.aval, array)
         for i, var in enumerate(jaxpr.invars):
-            env[var] = graph.add_input(type_of(var.aval), hints[i] if i < len(hints) else "")
+            env[var] = graph.add_input(
+                type_of(var.aval), hints[i] if i < len(hints) else ""
+            )
         scalars: dict[tuple[Any, ...], Value] = {}
 
         def read(atom: Any) -> Value:
@@ -122,7 +142,9 @@ class _Lifter:
         words = self.constant(graph, self.const(jax.random.key_data(array)))
         return graph.insert(Node("lax.random_wrap", (words,), (type_of(aval),))).out
 
-    def equation(self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value]) -> None:
+    def equation(
+        self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value]
+    ) -> None:
         loc = location(eqn) if self.located else None
         name = eqn.primitive.name
         if name in CALLING or name in PRINTING or name == "check":
@@ -141,13 +163,24 @@ class _Lifter:
         except (ParamError, TypeError, TraceError) as error:
             self.problems.append(f"{name}{f' at {loc}' if loc else ''}: {error}")
             attrs, jaxprs, types = {}, [], [Type(DType.BOOL, ()) for _ in eqn.outvars]
-        if name == "pallas_call":  # its code writes to the memory of a device; what it is in ONNX, its author says
+        if (
+            name == "pallas_call"
+        ):  # its code writes to the memory of a device; what it is in ONNX, its author says
             jaxprs = []
         regions = [self.region(j, name, i) for i, j in enumerate(jaxprs)]
-        node = graph.insert(Node(f"lax.{name}", inputs, types, attrs, regions, loc, [name] * len(types)))
+        node = graph.insert(
+            Node(f"lax.{name}", inputs, types, attrs, regions, loc, [name] * len(types))
+        )
         env.update(zip(eqn.outvars, node.outputs, strict=True))
 
-    def on_host(self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value], loc: Loc | None) -> None:
+    def on_host(
+        self,
+        graph: Graph,
+        eqn: Any,
+        inputs: list[Value],
+        env: dict[Any, Value],
+        loc: Loc | None,
+    ) -> None:
         """A call of the host. What only prints is left out; what a function only raises is kept as words."""
         name = eqn.primitive.name
         attrs: dict[str, Attr] = {}
@@ -161,10 +194,14 @@ class _Lifter:
             attrs["function"] = name_of(function)
             attrs["raises"] = error_of(function)
         if name in PRINTING and not attrs.get("raises"):
-            self.notes.append(f"{name}{f' at {loc}' if loc else ''} is left out: ONNX cannot call the host")
+            self.notes.append(
+                f"{name}{f' at {loc}' if loc else ''} is left out: ONNX cannot call the host"
+            )
             return
         types = [type_of(v.aval) for v in eqn.outvars]
-        node = graph.insert(Node(f"lax.{name}", inputs, types, attrs, (), loc, [name] * len(types)))
+        node = graph.insert(
+            Node(f"lax.{name}", inputs, types, attrs, (), loc, [name] * len(types))
+        )
         env.update(zip(eqn.outvars, node.outputs, strict=True))
 
     def own_code(self, eqn: Any) -> Any:
@@ -178,7 +215,9 @@ class _Lifter:
                 f"@j2o.lower registers a rule; its own code cannot be traced: {explained(error)}"
             ) from error
 
-    def in_place(self, graph: Graph, code: Any, inputs: list[Value], loc: Loc | None) -> Sequence[Value]:
+    def in_place(
+        self, graph: Graph, code: Any, inputs: list[Value], loc: Loc | None
+    ) -> Sequence[Value]:
         """The results of a call of code that is none of the user's lines."""
         located, self.located = self.located, False
         self.depth += 1
@@ -186,7 +225,9 @@ class _Lifter:
         self.depth -= 1
         self.located = located
         types = [v.type for v in region.outputs]
-        return graph.insert(Node("lax.closed_call", inputs, types, {}, [region], loc)).outputs
+        return graph.insert(
+            Node("lax.closed_call", inputs, types, {}, [region], loc)
+        ).outputs
 
     def region(self, jaxpr: Any, name: str, index: int) -> Graph:
         if isinstance(jaxpr, jcore.ClosedJaxpr):

@@ -17,7 +17,16 @@ from typing import Any
 
 import jax
 
-from j2o.frontend.held import Held, attributes, held_by, is_equinox_state, is_nnx, is_variable, is_wrapper, used_globals
+from j2o.frontend.held import (
+    Held,
+    attributes,
+    held_by,
+    is_equinox_state,
+    is_nnx,
+    is_variable,
+    is_wrapper,
+    used_globals,
+)
 
 TRACE_STATE = "_pytree__state"
 Copies = dict[int, Any]  # the copy of each object, by the object's id
@@ -38,11 +47,17 @@ def on_copies(fn: Callable[..., Any], held: Held | None = None) -> Callable[...,
 
 def holders_of_state(held: Held) -> set[int]:
     """The ids of the objects that a program may write to, and of all that has to be copied because it holds one."""
-    waiting = [position for position, (_, x) in enumerate(held.objects) if is_nnx(x) or is_equinox_state(x)]
+    waiting = [
+        position
+        for position, (_, x) in enumerate(held.objects)
+        if is_nnx(x) or is_equinox_state(x)
+    ]
     found: set[int] = set()
     while waiting:
         _, x = held.objects[waiting.pop()]
-        if id(x) in found or is_wrapper(x):  # what jax.jit returns has its function in a place that nobody can change
+        if id(x) in found or is_wrapper(
+            x
+        ):  # what jax.jit returns has its function in a place that nobody can change
             continue
         found.add(id(x))
         waiting += [parent for parent in held.parents[id(x)] if parent >= 0]
@@ -57,7 +72,9 @@ def variables_in(held: Held) -> list[Any]:
 def is_written(variable: Any, its_copy: Any) -> bool:
     """Whether a program has put other arrays into the copy of a variable."""
     before, after = (jax.tree.leaves(v.get_raw_value()) for v in (variable, its_copy))
-    return len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True))
+    return len(before) != len(after) or any(
+        a is not b for a, b in zip(before, after, strict=True)
+    )
 
 
 def copied(x: Any, holders: set[int], copies: Copies) -> Any:
@@ -80,7 +97,9 @@ def _copy(x: Any, again: Callable[[Any], Any], copies: Copies) -> None:
         copies[id(x)] = object.__new__(type(x))
         for name, value in vars(x).items():
             # what nnx keeps of the trace that a module belongs to becomes that of this trace by its protocol for copying
-            vars(copies[id(x)])[name] = copy.deepcopy(value) if name == TRACE_STATE else again(value)
+            vars(copies[id(x)])[name] = (
+                copy.deepcopy(value) if name == TRACE_STATE else again(value)
+            )
     elif isinstance(x, types.MethodType):
         copies[id(x)] = types.MethodType(again(x.__func__), again(x.__self__))
     elif isinstance(x, functools.partial):
@@ -105,21 +124,33 @@ def _copy(x: Any, again: Callable[[Any], Any], copies: Copies) -> None:
         _copy_object(x, again, copies)
 
 
-def _copy_function(fn: types.FunctionType, again: Callable[[Any], Any], copies: Copies) -> None:
+def _copy_function(
+    fn: types.FunctionType, again: Callable[[Any], Any], copies: Copies
+) -> None:
     """A function of the same code with its own cells and defaults, and with its own globals where these hold nnx objects."""
     cells = tuple(again(cell) for cell in fn.__closure__ or ())
     changed = {name: again(value) for name, value in used_globals(fn)}
-    changed = {name: value for name, value in changed.items() if value is not fn.__globals__[name]}
+    changed = {
+        name: value
+        for name, value in changed.items()
+        if value is not fn.__globals__[name]
+    }
     scope = _globals_with(fn.__globals__, changed, copies)
     new = types.FunctionType(fn.__code__, scope, fn.__name__, None, cells)
     copies[id(fn)] = new
-    new.__defaults__ = None if fn.__defaults__ is None else tuple(map(again, fn.__defaults__))
-    new.__kwdefaults__ = {name: again(value) for name, value in (fn.__kwdefaults__ or {}).items()}
+    new.__defaults__ = (
+        None if fn.__defaults__ is None else tuple(map(again, fn.__defaults__))
+    )
+    new.__kwdefaults__ = {
+        name: again(value) for name, value in (fn.__kwdefaults__ or {}).items()
+    }
     new.__qualname__ = fn.__qualname__
     new.__dict__.update({name: again(value) for name, value in vars(fn).items()})
 
 
-def _globals_with(scope: dict[str, Any], changed: dict[str, Any], copies: Copies) -> dict[str, Any]:
+def _globals_with(
+    scope: dict[str, Any], changed: dict[str, Any], copies: Copies
+) -> dict[str, Any]:
     """The globals of a copied function; functions of one module share theirs, as they did before."""
     if not changed:
         return copies.get(id(scope), scope)

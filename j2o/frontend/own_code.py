@@ -41,14 +41,20 @@ def traced_code(eqn: Any) -> Any:
     code = own_code(eqn.primitive)
     if code is None:
         return None
-    closed = jax.make_jaxpr(functools.partial(code, **eqn.params))(*(v.aval for v in eqn.invars))
+    closed = jax.make_jaxpr(functools.partial(code, **eqn.params))(
+        *(v.aval for v in eqn.invars)
+    )
     return None if _holds(closed.jaxpr, eqn) else closed
 
 
 def _holds(jaxpr: Any, wanted: Any) -> bool:
     """Whether an equation occurs in a jaxpr or in one inside of it."""
     for eqn in jaxpr.eqns:
-        inner = [getattr(j, "jaxpr", j) for value in eqn.params.values() for j in jaxprs_of(value)]
+        inner = [
+            getattr(j, "jaxpr", j)
+            for value in eqn.params.values()
+            for j in jaxprs_of(value)
+        ]
         if _is_same(eqn, wanted) or any(_holds(j, wanted) for j in inner):
             return True
     return False
@@ -65,4 +71,8 @@ def _is_same(one: Any, other: Any) -> bool:
 
 def primitives_with_code() -> set[str]:
     """The names of all primitives, of JAX and of what is imported, that have code of their own."""
-    return {primitive.name for primitive in mlir._lowerings if own_code(primitive) is not None}
+    return {
+        primitive.name
+        for primitive in mlir._lowerings
+        if own_code(primitive) is not None
+    }

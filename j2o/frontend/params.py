@@ -33,7 +33,9 @@ DROPPED = frozenset(
     "use_fast_variance use_consts vmap_method weak_type out_avals out_dtype_weak result_avals dst_sharding "
     "debug_info".split()
 )
-KEY_DTYPES = {d.value[4:-1]: d for d in DType if d.is_key} | {"unsafe_rbg": DType.KEY_UNSAFE_RBG}
+KEY_DTYPES = {d.value[4:-1]: d for d in DType if d.is_key} | {
+    "unsafe_rbg": DType.KEY_UNSAFE_RBG
+}
 LONGEST = 80  # characters of a parameter that a message shows
 _PLAIN = frozenset([bool, int, float, str])
 
@@ -71,11 +73,17 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
             continue
         if name == "mesh":
             if value.size > 1:
-                raise ParamError(f"a mesh of {value.size} devices; programs for one device can be exported")
+                raise ParamError(
+                    f"a mesh of {value.size} devices; programs for one device can be exported"
+                )
             continue
         if type(value) in _PLAIN:
-            named = isinstance(value, str) and name.endswith("dtype")  # as the user spelled it
-            attrs[name] = dtype_from_jax(jax.dtypes.canonicalize_dtype(value)) if named else value
+            named = isinstance(value, str) and name.endswith(
+                "dtype"
+            )  # as the user spelled it
+            attrs[name] = (
+                dtype_from_jax(jax.dtypes.canonicalize_dtype(value)) if named else value
+            )
             continue
         found = jaxprs_of(value)
         if found:
@@ -84,8 +92,14 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
         try:
             attrs[name] = encode(value)
         except ParamError:
-            shown = f"={value!r}" if len(repr(value)) < LONGEST and " at 0x" not in repr(value) else ""
-            raise ParamError(f"parameter {name}{shown} of type {type(value).__name__}") from None
+            shown = (
+                f"={value!r}"
+                if len(repr(value)) < LONGEST and " at 0x" not in repr(value)
+                else ""
+            )
+            raise ParamError(
+                f"parameter {name}{shown} of type {type(value).__name__}"
+            ) from None
     return attrs, jaxprs
 
 
@@ -105,7 +119,9 @@ def encode(value: Any) -> Attr:
         return value.tag
     fields = getattr(value, "_fields", None)
     if isinstance(value, tuple) and fields is not None:
-        return Struct(type(value).__name__, **{k: encode(getattr(value, k)) for k in fields})
+        return Struct(
+            type(value).__name__, **{k: encode(getattr(value, k)) for k in fields}
+        )
     if isinstance(value, tuple | list):
         return tuple(encode(v) for v in value)
     if isinstance(value, Mapping):
@@ -117,17 +133,28 @@ def encode(value: Any) -> Attr:
         return ArrayTensor(np.asarray(value))
     if (
         isinstance(value, np.dtype)
-        or (isinstance(value, type) and (issubclass(value, np.generic) or hasattr(value, "dtype")))
+        or (
+            isinstance(value, type)
+            and (issubclass(value, np.generic) or hasattr(value, "dtype"))
+        )
         or _is_extended(value)
     ):
         return dtype_from_jax(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return Struct(
-            type(value).__name__, **{f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            type(value).__name__,
+            **{
+                f.name: encode(getattr(value, f.name))
+                for f in dataclasses.fields(value)
+            },
         )
     raise ParamError(type(value).__name__)
 
 
 def _is_extended(value: Any) -> bool:
     """Whether `value` is the dtype of typed keys, which is no numpy dtype."""
-    return hasattr(value, "itemsize") and hasattr(value, "type") and jax.dtypes.issubdtype(value, jax.dtypes.extended)
+    return (
+        hasattr(value, "itemsize")
+        and hasattr(value, "type")
+        and jax.dtypes.issubdtype(value, jax.dtypes.extended)
+    )

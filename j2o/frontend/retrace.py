@@ -23,21 +23,43 @@ class Retracer:
         self.has_rule = has_rule
         self.cache: dict[Any, Graph] = {}
 
-    def __call__(self, fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]) -> Graph:
+    def __call__(
+        self, fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]
+    ) -> Graph:
         key = (fn, tuple(types), tuple(sorted(params.items())))
         if key not in self.cache:
             self.cache[key] = self.trace(fn, types, params)
         return self.cache[key].clone()
 
-    def trace(self, fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]) -> Graph:
+    def trace(
+        self, fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]
+    ) -> Graph:
         """`fn` at operands of these types, as a graph of its own."""
         # decompositions say their dtypes, and mean JAX's own defaults whatever the caller's settings are
-        strict = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.disable_jit(False)
-        with jax.enable_x64(True), strict[0], strict[1], strict[2], jax.debug_nans(False), jax.debug_infs(False):
+        strict = (
+            jax.numpy_rank_promotion("allow"),
+            jax.numpy_dtype_promotion("standard"),
+            jax.disable_jit(False),
+        )
+        with (
+            jax.enable_x64(True),
+            strict[0],
+            strict[1],
+            strict[2],
+            jax.debug_nans(False),
+            jax.debug_infs(False),
+        ):
             args = [jax.ShapeDtypeStruct(t.shape, _jax_dtype(t.dtype)) for t in types]
             closed = jax.make_jaxpr(functools.partial(fn, **params))(*args)
-            return lift(closed, name=getattr(fn, "__name__", "fn"), located=False, has_rule=self.has_rule)
+            return lift(
+                closed,
+                name=getattr(fn, "__name__", "fn"),
+                located=False,
+                has_rule=self.has_rule,
+            )
 
 
 def _jax_dtype(dtype: DType) -> Any:
-    return jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy
+    return (
+        jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy
+    )

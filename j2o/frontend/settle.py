@@ -20,7 +20,11 @@ from j2o.ir import dims
 Attempt: TypeAlias = Callable[[Sequence[Any]], Any]
 Question: TypeAlias = Callable[[Exception], object]
 Constraints: TypeAlias = tuple[str, ...]
-BOUNDS = (64, 16, 4)  # tried first; smaller ones where the caller's own constraints do not allow the larger
+BOUNDS = (
+    64,
+    16,
+    4,
+)  # tried first; smaller ones where the caller's own constraints do not allow the larger
 PATIENCE = 3.0  # seconds: a trace that took longer is not repeated
 
 
@@ -47,16 +51,28 @@ def verified(
         return _outcome(attempt, avals, constraints, question, question(error))
 
     def bound_settles(constraints: Sequence[str]) -> bool:
-        return bool(_outcome(attempt, avals, constraints, lambda e: _kind(question(e)), _kind(question(error))))
+        return bool(
+            _outcome(
+                attempt,
+                avals,
+                constraints,
+                lambda e: _kind(question(e)),
+                _kind(question(error)),
+            )
+        )
 
     started = time.perf_counter()
     outcomes = {option: outcome(option) for option in told}
     best = max(outcomes.values(), default=Outcome.STOPPED)
     found = [option for option, reached in outcomes.items() if reached == best and best]
-    if found and not any("(" in constraint for option in found for constraint in option):
+    if found and not any(
+        "(" in constraint for option in found for constraint in option
+    ):
         return found
     bounds: list[Constraints] = []
-    for symbol in sorted({s for aval in avals for d in aval.shape for s in dims.symbols(d)}):
+    for symbol in sorted(
+        {s for aval in avals for d in aval.shape for s in dims.symbols(d)}
+    ):
         if time.perf_counter() - started < PATIENCE:
             bounds += [(bound,) for bound in _lower_bound(symbol, bound_settles)]
     return bounds or found
@@ -67,7 +83,9 @@ def _kind(question: object) -> str:
     return re.sub(r"\(.*\)|'.*?'", "", str(question))
 
 
-def _lower_bound(symbol: str, settles: Callable[[Sequence[str]], bool]) -> Iterator[str]:
+def _lower_bound(
+    symbol: str, settles: Callable[[Sequence[str]], bool]
+) -> Iterator[str]:
     """`N >= k` for the least k that settles it, where one does."""
     high = next((bound for bound in BOUNDS if settles([f"{symbol} >= {bound}"])), 0)
     low = 1
@@ -82,15 +100,30 @@ def _lower_bound(symbol: str, settles: Callable[[Sequence[str]], bool]) -> Itera
 
 
 def _outcome(
-    attempt: Attempt, avals: Sequence[Any], constraints: Sequence[str], question: Question, asked: object
+    attempt: Attempt,
+    avals: Sequence[Any],
+    constraints: Sequence[str],
+    question: Question,
+    asked: object,
 ) -> Outcome:
     try:
         shapes = dims.constrained([aval.shape for aval in avals], constraints)
     except DimensionError:
         return Outcome.STOPPED
     try:
-        attempt([jax.ShapeDtypeStruct(shape, aval.dtype) for shape, aval in zip(shapes, avals, strict=True)])
+        attempt(
+            [
+                jax.ShapeDtypeStruct(shape, aval.dtype)
+                for shape, aval in zip(shapes, avals, strict=True)
+            ]
+        )
     except Exception as error:  # whatever comes next
-        about_sizes = isinstance(error, dims.Inconclusive) or bool(dims.settling(str(error)))
-        return Outcome.ASKED if about_sizes and question(error) != asked else Outcome.STOPPED
+        about_sizes = isinstance(error, dims.Inconclusive) or bool(
+            dims.settling(str(error))
+        )
+        return (
+            Outcome.ASKED
+            if about_sizes and question(error) != asked
+            else Outcome.STOPPED
+        )
     return Outcome.THROUGH

@@ -20,7 +20,9 @@ def location(eqn: Any) -> Loc | None:
     frame = _user_frame(info.traceback)
     if frame is None:
         return None
-    return Loc(frame.file_name, frame.start_line, frame.function_name, str(info.name_stack))
+    return Loc(
+        frame.file_name, frame.start_line, frame.function_name, str(info.name_stack)
+    )
 
 
 @functools.lru_cache(maxsize=64)

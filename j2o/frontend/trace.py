@@ -70,7 +70,11 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
     except Exception as error:
         told = told_constraints(error)
         options = (
-            [] if told is None else verified(attempt, avals, question_of, error, told, time.perf_counter() - started)
+            []
+            if told is None
+            else verified(
+                attempt, avals, question_of, error, told, time.perf_counter() - started
+            )
         )
         raise explained(error, options) from error
     if any(isinstance(const, jcore.Tracer) for const in closed.consts):

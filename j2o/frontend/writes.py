@@ -111,7 +111,9 @@ def warnings_of(held: Held, lost: Sequence[int], jaxpr: Any, results: Any) -> li
 
     `lost` is what `lost_writes` found, `jaxpr` the closed jaxpr and `results` the pytree of its results' shapes.
     """
-    constant = functools.cache(lambda: _draws_from_constants(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.invars)))
+    constant = functools.cache(
+        lambda: _draws_from_constants(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.invars))
+    )
     return [
         *_of_nnx(held, [i for i in lost if is_variable(held.objects[i][1])], constant),
         *_of_keras(held, [i for i in lost if is_keras_variable(held.objects[i][1])]),
@@ -120,7 +122,9 @@ def warnings_of(held: Held, lost: Sequence[int], jaxpr: Any, results: Any) -> li
     ]
 
 
-def _of_nnx(held: Held, lost: Sequence[int], draws_from_constants: Callable[[], bool]) -> Iterator[str]:
+def _of_nnx(
+    held: Held, lost: Sequence[int], draws_from_constants: Callable[[], bool]
+) -> Iterator[str]:
     training: dict[str, None] = {}
     effects: dict[str, None] = {}
     drawing: dict[str, None] = {}
@@ -129,7 +133,9 @@ def _of_nnx(held: Held, lost: Sequence[int], draws_from_constants: Callable[[], 
         path, owner = _owner(held, position)
         if effect is None or (effect == SAME_NUMBERS and not draws_from_constants()):
             continue
-        if _is_in_training(owner) or (effect == SAME_STATISTICS and not _has_flags(owner)):
+        if _is_in_training(owner) or (
+            effect == SAME_STATISTICS and not _has_flags(owner)
+        ):
             training[_described(path, owner)] = effects[effect] = None
         elif not _has_flags(owner):
             drawing[_described(path, owner)] = None
@@ -142,7 +148,9 @@ def _of_nnx(held: Held, lost: Sequence[int], draws_from_constants: Callable[[], 
 
 
 def _of_keras(held: Held, lost: Sequence[int]) -> Iterator[str]:
-    owners = {held.objects[position][1].path.rpartition("/")[0]: None for position in lost}
+    owners = {
+        held.objects[position][1].path.rpartition("/")[0]: None for position in lost
+    }
     if owners:
         effect = f"{SAME_NUMBERS}, and {SAME_STATISTICS}"
         yield f"in training mode: {_list(owners)}; {effect}; call the model with training=False"
@@ -159,7 +167,9 @@ def _owner(held: Held, position: int) -> tuple[str, Any]:
     """The path and the object of the innermost nnx module around an object; the object itself where there is none."""
     found = held.objects[position]
     seen = {position}
-    while (outer := held.parents[id(held.objects[position][1])][0]) >= 0 and outer not in seen:
+    while (
+        outer := held.parents[id(held.objects[position][1])][0]
+    ) >= 0 and outer not in seen:
         position = outer
         seen.add(position)
         if isinstance(held.objects[position][1], sys.modules["flax.nnx"].Module):
@@ -169,7 +179,11 @@ def _owner(held: Held, position: int) -> tuple[str, Any]:
 
 def _described(path: str, x: Any) -> str:
     if isinstance(x, functools.partial):
-        return " and ".join(f"{name}={value}" for name, value in x.keywords.items() if TRAINING.get(name) is value)
+        return " and ".join(
+            f"{name}={value}"
+            for name, value in x.keywords.items()
+            if TRAINING.get(name) is value
+        )
     kind = type(x).__name__
     return f"{path} ({kind})" if path else kind
 
@@ -186,7 +200,11 @@ def _list(names: Iterable[str]) -> str:
 
 def _of_modes(held: Held, draws_from_constants: Callable[[], bool]) -> Iterator[str]:
     """Modules of linen and equinox and calls with `training=True`, where random numbers depend on no input."""
-    found = [_described(path, x) for path, x in held.objects if _has_a_mode(x) and _is_in_training(x)]
+    found = [
+        _described(path, x)
+        for path, x in held.objects
+        if _has_a_mode(x) and _is_in_training(x)
+    ]
     if found and draws_from_constants():
         off = "deterministic=True, training=False or eqx.nn.inference_mode(model) switches it off"
         yield f"in training mode: {_list(found)}; {SAME_NUMBERS}; {off}, and a key as an argument varies them"
@@ -197,7 +215,11 @@ def _of_statistics(held: Held, results: Any) -> Iterator[str]:
     equinox = sys.modules.get("equinox")
     if equinox is None:
         return
-    norms = [(path, x) for path, x in held.objects if isinstance(x, equinox.nn.BatchNorm) and x.inference is False]
+    norms = [
+        (path, x)
+        for path, x in held.objects
+        if isinstance(x, equinox.nn.BatchNorm) and x.inference is False
+    ]
     leaves = jax.tree.leaves(results, is_leaf=lambda x: isinstance(x, equinox.nn.State))
     if norms and not any(isinstance(x, equinox.nn.State) for x in leaves):
         names = _list(_described(path, x) for path, x in norms)
@@ -209,12 +231,16 @@ def _has_a_mode(x: Any) -> bool:
     linen, equinox = sys.modules.get("flax.linen"), sys.modules.get("equinox")
     if equinox is not None and isinstance(x, equinox.nn.Dropout):
         return isinstance(x.p, int | float) and x.p > 0
-    return isinstance(x, functools.partial) or (linen is not None and isinstance(x, linen.Module))
+    return isinstance(x, functools.partial) or (
+        linen is not None and isinstance(x, linen.Module)
+    )
 
 
 def _flags(x: Any) -> dict[str, Any]:
     """What an object says of training: by its attributes, or by the keywords of a partial call."""
-    parts = x.keywords if isinstance(x, functools.partial) else getattr(x, "__dict__", {})
+    parts = (
+        x.keywords if isinstance(x, functools.partial) else getattr(x, "__dict__", {})
+    )
     return {name: parts[name] for name in TRAINING if name in parts}
 
 
@@ -223,20 +249,28 @@ def _has_flags(x: Any) -> bool:
 
 
 def _is_in_training(x: Any) -> bool:
-    return not is_variable(x) and any(value is TRAINING[name] for name, value in _flags(x).items())
+    return not is_variable(x) and any(
+        value is TRAINING[name] for name, value in _flags(x).items()
+    )
 
 
 def _draws_from_constants(jaxpr: Any, given: list[bool]) -> bool:
     """Whether random numbers are drawn in a jaxpr, of which `given` says what inputs vary, from what never does."""
     varying = {var for var, varies in zip(jaxpr.invars, given, strict=True) if varies}
     for eqn in jaxpr.eqns:
-        varies = [isinstance(atom, jcore.Var) and atom in varying for atom in eqn.invars]
+        varies = [
+            isinstance(atom, jcore.Var) and atom in varying for atom in eqn.invars
+        ]
         if eqn.primitive.name in RANDOM and not any(varies):
             return True
         for inner in jcore.jaxprs_in_params(eqn.params):
             # the last operands of a jit, scan, branch or loop are those of its body
             count = len(inner.invars)
-            inside = varies[len(varies) - count :] if count <= len(varies) else [any(varies)] * count
+            inside = (
+                varies[len(varies) - count :]
+                if count <= len(varies)
+                else [any(varies)] * count
+            )
             if _draws_from_constants(inner, inside):
                 return True
         if any(varies):

@@ -30,5 +30,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'j2o.ir' has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"j2o.ir.{_WHERE[name]}"), name)
+    found = globals()[name] = getattr(
+        importlib.import_module(f"j2o.ir.{_WHERE[name]}"), name
+    )
     return found

@@ -39,7 +39,13 @@ class Builder:
     The lowering driver sets `node` (the node being lowered), `types` (the types its rule must produce) and `target`.
     """
 
-    def __init__(self, graph: Graph, before: Node | None = None, loc: Loc | None = None, hint: str = "") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        before: Node | None = None,
+        loc: Loc | None = None,
+        hint: str = "",
+    ) -> None:
         self.graph, self.before, self.loc, self.hint = graph, before, loc, hint
         self.made: list[Node] = []
         self.target: Any = None
@@ -57,7 +63,9 @@ class Builder:
     def at(self, node: Node) -> Builder:
         """A builder that inserts before `node`, with its location and hint."""
         assert node.graph is not None
-        other = Builder(node.graph, node, node.loc, node.outputs[0].hint if node.outputs else "")
+        other = Builder(
+            node.graph, node, node.loc, node.outputs[0].hint if node.outputs else ""
+        )
         other.target = self.target
         return other
 
@@ -79,7 +87,9 @@ class Builder:
             except Exception:
                 node.set_inputs(())
                 raise
-            node.outputs = tuple([Value(t, node, i, self.hint) for i, t in enumerate(inferred)])
+            node.outputs = tuple(
+                [Value(t, node, i, self.hint) for i, t in enumerate(inferred)]
+            )
         else:
             for value in node.outputs:
                 value.hint = self.hint
@@ -88,7 +98,12 @@ class Builder:
         return node
 
     def apply(
-        self, op: str, *operands: Any, types: Sequence[Type] | None = None, graphs: Sequence[Graph] = (), **attrs: Any
+        self,
+        op: str,
+        *operands: Any,
+        types: Sequence[Type] | None = None,
+        graphs: Sequence[Graph] = (),
+        **attrs: Any,
     ) -> Any:
         """One node; returns its value, or the tuple of its values where there are several.
 
@@ -100,7 +115,11 @@ class Builder:
             values = [self.value(v, like) for v in operands]
         if types is not None:
             types = [t.with_shape(plain_shape(t.shape)) for t in types]
-        plain = {k: attribute(v) for k, v in attrs.items() if v is not None} if attrs else None
+        plain = (
+            {k: attribute(v) for k, v in attrs.items() if v is not None}
+            if attrs
+            else None
+        )
         outputs = self.node(op, values, plain, types, graphs).outputs
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -126,10 +145,14 @@ class Builder:
         """
         if type(value) in _SCALARS:
             dtype = dtype or _SCALARS[type(value)]
-            return self.pooled((dtype, repr(value)), "const", lambda: {"value": tensor(value, dtype)})
+            return self.pooled(
+                (dtype, repr(value)), "const", lambda: {"value": tensor(value, dtype)}
+            )
         if dtype is None and not isinstance(value, Tensor | np.ndarray | np.generic):
             kind = np.asarray(value).dtype.kind
-            dtype = {"b": DType.BOOL, "i": DType.I64, "u": DType.I64, "f": DType.F32}[kind]
+            dtype = {"b": DType.BOOL, "i": DType.I64, "u": DType.I64, "f": DType.F32}[
+                kind
+            ]
         if dtype is not None and isinstance(value, np.ndarray | np.generic):
             value = np.asarray(value).astype(dtype.numpy)
         made = tensor(value, dtype)
@@ -138,7 +161,9 @@ class Builder:
             return self.pooled(key, "const", lambda: {"value": made})
         return self.node("const", (), {"value": made}).out
 
-    def pooled(self, key: Hashable, op: str, attrs: Callable[[], Mapping[str, Attr]]) -> Value:
+    def pooled(
+        self, key: Hashable, op: str, attrs: Callable[[], Mapping[str, Attr]]
+    ) -> Value:
         """The node without operands that `key` stands for; made where the graph does not have it yet."""
 
         def make() -> Node:
@@ -157,7 +182,9 @@ class Builder:
         """A shape vector: `i64[n]`, a constant where it is static."""
         dims = plain_shape(dims)
         if all(type(d) is int for d in dims):
-            return self.pooled(dims, "const", lambda: {"value": tensor(dims, DType.I64)})
+            return self.pooled(
+                dims, "const", lambda: {"value": tensor(dims, DType.I64)}
+            )
         return self.pooled(dims, "dims", lambda: {"dims": dims})
 
     def dim(self, dim: Dim, dtype: DType = DType.I64) -> Value:
@@ -180,7 +207,9 @@ class Builder:
     def reshape(self, x: Value, shape: Shape) -> Value:
         """`x` in another static or symbolic shape."""
         view = self.view(x, shape)
-        return view if view is not None else self.Reshape(x, self.dims(shape), allowzero=1)
+        return (
+            view if view is not None else self.Reshape(x, self.dims(shape), allowzero=1)
+        )
 
     def view(self, x: Value, shape: Shape) -> Value | None:
         """`x` in a shape that differs by axes of size 1 alone, by Unsqueeze or Squeeze; None for another shape."""
@@ -196,9 +225,13 @@ class Builder:
     def expand(self, x: Value, shape: Shape) -> Value:
         """`x` broadcast to `shape` (numpy's rules)."""
         shape = plain_shape(shape)
-        if 0 in shape and all(type(d) is int for d in shape):  # onnxruntime drops an Expand of ones to nothing
+        if 0 in shape and all(
+            type(d) is int for d in shape
+        ):  # onnxruntime drops an Expand of ones to nothing
             return self.const(np.zeros(shape, x.type.dtype.numpy))
-        return x if same_shape(x.type.shape, shape) else self.Expand(x, self.dims(shape))
+        return (
+            x if same_shape(x.type.shape, shape) else self.Expand(x, self.dims(shape))
+        )
 
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:
         perm = tuple(int(p) for p in perm)
@@ -213,14 +246,34 @@ class Builder:
     def slice(self, x: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
         """`x[start:end:step]` along one axis; bounds may be symbolic and lie inside the axis."""
         start, end = plain_shape((start, end))
-        if type(start) is int and start == 0 and step == 1 and end == x.type.shape[axis]:
+        if (
+            type(start) is int
+            and start == 0
+            and step == 1
+            and end == x.type.shape[axis]
+        ):
             return x
-        return self.Slice(x, self.dims((start,)), self.dims((end,)), self.dims((axis,)), self.dims((step,)))
+        return self.Slice(
+            x,
+            self.dims((start,)),
+            self.dims((end,)),
+            self.dims((axis,)),
+            self.dims((step,)),
+        )
 
-    def region(self, name: str, types: Sequence[Type], body: Callable[..., Any], hints: Sequence[str] = ()) -> Graph:
+    def region(
+        self,
+        name: str,
+        types: Sequence[Type],
+        body: Callable[..., Any],
+        hints: Sequence[str] = (),
+    ) -> Graph:
         """A region graph: `body(op, *inputs)` builds it and returns its value or values."""
         graph = Graph(name)
-        inputs = [graph.add_input(t, hints[i] if i < len(hints) else "") for i, t in enumerate(types)]
+        inputs = [
+            graph.add_input(t, hints[i] if i < len(hints) else "")
+            for i, t in enumerate(types)
+        ]
         inner = copy.copy(self)
         inner.graph, inner.before, inner.made = graph, None, []
         results = body(inner, *inputs)
@@ -234,7 +287,11 @@ def attribute(value: Any) -> Attr:
         value = value.tolist()
     if type(value) in (list, tuple):  # a named tuple stays one
         return tuple([attribute(v) for v in value])
-    return value.item() if isinstance(value, np.integer | np.floating | np.bool_) else value
+    return (
+        value.item()
+        if isinstance(value, np.integer | np.floating | np.bool_)
+        else value
+    )
 
 
 def plain_shape(shape: Iterable[Dim]) -> Shape:
@@ -245,7 +302,9 @@ def plain_shape(shape: Iterable[Dim]) -> Shape:
 def ones_added(short: Shape, long: Shape) -> list[int] | None:
     """Which axes of `long`, all of size 1, `short` lacks; None where that is not the difference."""
     axes, rest = [], list(short)
-    for k in reversed(range(len(long))):  # from the end: of several in a row the first are those added
+    for k in reversed(
+        range(len(long))
+    ):  # from the end: of several in a row the first are those added
         if rest and same_dim(rest[-1], long[k]):
             rest.pop()
         elif is_one(long[k]):

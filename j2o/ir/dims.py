@@ -19,7 +19,9 @@ from typing import Any, TypeAlias
 
 import jax.core
 from jax import export
-from jax._src.core import InconclusiveDimensionOperation as Inconclusive  # public in jax.errors from JAX 0.10.1 on
+from jax._src.core import (
+    InconclusiveDimensionOperation as Inconclusive,
+)  # public in jax.errors from JAX 0.10.1 on
 
 from j2o.errors import DimensionError, shortened, shown
 from j2o.ir.expressions import read_constraint, read_shape
@@ -50,7 +52,9 @@ class DimScope:
             ) from None
 
     @classmethod
-    def of_jax(cls, scope: export.SymbolicScope, constraints: Iterable[str] = ()) -> DimScope:
+    def of_jax(
+        cls, scope: export.SymbolicScope, constraints: Iterable[str] = ()
+    ) -> DimScope:
         """The scope around JAX's own, when the caller made the expressions."""
         self = cls.__new__(cls)
         self.jax, self.constraints, self._symbols = scope, tuple(constraints), {}
@@ -73,12 +77,16 @@ class DimScope:
             return ()
         try:
             trees = read_shape(text)
-            named = {name: self.symbol(name) for tree in trees for name in symbols_in(tree)}
+            named = {
+                name: self.symbol(name) for tree in trees for name in symbols_in(tree)
+            }
             return tuple([normal(_evaluate(tree, named, _SYMBOLIC)) for tree in trees])
         except DimensionError as error:
             raise DimensionError(f"dimensions {error}") from None
         except Exception as error:
-            raise DimensionError(f"dimensions {shown(text)}: {_first_line(error)}") from None
+            raise DimensionError(
+                f"dimensions {shown(text)}: {_first_line(error)}"
+            ) from None
 
     def dim(self, text: str) -> Dim:
         """One dimension of its text."""
@@ -88,7 +96,10 @@ class DimScope:
 def _jax_syntax(constraint: str) -> str:
     """A constraint as jax.export writes it: `floordiv(a, b)`, `mod(a, b)`, `a^2`."""
     left, sign, right = read_constraint(constraint)
-    rewritten = [ast.unparse(_JaxSyntax().visit(side)).replace("**", "^") for side in (left, right)]
+    rewritten = [
+        ast.unparse(_JaxSyntax().visit(side)).replace("**", "^")
+        for side in (left, right)
+    ]
     return f" {sign} ".join(rewritten)
 
 
@@ -104,7 +115,9 @@ def _for_jax(constraints: Sequence[str]) -> Iterator[str]:
     found = [_jax_syntax(text) for text in constraints]
     yield from found
     for text in found:
-        if (even := re.fullmatch(r"mod\((.*), (\d+)\) == 0", text)) and f"mod({even[1]}, -{even[2]}) == 0" not in found:
+        if (
+            even := re.fullmatch(r"mod\((.*), (\d+)\) == 0", text)
+        ) and f"mod({even[1]}, -{even[2]}) == 0" not in found:
             yield f"mod({even[1]}, -{even[2]}) == 0"
 
 
@@ -112,7 +125,9 @@ def _for_jax(constraints: Sequence[str]) -> Iterator[str]:
 def _parse_dim(scope: DimScope, text: str) -> Dim:
     sizes = scope.shape(text)
     if len(sizes) != 1:
-        raise DimensionError(f"dimensions {shown(text)}: {len(sizes)} sizes where one is expected")
+        raise DimensionError(
+            f"dimensions {shown(text)}: {len(sizes)} sizes where one is expected"
+        )
     return sizes[0]
 
 
@@ -125,7 +140,10 @@ def constrained(shapes: Sequence[Shape], constraint: Sequence[str]) -> list[Shap
     """The shapes in a scope of their own with further constraints; DimensionError where these contradict the others."""
     scope = next(scope_of(d) for shape in shapes for d in shape if is_symbolic(d))
     new = DimScope([*constraints_of(scope), *constraint])
-    return [tuple(d if type(d) is int else new.dim(str(d)) for d in shape) for shape in shapes]
+    return [
+        tuple(d if type(d) is int else new.dim(str(d)) for d in shape)
+        for shape in shapes
+    ]
 
 
 def scope_of(dim: SymDim) -> export.SymbolicScope:
@@ -143,7 +161,9 @@ def _interned(dim: SymDim) -> SymDim:
     return dim
 
 
-def _memo(fn: Callable[..., Any], symbolic: Callable[..., Any] | None = None) -> Callable[[Dim, Dim], Dim]:
+def _memo(
+    fn: Callable[..., Any], symbolic: Callable[..., Any] | None = None
+) -> Callable[[Dim, Dim], Dim]:
     """`fn` of two numbers; of expressions `symbolic`, where that is another function, each once."""
 
     @functools.lru_cache(maxsize=65536)
@@ -189,21 +209,39 @@ def divides(a: Dim, b: Dim) -> Dim | None:
 
 def settling(message: str) -> list[tuple[str, ...]]:
     """The lists of constraints of which each might let JAX go on after an error with that message; none where it tells none."""
-    if found := re.search(r"comparison '(.*?)' (>=|<=|<|>|==) '(.*?)' is inconclusive", message):
+    if found := re.search(
+        r"comparison '(.*?)' (>=|<=|<|>|==) '(.*?)' is inconclusive", message
+    ):
         a, sign, b = found.groups()
         if sign == "==":
             return [(f"{a} == {b}",)]
-        more, less = (a, b) if ">" in sign else (b, a)  # asked is `more > less`, or `more >= less`
+        more, less = (
+            (a, b) if ">" in sign else (b, a)
+        )  # asked is `more > less`, or `more >= less`
         strict = sign in "<>"
-        return [(_at_least(more, less, 1 if strict else 0),), (_at_least(less, more, 0 if strict else 1),)]
+        return [
+            (_at_least(more, less, 1 if strict else 0),),
+            (_at_least(less, more, 0 if strict else 1),),
+        ]
     if found := re.search(r"(?:remainder|rest is) (mod\(.*\))", message):
         positive = re.sub(r", - (\d+)\)$", r", \1)", found.group(1))
         return [(f"{positive} == 0",)]
-    shapes = [s for s in map(_sizes, re.findall(r"\((?:[^()]|\([^()]*\))*\)", message)) if s]
+    shapes = [
+        s for s in map(_sizes, re.findall(r"\((?:[^()]|\([^()]*\))*\)", message)) if s
+    ]
     for one, other in itertools.pairwise(shapes):
-        different = [(a, b) for a, b in zip(one, other, strict=False) if a != b and not (a + b).isdigit()]
+        different = [
+            (a, b)
+            for a, b in zip(one, other, strict=False)
+            if a != b and not (a + b).isdigit()
+        ]
         if len(one) == len(other) and different:
-            return [tuple(f"{b} == {a}" if a.isdigit() else f"{a} == {b}" for a, b in different)]
+            return [
+                tuple(
+                    f"{b} == {a}" if a.isdigit() else f"{a} == {b}"
+                    for a, b in different
+                )
+            ]
     return []
 
 
@@ -228,7 +266,9 @@ def _solved(text: str) -> str | None:
     slope = at_1 - at_0
     if not slope or at_2 - at_1 != slope:
         return None
-    return f"{name} >= {-(at_0 // slope)}" if slope > 0 else f"{name} <= {at_0 // -slope}"
+    return (
+        f"{name} >= {-(at_0 // slope)}" if slope > 0 else f"{name} <= {at_0 // -slope}"
+    )
 
 
 def _sizes(text: str) -> list[str] | None:
@@ -273,36 +313,67 @@ def agree(a: Dim, b: Dim, divisible: bool = False) -> bool:
     return tried > 0
 
 
-def _samples(names: Sequence[str], trees: list[ast.expr], constraints: Sequence[str]) -> Iterator[dict[str, int]]:
+def _samples(
+    names: Sequence[str], trees: list[ast.expr], constraints: Sequence[str]
+) -> Iterator[dict[str, int]]:
     """Sizes that the constraints allow, each symbol's on its own: around the numbers in expressions and constraints, where
     `max`, quotients and the like change their course, and far from them."""
     rows = [parse_constraint(text) for text in constraints]
     sides = [side for left, _, right in rows for side in (left, right)]
     names = sorted({*names, *(s for side in sides for s in symbols_in(side))})
-    written = [int(n.value) for t in trees + sides for n in ast.walk(t) if isinstance(n, ast.Constant)]  # type: ignore[arg-type]
+    written = [
+        int(n.value)
+        for t in trees + sides
+        for n in ast.walk(t)
+        if isinstance(n, ast.Constant)
+    ]  # type: ignore[arg-type]
     numbers = {abs(n - m) for n in (*written, 0) for m in (*written, 0)}
-    near = sorted({max(n * k + i, 1) for n in (*numbers, 1) for k in (1, 2, 3, 5) for i in (-1, 0, 1)})
+    near = sorted(
+        {
+            max(n * k + i, 1)
+            for n in (*numbers, 1)
+            for k in (1, 2, 3, 5)
+            for i in (-1, 0, 1)
+        }
+    )
     choose = random.Random(0)
     for _ in range(300):
         sizes: dict[str, int] = {
-            n: choose.choice(near) if choose.random() < 0.6 else choose.randrange(1, 10**5) for n in names
+            n: choose.choice(near)
+            if choose.random() < 0.6
+            else choose.randrange(1, 10**5)
+            for n in names
         }
         for left, sign, right in rows:
             match left, right:
                 case ast.Name(id=name), _:
                     bound = _evaluate(right, sizes, _INTEGER)
-                    sizes[name] = {"==": bound, "<=": min(sizes[name], bound), ">=": max(sizes[name], bound)}[sign]
-                case ast.Call(func=ast.Name(id="mod"), args=[ast.Name(id=name), ast.Constant(value=int(n))]), _:
+                    sizes[name] = {
+                        "==": bound,
+                        "<=": min(sizes[name], bound),
+                        ">=": max(sizes[name], bound),
+                    }[sign]
+                case ast.Call(
+                    func=ast.Name(id="mod"),
+                    args=[ast.Name(id=name), ast.Constant(value=int(n))],
+                ), _:
                     sizes[name] += (_evaluate(right, sizes, _INTEGER) - sizes[name]) % n
-        if all(COMPARISONS[sign](*(_evaluate(side, sizes, _INTEGER) for side in (a, b))) for a, sign, b in rows):
+        if all(
+            COMPARISONS[sign](*(_evaluate(side, sizes, _INTEGER) for side in (a, b)))
+            for a, sign, b in rows
+        ):
             yield sizes
 
 
 def is_contradictory(scope: DimScope) -> bool:
     """Whether the constraints of a scope are known to hold for no sizes; a size is 1 or more."""
     try:
-        return any(_is_never(scope, *parse_constraint(text)) for text in scope.constraints)
-    except ValueError:  # JAX finds that some are "unsatisfiable" when it decides the first comparison
+        return any(
+            _is_never(scope, *parse_constraint(text)) for text in scope.constraints
+        )
+    except (
+        ValueError
+    ):  # JAX finds that some are "unsatisfiable" when it decides the first comparison
         return True
 
 
@@ -318,7 +389,11 @@ def _is_never(scope: DimScope, left: ast.expr, sign: str, right: ast.expr) -> bo
 
 def largest_number(dim: SymDim) -> int:
     """The largest number that is written in an expression."""
-    numbers = [node.value for node in ast.walk(parse_expression(dim)) if isinstance(node, ast.Constant)]
+    numbers = [
+        node.value
+        for node in ast.walk(parse_expression(dim))
+        if isinstance(node, ast.Constant)
+    ]
     return max((n for n in numbers if isinstance(n, int)), default=0)
 
 
@@ -344,7 +419,9 @@ def symbols(dim: Dim) -> tuple[str, ...]:
 def symbols_in(tree: ast.expr) -> set[str]:
     """The names of symbols in a syntax tree."""
     called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}
+    return {
+        n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called
+    }
 
 
 _INTEGER: dict[str, Callable[..., Any]] = {
@@ -375,15 +452,23 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
     """The number that an expression stands for; KeyError names a symbol without a size."""
-    return dim if type(dim) is int else _evaluate(parse_expression(dim), sizes, _INTEGER)
+    return (
+        dim if type(dim) is int else _evaluate(parse_expression(dim), sizes, _INTEGER)
+    )
 
 
 def substitute(dim: Dim, sizes: Mapping[str, Dim]) -> Dim:
     """The expression with other expressions in place of its symbols."""
-    return dim if type(dim) is int else normal(_evaluate(parse_expression(dim), sizes, _SYMBOLIC))
+    return (
+        dim
+        if type(dim) is int
+        else normal(_evaluate(parse_expression(dim), sizes, _SYMBOLIC))
+    )
 
 
-def _evaluate(node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Callable[..., Any]]) -> Any:
+def _evaluate(
+    node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Callable[..., Any]]
+) -> Any:
     match node:
         case ast.Constant(value=int(number)):
             return number
@@ -395,10 +480,14 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Cal
             return _evaluate_chain(node, sizes, functions)
         case ast.Call(func=ast.Name(id=name), args=args) if name in functions:
             return functions[name](*(_evaluate(a, sizes, functions) for a in args))
-    raise DimensionError(f"{ast.unparse(node)!r} is not an expression of sizes such as 'B', '2*T + 1', 'T//2'")
+    raise DimensionError(
+        f"{ast.unparse(node)!r} is not an expression of sizes such as 'B', '2*T + 1', 'T//2'"
+    )
 
 
-def _evaluate_chain(node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Callable[..., Any]]) -> Any:
+def _evaluate_chain(
+    node: ast.expr, sizes: Mapping[str, Any], functions: dict[str, Callable[..., Any]]
+) -> Any:
     """The value of `a + b + c + …`; a long one is a tree that is deep on its left, so it is gone down in a loop."""
     chain: list[ast.BinOp] = []
     while isinstance(node, ast.BinOp):
@@ -406,24 +495,36 @@ def _evaluate_chain(node: ast.expr, sizes: Mapping[str, Any], functions: dict[st
         node = node.left
     value = _evaluate(node, sizes, functions)
     for step in reversed(chain):
-        value = _OPERATORS[type(step.op)](value, _evaluate(step.right, sizes, functions))
+        value = _OPERATORS[type(step.op)](
+            value, _evaluate(step.right, sizes, functions)
+        )
     return value
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        str(error).strip().splitlines()[0]
+        if str(error).strip()
+        else type(error).__name__
+    )
 
 
 def affine(dim: SymDim, name: str) -> tuple[Dim, Dim] | None:
     """`2*B + T - 3` in B as (2, T - 3), `B*T` in B as (T, 0); None where it is not such a line with a known slope ≠ 0."""
-    same: dict[str, Dim] = {n: DimScope.of_jax(scope_of(dim)).symbol(n) for n in symbols(dim)}
+    same: dict[str, Dim] = {
+        n: DimScope.of_jax(scope_of(dim)).symbol(n) for n in symbols(dim)
+    }
     try:
         offset = substitute(dim, {**same, name: 0})
         factor = sub(substitute(dim, {**same, name: 1}), offset)
     except ArithmeticError:
         return None
     sloped = factor != 0 if type(factor) is int else known_ge(factor, 1)
-    return (factor, offset) if sloped and add(mul(factor, same[name]), offset) == dim else None
+    return (
+        (factor, offset)
+        if sloped and add(mul(factor, same[name]), offset) == dim
+        else None
+    )
 
 
 @dataclass(frozen=True)
@@ -441,7 +542,11 @@ def sources(axes: Sequence[Dim]) -> dict[str, Source]:
     An expression serves where it is linear in one symbol and the others in it are known.
     """
     found: dict[str, Source] = {}
-    todo = sorted((not str(d).isidentifier(), len(symbols(d)), i) for i, d in enumerate(axes) if type(d) is not int)
+    todo = sorted(
+        (not str(d).isidentifier(), len(symbols(d)), i)
+        for i, d in enumerate(axes)
+        if type(d) is not int
+    )
     progress = True
     while progress:
         progress = False
@@ -454,7 +559,11 @@ def sources(axes: Sequence[Dim]) -> dict[str, Source]:
     return found
 
 
-COMPARISONS: dict[str, Callable[[int, int], bool]] = {"==": operator.eq, "<=": operator.le, ">=": operator.ge}
+COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    "==": operator.eq,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
 
 
 def parse_constraint(text: str) -> tuple[ast.expr, str, ast.expr]:
@@ -478,27 +587,36 @@ class Requirement:
     other: int = -1
 
 
-def requirements(axes: Sequence[Dim], constraints: Iterable[str] = ()) -> list[Requirement]:
+def requirements(
+    axes: Sequence[Dim], constraints: Iterable[str] = ()
+) -> list[Requirement]:
     """What the sizes of these axes must fulfil: symbols are 1 or more, expressions agree, constraints hold.
 
     What no axis tells is left out.
     """
     known = sources(axes)
-    found = [Requirement(s.axis, f"{n} >= 1", ast.Name(n), ">=", ast.Constant(1)) for n, s in known.items()]
+    found = [
+        Requirement(s.axis, f"{n} >= 1", ast.Name(n), ">=", ast.Constant(1))
+        for n, s in known.items()
+    ]
     seen: dict[str, int] = {}
     for i, d in enumerate(axes):
         if type(d) is int or (str(d) in known and known[str(d)].axis == i):
             continue
         first = seen.setdefault(str(d), i)
         if all(s in known for s in symbols(d)):
-            found.append(Requirement(i, f"size == {d}", None, "==", parse_expression(d)))
+            found.append(
+                Requirement(i, f"size == {d}", None, "==", parse_expression(d))
+            )
         elif first != i:
             found.append(Requirement(i, f"size == {d}", None, "==", None, first))
     for text in constraints:
         left, sign, right = parse_constraint(text)
         names = symbols_in(left) | symbols_in(right)
         if names and names <= set(known):
-            found.append(Requirement(max(known[n].axis for n in names), text, left, sign, right))
+            found.append(
+                Requirement(max(known[n].axis for n in names), text, left, sign, right)
+            )
     return found
 
 
@@ -507,20 +625,31 @@ def solve(axes: Sequence[Dim], actual: Sequence[int]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name, s in sources(axes).items():
         slope = evaluate(s.factor, sizes)
-        sizes[name] = (actual[s.axis] - evaluate(s.offset, sizes)) // slope if slope else 0
+        sizes[name] = (
+            (actual[s.axis] - evaluate(s.offset, sizes)) // slope if slope else 0
+        )
     return sizes
 
 
-def fit(where: Sequence[str], axes: Sequence[Dim], actual: Sequence[int], constraints: Iterable[str]) -> dict[str, int]:
+def fit(
+    where: Sequence[str],
+    axes: Sequence[Dim],
+    actual: Sequence[int],
+    constraints: Iterable[str],
+) -> dict[str, int]:
     """The symbols' sizes; DimensionError names the axis by `where`, the requirement and the values that break it."""
     for place, declared, size in zip(where, axes, actual, strict=True):
         if type(declared) is int and declared != size:
-            raise DimensionError(f"{place}: the size is {size}, the model takes {declared}")
+            raise DimensionError(
+                f"{place}: the size is {size}, the model takes {declared}"
+            )
     sizes = solve(axes, actual)
     read = {s.axis: n for n, s in sources(axes).items()}
     for r in requirements(axes, constraints):
         left = actual[r.axis] if r.left is None else _evaluate(r.left, sizes, _INTEGER)
-        right = actual[r.other] if r.right is None else _evaluate(r.right, sizes, _INTEGER)
+        right = (
+            actual[r.other] if r.right is None else _evaluate(r.right, sizes, _INTEGER)
+        )
         if COMPARISONS[r.sign](left, right):
             continue
         given = ", ".join(f"{k} = {v}" for k, v in sizes.items())
@@ -529,8 +658,14 @@ def fit(where: Sequence[str], axes: Sequence[Dim], actual: Sequence[int], constr
                 f"{where[r.axis]}: {r.text!r} does not hold, {left} {r.sign} {right} is false ({given})"
             )
         why = f"which no {read[r.axis]} makes" if r.axis in read else "the model takes"
-        told = f" ({given})" if r.right is not None else f", which is {right} in {where[r.other]}"
-        raise DimensionError(f"{where[r.axis]}: the size is {left}, {why} {axes[r.axis]}{told}")
+        told = (
+            f" ({given})"
+            if r.right is not None
+            else f", which is {right} in {where[r.other]}"
+        )
+        raise DimensionError(
+            f"{where[r.axis]}: the size is {left}, {why} {axes[r.axis]}{told}"
+        )
     return sizes
 
 
@@ -541,4 +676,6 @@ def check_constraints(constraints: Iterable[str], sizes: Mapping[str, int]) -> N
         if symbols_in(left) | symbols_in(right) <= set(sizes):
             a, b = _evaluate(left, sizes, _INTEGER), _evaluate(right, sizes, _INTEGER)
             if not COMPARISONS[sign](a, b):
-                raise DimensionError(f"constraint {text!r} does not hold: {a} {sign} {b} is false")
+                raise DimensionError(
+                    f"constraint {text!r} does not hold: {a} {sign} {b} is false"
+                )

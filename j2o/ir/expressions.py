@@ -26,10 +26,20 @@ TERMS = 1000  # in an expression when it is multiplied out
 DEPTH = 50  # of brackets and signs
 TOKENS = 4000  # in one expression
 CONSTRAINT_TOKENS = 200  # in a constraint, which JAX reads too
-FUNCTIONS = {"floordiv": 2, "mod": 2, "max": 2, "min": 2, "non_negative": 1}  # and how many operands they take
+FUNCTIONS = {
+    "floordiv": 2,
+    "mod": 2,
+    "max": 2,
+    "min": 2,
+    "non_negative": 1,
+}  # and how many operands they take
 COMPARISONS = ("==", "<=", ">=")
 SUMS: dict[str, type[ast.operator]] = {"+": ast.Add, "-": ast.Sub}
-PRODUCTS: dict[str, type[ast.operator]] = {"*": ast.Mult, "//": ast.FloorDiv, "%": ast.Mod}
+PRODUCTS: dict[str, type[ast.operator]] = {
+    "*": ast.Mult,
+    "//": ast.FloorDiv,
+    "%": ast.Mod,
+}
 
 _TOKEN = re.compile(r"\s*+(?:(\d++)|([^\W\d]\w*+)|(//|\*\*|[<>=]=?|[-+*%^(),])|(\Z))")
 
@@ -82,7 +92,9 @@ class _Reader:
         """Begin an expression."""
         self.tokens = 0
 
-    def fail(self, why: str = "not an expression of sizes such as 'B, 2*T, T//2'") -> NoReturn:
+    def fail(
+        self, why: str = "not an expression of sizes such as 'B, 2*T, T//2'"
+    ) -> NoReturn:
         raise DimensionError(f"{shown(self.text)}: {why}")
 
     def step(self) -> None:
@@ -100,7 +112,9 @@ class _Reader:
     def at_end(self) -> bool:
         return not self.token
 
-    def take(self, tokens: tuple[str, ...] | dict[str, type[ast.operator]]) -> str | None:
+    def take(
+        self, tokens: tuple[str, ...] | dict[str, type[ast.operator]]
+    ) -> str | None:
         """The token, if it is one of these."""
         found = self.token
         if found not in tokens:
@@ -133,9 +147,13 @@ class _Reader:
             right = self.sign()
             tree = ast.BinOp(left.tree, PRODUCTS[sign](), right.tree)
             if sign == "*":
-                left = self.bounded(tree, left.terms * right.terms, left.size * right.size)
+                left = self.bounded(
+                    tree, left.terms * right.terms, left.size * right.size
+                )
             else:
-                left = self.bounded(tree, left.terms + right.terms, left.size + right.size)
+                left = self.bounded(
+                    tree, left.terms + right.terms, left.size + right.size
+                )
         return left
 
     def sign(self) -> _Part:
@@ -185,7 +203,9 @@ class _Reader:
     def call(self, name: str) -> _Part:
         count = FUNCTIONS.get(name)
         if count is None:
-            self.fail(f"{name[:40]!r} is no function of sizes; {', '.join(FUNCTIONS)} are")
+            self.fail(
+                f"{name[:40]!r} is no function of sizes; {', '.join(FUNCTIONS)} are"
+            )
         self.expect("(")
         self.deeper()
         operands = [self.sum()]
@@ -196,7 +216,9 @@ class _Reader:
         if len(operands) != count:
             self.fail(f"{name} takes {count} operands, given {len(operands)}")
         tree = ast.Call(ast.Name(name), [o.tree for o in operands], [])
-        return self.bounded(tree, sum(o.terms for o in operands), sum(o.size for o in operands))
+        return self.bounded(
+            tree, sum(o.terms for o in operands), sum(o.size for o in operands)
+        )
 
     def deeper(self) -> None:
         self.depth += 1

@@ -48,9 +48,13 @@ class Value:
 
     __slots__ = ("hint", "home", "index", "node", "type", "uses")
 
-    def __init__(self, type: Type, owner: Node | Graph, index: int, hint: str = "") -> None:
+    def __init__(
+        self, type: Type, owner: Node | Graph, index: int, hint: str = ""
+    ) -> None:
         self.type = type
-        self.node, self.home = (owner, None) if isinstance(owner, Node) else (None, owner)
+        self.node, self.home = (
+            (owner, None) if isinstance(owner, Node) else (None, owner)
+        )
         self.index = index
         self.hint = hint
         self.uses: dict[tuple[Node, int], None] = {}
@@ -80,7 +84,12 @@ class Value:
         if node.op == "dims":
             return node.attrs["dims"]  # type: ignore[return-value]
         tensor = self.const
-        if tensor is None or len(tensor.shape) > 1 or not tensor.dtype.is_int or not tensor.is_small:
+        if (
+            tensor is None
+            or len(tensor.shape) > 1
+            or not tensor.dtype.is_int
+            or not tensor.is_small
+        ):
             return None
         return tuple(int(d) for d in tensor.load().reshape(-1))
 
@@ -114,7 +123,9 @@ class Value:
         """The nodes that use the value, each once, in the order of their first use."""
         return iter(dict.fromkeys(node for node, _ in self.uses))
 
-    def replace_by(self, new: Value, *, where: Callable[[Node], bool] | None = None) -> None:
+    def replace_by(
+        self, new: Value, *, where: Callable[[Node], bool] | None = None
+    ) -> None:
         """Let every user (of those that `where` accepts) use `new` instead."""
         if new is self:
             return
@@ -131,7 +142,17 @@ class Value:
 class Node:
     """One operation. Operands may be None where ONNX leaves an optional input out."""
 
-    __slots__ = ("attrs", "graph", "graphs", "inputs", "loc", "next", "op", "outputs", "prev")
+    __slots__ = (
+        "attrs",
+        "graph",
+        "graphs",
+        "inputs",
+        "loc",
+        "next",
+        "op",
+        "outputs",
+        "prev",
+    )
 
     def __init__(
         self,
@@ -152,7 +173,10 @@ class Node:
         self.prev: Node | None = None
         self.next: Node | None = None
         self.outputs: tuple[Value, ...] = tuple(
-            [Value(t, self, i, hints[i] if i < len(hints) else "") for i, t in enumerate(types)]
+            [
+                Value(t, self, i, hints[i] if i < len(hints) else "")
+                for i, t in enumerate(types)
+            ]
         )
         for graph in self.graphs:
             graph.parent = self
@@ -227,11 +251,15 @@ class Node:
     def dtype_attr(self, name: str, default: DType | None = None) -> DType:
         return self._attr(name, default, DType)
 
-    def ints_attr(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
+    def ints_attr(
+        self, name: str, default: Sequence[int] | None = None
+    ) -> tuple[int, ...]:
         """An attribute that is a sequence of integers."""
         value = self._attr(name, None if default is None else tuple(default), tuple)
         if not all(type(entry) is int for entry in value):
-            raise TypeError(f"attribute {name} of {self.op} is {value!r}, not a sequence of integers")
+            raise TypeError(
+                f"attribute {name} of {self.op} is {value!r}, not a sequence of integers"
+            )
         return value
 
     def _attr(self, name: str, default: Attr, kind: Any) -> Any:
@@ -239,7 +267,9 @@ class Node:
         if value is None:
             raise ValueError(f"{self.op} has no attribute {name}")
         if not isinstance(value, kind):
-            raise TypeError(f"attribute {name} of {self.op} is {value!r}, a {type(value).__name__}")
+            raise TypeError(
+                f"attribute {name} of {self.op} is {value!r}, a {type(value).__name__}"
+            )
         return value
 
     def set_attr(self, name: str, value: Attr) -> None:
@@ -285,14 +315,22 @@ class Node:
         for value in self.outputs:
             if value.uses:
                 user = next(value.users())
-                raise ValueError(f"cannot erase {self.op}: {user.op} still uses %{value.hint}")
+                raise ValueError(
+                    f"cannot erase {self.op}: {user.op} still uses %{value.hint}"
+                )
         if self.graph is not None:
             self.graph.unlink(self)
         for i, value in enumerate(self.inputs):
             if value is not None:
                 del value.uses[self, i]
-                if value.uses and value.node is not None and value.node.graph is not None:
-                    value.node.graph.journal.append(value.node)  # it has fewer users now
+                if (
+                    value.uses
+                    and value.node is not None
+                    and value.node.graph is not None
+                ):
+                    value.node.graph.journal.append(
+                        value.node
+                    )  # it has fewer users now
         self.inputs = ()
         for value in self.outputs:
             value.node = None  # no cycle is left for the collector
@@ -393,7 +431,9 @@ class Graph:
     def remove_input(self, index: int) -> None:
         """Remove an unused input."""
         if self.inputs[index].uses:
-            raise ValueError(f"cannot remove input %{self.inputs[index].hint}: it is used")
+            raise ValueError(
+                f"cannot remove input %{self.inputs[index].hint}: it is used"
+            )
         del self.inputs[index]
         for i, value in enumerate(self.inputs):
             value.index = i
@@ -523,7 +563,10 @@ class Graph:
         """A copy with regions and functions; values of graphs around it are kept, or taken from `values`."""
         values = {} if values is None else values
         copy = Graph(self.name, self._dims)
-        copy.input_names, copy.output_names = list(self.input_names), list(self.output_names)
+        copy.input_names, copy.output_names = (
+            list(self.input_names),
+            list(self.output_names),
+        )
         for value in self.inputs:
             values[value] = copy.add_input(value.type, value.hint)
         for node in self:
@@ -553,7 +596,13 @@ def clone_node(node: Node, values: dict[Value, Value]) -> Node:
     inputs = [values.get(v, v) if v is not None else None for v in node.inputs]
     graphs = [g.clone(values) for g in node.graphs]
     copy = Node(
-        node.op, inputs, [v.type for v in node.outputs], node.attrs, graphs, node.loc, [v.hint for v in node.outputs]
+        node.op,
+        inputs,
+        [v.type for v in node.outputs],
+        node.attrs,
+        graphs,
+        node.loc,
+        [v.hint for v in node.outputs],
     )
     values.update(zip(node.outputs, copy.outputs, strict=True))
     return copy
@@ -571,3 +620,15 @@ def splice(graph: Graph, args: Sequence[Value], before: Node) -> tuple[Value, ..
             before.graph.insert(node, before=before)
     graph.ret.set_inputs(())
     return outputs
+
+
+def erase_dead(node: Node) -> None:
+    """Erase a node without users, and what only it used."""
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one.graph is None or one.op == "return" or one.used or not one.spec.pure:
+            continue
+        before = [v.node for v in one.inputs if v is not None and v.node is not None]
+        one.erase()
+        stack += before

@@ -46,13 +46,20 @@ def _type(node: Node, index: int) -> Type:
     return _in(node, index).type
 
 
-def _known(node: Node, index: int, default: Sequence[Dim] | None = None) -> Sequence[Dim]:
+def _known(
+    node: Node, index: int, default: Sequence[Dim] | None = None
+) -> Sequence[Dim]:
     """The entries of a shape vector; `default` where the operand is left out."""
-    if default is not None and (index >= len(node.inputs) or node.inputs[index] is None):
+    if default is not None and (
+        index >= len(node.inputs) or node.inputs[index] is None
+    ):
         return default
     known = _in(node, index).known
     if known is None:
-        raise fail(node, f"operand {index} is not a known shape vector: give the types of the outputs")
+        raise fail(
+            node,
+            f"operand {index} is not a known shape vector: give the types of the outputs",
+        )
     return known
 
 
@@ -63,7 +70,9 @@ def _axis(node: Node, rank: int, default: int | None = None) -> int:
     return axis % rank if rank else 0
 
 
-def _axes(node: Node, index: int, rank: int, default: Sequence[Dim] | None = None) -> list[int]:
+def _axes(
+    node: Node, index: int, rank: int, default: Sequence[Dim] | None = None
+) -> list[int]:
     return [int(a) % max(rank, 1) for a in _known(node, index, default)]
 
 
@@ -113,7 +122,9 @@ def same_as_first(node: Node) -> Type:
     return _type(node, 0)
 
 
-@rule("Add Sub Mul Div Mod Pow Max Min Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift And Or Xor PRelu")
+@rule(
+    "Add Sub Mul Div Mod Pow Max Min Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift And Or Xor PRelu"
+)
 def arithmetic(node: Node) -> Type:
     first = _type(node, 0)
     if len(node.inputs) == 2:
@@ -131,7 +142,10 @@ def comparison(node: Node) -> Type:
     a, b = _type(node, 0), _type(node, 1)
     if a.dtype != b.dtype:
         raise fail(node, "operands of different dtypes")
-    return Type(DType.BOOL, a.shape if a.shape == b.shape else broadcast(node, [a.shape, b.shape]))
+    return Type(
+        DType.BOOL,
+        a.shape if a.shape == b.shape else broadcast(node, [a.shape, b.shape]),
+    )
 
 
 @rule("Where")
@@ -164,15 +178,21 @@ def _dtype(node: Node, name: str, default: DType | None = None) -> DType:
 def reshape(node: Node) -> Type:
     x, shape = _type(node, 0), list(_known(node, 1))
     if not node.attrs.get("allowzero"):
-        shape = [x.shape[i] if type(d) is int and d == 0 else d for i, d in enumerate(shape)]
+        shape = [
+            x.shape[i] if type(d) is int and d == 0 else d for i, d in enumerate(shape)
+        ]
     if -1 in [d for d in shape if type(d) is int]:
         i = next(k for k, d in enumerate(shape) if type(d) is int and d == -1)
         rest = dims.prod(d for k, d in enumerate(shape) if k != i)
         quotient = dims.divides(rest, x.size)
         if quotient is None:
-            raise fail(node, f"{x.size} elements are not known to be a multiple of {rest}")
+            raise fail(
+                node, f"{x.size} elements are not known to be a multiple of {rest}"
+            )
         shape[i] = quotient
-    elif not same_dim(size := dims.prod(shape), x.size) and not dims.agree(size, x.size, divisible=True):
+    elif not same_dim(size := dims.prod(shape), x.size) and not dims.agree(
+        size, x.size, divisible=True
+    ):
         raise fail(node, f"{x.size} elements in the shape {shape}")
     return x.with_shape(tuple(shape))
 
@@ -210,9 +230,15 @@ def concat(node: Node) -> Type:
     first = parts[0]
     axis = _axis(node, first.rank)
     for p in parts:
-        if p.dtype != first.dtype or p.rank != first.rank or _put(p.shape, axis) != _put(first.shape, axis):
+        if (
+            p.dtype != first.dtype
+            or p.rank != first.rank
+            or _put(p.shape, axis) != _put(first.shape, axis)
+        ):
             raise fail(node, "the parts differ in more than the axis")
-    return first.with_shape(_put(first.shape, axis, dims.total(p.shape[axis] for p in parts)))
+    return first.with_shape(
+        _put(first.shape, axis, dims.total(p.shape[axis] for p in parts))
+    )
 
 
 @rule("Split")
@@ -221,14 +247,19 @@ def split(node: Node) -> tuple[Type, ...]:
     axis = _axis(node, x.rank, 0)
     n = _int(node, "num_outputs", 1)
     part = dims.ceildiv(x.shape[axis], n)
-    sizes = _known(node, 1, [part] * (n - 1) + [dims.sub(x.shape[axis], dims.mul(part, n - 1))])
+    sizes = _known(
+        node, 1, [part] * (n - 1) + [dims.sub(x.shape[axis], dims.mul(part, n - 1))]
+    )
     return tuple(x.with_shape(_put(x.shape, axis, s)) for s in sizes)
 
 
 def slice_size(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
     """How many elements `[start:end:step]` takes of an axis, by ONNX's (numpy's) rules of clamping."""
     low, high = (0, size) if step > 0 else (-1, dims.sub(size, 1))
-    start, end = _bound(start, size, low if step > 0 else 0, high), _bound(end, size, low, high)
+    start, end = (
+        _bound(start, size, low if step > 0 else 0, high),
+        _bound(end, size, low, high),
+    )
     span = dims.sub(end, start) if step > 0 else dims.sub(start, end)
     if abs(step) == 1:
         count = span
@@ -251,7 +282,10 @@ def _bound(bound: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
 @rule("Slice")
 def slice_(node: Node) -> Type:
     x, starts, ends = _type(node, 0), _known(node, 1), _known(node, 2)
-    axes, steps = _axes(node, 3, x.rank, range(len(starts))), _known(node, 4, [1] * len(starts))
+    axes, steps = (
+        _axes(node, 3, x.rank, range(len(starts))),
+        _known(node, 4, [1] * len(starts)),
+    )
     shape = list(x.shape)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         shape[axis] = slice_size(x.shape[axis], start, end, int(step))
@@ -282,8 +316,12 @@ def depth_space(node: Node) -> Type:
     x, b = _type(node, 0), int(node.attrs["blocksize"])  # type: ignore[arg-type]
     n, c, h, w = x.shape
     if node.kind == "DepthToSpace":
-        return x.with_shape((n, dims.floordiv(c, b * b), dims.mul(h, b), dims.mul(w, b)))
-    return x.with_shape((n, dims.mul(c, b * b), dims.floordiv(h, b), dims.floordiv(w, b)))
+        return x.with_shape(
+            (n, dims.floordiv(c, b * b), dims.mul(h, b), dims.mul(w, b))
+        )
+    return x.with_shape(
+        (n, dims.mul(c, b * b), dims.floordiv(h, b), dims.floordiv(w, b))
+    )
 
 
 # --------------------------------------------------------------------------------- indexing, sorting
@@ -334,7 +372,9 @@ def arg_reduction(node: Node) -> Type:
 
 def _reduced(node: Node, shape: Shape, axes: Sequence[int]) -> Shape:
     keep = node.attrs.get("keepdims", 1)
-    return tuple(1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes)
+    return tuple(
+        1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes
+    )
 
 
 # -------------------------------------------------------------------------------- linear algebra, convolution
@@ -381,7 +421,15 @@ def einsum(node: Node) -> Type:
     return Type(_type(node, 0).dtype, tuple(sizes[c] for c in right))
 
 
-def window_size(size: Dim, kernel: Dim, stride: int, low: Dim, high: Dim, dilation: int, ceil: bool = False) -> Dim:
+def window_size(
+    size: Dim,
+    kernel: Dim,
+    stride: int,
+    low: Dim,
+    high: Dim,
+    dilation: int,
+    ceil: bool = False,
+) -> Dim:
     """How many positions a window has along one axis."""
     reach = dims.add(dims.mul(dims.sub(kernel, 1), dilation), 1)
     span = dims.sub(dims.add(dims.add(size, low), high), reach)
@@ -393,7 +441,11 @@ def window_size(size: Dim, kernel: Dim, stride: int, low: Dim, high: Dim, dilati
 def _window_attributes(node: Node, n: int) -> tuple[Any, Any, Any]:
     """Strides, dilations and pads of `n` axes."""
     a = node.attrs
-    return a.get("strides", (1,) * n), a.get("dilations", (1,) * n), a.get("pads", (0,) * 2 * n)
+    return (
+        a.get("strides", (1,) * n),
+        a.get("dilations", (1,) * n),
+        a.get("pads", (0,) * 2 * n),
+    )
 
 
 def _windows(node: Node, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> list[Dim]:
@@ -402,7 +454,12 @@ def _windows(node: Node, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> list[
     if node.attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
         return [dims.ceildiv(d, s) for d, s in zip(spatial, strides, strict=True)]
     ceil = bool(node.attrs.get("ceil_mode", 0))
-    return [window_size(spatial[i], kernel[i], strides[i], pads[i], pads[n + i], dilations[i], ceil) for i in range(n)]
+    return [
+        window_size(
+            spatial[i], kernel[i], strides[i], pads[i], pads[n + i], dilations[i], ceil
+        )
+        for i in range(n)
+    ]
 
 
 @rule("Conv")
@@ -410,7 +467,9 @@ def conv(node: Node) -> Type:
     x, w = _type(node, 0), _type(node, 1)
     if x.rank != w.rank or x.shape[1] != dims.mul(w.shape[1], _int(node, "group", 1)):
         raise fail(node, "the channels of operand and weights do not fit")
-    return x.with_shape((x.shape[0], w.shape[0], *_windows(node, x.shape[2:], w.shape[2:])))
+    return x.with_shape(
+        (x.shape[0], w.shape[0], *_windows(node, x.shape[2:], w.shape[2:]))
+    )
 
 
 @rule("ConvTranspose")
@@ -424,7 +483,9 @@ def conv_transpose(node: Node) -> Type:
         starts = dims.add(dims.mul(dims.sub(x.shape[2 + i], 1), strides[i]), extra[i])
         reach = dims.add(dims.mul(dims.sub(w.shape[2 + i], 1), dilations[i]), 1)
         spatial.append(dims.sub(dims.add(starts, reach), pads[i] + pads[n + i]))
-    return x.with_shape((x.shape[0], dims.mul(w.shape[1], _int(node, "group", 1)), *spatial))
+    return x.with_shape(
+        (x.shape[0], dims.mul(w.shape[1], _int(node, "group", 1)), *spatial)
+    )
 
 
 def _pooled(node: Node, x: Type) -> Sequence[Dim]:
@@ -517,6 +578,8 @@ def _fused_matmul(node: Node) -> Type:
 
 
 CONTRIB = {
-    **dict.fromkeys(["Gelu", "FastGelu", "QuickGelu", "BiasGelu", "RotaryEmbedding"], same_as_first),
+    **dict.fromkeys(
+        ["Gelu", "FastGelu", "QuickGelu", "BiasGelu", "RotaryEmbedding"], same_as_first
+    ),
     "FusedMatMul": _fused_matmul,
 }

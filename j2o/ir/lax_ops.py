@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from j2o.ir.ops import OpSpec, register_dialect
 
-EFFECTFUL = frozenset({"random_seed_effect", "debug_callback", "io_callback", "while_effect"})
+EFFECTFUL = frozenset(
+    {"random_seed_effect", "debug_callback", "io_callback", "while_effect"}
+)
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"})
 
-register_dialect("lax", lambda kind: OpSpec(pure=kind not in EFFECTFUL, commutative=kind in COMMUTATIVE))
+register_dialect(
+    "lax",
+    lambda kind: OpSpec(pure=kind not in EFFECTFUL, commutative=kind in COMMUTATIVE),
+)

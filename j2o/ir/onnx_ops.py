@@ -19,8 +19,12 @@ from j2o.ir.ops import LABEL, OpSpec, no_inference, register_dialect
 from j2o.ir.types import Type
 
 TRAITS = {
-    "commutative": frozenset("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor Max Min Sum Mean".split()),
-    "random": frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split()),
+    "commutative": frozenset(
+        "Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor Max Min Sum Mean".split()
+    ),
+    "random": frozenset(
+        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split()
+    ),
     "elementwise": frozenset(
         "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip "
         "Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu "
@@ -45,7 +49,9 @@ class Schema:
     min_inputs: int
     max_inputs: int
     min_outputs: int
-    inputs: tuple[str, ...]  # the type constraint (or concrete type) of each operand, the last one repeated if variadic
+    inputs: tuple[
+        str, ...
+    ]  # the type constraint (or concrete type) of each operand, the last one repeated if variadic
     outputs: tuple[str, ...]
     variadic: bool
     since: int
@@ -67,7 +73,10 @@ def schema(kind: str, opset: int | None = None) -> Schema:
         s: Any = onnx.defs.get_schema(kind, opset or newest, "")
     except onnx.defs.SchemaError:
         raise KeyError(kind) from None
-    variadic = bool(s.inputs) and s.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    variadic = (
+        bool(s.inputs)
+        and s.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    )
     return Schema(
         frozenset(s.attributes), s.min_input, s.max_input, s.min_output, tuple(i.type_str for i in s.inputs),
         tuple(o.type_str for o in s.outputs), variadic, s.since_version, s.has_function or s.has_context_dependent_function,
@@ -84,12 +93,16 @@ def operators() -> frozenset[str]:
 def _default(attribute: Any) -> Any:
     """The default of an attribute as plain data."""
     kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
-    return {"FLOAT": attribute.f, "INT": attribute.i, "STRING": attribute.s.decode()}.get(
-        kind, tuple(attribute.floats or attribute.ints or attribute.strings)
-    )
+    return {
+        "FLOAT": attribute.f,
+        "INT": attribute.i,
+        "STRING": attribute.s.decode(),
+    }.get(kind, tuple(attribute.floats or attribute.ints or attribute.strings))
 
 
-def constraint_of(kind: str, index: int, output: bool = False, opset: int | None = None) -> str:
+def constraint_of(
+    kind: str, index: int, output: bool = False, opset: int | None = None
+) -> str:
     """The type constraint of an operand or result: `T`, or a concrete type such as `tensor(int64)`."""
     s = schema(kind, opset)
     names = s.outputs if output else s.inputs

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from j2o.ir.graph import Node
 
 
-LABEL = "label"  # an attribute that any ONNX node may have: its name in the exported file
+LABEL = (
+    "label"  # an attribute that any ONNX node may have: its name in the exported file
+)
 
 
 Infer: TypeAlias = "Callable[[Node], tuple[Type, ...]]"
@@ -36,8 +38,12 @@ class OpSpec:
 
 def _infer_call(node: Node) -> tuple[Type, ...]:
     if node.graph is None:
-        raise TypeError("a call is inferred inside a graph: give the types of its outputs")
-    return tuple(v.type for v in node.graph.functions[str(node.attrs["function"])].outputs)
+        raise TypeError(
+            "a call is inferred inside a graph: give the types of its outputs"
+        )
+    return tuple(
+        v.type for v in node.graph.functions[str(node.attrs["function"])].outputs
+    )
 
 
 CORE: dict[str, OpSpec] = {
@@ -47,7 +53,11 @@ CORE: dict[str, OpSpec] = {
     "check": OpSpec(lambda node: tuple(v.type for v in node.inputs[1:])),  # type: ignore[union-attr]  # a bool, values
     "return": OpSpec(lambda node: (), pure=False),
 }
-_MODULES = {"onnx": "onnx_ops", "ort": "onnx_ops", "lax": "lax_ops"}  # which register built-in dialects when imported
+_MODULES = {
+    "onnx": "onnx_ops",
+    "ort": "onnx_ops",
+    "lax": "lax_ops",
+}  # which register built-in dialects when imported
 _DIALECTS: dict[str, Callable[[str], OpSpec]] = {}
 _CACHE: dict[str, OpSpec] = dict(CORE)
 

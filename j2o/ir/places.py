@@ -27,7 +27,12 @@ def portable(file: str) -> str:
     if file.startswith("<"):
         return file
     path = Path(os.path.abspath(file))
-    root = _package_folder(path) or _above_the_top_package(path) or _project(path) or path.parent
+    root = (
+        _package_folder(path)
+        or _above_the_top_package(path)
+        or _project(path)
+        or path.parent
+    )
     return path.relative_to(root).as_posix()
 
 

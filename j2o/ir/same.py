@@ -8,7 +8,9 @@ from collections.abc import Hashable
 from j2o.ir.graph import Graph, Value
 
 
-def fingerprint(graph: Graph, numbers: dict[Value, int] | None = None) -> tuple[Hashable, ...]:
+def fingerprint(
+    graph: Graph, numbers: dict[Value, int] | None = None
+) -> tuple[Hashable, ...]:
     """The types of the inputs, and a row for each node; equal for graphs that are the same but for names and source lines.
 
     Values count by their place in the graph, those from outside by identity. Types are text: graphs may have scopes of
@@ -19,10 +21,20 @@ def fingerprint(graph: Graph, numbers: dict[Value, int] | None = None) -> tuple[
         numbers[value] = len(numbers)
     rows: list[Hashable] = [tuple(str(v.type) for v in graph.inputs)]
     for node in graph:
-        operands = tuple(None if v is None else numbers.get(v, id(v)) for v in node.inputs)
+        operands = tuple(
+            None if v is None else numbers.get(v, id(v)) for v in node.inputs
+        )
         attrs = tuple(sorted((k, repr(v)) for k, v in node.attrs.items()))
         regions = tuple(fingerprint(g, numbers) for g in node.graphs)
-        rows.append((node.op, operands, attrs, tuple(str(v.type) for v in node.outputs), regions))
+        rows.append(
+            (
+                node.op,
+                operands,
+                attrs,
+                tuple(str(v.type) for v in node.outputs),
+                regions,
+            )
+        )
         for value in node.outputs:
             numbers[value] = len(numbers)
     return tuple(rows)

@@ -33,6 +33,8 @@ class Target:
         """The dtypes that any kernel of `op` takes for a constraint, by default `T`, `T1` or the first there is."""
         found: set[DType] = set()
         for row in self.rows.get(op, ()):
-            name = constraint or next((c for c in ("T", "T1") if c in row), next(iter(row), None))
+            name = constraint or next(
+                (c for c in ("T", "T1") if c in row), next(iter(row), None)
+            )
             found |= row.get(name, frozenset()) if name else frozenset()
         return frozenset(found)

@@ -18,10 +18,14 @@ import numpy as np
 from j2o.errors import SpecError
 from j2o.ir.types import DType, Type, dtype_of
 
-SMALL = 64 * 1024  # bytes; constants up to this size are computed with, larger ones only recorded
+SMALL = (
+    64 * 1024
+)  # bytes; constants up to this size are computed with, larger ones only recorded
 CHUNK = 16 * 1024 * 1024  # bytes read at a time
 
-Box: TypeAlias = "tuple[slice, ...]"  # start and stop along every axis, in the array and not empty
+Box: TypeAlias = (
+    "tuple[slice, ...]"  # start and stop along every axis, in the array and not empty
+)
 Reader: TypeAlias = "Callable[[Box], np.ndarray]"
 
 _serial = itertools.count()
@@ -32,7 +36,9 @@ class Tensor:
 
     __slots__ = ("dtype", "key", "shape")
 
-    name = ""  # the path in the user's tree of what the data comes from, where it has one
+    name = (
+        ""  # the path in the user's tree of what the data comes from, where it has one
+    )
 
     dtype: DType
     shape: tuple[int, ...]
@@ -97,11 +103,15 @@ class ArrayTensor(Tensor):
 
     __slots__ = ("array", "name")
 
-    def __init__(self, array: np.ndarray, key: str | None = None, name: str = "") -> None:
+    def __init__(
+        self, array: np.ndarray, key: str | None = None, name: str = ""
+    ) -> None:
         self.array, self.name = array, name or key or ""
         self.dtype = dtype_of(array.dtype)
         self.shape = array.shape
-        self.key = key or (_content_key(array) if array.nbytes <= SMALL else f"array_{next(_serial)}")
+        self.key = key or (
+            _content_key(array) if array.nbytes <= SMALL else f"array_{next(_serial)}"
+        )
 
     def reader(self) -> Reader:
         return lambda box: self.array[(*box, ...)]  # the dots keep a scalar an array
@@ -130,7 +140,9 @@ class LazyTensor(Tensor):
             raise SpecError(f"weights {self.key!r}: {error}") from error
         except Exception as error:  # whatever a source of the user's raises
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise SpecError(f"weights {self.key!r}: reading failed with {what}") from error
+            raise SpecError(
+                f"weights {self.key!r}: reading failed with {what}"
+            ) from error
 
 
 def tensor(value: object, dtype: DType | None = None) -> Tensor:
@@ -141,7 +153,9 @@ def tensor(value: object, dtype: DType | None = None) -> Tensor:
     return ArrayTensor(array)
 
 
-_text = functools.cache(str)  # numpy takes longer for the name of a dtype than the digest of a few elements does
+_text = functools.cache(
+    str
+)  # numpy takes longer for the name of a dtype than the digest of a few elements does
 
 
 def _content_key(array: np.ndarray) -> str:
@@ -167,7 +181,9 @@ def boxes(shape: Sequence[int], limit: int) -> Iterator[Box]:
     """The boxes of at most `limit` elements, in row-major order, that make up an array."""
     if 0 in shape:
         return
-    axis = next((k for k in range(len(shape)) if math.prod(shape[k + 1 :]) <= limit), None)
+    axis = next(
+        (k for k in range(len(shape)) if math.prod(shape[k + 1 :]) <= limit), None
+    )
     if axis is None:
         yield ()
         return

@@ -24,7 +24,9 @@ from j2o.ir.types import Attr, Dim, DType, Struct, Type
 
 T = TypeVar("T")
 INLINE = 16  # constants of up to this many elements stand in the text
-_RESERVED = frozenset({"none", "true", "false", "inf", "nan", *(d.value for d in DType)})
+_RESERVED = frozenset(
+    {"none", "true", "false", "inf", "nan", *(d.value for d in DType)}
+)
 _CONTENT_KEY = re.compile(r"[0-9a-f]{16}|array_\d+")
 NESTED = 100  # lists, structs and regions in each other
 DIGITS = 40  # of an integer; those of attributes have up to 20
@@ -75,9 +77,16 @@ class _Printer:
         return self.types[type]
 
     def graph(self, graph: Graph, indent: str, kind: str) -> None:
-        named = graph.input_names if len(graph.input_names) == len(graph.inputs) else [""] * len(graph.inputs)
+        named = (
+            graph.input_names
+            if len(graph.input_names) == len(graph.inputs)
+            else [""] * len(graph.inputs)
+        )
         given = [f" as {_string(n)}" if n else "" for n in named]
-        inputs = [f"{self.name(v)}: {self.type(v.type)}{n}" for v, n in zip(graph.inputs, given, strict=True)]
+        inputs = [
+            f"{self.name(v)}: {self.type(v.type)}{n}"
+            for v, n in zip(graph.inputs, given, strict=True)
+        ]
         head = f"{indent}{kind} {_at(graph.name)}({', '.join(inputs)})"
         if graph.output_names:
             head += f" -> ({', '.join(map(_string, graph.output_names))})"
@@ -86,7 +95,9 @@ class _Printer:
         for node in graph:
             self.node(node, indent + "  ")
         self.lines.append(indent + "}")
-        self.lines[place] = head + (self.scope(graph) if kind == "graph" and not indent else "") + " {"
+        self.lines[place] = (
+            head + (self.scope(graph) if kind == "graph" and not indent else "") + " {"
+        )
 
     def scope(self, graph: Graph) -> str:
         """Symbols in the order in which types mention them, and the constraints."""
@@ -96,7 +107,9 @@ class _Printer:
         symbols = dict.fromkeys(s for d in sizes for s in dim_ops.symbols(d))
         text = f"\n    dims ({', '.join(symbols)})" if symbols else ""
         if graph._dims.constraints:
-            text += ("" if text else "\n   ") + f" where ({', '.join(map(_string, graph._dims.constraints))})"
+            text += (
+                "" if text else "\n   "
+            ) + f" where ({', '.join(map(_string, graph._dims.constraints))})"
         return text
 
     def node(self, node: Node, indent: str) -> None:
@@ -116,11 +129,17 @@ class _Printer:
             body = f"{node.op}({operands})"
         parts = [indent, results, " = " if results else "", body]
         if attrs:
-            parts += [" {", ", ".join(f"{k} = {attr_text(attrs[k])}" for k in sorted(attrs)), "}"]
+            parts += [
+                " {",
+                ", ".join(f"{k} = {attr_text(attrs[k])}" for k in sorted(attrs)),
+                "}",
+            ]
         if node.outputs:
             parts += [" : ", ", ".join([self.type(v.type) for v in node.outputs])]
         if self.loc and node.loc is not None:
-            file, function, stack = map(_string, (node.loc.file, node.loc.function, node.loc.stack))
+            file, function, stack = map(
+                _string, (node.loc.file, node.loc.function, node.loc.stack)
+            )
             parts.append(f" loc({file}, {node.loc.line}, {function}, {stack})")
         if node.graphs:
             parts.append(" {")
@@ -176,7 +195,9 @@ def attr_text(value: Attr) -> str:
     if dim_ops.is_symbolic(value):
         text = str(value)
         return f"dim({text})" if text in _RESERVED else text
-    raise TypeError(f"{value!r} of type {type(value).__name__} is not a plain attribute")
+    raise TypeError(
+        f"{value!r} of type {type(value).__name__} is not a plain attribute"
+    )
 
 
 def literal(tensor: Tensor) -> str:
@@ -203,7 +224,11 @@ def _elements(tensor: ArrayTensor) -> str:
         items = [repr(float(v)) for v in array.flat]
     else:
         return _bytes_text(array)
-    if "nan" in items and _array(items, tensor.type).tobytes() != np.ascontiguousarray(array).tobytes():
+    if (
+        "nan" in items
+        and _array(items, tensor.type).tobytes()
+        != np.ascontiguousarray(array).tobytes()
+    ):
         return _bytes_text(array)  # NaN has many patterns of bits
     return items[0] if not tensor.shape else f"[{', '.join(items)}]"
 
@@ -229,7 +254,11 @@ def _array(items: list[str], type: Type) -> np.ndarray:
     else:
         values = [float(i) for i in items]
     with np.errstate(over="ignore"):
-        return np.array(values, object if type.dtype is DType.STRING else None).astype(dtype).reshape(shape)  # type: ignore[arg-type]
+        return (
+            np.array(values, object if type.dtype is DType.STRING else None)
+            .astype(dtype)
+            .reshape(shape)
+        )  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -258,10 +287,29 @@ ATOM = _token(rf"(?:{_STRING}|{_NUMBER}|{_IDENT}(?:<[a-z]+>)?)(?=\s*+(?:[,}})\]]
 STRUCT = _token(rf"{_IDENT}\((?=\s*+(?:\)|{_IDENT}\s*+=))")
 REGION = re.compile(rf"\{{{_SPACE}(?=graph\s*@)")
 PUNCTUATION = {
-    c: _token(re.escape(c)) for c in ("(", ")", "{", "}", "[", "]", ",", ":", "=", "->", "_", "tensor(", "dim(")
+    c: _token(re.escape(c))
+    for c in ("(", ")", "{", "}", "[", "]", ",", ":", "=", "->", "_", "tensor(", "dim(")
 }
-WORDS = {w: _token(rf"{w}\b") for w in ("graph", "function", "dims", "where", "as", "loc", "const", "call", "return")}
-_CONSTANTS: dict[str, Attr] = {"none": None, "true": True, "false": False, **{d.value: d for d in DType}}
+WORDS = {
+    w: _token(rf"{w}\b")
+    for w in (
+        "graph",
+        "function",
+        "dims",
+        "where",
+        "as",
+        "loc",
+        "const",
+        "call",
+        "return",
+    )
+}
+_CONSTANTS: dict[str, Attr] = {
+    "none": None,
+    "true": True,
+    "false": False,
+    **{d.value: d for d in DType},
+}
 
 
 def parse(text: str, tensors: Mapping[str, Tensor | np.ndarray] | None = None) -> Graph:
@@ -273,7 +321,9 @@ def parse(text: str, tensors: Mapping[str, Tensor | np.ndarray] | None = None) -
     if not isinstance(text, str):
         raise ParseError(f"text: given a {type(text).__name__}, a str is needed")
     if tensors is not None and not isinstance(tensors, Mapping):
-        raise ParseError(f"tensors: given a {type(tensors).__name__}, a mapping from keys to arrays is needed")
+        raise ParseError(
+            f"tensors: given a {type(tensors).__name__}, a mapping from keys to arrays is needed"
+        )
     return _Parser(text, tensors or {}).root()
 
 
@@ -294,7 +344,9 @@ class _Parser:
         line = self.text.count("\n", 0, pos) + 1
         column = pos - self.text.rfind("\n", 0, pos)
         found = self.text[pos : pos + 20].split("\n")[0] or "the end"
-        raise ParseError(f"line {line}, column {column}: expected {expected}, found {found!r}")
+        raise ParseError(
+            f"line {line}, column {column}: expected {expected}, found {found!r}"
+        )
 
     def take(self, pattern: re.Pattern[str], what: str) -> str:
         found = self.accept(pattern)
@@ -399,7 +451,9 @@ class _Parser:
         self.values.update(shadowed)
         return graph
 
-    def head(self, graph: Graph, shadowed: dict[str, Value | None], outermost: bool) -> None:
+    def head(
+        self, graph: Graph, shadowed: dict[str, Value | None], outermost: bool
+    ) -> None:
         """Inputs, output names and dimensions, up to and with the opening brace."""
         self.expect("(")
         pending: list[tuple[str, str, str, int]] = []
@@ -408,7 +462,9 @@ class _Parser:
             name = self.take(VALUE, "an input such as %x: f32[2]")
             self.expect(":")
             text = self.take(TYPE, "a type such as f32[B,8]")
-            pending.append((name, text, self.string() if self.word("as") else "", start))
+            pending.append(
+                (name, text, self.string() if self.word("as") else "", start)
+            )
         if self.has("->"):
             graph.output_names = self.strings()
         if outermost:
@@ -434,7 +490,9 @@ class _Parser:
         except DimensionError as error:
             self.fail(f"dimensions and constraints ({error})", start)
 
-    def define(self, name: str, value: Value, shadowed: dict[str, Value | None], start: int) -> None:
+    def define(
+        self, name: str, value: Value, shadowed: dict[str, Value | None], start: int
+    ) -> None:
         if name in shadowed:
             self.fail(f"a new name ({name} is defined already)", start)
         shadowed[name] = self.values.get(name)
@@ -487,14 +545,18 @@ class _Parser:
             with self.inside():
                 while not self.has("}"):
                     graphs.append(self.graph("graph"))
-        node = graph.insert(Node(op, inputs, types, attrs, graphs, loc, [self.hint(r) for r in results]))
+        node = graph.insert(
+            Node(op, inputs, types, attrs, graphs, loc, [self.hint(r) for r in results])
+        )
         for name, value in zip(results, node.outputs, strict=True):
             self.define(name, value, shadowed, start)
 
     def node_types(self, count: int) -> list[Type]:
         types = self.listed(self.type) if self.has(":") else []
         if len(types) != count:
-            self.fail(f"{count} type{'s' if count != 1 else ''} after ':', one for each result")
+            self.fail(
+                f"{count} type{'s' if count != 1 else ''} after ':', one for each result"
+            )
         return types
 
     def operand(self) -> Value | None:
@@ -513,7 +575,9 @@ class _Parser:
         self.expect("(")
         parts: list[Any] = [self.attr() for _ in self.many(")")]
         if [type(p) for p in parts] != [str, int, str, str]:
-            self.fail('a location such as ("model.py", 12, "function", "name stack")', start)
+            self.fail(
+                'a location such as ("model.py", 12, "function", "name stack")', start
+            )
         return Loc(*parts)
 
     # ------------------------------------------------------------ types, attributes
@@ -564,7 +628,10 @@ class _Parser:
         if atom is not None:
             return self.atom(atom, start)
         text = self.expression()
-        return self.dim(text[4:-1] if text.startswith("dim(") and text.endswith(")") else text, start)
+        return self.dim(
+            text[4:-1] if text.startswith("dim(") and text.endswith(")") else text,
+            start,
+        )
 
     def atom(self, text: str, start: int) -> Attr:
         if text in _CONSTANTS:
@@ -618,7 +685,9 @@ class _Parser:
             self.fail('a number, a list of numbers or @"key"')
         return key, None if one is None else [one]
 
-    def tensor(self, literal: tuple[str | None, list[str] | None], type: Type, start: int) -> Tensor:
+    def tensor(
+        self, literal: tuple[str | None, list[str] | None], type: Type, start: int
+    ) -> Tensor:
         key, items = literal
         if not type.is_static:
             self.fail("a constant of known size", start)
@@ -626,7 +695,9 @@ class _Parser:
             return self.outside(str(key), type)
         try:
             if len(items) == 1 and items[0].startswith("0x"):
-                array = np.frombuffer(bytes.fromhex(items[0][2:]), type.dtype.numpy).reshape(type.shape)  # type: ignore[arg-type]
+                array = np.frombuffer(
+                    bytes.fromhex(items[0][2:]), type.dtype.numpy
+                ).reshape(type.shape)  # type: ignore[arg-type]
             else:
                 array = _array(items, type)
         except (ValueError, KeyError, OverflowError, TypeError) as error:
@@ -639,13 +710,21 @@ class _Parser:
         if found is None:
 
             def missing() -> Any:
-                raise SpecError("it stands in the text by key alone; give its data with parse(text, tensors=…)")
+                raise SpecError(
+                    "it stands in the text by key alone; give its data with parse(text, tensors=…)"
+                )
 
             return LazyTensor(type, key, missing)
         try:
-            made = found if isinstance(found, Tensor) else ArrayTensor(np.asarray(found), key)
+            made = (
+                found
+                if isinstance(found, Tensor)
+                else ArrayTensor(np.asarray(found), key)
+            )
         except (TypeError, ValueError, KeyError) as error:
-            raise ParseError(f"tensors: {key!r} is no array of numbers ({_line(error)})") from None
+            raise ParseError(
+                f"tensors: {key!r} is no array of numbers ({_line(error)})"
+            ) from None
         if made.type != type:
             self.fail(f'@"{key}" of type {type}; the tensor given is {made.type}')
         return made
@@ -659,5 +738,11 @@ def _line(error: Exception) -> str:
 def tensors_of(graph: Graph) -> dict[str, Tensor]:
     """All constants of a graph by key, functions included: what `parse` needs to restore it wholly."""
     tops = (graph, *graph._functions.values())
-    found = (a for top in tops for n in top.walk() for a in n.attrs.values() if isinstance(a, Tensor))
+    found = (
+        a
+        for top in tops
+        for n in top.walk()
+        for a in n.attrs.values()
+        if isinstance(a, Tensor)
+    )
     return {t.key: t for t in found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -33,7 +33,12 @@ class DType(enum.Enum):
     F16, BF16, F32, F64 = "f16", "bf16", "f32", "f64"
     F8E4M3FN, F8E5M2 = "f8e4m3fn", "f8e5m2"
     F8E4M3FNUZ, F8E5M2FNUZ = "f8e4m3fnuz", "f8e5m2fnuz"
-    F8E4M3B11FNUZ, F8E4M3, F8E3M4, F8E8M0FNU = "f8e4m3b11fnuz", "f8e4m3", "f8e3m4", "f8e8m0fnu"
+    F8E4M3B11FNUZ, F8E4M3, F8E3M4, F8E8M0FNU = (
+        "f8e4m3b11fnuz",
+        "f8e4m3",
+        "f8e3m4",
+        "f8e8m0fnu",
+    )
     F4E2M1FN = "f4e2m1fn"
     C64, C128 = "c64", "c128"
     STRING = "string"
@@ -59,7 +64,9 @@ class DType(enum.Enum):
     def __repr__(self) -> str:
         return f"DType.{self.name}"
 
-    __hash__ = object.__hash__  # members are single objects; Enum's own hash is ten times slower
+    __hash__ = (
+        object.__hash__
+    )  # members are single objects; Enum's own hash is ten times slower
 
 
 def _describe(dtype: DType) -> None:
@@ -70,7 +77,11 @@ def _describe(dtype: DType) -> None:
     dtype.is_unsigned = name[0] == "u" and name[1].isdigit()
     dtype.is_signed = name[0] == "i"
     dtype.is_int = dtype.is_signed or dtype.is_unsigned
-    digits = "".join(c for c in name.removeprefix("bf")[1 if name[0] != "b" else 0 :].split("e")[0] if c.isdigit())
+    digits = "".join(
+        c
+        for c in name.removeprefix("bf")[1 if name[0] != "b" else 0 :].split("e")[0]
+        if c.isdigit()
+    )
     dtype.bits = {"bool": 8, "string": 0}.get(name) or int(digits or 0)
 
 
@@ -86,14 +97,22 @@ _NAMES = {  # those that numpy and ml_dtypes have
         for d in DType
         if d.value.startswith(("f8", "f4"))
     },
-    **{"bool": "bool", "bf16": "bfloat16", "c64": "complex64", "c128": "complex128", "string": "object"},
+    **{
+        "bool": "bool",
+        "bf16": "bfloat16",
+        "c64": "complex64",
+        "c128": "complex128",
+        "string": "object",
+    },
 }
 _NUMPY = {DType(k): np.dtype(v) for k, v in _NAMES.items()}
 _FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
 NUMPY_NAMES = {v: DType(k) for k, v in _NAMES.items() if k != "string"}
 # the opset that brought a dtype to ONNX, where it is not one of the first; the last three have never come
 OPSET_OF = {
-    **dict.fromkeys((DType.F8E4M3FN, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ), 19),
+    **dict.fromkeys(
+        (DType.F8E4M3FN, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ), 19
+    ),
     **dict.fromkeys((DType.I4, DType.U4), 21),
     DType.F4E2M1FN: 23,
     DType.F8E8M0FNU: 24,
@@ -103,7 +122,11 @@ OPSET_OF = {
 # dtypes that onnxruntime cannot copy: it has no Identity for them
 NOT_COPIED = frozenset(map(DType, "i2 u2 i4 u4 f8e8m0fnu f4e2m1fn".split()))
 # what JAX calls the generator of typed keys
-KEY_NAMES = {DType.KEY_FRY: "threefry2x32", DType.KEY_RBG: "rbg", DType.KEY_UNSAFE_RBG: "unsafe_rbg"}
+KEY_NAMES = {
+    DType.KEY_FRY: "threefry2x32",
+    DType.KEY_RBG: "rbg",
+    DType.KEY_UNSAFE_RBG: "unsafe_rbg",
+}
 
 
 def dtype_of(numpy_dtype: object) -> DType:
@@ -116,7 +139,11 @@ def dtype_of(numpy_dtype: object) -> DType:
 
 def exact_attrs(attrs: Mapping[str, Attr]) -> Hashable:
     """Attributes as a key that is the same for what ONNX does not tell apart: 0.0 and -0.0, 1 and 1.0 differ, 1 and True do not."""
-    return tuple([(name, _exact(value)) for name, value in sorted(attrs.items())]) if attrs else ()
+    return (
+        tuple([(name, _exact(value)) for name, value in sorted(attrs.items())])
+        if attrs
+        else ()
+    )
 
 
 def _exact(value: Attr) -> Hashable:
@@ -160,6 +187,11 @@ def dim_text(dim: Dim) -> str:
     return str(dim) if type(dim) is int else re.sub(r"(^|[(,] ?)- ", r"\1-", str(dim))
 
 
+def from_zero(axes: Sequence[Dim], rank: int) -> tuple[int, ...]:
+    """Axes, sorted, each once, none counted from the end."""
+    return tuple(sorted({int(a) % rank for a in axes}))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Type:
     """The type of a value: `f32[B,128]`."""
@@ -169,7 +201,9 @@ class Type:
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
-            isinstance(other, Type) and self.dtype is other.dtype and same_shape(self.shape, other.shape)
+            isinstance(other, Type)
+            and self.dtype is other.dtype
+            and same_shape(self.shape, other.shape)
         )
 
     def __hash__(self) -> int:
@@ -230,7 +264,11 @@ class Struct:
         raise AttributeError("Struct is immutable")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Struct) and self.name == other.name and self.fields == other.fields
+        return (
+            isinstance(other, Struct)
+            and self.name == other.name
+            and self.fields == other.fields
+        )
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.fields.items())))

@@ -22,10 +22,15 @@ def verify(graph: Graph, without: Collection[str] = ()) -> None:
 def _verify_names(graph: Graph) -> None:
     """The names of a model's inputs and outputs, where it has them, are as many as there are inputs and outputs."""
     outputs = graph.last.inputs if graph.last is not None else ()
-    sides = (("input", graph.input_names, graph.inputs), ("output", graph.output_names, outputs))
+    sides = (
+        ("input", graph.input_names, graph.inputs),
+        ("output", graph.output_names, outputs),
+    )
     for what, names, values in sides:
         if names and len(names) != len(values):
-            raise InvalidGraphError(f"@{graph.name} has {len(values)} {what}s for the names {', '.join(names)}")
+            raise InvalidGraphError(
+                f"@{graph.name} has {len(values)} {what}s for the names {', '.join(names)}"
+            )
 
 
 def _fail(node: Node, why: str) -> InvalidGraphError:
@@ -48,7 +53,9 @@ def _verify(graph: Graph, outer: set[Value], without: Collection[str]) -> None:
         defined.update(node.outputs)
 
 
-def _verify_operands(node: Node, graph: Graph, defined: set[Value], outer: set[Value]) -> None:
+def _verify_operands(
+    node: Node, graph: Graph, defined: set[Value], outer: set[Value]
+) -> None:
     if node.graph is not graph:
         raise _fail(node, "the node does not know its graph")
     for i, value in enumerate(node.inputs):
@@ -77,7 +84,9 @@ def _verify_types(node: Node) -> None:
     except J2OError:
         raise
     except Exception as error:  # attributes of another kind than the rule expects
-        raise _fail(node, f"operands and attributes do not fit: {raised(error)}") from error
+        raise _fail(
+            node, f"operands and attributes do not fit: {raised(error)}"
+        ) from error
     for value, type in zip(node.outputs, types, strict=False):
         if value.type.dtype != type.dtype or not _may_be(value.type.shape, type.shape):
             raise _fail(node, f"has the type {value.type}, inference says {type}")

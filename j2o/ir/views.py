@@ -25,18 +25,28 @@ class View(Tensor):
 
     __slots__ = ("_open", "bases", "how", "name")
 
-    def __init__(self, how: str, type: Type, bases: tuple[Tensor, ...], open: Callable[[], Reader]) -> None:
+    def __init__(
+        self,
+        how: str,
+        type: Type,
+        bases: tuple[Tensor, ...],
+        open: Callable[[], Reader],
+    ) -> None:
         self.how, self.bases, self._open = how, bases, open
         self.dtype, self.shape = type.dtype, type.static_shape
         self.key = f"{how}({','.join(b.key for b in bases)})"
         names = {b.name for b in bases if b.name}
-        self.name = names.pop() if len(names) == 1 else ""  # what is made from one weight keeps its name
+        self.name = (
+            names.pop() if len(names) == 1 else ""
+        )  # what is made from one weight keeps its name
 
     def reader(self) -> Reader:
         return self._open()
 
 
-def view(how: str, type: Type, bases: tuple[Tensor, ...], open: Callable[[], Reader]) -> Tensor:
+def view(
+    how: str, type: Type, bases: tuple[Tensor, ...], open: Callable[[], Reader]
+) -> Tensor:
     """What `open` reads of `bases`: at once where all are small, else recorded."""
     made = View(how, type, bases, open)
     if not made.size:
@@ -46,7 +56,9 @@ def view(how: str, type: Type, bases: tuple[Tensor, ...], open: Callable[[], Rea
     return made
 
 
-def _of(how: str, x: Tensor, shape: Sequence[int], read: Callable[[Reader, Box], np.ndarray]) -> Tensor:
+def _of(
+    how: str, x: Tensor, shape: Sequence[int], read: Callable[[Reader, Box], np.ndarray]
+) -> Tensor:
     """A view of one tensor, of its dtype: `read(source, box)` makes a box of it."""
 
     def open() -> Reader:
@@ -55,7 +67,9 @@ def _of(how: str, x: Tensor, shape: Sequence[int], read: Callable[[Reader, Box],
     return view(how, Type(x.dtype, tuple(shape)), (x,), open)
 
 
-def mapped(fn: Callable[..., np.ndarray], how: str, type: Type, *bases: Tensor) -> Tensor:
+def mapped(
+    fn: Callable[..., np.ndarray], how: str, type: Type, *bases: Tensor
+) -> Tensor:
     """`fn` of tensors, element by element, these broadcast against each other by numpy's rules."""
 
     def open() -> Reader:
@@ -73,12 +87,17 @@ def mapped(fn: Callable[..., np.ndarray], how: str, type: Type, *bases: Tensor) 
 def unbroadcast(box: Box, shape: Shape) -> Box:
     """The part of an array of that shape which a box of what it is broadcast to shows."""
     own = box[len(box) - len(shape) :]
-    return tuple(slice(0, 1) if size == 1 else wanted for size, wanted in zip(shape, own, strict=True))
+    return tuple(
+        slice(0, 1) if size == 1 else wanted
+        for size, wanted in zip(shape, own, strict=True)
+    )
 
 
 def casted(x: Tensor, dtype: DType) -> Tensor:
     """`x` converted as numpy does it."""
-    return mapped(lambda a: a.astype(dtype.numpy), f"cast[{dtype.value}]", Type(dtype, x.shape), x)
+    return mapped(
+        lambda a: a.astype(dtype.numpy), f"cast[{dtype.value}]", Type(dtype, x.shape), x
+    )
 
 
 def transposed(x: Tensor, perm: tuple[int, ...]) -> Tensor:
@@ -136,7 +155,10 @@ def concatenated(parts: tuple[Tensor, ...], axis: int) -> Tensor:
         def piece(i: int, box: Box) -> np.ndarray:
             """What the part `i` has of the box."""
             wanted = box[axis]
-            own = slice(max(0, wanted.start - starts[i]), min(parts[i].shape[axis], wanted.stop - starts[i]))
+            own = slice(
+                max(0, wanted.start - starts[i]),
+                min(parts[i].shape[axis], wanted.stop - starts[i]),
+            )
             return contiguous(reader(i)((*box[:axis], own, *box[axis + 1 :])))
 
         def read(box: Box) -> np.ndarray:
@@ -155,7 +177,9 @@ def concatenated(parts: tuple[Tensor, ...], axis: int) -> Tensor:
 # ------------------------------------------------- through larger boxes of what they are made of
 
 
-def _through(how: str, x: Tensor, shape: Sequence[int], cover: Callable[[Box], tuple[Box, Cut]]) -> Tensor:
+def _through(
+    how: str, x: Tensor, shape: Sequence[int], cover: Callable[[Box], tuple[Box, Cut]]
+) -> Tensor:
     """A view whose boxes are cut out of larger ones: `cover(box)` is what is read of `x`, and what cuts out of that.
 
     A box that would take far more than it holds is put together of two halves.
@@ -270,12 +294,18 @@ def reshaped(x: Tensor, shape: Shape) -> Tensor:
         runs: list[_Run] = []
         for old, new in groups:
             wanted = box[new]
-            steps = [math.prod(shape[k + 1 : new.stop]) for k in range(new.start, new.stop)]
+            steps = [
+                math.prod(shape[k + 1 : new.stop]) for k in range(new.start, new.stop)
+            ]
             first = sum(s.start * step for s, step in zip(wanted, steps, strict=True))
-            last = sum((s.stop - 1) * step for s, step in zip(wanted, steps, strict=True))
+            last = sum(
+                (s.stop - 1) * step for s, step in zip(wanted, steps, strict=True)
+            )
             part, start = _flat_cover(x.shape[old], first, last)
             outer += part
-            runs.append(_Run(math.prod(extents(part)), first - start, extents(wanted), steps))
+            runs.append(
+                _Run(math.prod(extents(part)), first - start, extents(wanted), steps)
+            )
         return tuple(outer), functools.partial(_cut_runs, runs)
 
     return _through(f"reshape{list(shape)}", x, shape, cover)
@@ -284,7 +314,10 @@ def reshaped(x: Tensor, shape: Shape) -> Tensor:
 def _cut_runs(runs: Sequence[_Run], array: np.ndarray) -> np.ndarray:
     """The wanted elements of an array that holds one run for each group of axes, without a copy."""
     flat = contiguous(array).reshape(-1)
-    unit, first = flat.itemsize, 0  # bytes between neighbours of the group; the first wanted byte
+    unit, first = (
+        flat.itemsize,
+        0,
+    )  # bytes between neighbours of the group; the first wanted byte
     size: list[int] = []
     strides: list[int] = []
     for run in reversed(runs):
@@ -305,7 +338,10 @@ def axis_groups(old: Shape, new: Shape) -> list[tuple[slice, slice]]:
         old_end = min(old_end + 1, len(old))
         new_end = min(new_end + 1, len(new))
         while True:
-            have, want = math.prod(old[old_start:old_end]), math.prod(new[new_start:new_end])
+            have, want = (
+                math.prod(old[old_start:old_end]),
+                math.prod(new[new_start:new_end]),
+            )
             if have == want:
                 break
             if have < want:
@@ -321,7 +357,9 @@ def _flat_cover(shape: Shape, first: int, last: int) -> tuple[Box, int]:
     low = [int(k) for k in np.unravel_index(first, shape)]
     high = [int(k) for k in np.unravel_index(last, shape)]
     differing = (k for k in range(len(shape)) if low[k] != high[k])
-    axis = next(differing, len(shape) - 1)  # the outermost axis along which the box is longer than 1
+    axis = next(
+        differing, len(shape) - 1
+    )  # the outermost axis along which the box is longer than 1
     box = tuple(slice(low[k], high[k] + 1) for k in range(axis + 1))
     inner = shape[axis + 1 :]
     return (*box, *whole(inner)), first - first % math.prod(inner)

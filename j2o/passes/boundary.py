@@ -10,7 +10,9 @@ TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 def _transpose(perm: tuple[int, ...], value: object, type: object, hint: str) -> Node:
-    return Node("lax.transpose", [value], [type], {"permutation": perm}, (), None, [hint])  # type: ignore[list-item]
+    return Node(
+        "lax.transpose", [value], [type], {"permutation": perm}, (), None, [hint]
+    )  # type: ignore[list-item]
 
 
 def nchw_inputs(graph: Graph, positions: Sequence[int]) -> None:
@@ -31,6 +33,11 @@ def nchw_outputs(graph: Graph, positions: Sequence[int]) -> None:
     outputs = list(graph.outputs)
     for i in positions:
         n, h, w, c = outputs[i].type.shape
-        node = _transpose(TO_NCHW, outputs[i], outputs[i].type.with_shape((n, c, h, w)), outputs[i].hint)
+        node = _transpose(
+            TO_NCHW,
+            outputs[i],
+            outputs[i].type.with_shape((n, c, h, w)),
+            outputs[i].hint,
+        )
         outputs[i] = graph.insert(node).out
     graph.set_outputs(outputs)

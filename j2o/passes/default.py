@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from j2o.errors import SpecError, shown
-from j2o.passes.checks import checks
-from j2o.passes.components import components
-from j2o.passes.contrib import activations, fused_matmul
-from j2o.passes.cse import cse
-from j2o.passes.dce import dce, unused
-from j2o.passes.fold import fold
-from j2o.passes.gemm import gemm
-from j2o.passes.inline import inline
-from j2o.passes.legalize import legalize
+from j2o.passes.clean.broadcasts import broadcasts
+from j2o.passes.clean.cse import cse
+from j2o.passes.clean.dce import dce, unused
+from j2o.passes.clean.fold import fold
+from j2o.passes.clean.shapes import shapes, tidy
+from j2o.passes.clean.simplify import simplify
+from j2o.passes.clean.unit_axes import unit_axes
+from j2o.passes.components.split import components
+from j2o.passes.layout.gemm import gemm
+from j2o.passes.layout.transposes import transposes
 from j2o.passes.lower import lower
-from j2o.passes.materialize import materialize
-from j2o.passes.outline import functions
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
-from j2o.passes.quantise import weights_dtype
 from j2o.passes.recover import recover, recover_early
-from j2o.passes.repeats import repeats
-from j2o.passes.shapes import broadcasts, shapes, tidy, unit_axes
-from j2o.passes.simplify import simplify
-from j2o.passes.transposes import transposes
+from j2o.passes.structure.functions import functions
+from j2o.passes.structure.inline import inline
+from j2o.passes.structure.repeats import repeats
+from j2o.passes.target.checks import checks
+from j2o.passes.target.contrib import activations, fused_matmul
+from j2o.passes.target.legalize import legalize
+from j2o.passes.target.materialize import materialize
+from j2o.passes.target.weights_dtype import weights_dtype
 
 BACK = (materialize, checks, legalize)
 

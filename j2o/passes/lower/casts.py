@@ -32,7 +32,10 @@ def convert(op: Lowering, x: Value, to: DType) -> Value:
 
 
 RULES["convert_element_type"] = lambda op, x, *, new_dtype: convert(op, x, new_dtype)
-FLOAT8 = {DType.F8E4M3FN: 480.0, DType.F8E5M2: 61440.0}  # and from where on what is rounded overflows
+FLOAT8 = {
+    DType.F8E4M3FN: 480.0,
+    DType.F8E5M2: 61440.0,
+}  # and from where on what is rounded overflows
 
 
 def _float_to_float8(op: Lowering, x: Value, to: DType) -> Value:
@@ -46,7 +49,12 @@ def _to_power_of_two(op: Lowering, x: Value) -> Value:
     """float8_e8m0fnu holds 2**-127 to 2**127 and NaN, which stands for 0, negative numbers, and from 1.5 * 2**127 on."""
     x = op.cast(x, DType.F32)
     inside = op.And(op.Greater(x, 0.0), op.Less(x, 1.5 * 2.0**127))
-    return op.cast(op.Where(inside, op.Clip(x, 2.0**-127, 2.0**127), op.const(math.nan, DType.F32)), DType.F8E8M0FNU)
+    return op.cast(
+        op.Where(
+            inside, op.Clip(x, 2.0**-127, 2.0**127), op.const(math.nan, DType.F32)
+        ),
+        DType.F8E8M0FNU,
+    )
 
 
 def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
@@ -70,12 +78,17 @@ def bitcast_convert_type(op: Lowering, x: Value, *, new_dtype: DType) -> Value:
     if source.bits == new_dtype.bits:
         return _same_width(op, x, new_dtype)
     unsigned = _same_width(op, x, DType(f"u{source.bits}"))
-    narrow, wide = DType(f"u{min(source.bits, new_dtype.bits)}"), DType(f"u{max(source.bits, new_dtype.bits)}")
+    narrow, wide = (
+        DType(f"u{min(source.bits, new_dtype.bits)}"),
+        DType(f"u{max(source.bits, new_dtype.bits)}"),
+    )
     n = wide.bits // narrow.bits
     shifts = np.arange(n, dtype=wide.numpy) * narrow.bits
     if new_dtype.bits < source.bits:  # the lowest part comes first
         mask = op.const((1 << narrow.bits) - 1, wide)
-        parts = op.BitwiseAnd(op.BitShift(op.unsqueeze(unsigned, [-1]), shifts, direction="RIGHT"), mask)
+        parts = op.BitwiseAnd(
+            op.BitShift(op.unsqueeze(unsigned, [-1]), shifts, direction="RIGHT"), mask
+        )
         return _same_width(op, op.cast(parts, narrow), new_dtype)
     parts = op.BitShift(op.cast(unsigned, wide), shifts, direction="LEFT")
     pieces = [op.Gather(parts, np.array(i), axis=-1) for i in range(n)]
@@ -101,7 +114,12 @@ def _same_width(op: Lowering, x: Value, to: DType) -> Value:
 def _layout(dtype: Any) -> tuple[int, int, int, Any]:
     """The numbers of exponent and mantissa bits of a float dtype, the bias of exponents, and the dtype of its bits."""
     info = jnp.finfo(dtype)
-    return info.nexp, info.nmant, (1 << (info.nexp - 1)) - 1, jnp.dtype(f"uint{info.bits}")
+    return (
+        info.nexp,
+        info.nmant,
+        (1 << (info.nexp - 1)) - 1,
+        jnp.dtype(f"uint{info.bits}"),
+    )
 
 
 def float_to_bits(x: jax.Array) -> jax.Array:
@@ -113,7 +131,11 @@ def float_to_bits(x: jax.Array) -> jax.Array:
     step = min(1 << (exponent_bits - 1), 512)
     while step:  # bring the mantissa to [1, 2) by powers of two, exactly
         up, down = scaled >= 2.0**step, scaled < 2.0 ** (1 - step)
-        scaled = jnp.where(up, scaled * 2.0**-step, jnp.where(down & (scaled > 0), scaled * 2.0**step, scaled))
+        scaled = jnp.where(
+            up,
+            scaled * 2.0**-step,
+            jnp.where(down & (scaled > 0), scaled * 2.0**step, scaled),
+        )
         e = e + jnp.where(up, step, jnp.where(down & (finite > 0), -step, 0))
         step //= 2
     normal = e >= 1 - bias
@@ -127,7 +149,11 @@ def float_to_bits(x: jax.Array) -> jax.Array:
     top = jnp.asarray((1 << exponent_bits) - 1, unsigned) << mantissa_bits
     bits = jnp.where(a == 0, jnp.asarray(0, unsigned), bits)
     bits = jnp.where(
-        jnp.isinf(a), top, jnp.where(jnp.isnan(x), top | jnp.asarray(1 << (mantissa_bits - 1), unsigned), bits)
+        jnp.isinf(a),
+        top,
+        jnp.where(
+            jnp.isnan(x), top | jnp.asarray(1 << (mantissa_bits - 1), unsigned), bits
+        ),
     )
     negative = (x < 0) | ((x == 0) & (1 / x < 0))
     return bits | (negative.astype(unsigned) << (x.dtype.itemsize * 8 - 1))
@@ -137,13 +163,20 @@ def bits_to_float(u: jax.Array, *, to: DType) -> jax.Array:
     """Floats of their bits by arithmetic alone."""
     exponent_bits, mantissa_bits, bias, unsigned = _layout(to.numpy)
     mantissa = (u & jnp.asarray((1 << mantissa_bits) - 1, unsigned)).astype(jnp.float64)
-    field = ((u >> mantissa_bits) & jnp.asarray((1 << exponent_bits) - 1, unsigned)).astype(jnp.float64)
+    field = (
+        (u >> mantissa_bits) & jnp.asarray((1 << exponent_bits) - 1, unsigned)
+    ).astype(jnp.float64)
     e = jnp.maximum(field, 1.0) - bias - mantissa_bits
     value = mantissa + jnp.where(field > 0, 2.0**mantissa_bits, 0.0)
     scaled, left = value, jnp.abs(e)
-    for step in (512, *(512 >> i for i in range(10))):  # by powers of two, exactly; the largest may be due twice
+    for step in (
+        512,
+        *(512 >> i for i in range(10)),
+    ):  # by powers of two, exactly; the largest may be due twice
         now = left >= step
-        scaled = jnp.where(now, scaled * jnp.where(e > 0, 2.0**step, 2.0**-step), scaled)
+        scaled = jnp.where(
+            now, scaled * jnp.where(e > 0, 2.0**step, 2.0**-step), scaled
+        )
         left = jnp.where(now, left - step, left)
     special = field == (1 << exponent_bits) - 1
     out = jnp.where(special, jnp.where(mantissa > 0, jnp.nan, jnp.inf), scaled)
@@ -156,7 +189,9 @@ def _through_table(x: jax.Array, *, to: DType) -> jax.Array:
     if jnp.issubdtype(x.dtype, jnp.floating):
         values = np.arange(256, dtype=np.uint8).view(x.dtype).astype(np.float32)
         wide = x.astype(jnp.float32)
-        same = (wide[..., None] == values) & (jnp.signbit(wide)[..., None] == np.signbit(values))
+        same = (wide[..., None] == values) & (
+            jnp.signbit(wide)[..., None] == np.signbit(values)
+        )
         same = same | (jnp.isnan(wide)[..., None] & np.isnan(values))
         return jnp.argmax(same, -1).astype(to.numpy)
     values = np.arange(256, dtype=np.uint8).view(to.numpy).astype(np.float32)
@@ -164,7 +199,9 @@ def _through_table(x: jax.Array, *, to: DType) -> jax.Array:
 
 
 @lower_with("reduce_precision")
-def reduce_precision(x: jax.Array, *, exponent_bits: int, mantissa_bits: int) -> jax.Array:
+def reduce_precision(
+    x: jax.Array, *, exponent_bits: int, mantissa_bits: int
+) -> jax.Array:
     """Round to fewer bits: mantissa to nearest even, values past the exponent to infinity, below it to zero."""
     own_exponent, own_mantissa, bias, unsigned = _layout(x.dtype)
     bits = lax.bitcast_convert_type(x, unsigned)
@@ -181,4 +218,6 @@ def reduce_precision(x: jax.Array, *, exponent_bits: int, mantissa_bits: int) ->
         over = field > jnp.asarray((bias + new) << own_mantissa, unsigned)
         under = field <= jnp.asarray((bias - new) << own_mantissa, unsigned)
         bits = jnp.where(over, sign | field_mask, jnp.where(under, sign, bits))
-    return jnp.where(jnp.isnan(x), x, lax.bitcast_convert_type(bits.astype(unsigned), x.dtype))
+    return jnp.where(
+        jnp.isnan(x), x, lax.bitcast_convert_type(bits.astype(unsigned), x.dtype)
+    )

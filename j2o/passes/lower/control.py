@@ -35,7 +35,9 @@ def capture(region: Graph, index: int, values: Values) -> None:
         region.remove_input(index)
 
 
-def add_first_inputs(region: Graph, types: Sequence[Type], hints: Sequence[str]) -> list[Value]:
+def add_first_inputs(
+    region: Graph, types: Sequence[Type], hints: Sequence[str]
+) -> list[Value]:
     """New inputs in front of those that a region has."""
     old = len(region.inputs)
     new = [region.add_input(t, h) for t, h in zip(types, hints, strict=True)]
@@ -74,7 +76,10 @@ def scan(
 ) -> tuple[Value, ...]:  # fmt: skip
     """`body(consts, carry, x) -> (carry, y)` over the leading axis of the xs: final carries, then stacked ys."""
     body = op.source.graphs[0]
-    carry, xs = operands[num_consts : num_consts + num_carry], operands[num_consts + num_carry :]
+    carry, xs = (
+        operands[num_consts : num_consts + num_carry],
+        operands[num_consts + num_carry :],
+    )
     capture(body, 0, operands[:num_consts])
     if type(length) is int and length <= 1:
         return _once(op, body, carry, xs) if length else _never(op, carry)
@@ -96,11 +101,20 @@ def _once(op: Lowering, body: Graph, carry: Values, xs: Values) -> tuple[Value, 
     assert op.before is not None
     rows = [op.squeeze(x, [0]) for x in xs]
     results = splice(body, [*carry, *rows], op.before)
-    return (*results[: len(carry)], *(op.unsqueeze(y, [0]) for y in results[len(carry) :]))
+    return (
+        *results[: len(carry)],
+        *(op.unsqueeze(y, [0]) for y in results[len(carry) :]),
+    )
 
 
 def _scan(
-    op: Lowering, body: Graph, carry: Values, xs: Values, types: Sequence[Type], length: Dim, reverse: bool
+    op: Lowering,
+    body: Graph,
+    carry: Values,
+    xs: Values,
+    types: Sequence[Type],
+    length: Dim,
+    reverse: bool,
 ) -> Values:
     stacked = len(types) - len(carry)
     attrs: dict[str, object] = {"num_scan_inputs": len(xs)}
@@ -112,7 +126,13 @@ def _scan(
 
 
 def _loop(
-    op: Lowering, body: Graph, carry: Values, xs: Values, types: Sequence[Type], length: Dim, reverse: bool
+    op: Lowering,
+    body: Graph,
+    carry: Values,
+    xs: Values,
+    types: Sequence[Type],
+    length: Dim,
+    reverse: bool,
 ) -> Values:
     step, go_on = add_first_inputs(body, (COUNTER, CONDITION), ("step", "go_on"))
     inner = inside(op, body, body.start)
@@ -121,15 +141,22 @@ def _loop(
         for x in xs:
             capture(body, 2 + len(carry), [inner.Gather(x, row, axis=0)])
     body.set_outputs([go_on, *body.outputs])
-    results = op.node("onnx.Loop", [op.dim(length), None, *carry], {}, types, [body]).outputs
-    return [*results[: len(carry)], *(rev(op, y, dimensions=[0]) if reverse else y for y in results[len(carry) :])]
+    results = op.node(
+        "onnx.Loop", [op.dim(length), None, *carry], {}, types, [body]
+    ).outputs
+    return [
+        *results[: len(carry)],
+        *(rev(op, y, dimensions=[0]) if reverse else y for y in results[len(carry) :]),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- while
 
 
 @lower("while")
-def while_(op: Lowering, *operands: Value, cond_nconsts: int, body_nconsts: int, **_: object) -> tuple[Value, ...]:
+def while_(
+    op: Lowering, *operands: Value, cond_nconsts: int, body_nconsts: int, **_: object
+) -> tuple[Value, ...]:
     """`body` on the carried values as long as `cond` holds of them."""
     cond, body = op.source.graphs
     init = operands[cond_nconsts + body_nconsts :]
@@ -154,10 +181,19 @@ def _batched(op: Lowering, cond: Graph, body: Graph) -> None:
         shape = (*going.type.shape, *(1 for _ in new.type.shape[going.type.rank :]))
         return inner.Where(inner.reshape(going, shape), new, old)
 
-    body.set_outputs([n if n is o else keep(o, n) for o, n in zip(body.inputs, body.outputs, strict=True)])
+    body.set_outputs(
+        [
+            n if n is o else keep(o, n)
+            for o, n in zip(body.inputs, body.outputs, strict=True)
+        ]
+    )
     outer = inside(op, cond, cond.ret)
-    flat = outer.cast(outer.reshape(cond.outputs[0], (dims.prod(going.type.shape),)), DType.I32)
-    cond.set_outputs([outer.cast(outer.ReduceMax(flat, np.array([0]), keepdims=0), DType.BOOL)])
+    flat = outer.cast(
+        outer.reshape(cond.outputs[0], (dims.prod(going.type.shape),)), DType.I32
+    )
+    cond.set_outputs(
+        [outer.cast(outer.ReduceMax(flat, np.array([0]), keepdims=0), DType.BOOL)]
+    )
 
 
 def _while(op: Lowering, cond: Graph, body: Graph, init: Values) -> Values:
@@ -168,7 +204,9 @@ def _while(op: Lowering, cond: Graph, body: Graph, init: Values) -> Values:
     if rounds is None:
         (still,) = splice(cond, body.outputs, body.ret)
     body.set_outputs([still, *body.outputs])
-    return op.node("onnx.Loop", [rounds, go_on, *init], {}, [v.type for v in init], [body]).outputs
+    return op.node(
+        "onnx.Loop", [rounds, go_on, *init], {}, [v.type for v in init], [body]
+    ).outputs
 
 
 def _rounds(op: Lowering, cond: Graph, body: Graph, init: Values) -> Value | None:
@@ -179,10 +217,18 @@ def _rounds(op: Lowering, cond: Graph, body: Graph, init: Values) -> Value | Non
     counter, end = test.inputs
     if counter is None or end is None:
         return None
-    if counter not in cond.inputs or not counter.type.dtype.is_int or (end.graph is cond and end.const is None):
+    if (
+        counter not in cond.inputs
+        or not counter.type.dtype.is_int
+        or (end.graph is cond and end.const is None)
+    ):
         return None
     step = body.outputs[counter.index].node
-    if step is None or step.op != "onnx.Add" or step.inputs[0] is not body.inputs[counter.index]:
+    if (
+        step is None
+        or step.op != "onnx.Add"
+        or step.inputs[0] is not body.inputs[counter.index]
+    ):
         return None
     one = step.inputs[1]
     if one is None or one.const is None or one.const.shape or one.const.scalar != 1:
@@ -197,7 +243,9 @@ def _rounds(op: Lowering, cond: Graph, body: Graph, init: Values) -> Value | Non
 
 
 @lower("cond")
-def cond(op: Lowering, index: Value, *operands: Value, **_: object) -> tuple[Value, ...]:
+def cond(
+    op: Lowering, index: Value, *operands: Value, **_: object
+) -> tuple[Value, ...]:
     """The branch at `index`, which is clamped to the branches there are."""
     branches = list(op.source.graphs)
     for branch in branches:
@@ -210,7 +258,9 @@ def cond(op: Lowering, index: Value, *operands: Value, **_: object) -> tuple[Val
     return tuple(_choose(op, index, branches, 0))
 
 
-def _choose(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -> Values:
+def _choose(
+    op: Lowering, index: Value, branches: Sequence[Graph], first: int
+) -> Values:
     """A balanced tree of Ifs; `branches[0]` is for the index `first`."""
     middle = len(branches) // 2
     low = _branch(op, index, branches[:middle], first)
@@ -218,14 +268,20 @@ def _choose(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -
     predicate = _predicate(index) if len(branches) == 2 and first == 0 else None
     if predicate is not None:
         return op.node("onnx.If", [predicate], {}, op.out_types, [high, low]).outputs
-    return op.node("onnx.If", [op.Less(index, first + middle)], {}, op.out_types, [low, high]).outputs
+    return op.node(
+        "onnx.If", [op.Less(index, first + middle)], {}, op.out_types, [low, high]
+    ).outputs
 
 
 def _predicate(index: Value) -> Value | None:
     """The bool that an index of 0 or 1 was made from."""
     if index.type.dtype == DType.BOOL:
         return index
-    source = index.node.inputs[0] if index.node is not None and index.op == "onnx.Cast" else None
+    source = (
+        index.node.inputs[0]
+        if index.node is not None and index.op == "onnx.Cast"
+        else None
+    )
     return source if source is not None and source.type.dtype == DType.BOOL else None
 
 
@@ -242,19 +298,28 @@ def _branch(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -
 
 @lower("check")
 def check(
-    op: Lowering, index: Value, *values: Value, raises: str, failing: Sequence[int] = (1,), branches: int = 2
+    op: Lowering,
+    index: Value,
+    *values: Value,
+    raises: str,
+    failing: Sequence[int] = (1,),
+    branches: int = 2,
 ) -> Values:
     """The values as they are. With `checks=True` the model refuses an index (or a bool) that stands for an error.
 
     A check of nothing is one of all that the graph around it gives.
     """
     if not op.checks:
-        op.notes.append(f"{raises!r}{_at(op)} is not checked; checks=True lets the model check it")
+        op.notes.append(
+            f"{raises!r}{_at(op)} is not checked; checks=True lets the model check it"
+        )
         return values
     if values:
         return _checked(op, _fails(op, index, failing, branches), values, raises)
     op.before = op.graph.ret
-    op.graph.set_outputs(_checked(op, _fails(op, index, failing, branches), op.graph.outputs, raises))
+    op.graph.set_outputs(
+        _checked(op, _fails(op, index, failing, branches), op.graph.outputs, raises)
+    )
     return ()
 
 
@@ -283,11 +348,15 @@ def _at(op: Lowering) -> str:
 @lower("pure_callback", "io_callback")
 def called(op: Lowering, *_: Value, function: str, raises: str | None = None) -> Values:
     """What Python computes while JAX runs is in no graph."""
-    raise UnsupportedError([f"it calls the Python function {function!r}, and ONNX cannot call the host"])
+    raise UnsupportedError(
+        [f"it calls the Python function {function!r}, and ONNX cannot call the host"]
+    )
 
 
 @lower("debug_callback")
 def always_raises(op: Lowering, *_: Value, function: str, raises: str) -> Values:
     """A function that raises whenever it is called, and gives nothing."""
-    op.notes.append(f"{function}{_at(op)}, which raises {raises!r}, is left out: ONNX cannot call the host")
+    op.notes.append(
+        f"{function}{_at(op)}, which raises {raises!r}, is left out: ONNX cannot call the host"
+    )
     return ()

@@ -21,12 +21,26 @@ MATMUL = {DType.F32, DType.F64, DType.I32, DType.I64, DType.U32, DType.U64}
 
 @lower("dot_general")
 def dot_general(
-    op: Lowering, x: Value, y: Value, *, dimension_numbers: Any, preferred_element_type: DType | None = None, **_: Any
+    op: Lowering,
+    x: Value,
+    y: Value,
+    *,
+    dimension_numbers: Any,
+    preferred_element_type: DType | None = None,
+    **_: Any,
 ) -> Value:
     """`out[batch…, x free…, y free…]`, summed over the contracted axes, in the result's dtype."""
     (x_contract, y_contract), (x_batch, y_batch) = dimension_numbers
     dtype = accumulator(op, x, y, preferred_element_type)
-    out = contract(op, op.cast(x, dtype), op.cast(y, dtype), x_contract, y_contract, x_batch, y_batch)
+    out = contract(
+        op,
+        op.cast(x, dtype),
+        op.cast(y, dtype),
+        x_contract,
+        y_contract,
+        x_batch,
+        y_batch,
+    )
     return convert(op, op.reshape(out, op.out_shape), op.out_dtype)
 
 
@@ -43,22 +57,42 @@ def accumulator(op: Lowering, x: Value, y: Value, preferred: DType | None) -> DT
 
 
 def contract(
-    op: Lowering, x: Value, y: Value, x_contract: Axes, y_contract: Axes, x_batch: Axes, y_batch: Axes
+    op: Lowering,
+    x: Value,
+    y: Value,
+    x_contract: Axes,
+    y_contract: Axes,
+    x_batch: Axes,
+    y_batch: Axes,
 ) -> Value:
     """A MatMul; its result has the right elements in the right order, if not yet the right shape."""
     xs, ys = x.type.shape, y.type.shape
     x_free = [i for i in range(len(xs)) if i not in x_contract and i not in x_batch]
     y_free = [i for i in range(len(ys)) if i not in y_contract and i not in y_batch]
     if not x_contract:  # an outer product
-        left = _arranged(op, x, [*x_batch, *x_free], (*pick(xs, x_batch), *pick(xs, x_free), *(1,) * len(y_free)))
-        right = _arranged(op, y, [*y_batch, *y_free], (*pick(ys, y_batch), *(1,) * len(x_free), *pick(ys, y_free)))
+        left = _arranged(
+            op,
+            x,
+            [*x_batch, *x_free],
+            (*pick(xs, x_batch), *pick(xs, x_free), *(1,) * len(y_free)),
+        )
+        right = _arranged(
+            op,
+            y,
+            [*y_batch, *y_free],
+            (*pick(ys, y_batch), *(1,) * len(x_free), *pick(ys, y_free)),
+        )
         return op.Mul(left, right)
     k = dims.prod(pick(xs, x_contract))
     batch = pick(xs, x_batch)
     n = dims.prod(pick(ys, y_free))
     # a matrix on the right needs no flattening of the left: MatMul takes any number of leading axes
     keep = not batch
-    left_shape = (*pick(xs, x_free), k) if keep and x_free else (*batch, dims.prod(pick(xs, x_free)), k)
+    left_shape = (
+        (*pick(xs, x_free), k)
+        if keep and x_free
+        else (*batch, dims.prod(pick(xs, x_free)), k)
+    )
     left = _arranged(op, x, [*x_batch, *x_free, *x_contract], left_shape)
     right = _arranged(op, y, [*y_batch, *y_contract, *y_free], (*batch, k, n))
     return op.MatMul(left, right)
@@ -73,11 +107,20 @@ def _arranged(op: Lowering, x: Value, order: Sequence[int], shape: Shape) -> Val
 
 
 @lower("ragged_dot_general")
-def ragged_dot_general(op: Lowering, x: Value, y: Value, sizes: Value, **params: Any) -> Value:
+def ragged_dot_general(
+    op: Lowering, x: Value, y: Value, sizes: Value, **params: Any
+) -> Value:
     """Consecutive groups along one dimension of `x`, contracted each by itself: other elements are masked."""
     if sizes.type.rank != 1:
         raise UnsupportedError(["groups that differ from row to row"])
-    return op.jax(_ragged, x, y, sizes, numbers=params["ragged_dot_dimension_numbers"], dtype=op.out_dtype)
+    return op.jax(
+        _ragged,
+        x,
+        y,
+        sizes,
+        numbers=params["ragged_dot_dimension_numbers"],
+        dtype=op.out_dtype,
+    )
 
 
 def _ragged(x: Any, y: Any, sizes: Any, *, numbers: Any, dtype: DType) -> Any:
@@ -88,7 +131,9 @@ def _ragged(x: Any, y: Any, sizes: Any, *, numbers: Any, dtype: DType) -> Any:
     def grouped(a: Any, axis: int) -> Any:
         """`a` once for each group, zero outside of it: `[group, …]`."""
         at = jnp.arange(a.shape[axis]).reshape(-1, *(1,) * (a.ndim - axis - 1))
-        mine = [(at < bound.reshape(-1, *(1,) * a.ndim)) for bound in (ends, ends - sizes)]
+        mine = [
+            (at < bound.reshape(-1, *(1,) * a.ndim)) for bound in (ends, ends - sizes)
+        ]
         return jnp.where(mine[0] & ~mine[1], a, jnp.zeros((), a.dtype))
 
     def after(axes: Sequence[int]) -> list[int]:
@@ -98,8 +143,14 @@ def _ragged(x: Any, y: Any, sizes: Any, *, numbers: Any, dtype: DType) -> Any:
         form = (x_contract, y_contract), (x_batch, y_batch)
     elif along in x_contract:
         x, y = grouped(x, along), grouped(y, y_contract[x_contract.index(along)])
-        form = (after(x_contract), after(y_contract)), ([0, *after(x_batch)], [0, *after(y_batch)])
+        form = (
+            (after(x_contract), after(y_contract)),
+            ([0, *after(x_batch)], [0, *after(y_batch)]),
+        )
     else:
         x = grouped(x, along)
-        form = ([*after(x_contract), 0], [*y_contract, *numbers.rhs_group_dimensions]), (after(x_batch), y_batch)
+        form = (
+            ([*after(x_contract), 0], [*y_contract, *numbers.rhs_group_dimensions]),
+            (after(x_batch), y_batch),
+        )
     return lax.dot_general(x, y, form, preferred_element_type=dtype.numpy)

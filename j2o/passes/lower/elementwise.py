@@ -17,7 +17,6 @@ from jax import lax
 
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.inline import our_platform
 from j2o.passes.lower.table import (
     DECOMPOSITIONS,
     RULES,
@@ -28,6 +27,7 @@ from j2o.passes.lower.table import (
     lower_formula,
     lower_with,
 )
+from j2o.passes.structure.inline import our_platform
 
 lower_elementwise({
     "add": "Add", "sub": "Sub", "neg": "Neg", "abs": "Abs", "floor": "Floor", "ceil": "Ceil", "exp": "Exp",
@@ -43,19 +43,27 @@ def identity(op: Lowering, *operands: Value, **_: Any) -> tuple[Value, ...]:
 
 
 RULES |= {
-    "platform_index": lambda op, *, platforms: op.const(our_platform(platforms), DType.I32),
+    "platform_index": lambda op, *, platforms: op.const(
+        our_platform(platforms), DType.I32
+    ),
     "dim_as_value": lambda op, *, dim: op.dim(dim, op.out_dtype),
     "square": lambda op, x: op.Mul(x, x),
     "rsqrt": lambda op, x: op.Reciprocal(op.Sqrt(x)),
-    "pow": lambda op, x, y: op.Pow(x, op.cast(y, x.type.dtype) if y.type.dtype.is_int else y),
+    "pow": lambda op, x, y: op.Pow(
+        x, op.cast(y, x.type.dtype) if y.type.dtype.is_int else y
+    ),
     "is_finite": lambda op, x: op.Less(op.Abs(x), math.inf),
-    "mul": lambda op, x, y, *, out_dtype=None: op.Mul(*(op.cast(v, out_dtype or v.type.dtype) for v in (x, y))),
+    "mul": lambda op, x, y, *, out_dtype=None: op.Mul(
+        *(op.cast(v, out_dtype or v.type.dtype) for v in (x, y))
+    ),
 }
 
 
 def _of_bools_or(boolean: str, operator: str) -> Callable[..., Value]:
     """A rule: one operator for bool, the other for the rest."""
-    return lambda op, *xs: op.apply(f"onnx.{boolean if xs[0].type.dtype == DType.BOOL else operator}", *xs)
+    return lambda op, *xs: op.apply(
+        f"onnx.{boolean if xs[0].type.dtype == DType.BOOL else operator}", *xs
+    )
 
 
 for _name, _bools, _operator in (
@@ -96,7 +104,11 @@ def div(op: Lowering, x: Value, y: Value) -> Value:
     quotient = op.Div(x, safe)
     if wrapped is not None:
         quotient = op.Where(wrapped, x, quotient)
-    return quotient if zero is None else op.Where(zero, op.const(np.asarray(-1), x.type.dtype), quotient)
+    return (
+        quotient
+        if zero is None
+        else op.Where(zero, op.const(np.asarray(-1), x.type.dtype), quotient)
+    )
 
 
 @lower("rem")
@@ -108,7 +120,9 @@ def rem(op: Lowering, x: Value, y: Value) -> Value:
     return rest if zero is None else op.Where(zero, x, rest)
 
 
-def _safe_divisor(op: Lowering, x: Value, y: Value) -> tuple[Value, Value | None, Value | None]:
+def _safe_divisor(
+    op: Lowering, x: Value, y: Value
+) -> tuple[Value, Value | None, Value | None]:
     """The divisor with 0, and -1 under INT_MIN, made 1; and where these were, None where they cannot be."""
     dtype = x.type.dtype
     known = y.const.load() if y.const is not None and y.const.is_small else None
@@ -116,13 +130,24 @@ def _safe_divisor(op: Lowering, x: Value, y: Value) -> tuple[Value, Value | None
     wrapped = None
     if dtype.is_signed and (known is None or (known == -1).any()):
         wrapped = op.And(op.Equal(x, int(np.iinfo(dtype.numpy).min)), op.Equal(y, -1))
-    unsafe = zero if wrapped is None else wrapped if zero is None else op.Or(zero, wrapped)
-    return (y if unsafe is None else op.Where(unsafe, op.const(1, dtype), y)), zero, wrapped
+    unsafe = (
+        zero if wrapped is None else wrapped if zero is None else op.Or(zero, wrapped)
+    )
+    return (
+        (y if unsafe is None else op.Where(unsafe, op.const(1, dtype), y)),
+        zero,
+        wrapped,
+    )
 
 
 @lower("clamp")
 def clamp(op: Lowering, low: Value, x: Value, high: Value) -> Value:
-    if low.const is not None and high.const is not None and not low.type.shape and not high.type.shape:
+    if (
+        low.const is not None
+        and high.const is not None
+        and not low.type.shape
+        and not high.type.shape
+    ):
         ordered = low.const.scalar <= high.const.scalar
         if ordered and x.type.shape:
             return op.Clip(x, low, high)
@@ -169,8 +194,14 @@ def nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
     x, y = jnp.broadcast_arrays(x, y)
     i = lax.bitcast_convert_type(x, bits)
     one, low = jnp.asarray(1, bits), jnp.asarray(jnp.iinfo(bits).min, bits)
-    moved = jnp.where(x == 0, jnp.where(y > 0, one, low + one), i + jnp.where((x < y) == (i >= 0), one, -one))
-    out = lax.bitcast_convert_type(jnp.where(x == y, lax.bitcast_convert_type(y, bits), moved), x.dtype)
+    moved = jnp.where(
+        x == 0,
+        jnp.where(y > 0, one, low + one),
+        i + jnp.where((x < y) == (i >= 0), one, -one),
+    )
+    out = lax.bitcast_convert_type(
+        jnp.where(x == y, lax.bitcast_convert_type(y, bits), moved), x.dtype
+    )
     return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out)
 
 
@@ -195,7 +226,19 @@ def where(op: Lowering, condition: Value, x: Value, y: Value) -> Value:
 
 
 # what only moves elements of its first operand; Pad has a value of its own, which stands in its third
-MOVES = frozenset(["Expand", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Gather", "Identity", "Pad"])
+MOVES = frozenset(
+    [
+        "Expand",
+        "Reshape",
+        "Transpose",
+        "Unsqueeze",
+        "Squeeze",
+        "Slice",
+        "Gather",
+        "Identity",
+        "Pad",
+    ]
+)
 
 
 def never_nan(x: Value) -> bool:
@@ -205,7 +248,9 @@ def never_nan(x: Value) -> bool:
             return True
         if x.const is not None:
             return x.const.is_small and not np.isnan(x.const.load()).any()
-        widens = node.op == "onnx.Cast" and x.type.dtype.bits >= 16  # a narrower float may have no infinity
+        widens = (
+            node.op == "onnx.Cast" and x.type.dtype.bits >= 16
+        )  # a narrower float may have no infinity
         moves = node.dialect == "onnx" and node.kind in MOVES
         operand = node.inputs[0] if moves or widens else None
         filled = node.inputs[2] if node.op == "onnx.Pad" else None
@@ -238,7 +283,9 @@ DECOMPOSITIONS |= {
 def shift_left(op: Lowering, x: Value, n: Value, direction: str = "LEFT") -> Value:
     """By the width or more gives 0: a processor would shift by the rest."""
     dtype, bits = x.type.dtype, x.type.dtype.bits
-    unsigned = DType(f"u{bits}")  # onnxruntime's Cast between integers of one width keeps the bits
+    unsigned = DType(
+        f"u{bits}"
+    )  # onnxruntime's Cast between integers of one width keeps the bits
     amount = op.cast(n, unsigned)
     out = op.cast(op.BitShift(op.cast(x, unsigned), amount, direction=direction), dtype)
     known = n.const.load() if n.const is not None and n.const.is_small else None
@@ -293,7 +340,9 @@ def clz(x: jax.Array) -> jax.Array:
 
 # ------------------------------------------------------------------------------- elementary functions
 
-lower_with("exp2")(lambda x: lax.exp(x * math.log(2)))  # XLA rounds the product to the operand's dtype, too
+lower_with("exp2")(
+    lambda x: lax.exp(x * math.log(2))
+)  # XLA rounds the product to the operand's dtype, too
 
 
 @lower_formula("log1p")
@@ -337,10 +386,21 @@ def _atan(x: jax.Array) -> jax.Array:
     a = jnp.abs(x)
     big, mid = a > 2.41421356237309504880, a > 0.66
     y = jnp.where(big, math.pi / 2, jnp.where(mid, math.pi / 4, 0.0))
-    more = jnp.where(big, 6.123233995736765886130e-17, jnp.where(mid, 3.061616997868382943065e-17, 0.0))
-    a = jnp.where(big, -1.0 / jnp.where(a == 0, 1.0, a), jnp.where(mid, (a - 1) / (a + 1), a))
+    more = jnp.where(
+        big,
+        6.123233995736765886130e-17,
+        jnp.where(mid, 3.061616997868382943065e-17, 0.0),
+    )
+    a = jnp.where(
+        big, -1.0 / jnp.where(a == 0, 1.0, a), jnp.where(mid, (a - 1) / (a + 1), a)
+    )
     z = a * a
-    r = a * (z * jnp.polyval(jnp.array(_ATAN_P), z) / jnp.polyval(jnp.array(_ATAN_Q), z)) + a + more
+    r = (
+        a
+        * (z * jnp.polyval(jnp.array(_ATAN_P), z) / jnp.polyval(jnp.array(_ATAN_Q), z))
+        + a
+        + more
+    )
     return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -(y + r), y + r), x)
 
 
@@ -364,7 +424,9 @@ def sinh(x: jax.Array) -> jax.Array:
     small = 0.5 * (e + e / (e + 1))
     half = lax.exp(0.5 * jnp.abs(x))
     out = jnp.where(jnp.abs(x) > 20, 0.5 * half * half, small)
-    return jnp.where((jnp.abs(x) > 0) & (jnp.abs(x) < jnp.inf), jnp.where(x < 0, -out, out), x)
+    return jnp.where(
+        (jnp.abs(x) > 0) & (jnp.abs(x) < jnp.inf), jnp.where(x < 0, -out, out), x
+    )
 
 
 @lower_formula("cosh")
@@ -390,10 +452,14 @@ def acosh(x: jax.Array) -> jax.Array:
     large = x > math.sqrt(float(jnp.finfo(x.dtype).max)) / 2
     t = jnp.where(large, 1.0, x - 1)
     near = lax.log1p(t + jnp.sqrt(t * (t + 2)))
-    return jnp.where(x < 1, jnp.nan, jnp.where(large, lax.log(x) + math.log(2), near)).astype(x.dtype)
+    return jnp.where(
+        x < 1, jnp.nan, jnp.where(large, lax.log(x) + math.log(2), near)
+    ).astype(x.dtype)
 
 
-lower_formula("atanh")(lambda x: jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x))
+lower_formula("atanh")(
+    lambda x: jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x)
+)
 
 
 @lower_formula("cbrt")
@@ -414,11 +480,15 @@ def atan2(y: jax.Array, x: jax.Array) -> jax.Array:
     ax, ay = jnp.abs(x), jnp.abs(y)
     both = jnp.isinf(ax) & jnp.isinf(ay)
     low, high = jnp.minimum(ax, ay), jnp.maximum(ax, ay)
-    ratio = jnp.where(both, 1.0, low / jnp.where(high == 0, jnp.ones_like(high), high)).astype(x.dtype)
+    ratio = jnp.where(
+        both, 1.0, low / jnp.where(high == 0, jnp.ones_like(high), high)
+    ).astype(x.dtype)
     angle = lax.atan(ratio)
     angle = jnp.where(ay > ax, math.pi / 2 - angle, angle)
     left = (x < 0) | ((x == 0) & (1 / x < 0))
     angle = jnp.where(left, math.pi - angle, angle)
     above = (y > 0) | ((y == 0) & (1 / y > 0))
     out = jnp.where(above, angle, -angle)
-    return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out.astype(x.dtype))
+    return jnp.where(
+        jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out.astype(x.dtype)
+    )

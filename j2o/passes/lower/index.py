@@ -20,7 +20,7 @@ from jax import lax
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, same_dim
-from j2o.passes.components import computes
+from j2o.passes.components.split import computes
 from j2o.passes.lower.elementwise import never_nan, where
 from j2o.passes.lower.reduce import apply_elementwise, limits, loop
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
@@ -42,12 +42,20 @@ class Windows:
 
     @property
     def kept(self) -> list[int]:
-        return [a for a in range(len(self.sizes)) if a not in self.dropped and a not in self.batching]
+        return [
+            a
+            for a in range(len(self.sizes))
+            if a not in self.dropped and a not in self.batching
+        ]
 
     def indexed(self, shape: Shape) -> list[int]:
         """The axes that need an index, at least one; the windows take the others whole."""
         named = {*self.axes, *self.dropped, *self.batching}
-        return [a for a, d in enumerate(shape) if a in named or not same_dim(self.sizes[a], d)] or [0]
+        return [
+            a
+            for a, d in enumerate(shape)
+            if a in named or not same_dim(self.sizes[a], d)
+        ] or [0]
 
     def clamped(self, op: Lowering, index: Value, shape: Shape) -> Value:
         """The starts, moved so that the windows lie inside."""
@@ -65,7 +73,8 @@ class Windows:
         def line(size: Dim, axis: int) -> Value:
             """0, 1, … along one axis of the grid."""
             return op.reshape(
-                arange(op, size, DType.I64), tuple(size if i == axis else 1 for i in range(len(grid) + 1))
+                arange(op, size, DType.I64),
+                tuple(size if i == axis else 1 for i in range(len(grid) + 1)),
             )
 
         columns = []
@@ -73,8 +82,16 @@ class Windows:
             parts = []
             if a in self.axes:
                 k = self.axes.index(a)
-                starts = op.Gather(index, np.array([k]), axis=len(batch)) if len(self.axes) > 1 else index
-                parts.append(op.reshape(starts, (*batch, *(1,) * len(inner), 1)) if batch else starts)
+                starts = (
+                    op.Gather(index, np.array([k]), axis=len(batch))
+                    if len(self.axes) > 1
+                    else index
+                )
+                parts.append(
+                    op.reshape(starts, (*batch, *(1,) * len(inner), 1))
+                    if batch
+                    else starts
+                )
             if a in self.batching:
                 parts.append(line(shape[a], self.batching[a]))
             if a in inner and not same_dim(self.sizes[a], 1):
@@ -93,11 +110,19 @@ def dynamic_slice(op: Lowering, x: Value, *starts: Value, slice_sizes: Shape) ->
     if not axes:
         return x
     w = Windows(axes, (), {}, slice_sizes)
-    return _window(op, x, w.clamped(op, _stacked(op, starts, axes), x.type.shape), slice_sizes, axes)
+    return _window(
+        op,
+        x,
+        w.clamped(op, _stacked(op, starts, axes), x.type.shape),
+        slice_sizes,
+        axes,
+    )
 
 
 @lower("dynamic_update_slice")
-def dynamic_update_slice(op: Lowering, x: Value, update: Value, *starts: Value) -> Value:
+def dynamic_update_slice(
+    op: Lowering, x: Value, update: Value, *starts: Value
+) -> Value:
     """A scatter of one window."""
     axes = _cut_axes(x.type.shape, update.type.shape)
     if not axes:
@@ -123,11 +148,20 @@ def _to_i64(op: Lowering, i: Value) -> Value:
     return op.cast(i, DType.I64)
 
 
-def _window(op: Lowering, x: Value, begin: Value, sizes: Shape, axes: Sequence[int]) -> Value:
+def _window(
+    op: Lowering, x: Value, begin: Value, sizes: Shape, axes: Sequence[int]
+) -> Value:
     """The window of these sizes that starts at `begin`, `i64[len(axes)]`, on some axes and is whole on the others."""
     end = op.Add(begin, op.dims([sizes[i] for i in axes]))
     shape = tuple(sizes[i] if i in axes else d for i, d in enumerate(x.type.shape))
-    return op.apply("onnx.Slice", x, begin, end, np.asarray(axes, np.int64), types=[x.type.with_shape(shape)])
+    return op.apply(
+        "onnx.Slice",
+        x,
+        begin,
+        end,
+        np.asarray(axes, np.int64),
+        types=[x.type.with_shape(shape)],
+    )
 
 
 # ------------------------------------------------------------------------------------------------ gather
@@ -139,7 +173,9 @@ def gather(
     fill_value: Any = None, **_: Any,
 ) -> Value:  # fmt: skip
     d = dimension_numbers
-    batching = dict(zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True))
+    batching = dict(
+        zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True)
+    )
     w = Windows(d.start_index_map, d.collapsed_slice_dims, batching, slice_sizes)
     index = _to_i64(op, indices)
     clipped = w.clamped(op, index, x.type.shape)  # XLA clamps what was promised, too
@@ -149,7 +185,9 @@ def gather(
     return op.reshape(out, op.out_shape)
 
 
-def _gathered(op: Lowering, x: Value, index: Value, w: Windows, offset_dims: Sequence[int]) -> Value:
+def _gathered(
+    op: Lowering, x: Value, index: Value, w: Windows, offset_dims: Sequence[int]
+) -> Value:
     """One Gather of rows along a single axis, one Slice for a single index, else GatherND."""
     shape, axes = x.type.shape, list(w.axes)
     indexed = w.indexed(shape)
@@ -161,17 +199,25 @@ def _gathered(op: Lowering, x: Value, index: Value, w: Windows, offset_dims: Seq
         return op.squeeze(_window(op, x, index, w.sizes, axes), w.dropped)
     else:
         whole = [a for a in range(len(shape)) if a not in indexed]
-        out = op.GatherND(op.transpose(x, [*indexed, *whole]), w.places(op, index, shape))
+        out = op.GatherND(
+            op.transpose(x, [*indexed, *whole]), w.places(op, index, shape)
+        )
         have = [*batch, *(a for a in w.kept if a in indexed), *whole]
     # the axes of windows go where `offset_dims` say, those of the index, ~0, ~1, …, between them
     windows, batches = iter(w.kept), iter(batch)
-    want = [next(windows) if i in offset_dims else next(batches) for i in range(len(have))]
+    want = [
+        next(windows) if i in offset_dims else next(batches) for i in range(len(have))
+    ]
     return op.transpose(out, [have.index(a) for a in want])
 
 
-def _filled(op: Lowering, out: Value, good: Value, offset_dims: Sequence[int], fill_value: Any) -> Value:
+def _filled(
+    op: Lowering, out: Value, good: Value, offset_dims: Sequence[int], fill_value: Any
+) -> Value:
     """The fill value wherever a window did not fit."""
-    inside = op.Equal(op.ReduceMin(op.cast(good, DType.I32), np.array([-1]), keepdims=0), 1)
+    inside = op.Equal(
+        op.ReduceMin(op.cast(good, DType.I32), np.array([-1]), keepdims=0), 1
+    )
     dtype, sizes = out.type.dtype, iter(inside.type.shape)
     shape = tuple(1 if i in offset_dims else next(sizes) for i in range(out.type.rank))
     if fill_value is None:
@@ -181,7 +227,9 @@ def _filled(op: Lowering, out: Value, good: Value, offset_dims: Sequence[int], f
 
 # ----------------------------------------------------------------------------------------------- scatter
 
-ONE_THREAD = 1 << 16  # elements that onnxruntime's ScatterND does not divide among threads
+ONE_THREAD = (
+    1 << 16
+)  # elements that onnxruntime's ScatterND does not divide among threads
 _REDUCTIONS = {"scatter": None, "scatter-add": "add", "scatter-mul": "mul", "scatter-min": "min", "scatter-max": "max",
                "scatter_add": "add", "scatter_mul": "mul", "scatter_min": "min", "scatter_max": "max", "scatter-sub": "sub", "scatter_sub": "sub"}  # fmt: skip
 
@@ -200,13 +248,26 @@ def scatter(
     dtype, d = x.type.dtype, dimension_numbers
     if dtype == DType.BOOL and reduction:
         reduction = {"add": "max", "max": "max", "mul": "min", "min": "min"}[reduction]
-    wide = DType.I32 if dtype == DType.BOOL else DType.F32 if dtype.is_float and dtype.bits <= 16 else dtype
+    wide = (
+        DType.I32
+        if dtype == DType.BOOL
+        else DType.F32
+        if dtype.is_float and dtype.bits <= 16
+        else dtype
+    )
     if wide == dtype or not reduction:
         return _scatter(op, x, indices, updates, d, mode, reduction)
-    return op.cast(_scatter(op, op.cast(x, wide), indices, op.cast(updates, wide), d, mode, reduction), dtype)
+    return op.cast(
+        _scatter(
+            op, op.cast(x, wide), indices, op.cast(updates, wide), d, mode, reduction
+        ),
+        dtype,
+    )
 
 
-def _applied(op: Lowering, operands: Sequence[Value], d: Any, mode: str, unique: bool) -> Sequence[Value]:
+def _applied(
+    op: Lowering, operands: Sequence[Value], d: Any, mode: str, unique: bool
+) -> Sequence[Value]:
     """`lax.scatter_apply`: the user's function of elements and updates, one index after the other where they may meet."""
     n, region = len(operands) // 2, op.source.graphs[0]
     shape, spread = operands[0].type.shape, operands[-1].type.shape
@@ -219,44 +280,89 @@ def _applied(op: Lowering, operands: Sequence[Value], d: Any, mode: str, unique:
     def rows(v: Value) -> Value:
         return op.reshape(op.transpose(v, [*batch, *windows]), (count, width))
 
-    places = rows(op.jax(_places, operands[n], shape=shape, updates=spread, d=d, mode=mode))
+    places = rows(
+        op.jax(_places, operands[n], shape=shape, updates=spread, d=d, mode=mode)
+    )
     updates = [rows(v) for v in operands[n + 1 :]]
     # an element more, which takes what is dropped
-    tables = [op.Concat(op.reshape(v, (size,)), op.full((1,), 0, v.type.dtype), axis=0) for v in operands[:n]]
+    tables = [
+        op.Concat(op.reshape(v, (size,)), op.full((1,), 0, v.type.dtype), axis=0)
+        for v in operands[:n]
+    ]
 
     def body(inner: Lowering, i: Value, *lines: Value) -> list[Value]:
         at = inner.Gather(places, i, axis=0)
-        old, new = [inner.Gather(v, at, axis=0) for v in lines], [inner.Gather(v, i, axis=0) for v in updates]
+        old, new = (
+            [inner.Gather(v, at, axis=0) for v in lines],
+            [inner.Gather(v, i, axis=0) for v in updates],
+        )
         made = apply_elementwise(inner, region, [*old, *new])
-        return [inner.ScatterElements(v, at, m, axis=0) for v, m in zip(lines, made, strict=True)]
+        return [
+            inner.ScatterElements(v, at, m, axis=0)
+            for v, m in zip(lines, made, strict=True)
+        ]
 
-    return [op.reshape(op.slice(v, 0, 0, size), shape) for v in loop(op, count, tables, body)]
+    return [
+        op.reshape(op.slice(v, 0, 0, size), shape)
+        for v in loop(op, count, tables, body)
+    ]
 
 
-def _places(indices: jax.Array, *, shape: Shape, updates: Shape, d: Any, mode: str) -> jax.Array:
+def _places(
+    indices: jax.Array, *, shape: Shape, updates: Shape, d: Any, mode: str
+) -> jax.Array:
     """Where in the flattened operand each element of the updates goes; past its end where it is dropped."""
     windows = iter(d.update_window_dims)
     fixed = (*d.inserted_window_dims, *d.operand_batching_dims)
-    sizes = tuple(1 if i in fixed else updates[next(windows)] for i in range(len(shape)))
+    sizes = tuple(
+        1 if i in fixed else updates[next(windows)] for i in range(len(shape))
+    )
     names = lax.GatherDimensionNumbers(
         tuple(d.update_window_dims), tuple(d.inserted_window_dims), tuple(d.scatter_dims_to_operand_dims),
         tuple(d.operand_batching_dims), tuple(d.scatter_indices_batching_dims),
     )  # fmt: skip
     table = lax.iota(jnp.int64, dims.prod(shape)).reshape(shape)
-    at = lax.gather(table, indices, names, sizes, mode="clip" if mode == "clip" else "fill", fill_value=-1)
+    at = lax.gather(
+        table,
+        indices,
+        names,
+        sizes,
+        mode="clip" if mode == "clip" else "fill",
+        fill_value=-1,
+    )
     return jnp.where(at < 0, dims.prod(shape), at)
 
 
-def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mode: str, reduction: str | None) -> Value:
+def _scatter(
+    op: Lowering,
+    x: Value,
+    indices: Value,
+    updates: Value,
+    d: Any,
+    mode: str,
+    reduction: str | None,
+) -> Value:
     if not x.type.shape:  # a scalar is the one row of an operand
         one = _scatter(
-            op, op.reshape(x, (1,)), indices, updates, lax.ScatterDimensionNumbers((), (0,), ()), mode, reduction
+            op,
+            op.reshape(x, (1,)),
+            indices,
+            updates,
+            lax.ScatterDimensionNumbers((), (0,), ()),
+            mode,
+            reduction,
         )
         return op.reshape(one, ())
     rank, index = x.type.rank, _to_i64(op, indices)
-    batching = dict(zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True))
-    rest = [a for a in range(rank) if a not in d.inserted_window_dims and a not in batching]
-    at = dict(zip(rest, d.update_window_dims, strict=True))  # the axes of the updates that windows lie along
+    batching = dict(
+        zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True)
+    )
+    rest = [
+        a for a in range(rank) if a not in d.inserted_window_dims and a not in batching
+    ]
+    at = dict(
+        zip(rest, d.update_window_dims, strict=True)
+    )  # the axes of the updates that windows lie along
     sizes = tuple(updates.type.shape[at[a]] if a in at else 1 for a in range(rank))
     w = Windows(d.scatter_dims_to_operand_dims, d.inserted_window_dims, batching, sizes)
     kept = w.clamped(op, index, x.type.shape)
@@ -268,31 +374,46 @@ def _scatter(op: Lowering, x: Value, indices: Value, updates: Value, d: Any, mod
     base = op.transpose(x, order)
     shape = base.type.shape
     # an element more where an axis may have none: the runtime takes no index into nothing
-    more = [(0, int(i < len(indexed) and not dims.known_ge(n, 1)), 0) for i, n in enumerate(shape)]
+    more = [
+        (0, int(i < len(indexed) and not dims.known_ge(n, 1)), 0)
+        for i, n in enumerate(shape)
+    ]
     base = pad_with(op, base, op.const(0, base.type.dtype), more)
     if mode == "clip" or not w.axes:
         out = _reduced(op, base, nd, flat, reduction)
     else:
-        good = op.ReduceMin(op.cast(op.Equal(index, kept), DType.I32), np.array([-1]), keepdims=0)
+        good = op.ReduceMin(
+            op.cast(op.Equal(index, kept), DType.I32), np.array([-1]), keepdims=0
+        )
         out = _dropping(op, base, nd, flat, op.Less(good, 1), reduction)
-    return op.transpose(slice_axes(op, out, (0,) * rank, shape, (1,) * rank), np.argsort(order).tolist())
+    return op.transpose(
+        slice_axes(op, out, (0,) * rank, shape, (1,) * rank), np.argsort(order).tolist()
+    )
 
 
-def _reduced(op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None) -> Value:
+def _reduced(
+    op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None
+) -> Value:
     """`updates` put or accumulated at `nd`. onnxruntime's max and min overlook NaN, which is put in afterwards."""
     dtype = base.type.dtype
     out = _accumulated(op, base, nd, updates, reduction)
     if reduction not in ("max", "min") or not dtype.is_float:
         return out
-    if not never_nan(updates):  # NaN is added, and to all other elements -0, which changes none
-        nans = op.Where(op.IsNaN(updates), op.const(math.nan, dtype), op.const(-0.0, dtype))
+    if not never_nan(
+        updates
+    ):  # NaN is added, and to all other elements -0, which changes none
+        nans = op.Where(
+            op.IsNaN(updates), op.const(math.nan, dtype), op.const(-0.0, dtype)
+        )
         out = _accumulated(op, out, nd, nans, "add")
     if not never_nan(base):
         out = op.Where(op.IsNaN(base), base, out)
     return out
 
 
-def _accumulated(op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None) -> Value:
+def _accumulated(
+    op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None
+) -> Value:
     """ScatterND; for what onnxruntime would divide among threads that get in each other's way, ScatterElements."""
     sizes, depth = updates.type.shape, nd.type.shape[-1]
     small = all(type(n) is int for n in sizes) and dims.prod(sizes) <= ONE_THREAD
@@ -300,26 +421,50 @@ def _accumulated(op: Lowering, base: Value, nd: Value, updates: Value, reduction
         return op.ScatterND(base, nd, updates, reduction=reduction)
     lead, width = base.type.shape[:depth], dims.prod(base.type.shape[depth:])
     strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
-    rows = op.reshape(op.ReduceSum(op.Mul(nd, strides), np.array([-1]), keepdims=0), (dims.prod(nd.type.shape[:-1]), 1))
+    rows = op.reshape(
+        op.ReduceSum(op.Mul(nd, strides), np.array([-1]), keepdims=0),
+        (dims.prod(nd.type.shape[:-1]), 1),
+    )
     grid = (rows.type.shape[0], width)
     table = op.reshape(base, (dims.prod(lead), width))
     places, added = op.expand(rows, grid), op.reshape(updates, grid)
-    out = op.apply("onnx.ScatterElements", table, places, added, axis=0, reduction=reduction, types=[table.type])
+    out = op.apply(
+        "onnx.ScatterElements",
+        table,
+        places,
+        added,
+        axis=0,
+        reduction=reduction,
+        types=[table.type],
+    )
     return op.reshape(out, base.type.shape)
 
 
-def _dropping(op: Lowering, base: Value, nd: Value, flat: Value, misfits: Value, reduction: str | None) -> Value:
+def _dropping(
+    op: Lowering,
+    base: Value,
+    nd: Value,
+    flat: Value,
+    misfits: Value,
+    reduction: str | None,
+) -> Value:
     """Windows that do not fit are dropped: their updates change nothing, or go to an extra row that is cut off again."""
     dtype, shape, rank = base.type.dtype, base.type.shape, base.type.rank
 
     def spread(like: Value) -> Value:
-        return op.reshape(misfits, (*misfits.type.shape, *(1,) * (like.type.rank - misfits.type.rank)))
+        return op.reshape(
+            misfits, (*misfits.type.shape, *(1,) * (like.type.rank - misfits.type.rank))
+        )
 
     if reduction:
         least, greatest = limits(dtype)
         unit = {"add": -0.0, "mul": 1, "min": greatest, "max": least}[reduction]
-        return _reduced(op, base, nd, op.Where(spread(flat), op.const(unit, dtype), flat), reduction)
+        return _reduced(
+            op, base, nd, op.Where(spread(flat), op.const(unit, dtype), flat), reduction
+        )
     away = op.dims([shape[0], *(0,) * (nd.type.shape[-1] - 1)])
-    padded = pad_with(op, base, op.const(0, dtype), [(0, int(i == 0), 0) for i in range(rank)])
+    padded = pad_with(
+        op, base, op.const(0, dtype), [(0, int(i == 0), 0) for i in range(rank)]
+    )
     out = op.ScatterND(padded, op.Where(spread(nd), away, nd), flat)
     return slice_axes(op, out, (0,) * rank, shape, (1,) * rank)

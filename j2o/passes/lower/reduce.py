@@ -39,11 +39,15 @@ def reduce_sum(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Valu
     if not dtype.is_int:
         return _reduce(op, "ReduceSum", x, axes)
     whole = op.cast(x, DType.I64)
-    if dtype.bits < 64 or (x.op == "onnx.Cast" and x.node.inputs[0].type.dtype.bits <= 32):  # type: ignore[union-attr]
+    if dtype.bits < 64 or (
+        x.op == "onnx.Cast" and x.node.inputs[0].type.dtype.bits <= 32
+    ):  # type: ignore[union-attr]
         return op.cast(_reduce(op, "ReduceSum", whole, axes), dtype)
     low = op.Mod(whole, 2**32)
     high = _reduce(op, "ReduceSum", op.Div(op.Sub(whole, low), 2**32), axes)
-    return op.cast(op.Add(op.Mul(high, 2**32), _reduce(op, "ReduceSum", low, axes)), dtype)
+    return op.cast(
+        op.Add(op.Mul(high, 2**32), _reduce(op, "ReduceSum", low, axes)), dtype
+    )
 
 
 @lower("reduce_prod")
@@ -59,7 +63,9 @@ def _extreme(operator: str) -> Callable[..., Value]:
         signed, flip = _as_signed(op, x)
         if flip is None:
             return _reduce(op, operator, x, axes)
-        return op.cast(op.BitwiseXor(_reduce(op, operator, signed, axes), flip), x.type.dtype)
+        return op.cast(
+            op.BitwiseXor(_reduce(op, operator, signed, axes), flip), x.type.dtype
+        )
 
     return rule
 
@@ -78,7 +84,12 @@ reduce_max = lower("reduce_max")(_extreme("ReduceMax"))
 reduce_min = lower("reduce_min")(_extreme("ReduceMin"))
 
 
-MONOIDS = {"mul": (lax.mul, 1), "and": (lax.bitwise_and, -1), "or": (lax.bitwise_or, 0), "xor": (lax.bitwise_xor, 0)}
+MONOIDS = {
+    "mul": (lax.mul, 1),
+    "and": (lax.bitwise_and, -1),
+    "or": (lax.bitwise_or, 0),
+    "xor": (lax.bitwise_xor, 0),
+}
 
 
 @lower("reduce_and", "reduce_or", "reduce_xor")
@@ -89,7 +100,9 @@ def logical(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
         return op.jax(_tree_reduce, x, axes=tuple(axes), kind=kind)
     if not axes:
         return x
-    count = _reduce(op, "ReduceSum", op.cast(op.Not(x) if kind == "and" else x, DType.I32), axes)
+    count = _reduce(
+        op, "ReduceSum", op.cast(op.Not(x) if kind == "and" else x, DType.I32), axes
+    )
     if kind == "xor":
         return op.cast(op.BitwiseAnd(count, 1), DType.BOOL)
     return op.Equal(count, 0) if kind == "and" else op.Greater(count, 0)
@@ -102,7 +115,11 @@ def _tree_reduce(x: jax.Array, *, axes: Sequence[int], kind: str) -> jax.Array:
         n, part, odd = x.shape[axis], functools.partial(lax.slice_in_dim, axis=axis), []
         start = jnp.full(x.shape[:axis] + x.shape[axis + 1 :], unit, x.dtype)
         if type(n) is not int:
-            x = lax.scan(lambda acc, row: (monoid(acc, row), None), start, jnp.moveaxis(x, axis, 0))[0]
+            x = lax.scan(
+                lambda acc, row: (monoid(acc, row), None),
+                start,
+                jnp.moveaxis(x, axis, 0),
+            )[0]
             continue
         while n > 1:
             odd += [part(x, n - 1, n)] if n % 2 else []
@@ -113,7 +130,9 @@ def _tree_reduce(x: jax.Array, *, axes: Sequence[int], kind: str) -> jax.Array:
 
 
 @lower("argmax", "argmin")
-def arg_extreme(op: Lowering, x: Value, *, axes: Sequence[int], index_dtype: DType) -> Value:
+def arg_extreme(
+    op: Lowering, x: Value, *, axes: Sequence[int], index_dtype: DType
+) -> Value:
     """The first extreme; a NaN counts as one, and the first of them wins."""
     (axis,) = axes
     dtype = x.type.dtype
@@ -122,7 +141,9 @@ def arg_extreme(op: Lowering, x: Value, *, axes: Sequence[int], index_dtype: DTy
     elif dtype.is_float and dtype not in (DType.F32, DType.F64):
         x = op.cast(x, DType.F32)
     x, _ = _as_signed(op, x)
-    index = op.apply(f"onnx.Arg{op.source.kind[3:].capitalize()}", x, axis=axis, keepdims=0)
+    index = op.apply(
+        f"onnx.Arg{op.source.kind[3:].capitalize()}", x, axis=axis, keepdims=0
+    )
     if dtype.is_float:
         nan = op.cast(op.IsNaN(x), DType.I32)
         has_nan = op.Greater(_reduce(op, "ReduceMax", nan, [axis]), 0)
@@ -134,7 +155,9 @@ def arg_extreme(op: Lowering, x: Value, *, axes: Sequence[int], index_dtype: DTy
 
 
 @lower("reduce")
-def reduce(op: Lowering, *operands: Value, dimensions: Sequence[int], **_: Any) -> Sequence[Value]:
+def reduce(
+    op: Lowering, *operands: Value, dimensions: Sequence[int], **_: Any
+) -> Sequence[Value]:
     """`lax.reduce` with a computation of the user's: a loop over the reduced elements, flattened."""
     n = len(operands) // 2
     arrays, inits = operands[:n], operands[n:]
@@ -142,21 +165,35 @@ def reduce(op: Lowering, *operands: Value, dimensions: Sequence[int], **_: Any) 
     keep = [i for i in range(len(shape)) if i not in dimensions]
     size = dims.prod(shape[d] for d in dimensions)
     rest = tuple(shape[i] for i in keep)
-    rows = [op.reshape(op.transpose(a, [*dimensions, *keep]), (size, *rest)) for a in arrays]
+    rows = [
+        op.reshape(op.transpose(a, [*dimensions, *keep]), (size, *rest)) for a in arrays
+    ]
     region = op.source.graphs[0]
 
     def body(inner: Lowering, i: Value, *acc: Value) -> list[Value]:
-        return apply_elementwise(inner, region, [*acc, *(inner.Gather(r, i, axis=0) for r in rows)])
+        return apply_elementwise(
+            inner, region, [*acc, *(inner.Gather(r, i, axis=0) for r in rows)]
+        )
 
     return loop(op, size, [op.expand(v, rest) for v in inits], body)
 
 
-def loop(op: Lowering, count: Dim, start: Sequence[Value], body: Callable[..., list[Value]]) -> Sequence[Value]:
+def loop(
+    op: Lowering, count: Dim, start: Sequence[Value], body: Callable[..., list[Value]]
+) -> Sequence[Value]:
     """The state after `count` rounds of `body(op, round, *state) -> state`."""
     types = [v.type for v in start]
     inputs = [Type(DType.I64, ()), Type(DType.BOOL, ()), *types]
-    graph = op.region("body", inputs, lambda op, i, go_on, *state: [go_on, *body(op, i, *state)])
-    return op.node("onnx.Loop", [op.dim(count), op.const(True, DType.BOOL), *start], {}, types, [graph]).outputs
+    graph = op.region(
+        "body", inputs, lambda op, i, go_on, *state: [go_on, *body(op, i, *state)]
+    )
+    return op.node(
+        "onnx.Loop",
+        [op.dim(count), op.const(True, DType.BOOL), *start],
+        {},
+        types,
+        [graph],
+    ).outputs
 
 
 def apply_elementwise(op: Lowering, region: Any, args: Sequence[Value]) -> list[Value]:
@@ -180,7 +217,9 @@ def cumsum(op: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
     dtype = x.type.dtype
     if dtype.is_unsigned or (dtype.bits < 32 and dtype.is_int):
         wide = DType.I64 if dtype.bits >= 32 else DType.I32
-        return op.cast(op.CumSum(op.cast(x, wide), np.array(axis), reverse=int(reverse)), dtype)
+        return op.cast(
+            op.CumSum(op.cast(x, wide), np.array(axis), reverse=int(reverse)), dtype
+        )
     return op.CumSum(x, np.array(axis), reverse=int(reverse))
 
 
@@ -188,7 +227,9 @@ Combine: TypeAlias = Callable[[Any, Any], Any]
 
 
 def _cumulative(
-    monoid: Combine, unit: Callable[[DType], Any], static: Callable[[jax.Array, Combine, jax.Array], jax.Array]
+    monoid: Combine,
+    unit: Callable[[DType], Any],
+    static: Callable[[jax.Array, Combine, jax.Array], jax.Array],
 ) -> Callable[..., jax.Array]:
     """A decomposition: `static` for a number of rows that is known, else a loop.
 
@@ -198,7 +239,9 @@ def _cumulative(
     def fn(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
         dtype = x.dtype
         if dtype.itemsize < 4:
-            x = x.astype(jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else jnp.int32)
+            x = x.astype(
+                jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else jnp.int32
+            )
         start = jnp.asarray(unit(dtype_of(x.dtype)), x.dtype)
         rows = jnp.moveaxis(x, axis, 0)
         if type(rows.shape[0]) is not int:
@@ -243,13 +286,17 @@ def _by_doubling(rows: jax.Array, monoid: Combine, unit: jax.Array) -> jax.Array
     """Each row with the one before it, then with what is 2 before, 4 before, …: log₂ n combinations."""
     n, reach = rows.shape[0], 1
     while reach < n:
-        before = lax.pad(rows, unit, [(reach, -reach, 0), *[(0, 0, 0)] * (rows.ndim - 1)])
+        before = lax.pad(
+            rows, unit, [(reach, -reach, 0), *[(0, 0, 0)] * (rows.ndim - 1)]
+        )
         rows = monoid(before, rows)
         reach *= 2
     return rows
 
 
-def _in_a_loop(rows: jax.Array, monoid: Combine, unit: jax.Array, reverse: bool) -> jax.Array:
+def _in_a_loop(
+    rows: jax.Array, monoid: Combine, unit: jax.Array, reverse: bool
+) -> jax.Array:
     def step(before: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = monoid(before, row)
         return out, out

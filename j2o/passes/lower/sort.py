@@ -17,7 +17,9 @@ from j2o.passes.lower.table import Lowering, lower
 
 
 @lower("sort")
-def sort(op: Lowering, *operands: Value, dimension: int, num_keys: int = 1, **_: object) -> Sequence[Value]:
+def sort(
+    op: Lowering, *operands: Value, dimension: int, num_keys: int = 1, **_: object
+) -> Sequence[Value]:
     """All operands in the lexicographic order of the first `num_keys`: sorted by the last key first, then by those before."""
     size = operands[0].type.shape[dimension]
     order: Value | None = None
@@ -29,10 +31,14 @@ def sort(op: Lowering, *operands: Value, dimension: int, num_keys: int = 1, **_:
         values, index = op.TopK(key, op.dims((size,)), axis=dimension, largest=0)
         if len(operands) == 1 and key is operand:
             return [values]
-        order = index if order is None else op.GatherElements(order, index, axis=dimension)
+        order = (
+            index if order is None else op.GatherElements(order, index, axis=dimension)
+        )
     assert order is not None
     return [
-        op.cast(order, v.type.dtype) if _counts(v, dimension) else op.GatherElements(v, order, axis=dimension)
+        op.cast(order, v.type.dtype)
+        if _counts(v, dimension)
+        else op.GatherElements(v, order, axis=dimension)
         for v in operands
     ]
 
@@ -53,13 +59,18 @@ def _counts(x: Value, axis: int) -> bool:
         if not along and node.op != "onnx.Expand":
             return False
         if x.const is not None:
-            return x.type.rank == 1 and bool((x.const.load() == np.arange(x.const.type.shape[0])).all())
+            return x.type.rank == 1 and bool(
+                (x.const.load() == np.arange(x.const.type.shape[0])).all()
+            )
         if node.op == "onnx.Range":
             ends = [v.const for v in (node.inputs[0], node.inputs[2]) if v is not None]
             return [c.scalar for c in ends if c is not None] == [0, 1]
-        wide = x.type.dtype.is_int and x.type.dtype.bits >= 32  # a narrow one might have wrapped around
+        wide = (
+            x.type.dtype.is_int and x.type.dtype.bits >= 32
+        )  # a narrow one might have wrapped around
         if (
-            node.op not in ("onnx.Expand", "onnx.Reshape", "onnx.Unsqueeze", "onnx.Cast")
+            node.op
+            not in ("onnx.Expand", "onnx.Reshape", "onnx.Unsqueeze", "onnx.Cast")
             or node.inputs[0] is None
             or not wide
         ):
@@ -75,13 +86,17 @@ def top_k(op: Lowering, x: Value, *, k: Dim, axis: int = -1) -> Sequence[Value]:
 
 
 @lower("approx_top_k")
-def approx_top_k(op: Lowering, x: Value, *, reduction_dimension: int, is_max_k: bool, **_: object) -> Sequence[Value]:
+def approx_top_k(
+    op: Lowering, x: Value, *, reduction_dimension: int, is_max_k: bool, **_: object
+) -> Sequence[Value]:
     """Exactly the greatest or least; as many as the result has room for, which is more than `k` before aggregation."""
     axis = reduction_dimension % x.type.rank
     return _extremes(op, x, x, op.out_types[0].shape[axis], axis, largest=is_max_k)
 
 
-def _extremes(op: Lowering, x: Value, key: Value, k: Dim, axis: int, *, largest: bool) -> Sequence[Value]:
+def _extremes(
+    op: Lowering, x: Value, key: Value, k: Dim, axis: int, *, largest: bool
+) -> Sequence[Value]:
     values, index = op.TopK(key, op.dims((k,)), axis=axis, largest=int(largest))
     found = values if key is x else op.GatherElements(x, index, axis=axis)
     return found, op.cast(index, DType.I32)

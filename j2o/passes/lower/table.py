@@ -30,7 +30,7 @@ from j2o.errors import PassError, shown
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value, splice
 from j2o.ir.types import DType, Shape, Type
-from j2o.passes.inline import keep
+from j2o.passes.structure.inline import keep
 
 Rule: TypeAlias = "Callable[..., Value | Sequence[Value]]"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,13 +44,17 @@ def _registrar(
 ) -> Callable[[F], F]:
     """A decorator that enters a rule into `table` and takes what there is for its primitives out of `other`."""
     if not primitives:
-        raise PassError(f"{what}: name the primitives that the rule is for, {what}('my_primitive')")
+        raise PassError(
+            f"{what}: name the primitives that the rule is for, {what}('my_primitive')"
+        )
     for name in primitives:
         _check_primitive(what, name)
 
     def register(rule: F) -> F:
         if not callable(rule):
-            raise PassError(f"{what}({', '.join(map(repr, primitives))}): a function is needed, given {shown(rule)}")
+            raise PassError(
+                f"{what}({', '.join(map(repr, primitives))}): a function is needed, given {shown(rule)}"
+            )
         for name in primitives:
             table[name] = rule
             other.pop(name, None)
@@ -62,9 +66,13 @@ def _registrar(
 
 def _check_primitive(what: str, name: Any) -> None:
     if callable(name):
-        raise PassError(f"{what}: it takes the names of primitives: @{what}('my_primitive'), not @{what} alone")
+        raise PassError(
+            f"{what}: it takes the names of primitives: @{what}('my_primitive'), not @{what} alone"
+        )
     if not isinstance(name, str):
-        raise PassError(f"{what}({shown(name)}): the name of a primitive is needed, a string")
+        raise PassError(
+            f"{what}({shown(name)}): the name of a primitive is needed, a string"
+        )
     parts = name.split()
     if len(parts) > 1:
         several = ", ".join(map(repr, parts))
@@ -102,7 +110,9 @@ def lower_formula(*primitives: str) -> Callable[[F], F]:
         def fn(*operands: jax.Array, **params: Any) -> jax.Array:
             dtype = operands[0].dtype
             wide = dtype if dtype.itemsize >= 4 else jnp.float32
-            return formula(*jnp.broadcast_arrays(*(x.astype(wide) for x in operands)), **params).astype(dtype)
+            return formula(
+                *jnp.broadcast_arrays(*(x.astype(wide) for x in operands)), **params
+            ).astype(dtype)
 
         lower_with(*primitives)(fn)
         return formula
@@ -126,7 +136,10 @@ class Lowering(Builder):
     source: Node
     checks: bool  # whether the model itself is to refuse values for which the program raises
     notes: list[str]  # what is left out, for the report
-    expand_with: Callable[[Lowering, Callable[..., Any], Sequence[Value], dict[str, Any]], tuple[Value, ...]]
+    expand_with: Callable[
+        [Lowering, Callable[..., Any], Sequence[Value], dict[str, Any]],
+        tuple[Value, ...],
+    ]
 
     @property
     def out_types(self) -> tuple[Type, ...]:
@@ -158,10 +171,22 @@ class Lowering(Builder):
         """What a primitive that calls gives when it is inlined: the results of a region of the node, lowered, in its place."""
         region = self.source.graphs[index]
         operands = self.source.operands
-        return splice(region, operands[len(operands) - len(region.inputs) :], self.source)
+        return splice(
+            region, operands[len(operands) - len(region.inputs) :], self.source
+        )
 
-    def jax(self, fn: Callable[..., Any], *operands: Value | np.ndarray | float, **params: Any) -> Any:
+    def jax(
+        self,
+        fn: Callable[..., Any],
+        *operands: Value | np.ndarray | float,
+        **params: Any,
+    ) -> Any:
         """`fn`, plain JAX code, traced at the operands' types and lowered here; a value, or a tuple where `fn` gives several."""
-        values = [self.value(v, operands[0].type.dtype if isinstance(operands[0], Value) else None) for v in operands]
+        values = [
+            self.value(
+                v, operands[0].type.dtype if isinstance(operands[0], Value) else None
+            )
+            for v in operands
+        ]
         out = self.expand_with(self, fn, values, params)  # type: ignore[arg-type]
         return out[0] if len(out) == 1 else out

@@ -26,7 +26,15 @@ from j2o.ir.types import Dim, DType, Shape, dtype_of, same_dim
 from j2o.passes.lower.conv import same_padding, wide_enough
 from j2o.passes.lower.dot import pick
 from j2o.passes.lower.elementwise import max_, min_
-from j2o.passes.lower.reduce import apply_elementwise, limits, loop, reduce_max, reduce_min, reduce_prod, reduce_sum
+from j2o.passes.lower.reduce import (
+    apply_elementwise,
+    limits,
+    loop,
+    reduce_max,
+    reduce_min,
+    reduce_prod,
+    reduce_sum,
+)
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
 from j2o.passes.lower.table import Lowering, lower, lower_with
 
@@ -46,44 +54,78 @@ class Windows:
 
     def spread(self, op: Lowering, x: Value, value: Any) -> Value:
         """`x` with `value` as padding."""
-        config = [(low, high, b - 1) for (low, high), b in zip(self.padding, self.base, strict=True)]
+        config = [
+            (low, high, b - 1)
+            for (low, high), b in zip(self.padding, self.base, strict=True)
+        ]
         return pad_with(op, x, op.const(value, x.type.dtype), config)
 
     @property
     def is_padded(self) -> bool:
-        return any(not same_dim(p, 0) for pair in self.padding for p in pair) or any(b != 1 for b in self.base)
+        return any(not same_dim(p, 0) for pair in self.padding for p in pair) or any(
+            b != 1 for b in self.base
+        )
 
     def keeps(self, axis: int) -> bool:
         """Whether the windows leave an axis as it is."""
-        still = same_dim(self.sizes[axis], 1) and self.strides[axis] == 1 and self.base[axis] == 1
+        still = (
+            same_dim(self.sizes[axis], 1)
+            and self.strides[axis] == 1
+            and self.base[axis] == 1
+        )
         return still and all(same_dim(p, 0) for p in self.padding[axis])
 
     def offsets(self) -> Iterator[tuple[int, ...]]:
         """The places in a window, in row-major order."""
         if not dims.is_static(self.sizes):
             raise UnsupportedError(["gradients of a window of symbolic size"])
-        return itertools.product(*(range(0, s * d, d) for s, d in zip(self.sizes, self.dilations, strict=True)))  # type: ignore[operator]
+        return itertools.product(
+            *(
+                range(0, s * d, d)
+                for s, d in zip(self.sizes, self.dilations, strict=True)
+            )
+        )  # type: ignore[operator]
 
     def at(self, op: Lowering, x: Value, offset: Sequence[int] | Value) -> Value:
         """What the windows have at one place, of the padded operand."""
         if isinstance(offset, Value):
-            end = op.Add(offset, op.dims([dims.mul(n, s) for n, s in zip(self.counts, self.strides, strict=True)]))
+            end = op.Add(
+                offset,
+                op.dims(
+                    [
+                        dims.mul(n, s)
+                        for n, s in zip(self.counts, self.strides, strict=True)
+                    ]
+                ),
+            )
             axes, kept = np.arange(x.type.rank), [x.type.with_shape(self.counts)]
-            return op.apply("onnx.Slice", x, offset, end, axes, np.asarray(self.strides), types=kept)
+            return op.apply(
+                "onnx.Slice", x, offset, end, axes, np.asarray(self.strides), types=kept
+            )
         for axis, start in enumerate(offset):
             x = _every(op, x, axis, start, self.counts[axis], self.strides[axis])
         return x
 
 
-def _every(op: Lowering, x: Value, axis: int, start: int, count: Dim, stride: int) -> Value:
+def _every(
+    op: Lowering, x: Value, axis: int, start: int, count: Dim, stride: int
+) -> Value:
     """`count` elements along an axis, `stride` apart."""
     shape = x.type.shape
     if start == 0 and stride == 1 and same_dim(count, shape[axis]):
         return x
-    end = dims.add(start, dims.mul(count, stride))  # may lie past the axis: ONNX clamps it
+    end = dims.add(
+        start, dims.mul(count, stride)
+    )  # may lie past the axis: ONNX clamps it
     kept = x.type.with_shape((*shape[:axis], count, *shape[axis + 1 :]))
     return op.apply(
-        "onnx.Slice", x, op.dims((start,)), op.dims((end,)), np.array([axis]), np.array([stride]), types=[kept]
+        "onnx.Slice",
+        x,
+        op.dims((start,)),
+        op.dims((end,)),
+        np.array([axis]),
+        np.array([stride]),
+        types=[kept],
     )
 
 
@@ -94,7 +136,14 @@ def _windows(
     """From the parameters of JAX's primitives."""
     ones = (1,) * len(window_dimensions)
     base, dilations = base_dilation or ones, window_dilation or ones
-    return Windows(window_dimensions, window_strides, padding, base, dilations, op.out_types[0].shape)
+    return Windows(
+        window_dimensions,
+        window_strides,
+        padding,
+        base,
+        dilations,
+        op.out_types[0].shape,
+    )
 
 
 # -------------------------------------------------------------------------------------- known monoids
@@ -116,7 +165,14 @@ MONOIDS = {
     "min": Monoid(min_, reduce_min, lambda dtype: limits(dtype)[1]),
 }
 # what the computations of `reduce_window` are after lowering; booleans are combined as 0 and 1
-BY_OPERATOR = {"Add": "add", "Mul": "mul", "Max": "max", "Min": "min", "Or": "max", "And": "min"}
+BY_OPERATOR = {
+    "Add": "add",
+    "Mul": "mul",
+    "Max": "max",
+    "Min": "min",
+    "Or": "max",
+    "And": "min",
+}
 
 
 @lower("reduce_window_sum", "reduce_window_max", "reduce_window_min")
@@ -150,12 +206,22 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     dtype = x.type.dtype
     narrow = dtype in (DType.F16, DType.BF16)
     operator = {"add": "AveragePool", "max": "MaxPool", "min": "MaxPool"}.get(kind)
-    still = [same_dim(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i] for i, s in enumerate(w.sizes)]
+    still = [
+        same_dim(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i]
+        for i, s in enumerate(w.sizes)
+    ]
     axes = [i for i, alone in enumerate(still) if not alone]
     static = all(type(w.sizes[i]) is int for i in axes)
-    if operator is None or not static or not 1 <= len(axes) <= 3 or any(same_dim(d, 0) for d in x.type.shape):
+    if (
+        operator is None
+        or not static
+        or not 1 <= len(axes) <= 3
+        or any(same_dim(d, 0) for d in x.type.shape)
+    ):
         return None
-    if not op.supports(operator, DType.F32 if narrow else dtype) or (kind == "min" and not dtype.is_float):
+    if not op.supports(operator, DType.F32 if narrow else dtype) or (
+        kind == "min" and not dtype.is_float
+    ):
         return None
     if kind == "add" and op.opset < 19 and any(w.dilations[i] != 1 for i in axes):
         return None
@@ -168,9 +234,13 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
     if auto is None:
         pads, rest = _split_padding(w, axes)
         padded = rest.spread(op, x, unit)
-        x = wide_enough(op, padded, axes, pads, pick(w.sizes, axes), pick(w.dilations, axes), unit)
+        x = wide_enough(
+            op, padded, axes, pads, pick(w.sizes, axes), pick(w.dilations, axes), unit
+        )
         if x is not padded:
-            counts = tuple(dims.maximum(d, 1) if i in axes else d for i, d in enumerate(counts))
+            counts = tuple(
+                dims.maximum(d, 1) if i in axes else d for i, d in enumerate(counts)
+            )
     others = [i for i in range(x.type.rank) if i not in axes]
     order = [*others, *axes]
     shape = pick(counts, order)
@@ -191,9 +261,16 @@ def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
 def _auto_padding(x: Value, w: Windows, axes: Sequence[int]) -> str | None:
     """`auto_pad`, where it says the padding of all axes."""
     plain = all(w.base[i] == 1 and w.dilations[i] == 1 for i in range(len(w.base)))
-    if not plain or any(not same_dim(p, 0) for i, pair in enumerate(w.padding) if i not in axes for p in pair):
+    if not plain or any(
+        not same_dim(p, 0)
+        for i, pair in enumerate(w.padding)
+        if i not in axes
+        for p in pair
+    ):
         return None
-    return same_padding(*(pick(v, axes) for v in (x.type.shape, w.sizes, w.strides, w.padding)))
+    return same_padding(
+        *(pick(v, axes) for v in (x.type.shape, w.sizes, w.strides, w.padding))
+    )
 
 
 def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Windows]:
@@ -201,7 +278,9 @@ def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Wi
     low, high, rest = [], [], list(w.padding)
     for i in axes:
         pair = w.padding[i]
-        fits = w.base[i] == 1 and all(type(p) is int and 0 <= p < w.sizes[i] for p in pair)
+        fits = w.base[i] == 1 and all(
+            type(p) is int and 0 <= p < w.sizes[i] for p in pair
+        )
         low.append(int(pair[0]) if fits else 0)
         high.append(int(pair[1]) if fits else 0)
         rest[i] = (0, 0) if fits else pair
@@ -213,9 +292,15 @@ def _to_batch_and_channel(op: Lowering, x: Value, others: int) -> Value:
     shape = x.type.shape
     if others < 2:
         return op.unsqueeze(x, list(range(others, 2)))
-    if not dims.known_ge(shape[others - 1], 1):  # of all axes only the first may have no elements
+    if not dims.known_ge(
+        shape[others - 1], 1
+    ):  # of all axes only the first may have no elements
         return op.reshape(x, (dims.prod(shape[:others]), 1, *shape[others:]))
-    return x if others == 2 else op.reshape(x, (dims.prod(shape[: others - 1]), *shape[others - 1 :]))
+    return (
+        x
+        if others == 2
+        else op.reshape(x, (dims.prod(shape[: others - 1]), *shape[others - 1 :]))
+    )
 
 
 # ---------------------------------------------------------------------------------- shifted slices
@@ -230,29 +315,61 @@ def _shifted(op: Lowering, x: Value, monoid: Monoid, w: Windows) -> Value:
 
 
 def _slide(op: Lowering, x: Value, monoid: Monoid, axis: int, w: Windows) -> Value:
-    size, stride, dilation, count = w.sizes[axis], w.strides[axis], w.dilations[axis], w.counts[axis]
+    size, stride, dilation, count = (
+        w.sizes[axis],
+        w.strides[axis],
+        w.dilations[axis],
+        w.counts[axis],
+    )
     length = x.type.shape[axis]
-    if same_dim(size, length) and not same_dim(size, 1) and same_dim(count, 1) and dilation == 1:
+    if (
+        same_dim(size, length)
+        and not same_dim(size, 1)
+        and same_dim(count, 1)
+        and dilation == 1
+    ):
         return op.unsqueeze(monoid.whole(op, x, axes=[axis]), [axis])
     if type(size) is not int:
-        one = [[v if i == axis else 1 for i in range(x.type.rank)] for v in (size, stride, dilation)]
+        one = [
+            [v if i == axis else 1 for i in range(x.type.rank)]
+            for v in (size, stride, dilation)
+        ]
         counts = (*x.type.shape[:axis], count, *x.type.shape[axis + 1 :])
-        alone = Windows(tuple(one[0]), one[1], [(0, 0)] * x.type.rank, [1] * x.type.rank, one[2], counts)
+        alone = Windows(
+            tuple(one[0]),
+            one[1],
+            [(0, 0)] * x.type.rank,
+            [1] * x.type.rank,
+            one[2],
+            counts,
+        )
         unit = op.const(monoid.unit(x.type.dtype), x.type.dtype)
-        return _fold(op, [x], [unit], alone, lambda op, acc, items: [monoid.combine(op, *acc, *items)])[0]
+        return _fold(
+            op,
+            [x],
+            [unit],
+            alone,
+            lambda op, acc, items: [monoid.combine(op, *acc, *items)],
+        )[0]
     if size <= 4 or stride * 2 >= size:
         parts = [_every(op, x, axis, k * dilation, count, stride) for k in range(size)]
         return functools.reduce(functools.partial(monoid.combine, op), parts)
-    return _every(op, _doubled(op, x, monoid, axis, size, dilation), axis, 0, count, stride)
+    return _every(
+        op, _doubled(op, x, monoid, axis, size, dilation), axis, 0, count, stride
+    )
 
 
-def _doubled(op: Lowering, x: Value, monoid: Monoid, axis: int, size: int, dilation: int) -> Value:
+def _doubled(
+    op: Lowering, x: Value, monoid: Monoid, axis: int, size: int, dilation: int
+) -> Value:
     """Windows of stride 1 from windows of 1, 2, 4, …: about 2 log₂(size) combinations."""
 
     def joined(a: Value, b: Value, shift: int) -> Value:
         rest = dims.maximum(dims.sub(b.type.shape[axis], shift), 0)
         count = rest if b is a else dims.minimum(rest, a.type.shape[axis])
-        return monoid.combine(op, _every(op, a, axis, 0, count, 1), _every(op, b, axis, shift, count, 1))
+        return monoid.combine(
+            op, _every(op, a, axis, 0, count, 1), _every(op, b, axis, shift, count, 1)
+        )
 
     power, covered, out = x, 0, None
     for bit in range(size.bit_length()):
@@ -278,14 +395,31 @@ def reduce_window(op: Lowering, *operands: Value, **windows: Any) -> Sequence[Va
     kind = _monoid_of(region) if n == 1 else None
     if kind is not None:
         out, init = _reduce(op, xs[0], kind, w), inits[0]
-        unit = MONOIDS[kind].unit(DType.I32 if init.type.dtype == DType.BOOL else init.type.dtype)
-        known = init.const is not None and init.type.dtype != DType.BOOL and bool(init.const.scalar == unit)
+        unit = MONOIDS[kind].unit(
+            DType.I32 if init.type.dtype == DType.BOOL else init.type.dtype
+        )
+        known = (
+            init.const is not None
+            and init.type.dtype != DType.BOOL
+            and bool(init.const.scalar == unit)
+        )
         return [
-            out if known else op.expand(apply_elementwise(op, region, [out, op.expand(init, w.counts)])[0], w.counts)
+            out
+            if known
+            else op.expand(
+                apply_elementwise(op, region, [out, op.expand(init, w.counts)])[0],
+                w.counts,
+            )
         ]
     if any(same_dim(d, 0) for d in w.counts):
         return [op.full(w.counts, 0, v.type.dtype) for v in xs]
-    return _fold(op, xs, inits, w, lambda op, acc, items: apply_elementwise(op, region, [*acc, *items]))
+    return _fold(
+        op,
+        xs,
+        inits,
+        w,
+        lambda op, acc, items: apply_elementwise(op, region, [*acc, *items]),
+    )
 
 
 def _monoid_of(region: Graph) -> str | None:
@@ -293,7 +427,11 @@ def _monoid_of(region: Graph) -> str | None:
     body = [node for node in region if node.op != "return"]
     if len(body) != 1 or body[0].dialect != "onnx" or region.outputs != body[0].outputs:
         return None
-    return BY_OPERATOR.get(body[0].kind) if set(body[0].inputs) == set(region.inputs) else None
+    return (
+        BY_OPERATOR.get(body[0].kind)
+        if set(body[0].inputs) == set(region.inputs)
+        else None
+    )
 
 
 def _fold(
@@ -309,11 +447,15 @@ def _fold(
     if w.is_padded:  # one mask for all that lies along the axes without windows
         still = [w.keeps(i) for i in range(len(w.counts))]
         shape = tuple(1 if still[i] else n for i, n in enumerate(xs[0].type.shape))
-        plain = dataclasses.replace(w, counts=tuple(1 if still[i] else n for i, n in enumerate(w.counts)))
+        plain = dataclasses.replace(
+            w, counts=tuple(1 if still[i] else n for i, n in enumerate(w.counts))
+        )
         real = w.spread(op, op.full(shape, True, DType.BOOL), False)
     start = [op.expand(v, w.counts) for v in inits]
 
-    def step(op: Lowering, acc: Sequence[Value], offset: Sequence[int] | Value) -> list[Value]:
+    def step(
+        op: Lowering, acc: Sequence[Value], offset: Sequence[int] | Value
+    ) -> list[Value]:
         new = computation(op, list(acc), [w.at(op, x, offset) for x in spread])
         if real is None:
             return new
@@ -322,10 +464,15 @@ def _fold(
 
     if dims.is_static(w.sizes):
         return functools.reduce(functools.partial(step, op), w.offsets(), start)
-    sizes, rows = op.dims(w.sizes), op.dims([dims.prod(w.sizes[i + 1 :]) for i in range(len(w.sizes))])
+    sizes, rows = (
+        op.dims(w.sizes),
+        op.dims([dims.prod(w.sizes[i + 1 :]) for i in range(len(w.sizes))]),
+    )
 
     def body(op: Lowering, place: Value, *acc: Value) -> list[Value]:
-        return step(op, acc, op.Mul(op.Mod(op.Div(place, rows), sizes), np.asarray(w.dilations)))
+        return step(
+            op, acc, op.Mul(op.Mod(op.Div(place, rows), sizes), np.asarray(w.dilations))
+        )
 
     return list(loop(op, dims.prod(w.sizes), start, body))
 
@@ -334,12 +481,18 @@ def _fold(
 
 
 @lower_with("select_and_gather_add")
-def select_and_gather_add(tangents: jax.Array, x: jax.Array, *, select_prim: str, **windows: Any) -> jax.Array:
+def select_and_gather_add(
+    tangents: jax.Array, x: jax.Array, *, select_prim: str, **windows: Any
+) -> jax.Array:
     """The tangent at the extreme of each window; the first of equal ones."""
 
-    def choose(best: tuple[jax.Array, ...], item: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def choose(
+        best: tuple[jax.Array, ...], item: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, ...]:
         keep = getattr(lax, select_prim)(best[0], item[0])
-        return tuple(lax.select(keep, old, new) for old, new in zip(best, item, strict=True))
+        return tuple(
+            lax.select(keep, old, new) for old, new in zip(best, item, strict=True)
+        )
 
     unit = limits(dtype_of(x.dtype))[select_prim == "le"]
     inits = tuple(jnp.asarray(v, x.dtype) for v in (unit, 0))
@@ -347,7 +500,9 @@ def select_and_gather_add(tangents: jax.Array, x: jax.Array, *, select_prim: str
 
 
 @lower("select_and_scatter_add")
-def select_and_scatter_add(op: Lowering, source: Value, x: Value, *, select_prim: str, **windows: Any) -> Value:
+def select_and_scatter_add(
+    op: Lowering, source: Value, x: Value, *, select_prim: str, **windows: Any
+) -> Value:
     """Each element of `source` is added where the extreme of its window lies, the first of equal ones."""
     w = dataclasses.replace(_windows(op, **windows), counts=source.type.shape)
     dtype = x.type.dtype
@@ -357,25 +512,58 @@ def select_and_scatter_add(op: Lowering, source: Value, x: Value, *, select_prim
     padded = w.spread(op, x, limits(dtype)[select_prim == "le"])
     shape = padded.type.shape
     first, *others = w.offsets()
-    best, place = w.at(op, padded, first), op.full(w.counts, 0, DType.I64)  # of the extreme, in the window
+    best, place = (
+        w.at(op, padded, first),
+        op.full(w.counts, 0, DType.I64),
+    )  # of the extreme, in the window
     for offset in others:
         value = w.at(op, padded, offset)
-        here = op.dim(dims.total(dims.mul(start, dims.prod(shape[i + 1 :])) for i, start in enumerate(offset)))
+        here = op.dim(
+            dims.total(
+                dims.mul(start, dims.prod(shape[i + 1 :]))
+                for i, start in enumerate(offset)
+            )
+        )
         keep = op.apply(f"onnx.{operator}", best, value)
         best, place = op.Where(keep, best, value), op.Where(keep, place, here)
-    for axis in range(x.type.rank):  # from places in the window to places in the padded operand
+    for axis in range(
+        x.type.rank
+    ):  # from places in the window to places in the padded operand
         step = op.dim(dims.mul(w.strides[axis], dims.prod(shape[axis + 1 :])))
         starts = op.Mul(arange(op, w.counts[axis], DType.I64), step)
-        place = op.Add(place, op.reshape(starts, tuple(d if i == axis else 1 for i, d in enumerate(w.counts))))
-    added = _scatter_add(op, op.reshape(place, (source.type.size,)), op.reshape(source, (source.type.size,)), shape)
-    return pad_with(op, added, op.const(0, dtype), [(dims.sub(0, a), dims.sub(0, b), 0) for a, b in w.padding])
+        place = op.Add(
+            place,
+            op.reshape(
+                starts, tuple(d if i == axis else 1 for i, d in enumerate(w.counts))
+            ),
+        )
+    added = _scatter_add(
+        op,
+        op.reshape(place, (source.type.size,)),
+        op.reshape(source, (source.type.size,)),
+        shape,
+    )
+    return pad_with(
+        op,
+        added,
+        op.const(0, dtype),
+        [(dims.sub(0, a), dims.sub(0, b), 0) for a, b in w.padding],
+    )
 
 
 def _scatter_add(op: Lowering, places: Value, values: Value, shape: Shape) -> Value:
     """Zeros of `shape` with flat `values` added at flat `places`; 16-bit floats, which it does not add, in float32."""
     dtype = values.type.dtype
-    wide = DType.F32 if dtype in (DType.F16, DType.BF16) else DType.U8 if dtype == DType.BOOL else dtype
+    wide = (
+        DType.F32
+        if dtype in (DType.F16, DType.BF16)
+        else DType.U8
+        if dtype == DType.BOOL
+        else dtype
+    )
     size = dims.prod(shape)
     zeros = op.full((size,), 0, wide)
-    out = op.ScatterElements(zeros, places, op.cast(values, wide), axis=0, reduction="add")
+    out = op.ScatterElements(
+        zeros, places, op.cast(values, wide), axis=0, reduction="add"
+    )
     return op.cast(op.reshape(out, shape), dtype)

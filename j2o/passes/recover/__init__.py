@@ -1,11 +1,18 @@
 """Operators that the program was written with, found again in what JAX traced it to."""
 
-from j2o.passes.patterns import RuleSet
 from j2o.passes.recover import activations, norms, softmax
+from j2o.passes.rewriting.rule import RuleSet
 
 recover = RuleSet(
-    "recover", (*softmax.RULES, *norms.RULES, *activations.RULES), level=2, doc="Softmax, normalisations, activations."
+    "recover",
+    (*softmax.RULES, *norms.RULES, *activations.RULES),
+    level=2,
+    doc="Softmax, normalisations, activations.",
 )
 recover_early = RuleSet(
-    "recover_early", activations.EARLY, at="lax", level=2, doc="Activations whose parts have no operator of their own."
+    "recover_early",
+    activations.EARLY,
+    at="lax",
+    level=2,
+    doc="Activations whose parts have no operator of their own.",
 )

@@ -8,7 +8,8 @@ import ml_dtypes
 
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.patterns import Const, RuleBuilder, identities, rewrite
+from j2o.passes.rewriting.language import Const
+from j2o.passes.rewriting.rule import RuleBuilder, identities, rewrite
 
 ROOT_HALF, ROOT_TWO = math.sqrt(0.5), math.sqrt(2)
 
@@ -28,15 +29,21 @@ def _is_number(value: Value, number: float) -> bool:
     tensor = value.const
     if tensor is None or tensor.size != 1 or not tensor.dtype.is_float:
         return False
-    rounding = float(ml_dtypes.finfo(tensor.dtype.numpy).eps)  # twice that of one rounding: 1 / √2 has two
+    rounding = float(
+        ml_dtypes.finfo(tensor.dtype.numpy).eps
+    )  # twice that of one rounding: 1 / √2 has two
     return math.isclose(float(tensor.scalar), number, rel_tol=rounding)
 
 
 @rewrite("gelu_erfc", at="lax")
 def gelu_erfc(op, x, c: Const):
     """`jax.nn.gelu(x, approximate=False)`: 0.5 x erfc(-x √½)."""
-    rest = op.lax.erfc(op.either(op.lax.mul(op.lax.neg(x), c), op.lax.neg(op.lax.mul(x, c))))
-    return op.either(op.lax.mul(op.lax.mul(0.5, x), rest), op.lax.mul(op.lax.mul(x, 0.5), rest))
+    rest = op.lax.erfc(
+        op.either(op.lax.mul(op.lax.neg(x), c), op.lax.neg(op.lax.mul(x, c)))
+    )
+    return op.either(
+        op.lax.mul(op.lax.mul(0.5, x), rest), op.lax.mul(op.lax.mul(x, 0.5), rest)
+    )
 
 
 @gelu_erfc.becomes
@@ -51,12 +58,21 @@ def gelu_erf(op, x, factor: Const, divisor: Const):
     one = op.either(op.lax.add(inner, 1.0), op.lax.add(1.0, inner))
     half = op.either(op.lax.mul(x, 0.5), op.lax.mul(0.5, x))
     scaled = op.either(op.lax.mul(one, 0.5), op.lax.mul(0.5, one))
-    return op.either(op.lax.mul(half, one), op.lax.mul(one, half), op.lax.mul(x, scaled), op.lax.mul(scaled, x))
+    return op.either(
+        op.lax.mul(half, one),
+        op.lax.mul(one, half),
+        op.lax.mul(x, scaled),
+        op.lax.mul(scaled, x),
+    )
 
 
 @gelu_erf.becomes
 def _(op, x, factor, divisor):
-    fits = _is_number(divisor, ROOT_TWO) if factor is None else _is_number(factor, ROOT_HALF)
+    fits = (
+        _is_number(divisor, ROOT_TWO)
+        if factor is None
+        else _is_number(factor, ROOT_HALF)
+    )
     return _gelu(op, x, "none") if fits else None
 
 
@@ -66,7 +82,11 @@ def gelu_tanh(op, x, a: Const, b: Const):
     cube = op.either(op.Pow(x, 3), op.Mul(op.Mul(x, x), x))
     tanh = op.Tanh(op.Mul(op.Add(x, op.Mul(cube, b)), a))
     one = op.Add(tanh, 1.0)
-    return op.either(op.Mul(x, op.Mul(one, 0.5)), op.Mul(op.Mul(x, 0.5), one), op.Mul(op.Mul(x, one), 0.5))
+    return op.either(
+        op.Mul(x, op.Mul(one, 0.5)),
+        op.Mul(op.Mul(x, 0.5), one),
+        op.Mul(op.Mul(x, one), 0.5),
+    )
 
 
 @gelu_tanh.becomes
@@ -75,6 +95,9 @@ def _(op, x, a, b):
     return _gelu(op, x, "tanh") if fits else None
 
 
-RELU = (lambda op, x: op.Max(x, 0.0), lambda op, x: op.Relu(x) if x.type.dtype.is_float else None)
+RELU = (
+    lambda op, x: op.Max(x, 0.0),
+    lambda op, x: op.Relu(x) if x.type.dtype.is_float else None,
+)
 RULES = (gelu_tanh, *identities({"relu": RELU}))
 EARLY = (gelu_erfc, gelu_erf)

@@ -7,19 +7,27 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.patterns import Const, RuleBuilder, rewrite
+from j2o.passes.rewriting.language import Const
+from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
 def _form(x: Value, axes: Value, eps: Value) -> tuple[int, float] | None:
     """The first of the axes, where they are all axes from there on and of known sizes, and epsilon."""
-    if axes.known is None or x.type.dtype != DType.F32 or eps.const is None or eps.type.size != 1:
+    if (
+        axes.known is None
+        or x.type.dtype != DType.F32
+        or eps.const is None
+        or eps.type.size != 1
+    ):
         return None
     rank = x.type.rank
     over = sorted(int(a) % rank for a in axes.known)  # type: ignore[arg-type]
     if not over or over != list(range(over[0], rank)):
         return None
     normalised = x.type.shape[over[0] :]
-    if not dims.is_static(normalised) or 0 in normalised:  # onnxruntime normalises no rows of nothing
+    if (
+        not dims.is_static(normalised) or 0 in normalised
+    ):  # onnxruntime normalises no rows of nothing
         return None
     return over[0], float(eps.const.scalar)
 
@@ -32,7 +40,11 @@ def _per_feature(op: RuleBuilder, value: Value, x: Value, axis: int) -> Value | 
         return None
     if tuple(have[max(extra, 0) :]) == tuple(want):
         return op.squeeze(value, range(extra)) if extra > 0 else value
-    return op.expand(value, want) if len(have) <= len(want) and value.const is not None else None
+    return (
+        op.expand(value, want)
+        if len(have) <= len(want) and value.const is not None
+        else None
+    )
 
 
 def _centred(op, x, axes):
@@ -43,10 +55,18 @@ def _centred(op, x, axes):
 def _variances(op, x, axes):
     """The two-pass form, and the mean of squares less the square of the mean."""
     centred, mean = _centred(op, x, axes)
-    two_pass = op.ReduceMean(op.either(op.Mul(centred, centred), op.Pow(centred, 2)), axes, keepdims=1)
+    two_pass = op.ReduceMean(
+        op.either(op.Mul(centred, centred), op.Pow(centred, 2)), axes, keepdims=1
+    )
     fast = op.Sub(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), op.Mul(mean, mean))
     return op.either(
-        two_pass, fast, *(at_least(v) for v in (two_pass, fast) for at_least in (op.Relu, lambda v: op.Max(v, 0)))
+        two_pass,
+        fast,
+        *(
+            at_least(v)
+            for v in (two_pass, fast)
+            for at_least in (op.Relu, lambda v: op.Max(v, 0))
+        ),
     )
 
 
@@ -73,7 +93,11 @@ def _(op, x, axes, eps, scale):
         return None
     axis, epsilon = form
     scale = _per_feature(op, scale, x, axis)
-    return None if scale is None else op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon)
+    return (
+        None
+        if scale is None
+        else op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon)
+    )
 
 
 @rewrite("layer_norm_plain")
@@ -107,7 +131,11 @@ def layer_norm_bias(op, x, scale, bias, axis, epsilon):
 @layer_norm_bias.becomes
 def _(op, x, scale, bias, axis, epsilon):
     bias = _per_feature(op, bias, x, axis % x.type.rank)
-    return None if bias is None else op.LayerNormalization(x, scale, bias, axis=axis, epsilon=epsilon)
+    return (
+        None
+        if bias is None
+        else op.LayerNormalization(x, scale, bias, axis=axis, epsilon=epsilon)
+    )
 
 
 RULES = (layer_norm, layer_norm_plain, layer_norm_bias)

@@ -6,7 +6,7 @@ import numpy as np
 
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.patterns import RuleBuilder, rewrite
+from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
 def _axis(op: RuleBuilder, x: Value, axes: Value) -> int | None:

@@ -1,0 +1,159 @@
+"""`check="numeric"`: after every pass a copy of the graph is finished in the shortest way, run, and compared.
+
+The copy also gives every value of the root graph, so that the message can name the first one that has changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from j2o.backend.proto import to_proto
+from j2o.backend.session import Session
+from j2o.errors import DimensionError, InvalidGraphError
+from j2o.ir import dims
+from j2o.ir.graph import Graph, Value
+from j2o.ir.target import Target
+from j2o.ir.types import DType, Type
+from j2o.passes.clean.dce import dce
+from j2o.passes.components.split import components
+from j2o.passes.context import Context, Retrace
+from j2o.passes.lower import lower
+from j2o.passes.pipeline import PassPipeline
+from j2o.passes.runner import run
+from j2o.passes.structure.functions import functions
+from j2o.passes.structure.inline import inline
+from j2o.passes.target.checks import checks
+from j2o.passes.target.legalize import legalize
+from j2o.passes.target.materialize import materialize
+
+INEXACT = "weights_dtype"  # the pass that is asked to change values
+FINISH = PassPipeline(
+    (inline, components, functions, lower, dce, materialize, checks, legalize)
+)
+
+
+class NumericCheck:
+    """An observer of passes; InvalidGraphError names the first pass whose graph computes something else, the value and its line.
+
+    Inputs are random, with the smallest sizes from 3 up that the constraints allow. What differs by more than a few hundred
+    units in the last place of its dtype, relative to the largest element, counts as something else.
+    """
+
+    def __init__(self, graph: Graph, target: Target, retrace: Retrace) -> None:
+        self.context = Context(target, retrace, 0)
+        self.sizes = _sizes(graph)
+        self.feeds: dict[str, np.ndarray] = {}
+        self.outputs: list[np.ndarray] = []
+        self.values: dict[str, np.ndarray] = {}
+        self("the program", graph)
+
+    def __call__(self, name: str, graph: Graph) -> None:
+        outputs, values, places = self.evaluate(graph)
+        if (
+            self.outputs
+            and name != INEXACT
+            and not all(map(_close, self.outputs, outputs))
+        ):
+            culprit = next(
+                (
+                    k
+                    for k, v in values.items()
+                    if k in self.values and not _close(self.values[k], v)
+                ),
+                None,
+            )
+            where = f", first in {places[culprit]}" if culprit else ""
+            which = next(
+                n
+                for n, a, b in zip(
+                    graph.output_names, self.outputs, outputs, strict=True
+                )
+                if not _close(a, b)
+            )
+            raise InvalidGraphError(
+                f"pass {name} changes what the model computes: output {which!r}{where}"
+            )
+        self.outputs, self.values = outputs, values
+
+    def evaluate(
+        self, graph: Graph
+    ) -> tuple[list[np.ndarray], dict[str, np.ndarray], dict[str, str]]:
+        """The outputs; the values of the root graph by name and type, where these tell them apart; where these come from."""
+        copy = graph.clone()
+        made = [
+            v
+            for n in copy
+            if n.op not in ("const", "dims", "return")
+            for v in n.outputs
+            if v.type.dtype != DType.STRING
+        ]
+        count = len(copy.outputs)
+        copy.set_outputs([*copy.outputs, *made])
+        copy.output_names = [f"output_{i}" for i in range(count + len(made))]
+        keys = [f"%{v.hint}: {v.type}" for v in made]
+        places = [_place(v) for v in made]
+        run(FINISH, copy, self.context)
+        for name, value in zip(copy.input_names, copy.inputs, strict=True):
+            if name not in self.feeds:
+                self.feeds[name] = _data(value.type, self.sizes, len(self.feeds))
+        assert self.context.target is not None
+        arrays = Session(to_proto(copy, self.context.target.opset), optimise=False).run(
+            self.feeds
+        )
+        unique = {k for k, n in Counter(keys).items() if n == 1}
+        rows = [
+            r for r in zip(keys, arrays[count:], places, strict=True) if r[0] in unique
+        ]
+        return arrays[:count], {k: a for k, a, _ in rows}, {k: p for k, _, p in rows}
+
+
+def _place(value: Value) -> str:
+    line = f" at {value.node.loc}" if value.node is not None and value.node.loc else ""
+    return f"%{value.hint} of {value.op}{line}"
+
+
+def _sizes(graph: Graph) -> dict[str, int]:
+    """Sizes for all symbols of the inputs; DimensionError where none of those tried fits the constraints."""
+    names = sorted(
+        {s for v in graph.inputs for d in v.type.shape for s in dims.symbols(d)}
+    )
+    for base in itertools.chain(range(3, 20), (24, 32, 48, 64, 96, 128, 256, 512)):
+        for step in (1, 0):
+            sizes = {name: base + step * i for i, name in enumerate(names)}
+            try:
+                dims.check_constraints(graph.dims.constraints, sizes)
+            except DimensionError:
+                continue
+            if all(
+                dims.evaluate(d, sizes) >= 0 for v in graph.inputs for d in v.type.shape
+            ):
+                return sizes
+    raise DimensionError("check: found no sizes that fit the constraints")
+
+
+def _data(type: Type, sizes: dict[str, int], seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    shape = tuple(dims.evaluate(d, sizes) for d in type.shape)
+    array: Any = (
+        rng.normal(size=shape) if type.dtype.is_float else rng.integers(0, 3, shape)
+    )
+    return np.asarray(array).astype(type.dtype.numpy)
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if (
+        a.dtype.kind in "biu" or "int" in a.dtype.name
+    ):  # those of 2 and 4 bits are no kind of numpy's
+        return bool((a == b).all())
+    eps = {2: 1e-3, 4: 1e-7, 8: 2e-16}.get(a.dtype.itemsize, 0.1)
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    scale = np.max(np.abs(x), initial=1, where=np.isfinite(x))
+    return bool(
+        np.allclose(x, y, rtol=1000 * eps, atol=300 * eps * scale, equal_nan=True)
+    )

@@ -1,0 +1,1 @@
+"""Complex numbers and typed keys become arrays of plain numbers."""

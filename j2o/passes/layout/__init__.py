@@ -1,0 +1,1 @@
+"""Where transposes stand, and linear operators with what surrounds them."""

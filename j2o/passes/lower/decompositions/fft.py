@@ -1,0 +1,226 @@
+"""Fourier transforms of values in parts (re, im), which is how the `components` pass hands complex numbers on.
+
+A static length is a product with a constant matrix, made in double precision; a long one is factored (Cooley and Tukey)
+or, where it is prime, becomes a convolution of a power of two (Bluestein). A symbolic length is ONNX's DFT.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from j2o.ir import dims
+from j2o.ir.graph import Value
+from j2o.ir.types import Dim
+from j2o.passes.lower.table import Lowering, lower
+
+Array = jax.Array
+Complex = NDArray[np.complex128]  # a constant, made while compiling
+DIRECT = 256  # up to this length one matrix is best
+
+
+class Parts(NamedTuple):
+    """The real and the imaginary parts of an array; `im` is None where all numbers are real."""
+
+    re: Array
+    im: Array | None
+
+
+@lower("fft")
+def fft(
+    op: Lowering,
+    re: Value,
+    im: Value | None = None,
+    *,
+    fft_type: str,
+    fft_lengths: Sequence[Dim],
+) -> Value | Sequence[Value]:
+    """On parts: two operands but for rfft, two results but for irfft."""
+    operands = [re] if im is None else [re, im]
+    lengths = tuple(fft_lengths)
+    if dims.is_static(lengths):
+        return op.jax(_of_parts, *operands, kind=fft_type, lengths=lengths)
+    return _dft_nodes(op, operands, fft_type, lengths)
+
+
+# ---------------------------------------------------------------------------------- static lengths
+
+
+def _of_parts(
+    re: Array, im: Array | None = None, *, kind: str, lengths: tuple[int, ...]
+) -> tuple[Array, ...]:
+    """`kind` (fft, ifft, rfft or irfft) over the last axes, of these lengths."""
+    *outer_lengths, last_length = lengths
+    inverse = kind in ("ifft", "irfft")
+    x = Parts(re, im)
+    if kind != "irfft":
+        x = _transform(x, last_length, inverse)
+    if kind == "rfft":
+        x = _of_each(x, lambda part: part[..., : last_length // 2 + 1])
+    axis = re.ndim - 2
+    for length in reversed(outer_lengths):
+        x = _transform_axis(x, axis, length, inverse)
+        axis -= 1
+    if kind == "irfft":
+        return (_transform_to_real(x, last_length),)
+    return tuple(part for part in x if part is not None)
+
+
+def _transform_axis(x: Parts, axis: int, length: int, inverse: bool) -> Parts:
+    """Over any axis: it is moved to the end and back."""
+    moved = _of_each(x, lambda part: jnp.moveaxis(part, axis, -1))
+    done = _transform(moved, length, inverse)
+    return _of_each(done, lambda part: jnp.moveaxis(part, -1, axis))
+
+
+def _of_each(x: Parts, change: Callable[[Array], Array]) -> Parts:
+    """The same change of layout of both parts."""
+    return Parts(change(x.re), None if x.im is None else change(x.im))
+
+
+def _roots(exponents: np.ndarray, n: int, inverse: bool) -> Complex:
+    """exp(∓2πi e / n)."""
+    sign = 2j if inverse else -2j
+    return np.exp(sign * np.pi * (exponents % n) / n)
+
+
+def _root_matrix(rows: int, columns: int, n: int, inverse: bool) -> Complex:
+    """exp(∓2πi j k / n) for j < rows, k < columns."""
+    return _roots(np.outer(np.arange(rows), np.arange(columns)), n, inverse)
+
+
+def _transform(x: Parts, n: int, inverse: bool) -> Parts:
+    """Over the last axis, of length `n`; the inverse is divided by `n`."""
+    return _transform_scaled(x, n, inverse, 1 / n if inverse else 1.0)
+
+
+def _transform_scaled(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
+    if n <= DIRECT:
+        return _product(x, scale * _root_matrix(n, n, n, inverse))
+    first = _factor(n)
+    if first == 1:
+        return _bluestein(x, n, inverse, scale)
+    return _cooley_tukey(x, first, n // first, inverse, scale)
+
+
+def _factor(n: int) -> int:
+    """The largest divisor of `n` up to its square root."""
+    return next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+
+
+def _cooley_tukey(
+    x: Parts, first: int, second: int, inverse: bool, scale: float
+) -> Parts:
+    """The transform of length first · second as transforms along both axes of a grid, with a twist in between."""
+    shape = x.re.shape
+    grid = (*shape[:-1], first, second)
+    x = _of_each(x, lambda part: part.reshape(grid).mT)
+    x = _transform_scaled(x, first, inverse, 1.0)
+    x = _times(x, _root_matrix(second, first, first * second, inverse))
+    x = _of_each(x, lambda part: part.mT)
+    x = _transform_scaled(x, second, inverse, scale)
+    return _of_each(x, lambda part: part.mT.reshape(shape))
+
+
+def _product(x: Parts, matrix: Complex) -> Parts:
+    """Rows times a complex matrix: one real product for each part."""
+    columns = matrix.shape[1]
+    of_real = np.concatenate([matrix.real, matrix.imag], 1)
+    out = x.re @ of_real.astype(x.re.dtype)
+    if x.im is not None:
+        of_imaginary = np.concatenate([-matrix.imag, matrix.real], 1)
+        out = out + x.im @ of_imaginary.astype(x.re.dtype)
+    return Parts(out[..., :columns], out[..., columns:])
+
+
+def _times(x: Parts, factors: Complex) -> Parts:
+    """Element by element."""
+    a = factors.real.astype(x.re.dtype)
+    b = factors.imag.astype(x.re.dtype)
+    if x.im is None:
+        return Parts(x.re * a, x.re * b)
+    return Parts(x.re * a - x.im * b, x.re * b + x.im * a)
+
+
+def _bluestein(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
+    """The transform as a convolution with a chirp: n k = (n² + k² - (k - n)²) / 2."""
+    size = 1 << (2 * n - 1).bit_length()
+    k = np.arange(n)
+    chirp = _roots(k * k, 2 * n, inverse)
+    kernel = np.zeros(size, np.complex128)
+    kernel[:n] = chirp.conj()
+    kernel[size - n + 1 :] = chirp.conj()[:0:-1]
+    pads = [(0, 0)] * (x.re.ndim - 1) + [(0, size - n)]
+    x = _of_each(_times(x, chirp), lambda part: jnp.pad(part, pads))
+    x = _times(_transform(x, size, inverse=False), np.fft.fft(kernel))
+    x = _transform(x, size, inverse=True)
+    return _times(_of_each(x, lambda part: part[..., :n]), scale * chirp)
+
+
+def _transform_to_real(x: Parts, n: int) -> Array:
+    """irfft over the last axis: the first n // 2 + 1 frequencies stand for all."""
+    assert x.im is not None
+    if n > DIRECT:
+        all_frequencies = Parts(*_mirrored(x.re, x.im, n=n))
+        return _transform(all_frequencies, n, inverse=True).re
+    k = np.arange(n // 2 + 1)
+    stands_alone = (k == 0) | (2 * k == n)
+    weight = np.where(stands_alone, 1, 2) / n
+    matrix = weight[:, None] * _root_matrix(len(k), n, n, inverse=True)
+    real, imaginary = matrix.real.astype(x.re.dtype), matrix.imag.astype(x.re.dtype)
+    return x.re @ real - x.im @ imaginary
+
+
+def _mirrored(re: Array, im: Array, *, n: Dim) -> tuple[Array, Array]:
+    """All `n` frequencies of a real signal from the first half: the others are their conjugates."""
+    rest = slice(1, dims.floordiv(dims.add(n, 1), 2))
+    rest_re, rest_im = jnp.flip(re[..., rest], -1), jnp.flip(im[..., rest], -1)
+    return jnp.concatenate([re, rest_re], -1), jnp.concatenate([im, -rest_im], -1)
+
+
+# --------------------------------------------------------------------------------- symbolic lengths
+
+
+def _dft_nodes(
+    op: Lowering, parts: Sequence[Value], kind: str, lengths: Sequence[Dim]
+) -> Sequence[Value]:
+    """One DFT an axis, on parts stacked on a last axis."""
+    rank = parts[0].type.rank
+    last = rank - 1
+    axes = list(range(rank - len(lengths), rank))
+    inverse = kind in ("ifft", "irfft")
+    x = _stacked(op, parts)
+    for axis in axes if kind == "irfft" else reversed(axes):
+        if kind == "irfft" and axis == last:
+            x = _stacked(op, op.jax(_mirrored, *_unstacked(op, x), n=lengths[-1]))
+        x = _dft(op, x, axis, inverse, onesided=kind == "rfft" and axis == last)
+    re, im = _unstacked(op, x)
+    return [re] if kind == "irfft" else [re, im]
+
+
+def _stacked(op: Lowering, parts: Sequence[Value]) -> Value:
+    columns = [op.unsqueeze(p, [-1]) for p in parts]
+    return op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
+
+
+def _unstacked(op: Lowering, x: Value) -> tuple[Value, Value]:
+    axis = x.type.rank - 1
+    return op.Gather(x, np.array(0), axis=axis), op.Gather(x, np.array(1), axis=axis)
+
+
+def _dft(op: Lowering, x: Value, axis: int, inverse: bool, onesided: bool) -> Value:
+    """ONNX DFT; its axis is an attribute before opset 20 and an input from there on."""
+    shape = [*x.type.shape[:-1], 2]
+    if onesided:
+        shape[axis] = dims.add(dims.floordiv(shape[axis], 2), 1)
+    attrs: dict[str, Any] = {"inverse": int(inverse), "onesided": int(onesided)}
+    types = [x.type.with_shape(tuple(shape))]
+    if op.opset >= 20:
+        return op.apply("onnx.DFT", x, None, np.array(axis), types=types, **attrs)
+    return op.apply("onnx.DFT", x, None, types=types, axis=axis, **attrs)

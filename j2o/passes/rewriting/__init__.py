@@ -1,0 +1,1 @@
+"""The rewriting language: patterns, rules, and the driver that applies them."""

@@ -1,0 +1,187 @@
+"""The runner: walks functions and regions, times, counts, verifies and shows what each pass has done."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from j2o.errors import InvalidGraphError, J2OError, PassError, raised, shown
+from j2o.ir.graph import Graph
+from j2o.passes.context import Context
+from j2o.passes.pipeline import Fixpoint, Observer, Pass, PassPipeline
+
+
+@dataclass
+class PassRecord:
+    """What one pass did: changes, seconds, and the nodes of the root graph before and after.
+
+    `rules` has how often each rewrite rule fired, `declined` for each rule how often it matched and was not used, by reason.
+    `left_out` says why a pass did not run, "" where it did.
+    """
+
+    name: str
+    changes: int = 0
+    seconds: float = 0.0
+    runs: int = 0
+    nodes_before: int = 0
+    nodes_after: int = 0
+    rules: dict[str, int] = field(default_factory=dict)
+    declined: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out: str = ""
+
+    def take_rules(self, context: Context) -> None:
+        """Add what the rules of the pass did in one run, and empty the context's account of it."""
+        for name, count in context.fired.items():
+            self.rules[name] = self.rules.get(name, 0) + count
+        for (name, reason), count in context.declined.items():
+            reasons = self.declined.setdefault(name, {})
+            reasons[reason] = reasons.get(reason, 0) + count
+        context.fired.clear()
+        context.declined.clear()
+
+
+def run(
+    pipeline: PassPipeline, graph: Graph, context: Context, *, verify: bool = False
+) -> list[PassRecord]:
+    """Run a pipeline over a root graph, in place, at the optimisation level of the pipeline, or else of the context.
+
+    With `verify`, the graph is verified after every pass that changed it, and InvalidGraphError names the pass that broke it.
+    Raises PassError where a pass or an observer raises, or does not tell the number of its changes.
+    """
+    if pipeline.level is not None:
+        context = dataclasses.replace(context, opt_level=pipeline.level)
+    records: list[PassRecord] = []
+    for step in pipeline.steps:
+        group = (
+            step
+            if isinstance(step, Fixpoint)
+            else Fixpoint(step.name, (step,), limit=1)
+        )
+        records += _run_fixpoint(group, graph, context, pipeline.observers, verify)
+    context.seen.clear()
+    for each in all_graphs(graph):
+        each.journal.clear()  # it keeps what was erased alive
+    return records
+
+
+def _run_fixpoint(
+    group: Fixpoint,
+    graph: Graph,
+    context: Context,
+    observers: Sequence[Observer],
+    verify: bool,
+) -> list[PassRecord]:
+    """Run passes in turn; one is left out while no other has changed anything since its last run."""
+    records = [PassRecord(p.name) for p in group.passes]
+    version, seen = 0, [-1] * len(records)
+    for _ in range(group.limit):
+        for i, one in enumerate(group.passes):
+            if seen[i] != version:
+                version += _run_one(one, graph, context, records[i], observers, verify)
+                seen[i] = version
+        if all(v == version for v in seen):
+            break
+    return records
+
+
+def _run_one(
+    one: Pass,
+    graph: Graph,
+    context: Context,
+    record: PassRecord,
+    observers: Sequence[Observer],
+    verify: bool,
+) -> int:
+    if one.level > context.opt_level:
+        record.left_out = f"it starts at level {one.level}, the pipeline is of level {context.opt_level}"
+        return 0
+    before = graph.length
+    known = _journalled(graph) if verify else 0
+    interface = _interface(graph) if verify and one.at != "lax" else None
+    start = time.perf_counter()
+    changes = sum(
+        _called(one, each, context)
+        for each in ([graph] if one.scope == "root" else all_graphs(graph))
+    )
+    record.seconds += time.perf_counter() - start
+    if not record.runs:
+        record.nodes_before = before
+    record.runs += 1
+    record.changes += changes
+    record.nodes_after = graph.length
+    record.take_rules(context)
+    if verify and (changes or _journalled(graph) != known):
+        _verify(one.name, graph)
+        if interface is not None and interface != _interface(graph):
+            raise InvalidGraphError(
+                f"after pass {one.name}: inputs and outputs are {_interface(graph)}, not {interface}"
+            )
+    for observer in observers:
+        _observed(observer, one.name, graph)
+    return changes
+
+
+def _called(one: Pass, graph: Graph, context: Context) -> int:
+    """The number of changes that a pass tells; PassError where it raises, or tells something else."""
+    try:
+        changes = one(graph, context)
+    except J2OError:
+        raise
+    except Exception as error:
+        raise PassError(f"pass {one.name}: {raised(error)}") from error
+    if type(changes) is int and changes >= 0:
+        return changes
+    if not isinstance(changes, int | np.integer | np.bool_) or changes < 0:
+        raise PassError(
+            f"pass {one.name}: it returned {shown(changes)}; the number of its changes is needed, 0 for none"
+        )
+    return int(changes)
+
+
+def _observed(observer: Observer, name: str, graph: Graph) -> None:
+    try:
+        observer(name, graph)
+    except J2OError:
+        raise
+    except Exception as error:
+        raise PassError(f"the observer after pass {name}: {raised(error)}") from error
+
+
+def _interface(graph: Graph) -> str:
+    """Dtypes and ranks of a model's inputs and outputs: only the passes on `lax`, which split complex numbers, change them."""
+    sides = (graph.inputs, graph.outputs)
+    return " -> ".join(
+        ", ".join(f"{v.type.dtype.value} of rank {v.type.rank}" for v in values)
+        for values in sides
+    )
+
+
+def _journalled(graph: Graph) -> int:
+    """How many entries all journals have: a pass that changes a graph makes new ones, whatever it tells."""
+    return sum(len(each.journal) for each in all_graphs(graph))
+
+
+def _verify(name: str, graph: Graph) -> None:
+    try:
+        graph.verify()
+    except InvalidGraphError as error:
+        raise InvalidGraphError(f"after pass {name}: {error}") from None
+
+
+def all_graphs(root: Graph) -> list[Graph]:
+    """The root, its functions, and all regions in them; inner graphs first."""
+    found: list[Graph] = []
+
+    def visit(graph: Graph) -> None:
+        for node in graph.holders:
+            for region in node.graphs:
+                visit(region)
+        found.append(graph)
+
+    for top in (*root.functions.values(), root):
+        visit(top)
+    return found
