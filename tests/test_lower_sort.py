@@ -84,11 +84,14 @@ def test_axes_and_symbolic_sizes(axis):
 
 def test_sizes_0_and_1():
     for shape in ((0,), (1,), (3, 0), (0, 3), (3, 1)):
-        fn = lambda x: (
-            lax.sort(x),
-            lax.top_k(x, min(1, x.shape[-1])),
-            lax.sort((x, x + 1, x), num_keys=2),
-        )  # noqa: E731
+
+        def fn(x):
+            return (
+                lax.sort(x),
+                lax.top_k(x, min(1, x.shape[-1])),
+                lax.sort((x, x + 1, x), num_keys=2),
+            )
+
         check(fn, [shape], (data("float32", shape),))
 
 
@@ -127,9 +130,11 @@ def test_argsort_is_one_topk():
 
 
 def test_a_key_that_only_looks_like_positions():
-    rows = lambda x: lax.sort(
-        (lax.broadcasted_iota(jnp.int32, (3, 3), 0), x), dimension=1, num_keys=2
-    )  # noqa: E731
+    def rows(x):
+        return lax.sort(
+            (lax.broadcasted_iota(jnp.int32, (3, 3), 0), x), dimension=1, num_keys=2
+        )
+
     check(rows, [(3, 3)], (data("float32", (3, 3)),))
     check(
         lambda x: lax.sort((x, jnp.arange(12)[::-1]), num_keys=2),

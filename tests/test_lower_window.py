@@ -186,16 +186,19 @@ def test_gradient_of_every_float(dtype):
 
 def test_or_and_and_of_booleans():
     x = normal(3, 9) > 0.3
-    fn = lambda x: (
-        window(x, False, lax.bitwise_or, (1, 3)),
-        window(x, True, lax.bitwise_and, (1, 3), (1, 2)),
-    )  # noqa: E731
+
+    def fn(x):
+        return (
+            window(x, False, lax.bitwise_or, (1, 3)),
+            window(x, True, lax.bitwise_and, (1, 3), (1, 2)),
+        )
+
     j2o.compile(fn, ["bool[B,T]"]).verify(x)
 
 
 def test_complex_extremes():
     x = (normal(4, 6) + 1j * normal(4, 6)[::-1]).astype(np.complex64)
-    fn = lambda x: window(x, np.complex64(-np.inf), lax.max, (2, 2), padding="VALID")  # noqa: E731
+    fn = lambda x: window(x, np.complex64(-np.inf), lax.max, (2, 2), padding="VALID")
     j2o.compile(fn, [x]).verify(x)
 
 

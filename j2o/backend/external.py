@@ -602,7 +602,8 @@ def _are_free(
     files: _Files, made: list[_New], names: list[str], taken: set[str]
 ) -> bool:
     """Whether no name is that of a file of other contents than the one to be named."""
-    for file, name in zip(made, names, strict=True):  # noqa: SIM110 - Python loses a Ctrl-C that comes as a generator ends
+    # no generator: Python loses a Ctrl-C that comes as one ends
+    for file, name in zip(made, names, strict=True):
         if name in taken and not files.same(file, name):
             return False
     return True
