@@ -198,7 +198,10 @@ def test_or_and_and_of_booleans():
 
 def test_complex_extremes():
     x = (normal(4, 6) + 1j * normal(4, 6)[::-1]).astype(np.complex64)
-    fn = lambda x: window(x, np.complex64(-np.inf), lax.max, (2, 2), padding="VALID")
+
+    def fn(x):
+        return window(x, np.complex64(-np.inf), lax.max, (2, 2), padding="VALID")
+
     j2o.compile(fn, [x]).verify(x)
 
 
