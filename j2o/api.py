@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import itertools
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+from j2o import nchw
 from j2o.arguments import (
     choice,
     flag,
     graph_name,
     identifier,
     name_of,
-    sequence,
     strings,
     tensor_names,
     whole_number,
 )
 from j2o.collector import CollectorPaused
-from j2o.errors import J2OError, SpecError, raised, shortened, shown
+from j2o.errors import SpecError
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.modules import on_copies
 from j2o.frontend.retrace import Retracer
@@ -31,19 +27,19 @@ from j2o.frontend.trace import Traced, trace
 from j2o.frozen import Weights, loaded, own_key, tensor_of
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
-from j2o.ir.target import Target
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Type
 from j2o.model import Boundary, Model
-from j2o.passes.boundary import nchw_inputs, nchw_outputs
 from j2o.passes.context import Context
-from j2o.passes.default import default_pipeline
 from j2o.passes.lower import has_rule
-from j2o.passes.pipeline import Pass, PassPipeline
+from j2o.passes.pipeline import PassPipeline
 from j2o.passes.runner import run
 from j2o.passes.target.weights_dtype import DTYPES
 from j2o.report import Report, count_ops
+from j2o.request import Request, check_callable, pipeline_for, target_for, tensors
 from j2o.specs import Specs, output_names, parse_specs, path_name
+
+CONSTRAINTS = "['T <= 512', 'mod(T, 16) == 0']"  # what they may look like
 
 
 def compile(
@@ -69,177 +65,85 @@ def compile(
     ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of such. Raises SpecError for arguments that do
     not fit, TraceError where JAX cannot trace the function, UnsupportedError with everything that has no ONNX form.
     """
-    _check_callable(fn)
-    options = Options(
-        opt_level=whole_number(
-            "opt_level", opt_level, range(4), "0, 1, 2 or 3 is needed"
-        ),
+    check_callable(fn)
+    opt_level = whole_number("opt_level", opt_level, range(4), "0, 1, 2 or 3 is needed")
+    weights_dtype = choice("weights_dtype", weights_dtype, DTYPES)
+    request = Request(
+        fn=fn,
+        specs=specs,
         input_names=tensor_names("input_names", input_names),
         output_names=tensor_names("output_names", output_names),
-        constraints=strings(
-            "constraints", constraints, "['T <= 512', 'mod(T, 16) == 0']"
-        ),
+        constraints=strings("constraints", constraints, CONSTRAINTS),
         checks=flag("checks", checks),
-        inputs_as_nchw=_tensors("inputs_as_nchw", inputs_as_nchw),
-        outputs_as_nchw=_tensors("outputs_as_nchw", outputs_as_nchw),
-        weights_dtype=choice("weights_dtype", weights_dtype, DTYPES),
+        inputs_as_nchw=tensors("inputs_as_nchw", inputs_as_nchw),
+        outputs_as_nchw=tensors("outputs_as_nchw", outputs_as_nchw),
+        weights_dtype=weights_dtype,
         name=graph_name("name", name) or identifier(name_of(fn)),
+        opt_level=opt_level,
+        target=target_for(target, opset, weights_dtype),
+        pipeline=pipeline_for(opt_level, passes),
+        verify=passes is not None,
     )
-    runtime = _runtime(target, opset, options.weights_dtype)
-    pipeline = _pipeline(options.opt_level, passes)
     with CollectorPaused():
-        return _compiled(
-            fn, specs, options, runtime, pipeline, verify=passes is not None
-        )
+        return _compiled(request)
 
 
-@dataclass(frozen=True)
-class Options:
-    """The arguments of `compile`, checked, each as the rest of j2o takes it."""
-
-    opt_level: int
-    input_names: tuple[str, ...] | None
-    output_names: tuple[str, ...] | None
-    constraints: tuple[str, ...]
-    checks: bool
-    inputs_as_nchw: tuple[str | int, ...]
-    outputs_as_nchw: tuple[str | int, ...]
-    weights_dtype: str | None
-    name: str
-
-
-def _compiled(
-    fn: Callable[..., Any],
-    specs: Sequence[Any],
-    options: Options,
-    runtime: Target,
-    pipeline: PassPipeline,
-    *,
-    verify: bool,
-) -> Model:
-    """The stages one after the other; `verify` checks the graph after every pass."""
+def _compiled(request: Request) -> Model:
+    """The stages one after the other."""
     report = Report()
-    clock = [time.perf_counter()]
-    parsed = parse_specs(fn, specs, options.constraints, options.input_names)
-    ins = _positions(
-        "inputs_as_nchw", options.inputs_as_nchw, parsed.names, _input_types(parsed)
+    with _timed(report, "trace"):
+        specs, traced = _traced(request, report)
+    with _timed(report, "lift"):
+        graph, boundary = _lifted(specs, traced, request, report)
+    report.ops_before = count_ops(graph)
+    with _timed(report, "passes"):
+        _optimise(graph, boundary, request, report)
+    _describe_result(graph, report)
+    fn = _with_weights(on_copies(request.fn, traced.held), request.specs)
+    return Model(fn, graph, boundary, request.target.opset, report, graph.name)
+
+
+@contextmanager
+def _timed(report: Report, stage: str) -> Iterator[None]:
+    """The report takes how many seconds a stage has taken."""
+    started = time.perf_counter()
+    yield
+    report.seconds[stage] = time.perf_counter() - started
+
+
+# ------------------------------------------------------------------------------------ tracing
+
+
+class _Program(NamedTuple):
+    specs: Specs
+    traced: Traced
+
+
+def _traced(request: Request, report: Report) -> _Program:
+    """The program as JAX traces it at the specs."""
+    specs = parse_specs(
+        request.fn, request.specs, request.constraints, request.input_names
     )
-    _warn_of_narrowing(parsed.narrowed, report)
-    traced = trace(fn, parsed.avals, parsed.tree)
+    _inputs_as_nchw(specs, request)  # refused before anything is traced
+    _warn_of_narrowing(specs.narrowed, report)
+    traced = trace(request.fn, [leaf.aval for leaf in specs.leaves], specs.tree)
     for text in traced.warnings:
         report.warn(text)
     if not traced.out_paths:
         raise SpecError("fn: it gives no arrays, and a model needs at least one output")
-    clock.append(time.perf_counter())
-    graph, boundary = _lift(
-        parsed, traced, options.name, options.output_names, report.notes
-    )
-    outs = _positions(
-        "outputs_as_nchw",
-        options.outputs_as_nchw,
-        graph.output_names,
-        boundary.out_types,
-    )
-    clock.append(time.perf_counter())
-    report.ops_before = count_ops(graph)
-    boundary = dataclasses.replace(
-        boundary, inputs_as_nchw=frozenset(ins), outputs_as_nchw=frozenset(outs)
-    )
-    for_passes = {
-        "weights_dtype": options.weights_dtype,
-        "checks": options.checks,
-        "nchw": (ins, outs),
-    }
-    context = Context(
-        runtime,
-        Retracer(has_rule),
-        options.opt_level,
-        for_passes,
-        report.quantisation,
-        report.notes,
-    )
-    nchw_inputs(graph, ins)
-    nchw_outputs(graph, outs)
-    if pipeline.check == "numeric":
-        from j2o.numeric_check import NumericCheck
-
-        pipeline = pipeline.observing(NumericCheck(graph, runtime, context.retrace))
-    report.passes = run(pipeline, graph, context, verify=verify)
-    clock.append(time.perf_counter())
-    report.seconds = dict(
-        zip(
-            ("trace", "lift", "passes"),
-            (b - a for a, b in itertools.pairwise(clock)),
-            strict=True,
-        )
-    )
-    _describe_result(report, graph)
-    return Model(
-        _with_weights(on_copies(fn, traced.held), specs),
-        graph,
-        boundary,
-        runtime.opset,
-        report,
-        graph.name,
-    )
+    return _Program(specs, traced)
 
 
-def _check_callable(fn: Any) -> None:
-    """SpecError where `fn` is nothing that can be called with arrays."""
-    if not callable(fn):
-        is_transformed = callable(getattr(fn, "apply", None))  # by haiku
-        advice = "; its .apply is one" if is_transformed else ""
-        raise SpecError(f"fn: given {shown(fn)}, a callable is needed{advice}")
-    if isinstance(fn, type) and any("__call__" in vars(base) for base in fn.__mro__):
-        raise SpecError(
-            f"fn: {fn.__name__} is a class; an instance of it, {fn.__name__}(…), can be compiled"
-        )
-    if inspect.iscoroutinefunction(fn):
-        raise SpecError(
-            f"fn: {name_of(fn)} is a coroutine; a plain function that returns arrays is needed"
-        )
-    linen = sys.modules.get("flax.linen")
-    module = (
-        fn.__self__
-        if getattr(fn, "__name__", None) == "__call__" and hasattr(fn, "__self__")
-        else fn
-    )
-    if linen is not None and isinstance(module, linen.Module) and module.scope is None:
-        kind = type(module).__name__
-        raise SpecError(
-            f"fn: {kind} is a linen module without variables; compile(module.apply, [j2o.weights(variables), …]) or "
-            f"compile(module.bind(variables), […]) would do"
-        )
+def _inputs_as_nchw(specs: Specs, request: Request) -> tuple[int, ...]:
+    """The positions of the inputs that are NCHW."""
+    names = [leaf.name for leaf in specs.inputs]
+    types = _input_types(specs)
+    return nchw.positions("inputs_as_nchw", request.inputs_as_nchw, names, types)
 
 
-def _runtime(target: Any, opset: Any, weights_dtype: str | None) -> Target:
-    """The target, by default onnxruntime's CPU kernels at an opset."""
-    from j2o.backend.kernels import target as kernels
-
-    number = (
-        None
-        if opset is None
-        else whole_number(
-            "opset", opset, None, "a number is needed, or None for the newest"
-        )
-    )
-    if target is None:
-        return kernels(number, "DequantizeLinear" if weights_dtype == "int8" else None)
-    if not isinstance(target, Target):
-        raise SpecError(
-            f"target={shown(target)}: a j2o.ir.target.Target is needed; by default onnxruntime's CPU kernels"
-        )
-    return target
-
-
-def _tensors(argument: str, given: Any) -> tuple[str | int, ...]:
-    """Names and flat indices of tensors."""
-    found = sequence(argument, given, "['x', 0]")
-    needed = "names and flat indices are needed, as in ['x', 0]"
-    return tuple(
-        one if isinstance(one, str) else whole_number(argument, one, None, needed)
-        for one in found
-    )
+def _input_types(specs: Specs) -> tuple[Type, ...]:
+    """The types of the leaves that are inputs, as JAX has them."""
+    return tuple(type_of(leaf.aval) for leaf in specs.inputs)
 
 
 def _warn_of_narrowing(narrowed: Sequence[str], report: Report) -> None:
@@ -253,164 +157,140 @@ def _warn_of_narrowing(narrowed: Sequence[str], report: Report) -> None:
     )
 
 
-def _describe_result(report: Report, graph: Graph) -> None:
+# ------------------------------------------------------------------------------------ lifting
+
+
+def _lifted(
+    specs: Specs, traced: Traced, request: Request, report: Report
+) -> tuple[Graph, Boundary]:
+    """The root graph with weights as constants, and how it belongs to the caller's pytrees."""
+    graph = lift(
+        traced.jaxpr,
+        dims=specs.scope,
+        name=request.name,
+        const=_captured(specs, traced),
+        hints=[leaf.name for leaf in specs.leaves],
+        has_rule=has_rule,
+        notes=report.notes,
+    )
+    _bind_weights(graph, [leaf.weight for leaf in specs.leaves])
+    graph.input_names = [leaf.name for leaf in specs.inputs]
+    graph.output_names = _output_names(traced, graph.input_names, request.output_names)
+    out_types = tuple(map(type_of, traced.jaxpr.out_avals))
+    outputs_as_nchw = nchw.positions(
+        "outputs_as_nchw", request.outputs_as_nchw, graph.output_names, out_types
+    )
+    return graph, Boundary(
+        types=_input_types(specs),
+        out_types=out_types,
+        in_tree=specs.caller_tree,
+        out_tree=traced.out_tree,
+        frozen_arguments=specs.frozen_arguments,
+        inputs_as_nchw=_inputs_as_nchw(specs, request),
+        outputs_as_nchw=outputs_as_nchw,
+    )
+
+
+def _captured(specs: Specs, traced: Traced) -> Callable[[Any], Tensor]:
+    """A function that makes constants of the arrays that the program closes over, with keys that no weight has."""
+    weights = [leaf.weight for leaf in specs.leaves if leaf.weight is not None]
+    taken: dict[str, Any] = {weight.key: weight for weight in weights}
+    paths = traced.held.names()
+
+    def const(array: Any) -> Tensor:
+        path = paths.get(id(array))
+        return tensor_of(array, path and own_key(path, array, taken))
+
+    return const
+
+
+def _bind_weights(graph: Graph, weights: Sequence[Tensor | None]) -> None:
+    """Put constants in the place of the inputs that are weights."""
+    # from the last on, so that the positions stay right and the constants stand in order
+    for position in reversed(range(len(weights))):
+        weight = weights[position]
+        if weight is not None:
+            _bind_weight(graph, position, weight)
+
+
+def _bind_weight(graph: Graph, position: int, weight: Tensor) -> None:
+    name = weight.key.rpartition("/")[2]
+    attrs: dict[str, Any] = {"value": weight}
+    node = Node("const", (), (weight.type,), attrs, (), None, (name,))
+    value = graph.insert(node, before=graph.first).out
+    wanted = graph.inputs[position].type
+    if wanted.dtype.is_key:
+        wrap = Node("lax.random_wrap", (value,), (wanted,))
+        value = graph.insert(wrap, before=node.next).out
+    elif wanted != value.type:  # 64-bit weights while 64-bit mode is off
+        value = Builder(graph, node.next).Cast(value, to=wanted.dtype)
+    graph.inputs[position].replace_by(value)
+    graph.remove_input(position)
+
+
+def _output_names(
+    traced: Traced, inputs: Sequence[str], given: Sequence[str] | None
+) -> list[str]:
+    """The names of the outputs: those given, else their paths in what the function returns."""
+    found = []
+    for path in traced.out_paths:
+        name = path_name(path)
+        if not name:
+            name = "output"
+        elif name[0].isdigit():
+            name = f"output_{name}"
+        found.append(name)
+    return list(output_names(found, given, inputs))
+
+
+# ------------------------------------------------------------------------------------ passes
+
+
+def _optimise(
+    graph: Graph, boundary: Boundary, request: Request, report: Report
+) -> None:
+    """Run the pipeline on the graph."""
+    nchw.take_inputs(graph, boundary.inputs_as_nchw)
+    nchw.give_outputs(graph, boundary.outputs_as_nchw)
+    context = Context(
+        target=request.target,
+        retrace=Retracer(has_rule),
+        opt_level=request.opt_level,
+        options={"weights_dtype": request.weights_dtype, "checks": request.checks},
+        errors=report.quantisation,
+        notes=report.notes,
+    )
+    pipeline = request.pipeline
+    if pipeline.check == "numeric":
+        from j2o.numeric_check import NumericCheck
+
+        check = NumericCheck(graph, request.target, context.retrace)
+        pipeline = pipeline.observing(check)
+    report.passes = run(pipeline, graph, context, verify=request.verify)
+
+
+# ------------------------------------------------------------------------------------ the result
+
+
+def _describe_result(graph: Graph, report: Report) -> None:
     report.ops_after = count_ops(graph)
     report.not_portable = sorted(op for op in report.ops_after if op.startswith("ort."))
-    consts = {n.attrs["value"] for n in graph.walk() if n.op == "const"}
-    report.weights_bytes = sum(t.nbytes for t in consts)  # type: ignore[union-attr]
-
-
-def _pipeline(opt_level: int, passes: Any) -> PassPipeline:
-    """The pipeline to run. One that was made for a level runs at that, and `opt_level` may not say another.
-
-    (That somebody wrote `opt_level=2`, the default, cannot be seen.)
-    """
-    if isinstance(passes, Pass):
-        raise SpecError(
-            f"passes: given the pass {passes.name!r} alone; passes=lambda p: p.after('fold', {passes.name}) adds it"
-        )
-    default = default_pipeline(opt_level)
-    chosen = (
-        default
-        if passes is None
-        else _own_pipeline(passes, default)
-        if callable(passes)
-        else passes
-    )
-    if not isinstance(chosen, PassPipeline):
-        which = "the function returned" if callable(passes) else "given"
-        raise SpecError(
-            f"passes: {which} {shown(chosen)}; a PassPipeline, or a function that returns one, is needed"
-        )
-    if opt_level != 2 and chosen.level not in (None, opt_level):
-        raise SpecError(
-            f"opt_level={opt_level!r}: the pipeline in passes is of level {chosen.level}; "
-            f"leave opt_level out, or give default_pipeline({opt_level!r})"
-        )
-    return chosen
-
-
-def _own_pipeline(passes: Any, default: PassPipeline) -> Any:
-    try:
-        return passes(default)
-    except J2OError:
-        raise
-    except Exception as error:
-        raise SpecError(f"passes: the function raised {raised(error)}") from error
+    values = (value for node in graph.walk() for value in node.outputs)
+    consts = {value.const for value in values}
+    report.weights_bytes = sum(tensor.nbytes for tensor in consts if tensor is not None)
 
 
 def _with_weights(fn: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any]:
     """`fn` of the arguments that are not frozen, for comparing with JAX."""
-    frozen = {i: s.tree for i, s in enumerate(specs) if isinstance(s, Weights)}
+    frozen = {i: spec.tree for i, spec in enumerate(specs) if isinstance(spec, Weights)}
     if not frozen:
         return fn
 
     def call(*args: Any) -> Any:
         rest = iter(args)
-        return fn(
-            *(
-                loaded(frozen[i]) if i in frozen else next(rest)
-                for i in range(len(specs))
-            )
-        )
+        every = []
+        for i in range(len(specs)):
+            every.append(loaded(frozen[i]) if i in frozen else next(rest))
+        return fn(*every)
 
     return call
-
-
-def _lift(
-    parsed: Specs,
-    traced: Traced,
-    name: str,
-    given: Sequence[str] | None,
-    notes: list[str],
-) -> tuple[Graph, Boundary]:
-    """The root graph with frozen leaves bound to constants, and how it belongs to the caller's pytrees."""
-
-    taken: dict[str, Any] = {t.key: t for t in parsed.frozen if t is not None}
-    names = traced.held.names()
-
-    def const(array: Any) -> Tensor:
-        path = names.get(id(array))
-        return tensor_of(array, path and own_key(path, array, taken))
-
-    hints = iter(parsed.names)
-    given_hints = [next(hints) if f is None else "" for f in parsed.frozen]
-    graph = lift(
-        traced.jaxpr,
-        dims=parsed.scope,
-        name=name,
-        const=const,
-        hints=given_hints,
-        has_rule=has_rule,
-        notes=notes,
-    )
-    for i in reversed(range(len(parsed.frozen))):
-        tensor = parsed.frozen[i]
-        if tensor is not None:
-            node = Node(
-                "const",
-                (),
-                (tensor.type,),
-                {"value": tensor},
-                (),
-                None,
-                (tensor.key.rpartition("/")[2],),
-            )
-            graph.insert(node, before=graph.first)
-            value = node.out
-            wanted = graph.inputs[i].type
-            if wanted.dtype.is_key:
-                wrap = Node("lax.random_wrap", (value,), (wanted,))
-                value = graph.insert(wrap, before=node.next).out
-            elif wanted != value.type:  # 64-bit weights while 64-bit mode is off
-                value = Builder(graph, node.next).Cast(value, to=wanted.dtype)
-            graph.inputs[i].replace_by(value)
-            graph.remove_input(i)
-    graph.input_names = list(parsed.names)
-    paths = [path_name(p) for p in traced.out_paths]
-    found = [
-        "output" if not p else f"output_{p}" if p[0].isdigit() else p for p in paths
-    ]
-    graph.output_names = list(output_names(found, given, parsed.names))
-    outs = tuple(type_of(a) for a in traced.jaxpr.out_avals)
-    return graph, Boundary(
-        _input_types(parsed),
-        outs,
-        parsed.caller_tree,
-        traced.out_tree,
-        parsed.frozen_arguments,
-    )
-
-
-def _input_types(parsed: Specs) -> tuple[Type, ...]:
-    """The types of the leaves that are inputs, as JAX has them."""
-    return tuple(
-        type_of(a)
-        for a, f in zip(parsed.avals, parsed.frozen, strict=True)
-        if f is None
-    )
-
-
-def _positions(
-    argument: str,
-    chosen: Sequence[str | int],
-    names: Sequence[str],
-    types: Sequence[Type],
-) -> tuple[int, ...]:
-    """Flat indices of tensors given by name or index, each once; SpecError where there is no such 4-D tensor."""
-    found: list[int] = []
-    for one in chosen:
-        index = (
-            one if isinstance(one, int) else names.index(one) if one in names else None
-        )
-        if index is None or not 0 <= index < len(names):
-            raise SpecError(
-                f"{argument}: there is no {shown(one)}; there are {shortened(', '.join(names), 120)}"
-            )
-        if types[index].rank != 4:
-            raise SpecError(
-                f"{argument}: {names[index]!r} is {types[index]}, 4 axes are needed"
-            )
-        if index not in found:
-            found.append(index)
-    return tuple(found)

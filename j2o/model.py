@@ -18,9 +18,9 @@ from j2o.errors import SpecError, VerificationError
 from j2o.ir import dims
 from j2o.ir.graph import Graph
 from j2o.ir.types import Type
-from j2o.passes.boundary import TO_NCHW, TO_NHWC
+from j2o.nchw import to_nchw, to_nhwc
 from j2o.report import Report, count_ops
-from j2o.values import accept, misfit, permuted, to_graph, to_jax
+from j2o.values import accept, misfit, to_graph, to_jax
 
 if TYPE_CHECKING:
     import onnx
@@ -43,8 +43,8 @@ class Boundary:
     in_tree: Any
     out_tree: Any
     frozen_arguments: frozenset[int] = frozenset()
-    inputs_as_nchw: frozenset[int] = frozenset()
-    outputs_as_nchw: frozenset[int] = frozenset()
+    inputs_as_nchw: tuple[int, ...] = ()
+    outputs_as_nchw: tuple[int, ...] = ()
 
 
 class Model:
@@ -197,17 +197,14 @@ class Model:
             zip(self.graph.input_names, flat, strict=True)
         ):
             array = to_graph(value)
-            feeds[name] = permuted(array, TO_NCHW) if i in b.inputs_as_nchw else array
+            feeds[name] = to_nchw(array) if i in b.inputs_as_nchw else array
         arrays = self.session.run(feeds)
         leaves = []
         with self._as_compiled():
             for i, (array, wanted) in enumerate(zip(arrays, b.out_types, strict=True)):
-                leaves.append(
-                    to_jax(
-                        permuted(array, TO_NHWC) if i in b.outputs_as_nchw else array,
-                        wanted,
-                    )
-                )
+                if i in b.outputs_as_nchw:
+                    array = to_nhwc(array)
+                leaves.append(to_jax(array, wanted))
         return jax.tree.unflatten(b.out_tree, leaves)
 
     def _as_compiled(self) -> contextlib.AbstractContextManager[Any]:

@@ -325,11 +325,6 @@ def to_graph(array: Any) -> np.ndarray:
     return plain
 
 
-def permuted(array: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    """The array with its first axes in another order; an axis for the parts of complex numbers or keys stays the last."""
-    return array.transpose((*axes, *range(len(axes), array.ndim)))
-
-
 def to_jax(array: np.ndarray, type: Type) -> jax.Array:
     """What the graph gives as JAX has it."""
     if type.dtype.is_key:
