@@ -21,7 +21,7 @@ from j2o.ir.types import DType, Type
 from j2o.passes.clean.dce import dce
 from j2o.passes.components.split import components
 from j2o.passes.context import Context, Retrace
-from j2o.passes.lower import lower
+from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import PassPipeline
 from j2o.passes.runner import run
 from j2o.passes.structure.functions import functions
@@ -32,7 +32,7 @@ from j2o.passes.target.materialize import materialize
 
 INEXACT = "weights_dtype"  # the pass that is asked to change values
 FINISH = PassPipeline(
-    (inline, components, functions, lower, dce, materialize, checks, legalize)
+    (inline, components, functions, lower_graph, dce, materialize, checks, legalize)
 )
 
 

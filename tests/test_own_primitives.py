@@ -11,7 +11,7 @@ from jax.extend.core import Primitive
 import j2o
 from j2o.errors import PassError
 from j2o.ir.types import DType
-from j2o.passes.lower.table import DECOMPOSITIONS, RULES
+from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS
 from j2o.passes.structure.inline import KEPT
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
@@ -20,7 +20,7 @@ X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
 @pytest.fixture(autouse=True)
 def own_primitives():
     """The example, whose rules are registered for one test."""
-    tables = (RULES, DECOMPOSITIONS, KEPT)
+    tables = (LOWERINGS, DECOMPOSITIONS, KEPT)
     before = [table.copy() for table in tables]
     yield importlib.reload(importlib.import_module("examples.own_primitives"))
     for table, old in zip(tables, before, strict=True):
@@ -133,7 +133,7 @@ def test_names_that_no_primitive_has(register, names, words):
 def test_a_rule_that_is_no_function(register):
     with pytest.raises(PassError, match="given 5"):
         register("zz")(5)
-    assert "zz" not in {*RULES, *DECOMPOSITIONS}
+    assert "zz" not in {*LOWERINGS, *DECOMPOSITIONS}
 
 
 @pytest.mark.parametrize(

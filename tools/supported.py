@@ -12,7 +12,7 @@ from j2o.frontend.host import CALLING, PRINTING
 from j2o.frontend.own_code import primitives_with_code
 from j2o.passes.components.split import BILINEAR, COMPLEX, EACH, FLATTENED, KEYS
 from j2o.passes.lower import has_rule
-from j2o.passes.lower.table import DECOMPOSITIONS, RULES
+from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS
 from j2o.passes.structure.inline import CALLS
 
 PATH = Path(__file__).parent.parent / "docs" / "supported.md"
@@ -67,7 +67,7 @@ def rules() -> set[str]:
     """Primitives that have a rule of ours, or code of JAX's own that stands for one."""
     seen = json.loads(RESULTS.read_text())["primitives"]
     own = {name for name in primitives_with_code() & set(seen) if not has_rule(name)}
-    return {*RULES, *DECOMPOSITIONS, *COMPLEX, *KEYS, *own} - CALLING - PRINTING
+    return {*LOWERINGS, *DECOMPOSITIONS, *COMPLEX, *KEYS, *own} - CALLING - PRINTING
 
 
 def text() -> str:
@@ -80,7 +80,7 @@ def text() -> str:
         seen = results["primitives"].get(n, {"dtypes": [], "symbolic": False})
         kind = (
             "ONNX"
-            if n in RULES
+            if n in LOWERINGS
             else "components"
             if n in COMPLEX or n in KEYS
             else "JAX"

@@ -13,7 +13,7 @@ from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
 from j2o.passes.layout.gemm import gemm
 from j2o.passes.layout.transposes import transposes
-from j2o.passes.lower import lower
+from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
 from j2o.passes.recover import recover, recover_early
 from j2o.passes.structure.functions import functions
@@ -38,7 +38,15 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
         raise SpecError(f"opt_level={shown(opt_level)}: 0, 1, 2 or 3 is needed")
     opt_level = int(opt_level)
     early: tuple[Step, ...] = (recover_early,) if opt_level >= 2 else ()
-    steps: list[Step] = [inline, unused, components, functions, *early, lower, dce]
+    steps: list[Step] = [
+        inline,
+        unused,
+        components,
+        functions,
+        *early,
+        lower_graph,
+        dce,
+    ]
     clean = (fold, simplify, shapes, broadcasts, cse, dce)
     if opt_level == 1:
         steps.append(Fixpoint("clean", clean, limit=4))

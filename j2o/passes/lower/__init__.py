@@ -1,5 +1,8 @@
-"""Lowering: rules that turn `lax.*` into `onnx.*`, by families; `driver.py` applies them, `table.py` holds them."""
+"""The stage that turns `lax.*` nodes into `onnx.*` nodes: a package of rules, and the pass `lower` that applies them.
 
-from j2o.passes.lower.driver import has_rule, lower
+`table.py` has the tables and the decorators `@lower` and `@lower_with`, `driver.py` the pass, the other files the rules.
+"""
 
-__all__ = ["has_rule", "lower"]
+from j2o.passes.lower.driver import has_rule, lower_graph
+
+__all__ = ["has_rule", "lower_graph"]

@@ -13,7 +13,7 @@ from jax import lax
 
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.lower.table import RULES, Lowering, lower, lower_with
+from j2o.passes.lower.table import LOWERINGS, Lowering, lower, lower_with
 
 
 def convert(op: Lowering, x: Value, to: DType) -> Value:
@@ -31,7 +31,9 @@ def convert(op: Lowering, x: Value, to: DType) -> Value:
     return _float_to_float8(op, x, to) if to in FLOAT8 and overflows else op.cast(x, to)
 
 
-RULES["convert_element_type"] = lambda op, x, *, new_dtype: convert(op, x, new_dtype)
+LOWERINGS["convert_element_type"] = lambda op, x, *, new_dtype: convert(
+    op, x, new_dtype
+)
 FLOAT8 = {
     DType.F8E4M3FN: 480.0,
     DType.F8E5M2: 61440.0,

@@ -8,7 +8,7 @@ from typing import Any
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
 from j2o.passes.lower.reduce import reduce_max, reduce_min, reduce_sum
-from j2o.passes.lower.table import RULES, Lowering, lower
+from j2o.passes.lower.table import LOWERINGS, Lowering, lower
 
 
 @lower("psum", "psum_invariant", "pmax", "pmin")
@@ -19,7 +19,7 @@ def reduced(
     return [rule(op, x, axes=[a for a in axes if type(a) is int]) for x in operands]
 
 
-RULES |= {
+LOWERINGS |= {
     **dict.fromkeys(
         [
             "all_gather",

@@ -1,11 +1,13 @@
-"""`lower`: every `lax.*` node becomes `onnx.*` nodes, by the tables of rules. The driver; rules are in the files beside.
+"""The pass `lower`: every `lax.*` node becomes `onnx.*` nodes, by the rules in the files beside.
 
-Regions are lowered before the node that holds them. All operations without a rule are reported together.
+A node with a lowering: its regions are lowered first, then its rule builds nodes in front of it, and they take its place.
+A node with a decomposition: the JAX code is traced, inserted in front of it, and lowered node by node.
+All operations without a rule are reported together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from j2o.errors import J2OError, PassError, UnsupportedError, raised, shown
@@ -37,158 +39,164 @@ from j2o.passes.lower.decompositions import (  # noqa: F401  (as above)
     schur,
     special,
 )
-from j2o.passes.lower.table import DECOMPOSITIONS, RULES, Lowering
+from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, JaxCode, Lowering
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.structure.inline import CALLS, SOLVE, inline
 
 
 def has_rule(primitive: str) -> bool:
-    """Whether j2o says what a primitive is, so that JAX's own code for it is not asked."""
+    """Return True where j2o says what a primitive is, so that JAX's own code for it is not asked."""
+    tables = (LOWERINGS, DECOMPOSITIONS, COMPLEX, KEYS)
     name = f"lax.{primitive}"
-    by_table = (
-        primitive in RULES
-        or primitive in DECOMPOSITIONS
-        or primitive in COMPLEX
-        or primitive in KEYS
-    )
-    return by_table or name in CALLS or name == SOLVE
+    is_inlined = name in CALLS or name == SOLVE
+    return is_inlined or any(primitive in table for table in tables)
 
 
 @graph_pass("lower", at="lax", level=0, scope="root", gives="onnx")
-def lower(graph: Graph, context: Context) -> int:
+def lower_graph(graph: Graph, context: Context) -> int:
     """Lower the root graph and its functions; UnsupportedError lists everything that has no rule."""
     driver = Driver(context)
     for each in (graph, *graph.functions.values()):
-        driver.graph(each)
+        driver.lower_graph(each)
     if driver.problems:
         raise UnsupportedError(list(dict.fromkeys(driver.problems)))
     return driver.count
 
 
 class Driver:
-    """Lowers nodes one by one; `problems` collects what has no rule."""
+    """Lowers nodes one by one; `problems` collects what has no rule, `count` the nodes that had one."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.problems: list[str] = []
         self.count = 0
 
-    def graph(self, graph: Graph) -> None:
+    def lower_graph(self, graph: Graph) -> None:
+        """Lower every node of a graph, and of the regions in it."""
         for node in graph:
             if node.dialect == "lax":
-                self.node(node)
+                self.lower_node(node)
             else:
-                for region in node.graphs:
-                    self.graph(region)
+                self.lower_regions(node)
 
-    def node(self, node: Node) -> None:
-        """Lower one node and the regions in it, and erase it."""
-        decomposed = node.kind in DECOMPOSITIONS
-        if not decomposed:
-            for region in node.graphs:
-                self.graph(region)
-            self.count += 1
+    def lower_regions(self, node: Node) -> None:
+        for region in node.graphs:
+            self.lower_graph(region)
+
+    def lower_node(self, node: Node) -> None:
+        """Put what lowering a node gives in its place.
+
+        A node that cannot be lowered becomes placeholders, so that the others are still looked at.
+        """
         try:
-            values = self.decompose(node) if decomposed else self.values(node)
+            values = self.lowered(node)
         except UnsupportedError as error:
-            self.problems += [
-                f"{node.described}: {reason}" for reason in error.operations
-            ]
-            values = placeholders(node, [v.type for v in node.outputs])
+            reasons = [f"{node.described}: {why}" for why in error.operations]
+            values = self.given_up(node, reasons)
         except dims.Inconclusive as error:
-            text = str(error).partition("\n")[0]
-            options = (
-                " or ".join(f"constraints={list(c)}" for c in dims.settling(text))
-                or "a number in the spec"
-            )
-            self.problems.append(
-                f"{node.described}: {text.rstrip('.')}; {options} would settle it"
-            )
-            values = placeholders(node, [v.type for v in node.outputs])
+            values = self.given_up(node, [_undecided(node, error)])
         except J2OError:
             raise
         except Exception as error:
             raise PassError(f"lowering {node.described}: {raised(error)}") from error
         node.replace_by(*values)
 
-    def values(self, node: Node) -> Sequence[Value]:
-        rule = RULES.get(node.kind)
+    def given_up(self, node: Node, reasons: list[str]) -> Sequence[Value]:
+        self.problems += reasons
+        return placeholders(node, [v.type for v in node.outputs])
+
+    # ------------------------------------------------------------------- one node
+
+    def lowered(self, node: Node) -> Sequence[Value]:
+        """The values that stand for a node's results, of exactly their types."""
+        if node.kind in DECOMPOSITIONS:
+            values = self.by_decomposition(node)
+        else:
+            values = self.by_lowering(node)
+        return values
+
+    def by_lowering(self, node: Node) -> Sequence[Value]:
+        self.lower_regions(node)
+        self.count += 1
+        rule = LOWERINGS.get(node.kind)
         if rule is None:
             raise UnsupportedError(
                 ["no lowering for this primitive; @j2o.lower registers one"]
             )
-        op = self.builder(node)
-        result = rule(op, *node.inputs, **node.attrs)
+        result = rule(self.builder(node), *node.inputs, **node.attrs)
         values = (result,) if isinstance(result, Value) else result
         _settle(values, node, "rule")
         return values
 
-    def builder(self, node: Node) -> Lowering:
-        assert node.graph is not None
-        op = Lowering(
-            node.graph, node, node.loc, node.outputs[0].hint if node.outputs else ""
-        )
-        op.source, op.target, op.expand_with = node, self.context.target, self.expand
-        op.checks, op.notes = (
-            bool(self.context.options.get("checks")),
-            self.context.notes,
-        )
-        return op
-
-    def decompose(self, node: Node) -> Sequence[Value]:
-        """The results of a node's decomposition, lowered."""
-        values = self.expand(
-            self.builder(node), DECOMPOSITIONS[node.kind], node.inputs, node.attrs
-        )  # type: ignore[arg-type]
+    def by_decomposition(self, node: Node) -> Sequence[Value]:
+        code = DECOMPOSITIONS[node.kind]
+        values = self.expand(self.builder(node), code, node.inputs, node.attrs)
         _settle(values, node, "decomposition")
         return values
+
+    def builder(self, node: Node) -> Lowering:
+        """The builder for a node's rule."""
+        hint = node.outputs[0].hint if node.outputs else ""
+        op = Lowering(node.home, node, node.loc, hint)
+        op.source = node
+        op.target = self.context.target
+        op.expand_with = self.expand
+        op.checks = bool(self.context.options.get("checks"))
+        op.notes = self.context.notes
+        return op
 
     def expand(
         self,
         op: Lowering,
-        fn: Callable[..., Any],
-        values: Sequence[Value],
-        params: dict[str, Any],
+        code: JaxCode,
+        values: Sequence[Value | None],
+        params: Mapping[str, Any],
     ) -> tuple[Value, ...]:
-        """`fn`, traced at the types of `values`, inserted before `op.before` and lowered."""
-        graph = self.context.retrace(fn, [v.type for v in values], params)
+        """Trace JAX code at the types of `values`, insert it before `op.before`, and lower it."""
+        operands = [v for v in values if v is not None]
+        graph = self.context.retrace(code, [v.type for v in operands], dict(params))
         inline(graph)
         split_components([graph], self.context.retrace)
         body = [n for n in graph if n.op != "return"]
         end = op.before
         anchor = end if end is not None else op.graph.insert(Node("return", (), ()))
-        outputs = splice(graph, values, anchor)
-        keep = op.graph.insert(
-            Node("return", outputs, ()), before=anchor
-        )  # holds the results while they are lowered
+        # a node that uses the results follows them through their own lowering
+        holder = Node("return", splice(graph, operands, anchor), ())
+        op.graph.insert(holder, before=anchor)
         for node in body:
             node.loc = node.loc or op.loc
             if node.dialect == "lax":
-                self.node(node)
-        results = keep.inputs
-        keep.erase()
+                self.lower_node(node)
+        results = holder.operands
+        holder.erase()
         if end is None:
             anchor.erase()
-        return results  # type: ignore[return-value]
+        return results
+
+
+def _undecided(node: Node, error: dims.Inconclusive) -> str:
+    """What is not known of symbolic sizes at a node, and what would settle it."""
+    question = str(error).partition("\n")[0]
+    constraints = [f"constraints={list(c)}" for c in dims.settling(question)]
+    remedy = " or ".join(constraints) or "a number in the spec"
+    return f"{node.described}: {question.rstrip('.')}; {remedy} would settle it"
 
 
 def _settle(values: Any, node: Node, what: str) -> None:
     """Give results the types that JAX has for them; PassError where these are others, not only written otherwise."""
     wanted = [v.type for v in node.outputs]
-    are_values = isinstance(values, list | tuple) and all(
-        isinstance(v, Value) for v in values
+    is_sequence = isinstance(values, list | tuple)
+    if not is_sequence or not all(isinstance(v, Value) for v in values):
+        given = shown(values)
+    elif len(values) != len(wanted) or not all(map(_fits, values, wanted)):
+        given = _types([v.type for v in values])
+    else:
+        for value, want in zip(values, wanted, strict=True):
+            value.type = want  # the same type, perhaps written otherwise
+        return
+    raise PassError(
+        f"the {what} for {node.described} gave {given} instead of {_types(wanted)}"
     )
-    if not are_values:
-        raise PassError(
-            f"the {what} for {node.described} gave {shown(values)} instead of {_types(wanted)}"
-        )
-    if len(values) != len(wanted) or not all(map(_fits, values, wanted)):
-        got = _types([v.type for v in values])
-        raise PassError(
-            f"the {what} for {node.described} gave {got} instead of {_types(wanted)}"
-        )
-    for value, want in zip(values, wanted, strict=True):
-        value.type = want
 
 
 def _fits(value: Value, want: Type) -> bool:

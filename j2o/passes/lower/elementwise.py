@@ -19,7 +19,7 @@ from j2o.ir.graph import Value
 from j2o.ir.types import DType
 from j2o.passes.lower.table import (
     DECOMPOSITIONS,
-    RULES,
+    LOWERINGS,
     Lowering,
     Rule,
     lower,
@@ -42,7 +42,7 @@ def identity(op: Lowering, *operands: Value, **_: Any) -> tuple[Value, ...]:
     return operands
 
 
-RULES |= {
+LOWERINGS |= {
     "platform_index": lambda op, *, platforms: op.const(
         our_platform(platforms), DType.I32
     ),

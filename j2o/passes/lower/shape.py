@@ -10,7 +10,7 @@ from j2o.errors import DimensionError
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type, same_dim
-from j2o.passes.lower.table import RULES, Lowering, lower
+from j2o.passes.lower.table import LOWERINGS, Lowering, lower
 
 LAST = np.iinfo(np.int64).max
 
@@ -177,7 +177,7 @@ def arange(op: Lowering, size: Dim, dtype: DType) -> Value:
     return op.cast(line, dtype)
 
 
-RULES |= {
+LOWERINGS |= {
     "squeeze": lambda op, x, *, dimensions: op.squeeze(x, dimensions),
     "expand_dims": lambda op, x, *, dimensions: op.unsqueeze(x, dimensions),
     "transpose": lambda op, x, *, permutation: op.transpose(x, permutation),

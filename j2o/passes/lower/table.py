@@ -1,25 +1,26 @@
-"""The tables of lowering rules, and what a rule is handed.
+"""The two tables of lowering rules, the decorators that fill them, and the builder that a rule is handed.
 
-A rule has JAX's own signature, operands positional and parameters keyword-only, with the builder in front:
+`LOWERINGS` has rules that build `onnx.*` nodes. A rule has JAX's own signature, operands positional and parameters
+keyword-only, with the builder in front; it returns the value or values that stand for the primitive's results:
 
     @lower("integer_pow")
     def integer_pow(op: Lowering, x: Value, *, y: int) -> Value: ...
 
-It builds `onnx.*` nodes and returns the value or values that stand for the primitive's results. `op.out_types` has the
-types they must get, `op.source` the `lax` node itself (its regions are lowered already), `op.target` what must be able
-to run the result. A decomposition is plain JAX code instead, re-traced at the node's own types:
+`DECOMPOSITIONS` has plain JAX code, traced again at the operation's own types and lowered in turn:
 
     @lower_with("erf_inv")
     def erf_inv(x: jax.Array) -> jax.Array: ...
 
-A primitive has one rule: what is registered last takes the place of what was there, of whichever kind. A primitive that
+A primitive has one rule: what is registered last takes the place of what was there, in whichever table. A primitive that
 only calls (`jit`, `composite`, `custom_jvp_call`) is inlined, but where a rule is registered for it: that one gets the call.
+`docs/writing-a-lowering.md` explains it from the start.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -33,52 +34,14 @@ from j2o.ir.types import DType, Shape, Type
 from j2o.passes.structure.inline import keep
 
 Rule: TypeAlias = "Callable[..., Value | Sequence[Value]]"
+JaxCode: TypeAlias = Callable[..., Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
-RULES: dict[str, Rule] = {}
-DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
+LOWERINGS: dict[str, Rule] = {}  # by the name of the primitive, without "lax."
+DECOMPOSITIONS: dict[str, JaxCode] = {}
 
 
-def _registrar(
-    what: str, table: dict[str, Any], other: dict[str, Any], primitives: tuple[str, ...]
-) -> Callable[[F], F]:
-    """A decorator that enters a rule into `table` and takes what there is for its primitives out of `other`."""
-    if not primitives:
-        raise PassError(
-            f"{what}: name the primitives that the rule is for, {what}('my_primitive')"
-        )
-    for name in primitives:
-        _check_primitive(what, name)
-
-    def register(rule: F) -> F:
-        if not callable(rule):
-            raise PassError(
-                f"{what}({', '.join(map(repr, primitives))}): a function is needed, given {shown(rule)}"
-            )
-        for name in primitives:
-            table[name] = rule
-            other.pop(name, None)
-            keep(name)
-        return rule
-
-    return register
-
-
-def _check_primitive(what: str, name: Any) -> None:
-    if callable(name):
-        raise PassError(
-            f"{what}: it takes the names of primitives: @{what}('my_primitive'), not @{what} alone"
-        )
-    if not isinstance(name, str):
-        raise PassError(
-            f"{what}({shown(name)}): the name of a primitive is needed, a string"
-        )
-    parts = name.split()
-    if len(parts) > 1:
-        several = ", ".join(map(repr, parts))
-        raise PassError(f"{what}({name!r}): one string a primitive, {what}({several})")
-    if parts != [name] or not name.isprintable():
-        raise PassError(f"{what}({name!r}): no primitive has such a name")
+# -------------------------------------------------------------------------------------- decorators
 
 
 def lower(*primitives: str) -> Callable[[F], F]:
@@ -86,7 +49,7 @@ def lower(*primitives: str) -> Callable[[F], F]:
 
     Raises PassError for what can be no primitive's name, and for a rule that cannot be called.
     """
-    return _registrar("lower", RULES, DECOMPOSITIONS, primitives)
+    return _registrar("lower", LOWERINGS, DECOMPOSITIONS, primitives)
 
 
 def lower_with(*primitives: str) -> Callable[[F], F]:
@@ -95,7 +58,7 @@ def lower_with(*primitives: str) -> Callable[[F], F]:
     It takes the place of any other rule for them. Parameters come as the `lax` node holds them: dtypes as `DType`,
     enumerations as lower-case strings. Raises PassError as `lower` does.
     """
-    return _registrar("lower_with", DECOMPOSITIONS, RULES, primitives)
+    return _registrar("lower_with", DECOMPOSITIONS, LOWERINGS, primitives)
 
 
 def lower_formula(*primitives: str) -> Callable[[F], F]:
@@ -107,39 +70,96 @@ def lower_formula(*primitives: str) -> Callable[[F], F]:
 
     def register(formula: F) -> F:
         @functools.wraps(formula)
-        def fn(*operands: jax.Array, **params: Any) -> jax.Array:
+        def in_wide_floats(*operands: jax.Array, **params: Any) -> jax.Array:
             dtype = operands[0].dtype
             wide = dtype if dtype.itemsize >= 4 else jnp.float32
-            return formula(
-                *jnp.broadcast_arrays(*(x.astype(wide) for x in operands)), **params
-            ).astype(dtype)
+            arrays = jnp.broadcast_arrays(*(x.astype(wide) for x in operands))
+            return formula(*arrays, **params).astype(dtype)
 
-        lower_with(*primitives)(fn)
+        lower_with(*primitives)(in_wide_floats)
         return formula
 
     return register
 
 
-def lower_elementwise(table: dict[str, str]) -> None:
+def lower_elementwise(rows: dict[str, str]) -> None:
     """Register primitives that are one ONNX operator on the same operands: `{"exp": "Exp"}`."""
+    for primitive, operator in rows.items():
+        LOWERINGS[primitive] = OneOperator(operator)
 
-    def rule_for(operator: str) -> Rule:
-        return lambda op, *operands, **_: op.apply(f"onnx.{operator}", *operands)
 
-    for primitive, operator in table.items():
-        RULES[primitive] = rule_for(operator)
+@dataclass(frozen=True)
+class OneOperator:
+    """The rule of a primitive that is one ONNX operator; its parameters say nothing that ONNX needs."""
+
+    operator: str
+
+    def __call__(self, op: Lowering, *operands: Value, **_: Any) -> Value:
+        return op.apply(f"onnx.{self.operator}", *operands)
+
+
+def _registrar(
+    decorator: str,
+    table: dict[str, Any],
+    other: dict[str, Any],
+    primitives: tuple[str, ...],
+) -> Callable[[F], F]:
+    """A decorator that enters a rule into `table` and takes what there is for its primitives out of `other`."""
+    if not primitives:
+        raise PassError(
+            f"{decorator}: name the primitives that the rule is for, {decorator}('my_primitive')"
+        )
+    for name in primitives:
+        _check_name(decorator, name)
+
+    def register(rule: F) -> F:
+        if not callable(rule):
+            names = ", ".join(map(repr, primitives))
+            raise PassError(
+                f"{decorator}({names}): a function is needed, given {shown(rule)}"
+            )
+        for name in primitives:
+            table[name] = rule
+            other.pop(name, None)
+            keep(name)
+        return rule
+
+    return register
+
+
+def _check_name(decorator: str, name: Any) -> None:
+    """Raise PassError for what can be no primitive's name."""
+    if callable(name):
+        raise PassError(
+            f"{decorator}: it takes the names of primitives: @{decorator}('my_primitive'), not @{decorator} alone"
+        )
+    if not isinstance(name, str):
+        raise PassError(
+            f"{decorator}({shown(name)}): the name of a primitive is needed, a string"
+        )
+    parts = name.split()
+    if len(parts) > 1:
+        several = ", ".join(map(repr, parts))
+        raise PassError(
+            f"{decorator}({name!r}): one string a primitive, {decorator}({several})"
+        )
+    if parts != [name] or not name.isprintable():
+        raise PassError(f"{decorator}({name!r}): no primitive has such a name")
+
+
+# ------------------------------------------------------------------------------------ the builder
 
 
 class Lowering(Builder):
-    """The builder that rules are handed."""
+    """The builder that a rule is handed: it inserts before the `lax` node that the rule replaces, `source`.
+
+    The regions of `source` are lowered already.
+    """
 
     source: Node
     checks: bool  # whether the model itself is to refuse values for which the program raises
     notes: list[str]  # what is left out, for the report
-    expand_with: Callable[
-        [Lowering, Callable[..., Any], Sequence[Value], dict[str, Any]],
-        tuple[Value, ...],
-    ]
+    expand_with: Expand
 
     @property
     def out_types(self) -> tuple[Type, ...]:
@@ -153,40 +173,44 @@ class Lowering(Builder):
 
     @property
     def out_shape(self) -> Shape:
+        """The shape of the only result."""
         return self.source.out.type.shape
 
     @property
     def out_dtype(self) -> DType:
+        """The dtype of the only result."""
         return self.source.out.type.dtype
-
-    def supports(self, operator: str, dtype: DType) -> bool:
-        """Whether the target runs `operator` (`"Erf"`) on `dtype` as it stands, with no casts around it."""
-        return self.target is None or self.target.supports(f"onnx.{operator}", dtype)
 
     @property
     def opset(self) -> int:
+        """The version of ONNX's operators that the target has."""
         return 18 if self.target is None else self.target.opset
 
+    def supports(self, operator: str, dtype: DType) -> bool:
+        """Return True where the target runs `operator` (`"Erf"`) on `dtype` as it stands, with no casts around it."""
+        return self.target is None or self.target.supports(f"onnx.{operator}", dtype)
+
     def body(self, index: int = 0) -> tuple[Value, ...]:
-        """What a primitive that calls gives when it is inlined: the results of a region of the node, lowered, in its place."""
+        """Inline a call: the results of a region of the node, lowered, in its place."""
         region = self.source.graphs[index]
         operands = self.source.operands
-        return splice(
-            region, operands[len(operands) - len(region.inputs) :], self.source
-        )
+        first = len(operands) - len(region.inputs)
+        return splice(region, operands[first:], self.source)
 
     def jax(
-        self,
-        fn: Callable[..., Any],
-        *operands: Value | np.ndarray | float,
-        **params: Any,
+        self, fn: JaxCode, *operands: Value | np.ndarray | float, **params: Any
     ) -> Any:
-        """`fn`, plain JAX code, traced at the operands' types and lowered here; a value, or a tuple where `fn` gives several."""
-        values = [
-            self.value(
-                v, operands[0].type.dtype if isinstance(operands[0], Value) else None
-            )
-            for v in operands
-        ]
-        out = self.expand_with(self, fn, values, params)  # type: ignore[arg-type]
+        """Trace `fn`, plain JAX code, at the operands' types and lower it here.
+
+        Returns a value, or a tuple where `fn` gives several. Numbers take the dtype of the first operand.
+        """
+        first = operands[0]
+        dtype = first.type.dtype if isinstance(first, Value) else None
+        values = [self.value(v, dtype) for v in operands]
+        out = self.expand_with(self, fn, values, params)
         return out[0] if len(out) == 1 else out
+
+
+Expand: TypeAlias = Callable[
+    [Lowering, JaxCode, Sequence[Value | None], dict[str, Any]], tuple[Value, ...]
+]  # JAX code, the values that it is applied to, its parameters: its results, lowered
