@@ -8,7 +8,7 @@ import jax
 from j2o.ir.text import parse
 from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS
 from j2o.passes.structure.inline import KEPT
-from tools import supported
+from tools import architecture, supported
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +17,16 @@ def test_supported_primitives():
     assert supported.PATH.read_text() == supported.text(), (
         "run python -m tools.supported"
     )
+
+
+def test_outputs_and_files_on_the_page_of_the_architecture():
+    page = architecture.PATH.read_text()
+    assert page == architecture.text(), "run python -m tools.architecture"
+
+
+def test_the_code_on_the_page_about_tests_runs():
+    page = (ROOT / "docs" / "testing.md").read_text()
+    architecture.with_outputs(page)
 
 
 def test_the_example_of_the_text_form_reads_and_prints():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import j2o
+from tests.harness import agrees
 
 eqx = pytest.importorskip("equinox")
 
@@ -15,13 +15,6 @@ KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.normal(size=(3, 4)).astype(np.float32)
 IMAGES = RANDOM.normal(size=(2, 3, 8, 8)).astype(np.float32)
-
-
-def agrees(fn, args, specs=None):
-    model = j2o.compile(fn, specs or list(args))
-    got, want = model(*args), fn(*args)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 BATCH_NORMS = [

@@ -12,6 +12,7 @@ import j2o
 from examples import zoo
 from j2o.ir.text import parse
 from j2o.passes.structure.functions import functions
+from tests.harness import normal
 
 
 @j2o.function
@@ -49,10 +50,6 @@ class Net(nnx.Module):
         return x
 
 
-def data(*shape):
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
 def check(fn, specs, *arguments, **options):
     model = j2o.compile(fn, specs, **options)
     for args in arguments:
@@ -69,8 +66,8 @@ def test_nested_functions_have_one_definition_whatever_the_depth(opset):
     model = check(
         Net(nnx.Rngs(0)),
         [("B", "T", 8)],
-        (data(1, 1, 8),),
-        (data(2, 5, 8),),
+        (normal(1, 1, 8),),
+        (normal(2, 5, 8),),
         opset=opset,
     )
     assert [n.op_type for n in model.to_proto().graph.node] == ["Block"] * 3
@@ -83,12 +80,14 @@ def test_nested_functions_have_one_definition_whatever_the_depth(opset):
 
 @pytest.mark.parametrize("level", [0, 1, 3])
 def test_at_every_level(level):
-    model = check(Net(nnx.Rngs(0)), [("B", "T", 8)], (data(2, 5, 8),), opt_level=level)
+    model = check(
+        Net(nnx.Rngs(0)), [("B", "T", 8)], (normal(2, 5, 8),), opt_level=level
+    )
     assert definitions(model).keys() == {"Mlp", "Block"}
 
 
 def test_static_arguments_and_other_shapes_make_other_definitions():
-    model = check(Net(nnx.Rngs(0), last_twice=True), [("B", 8)], (data(3, 8),))
+    model = check(Net(nnx.Rngs(0), last_twice=True), [("B", 8)], (normal(3, 8),))
     assert definitions(model).keys() == {"Mlp", "Block", "Block_1"}
 
     @j2o.function
@@ -98,7 +97,7 @@ def test_static_arguments_and_other_shapes_make_other_definitions():
     model = check(
         lambda x, y: (half(x), half(y), half(x + 1)),
         [("B", 8), (3,)],
-        (data(2, 8), data(3)),
+        (normal(2, 8), normal(3)),
     )
     assert definitions(model).keys() == {"half", "half_1"}
 
@@ -117,8 +116,8 @@ def test_sizes_that_the_inputs_do_not_tell_are_handed_in():
     model = check(
         lambda x, y: (split(x.reshape(-1), y), flat(x.reshape(-1), x.shape[:2])),
         [("B", "T", 4), ("B",)],
-        (data(1, 1, 4), data(1)),
-        (data(3, 2, 4), data(3)),
+        (normal(1, 1, 4), normal(1)),
+        (normal(3, 2, 4), normal(3)),
     )
     assert definitions(model).keys() == {"split", "flat"}
 
@@ -131,7 +130,7 @@ def test_name_and_captured_values():
         return {"out": x * scale * factor, "sum": x.sum()}
 
     model = check(
-        lambda x: scaled(scaled(x, 2.0)["out"], 2.0), [("B", 8)], (data(2, 8),)
+        lambda x: scaled(scaled(x, 2.0)["out"], 2.0), [("B", 8)], (normal(2, 8),)
     )
     assert definitions(model).keys() == {"Scaled"}
     assert model.output_names == ["out", "sum"] or tuple(model.output_names) == (
@@ -155,7 +154,7 @@ def test_values_of_an_outer_trace_are_inputs():
         return twice(x)
 
     outer = None
-    assert definitions(check(program, [("B", 4)], (data(3, 4),))).keys() == {"twice"}
+    assert definitions(check(program, [("B", 4)], (normal(3, 4),))).keys() == {"twice"}
 
 
 def test_training_writes_back():
@@ -176,18 +175,18 @@ def test_training_writes_back():
         y = fresh(x)
         return y, fresh.norm.mean[...], fresh.norm.var[...]
 
-    model = check(step, [("B", 8)], (data(5, 8),), (data(3, 8),))
+    model = check(step, [("B", 8)], (normal(5, 8),), (normal(3, 8),))
     assert definitions(model).keys() == {"Normed"}
     assert not np.any(net.norm.mean[...])  # nothing of the caller's has changed
     with pytest.warns(j2o.J2OWarning, match="norm"):
-        assert "Normed" in definitions(check(net, [("B", 8)], (data(4, 8),)))
+        assert "Normed" in definitions(check(net, [("B", 8)], (normal(4, 8),)))
 
 
 def test_derivatives_and_vmap():
     net = Net(nnx.Rngs(0), depth=1)
-    check(jax.grad(lambda x: net(x).sum()), [(3, 8)], (data(3, 8),))
+    check(jax.grad(lambda x: net(x).sum()), [(3, 8)], (normal(3, 8),))
     assert definitions(
-        check(jax.vmap(net), [("B", 3, 8)], (data(2, 3, 8),))
+        check(jax.vmap(net), [("B", 3, 8)], (normal(2, 3, 8),))
     ).keys() == {"Mlp", "Block"}
 
 
@@ -196,7 +195,7 @@ def test_inside_a_loop():
     model = check(
         lambda x: jax.lax.fori_loop(0, 3, lambda i, c: net(c), x),
         [("B", 8)],
-        (data(2, 8),),
+        (normal(2, 8),),
     )
     assert definitions(model).keys() == {"Mlp", "Block"}
 
@@ -211,7 +210,7 @@ def test_equinox_and_linen():
 
     keys = jax.random.split(jax.random.key(0), 2)
     first, second = (Dense(eqx.nn.Linear(4, 4, key=k)) for k in keys)
-    model = check(lambda x: second(first(x)), [("B", 4)], (data(3, 4),))
+    model = check(lambda x: second(first(x)), [("B", 4)], (normal(3, 4),))
     assert definitions(model).keys() == {"Dense"}
 
     @j2o.function
@@ -226,9 +225,9 @@ def test_equinox_and_linen():
             return Layer()(Layer()(x))
 
     net = Stack()
-    params = net.init(jax.random.key(0), data(2, 4))
+    params = net.init(jax.random.key(0), normal(2, 4))
     model = check(
-        lambda p, x: net.apply(p, x), [j2o.weights(params), ("B", 4)], (data(3, 4),)
+        lambda p, x: net.apply(p, x), [j2o.weights(params), ("B", 4)], (normal(3, 4),)
     )
     assert definitions(model).keys() == {"Layer"}
 

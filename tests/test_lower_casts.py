@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 import j2o
+from tests.harness import assert_same
 
 OPSETS = [21, None]
 # no subnormal numbers: XLA takes them for 0 on CPU
@@ -27,22 +28,8 @@ def points(dtype):
 
 def equal(fn, *args, opset=None):
     with jax.enable_x64(True), np.errstate(all="ignore"):
-        got, want = (
-            j2o.compile(fn, list(args), opset=opset)(*args),
-            fn(*map(jnp.asarray, args)),
-        )
-        for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-            assert g.dtype == w.dtype
-            g, w = (
-                np.asarray(a).astype(np.float64)
-                if a.dtype.kind not in "iub"
-                else np.asarray(a)
-                for a in (g, w)
-            )
-            np.testing.assert_array_equal(g, w)
-            np.testing.assert_array_equal(
-                np.signbit(g[w == 0]), np.signbit(w[w == 0])
-            ) if g.dtype.kind == "f" else None
+        got = j2o.compile(fn, list(args), opset=opset)(*args)
+        assert_same(got, fn(*map(jnp.asarray, args)))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

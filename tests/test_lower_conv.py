@@ -4,15 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import lax
 
 import j2o
-
-
-def normal(*shape, dtype=np.float32):
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+from tests.harness import normal, operators, sized
 
 
 def conv(
@@ -75,10 +71,6 @@ CASES = {
 }  # fmt: skip
 
 
-def sized(shape, sizes):
-    return tuple(eval(str(d), {}, dict(sizes)) for d in shape)
-
-
 @pytest.mark.parametrize("level", [0, 2])
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_jax(name, level):
@@ -133,14 +125,6 @@ def test_preferred_element_type(dtype, result):
         lambda x: conv(x, w, preferred_element_type=jnp.dtype(result)), [x]
     )
     model.verify(x, rtol=1e-3, atol=1e-2)
-
-
-def operators(model):
-    return [
-        n.op.removeprefix("onnx.")
-        for n in model.graph
-        if n.op not in ("const", "return")
-    ]
 
 
 def test_channels_first_is_one_node():

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import j2o
+from tests.harness import assert_same
 
 SPECIAL = [np.nan, 1, -0.0, 0.0, -np.inf, 3, np.inf, 0.0, -0.0, 1, np.nan, -5]
 DTYPES = "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
@@ -30,16 +31,7 @@ def check(fn, specs, *cases, **options):
     with jax.enable_x64(True):
         model = j2o.compile(fn, specs, **options)
         for args in cases:
-            wanted = jax.tree.leaves(jax.jit(fn)(*args))
-            for got, want in zip(jax.tree.leaves(model(*args)), wanted, strict=True):
-                got, want = np.asarray(got), np.asarray(want)
-                assert (got.dtype, got.shape) == (want.dtype, want.shape)
-                if jnp.issubdtype(want.dtype, jnp.floating):
-                    got, want = got.astype(np.float64), want.astype(np.float64)
-                    np.testing.assert_array_equal(
-                        np.signbit(got[want == 0]), np.signbit(want[want == 0])
-                    )
-                np.testing.assert_array_equal(got, want)
+            assert_same(model(*args), jax.jit(fn)(*args))
     return model
 
 

@@ -9,13 +9,10 @@ import pytest
 from jax import lax
 
 import j2o
+from tests.harness import normal, sized
 
 P = functools.partial
 IMAGE = ("B", "H", "W", 3)
-
-
-def normal(*shape, dtype=np.float32):
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
 
 
 def window(x, init, computation, sizes, strides=None, padding="SAME", **params):
@@ -119,10 +116,6 @@ CASES = {
     "nothing_fits": (P(max_pool, padding="VALID"), ("B", 2, 5, 3)),
     "nothing_there": (sum_pool, ("B", 5, 6, 0)),
 }
-
-
-def sized(shape, sizes):
-    return tuple(eval(str(d), {}, dict(sizes)) for d in shape)
 
 
 @pytest.mark.parametrize("level", [0, 2])

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 import j2o
-
-
-def normal(*shape):
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
+from tests.harness import normal, sized
 
 PROGRAMS = {
     "mlp": (lambda x, w: jnp.tanh(x @ w + 1.0), [("B", 6), (6, 8)]),
@@ -63,12 +59,10 @@ PROGRAMS = {
 def value(spec, sizes):
     text = spec if isinstance(spec, str) else f"f32[{','.join(map(str, spec))}]"
     dtype, _, shape = text.rstrip("]").partition("[")
-    dims = tuple(eval(d, {}, dict(sizes)) for d in shape.split(","))
-    return (
-        np.arange(np.prod(dims)).astype(np.int32).reshape(dims) % 5
-        if dtype == "i32"
-        else normal(*dims)
-    )
+    numbers = sized(shape, sizes)
+    if dtype == "f32":
+        return normal(*numbers)
+    return np.arange(np.prod(numbers)).astype(np.int32).reshape(numbers) % 5
 
 
 @pytest.mark.parametrize("level", [0, 2])

@@ -23,6 +23,7 @@ import pytest
 from jax import lax
 
 import j2o
+from tests.harness import sized
 
 SHARDS = 8
 PROGRAMS = int(os.environ.get("J2O_PROGRAMS", "16"))
@@ -602,16 +603,11 @@ class Program:
 
 def value(spec: str, sizes: dict[str, int], seed: int) -> np.ndarray:
     dtype, _, shape = spec.rstrip("]").partition("[")
-    numbers = np.random.default_rng(seed).integers(
-        -6, 7, [eval(d, {}, dict(sizes)) for d in shape.split(",")]
-    )
-    return (
-        (numbers / 4).astype(np.float32)
-        if dtype == "f32"
-        else numbers.astype(np.int32)
-        if dtype == "i32"
-        else numbers > 0
-    )
+    random = np.random.default_rng(seed)
+    numbers = random.integers(-6, 7, sized(shape, sizes))
+    if dtype == "f32":
+        return (numbers / 4).astype(np.float32)
+    return numbers.astype(np.int32) if dtype == "i32" else numbers > 0
 
 
 def program(r: Random) -> Program:

@@ -3,12 +3,15 @@
 Their loops must come out right: how many steps they take, where they stop early, and what they say of the result.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import j2o
+from tests import harness
 
 eqx = pytest.importorskip("equinox")
 lx = pytest.importorskip("lineax")
@@ -16,6 +19,7 @@ optx = pytest.importorskip("optimistix")
 dfx = pytest.importorskip("diffrax")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+agrees = functools.partial(harness.agrees, rtol=1e-6, atol=1e-9)
 RANDOM = np.random.default_rng(0)
 SQUARE = RANDOM.normal(size=(4, 4)) + 4 * np.eye(4)
 DEFINITE = SQUARE @ SQUARE.T
@@ -28,15 +32,6 @@ SIDES = np.stack([SIDE, 2 * SIDE, -SIDE])
 def in_64_bits():
     with jax.enable_x64(True):
         yield
-
-
-def agrees(fn, args, specs=None):
-    model = j2o.compile(fn, specs or list(args))
-    got, want = model(*args), fn(*map(jnp.asarray, args))
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
-    return model
 
 
 # ------------------------------------------------------------------------------------------------ lineax

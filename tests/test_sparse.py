@@ -1,5 +1,7 @@
 """Arrays of `jax.experimental.sparse`: made inside of a function, given to it, returned by it, closed over."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from jax.experimental import sparse
 
 import j2o
+from tests import harness
 
+agrees = functools.partial(harness.agrees, rtol=1e-6, atol=0)
 X = np.array([[1, 0, 2, 0], [0, 3, 0, 0], [4, 5, 0, 0]], np.float32)
 NONZERO = 5
 VECTOR = np.arange(4, dtype=np.float32) + 1
@@ -28,14 +32,6 @@ USES = {
         VECTOR,
     ),
 }
-
-
-def agrees(fn, args, specs=None):
-    model = j2o.compile(fn, specs or args)
-    got, want = model(*args), fn(*args)
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

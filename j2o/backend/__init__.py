@@ -1,0 +1,1 @@
+"""ONNX's side: kernels of onnxruntime as data, files, sessions."""
