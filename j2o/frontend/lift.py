@@ -31,8 +31,13 @@ from j2o.ir.types import Attr, DType, Type
 DEEPEST = 32
 # why there is nothing to lift
 COMPILED = {
-    "call_exported": "a function of jax.export is compiled already; give the function that it was made of"
+    "call_exported": (
+        "a function of jax.export is compiled already; "
+        "give the function that it was made of"
+    )
 }
+# code that writes to the memory of a device; what it is in ONNX, its author says by a rule
+OPAQUE = frozenset({"pallas_call"})
 
 
 def type_of(aval: Any) -> Type:
@@ -61,20 +66,21 @@ def lift(
     has_rule: Callable[[str], bool] = always,
     notes: list[str] | None = None,
 ) -> Graph:
-    """A root graph for a ClosedJaxpr. `const` turns a captured array into a tensor (and so names it).
+    """Return a root graph for a ClosedJaxpr, with a `lax.*` node for each equation.
 
-    `located` says whether nodes get the source line of their equation, `has_rule` which primitives stay what they are
-    though JAX has code for them. `notes` takes a line for each thing that is left out.
+    `const` turns a captured array into a tensor (and so names it). `hints` name the inputs. With `located`, nodes get
+    the source line of their equation. `has_rule` says which primitives stay what they are though JAX has code for
+    them. `notes` takes a line for each thing that is left out.
 
     Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
     """
     if internal_mutable_array_effect in closed.effects:
-        closed = getattr(discharge, "discharge_state2", discharge.discharge_state)(
-            closed
-        )  # 0.10.0 and 1 have both
+        # JAX 0.10.0 and 0.10.1 have both
+        discharged = getattr(discharge, "discharge_state2", discharge.discharge_state)
+        closed = discharged(closed)
     keep = const or (lambda array: ArrayTensor(np.asarray(array)))
     lifter = _Lifter(keep, located, has_rule, [] if notes is None else notes)
-    graph = lifter.graph(closed.jaxpr, closed.consts, name, {}, hints)
+    graph = lifter.graph(closed.jaxpr, closed.consts, name, hints)
     graph._dims = dims
     if lifter.problems:
         raise UnsupportedError(lifter.problems)
@@ -82,6 +88,8 @@ def lift(
 
 
 class _Lifter:
+    """Lifts the jaxprs of one program; `problems` has a line for each equation that cannot be kept."""
+
     def __init__(
         self,
         const: Callable[[Any], Tensor],
@@ -89,155 +97,175 @@ class _Lifter:
         has_rule: Callable[[str], bool],
         notes: list[str],
     ) -> None:
-        self.const, self.located, self.has_rule, self.notes = (
-            const,
-            located,
-            has_rule,
-            notes,
-        )
+        self.const = const
+        self.located = located
+        self.has_rule = has_rule
+        self.notes = notes
         self.problems: list[str] = []
         self.depth = 0  # how much code of primitives is around what is lifted
 
     def graph(
-        self,
-        jaxpr: Any,
-        consts: Sequence[Any],
-        name: str,
-        env: dict[Any, Value],
-        hints: Sequence[str] = (),
+        self, jaxpr: Any, consts: Sequence[Any], name: str, hints: Sequence[str] = ()
     ) -> Graph:
-        """`env` has the values of the variables around an open jaxpr."""
+        """A jaxpr, with arrays for its `constvars`, as a graph; `hints` name its first inputs."""
         graph = Graph(name)
-        env = dict(env) if env else {}
+        scope = _Scope(graph)
         for var, array in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = self.captured(graph, var.aval, array)
+            scope.values[var] = self.captured(graph, var.aval, array)
         for i, var in enumerate(jaxpr.invars):
-            env[var] = graph.add_input(
-                type_of(var.aval), hints[i] if i < len(hints) else ""
-            )
-        scalars: dict[tuple[Any, ...], Value] = {}
-
-        def read(atom: Any) -> Value:
-            if isinstance(atom, jcore.Literal):
-                aval: Any = atom.aval
-                array = np.asarray(atom.val, dtype=aval.dtype)
-                key = (array.dtype, array.shape, array.tobytes())
-                if key not in scalars:
-                    scalars[key] = self.constant(graph, tensor(array))
-                return scalars[key]
-            return env[atom]
-
+            hint = hints[i] if i < len(hints) else ""
+            scope.values[var] = graph.add_input(type_of(var.aval), hint)
         for eqn in jaxpr.eqns:
-            self.equation(graph, eqn, [read(a) for a in eqn.invars], env)
-        graph.set_outputs([read(a) for a in jaxpr.outvars])
+            operands = [scope.read(atom) for atom in eqn.invars]
+            results = self.equation(graph, eqn, operands)
+            scope.values.update(zip(eqn.outvars, results, strict=True))
+        graph.set_outputs([scope.read(atom) for atom in jaxpr.outvars])
         return graph
-
-    def constant(self, graph: Graph, value: Tensor) -> Value:
-        return graph.insert(Node("const", (), (value.type,), {"value": value})).out
 
     def captured(self, graph: Graph, aval: Any, array: Any) -> Value:
         """An array that the program closes over; typed keys as their data, wrapped."""
         if not dtype_from_jax(aval.dtype).is_key:
-            return self.constant(graph, self.const(array))
-        words = self.constant(graph, self.const(jax.random.key_data(array)))
+            return _constant(graph, self.const(array))
+        words = _constant(graph, self.const(jax.random.key_data(array)))
         return graph.insert(Node("lax.random_wrap", (words,), (type_of(aval),))).out
 
-    def equation(
-        self, graph: Graph, eqn: Any, inputs: list[Value], env: dict[Any, Value]
-    ) -> None:
+    # --------------------------------------------------------------- equations
+
+    def equation(self, graph: Graph, eqn: Any, inputs: list[Value]) -> Sequence[Value]:
+        """The results of one equation: of a node, of the code that stands for its primitive, or of the host."""
         loc = location(eqn) if self.located else None
         name = eqn.primitive.name
         if name in CALLING or name in PRINTING or name == "check":
-            self.on_host(graph, eqn, inputs, env, loc)
-            return
+            return self.on_host(graph, eqn, inputs, loc)
         try:
-            if name in COMPILED and not self.has_rule(name):
-                raise ParamError(COMPILED[name])
-            code = None if self.has_rule(name) else self.own_code(eqn)
+            code = self.own_code(eqn)
             if code is not None:
-                outputs = self.in_place(graph, code, inputs, loc)
-                env.update(zip(eqn.outvars, outputs, strict=True))
-                return
+                return self.in_place(graph, code, inputs, loc)
             attrs, jaxprs = normalise(eqn.params)
-            types = [type_of(v.aval) for v in eqn.outvars]
+            types = [type_of(var.aval) for var in eqn.outvars]
         except (ParamError, TypeError, TraceError) as error:
-            self.problems.append(f"{name}{f' at {loc}' if loc else ''}: {error}")
-            attrs, jaxprs, types = {}, [], [Type(DType.BOOL, ()) for _ in eqn.outvars]
-        if (
-            name == "pallas_call"
-        ):  # its code writes to the memory of a device; what it is in ONNX, its author says
+            self.problems.append(f"{name}{_at(loc)}: {error}")
+            attrs, jaxprs = {}, []
+            types = [Type(DType.BOOL, ()) for _ in eqn.outvars]
+        if name in OPAQUE:
             jaxprs = []
-        regions = [self.region(j, name, i) for i, j in enumerate(jaxprs)]
-        node = graph.insert(
-            Node(f"lax.{name}", inputs, types, attrs, regions, loc, [name] * len(types))
-        )
-        env.update(zip(eqn.outvars, node.outputs, strict=True))
+        regions = [self.region(jaxpr, f"{name}_{i}") for i, jaxpr in enumerate(jaxprs)]
+        hints = [name] * len(types)
+        node = Node(f"lax.{name}", inputs, types, attrs, regions, loc, hints)
+        return graph.insert(node).outputs
 
-    def on_host(
-        self,
-        graph: Graph,
-        eqn: Any,
-        inputs: list[Value],
-        env: dict[Any, Value],
-        loc: Loc | None,
-    ) -> None:
-        """A call of the host. What only prints is left out; what a function only raises is kept as words."""
-        name = eqn.primitive.name
-        attrs: dict[str, Attr] = {}
-        if name == "check":
-            if eqn.params["debug"]:  # JAX leaves them out, too
-                return
-            attrs["raises"] = _words_of_check(eqn)
-            inputs = inputs[:1]
-        elif name != "debug_print":
-            function = called_function(eqn.params["callback"])
-            attrs["function"] = name_of(function)
-            attrs["raises"] = error_of(function)
-        if name in PRINTING and not attrs.get("raises"):
-            self.notes.append(
-                f"{name}{f' at {loc}' if loc else ''} is left out: ONNX cannot call the host"
-            )
-            return
-        types = [type_of(v.aval) for v in eqn.outvars]
-        node = graph.insert(
-            Node(f"lax.{name}", inputs, types, attrs, (), loc, [name] * len(types))
-        )
-        env.update(zip(eqn.outvars, node.outputs, strict=True))
+    def region(self, jaxpr: Any, name: str) -> Graph:
+        """A jaxpr in an equation, closed or open, as a graph."""
+        if isinstance(jaxpr, jcore.ClosedJaxpr):
+            return self.graph(jaxpr.jaxpr, jaxpr.consts, name)
+        return self.graph(jaxpr, (), name)
+
+    # ------------------------------------------------------ code of a primitive
 
     def own_code(self, eqn: Any) -> Any:
-        """The jaxpr of JAX's or a library's code for a primitive; None where it has none, TraceError where it is no JAX code."""
+        """The jaxpr of JAX's or a library's code for a primitive; None where there is a rule, or no such code.
+
+        ParamError for a primitive that is compiled already, TraceError for code that cannot be traced.
+        """
+        name = eqn.primitive.name
+        if self.has_rule(name):
+            return None
+        if name in COMPILED:
+            raise ParamError(COMPILED[name])
         if self.depth == DEEPEST:
             raise TraceError("its own code calls itself without end")
         try:
             return traced_code(eqn)
         except Exception as error:  # whatever a library's code does
             raise TraceError(
-                f"@j2o.lower registers a rule; its own code cannot be traced: {explained(error)}"
+                "@j2o.lower registers a rule; "
+                f"its own code cannot be traced: {explained(error)}"
             ) from error
 
     def in_place(
         self, graph: Graph, code: Any, inputs: list[Value], loc: Loc | None
     ) -> Sequence[Value]:
         """The results of a call of code that is none of the user's lines."""
-        located, self.located = self.located, False
+        located = self.located
+        self.located = False
         self.depth += 1
-        region = self.region(code, "own_code", 0)
+        region = self.region(code, "own_code_0")
         self.depth -= 1
         self.located = located
-        types = [v.type for v in region.outputs]
-        return graph.insert(
-            Node("lax.closed_call", inputs, types, {}, [region], loc)
-        ).outputs
+        types = [value.type for value in region.outputs]
+        node = Node("lax.closed_call", inputs, types, {}, [region], loc)
+        return graph.insert(node).outputs
 
-    def region(self, jaxpr: Any, name: str, index: int) -> Graph:
-        if isinstance(jaxpr, jcore.ClosedJaxpr):
-            return self.graph(jaxpr.jaxpr, jaxpr.consts, f"{name}_{index}", {})
-        return self.graph(jaxpr, (), f"{name}_{index}", {})
+    # ---------------------------------------------------------------- the host
+
+    def on_host(
+        self, graph: Graph, eqn: Any, inputs: list[Value], loc: Loc | None
+    ) -> Sequence[Value]:
+        """The results of a call of the host.
+
+        What only prints is left out, with a note; what a function only raises is kept as words.
+        """
+        name = eqn.primitive.name
+        if name == "check" and eqn.params["debug"]:  # JAX leaves them out, too
+            return ()
+        attrs = _words_of_host(eqn)
+        if name in PRINTING and not attrs.get("raises"):
+            self.notes.append(
+                f"{name}{_at(loc)} is left out: ONNX cannot call the host"
+            )
+            return ()
+        if name == "check":
+            inputs = inputs[:1]  # the others are for its message
+        types = [type_of(var.aval) for var in eqn.outvars]
+        hints = [name] * len(types)
+        node = Node(f"lax.{name}", inputs, types, attrs, (), loc, hints)
+        return graph.insert(node).outputs
+
+
+class _Scope:
+    """The values of the variables of one jaxpr, and its literals, each once, as constants in front."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.values: dict[Any, Value] = {}
+        self.scalars: dict[tuple[Any, ...], Value] = {}
+
+    def read(self, atom: Any) -> Value:
+        """The value of a variable or of a literal."""
+        if not isinstance(atom, jcore.Literal):
+            return self.values[atom]
+        aval: Any = atom.aval
+        array = np.asarray(atom.val, dtype=aval.dtype)
+        key = (array.dtype, array.shape, array.tobytes())
+        if key not in self.scalars:
+            self.scalars[key] = _constant(self.graph, tensor(array))
+        return self.scalars[key]
+
+
+def _constant(graph: Graph, value: Tensor) -> Value:
+    return graph.insert(Node("const", (), (value.type,), {"value": value})).out
+
+
+def _at(loc: Loc | None) -> str:
+    """` at file:line` for a message, "" where there is no line."""
+    return f" at {loc}" if loc else ""
+
+
+def _words_of_host(eqn: Any) -> dict[str, Attr]:
+    """The name of the function that a call of the host calls, and what it raises where it only raises."""
+    name = eqn.primitive.name
+    if name == "check":
+        return {"raises": _words_of_check(eqn)}
+    if name == "debug_print":
+        return {}
+    function = called_function(eqn.params["callback"])
+    return {"function": name_of(function), "raises": error_of(function)}
 
 
 def _words_of_check(eqn: Any) -> str:
-    """What `checkify.check` says where it does not hold, its places for values as they were written."""
-    (error,) = _of_kind(jax.tree.unflatten(eqn.params["err_tree"], eqn.invars))
+    """The words of `checkify.check` where it does not hold, its places for values as they were written."""
+    errors = jax.tree.unflatten(eqn.params["err_tree"], eqn.invars)
+    (error,) = _of_kind(errors)
     return str(getattr(error, "fmt_string", type(error).__name__))
 
 
