@@ -1,7 +1,7 @@
 """The pass `lower`: every `lax.*` node becomes `onnx.*` nodes, by the rules in the files beside.
 
-A node with a lowering: its regions are lowered first, then its rule builds nodes in front of it, and they take its place.
-A node with a decomposition: the JAX code is traced, inserted in front of it, and lowered node by node.
+A node with a lowering: its regions are lowered first, then its rule builds nodes in front of it, which take its
+place. A node with a decomposition: the JAX code is traced, inserted in front of it, and lowered node by node.
 All operations without a rule are reported together.
 """
 
@@ -183,7 +183,10 @@ def _undecided(node: Node, error: dims.Inconclusive) -> str:
 
 
 def _settle(values: Any, node: Node, what: str) -> None:
-    """Give results the types that JAX has for them; PassError where these are others, not only written otherwise."""
+    """Give results the types that JAX has for them.
+
+    PassError where these are others, not only written otherwise.
+    """
     wanted = [v.type for v in node.outputs]
     is_sequence = isinstance(values, list | tuple)
     if not is_sequence or not all(isinstance(v, Value) for v in values):

@@ -1,14 +1,16 @@
 """Elementwise primitives: arithmetic, comparison, logic, bits, elementary functions.
 
-One-to-one primitives stand in the table; the others are short rules. `docs/semantics.md` has what they make up for.
-onnxruntime's Where turns a -0 of its first branch into 0: where the sign of zero matters, it stands in the second.
+Primitives that are one ONNX operator are rows of a table; each of the others has a rule that bears its name.
+`docs/semantics.md` says what the rules make up for. onnxruntime's Where turns a -0 of its first branch into 0:
+where the sign of zero matters, it stands in the second.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,9 @@ import numpy as np
 from jax import lax
 
 from j2o.ir.graph import Value
-from j2o.ir.types import DType
+from j2o.ir.types import Dim, DType
 from j2o.passes.lower.table import (
-    DECOMPOSITIONS,
-    LOWERINGS,
     Lowering,
-    Rule,
     lower,
     lower_elementwise,
     lower_formula,
@@ -29,139 +28,125 @@ from j2o.passes.lower.table import (
 )
 from j2o.passes.structure.inline import our_platform
 
-lower_elementwise({
-    "add": "Add", "sub": "Sub", "neg": "Neg", "abs": "Abs", "floor": "Floor", "ceil": "Ceil", "exp": "Exp",
-    "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "sqrt": "Sqrt", "eq": "Equal", "ge": "GreaterOrEqual",
-    "gt": "Greater", "le": "LessOrEqual", "lt": "Less",
-})  # fmt: skip
+# ONNX's operator says the same as the primitive, for every dtype that it may have
+lower_elementwise(
+    {
+        # arithmetic
+        "abs": "Abs",
+        "add": "Add",
+        "ceil": "Ceil",
+        "floor": "Floor",
+        "neg": "Neg",
+        "sub": "Sub",
+        # elementary functions
+        "cos": "Cos",
+        "exp": "Exp",
+        "log": "Log",
+        "sin": "Sin",
+        "sqrt": "Sqrt",
+        "tanh": "Tanh",
+        # comparisons
+        "eq": "Equal",
+        "ge": "GreaterOrEqual",
+        "gt": "Greater",
+        "le": "LessOrEqual",
+        "lt": "Less",
+    }
+)
 
 
-@lower("stop_gradient", "copy", "copy_p", "optimization_barrier", "sharding_constraint", "pvary", "reduce_precision_identity",
-       "mesh_cast", "layout_constraint", "custom_lin_identity", "device_put", "reshard", "pcast", "name", "random_clone")  # fmt: skip
+@lower(
+    # there is one device, and one layout
+    "device_put",
+    "layout_constraint",
+    "mesh_cast",
+    "pcast",
+    "pvary",
+    "reshard",
+    "sharding_constraint",
+    # what they say is for JAX's transformations, or for XLA's scheduling
+    "custom_lin_identity",
+    "name",
+    "optimization_barrier",
+    "reduce_precision_identity",
+    "stop_gradient",
+    # values are never changed in place
+    "copy",
+    "copy_p",
+    "random_clone",
+)
 def identity(op: Lowering, *operands: Value, **_: Any) -> tuple[Value, ...]:
     return operands
 
 
-LOWERINGS |= {
-    "platform_index": lambda op, *, platforms: op.const(
-        our_platform(platforms), DType.I32
-    ),
-    "dim_as_value": lambda op, *, dim: op.dim(dim, op.out_dtype),
-    "square": lambda op, x: op.Mul(x, x),
-    "rsqrt": lambda op, x: op.Reciprocal(op.Sqrt(x)),
-    "pow": lambda op, x, y: op.Pow(
-        x, op.cast(y, x.type.dtype) if y.type.dtype.is_int else y
-    ),
-    "is_finite": lambda op, x: op.Less(op.Abs(x), math.inf),
-    "mul": lambda op, x, y, *, out_dtype=None: op.Mul(
-        *(op.cast(v, out_dtype or v.type.dtype) for v in (x, y))
-    ),
-}
+@lower("platform_index")
+def platform_index(op: Lowering, *, platforms: Any) -> Value:
+    """The branch for the CPU, where JAX's values to compare with come from."""
+    return op.const(our_platform(platforms), DType.I32)
 
 
-def _of_bools_or(boolean: str, operator: str) -> Callable[..., Value]:
-    """A rule: one operator for bool, the other for the rest."""
-    return lambda op, *xs: op.apply(
-        f"onnx.{boolean if xs[0].type.dtype == DType.BOOL else operator}", *xs
-    )
-
-
-for _name, _bools, _operator in (
-    ("and", "And", "BitwiseAnd"), ("or", "Or", "BitwiseOr"), ("xor", "Xor", "BitwiseXor"), ("not", "Not", "BitwiseNot"),
-    ("add_any", "Or", "Add"),
-):  # fmt: skip
-    lower(_name)(_of_bools_or(_bools, _operator))
-max_ = lower("max")(_of_bools_or("Or", "Max"))
-min_ = lower("min")(_of_bools_or("And", "Min"))
+@lower("dim_as_value")
+def dim_as_value(op: Lowering, *, dim: Dim) -> Value:
+    """A symbolic size as a scalar."""
+    return op.dim(dim, op.out_dtype)
 
 
 # ------------------------------------------------------------------------------------------- arithmetic
 
 
-@lower("logistic")
-def logistic(op: Lowering, x: Value) -> Value:
-    """Sigmoid; its parts where a logarithm follows: onnxruntime's kernel is 0 from about -16 on, and that -inf."""
-    has_logarithm = any(user.op == "lax.log" for user in op.source.out.users())
-    if has_logarithm and x.type.dtype in (DType.F32, DType.F64):
-        return op.Reciprocal(op.Add(op.Exp(op.Neg(x)), 1.0))
-    return op.Sigmoid(x)
+def is_bool(x: Value) -> bool:
+    return x.type.dtype == DType.BOOL
 
 
-@lower("sign")
-def sign(op: Lowering, x: Value) -> Value:
-    if not x.type.dtype.is_float:
-        return op.Sign(x)
-    # ONNX Sign gives 0 for NaN and +0 for -0; both keep themselves in JAX
-    return op.Where(op.Or(op.Less(x, 0.0), op.Greater(x, 0.0)), op.Sign(x), x)
+@lower("add_any")
+def add_any(op: Lowering, x: Value, y: Value) -> Value:
+    """The sum of two gradients."""
+    return op.Or(x, y) if is_bool(x) else op.Add(x, y)
 
 
-@lower("div")
-def div(op: Lowering, x: Value, y: Value) -> Value:
-    if not x.type.dtype.is_int:
-        return op.Div(x, y)
-    # XLA: x / 0 is -1 (all ones), INT_MIN / -1 is INT_MIN; a processor would trap on both
-    safe, zero, wrapped = _safe_divisor(op, x, y)
-    quotient = op.Div(x, safe)
-    if wrapped is not None:
-        quotient = op.Where(wrapped, x, quotient)
-    return (
-        quotient
-        if zero is None
-        else op.Where(zero, op.const(np.asarray(-1), x.type.dtype), quotient)
-    )
+@lower("max")
+def max_(op: Lowering, x: Value, y: Value) -> Value:
+    return op.Or(x, y) if is_bool(x) else op.Max(x, y)
 
 
-@lower("rem")
-def rem(op: Lowering, x: Value, y: Value) -> Value:
-    if x.type.dtype.is_float:
-        return op.Mod(x, y, fmod=1)
-    safe, zero, _ = _safe_divisor(op, x, y)  # x rem -1 is 0, as x rem 1 is
-    rest = op.Sub(x, op.Mul(op.Div(x, safe), safe))
-    return rest if zero is None else op.Where(zero, x, rest)
+@lower("min")
+def min_(op: Lowering, x: Value, y: Value) -> Value:
+    return op.And(x, y) if is_bool(x) else op.Min(x, y)
 
 
-def _safe_divisor(
-    op: Lowering, x: Value, y: Value
-) -> tuple[Value, Value | None, Value | None]:
-    """The divisor with 0, and -1 under INT_MIN, made 1; and where these were, None where they cannot be."""
-    dtype = x.type.dtype
-    known = y.const.load() if y.const is not None and y.const.is_small else None
-    zero = op.Equal(y, 0) if known is None or (known == 0).any() else None
-    wrapped = None
-    if dtype.is_signed and (known is None or (known == -1).any()):
-        wrapped = op.And(op.Equal(x, int(np.iinfo(dtype.numpy).min)), op.Equal(y, -1))
-    unsafe = (
-        zero if wrapped is None else wrapped if zero is None else op.Or(zero, wrapped)
-    )
-    return (
-        (y if unsafe is None else op.Where(unsafe, op.const(1, dtype), y)),
-        zero,
-        wrapped,
-    )
+@lower("mul")
+def mul(op: Lowering, x: Value, y: Value, *, out_dtype: DType | None = None) -> Value:
+    """The product; of integers that JAX multiplies into a wider dtype, in that one."""
+    left = op.cast(x, out_dtype or x.type.dtype)
+    right = op.cast(y, out_dtype or y.type.dtype)
+    return op.Mul(left, right)
 
 
-@lower("clamp")
-def clamp(op: Lowering, low: Value, x: Value, high: Value) -> Value:
-    if (
-        low.const is not None
-        and high.const is not None
-        and not low.type.shape
-        and not high.type.shape
-    ):
-        ordered = low.const.scalar <= high.const.scalar
-        if ordered and x.type.shape:
-            return op.Clip(x, low, high)
-    return min_(op, max_(op, x, low), high)
+@lower("square")
+def square(op: Lowering, x: Value) -> Value:
+    return op.Mul(x, x)
+
+
+@lower("rsqrt")
+def rsqrt(op: Lowering, x: Value) -> Value:
+    return op.Reciprocal(op.Sqrt(x))
+
+
+@lower("pow")
+def pow_(op: Lowering, x: Value, y: Value) -> Value:
+    """Integer exponents in the dtype of the base, which has a kernel."""
+    return op.Pow(x, op.cast(y, x.type.dtype) if y.type.dtype.is_int else y)
 
 
 @lower("integer_pow")
 def integer_pow(op: Lowering, x: Value, *, y: int) -> Value:
+    """By repeated squaring."""
     if y < 0:
         return op.Reciprocal(integer_pow(op, x, y=-y))
     if y == 0:
         return op.expand(op.const(1, x.type.dtype), x.type.shape)
     out: Value | None = None
-    while True:  # by squaring
+    while True:
         if y & 1:
             out = x if out is None else op.Mul(out, x)
         y >>= 1
@@ -171,178 +156,318 @@ def integer_pow(op: Lowering, x: Value, *, y: int) -> Value:
         x = op.Mul(x, x)
 
 
+@lower("logistic")
+def logistic(op: Lowering, x: Value) -> Value:
+    """Sigmoid; its parts where a logarithm follows.
+
+    onnxruntime's kernel is 0 from about -16 on, and the logarithm of that -inf.
+    """
+    has_logarithm = any(user.op == "lax.log" for user in op.source.out.users())
+    if has_logarithm and x.type.dtype in (DType.F32, DType.F64):
+        return op.Reciprocal(op.Add(op.Exp(op.Neg(x)), 1.0))
+    return op.Sigmoid(x)
+
+
+@lower("sign")
+def sign(op: Lowering, x: Value) -> Value:
+    """ONNX's Sign gives 0 for NaN and +0 for -0; both keep themselves in JAX."""
+    if not x.type.dtype.is_float:
+        return op.Sign(x)
+    has_sign = op.Or(op.Less(x, 0.0), op.Greater(x, 0.0))
+    return op.Where(has_sign, op.Sign(x), x)
+
+
+class Divisor(NamedTuple):
+    """A divisor of integers without what a processor traps on: that is 1 instead.
+
+    `zero` is where it was 0, `wrapped` where it was -1 under the least number; None where it cannot be.
+    """
+
+    safe: Value
+    zero: Value | None
+    wrapped: Value | None
+
+
+@lower("div")
+def div(op: Lowering, x: Value, y: Value) -> Value:
+    """XLA's x / 0 is -1 (all ones) for integers, and its INT_MIN / -1 is INT_MIN."""
+    dtype = x.type.dtype
+    if not dtype.is_int:
+        return op.Div(x, y)
+    divisor = _safe_divisor(op, x, y)
+    quotient = op.Div(x, divisor.safe)
+    if divisor.wrapped is not None:
+        quotient = op.Where(divisor.wrapped, x, quotient)
+    if divisor.zero is None:
+        return quotient
+    return op.Where(divisor.zero, op.const(np.asarray(-1), dtype), quotient)
+
+
+@lower("rem")
+def rem(op: Lowering, x: Value, y: Value) -> Value:
+    """XLA's x rem 0 is x for integers. x rem -1 is 0, as x rem 1 is."""
+    if x.type.dtype.is_float:
+        return op.Mod(x, y, fmod=1)
+    divisor = _safe_divisor(op, x, y)
+    multiple = op.Mul(op.Div(x, divisor.safe), divisor.safe)
+    rest = op.Sub(x, multiple)
+    return rest if divisor.zero is None else op.Where(divisor.zero, x, rest)
+
+
+def _safe_divisor(op: Lowering, x: Value, y: Value) -> Divisor:
+    dtype = x.type.dtype
+    known = _known(y)
+    zero = wrapped = None
+    if known is None or (known == 0).any():
+        zero = op.Equal(y, 0)
+    if dtype.is_signed and (known is None or (known == -1).any()):
+        least = int(np.iinfo(dtype.numpy).min)
+        wrapped = op.And(op.Equal(x, least), op.Equal(y, -1))
+    found = [v for v in (zero, wrapped) if v is not None]
+    if not found:
+        return Divisor(y, zero, wrapped)
+    unsafe = functools.reduce(op.Or, found)
+    return Divisor(op.Where(unsafe, op.const(1, dtype), y), zero, wrapped)
+
+
+def _known(x: Value) -> np.ndarray | None:
+    """The elements of a small constant, else None."""
+    return x.const.load() if x.const is not None and x.const.is_small else None
+
+
+@lower("clamp")
+def clamp(op: Lowering, low: Value, x: Value, high: Value) -> Value:
+    """Clip takes scalars, and must know that they are in order: JAX gives `high` where they are not."""
+    if x.type.shape and _in_order(low, high):
+        return op.Clip(x, low, high)
+    return min_(op, max_(op, x, low), high)
+
+
+def _in_order(low: Value, high: Value) -> bool:
+    """Return True for two constant scalars of which the first is not the greater."""
+    if low.const is None or high.const is None:
+        return False
+    are_scalars = not low.type.shape and not high.type.shape
+    return are_scalars and bool(low.const.scalar <= high.const.scalar)
+
+
 @lower("round")
 def round_(op: Lowering, x: Value, *, rounding_method: str) -> Value:
+    """Halves to even are ONNX's Round. Away from zero: adding a half would carry 0.49999997 to 1."""
     if rounding_method == "to_nearest_even":
         return op.Round(x)
-    # half away from zero; adding a half would carry 0.49999997 to 1
     whole = op.Where(op.Greater(x, 0.0), op.Floor(x), op.Ceil(x))
     away = op.GreaterOrEqual(op.Abs(op.Sub(x, whole)), 0.5)
     return op.Where(away, op.Add(whole, op.Sign(x)), whole)
 
 
-@lower("ne")
-def ne(op: Lowering, x: Value, y: Value) -> Value:
-    if x is y and x.type.dtype.is_float:
-        return op.IsNaN(x)
-    return op.Xor(x, y) if x.type.dtype == DType.BOOL else op.Not(op.Equal(x, y))
-
-
 @lower_with("nextafter")
 def nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
-    bits = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
+    """The neighbouring float: its bits, read as an integer, are one more or one less."""
+    bits_dtype = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
     x, y = jnp.broadcast_arrays(x, y)
-    i = lax.bitcast_convert_type(x, bits)
-    one, low = jnp.asarray(1, bits), jnp.asarray(jnp.iinfo(bits).min, bits)
-    moved = jnp.where(
-        x == 0,
-        jnp.where(y > 0, one, low + one),
-        i + jnp.where((x < y) == (i >= 0), one, -one),
-    )
-    out = lax.bitcast_convert_type(
-        jnp.where(x == y, lax.bitcast_convert_type(y, bits), moved), x.dtype
-    )
+    bits = lax.bitcast_convert_type(x, bits_dtype)
+    one = jnp.asarray(1, bits_dtype)
+    sign_bit = jnp.asarray(jnp.iinfo(bits_dtype).min, bits_dtype)
+    least_of_its_sign = jnp.where(y > 0, one, sign_bit + one)
+    grows = (x < y) == (bits >= 0)
+    moved = jnp.where(x == 0, least_of_its_sign, bits + jnp.where(grows, one, -one))
+    found = jnp.where(x == y, lax.bitcast_convert_type(y, bits_dtype), moved)
+    out = lax.bitcast_convert_type(found, x.dtype)
     return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out)
 
 
-# -------------------------------------------------------------------------------------- logic, selection
+# ------------------------------------------------------------------------------- comparison, selection
+
+
+@lower("ne")
+def ne(op: Lowering, x: Value, y: Value) -> Value:
+    """There is no such operator. `x != x` is how programs ask for NaN."""
+    if x is y and x.type.dtype.is_float:
+        return op.IsNaN(x)
+    return op.Xor(x, y) if is_bool(x) else op.Not(op.Equal(x, y))
+
+
+@lower("is_finite")
+def is_finite(op: Lowering, x: Value) -> Value:
+    return op.Less(op.Abs(x), math.inf)
 
 
 @lower("select_n")
 def select_n(op: Lowering, which: Value, *cases: Value) -> Value:
-    if which.type.dtype == DType.BOOL:
+    """The element of the case at `which`: True is the second of two."""
+    if is_bool(which):
         return cases[0] if len(cases) == 1 else where(op, which, cases[1], cases[0])
     out = cases[-1]
-    for i in range(len(cases) - 2, -1, -1):
+    for i in reversed(range(len(cases) - 1)):
         out = where(op, op.Less(which, i + 1), cases[i], out)
     return out
 
 
 def where(op: Lowering, condition: Value, x: Value, y: Value) -> Value:
-    """Where, on bool operands by logic (there is no such kernel)."""
-    if x.type.dtype != DType.BOOL:
+    """Where; of bool operands by logic, for there is no such kernel."""
+    if not is_bool(x):
         return op.Where(condition, x, y)
     return op.Or(op.And(condition, x), op.And(op.Not(condition), y))
 
 
-# what only moves elements of its first operand; Pad has a value of its own, which stands in its third
 MOVES = frozenset(
     [
+        # operators that only move or repeat elements of their first operand
         "Expand",
-        "Reshape",
-        "Transpose",
-        "Unsqueeze",
-        "Squeeze",
-        "Slice",
         "Gather",
         "Identity",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+        # and one that fills in a value of its own, its third operand
         "Pad",
     ]
 )
 
 
 def never_nan(x: Value) -> bool:
-    """Whether no element of `x` can be NaN: it comes from a small constant without one, or from integers."""
-    while (node := x.node) is not None:
-        if not x.type.dtype.is_float:
-            return True
+    """Return True where no element of `x` can be NaN.
+
+    It comes from a small constant without one, or from integers.
+    """
+    while x.type.dtype.is_float:
+        if x.node is None:
+            return False
         if x.const is not None:
             return x.const.is_small and not np.isnan(x.const.load()).any()
-        widens = (
-            node.op == "onnx.Cast" and x.type.dtype.bits >= 16
-        )  # a narrower float may have no infinity
-        moves = node.dialect == "onnx" and node.kind in MOVES
-        operand = node.inputs[0] if moves or widens else None
-        filled = node.inputs[2] if node.op == "onnx.Pad" else None
-        if operand is None or (filled is not None and not never_nan(filled)):
+        # a narrower float than 16 bits may have no infinity, and NaN in its place
+        widens = x.op == "onnx.Cast" and x.type.dtype.bits >= 16
+        moves = x.node.dialect == "onnx" and x.node.kind in MOVES
+        filled = x.node.optional(2) if x.op == "onnx.Pad" else None
+        if not (moves or widens) or (filled is not None and not never_nan(filled)):
             return False
-        x = operand
-    return not x.type.dtype.is_float
+        x = x.node.operand(0)
+    return True
 
 
 def total_order(x: jax.Array) -> jax.Array:
     """Integers in the order of floats: -NaN < -inf < … < -0 < +0 < … < inf < NaN."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
-    bits = {1: jnp.int8, 2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
-    i = lax.bitcast_convert_type(x, bits)
-    return jnp.where(i < 0, jnp.asarray(jnp.iinfo(bits).max, bits) ^ i, i)
+    width = x.dtype.itemsize
+    bits_dtype = {1: jnp.int8, 2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[width]
+    bits = lax.bitcast_convert_type(x, bits_dtype)
+    all_but_sign = jnp.asarray(jnp.iinfo(bits_dtype).max, bits_dtype)
+    return jnp.where(bits < 0, all_but_sign ^ bits, bits)
 
 
-DECOMPOSITIONS |= {
-    "eq_to": lambda x, y: total_order(x) == total_order(y),
-    "le_to": lambda x, y: total_order(x) <= total_order(y),
-    "lt_to": lambda x, y: total_order(x) < total_order(y),
-}
+@lower_with("eq_to")
+def eq_to(x: jax.Array, y: jax.Array) -> jax.Array:
+    return total_order(x) == total_order(y)
 
 
-# -------------------------------------------------------------------------------------------------- bits
+@lower_with("le_to")
+def le_to(x: jax.Array, y: jax.Array) -> jax.Array:
+    return total_order(x) <= total_order(y)
+
+
+@lower_with("lt_to")
+def lt_to(x: jax.Array, y: jax.Array) -> jax.Array:
+    return total_order(x) < total_order(y)
+
+
+# ------------------------------------------------------------------------------------------- logic, bits
+
+
+@lower("and")
+def and_(op: Lowering, x: Value, y: Value) -> Value:
+    return op.And(x, y) if is_bool(x) else op.BitwiseAnd(x, y)
+
+
+@lower("or")
+def or_(op: Lowering, x: Value, y: Value) -> Value:
+    return op.Or(x, y) if is_bool(x) else op.BitwiseOr(x, y)
+
+
+@lower("xor")
+def xor(op: Lowering, x: Value, y: Value) -> Value:
+    return op.Xor(x, y) if is_bool(x) else op.BitwiseXor(x, y)
+
+
+@lower("not")
+def not_(op: Lowering, x: Value) -> Value:
+    return op.Not(x) if is_bool(x) else op.BitwiseNot(x)
 
 
 @lower("shift_left")
-def shift_left(op: Lowering, x: Value, n: Value, direction: str = "LEFT") -> Value:
-    """By the width or more gives 0: a processor would shift by the rest."""
-    dtype, bits = x.type.dtype, x.type.dtype.bits
-    unsigned = DType(
-        f"u{bits}"
-    )  # onnxruntime's Cast between integers of one width keeps the bits
-    amount = op.cast(n, unsigned)
-    out = op.cast(op.BitShift(op.cast(x, unsigned), amount, direction=direction), dtype)
-    known = n.const.load() if n.const is not None and n.const.is_small else None
-    if known is not None and ((known >= 0) & (known < bits)).all():
-        return out
-    return op.Where(op.Less(amount, bits), out, op.const(0, dtype))
+def shift_left(op: Lowering, x: Value, n: Value) -> Value:
+    return _shift(op, x, n, "LEFT")
 
 
 @lower("shift_right_logical")
 def shift_right_logical(op: Lowering, x: Value, n: Value) -> Value:
-    return shift_left(op, x, n, "RIGHT")
+    return _shift(op, x, n, "RIGHT")
 
 
 @lower("shift_right_arithmetic")
 def shift_right_arithmetic(op: Lowering, x: Value, n: Value) -> Value:
+    """The floor of x / 2**n. `~(~x >> n)` does it for negative numbers by a logical shift."""
     if x.type.dtype.is_unsigned:
         return shift_right_logical(op, x, n)
-    # floor division by 2**n is the arithmetic shift; ~(~x >> n) keeps to logical shifts
     negative = op.Less(x, 0)
     flipped = op.Where(negative, op.BitwiseNot(x), x)
     shifted = shift_right_logical(op, flipped, n)
     return op.Where(negative, op.BitwiseNot(shifted), shifted)
 
 
+def _shift(op: Lowering, x: Value, n: Value, direction: str) -> Value:
+    """BitShift. By the width or more gives 0: a processor would shift by the rest."""
+    dtype = x.type.dtype
+    # onnxruntime's Cast between integers of one width keeps the bits
+    unsigned = DType(f"u{dtype.bits}")
+    amount = op.cast(n, unsigned)
+    shifted = op.BitShift(op.cast(x, unsigned), amount, direction=direction)
+    out = op.cast(shifted, dtype)
+    known = _known(n)
+    if known is not None and ((known >= 0) & (known < dtype.bits)).all():
+        return out
+    return op.Where(op.Less(amount, dtype.bits), out, op.const(0, dtype))
+
+
 @lower_with("population_count")
 def population_count(x: jax.Array) -> jax.Array:
-    """Warren, Hacker's Delight, 5-1: sums of bits in pairs, fours, bytes."""
-    bits = x.dtype.itemsize * 8
-    unsigned = jnp.dtype(f"uint{bits}")
+    """Sums of bits in pairs, fours, bytes (Warren, Hacker's Delight, 5-1)."""
+    width = x.dtype.itemsize * 8
+    unsigned = jnp.dtype(f"uint{width}")
+
+    def in_each_byte(byte: int) -> jax.Array:
+        return jnp.asarray(int(f"{byte:02x}" * (width // 8), 16), unsigned)
+
     u = x.astype(unsigned)
-
-    def c(pattern: int) -> jax.Array:
-        return jnp.asarray(int(f"{pattern:02x}" * (bits // 8), 16), unsigned)
-
-    u = u - ((u >> 1) & c(0x55))
-    u = (u & c(0x33)) + ((u >> 2) & c(0x33))
-    u = (u + (u >> 4)) & c(0x0F)
-    return ((u * c(0x01)) >> (bits - 8)).astype(x.dtype)
+    pairs = u - ((u >> 1) & in_each_byte(0x55))
+    fours = (pairs & in_each_byte(0x33)) + ((pairs >> 2) & in_each_byte(0x33))
+    eights = (fours + (fours >> 4)) & in_each_byte(0x0F)
+    # the product adds all bytes up in the highest one
+    return ((eights * in_each_byte(0x01)) >> (width - 8)).astype(x.dtype)
 
 
 @lower_with("clz")
 def clz(x: jax.Array) -> jax.Array:
     """Leading zeros: smear the highest bit to the right, then count the ones."""
-    bits = x.dtype.itemsize * 8
-    u = x.astype(jnp.dtype(f"uint{bits}"))
+    width = x.dtype.itemsize * 8
+    smeared = x.astype(jnp.dtype(f"uint{width}"))
     shift = 1
-    while shift < bits:
-        u = u | (u >> shift)
+    while shift < width:
+        smeared = smeared | (smeared >> shift)
         shift *= 2
-    return (bits - lax.population_count(u)).astype(x.dtype)
+    return (width - lax.population_count(smeared)).astype(x.dtype)
 
 
-# ------------------------------------------------------------------------------- elementary functions
+# ------------------------------------------------------------------------------- exponential, logarithm
 
-lower_with("exp2")(
-    lambda x: lax.exp(x * math.log(2))
-)  # XLA rounds the product to the operand's dtype, too
+
+@lower_with("exp2")
+def exp2(x: jax.Array) -> jax.Array:
+    """XLA rounds the product to the operand's dtype, too."""
+    return lax.exp(x * math.log(2))
 
 
 @lower_formula("log1p")
@@ -351,7 +476,8 @@ def log1p(x: jax.Array) -> jax.Array:
     u = 1 + x
     d = u - 1
     near = lax.log(u) * (x / jnp.where(d == 0, jnp.ones_like(d), d))
-    return jnp.where(jnp.abs(d) > 0, jnp.where(jnp.isinf(u), lax.log(u), near), x)
+    out = jnp.where(jnp.isinf(u), lax.log(u), near)
+    return jnp.where(jnp.abs(d) > 0, out, x)
 
 
 @lower_formula("expm1")
@@ -360,48 +486,66 @@ def expm1(x: jax.Array) -> jax.Array:
     u = lax.exp(x)
     d = u - 1
     log_u = lax.log(u)
-    near = d * (x / jnp.where((log_u == 0) | jnp.isinf(log_u), jnp.ones_like(x), log_u))
-    return jnp.where(jnp.abs(d) > 0, jnp.where((d == -1) | jnp.isinf(u), d, near), x)
+    is_useless = (log_u == 0) | jnp.isinf(log_u)
+    near = d * (x / jnp.where(is_useless, jnp.ones_like(x), log_u))
+    out = jnp.where((d == -1) | jnp.isinf(u), d, near)
+    return jnp.where(jnp.abs(d) > 0, out, x)
 
 
-def direct(operator: str, formula: Callable[[jax.Array], jax.Array]) -> Rule:
-    """The operator where the target has it for the dtype, else the formula (for float64)."""
-
-    def rule(op: Lowering, x: Value) -> Value:
-        if x.type.dtype != DType.F64 or op.supports(operator, x.type.dtype):
-            return op.apply(f"onnx.{operator}", x)
-        return op.jax(formula, x)
-
-    return rule
-
-
-_ATAN_P = (-8.750608600031904122785e-1, -1.615753718733365076637e1, -7.500855792314704667340e1,
-           -1.228866684490136173410e2, -6.485021904942025371773e1)  # fmt: skip
-_ATAN_Q = (1.0, 2.485846490142306297962e1, 1.650270098316988542046e2, 4.328810604912902668951e2,
-           4.853903996359136964868e2, 1.945506571482613964425e2)  # fmt: skip
-
-
-def _atan(x: jax.Array) -> jax.Array:
-    """Cephes: reduce the argument to [0, tan(pi/8)], then a rational approximation (Moshier, 1989)."""
+@lower_formula("cbrt")
+def cbrt(x: jax.Array) -> jax.Array:
+    """exp(log|x| / 3), then one Newton step for the last bits."""
     a = jnp.abs(x)
-    big, mid = a > 2.41421356237309504880, a > 0.66
-    y = jnp.where(big, math.pi / 2, jnp.where(mid, math.pi / 4, 0.0))
-    more = jnp.where(
-        big,
-        6.123233995736765886130e-17,
-        jnp.where(mid, 3.061616997868382943065e-17, 0.0),
-    )
-    a = jnp.where(
-        big, -1.0 / jnp.where(a == 0, 1.0, a), jnp.where(mid, (a - 1) / (a + 1), a)
-    )
-    z = a * a
-    r = (
-        a
-        * (z * jnp.polyval(jnp.array(_ATAN_P), z) / jnp.polyval(jnp.array(_ATAN_Q), z))
-        + a
-        + more
-    )
-    return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -(y + r), y + r), x)
+    is_its_own_root = (a == 0) | jnp.isinf(a)
+    safe = jnp.where(is_its_own_root, jnp.ones_like(a), a)
+    y = lax.exp(lax.log(safe) / 3)
+    y = y - (y - safe / (y * y)) / 3
+    return odd(x, jnp.where(is_its_own_root, a, y))
+
+
+def odd(x: jax.Array, out: jax.Array) -> jax.Array:
+    """An odd function of x, by its values `out` at |x|. Zeros and NaN are their own values."""
+    return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -out, out), x)
+
+
+# ---------------------------------------------------------------------- trigonometric and their inverses
+
+
+def operator_or_formula(
+    op: Lowering, operator: str, x: Value, formula: Callable[[jax.Array], jax.Array]
+) -> Value:
+    """The operator where the target has it for the dtype, else the formula (for f64)."""
+    if x.type.dtype != DType.F64 or op.supports(operator, x.type.dtype):
+        return op.apply(f"onnx.{operator}", x)
+    return op.jax(formula, x)
+
+
+@lower("tan")
+def tan(op: Lowering, x: Value) -> Value:
+    return operator_or_formula(op, "Tan", x, _tan)
+
+
+@lower("asin")
+def asin(op: Lowering, x: Value) -> Value:
+    return operator_or_formula(op, "Asin", x, _asin)
+
+
+@lower("acos")
+def acos(op: Lowering, x: Value) -> Value:
+    return operator_or_formula(op, "Acos", x, _acos)
+
+
+@lower("atan")
+def atan(op: Lowering, x: Value) -> Value:
+    return operator_or_formula(op, "Atan", x, _atan)
+
+
+def _tan(x: jax.Array) -> jax.Array:
+    return lax.sin(x) / lax.cos(x)
+
+
+def _asin(x: jax.Array) -> jax.Array:
+    return 2 * lax.atan2(x, 1 + jnp.sqrt((1 - x) * (1 + x)))
 
 
 def _acos(x: jax.Array) -> jax.Array:
@@ -409,24 +553,78 @@ def _acos(x: jax.Array) -> jax.Array:
     return jnp.where(x == -1, jnp.asarray(math.pi, x.dtype), out)
 
 
-for _name, _operator, _formula in (
-    ("tan", "Tan", lambda x: lax.sin(x) / lax.cos(x)), ("asin", "Asin", lambda x: 2 * lax.atan2(x, 1 + jnp.sqrt((1 - x) * (1 + x)))),
-    ("acos", "Acos", _acos), ("atan", "Atan", _atan),
-):  # fmt: skip
-    lower(_name)(direct(_operator, _formula))
+# Cephes, atan.c: numerator and denominator
+_ATAN_P = (
+    -8.750608600031904122785e-1,
+    -1.615753718733365076637e1,
+    -7.500855792314704667340e1,
+    -1.228866684490136173410e2,
+    -6.485021904942025371773e1,
+)
+_ATAN_Q = (
+    1.0,
+    2.485846490142306297962e1,
+    1.650270098316988542046e2,
+    4.328810604912902668951e2,
+    4.853903996359136964868e2,
+    1.945506571482613964425e2,
+)
+_HALF_PI_REST = 6.123233995736765886130e-17  # pi / 2 less the float64 nearest to it
+_QUARTER_PI_REST = 3.061616997868382943065e-17
+_TAN_3PI_8 = 2.41421356237309504880
 
+
+def _atan(x: jax.Array) -> jax.Array:
+    """Cephes: reduce the argument to [0, 0.66], then a rational approximation (Moshier, 1989)."""
+    a = jnp.abs(x)
+    big = a > _TAN_3PI_8
+    mid = a > 0.66
+    turned = jnp.where(big, math.pi / 2, jnp.where(mid, math.pi / 4, 0.0))
+    rest = jnp.where(big, _HALF_PI_REST, jnp.where(mid, _QUARTER_PI_REST, 0.0))
+    from_half_pi = -1.0 / jnp.where(a == 0, 1.0, a)
+    from_quarter_pi = (a - 1) / (a + 1)
+    a = jnp.where(big, from_half_pi, jnp.where(mid, from_quarter_pi, a))
+    z = a * a
+    p = jnp.polyval(jnp.array(_ATAN_P), z)
+    q = jnp.polyval(jnp.array(_ATAN_Q), z)
+    near = a * (z * p / q) + a
+    return odd(x, turned + (near + rest))
+
+
+@lower_formula("atan2")
+def atan2(y: jax.Array, x: jax.Array) -> jax.Array:
+    """The angle of (x, y), quadrant by quadrant, signed zeros and infinities as C has them."""
+    x, y = jnp.broadcast_arrays(x, y)
+    ax, ay = jnp.abs(x), jnp.abs(y)
+    low, high = jnp.minimum(ax, ay), jnp.maximum(ax, ay)
+    quotient = low / jnp.where(high == 0, jnp.ones_like(high), high)
+    both_infinite = jnp.isinf(ax) & jnp.isinf(ay)
+    angle = lax.atan(jnp.where(both_infinite, 1.0, quotient).astype(x.dtype))
+    angle = jnp.where(ay > ax, math.pi / 2 - angle, angle)
+    angle = jnp.where(_is_negative(x), math.pi - angle, angle)
+    above = (y > 0) | ((y == 0) & (1 / y > 0))
+    out = jnp.where(above, angle, -angle).astype(x.dtype)
+    return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out)
+
+
+def _is_negative(x: jax.Array) -> jax.Array:
+    """Return True below zero, and for -0."""
+    return (x < 0) | ((x == 0) & (1 / x < 0))
+
+
+# ---------------------------------------------------------------------- hyperbolic and their inverses
 # onnxruntime's own are poor near 0 (sinh, asinh, atanh cancel) or overflow early
 
 
 @lower_formula("sinh")
 def sinh(x: jax.Array) -> jax.Array:
+    """By expm1 near 0, and by two factors, neither of which overflows, for large arguments."""
     e = lax.expm1(jnp.abs(x))
     small = 0.5 * (e + e / (e + 1))
     half = lax.exp(0.5 * jnp.abs(x))
     out = jnp.where(jnp.abs(x) > 20, 0.5 * half * half, small)
-    return jnp.where(
-        (jnp.abs(x) > 0) & (jnp.abs(x) < jnp.inf), jnp.where(x < 0, -out, out), x
-    )
+    has_sign = (jnp.abs(x) > 0) & (jnp.abs(x) < jnp.inf)
+    return jnp.where(has_sign, jnp.where(x < 0, -out, out), x)
 
 
 @lower_formula("cosh")
@@ -440,55 +638,28 @@ def cosh(x: jax.Array) -> jax.Array:
 def asinh(x: jax.Array) -> jax.Array:
     """sign(x) * log(|x| + sqrt(x² + 1)), by log1p near 0 and in the logarithm's scale for large arguments."""
     a = jnp.abs(x)
-    large = a > math.sqrt(float(jnp.finfo(x.dtype).max)) / 2
+    large = a > _square_overflows(x)
     safe = jnp.where(large, 1.0, a)
     near = lax.log1p(safe + safe * safe / (1 + jnp.sqrt(safe * safe + 1)))
     out = jnp.where(large, lax.log(a) + math.log(2), near).astype(x.dtype)
-    return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -out, out), x)
+    return odd(x, out)
 
 
 @lower_formula("acosh")
 def acosh(x: jax.Array) -> jax.Array:
-    large = x > math.sqrt(float(jnp.finfo(x.dtype).max)) / 2
+    """log(x + sqrt(x² - 1)), by log1p near 1 and in the logarithm's scale for large arguments."""
+    large = x > _square_overflows(x)
     t = jnp.where(large, 1.0, x - 1)
     near = lax.log1p(t + jnp.sqrt(t * (t + 2)))
-    return jnp.where(
-        x < 1, jnp.nan, jnp.where(large, lax.log(x) + math.log(2), near)
-    ).astype(x.dtype)
+    out = jnp.where(large, lax.log(x) + math.log(2), near)
+    return jnp.where(x < 1, jnp.nan, out).astype(x.dtype)
 
 
-lower_formula("atanh")(
-    lambda x: jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x)
-)
+@lower_formula("atanh")
+def atanh(x: jax.Array) -> jax.Array:
+    return jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x)
 
 
-@lower_formula("cbrt")
-def cbrt(x: jax.Array) -> jax.Array:
-    """exp(log|x| / 3), then one Newton step for the last bits."""
-    a = jnp.abs(x)
-    safe = jnp.where((a == 0) | jnp.isinf(a), jnp.ones_like(a), a)
-    y = lax.exp(lax.log(safe) / 3)
-    y = y - (y - safe / (y * y)) / 3
-    y = jnp.where((a == 0) | jnp.isinf(a), a, y)
-    return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -y, y), x)
-
-
-@lower_formula("atan2")
-def atan2(y: jax.Array, x: jax.Array) -> jax.Array:
-    """The angle of (x, y), quadrant by quadrant, signed zeros and infinities as C has them."""
-    x, y = jnp.broadcast_arrays(x, y)
-    ax, ay = jnp.abs(x), jnp.abs(y)
-    both = jnp.isinf(ax) & jnp.isinf(ay)
-    low, high = jnp.minimum(ax, ay), jnp.maximum(ax, ay)
-    ratio = jnp.where(
-        both, 1.0, low / jnp.where(high == 0, jnp.ones_like(high), high)
-    ).astype(x.dtype)
-    angle = lax.atan(ratio)
-    angle = jnp.where(ay > ax, math.pi / 2 - angle, angle)
-    left = (x < 0) | ((x == 0) & (1 / x < 0))
-    angle = jnp.where(left, math.pi - angle, angle)
-    above = (y > 0) | ((y == 0) & (1 / y > 0))
-    out = jnp.where(above, angle, -angle)
-    return jnp.where(
-        jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out.astype(x.dtype)
-    )
+def _square_overflows(x: jax.Array) -> float:
+    """A number from which on squares overflow in the dtype of `x`, or nearly so."""
+    return math.sqrt(float(jnp.finfo(x.dtype).max)) / 2

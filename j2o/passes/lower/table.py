@@ -1,7 +1,7 @@
 """The two tables of lowering rules, the decorators that fill them, and the builder that a rule is handed.
 
-`LOWERINGS` has rules that build `onnx.*` nodes. A rule has JAX's own signature, operands positional and parameters
-keyword-only, with the builder in front; it returns the value or values that stand for the primitive's results:
+`LOWERINGS` has rules that build `onnx.*` nodes. A rule has JAX's own signature, operands positional and
+parameters keyword-only, with the builder in front. It returns the value or values that stand for the results:
 
     @lower("integer_pow")
     def integer_pow(op: Lowering, x: Value, *, y: int) -> Value: ...
@@ -11,9 +11,9 @@ keyword-only, with the builder in front; it returns the value or values that sta
     @lower_with("erf_inv")
     def erf_inv(x: jax.Array) -> jax.Array: ...
 
-A primitive has one rule: what is registered last takes the place of what was there, in whichever table. A primitive that
-only calls (`jit`, `composite`, `custom_jvp_call`) is inlined, but where a rule is registered for it: that one gets the call.
-`docs/writing-a-lowering.md` explains it from the start.
+A primitive has one rule: what is registered last takes the place of what was there, in whichever table. A
+primitive that only calls (`jit`, `composite`, `custom_jvp_call`) is inlined, but where a rule is registered for
+it: that one gets the call. `docs/writing-a-lowering.md` explains it all from the start.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def lower(*primitives: str) -> Callable[[F], F]:
 def lower_with(*primitives: str) -> Callable[[F], F]:
     """Register plain JAX code, `fn(*operands, **params)`, that computes these primitives from others.
 
-    It takes the place of any other rule for them. Parameters come as the `lax` node holds them: dtypes as `DType`,
-    enumerations as lower-case strings. Raises PassError as `lower` does.
+    It takes the place of any other rule for them. Parameters come as the `lax` node holds them: dtypes as
+    `DType`, enumerations as lower-case strings. Raises PassError as `lower` does.
     """
     return _registrar("lower_with", DECOMPOSITIONS, LOWERINGS, primitives)
 
@@ -64,8 +64,8 @@ def lower_with(*primitives: str) -> Callable[[F], F]:
 def lower_formula(*primitives: str) -> Callable[[F], F]:
     """Register a formula of floats, plain JAX code: its operands are broadcast to one shape.
 
-    Floats narrower than f32 are computed in f32 and rounded once, as XLA does it: a formula of several steps that each
-    round to 16 bits would lose digits, and overflow where its result does not.
+    Floats narrower than f32 are computed in f32 and rounded once, as XLA does it: a formula of several steps
+    that each round to 16 bits would lose digits, and overflow where its result does not.
     """
 
     def register(formula: F) -> F:
@@ -104,7 +104,7 @@ def _registrar(
     other: dict[str, Any],
     primitives: tuple[str, ...],
 ) -> Callable[[F], F]:
-    """A decorator that enters a rule into `table` and takes what there is for its primitives out of `other`."""
+    """A decorator that enters a rule into `table`, and takes what there is for its primitives out of `other`."""
     if not primitives:
         raise PassError(
             f"{decorator}: name the primitives that the rule is for, {decorator}('my_primitive')"
@@ -131,7 +131,8 @@ def _check_name(decorator: str, name: Any) -> None:
     """Raise PassError for what can be no primitive's name."""
     if callable(name):
         raise PassError(
-            f"{decorator}: it takes the names of primitives: @{decorator}('my_primitive'), not @{decorator} alone"
+            f"{decorator}: it takes the names of primitives: "
+            f"@{decorator}('my_primitive'), not @{decorator} alone"
         )
     if not isinstance(name, str):
         raise PassError(
@@ -187,7 +188,7 @@ class Lowering(Builder):
         return 18 if self.target is None else self.target.opset
 
     def supports(self, operator: str, dtype: DType) -> bool:
-        """Return True where the target runs `operator` (`"Erf"`) on `dtype` as it stands, with no casts around it."""
+        """Return True where the target runs `operator` (`"Erf"`) on `dtype` with no casts around it."""
         return self.target is None or self.target.supports(f"onnx.{operator}", dtype)
 
     def body(self, index: int = 0) -> tuple[Value, ...]:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from j2o.passes.lower.elementwise import direct
-from j2o.passes.lower.table import lower, lower_formula
+from j2o.ir.graph import Value
+from j2o.passes.lower.elementwise import operator_or_formula
+from j2o.passes.lower.table import Lowering, lower, lower_formula
 
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
@@ -64,7 +65,9 @@ def _erf(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(x) >= 1, 1 - _erfc_beyond_1(x), near)
 
 
-lower("erf")(direct("Erf", _erf))
+@lower("erf")
+def erf(op: Lowering, x: Value) -> Value:
+    return operator_or_formula(op, "Erf", x, _erf)
 
 
 def _erfc_beyond_1(x: jax.Array) -> jax.Array:
