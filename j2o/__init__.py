@@ -13,23 +13,44 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_NAMES = {
-    "api": "compile",
-    "functions": "function",
-    "model": "Model",
-    "frozen": "weights lazy open_safetensors open_orbax",
-    "passes.default": "default_pipeline",
-    "passes.pipeline": "PassPipeline",
-    "passes.lower.table": "lower lower_with",
-    "errors": "J2OError CheckError SpecError TraceError UnsupportedError DimensionError InvalidGraphError VerificationError "
-              "NotConvergingError PassError ParseError SaveError LoadError J2OWarning",
-}  # fmt: skip
-_WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
+# the module that each name is taken from when it is first used
+_WHERE = {
+    "compile": "api",
+    "function": "functions",
+    "Model": "model",
+    # weights
+    "lazy": "frozen",
+    "open_orbax": "checkpoints.orbax",
+    "open_safetensors": "checkpoints.safetensors",
+    "weights": "frozen",
+    # passes and rules
+    "PassPipeline": "passes.pipeline",
+    "default_pipeline": "passes.default",
+    "lower": "passes.lower.table",
+    "lower_with": "passes.lower.table",
+    # errors
+    "CheckError": "errors",
+    "DimensionError": "errors",
+    "InvalidGraphError": "errors",
+    "J2OError": "errors",
+    "J2OWarning": "errors",
+    "LoadError": "errors",
+    "NotConvergingError": "errors",
+    "ParseError": "errors",
+    "PassError": "errors",
+    "SaveError": "errors",
+    "SpecError": "errors",
+    "TraceError": "errors",
+    "UnsupportedError": "errors",
+    "VerificationError": "errors",
+}
 _MODULES = ("ir", "passes", "backend", "frontend", "errors", "api", "model")
 __all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from j2o.api import compile
+    from j2o.checkpoints.orbax import open_orbax
+    from j2o.checkpoints.safetensors import open_safetensors
     from j2o.errors import (
         CheckError,
         DimensionError,
@@ -46,7 +67,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         VerificationError,
     )
-    from j2o.frozen import lazy, open_orbax, open_safetensors, weights
+    from j2o.frozen import lazy, weights
     from j2o.functions import function
     from j2o.model import Model
     from j2o.passes.default import default_pipeline
@@ -56,9 +77,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        found = globals()[name] = getattr(
-            importlib.import_module(f"j2o.{_WHERE[name]}"), name
-        )
+        module = importlib.import_module(f"j2o.{_WHERE[name]}")
+        found = globals()[name] = getattr(module, name)
         return found
     if name in _MODULES:
         return importlib.import_module(f"j2o.{name}")
