@@ -26,21 +26,31 @@ if TYPE_CHECKING:
     import onnx
 
 FUNCTION_DOMAIN = "j2o"
-CONSTRAINTS = (
-    "constraints"  # key in the model's metadata: what the symbolic sizes must fulfil
-)
+# key in the model's metadata: what the symbolic sizes must fulfil
+CONSTRAINTS = "constraints"
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
-_ONNX_DTYPES = {
-    DType.F32: "FLOAT", DType.F64: "DOUBLE", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.BOOL: "BOOL",
-    DType.STRING: "STRING", DType.C64: "COMPLEX64", DType.C128: "COMPLEX128",
-    **{DType(f"i{n}"): f"INT{n}" for n in (2, 4, 8, 16, 32, 64)},
-    **{DType(f"u{n}"): f"UINT{n}" for n in (2, 4, 8, 16, 32, 64)},
-    DType.F8E4M3FN: "FLOAT8E4M3FN", DType.F8E5M2: "FLOAT8E5M2", DType.F8E4M3FNUZ: "FLOAT8E4M3FNUZ",
-    DType.F8E5M2FNUZ: "FLOAT8E5M2FNUZ", DType.F8E8M0FNU: "FLOAT8E8M0", DType.F4E2M1FN: "FLOAT4E2M1",
-}  # fmt: skip
+_ONNX_NAMES = {
+    DType.BOOL: "BOOL",
+    DType.STRING: "STRING",
+    DType.F64: "DOUBLE",
+    DType.F32: "FLOAT",
+    DType.F16: "FLOAT16",
+    DType.BF16: "BFLOAT16",
+    DType.F8E4M3FN: "FLOAT8E4M3FN",
+    DType.F8E4M3FNUZ: "FLOAT8E4M3FNUZ",
+    DType.F8E5M2: "FLOAT8E5M2",
+    DType.F8E5M2FNUZ: "FLOAT8E5M2FNUZ",
+    DType.F8E8M0FNU: "FLOAT8E8M0",
+    DType.F4E2M1FN: "FLOAT4E2M1",
+    DType.C64: "COMPLEX64",
+    DType.C128: "COMPLEX128",
+    **{DType(f"i{bits}"): f"INT{bits}" for bits in (2, 4, 8, 16, 32, 64)},
+    **{DType(f"u{bits}"): f"UINT{bits}" for bits in (2, 4, 8, 16, 32, 64)},
+}
+# an older onnx-ir lacks the youngest of them
 ONNX_DTYPES: dict[DType, ir.DataType] = {
-    d: ir.DataType[name]
-    for d, name in _ONNX_DTYPES.items()
+    dtype: ir.DataType[name]
+    for dtype, name in _ONNX_NAMES.items()
     if name in ir.DataType.__members__
 }
 # the IR version that came with an opset; a runtime that knows the opset knows the version
@@ -48,19 +58,24 @@ _IR_VERSIONS = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (0, 8))
 
 
 def ir_version(opset: int) -> int:
-    """The oldest IR version that may be used with an opset."""
+    """Return the oldest IR version that may be used with an opset."""
     return next(version for first, version in _IR_VERSIONS if opset >= first)
 
 
 def to_proto(
     graph: Graph, opset: int, name: str = "main", sources: bool = True
 ) -> onnx.ModelProto:
-    """The whole model as one message, weights inside; SaveError above protobuf's 2 GiB."""
+    """Return the whole model as one message, weights inside.
+
+    With `sources`, nodes carry the line of the program that they come from. SaveError above protobuf's 2 GiB,
+    PassError where operations are left that are not ONNX.
+    """
     model, constants = to_parts(graph, opset, name, sources)
     total = sum(t.nbytes for t in constants.values())
     if total > LIMIT:
         raise SaveError(
-            f"the model has {total / 2**30:.1f} GiB of weights, a protobuf message holds 2 GiB: save it with external_data=True"
+            f"the model has {total / 2**30:.1f} GiB of weights, "
+            "a protobuf message holds 2 GiB: save it with external_data=True"
         )
     model.graph.initializer.extend(
         initializer(key, tensor) for key, tensor in constants.items()
@@ -71,11 +86,10 @@ def to_proto(
 def to_parts(
     graph: Graph, opset: int, name: str = "main", sources: bool = True
 ) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
-    """A root graph as a model that lacks its initializers, and these by name; nothing large is read.
+    """Return a root graph as a model that lacks its initializers, and these by name. Nothing large is read.
 
-    With `sources`, nodes carry the line of the program that they come from.
-
-    PassError where operations are left that are not ONNX.
+    With `sources`, nodes carry the line of the program that they come from. PassError where operations are left that
+    are not ONNX.
     """
     _check_lowered(graph)
     writer = _Writer(opset, sources)
@@ -86,16 +100,17 @@ def to_parts(
 
 def _check_lowered(graph: Graph) -> None:
     """PassError for a graph that has not been lowered to the end, which is good to look at alone."""
-    left = [
-        node for top in (*graph.functions.values(), graph) for node in _not_onnx(top)
-    ]
-    if left:
-        more = f" and {len(left) - 1} more operations are" if len(left) > 1 else " is"
-        prefix = f"{left[0].dialect}." if left[0].dialect else ""
-        raise PassError(
-            f"the model cannot be written or run: {prefix}{left[0].described}{more} not ONNX; "
-            "its pipeline is without 'lower' or 'materialize', or a pass after them made it"
-        )
+    tops = (*graph.functions.values(), graph)
+    left = [node for top in tops for node in _not_onnx(top)]
+    if not left:
+        return
+    first = left[0]
+    prefix = f"{first.dialect}." if first.dialect else ""
+    more = f" and {len(left) - 1} more operations are" if len(left) > 1 else " is"
+    raise PassError(
+        f"the model cannot be written or run: {prefix}{first.described}{more} not ONNX; "
+        "its pipeline is without 'lower' or 'materialize', or a pass after them made it"
+    )
 
 
 def _not_onnx(graph: Graph) -> Iterator[Node]:
@@ -108,14 +123,13 @@ def _not_onnx(graph: Graph) -> Iterator[Node]:
 
 
 def _is_inner(op: str) -> bool:
-    """Whether an operation is one of the IR's own, that passes are to replace."""
-    return op.startswith("lax.") or (
-        "." not in op and op not in ("const", "call", "return")
-    )
+    """Return True for an operation of the IR's own, which passes are to replace."""
+    is_core = "." not in op and op not in ("const", "call", "return")
+    return is_core or op.startswith("lax.")
 
 
 def initializer(name: str, tensor: Tensor, data: bool = True) -> onnx.TensorProto:
-    """A constant as ONNX stores it; without `data`, only its name, dtype and shape."""
+    """Return a constant as a TensorProto; without `data`, only its name, dtype and shape."""
     import onnx
 
     made = onnx.TensorProto(
@@ -129,7 +143,10 @@ def initializer(name: str, tensor: Tensor, data: bool = True) -> onnx.TensorProt
 
 
 def raw_chunks(tensor: Tensor) -> Iterator[memoryview]:
-    """The bytes of a constant as ONNX stores them: little-endian, sub-byte elements packed from the low bits."""
+    """Yield the bytes of a constant as ONNX's `raw_data` has them.
+
+    They are little-endian; elements of less than a byte are packed from the low bits on.
+    """
     if tensor.dtype.bits < 8:
         yield memoryview(packed(tensor.load(), tensor.dtype.bits))
         return
@@ -139,26 +156,29 @@ def raw_chunks(tensor: Tensor) -> Iterator[memoryview]:
 
 
 def packed(array: np.ndarray, bits: int) -> bytes:
-    """Elements of 2 or 4 bits as ONNX stores them, from the low bits of each byte on."""
-    per = 8 // bits
-    flat = array.reshape(-1).view(np.uint8) & ((1 << bits) - 1)
-    flat = np.concatenate([flat, np.zeros(-flat.size % per, np.uint8)]).reshape(-1, per)
-    shifts = (np.arange(per) * bits).astype(np.uint8)
-    return np.bitwise_or.reduce(flat << shifts, axis=1).astype(np.uint8).tobytes()
+    """Return elements of 2 or 4 bits as ONNX stores them, from the low bits of each byte on."""
+    per_byte = 8 // bits
+    elements = array.reshape(-1).view(np.uint8) & ((1 << bits) - 1)
+    padding = np.zeros(-elements.size % per_byte, np.uint8)
+    rows = np.concatenate([elements, padding]).reshape(-1, per_byte)
+    shifts = (np.arange(per_byte) * bits).astype(np.uint8)
+    made = np.bitwise_or.reduce(rows << shifts, axis=1)
+    return made.astype(np.uint8).tobytes()
 
 
 def unpacked(data: bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
-    """What `packed` made, as an array of that dtype."""
-    per = 8 // dtype.bits
-    shifts = (np.arange(per) * dtype.bits).astype(np.uint8)
-    parts = np.frombuffer(data, np.uint8)[:, None] >> shifts & ((1 << dtype.bits) - 1)
-    flat = parts.reshape(-1)[: math.prod(shape)]
+    """Return what `packed` made as an array of that dtype and shape."""
+    per_byte = 8 // dtype.bits
+    shifts = (np.arange(per_byte) * dtype.bits).astype(np.uint8)
+    mask = (1 << dtype.bits) - 1
+    rows = np.frombuffer(data, np.uint8)[:, None] >> shifts & mask
+    elements = rows.reshape(-1)[: math.prod(shape)]
     if dtype.is_signed:
         sign = 1 << (dtype.bits - 1)
-        return ((flat ^ sign).astype(np.int8) - sign).astype(dtype.numpy).reshape(shape)
-    return (
-        flat.view(dtype.numpy) if dtype.is_float else flat.astype(dtype.numpy)
-    ).reshape(shape)
+        elements = (elements ^ sign).astype(np.int8) - sign
+    if dtype.is_float:
+        elements = elements.view(dtype.numpy)
+    return elements.astype(dtype.numpy).reshape(shape)
 
 
 class Names:
@@ -186,41 +206,50 @@ def clean(hint: str) -> str:
 
 
 class _Writer:
-    def __init__(self, opset: int, sources: bool) -> None:
-        self.opset, self.sources = opset, sources
+    """Writes the graphs of one model, or with `in_function` those of one function."""
+
+    def __init__(self, opset: int, sources: bool, in_function: bool = False) -> None:
+        self.opset = opset
+        self.sources = sources
+        self.in_function = in_function
         self.values: dict[Value, ir.Value] = {}
         self.initializers: dict[Tensor, ir.Value] = {}
         self.constant_outputs: list[tuple[Tensor, ir.Value]] = []
         self.domains: dict[str, int] = {"": opset}
         self.types: dict[Type, tuple[ir.TensorType, ir.Shape]] = {}
+        self.names = Names()
         self.nodes = Names()
 
     def model(self, graph: Graph, name: str) -> ir.Model:
+        """The whole model, without the contents of its initializers."""
         self.names = Names((*graph.input_names, *graph.output_names))
-        functions = [self.function(key, f, graph) for key, f in graph.functions.items()]
+        functions = [self.function(key, f) for key, f in graph.functions.items()]
         if functions:
             self.domains[FUNCTION_DOMAIN] = 1
-        inputs = [
-            self.make(v, n)
-            for v, n in zip(graph.inputs, graph.input_names, strict=True)
-        ]
-        nodes: list[ir.Node] = []
-        named = list(zip(graph.outputs, graph.output_names, strict=True))
-        for value, output in named:
-            if value not in self.values and _is_made_in(graph, value):
-                self.make(value, output)
-        self.body(graph, nodes)
-        outputs = [self.output(v, n, nodes) for v, n in named]
-        made = ir.Graph(
-            inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name
-        )
         constraints = "; ".join(graph.dims.constraints)
         return ir.Model(
-            made,
+            self.main(graph, name),
             ir_version=ir_version(self.opset),
             producer_name="j2o",
             functions=functions,
             metadata_props={CONSTRAINTS: constraints} if constraints else None,
+        )
+
+    def main(self, graph: Graph, name: str) -> ir.Graph:
+        """The root graph; its inputs and outputs keep their names."""
+        inputs = [
+            self.make(value, input_name)
+            for value, input_name in zip(graph.inputs, graph.input_names, strict=True)
+        ]
+        results = list(zip(graph.outputs, graph.output_names, strict=True))
+        for value, output_name in results:
+            if value not in self.values and _is_made_in(graph, value):
+                self.make(value, output_name)
+        nodes: list[ir.Node] = []
+        self.body(graph, nodes)
+        outputs = [self.output(value, n, nodes) for value, n in results]
+        return ir.Graph(
+            inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name
         )
 
     def output(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
@@ -235,11 +264,11 @@ class _Writer:
     # ------------------------------------------------------------------ values
 
     def type_of(self, type: Type) -> tuple[ir.TensorType, ir.Shape]:
+        """A type as onnx-ir has it; sizes that are no numbers as text."""
         if type not in self.types:
-            shape = ir.Shape(
-                [d if isinstance(d, int) else dim_text(d) for d in type.shape]
-            )
-            self.types[type] = (ir.TensorType(ONNX_DTYPES[type.dtype]), shape)
+            sizes = [d if isinstance(d, int) else dim_text(d) for d in type.shape]
+            element = ir.TensorType(ONNX_DTYPES[type.dtype])
+            self.types[type] = (element, ir.Shape(sizes))
         return self.types[type]
 
     def new(self, value: Value, name: str) -> ir.Value:
@@ -248,54 +277,48 @@ class _Writer:
         return ir.Value(name=name, type=type, shape=shape.copy())
 
     def make(self, value: Value, name: str) -> ir.Value:
+        """The value that stands for `value` from here on."""
         made = self.values[value] = self.new(value, name)
         return made
 
+    def named(self, value: Value, otherwise: str) -> ir.Value:
+        """`make`, with a name from the value's hint."""
+        return self.make(value, self.names.fresh(clean(value.hint) or otherwise))
+
     def copy(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
-        """A value of its own with the contents of another: an Identity, or two casts where the dtype has none."""
-        out, source, dtype = (
-            self.new(value, name),
-            self.operand(value),
-            value.type.dtype,
-        )
+        """A value of its own with the contents of another.
+
+        An Identity makes it, or two casts where that has no kernel for the dtype.
+        """
+        out = self.new(value, name)
+        source = self.operand(value)
+        dtype = value.type.dtype
         if dtype not in NOT_COPIED:
-            nodes.append(
-                ir.Node(
-                    "",
-                    "Identity",
-                    [source],
-                    outputs=[out],
-                    name=self.nodes.fresh("Identity"),
-                )
-            )
+            nodes.append(self.unary("Identity", source, out))
             return out
-        wider = (
-            DType.F32 if dtype.is_float else DType.I8 if dtype.is_signed else DType.U8
-        )
+        wider = _wider(dtype)
         between = ir.Value(
             name=self.names.fresh(f"{name}_wide"),
             type=ir.TensorType(ONNX_DTYPES[wider]),
         )
-        for x, to, y in ((source, wider, between), (between, dtype, out)):
-            nodes.append(
-                ir.Node(
-                    "",
-                    "Cast",
-                    [x],
-                    [_attribute("to", to)],
-                    outputs=[y],
-                    name=self.nodes.fresh("Cast"),
-                )
-            )
+        nodes.append(self.unary("Cast", source, between, _attribute("to", wider)))
+        nodes.append(self.unary("Cast", between, out, _attribute("to", dtype)))
         return out
 
+    def unary(self, kind: str, x: ir.Value, out: ir.Value, *attrs: ir.Attr) -> ir.Node:
+        """A node of one operand and one result that the graph does not have."""
+        name = self.nodes.fresh(kind)
+        return ir.Node("", kind, [x], attrs, outputs=[out], name=name)
+
     def operand(self, value: Value) -> ir.Value:
+        """The value that stands for `value`; a constant becomes an initializer."""
         if value in self.values:
             return self.values[value]
         tensor = value.const
         if tensor is None:
+            maker = value.op or "a graph input"
             raise KeyError(
-                f"%{value.hint}: {value.type} of {value.op or 'a graph input'} is used before it is defined"
+                f"%{value.hint}: {value.type} of {maker} is used before it is defined"
             )
         if self.in_function:
             raise AssertionError("constants of functions are written where they stand")
@@ -307,9 +330,8 @@ class _Writer:
 
     # ------------------------------------------------------------------- nodes
 
-    in_function = False
-
     def body(self, graph: Graph, nodes: list[ir.Node]) -> None:
+        """Append the nodes of a graph; constants of the main graph are initializers, made where they are used."""
         for node in graph:
             if node.op == "const":
                 if self.in_function:
@@ -318,31 +340,26 @@ class _Writer:
                 nodes.append(self.node(node))
 
     def constant(self, node: Node) -> ir.Node:
-        value: Any = node.attrs["value"]
-        out = self.make(node.out, self.names.fresh(clean(node.out.hint) or "const"))
-        attr = ir.AttrTensor(
-            "value", ir.Tensor(value.load(), dtype=ONNX_DTYPES[value.dtype])
-        )
-        return ir.Node(
-            "", "Constant", [], [attr], outputs=[out], name=self.nodes.fresh("Constant")
-        )
+        """A constant of a function as a node."""
+        out = self.named(node.out, "const")
+        attr = _attribute("value", node.attrs["value"])
+        name = self.nodes.fresh("Constant")
+        return ir.Node("", "Constant", [], [attr], outputs=[out], name=name)
 
     def node(self, node: Node) -> ir.Node:
+        """A node with its regions as attributes, and its source line in the metadata."""
         domain, kind = self.operator(node)
         attrs = [
-            _attribute(k, v)
-            for k, v in node.attrs.items()
-            if k != LABEL and (k != "function" or node.op != "call")
+            _attribute(key, value)
+            for key, value in node.attrs.items()
+            if key != LABEL and (key != "function" or node.op != "call")
         ]
-        for key, region in zip(
-            GRAPH_ATTRIBUTES.get(kind, ()), node.graphs, strict=False
-        ):
+        names = GRAPH_ATTRIBUTES.get(kind, ())
+        for key, region in zip(names, node.graphs, strict=False):
             attrs.append(ir.AttrGraph(key, self.region(region, f"{kind}_{key}")))
         inputs = [None if v is None else self.operand(v) for v in node.inputs]
         outputs = [
-            self.values[v]
-            if v in self.values
-            else self.make(v, self.names.fresh(clean(v.hint) or kind.lower()))
+            self.values[v] if v in self.values else self.named(v, kind.lower())
             for v in node.outputs
         ]
         name = self.nodes.fresh(str(node.attrs.get(LABEL, kind)))
@@ -352,6 +369,7 @@ class _Writer:
         return made
 
     def operator(self, node: Node) -> tuple[str, str]:
+        """The domain and the name of a node's operator; its domain is imported."""
         if node.op == "call":
             return FUNCTION_DOMAIN, str(node.attrs["function"])
         dialect, kind = node.dialect, node.kind
@@ -362,29 +380,27 @@ class _Writer:
         return domain, kind
 
     def region(self, graph: Graph, name: str) -> ir.Graph:
-        inputs = [
-            self.make(v, self.names.fresh(clean(v.hint) or "arg")) for v in graph.inputs
-        ]
+        """A graph inside of a node, or the body of a function. Its outputs must be made in it, each once."""
+        inputs = [self.named(value, "arg") for value in graph.inputs]
         nodes: list[ir.Node] = []
         self.body(graph, nodes)
         outputs: list[ir.Value] = []
         for value in graph.outputs:
-            is_made = _is_made_in(graph, value) or (
-                self.in_function and value.op == "const"
-            )
-            made = self.operand(value) if is_made else None
-            if (
-                made is None or made in outputs
-            ):  # a subgraph's outputs must be made in it
-                made = self.copy(
-                    value, self.names.fresh(clean(value.hint) or "out"), nodes
-                )
+            made = self.operand(value) if self.is_made(graph, value) else None
+            if made is None or made in outputs:
+                own_name = self.names.fresh(clean(value.hint) or "out")
+                made = self.copy(value, own_name, nodes)
             outputs.append(made)
         return ir.Graph(inputs, outputs, nodes=nodes, name=self.nodes.fresh(name))
 
-    def function(self, key: str, graph: Graph, root: Graph) -> ir.Function:
-        writer = _Writer(self.opset, self.sources)
-        writer.names, writer.in_function = Names(), True
+    def is_made(self, graph: Graph, value: Value) -> bool:
+        """Return True where a node of the written graph makes the value."""
+        is_a_node = self.in_function and value.op == "const"
+        return is_a_node or _is_made_in(graph, value)
+
+    def function(self, key: str, graph: Graph) -> ir.Function:
+        """A function of the model; what it imports, the model imports too."""
+        writer = _Writer(self.opset, self.sources, in_function=True)
         inner = writer.region(graph, key)
         inner.opset_imports.update(writer.domains)
         inner.opset_imports[FUNCTION_DOMAIN] = 1
@@ -393,12 +409,20 @@ class _Writer:
         return ir.Function(FUNCTION_DOMAIN, key, "", graph=inner, attributes=[])
 
 
+def _wider(dtype: DType) -> DType:
+    """A dtype of whole bytes that holds all values of one of less."""
+    if dtype.is_float:
+        return DType.F32
+    return DType.I8 if dtype.is_signed else DType.U8
+
+
 def _is_made_in(graph: Graph, value: Value) -> bool:
-    """Whether a value is a result of a node that stands in this graph itself."""
+    """Return True for a result of a node that stands in this graph itself."""
     return value.graph is graph and value.node is not None and value.op != "const"
 
 
 def _attribute(name: str, value: Attr) -> ir.Attr:
+    """An attribute as onnx-ir has it; InvalidGraphError where it has no form there."""
     if isinstance(value, DType):
         return ir.AttrInt64(name, int(ONNX_DTYPES[value]))
     if isinstance(value, bool | int):
@@ -408,13 +432,17 @@ def _attribute(name: str, value: Attr) -> ir.Attr:
     if isinstance(value, str):
         return ir.AttrString(name, value)
     if isinstance(value, Tensor):
-        return ir.AttrTensor(
-            name, ir.Tensor(np.asarray(value.load()), dtype=ONNX_DTYPES[value.dtype])
-        )
+        array = np.asarray(value.load())
+        return ir.AttrTensor(name, ir.Tensor(array, dtype=ONNX_DTYPES[value.dtype]))
     if isinstance(value, tuple):
-        if value and all(isinstance(v, str) for v in value):
-            return ir.AttrStrings(name, value)  # type: ignore[arg-type]
-        if value and any(isinstance(v, float) for v in value):
-            return ir.AttrFloat32s(name, [float(v) for v in value])  # type: ignore[arg-type]
-        return ir.AttrInt64s(name, [int(v) for v in value])  # type: ignore[arg-type]
+        return _list_attribute(name, value)
     raise InvalidGraphError(f"attribute {name}={shown(value)} has no ONNX form")
+
+
+def _list_attribute(name: str, values: tuple[Any, ...]) -> ir.Attr:
+    """A list of texts, of floats where one of them is a float, or of integers; an empty one is of integers."""
+    if values and all(isinstance(value, str) for value in values):
+        return ir.AttrStrings(name, values)
+    if any(isinstance(value, float) for value in values):
+        return ir.AttrFloat32s(name, [float(value) for value in values])
+    return ir.AttrInt64s(name, [int(value) for value in values])
