@@ -11,7 +11,7 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -35,7 +35,10 @@ _DTYPES = {d.value: d for d in ir.DataType if d.value}
 
 
 def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """The model without its external data; LoadError in one line where the file is none, or would take too much (`wire`)."""
+    """Return the model without its external data.
+
+    LoadError, in one line, where the file is no model, or one that would take too much time or memory (`wire`).
+    """
     path = checked(path)
     # mapped, so that a large file that is something else is not read
     with (
@@ -54,107 +57,108 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def checked(path: object) -> Path:
-    """The path of a file that may be a model; LoadError where there is none, or it has not the size of one."""
-    text = None
-    with contextlib.suppress(TypeError):
-        text = os.fspath(path)  # type: ignore[call-overload]
+    """Return the path of a file that may be a model; LoadError where there is none, or it has not the size of one."""
+    text: object = None
+    with contextlib.suppress(TypeError):  # of an __fspath__ that gives something else
+        text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
         raise LoadError(
             f"path={shown(path)}: give the name of a file as a str or a pathlib.Path"
         )
+    name = in_a_line(text)
     try:
         status = os.stat(text)
-    except (OSError, ValueError) as error:  # a name with NUL, one that is too long
-        missing = not isinstance(error, PermissionError)
-        raise LoadError(
-            f"{in_a_line(text)}: {'there is no such file' if missing else 'cannot be read'}"
-        ) from None
+    except PermissionError:
+        raise LoadError(f"{name}: cannot be read") from None
+    except (OSError, ValueError):  # a name with NUL, one that is too long
+        raise LoadError(f"{name}: there is no such file") from None
     if not stat.S_ISREG(status.st_mode):
-        raise LoadError(
-            f"{in_a_line(text)}: is no file"
-            if os.path.lexists(text)
-            else f"{in_a_line(text)}: there is no such file"
-        )
+        exists = os.path.lexists(text)
+        what = "is no file" if exists else "there is no such file"
+        raise LoadError(f"{name}: {what}")
     if not 0 < status.st_size <= MESSAGE:
-        raise LoadError(
-            f"{in_a_line(text)}: is not an ONNX model: it has {status.st_size} bytes"
-        )
+        raise LoadError(f"{name}: is not an ONNX model: it has {status.st_size} bytes")
     return Path(text)
 
 
 @contextlib.contextmanager
 def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise as a LoadError what goes wrong in reading a file."""
+    name = in_a_line(path)
+    cut_short = "it is cut short, or something else"
     try:
         yield
     except OSError as error:
-        raise LoadError(
-            f"{in_a_line(path)}: cannot be read: {error.strerror}"
-        ) from error
+        raise LoadError(f"{name}: cannot be read: {error.strerror}") from error
     except Damaged as error:
-        what = str(error) or "it is cut short, or something else"
-        raise LoadError(f"{in_a_line(path)}: is not an ONNX model: {what}") from None
+        what = str(error) or cut_short
+        raise LoadError(f"{name}: is not an ONNX model: {what}") from None
     except Costly as error:
         raise LoadError(
-            f"{in_a_line(path)}: would take too much time or memory: {error}"
+            f"{name}: would take too much time or memory: {error}"
         ) from None
     except DecodeError as error:
-        raise LoadError(
-            f"{in_a_line(path)}: is not an ONNX model: it is cut short, or something else"
-        ) from error
+        raise LoadError(f"{name}: is not an ONNX model: {cut_short}") from error
+
+
+# ----------------------------------------------------------------------------------------- what a model holds
 
 
 SHOWN = 200  # inputs, outputs, sizes, files, kinds of operators: of more, how many more
 
 
 def summary(path: str | os.PathLike[str]) -> str:
-    """Inputs, outputs, operators, opset and size of a model, as text."""
+    """Return inputs, outputs, operators, opset and size of a model, as text; LoadError where it is none."""
     model = read(path)
     with _readable(path):
-        graph, maker = model.graph, _short(model.producer_name) or "unknown"
+        graph = model.graph
+        maker = _short(model.producer_name) or "unknown"
+        opset = model.opset_import[0].version
         lines = [
-            f"{in_a_line(path)}: opset {model.opset_import[0].version}, IR version {model.ir_version}, by {maker}"
+            f"{in_a_line(path)}: opset {opset}, IR version {model.ir_version}, by {maker}",
+            *_interface("input ", graph.input),
+            *_interface("output", graph.output),
+            *_constraints(model),
+            _weights(path, model),
+            "  " + ", ".join(_kinds(graph)),
         ]
-        lines += _first(
-            [f"  input  {_value(v)}" for v in graph.input[:SHOWN]],
-            len(graph.input),
-            "  … {} more inputs",
-        )
-        lines += _first(
-            [f"  output {_value(v)}" for v in graph.output[:SHOWN]],
-            len(graph.output),
-            "  … {} more outputs",
-        )
-        lines += [
-            f"  where  {_short(entry.value)}"
-            for entry in model.metadata_props[:SHOWN]
-            if entry.key == CONSTRAINTS
-        ]
-        weights = sum(_size(path, t)[1] for t in graph.initializer)
-        size = (
-            f"{weights / 2**20:.1f} MiB" if weights < 2**63 else "more than 2**63 bytes"
-        )
-        files = sorted(
-            {
-                _short(e.value)
-                for t in graph.initializer
-                for e in t.external_data
-                if e.key == "location"
-            }
-        )
-        where = (
-            f" in {', '.join(_first(files[:SHOWN], len(files), '… {} more'))}"
-            if files
-            else ""
-        )
-        lines.append(
-            f"  {len(graph.initializer)} initializers, {size}{where}; {len(model.functions)} functions"
-        )
-        counts = collections.Counter(n.op_type for n in graph.node)
-        kinds = [f"{_short(name)} {n}" for name, n in counts.most_common(SHOWN)]
-        lines.append("  " + ", ".join(_first(kinds, len(counts), "… {} more kinds")))
-    return "\n".join(
-        "".join(c if c.isprintable() else "?" for c in line) for line in lines
-    )
+    return "\n".join(_printable(line) for line in lines)
+
+
+def _interface(kind: str, values: Sequence[onnx.ValueInfoProto]) -> list[str]:
+    """A line for each of the first inputs or outputs, and one for the rest."""
+    shown = [f"  {kind} {_value(value)}" for value in values[:SHOWN]]
+    return _first(shown, len(values), f"  … {{}} more {kind.strip()}s")
+
+
+def _constraints(model: onnx.ModelProto) -> list[str]:
+    """What the symbolic sizes must fulfil."""
+    entries = model.metadata_props[:SHOWN]
+    return [f"  where  {_short(e.value)}" for e in entries if e.key == CONSTRAINTS]
+
+
+def _weights(path: str | os.PathLike[str], model: onnx.ModelProto) -> str:
+    """The number of weights, their bytes and the files in which they lie."""
+    weights = model.graph.initializer
+    total = sum(_size(path, tensor).bytes for tensor in weights)
+    size = f"{total / 2**20:.1f} MiB" if total < 2**63 else "more than 2**63 bytes"
+    entries = (entry for tensor in weights for entry in tensor.external_data)
+    files = sorted({_short(e.value) for e in entries if e.key == "location"})
+    if files:
+        size += " in " + ", ".join(_first(files[:SHOWN], len(files), "… {} more"))
+    return f"  {len(weights)} initializers, {size}; {len(model.functions)} functions"
+
+
+def _kinds(graph: onnx.GraphProto) -> list[str]:
+    """How often each operator occurs in the main graph, the most frequent first."""
+    counts = collections.Counter(node.op_type for node in graph.node)
+    shown = [f"{_short(name)} {count}" for name, count in counts.most_common(SHOWN)]
+    return _first(shown, len(counts), "… {} more kinds")
+
+
+def _printable(line: str) -> str:
+    """A line with `?` for what cannot be printed."""
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _first(shown: list[str], count: int, rest: str) -> list[str]:
@@ -167,33 +171,40 @@ def _short(name: str) -> str:
 
 
 def _value(value: onnx.ValueInfoProto) -> str:
+    """The name, element type and sizes of an input or output."""
+    name = _short(value.name)
     kind = value.type.WhichOneof("value")
     if kind not in ("tensor_type", "sparse_tensor_type"):
-        return (
-            f"{_short(value.name)}: {kind.removesuffix('_type') if kind else 'no type'}"
-        )
+        return f"{name}: {kind.removesuffix('_type') if kind else 'no type'}"
     tensor = getattr(value.type, kind)
     dtype = _DTYPES.get(tensor.elem_type)
-    name = ("sparse " if kind == "sparse_tensor_type" else "") + (
-        dtype.name.lower() if dtype else "unknown dtype"
-    )
+    element = dtype.name.lower() if dtype else "unknown dtype"
+    if kind == "sparse_tensor_type":
+        element = f"sparse {element}"
     if not tensor.HasField("shape"):
-        return f"{_short(value.name)}: {name} of any shape"
+        return f"{name}: {element} of any shape"
     dims = tensor.shape.dim
-    sizes = [
-        _short(d.dim_param) or (str(d.dim_value) if d.HasField("dim_value") else "?")
-        for d in dims[:SHOWN]
-    ]
-    return f"{_short(value.name)}: {name}[{','.join(_first(sizes, len(dims), '… {} more'))}]"
+    sizes = _first([_dim(dim) for dim in dims[:SHOWN]], len(dims), "… {} more")
+    return f"{name}: {element}[{','.join(sizes)}]"
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """A size: its symbol, its number, or `?`."""
+    if dim.dim_param:
+        return _short(dim.dim_param)
+    return str(dim.dim_value) if dim.HasField("dim_value") else "?"
+
+
+# ------------------------------------------------------------------------------------ whether a model is sound
 
 
 def check(
     path: str | os.PathLike[str], deep: bool = False, progress: Progress | None = None
 ) -> int:
-    """Structure, shapes, where the weights lie, and that onnxruntime loads the model; LoadError says what is wrong.
+    """Check structure, shapes, where the weights lie, and that onnxruntime loads the model.
 
     `deep` also reads the weights that have a checksum of `save`, in bounded memory, and compares; without it no external
-    data is read. Gives the number of weights whose checksum is right.
+    data is read. Returns the number of weights whose checksum is right. LoadError says what is wrong.
     """
     from j2o.backend.session import Session
 
@@ -206,7 +217,8 @@ def check(
             f"{in_a_line(path)}: its name is not UTF-8, give the file another name"
         ) from None
     with _readable(path):
-        places = [p for t in _tensors(model) if (p := _place(path, t)) is not None]
+        found = [_place(path, tensor) for tensor in _messages(model, onnx.TensorProto)]
+        places = [place for place in found if place is not None]
         _check_overlaps(path, places)
         good = _check_sums(path, model, places, progress) if deep else 0
         _check_cost(path, model)
@@ -223,18 +235,39 @@ def check(
 
 # fields of ONNX's messages through which a tensor may be reached from a model
 _HOLDERS = frozenset(
-    "graph functions training_info initialization algorithm node attribute attribute_proto t g tensors graphs initializer "
-    "sparse_tensor sparse_tensors sparse_initializer values indices".split()
+    [
+        # from a model to its graphs
+        "algorithm",
+        "functions",
+        "graph",
+        "initialization",
+        "training_info",
+        # from a graph or function to its attributes
+        "attribute",
+        "attribute_proto",
+        "node",
+        # from a graph to its tensors
+        "initializer",
+        "sparse_initializer",
+        # from an attribute to tensors and graphs
+        "g",
+        "graphs",
+        "sparse_tensor",
+        "sparse_tensors",
+        "t",
+        "tensors",
+        # from a sparse tensor to its two
+        "indices",
+        "values",
+    ]
 )
 
 
-def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model, wherever it stands: initializers, attributes, subgraphs, functions, sparse ones."""
-    return _messages(message, onnx.TensorProto)
-
-
 def _messages(message: Message, kind: type[T]) -> Iterator[T]:
-    """Every message of a kind of tensor in a message, wherever it stands."""
+    """Every message of a kind of tensor in a message, wherever it stands.
+
+    That is in initializers, attributes, subgraphs, functions and sparse tensors.
+    """
     if isinstance(message, kind):
         yield message
         return
@@ -244,12 +277,18 @@ def _messages(message: Message, kind: type[T]) -> Iterator[T]:
                 yield from _messages(part, kind)
 
 
-class _Place(NamedTuple):
-    """Where the external data of a tensor lies: the file by device and inode, and the region in it."""
+class _Region(NamedTuple):
+    """A region of a file, which is told by device and inode."""
 
     file: tuple[int, int]
     start: int
     end: int
+
+
+class _Place(NamedTuple):
+    """Where the external data of a tensor lies, and what is stored of it: its name and its checksum."""
+
+    region: _Region
     location: str
     name: str
     digest: str
@@ -257,97 +296,103 @@ class _Place(NamedTuple):
 
 def _place(path: Path, tensor: onnx.TensorProto) -> _Place | None:
     """Where the data lies if it is external; LoadError where a tensor's data cannot be what its dtype and shape say."""
-    entries, size = _size(path, tensor)
+    size = _size(path, tensor)
     what = f"{in_a_line(path)}: {tensor.name[:80]!r}"
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        typed = sum(
-            len(getattr(tensor, f"{kind}_data"))
-            for kind in ("float", "double", "int32", "int64", "uint64", "string")
-        )
-        raw = tensor.HasField("raw_data")
-        found, wanted = (
-            (len(tensor.raw_data) + typed, size) if raw else (typed, entries)
-        )
-        if found != wanted:
-            raise LoadError(
-                f"{what} holds {found} {'bytes' if raw else 'entries'}, its dtype and shape say {wanted}"
-            )
+        _check_inside(what, tensor, size)
         return None
-    stored = {e.key: e.value for e in tensor.external_data}
+    stored = {entry.key: entry.value for entry in tensor.external_data}
     location = stored.get("location", "")
+    place = f"{location[:80]!r}"
     status = _data_file(path.parent, location)
     if status is None:
         raise LoadError(
-            f"{what} lies in {location[:80]!r}, which is no file below the model's folder, or a link"
+            f"{what} lies in {place}, which is no file below the model's folder, or a link"
         )
-    start, length = (
-        stored.get(key, default)
-        for key, default in (("offset", "0"), ("length", str(size)))
-    )
-    if not all(re.fullmatch("[0-9]{1,19}", n) for n in (start, length)):
+    offset = stored.get("offset", "0")
+    length = stored.get("length", str(size.bytes))
+    if not all(re.fullmatch("[0-9]{1,19}", number) for number in (offset, length)):
         raise LoadError(
-            f"{what} lies at offset {start[:80]!r}, length {length[:80]!r}: these are no sizes"
+            f"{what} lies at offset {offset[:80]!r}, length {length[:80]!r}: "
+            "these are no sizes"
         )
-    end = int(start) + int(length)
-    if int(length) != size or tensor.data_type == onnx.TensorProto.STRING:
+    if int(length) != size.bytes or tensor.data_type == onnx.TensorProto.STRING:
         raise LoadError(
-            f"{what} has {length} bytes in {location[:80]!r}, its dtype and shape say {size}"
+            f"{what} has {length} bytes in {place}, its dtype and shape say {size.bytes}"
         )
+    end = int(offset) + int(length)
     if end > status.st_size:
         raise LoadError(
-            f"{what} reaches past the end of {location[:80]!r}: to {end} of {status.st_size}"
+            f"{what} reaches past the end of {place}: to {end} of {status.st_size}"
         )
-    return _Place(
-        (status.st_dev, status.st_ino),
-        int(start),
-        end,
-        location,
-        tensor.name,
-        _digest(tensor),
-    )
+    region = _Region((status.st_dev, status.st_ino), int(offset), end)
+    return _Place(region, location, tensor.name, _digest(tensor))
 
 
-def _size(path: str | os.PathLike[str], tensor: onnx.TensorProto) -> tuple[int, int]:
-    """Entries in the field of its dtype, and bytes, of a tensor's data."""
-    dtype, rank = _DTYPES.get(tensor.data_type), len(tensor.dims)
-    if rank > RANK:
+_TYPED = ("float", "double", "int32", "int64", "uint64", "string")
+
+
+def _check_inside(what: str, tensor: onnx.TensorProto, size: _Size) -> None:
+    """LoadError where the data in a tensor's own message is not as long as its dtype and shape say."""
+    typed = sum(len(getattr(tensor, f"{kind}_data")) for kind in _TYPED)
+    if tensor.HasField("raw_data"):
+        unit, wanted = "bytes", size.bytes
+        found = len(tensor.raw_data) + typed
+    else:
+        unit, wanted = "entries", size.entries
+        found = typed
+    if found != wanted:
         raise LoadError(
-            f"{in_a_line(path)}: {tensor.name[:80]!r} has {rank} dimensions, more than {RANK}"
+            f"{what} holds {found} {unit}, its dtype and shape say {wanted}"
         )
+
+
+class _Size(NamedTuple):
+    """How long the data of a tensor is: as entries in the field of its dtype, and as bytes."""
+
+    entries: int
+    bytes: int
+
+
+def _size(path: str | os.PathLike[str], tensor: onnx.TensorProto) -> _Size:
+    """How long the data of a tensor must be; LoadError where its dtype and shape cannot say that."""
+    what = f"{in_a_line(path)}: {tensor.name[:80]!r}"
+    dtype = _DTYPES.get(tensor.data_type)
+    rank = len(tensor.dims)
+    if rank > RANK:
+        raise LoadError(f"{what} has {rank} dimensions, more than {RANK}")
     if dtype is None or min(tensor.dims, default=0) < 0:
         sizes = f"{tensor.dims[:8]}"[:200]
-        raise LoadError(
-            f"{in_a_line(path)}: {tensor.name[:80]!r} has no dtype or shape: {tensor.data_type}, {sizes}"
-        )
+        raise LoadError(f"{what} has no dtype or shape: {tensor.data_type}, {sizes}")
     count = math.prod(tensor.dims)
     if count.bit_length() > 63:
-        raise LoadError(
-            f"{in_a_line(path)}: {tensor.name[:80]!r} has more than 2**63 elements, its shape says"
-        )
+        raise LoadError(f"{what} has more than 2**63 elements, its shape says")
     if dtype == ir.DataType.STRING:
-        return count, sum(map(len, tensor.string_data))
+        return _Size(count, sum(map(len, tensor.string_data)))
     size = (count * dtype.bitwidth + 7) // 8
-    return size if dtype.bitwidth < 8 else count * (1 + ("COMPLEX" in dtype.name)), size
+    if dtype.bitwidth < 8:  # an entry holds the elements of one byte
+        return _Size(size, size)
+    is_complex = "COMPLEX" in dtype.name  # two entries an element
+    return _Size(2 * count if is_complex else count, size)
 
 
 def _check_cost(path: Path, model: onnx.ModelProto) -> None:
     """LoadError where loading would make far more of the model than stands in the file."""
-    dense = sum(
-        math.prod(t.dims[:RANK]) for t in _messages(model, onnx.SparseTensorProto)
-    )
+    name = in_a_line(path)
+    sparse = _messages(model, onnx.SparseTensorProto)
+    dense = sum(math.prod(tensor.dims[:RANK]) for tensor in sparse)
     if dense > DENSE:
         raise LoadError(
-            f"{in_a_line(path)}: its sparse tensors have more than {DENSE:,} elements when they are dense"
+            f"{name}: its sparse tensors have more than {DENSE:,} elements when they are dense"
         )
     if not model.functions:
         return
-    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
-    known: dict[tuple[str, str, str], _Cost] = {}
-    total = _cost(path, model.graph.node, functions, known, in_function=False)
+    total = _Costs(path, model.functions).of(model.graph.node, in_function=False)
     if total.called > CALLED or total.calls > CALLS or total.graphs > GRAPHS:
         raise LoadError(
-            f"{in_a_line(path)}: the calls of its functions stand for too much: {total.calls:,} calls of {total.called:,} nodes "
-            f"and {total.graphs:,} graphs; {CALLS:,}, {CALLED:,} and {GRAPHS:,} are checked"
+            f"{name}: the calls of its functions stand for too much: "
+            f"{total.calls:,} calls of {total.called:,} nodes and {total.graphs:,} graphs; "
+            f"{CALLS:,}, {CALLED:,} and {GRAPHS:,} are checked"
         )
 
 
@@ -359,107 +404,135 @@ class _Cost(NamedTuple):
     graphs: int = 0  # within functions
 
 
-def _cost(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    functions: Mapping[tuple[str, str, str], onnx.FunctionProto],
-    known: dict[tuple[str, str, str], _Cost],
-    in_function: bool = True,
-    depth: int = 0,
-) -> _Cost:
-    """The cost of these nodes, themselves included where they stand in a function; each function is looked at once."""
-    if depth > DEPTH:
-        raise LoadError(
-            f"{in_a_line(path)}: its functions call each other in a circle, or deeper than {DEPTH}"
-        )
-    found = [_Cost(called=len(nodes) if in_function else 0)]
-    for node in nodes:
-        for attribute in node.attribute:
-            parts = (
-                [attribute.g, *attribute.graphs]
-                if attribute.HasField("g")
-                else attribute.graphs
+class _Costs:
+    """The cost of the functions of a model; each function is looked at once."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        functions: Sequence[onnx.FunctionProto],
+    ) -> None:
+        self.path = path
+        self.functions = {(f.domain, f.name, f.overload): f for f in functions}
+        self.known: dict[tuple[str, str, str], _Cost] = {}
+
+    def of(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        in_function: bool = True,
+        depth: int = 0,
+    ) -> _Cost:
+        """The cost of these nodes, themselves included where they stand in a function."""
+        if depth > DEPTH:
+            raise LoadError(
+                f"{in_a_line(self.path)}: its functions call each other in a circle, "
+                f"or deeper than {DEPTH}"
             )
-            for part in parts:
+        found = [_Cost(called=len(nodes) if in_function else 0)]
+        for node in nodes:
+            for graph in _graphs_of(node):
                 found.append(_Cost(graphs=int(in_function)))
-                found.append(
-                    _cost(path, part.node, functions, known, in_function, depth + 1)
-                )
-        key = node.domain, node.op_type, node.overload
-        if key in functions:
-            if key not in known:
-                known[key] = _cost(
-                    path, functions[key].node, functions, known, depth=depth + 1
-                )
-            found += [_Cost(calls=1), known[key]]
-    return _Cost(*(sum(counts) for counts in zip(*found, strict=True)))
+                found.append(self.of(graph.node, in_function, depth + 1))
+            key = (node.domain, node.op_type, node.overload)
+            if key in self.functions:
+                if key not in self.known:
+                    body = self.functions[key].node
+                    self.known[key] = self.of(body, depth=depth + 1)
+                found += [_Cost(calls=1), self.known[key]]
+        return _Cost(*(sum(counts) for counts in zip(*found, strict=True)))
+
+
+def _graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def _data_file(folder: Path, location: str) -> os.stat_result | None:
     """What the file system says of a regular file below a folder; None for all else, links on the way there too."""
     parts = Path(location).parts
-    if (
-        not parts
-        or os.path.isabs(location)
-        or ".." in parts
-        or set(location) & {"\\", "\0"}
-    ):
+    leads_out = os.path.isabs(location) or ".." in parts
+    if not parts or leads_out or set(location) & {"\\", "\0"}:
         return None
+    steps = [folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
     try:
-        *folders, last = (
-            os.lstat(folder.joinpath(*parts[:n])) for n in range(1, len(parts) + 1)
-        )
+        *folders, file = (os.lstat(step) for step in steps)
     except OSError:
         return None
-    straight = all(stat.S_ISDIR(s.st_mode) for s in folders)
-    return (
-        last if straight and stat.S_ISREG(last.st_mode) and last.st_nlink == 1 else None
-    )
+    is_straight = all(stat.S_ISDIR(status.st_mode) for status in folders)
+    is_plain = stat.S_ISREG(file.st_mode) and file.st_nlink == 1
+    return file if is_straight and is_plain else None
 
 
 def _digest(tensor: onnx.TensorProto) -> str:
+    """The checksum that `save` stored of a tensor, "" where there is none."""
     return next((e.value for e in tensor.metadata_props if e.key == CHECKSUM), "")
 
 
 def _check_overlaps(path: Path, places: list[_Place]) -> None:
     """Weights may share all of a region, where their contents are equal, but no part of one."""
-    for a, b in itertools.pairwise(sorted(p for p in places if p.start < p.end)):
-        if a.file == b.file and b.start < a.end and a[:3] != b[:3]:
+    filled = sorted(p for p in places if p.region.start < p.region.end)
+    for one, other in itertools.pairwise(filled):
+        first, second = one.region, other.region
+        if first == second or first.file != second.file:
+            continue
+        if second.start < first.end:
             raise LoadError(
-                f"{in_a_line(path)}: {a.name[:80]!r} and {b.name[:80]!r} overlap in {a.location[:80]!r}"
+                f"{in_a_line(path)}: {one.name[:80]!r} and {other.name[:80]!r} overlap "
+                f"in {one.location[:80]!r}"
             )
+
+
+class _Sum(NamedTuple):
+    """The checksum that is stored of a weight ("" for none), and that of its bytes."""
+
+    name: str
+    stored: str
+    found: str
 
 
 def _check_sums(
     path: Path, model: onnx.ModelProto, places: list[_Place], progress: Progress | None
 ) -> int:
     """Read every weight, a shared region once; how many checksums were stored, all of them right."""
-    inside = [
-        t
-        for t in _tensors(model)
-        if t.data_location != onnx.TensorProto.EXTERNAL and _digest(t)
+    sums = _sums_inside(model) + _sums_outside(path, places, progress)
+    for one in sums:
+        if one.stored not in ("", one.found):
+            raise LoadError(
+                f"{in_a_line(path)}: {one.name[:80]!r} is damaged: "
+                "its bytes do not have the checksum that was stored"
+            )
+    return sum(bool(one.stored) for one in sums)
+
+
+def _sums_inside(model: onnx.ModelProto) -> list[_Sum]:
+    """The checksums of the tensors that lie in the model itself."""
+    return [
+        _Sum(tensor.name, _digest(tensor), hashlib.sha256(tensor.raw_data).hexdigest())
+        for tensor in _messages(model, onnx.TensorProto)
+        if tensor.data_location != onnx.TensorProto.EXTERNAL and _digest(tensor)
     ]
-    wanted = [
-        (t.name, _digest(t), hashlib.sha256(t.raw_data).hexdigest()) for t in inside
-    ]
-    places = [p for p in places if p.digest]
-    regions = {p[:3]: p.location for p in places}
-    total, done = sum(end - start for _, start, end in regions), 0
-    sums: dict[tuple[object, ...], str] = {}
-    for (inode, start, end), location in regions.items():
+
+
+def _sums_outside(
+    path: Path, places: list[_Place], progress: Progress | None
+) -> list[_Sum]:
+    """The checksums of the tensors in data files; `progress` is told the bytes read and those in all."""
+    stored = [place for place in places if place.digest]
+    locations = {place.region: place.location for place in stored}
+    total = sum(region.end - region.start for region in locations)
+    done = 0
+    found: dict[_Region, str] = {}
+    for region, location in locations.items():
         digest = hashlib.sha256()
         with open(path.parent / location, "rb", buffering=0) as file:
-            file.seek(start)
-            while chunk := file.read(min(CHUNK, end - file.tell())):
+            file.seek(region.start)
+            while chunk := file.read(min(CHUNK, region.end - file.tell())):
                 digest.update(chunk)
                 done += len(chunk)
                 if progress is not None:
                     progress(done, total)
-        sums[inode, start, end] = digest.hexdigest()
-    wanted += [(p.name, p.digest, sums[p[:3]]) for p in places]
-    for name, stored, found in wanted:
-        if stored not in ("", found):
-            raise LoadError(
-                f"{in_a_line(path)}: {name[:80]!r} is damaged: its bytes do not have the checksum that was stored"
-            )
-    return sum(bool(stored) for _, stored, _ in wanted)
+        found[region] = digest.hexdigest()
+    return [_Sum(place.name, place.digest, found[place.region]) for place in stored]
