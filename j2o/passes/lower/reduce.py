@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,65 +12,193 @@ import numpy as np
 from jax import lax
 
 from j2o.ir import dims
-from j2o.ir.graph import Value
+from j2o.ir.graph import Graph, Value
 from j2o.ir.types import Dim, DType, Type, dtype_of
 from j2o.passes.lower.table import Lowering, lower, lower_with
 
+Axes: TypeAlias = Sequence[int]
+Combine: TypeAlias = Callable[[Any, Any], Any]
 
-def limits(dtype: DType) -> tuple[Any, Any]:
-    """The least and the greatest value, the units of max and min."""
-    if dtype.is_float or dtype == DType.BOOL:
-        return (-np.inf, np.inf) if dtype.is_float else (False, True)
+
+class Limits(NamedTuple):
+    """The least value of a dtype, the unit of max, and the greatest, the unit of min."""
+
+    least: Any
+    greatest: Any
+
+
+def limits(dtype: DType) -> Limits:
+    if dtype == DType.BOOL:
+        return Limits(False, True)
+    if dtype.is_float:
+        return Limits(-np.inf, np.inf)
     info = jnp.iinfo(dtype.numpy)
-    return int(info.min), int(info.max)
+    return Limits(int(info.min), int(info.max))
 
 
-def _reduce(op: Lowering, operator: str, x: Value, axes: Sequence[int]) -> Value:
+def _reduce(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
+    """One of ONNX's reductions; `x` itself over no axes, which for ONNX would be all."""
     if not axes:
         return x
     return op.apply(f"onnx.{operator}", x, np.asarray(axes, np.int64), keepdims=0)
 
 
+# ----------------------------------------------------------------------------------- sums and products
+
+
 @lower("reduce_sum")
-def reduce_sum(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    """Integers as wide ones, modulo 2**n: onnxruntime adds these as float64 and saturates, so 64 bits go as two halves."""
+def reduce_sum(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
+    """Integers as wide ones, modulo 2**n.
+
+    onnxruntime adds 64 bits as float64 and saturates, so these go as two halves.
+    """
     dtype = x.type.dtype
     if not dtype.is_int:
         return _reduce(op, "ReduceSum", x, axes)
     whole = op.cast(x, DType.I64)
-    if dtype.bits < 64 or (
-        x.op == "onnx.Cast" and x.node.inputs[0].type.dtype.bits <= 32
-    ):  # type: ignore[union-attr]
+    if dtype.bits < 64 or _was_narrow(x):
         return op.cast(_reduce(op, "ReduceSum", whole, axes), dtype)
     low = op.Mod(whole, 2**32)
-    high = _reduce(op, "ReduceSum", op.Div(op.Sub(whole, low), 2**32), axes)
-    return op.cast(
-        op.Add(op.Mul(high, 2**32), _reduce(op, "ReduceSum", low, axes)), dtype
-    )
+    high = op.Div(op.Sub(whole, low), 2**32)
+    high_sum = _reduce(op, "ReduceSum", high, axes)
+    low_sum = _reduce(op, "ReduceSum", low, axes)
+    return op.cast(op.Add(op.Mul(high_sum, 2**32), low_sum), dtype)
+
+
+def _was_narrow(x: Value) -> bool:
+    """Return True where `x` was cast from 32 bits or fewer."""
+    return x.op == "onnx.Cast" and x.producer.operand(0).type.dtype.bits <= 32
 
 
 @lower("reduce_prod")
-def reduce_prod(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    """Integers by halving: onnxruntime multiplies them as float64, which keeps 53 bits of a product that wraps."""
+def reduce_prod(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
+    """Integers by halving: onnxruntime multiplies them as float64, which keeps 53 bits of a product."""
     if x.type.dtype.is_int:
-        return op.jax(_tree_reduce, x, axes=tuple(axes), kind="mul")
+        return op.jax(_of_integers, x, axes=tuple(axes), kind="mul")
     return _reduce(op, "ReduceProd", x, axes)
 
 
-def _extreme(operator: str) -> Callable[..., Value]:
-    def rule(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-        signed, flip = _as_signed(op, x)
-        if flip is None:
-            return _reduce(op, operator, x, axes)
-        return op.cast(
-            op.BitwiseXor(_reduce(op, operator, signed, axes), flip), x.type.dtype
-        )
+@lower_with("reduce_logsumexp")
+def reduce_logsumexp(x: jax.Array, *, axes: Axes) -> jax.Array:
+    return jax.nn.logsumexp(x, axis=tuple(axes))
 
-    return rule
+
+# --------------------------------------------------------------------------------------- logic and bits
+
+
+@lower("reduce_and")
+def reduce_and(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
+    """Of booleans: how many are False? That is right for no elements too."""
+    if x.type.dtype != DType.BOOL:
+        return op.jax(_of_integers, x, axes=tuple(axes), kind="and")
+    return op.Equal(_count(op, op.Not(x), axes), 0) if axes else x
+
+
+@lower("reduce_or")
+def reduce_or(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
+    """Of booleans: how many are True?"""
+    if x.type.dtype != DType.BOOL:
+        return op.jax(_of_integers, x, axes=tuple(axes), kind="or")
+    return op.Greater(_count(op, x, axes), 0) if axes else x
+
+
+@lower("reduce_xor")
+def reduce_xor(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
+    """Of booleans: is the number of those that are True odd?"""
+    if x.type.dtype != DType.BOOL:
+        return op.jax(_of_integers, x, axes=tuple(axes), kind="xor")
+    if not axes:
+        return x
+    return op.cast(op.BitwiseAnd(_count(op, x, axes), 1), DType.BOOL)
+
+
+def _count(op: Lowering, x: Value, axes: Axes) -> Value:
+    return _reduce(op, "ReduceSum", op.cast(x, DType.I32), axes)
+
+
+class IntegerMonoid(NamedTuple):
+    """A combination of integers that ONNX cannot reduce by, and the value that changes nothing in it."""
+
+    combine: Combine
+    unit: int
+
+
+INTEGER_MONOIDS = {
+    "mul": IntegerMonoid(lax.mul, 1),
+    "and": IntegerMonoid(lax.bitwise_and, -1),
+    "or": IntegerMonoid(lax.bitwise_or, 0),
+    "xor": IntegerMonoid(lax.bitwise_xor, 0),
+}
+
+
+def _of_integers(x: jax.Array, *, axes: Axes, kind: str) -> jax.Array:
+    """Reduce one axis after the other, the last one first."""
+    monoid = INTEGER_MONOIDS[kind]
+    for axis in sorted(axes, reverse=True):
+        is_known = type(x.shape[axis]) is int
+        x = _by_halves(x, axis, monoid) if is_known else _one_by_one(x, axis, monoid)
+    return x
+
+
+def _by_halves(x: jax.Array, axis: int, monoid: IntegerMonoid) -> jax.Array:
+    """Combine the two halves until one element is left; those that were over come last."""
+
+    def part(start: int, end: int) -> jax.Array:
+        return lax.slice_in_dim(x, start, end, axis=axis)
+
+    n = x.shape[axis]
+    if n == 0:
+        return _units(x, axis, monoid)
+    over = []
+    while n > 1:
+        half = n // 2
+        if n % 2:
+            over.append(part(n - 1, n))
+        x = monoid.combine(part(0, half), part(half, 2 * half))
+        n = half
+    for last in over:
+        x = monoid.combine(x, last)
+    return x.squeeze(axis)
+
+
+def _one_by_one(x: jax.Array, axis: int, monoid: IntegerMonoid) -> jax.Array:
+    """A loop, for an axis of symbolic size."""
+
+    def step(so_far: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
+        return monoid.combine(so_far, row), None
+
+    rows = jnp.moveaxis(x, axis, 0)
+    return lax.scan(step, _units(x, axis, monoid), rows)[0]
+
+
+def _units(x: jax.Array, axis: int, monoid: IntegerMonoid) -> jax.Array:
+    return jnp.full(x.shape[:axis] + x.shape[axis + 1 :], monoid.unit, x.dtype)
+
+
+# -------------------------------------------------------------------------------------------- extremes
+
+
+@lower("reduce_max")
+def reduce_max(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
+    return _extreme(op, "ReduceMax", x, axes)
+
+
+@lower("reduce_min")
+def reduce_min(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
+    return _extreme(op, "ReduceMin", x, axes)
+
+
+def _extreme(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
+    signed, flip = _as_signed(op, x)
+    out = _reduce(op, operator, signed, axes)
+    return out if flip is None else op.cast(op.BitwiseXor(out, flip), x.type.dtype)
 
 
 def _as_signed(op: Lowering, x: Value) -> tuple[Value, int | None]:
-    """Integers that have no kernel as signed ones of the same order, by the highest bit, which is returned as well."""
+    """Unsigned integers that have no kernel as signed ones of the same order: with the highest bit flipped.
+
+    The second result is that bit; None where `x` is left as it is.
+    """
     dtype = x.type.dtype
     if dtype not in (DType.U32, DType.U64):
         return x, None
@@ -80,59 +207,17 @@ def _as_signed(op: Lowering, x: Value) -> tuple[Value, int | None]:
     return op.BitwiseXor(op.cast(x, signed), flip), flip
 
 
-reduce_max = lower("reduce_max")(_extreme("ReduceMax"))
-reduce_min = lower("reduce_min")(_extreme("ReduceMin"))
+@lower("argmax")
+def argmax(op: Lowering, x: Value, *, axes: Axes, index_dtype: DType) -> Value:
+    return op.cast(_position(op, "ArgMax", x, axes), index_dtype)
 
 
-MONOIDS = {
-    "mul": (lax.mul, 1),
-    "and": (lax.bitwise_and, -1),
-    "or": (lax.bitwise_or, 0),
-    "xor": (lax.bitwise_xor, 0),
-}
+@lower("argmin")
+def argmin(op: Lowering, x: Value, *, axes: Axes, index_dtype: DType) -> Value:
+    return op.cast(_position(op, "ArgMin", x, axes), index_dtype)
 
 
-@lower("reduce_and", "reduce_or", "reduce_xor")
-def logical(op: Lowering, x: Value, *, axes: Sequence[int], **_: Any) -> Value:
-    """Of booleans by counting, which is right for no elements too; of bits by halving."""
-    kind = op.source.kind.removeprefix("reduce_")
-    if x.type.dtype != DType.BOOL:
-        return op.jax(_tree_reduce, x, axes=tuple(axes), kind=kind)
-    if not axes:
-        return x
-    count = _reduce(
-        op, "ReduceSum", op.cast(op.Not(x) if kind == "and" else x, DType.I32), axes
-    )
-    if kind == "xor":
-        return op.cast(op.BitwiseAnd(count, 1), DType.BOOL)
-    return op.Equal(count, 0) if kind == "and" else op.Greater(count, 0)
-
-
-def _tree_reduce(x: jax.Array, *, axes: Sequence[int], kind: str) -> jax.Array:
-    """Halve each axis until one is left; with a loop where its size is symbolic."""
-    monoid, unit = MONOIDS[kind]
-    for axis in sorted(axes, reverse=True):
-        n, part, odd = x.shape[axis], functools.partial(lax.slice_in_dim, axis=axis), []
-        start = jnp.full(x.shape[:axis] + x.shape[axis + 1 :], unit, x.dtype)
-        if type(n) is not int:
-            x = lax.scan(
-                lambda acc, row: (monoid(acc, row), None),
-                start,
-                jnp.moveaxis(x, axis, 0),
-            )[0]
-            continue
-        while n > 1:
-            odd += [part(x, n - 1, n)] if n % 2 else []
-            n //= 2
-            x = monoid(part(x, 0, n), part(x, n, 2 * n))
-        x = functools.reduce(monoid, odd, x).squeeze(axis) if n else start
-    return x
-
-
-@lower("argmax", "argmin")
-def arg_extreme(
-    op: Lowering, x: Value, *, axes: Sequence[int], index_dtype: DType
-) -> Value:
+def _position(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
     """The first extreme; a NaN counts as one, and the first of them wins."""
     (axis,) = axes
     dtype = x.type.dtype
@@ -141,41 +226,43 @@ def arg_extreme(
     elif dtype.is_float and dtype not in (DType.F32, DType.F64):
         x = op.cast(x, DType.F32)
     x, _ = _as_signed(op, x)
-    index = op.apply(
-        f"onnx.Arg{op.source.kind[3:].capitalize()}", x, axis=axis, keepdims=0
-    )
-    if dtype.is_float:
-        nan = op.cast(op.IsNaN(x), DType.I32)
-        has_nan = op.Greater(_reduce(op, "ReduceMax", nan, [axis]), 0)
-        index = op.Where(has_nan, op.ArgMax(nan, axis=axis, keepdims=0), index)
-    return op.cast(index, index_dtype)
+    index = op.apply(f"onnx.{operator}", x, axis=axis, keepdims=0)
+    if not dtype.is_float:
+        return index
+    nan = op.cast(op.IsNaN(x), DType.I32)
+    has_nan = op.Greater(_reduce(op, "ReduceMax", nan, [axis]), 0)
+    return op.Where(has_nan, op.ArgMax(nan, axis=axis, keepdims=0), index)
 
 
-# ------------------------------------------------------------------------------------ any monoid, loops
+# ----------------------------------------------------------------------- any computation, in a loop
 
 
 @lower("reduce")
 def reduce(
-    op: Lowering, *operands: Value, dimensions: Sequence[int], **_: Any
+    op: Lowering, *operands: Value, dimensions: Axes, **_: Any
 ) -> Sequence[Value]:
-    """`lax.reduce` with a computation of the user's: a loop over the reduced elements, flattened."""
-    n = len(operands) // 2
-    arrays, inits = operands[:n], operands[n:]
+    """`lax.reduce` with a computation of the user's: a loop over the reduced elements, flattened.
+
+    The operands are arrays, then as many initial values. The region takes that many results so far, and
+    elements.
+    """
+    count = len(operands) // 2
+    arrays, inits = operands[:count], operands[count:]
     shape = arrays[0].type.shape
-    keep = [i for i in range(len(shape)) if i not in dimensions]
+    kept = [i for i in range(len(shape)) if i not in dimensions]
+    kept_shape = tuple(shape[i] for i in kept)
     size = dims.prod(shape[d] for d in dimensions)
-    rest = tuple(shape[i] for i in keep)
-    rows = [
-        op.reshape(op.transpose(a, [*dimensions, *keep]), (size, *rest)) for a in arrays
-    ]
+    rows = []
+    for array in arrays:
+        reduced_first = op.transpose(array, [*dimensions, *kept])
+        rows.append(op.reshape(reduced_first, (size, *kept_shape)))
     region = op.source.graphs[0]
 
-    def body(inner: Lowering, i: Value, *acc: Value) -> list[Value]:
-        return apply_elementwise(
-            inner, region, [*acc, *(inner.Gather(r, i, axis=0) for r in rows)]
-        )
+    def body(inner: Lowering, i: Value, *so_far: Value) -> list[Value]:
+        elements = [inner.Gather(row, i, axis=0) for row in rows]
+        return apply_elementwise(inner, region, [*so_far, *elements])
 
-    return loop(op, size, [op.expand(v, rest) for v in inits], body)
+    return loop(op, size, [op.expand(v, kept_shape) for v in inits], body)
 
 
 def loop(
@@ -184,27 +271,29 @@ def loop(
     """The state after `count` rounds of `body(op, round, *state) -> state`."""
     types = [v.type for v in start]
     inputs = [Type(DType.I64, ()), Type(DType.BOOL, ()), *types]
-    graph = op.region(
-        "body", inputs, lambda op, i, go_on, *state: [go_on, *body(op, i, *state)]
-    )
-    return op.node(
-        "onnx.Loop",
-        [op.dim(count), op.const(True, DType.BOOL), *start],
-        {},
-        types,
-        [graph],
-    ).outputs
+
+    def one_round(
+        inner: Lowering, i: Value, go_on: Value, *state: Value
+    ) -> list[Value]:
+        return [go_on, *body(inner, i, *state)]
+
+    region = op.region("body", inputs, one_round)
+    operands = [op.dim(count), op.const(True, DType.BOOL), *start]
+    return op.node("onnx.Loop", operands, {}, types, [region]).outputs
 
 
-def apply_elementwise(op: Lowering, region: Any, args: Sequence[Value]) -> list[Value]:
+def apply_elementwise(
+    op: Lowering, region: Graph, args: Sequence[Value]
+) -> list[Value]:
     """The nodes of a region over scalars, made again over arrays; its shapes are those of `args`."""
-    values: dict[Any, Any] = dict(zip(region.inputs, args, strict=True))
+    values: dict[Value | None, Value] = dict(zip(region.inputs, args, strict=True))
     for node in region:
         if node.op == "return":
             break
-        inputs = [values.get(v, v) if v is not None else None for v in node.inputs]
+        inputs = [values.get(v, v) for v in node.inputs]
         if node.op in ("const", "dims") or node.graphs or not node.spec.elementwise:
-            made = op.node(node.op, inputs, node.attrs, [v.type for v in node.outputs])
+            types = [v.type for v in node.outputs]
+            made = op.node(node.op, inputs, node.attrs, types)
         else:
             made = op.node(node.op, inputs, node.attrs)
         values.update(zip(node.outputs, made.outputs, strict=True))
@@ -212,115 +301,126 @@ def apply_elementwise(op: Lowering, region: Any, args: Sequence[Value]) -> list[
     return [op.expand(values.get(v, v), shape) for v in region.outputs]
 
 
+# ------------------------------------------------------------------------------------------ cumulative
+
+
 @lower("cumsum")
 def cumsum(op: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
+    """CumSum has kernels for i32, i64 and floats."""
     dtype = x.type.dtype
-    if dtype.is_unsigned or (dtype.bits < 32 and dtype.is_int):
+    if dtype.is_unsigned or (dtype.is_int and dtype.bits < 32):
         wide = DType.I64 if dtype.bits >= 32 else DType.I32
-        return op.cast(
-            op.CumSum(op.cast(x, wide), np.array(axis), reverse=int(reverse)), dtype
-        )
-    return op.CumSum(x, np.array(axis), reverse=int(reverse))
+        x = op.cast(x, wide)
+    return op.cast(op.CumSum(x, np.array(axis), reverse=int(reverse)), dtype)
 
 
-Combine: TypeAlias = Callable[[Any, Any], Any]
+@lower_with("cumprod")
+def cumprod(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
+    return _cumulative(x, axis, reverse, lax.mul, _one, _in_blocks)
 
 
-def _cumulative(
-    monoid: Combine,
-    unit: Callable[[DType], Any],
-    static: Callable[[jax.Array, Combine, jax.Array], jax.Array],
-) -> Callable[..., jax.Array]:
-    """A decomposition: `static` for a number of rows that is known, else a loop.
-
-    What is narrower than 32 bits is combined in 32 bits and rounded once.
-    """
-
-    def fn(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
-        dtype = x.dtype
-        if dtype.itemsize < 4:
-            x = x.astype(
-                jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else jnp.int32
-            )
-        start = jnp.asarray(unit(dtype_of(x.dtype)), x.dtype)
-        rows = jnp.moveaxis(x, axis, 0)
-        if type(rows.shape[0]) is not int:
-            out = _in_a_loop(rows, monoid, start, reverse)
-        elif reverse:
-            out = static(rows[::-1], monoid, start)[::-1]
-        else:
-            out = static(rows, monoid, start)
-        return jnp.moveaxis(out, 0, axis).astype(dtype)
-
-    return fn
+@lower_with("cummax")
+def cummax(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
+    return _cumulative(x, axis, reverse, lax.max, _least, _in_blocks)
 
 
-BLOCK = 16  # rows; as many as XLA's ReduceWindowRewriter has
+@lower_with("cummin")
+def cummin(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
+    return _cumulative(x, axis, reverse, lax.min, _greatest, _in_blocks)
 
 
-def _in_blocks(rows: jax.Array, monoid: Combine, unit: jax.Array) -> jax.Array:
-    """Row by row in blocks of 16, all blocks at once; then each block with all that is before it.
-
-    XLA's order, as far as it goes forward: in another one products overflow elsewhere.
-    """
-    n, rest = rows.shape[0], rows.shape[1:]
-    if n <= BLOCK:
-        return _row_by_row(rows, monoid, 0)
-    count = -(-n // BLOCK)
-    padded = lax.pad(rows, unit, [(0, count * BLOCK - n, 0), *[(0, 0, 0)] * len(rest)])
-    blocks = _row_by_row(padded.reshape(count, BLOCK, *rest), monoid, 1)
-    wholes = _in_blocks(blocks[:, -1], monoid, unit)
-    before = jnp.concatenate([jnp.full((1, *rest), unit), wholes[:-1]])
-    return monoid(before[:, None], blocks).reshape(-1, *rest)[:n]
-
-
-def _row_by_row(x: jax.Array, monoid: Combine, axis: int) -> jax.Array:
-    n = x.shape[axis]
-    if n < 2:
-        return x
-    rows = lax.split(x, (1,) * n, axis)
-    return jnp.concatenate(list(itertools.accumulate(rows, monoid)), axis)
-
-
-def _by_doubling(rows: jax.Array, monoid: Combine, unit: jax.Array) -> jax.Array:
-    """Each row with the one before it, then with what is 2 before, 4 before, …: log₂ n combinations."""
-    n, reach = rows.shape[0], 1
-    while reach < n:
-        before = lax.pad(
-            rows, unit, [(reach, -reach, 0), *[(0, 0, 0)] * (rows.ndim - 1)]
-        )
-        rows = monoid(before, rows)
-        reach *= 2
-    return rows
-
-
-def _in_a_loop(
-    rows: jax.Array, monoid: Combine, unit: jax.Array, reverse: bool
-) -> jax.Array:
-    def step(before: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = monoid(before, row)
-        return out, out
-
-    return lax.scan(step, jnp.full(rows.shape[1:], unit), rows, reverse=reverse)[1]
-
-
-def _least(dtype: DType) -> Any:
-    return limits(dtype)[0]
-
-
-def _greatest(dtype: DType) -> Any:
-    return limits(dtype)[1]
+@lower_with("cumlogsumexp")
+def cumlogsumexp(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
+    """One combination is twenty nodes: as few of them as can be."""
+    return _cumulative(x, axis, reverse, jnp.logaddexp, _least, _by_doubling)
 
 
 def _one(dtype: DType) -> int:
     return 1
 
 
-lower_with("cumprod")(_cumulative(lax.mul, _one, _in_blocks))
-lower_with("cummax")(_cumulative(lax.max, _least, _in_blocks))
-lower_with("cummin")(_cumulative(lax.min, _greatest, _in_blocks))
-# one combination is twenty nodes
-lower_with("cumlogsumexp")(_cumulative(jnp.logaddexp, _least, _by_doubling))
+def _least(dtype: DType) -> Any:
+    return limits(dtype).least
 
 
-lower_with("reduce_logsumexp")(lambda x, *, axes: jax.nn.logsumexp(x, axis=tuple(axes)))
+def _greatest(dtype: DType) -> Any:
+    return limits(dtype).greatest
+
+
+def _cumulative(
+    x: jax.Array,
+    axis: int,
+    reverse: bool,
+    combine: Combine,
+    unit: Callable[[DType], Any],
+    of_known_size: Callable[[jax.Array, Combine, jax.Array], jax.Array],
+) -> jax.Array:
+    """`of_known_size(rows, combine, unit)` for a number of rows that is known, else a loop.
+
+    What is narrower than 32 bits is combined in 32 bits and rounded once.
+    """
+    dtype = x.dtype
+    if dtype.itemsize < 4:
+        is_float = jnp.issubdtype(dtype, jnp.floating)
+        x = x.astype(jnp.float32 if is_float else jnp.int32)
+    start = jnp.asarray(unit(dtype_of(x.dtype)), x.dtype)
+    rows = jnp.moveaxis(x, axis, 0)
+    if type(rows.shape[0]) is not int:
+        out = _in_a_loop(rows, combine, start, reverse)
+    elif reverse:
+        out = of_known_size(rows[::-1], combine, start)[::-1]
+    else:
+        out = of_known_size(rows, combine, start)
+    return jnp.moveaxis(out, 0, axis).astype(dtype)
+
+
+BLOCK = 16  # rows; as many as XLA's ReduceWindowRewriter has
+
+
+def _in_blocks(rows: jax.Array, combine: Combine, unit: jax.Array) -> jax.Array:
+    """Row by row in blocks of 16, all blocks at once; then each block with all that is before it.
+
+    XLA's order, as far as it goes forward: in another one products overflow elsewhere.
+    """
+    n, rest = rows.shape[0], rows.shape[1:]
+    if n <= BLOCK:
+        return _row_by_row(rows, combine, 0)
+    count = -(-n // BLOCK)
+    padded = _pad_rows(rows, unit, 0, count * BLOCK - n)
+    blocks = _row_by_row(padded.reshape(count, BLOCK, *rest), combine, 1)
+    wholes = _in_blocks(blocks[:, -1], combine, unit)
+    before = jnp.concatenate([jnp.full((1, *rest), unit), wholes[:-1]])
+    return combine(before[:, None], blocks).reshape(-1, *rest)[:n]
+
+
+def _row_by_row(x: jax.Array, combine: Combine, axis: int) -> jax.Array:
+    n = x.shape[axis]
+    if n < 2:
+        return x
+    rows = lax.split(x, (1,) * n, axis)
+    return jnp.concatenate(list(itertools.accumulate(rows, combine)), axis)
+
+
+def _by_doubling(rows: jax.Array, combine: Combine, unit: jax.Array) -> jax.Array:
+    """Each row with the one before it, then with what is 2 before, 4 before, …: log₂ n combinations."""
+    n, reach = rows.shape[0], 1
+    while reach < n:
+        rows = combine(_pad_rows(rows, unit, reach, -reach), rows)
+        reach *= 2
+    return rows
+
+
+def _pad_rows(rows: jax.Array, unit: jax.Array, before: int, after: int) -> jax.Array:
+    """Rows of units before and after; a negative number cuts."""
+    untouched = [(0, 0, 0)] * (rows.ndim - 1)
+    return lax.pad(rows, unit, [(before, after, 0), *untouched])
+
+
+def _in_a_loop(
+    rows: jax.Array, combine: Combine, unit: jax.Array, reverse: bool
+) -> jax.Array:
+    def step(before: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = combine(before, row)
+        return out, out
+
+    return lax.scan(step, jnp.full(rows.shape[1:], unit), rows, reverse=reverse)[1]

@@ -1,7 +1,8 @@
-"""Sorting, by ONNX TopK: of equal elements the one with the lower index comes first, so that every sort is stable.
+"""Sorting, by ONNX TopK: of equal elements the one with the lower index comes first. So every sort is stable.
 
-TopK's order of floats is numpy's (onnxruntime's kernel and the ONNX reference agree): -0 equals 0, and NaN is greater
-than all else. That is the order of JAX's `sort`; `top_k` follows the total order instead, where -0 < 0 and -NaN < -inf.
+TopK's order of floats is numpy's (onnxruntime's kernel and the ONNX reference agree): -0 equals 0, and NaN is
+greater than all else. That is the order of JAX's `sort`. `top_k` follows the total order, where -0 < 0 and
+-NaN < -inf.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from j2o.ir.graph import Value
+from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, DType
 from j2o.passes.lower.elementwise import total_order
 from j2o.passes.lower.table import Lowering, lower
@@ -20,63 +21,90 @@ from j2o.passes.lower.table import Lowering, lower
 def sort(
     op: Lowering, *operands: Value, dimension: int, num_keys: int = 1, **_: object
 ) -> Sequence[Value]:
-    """All operands in the lexicographic order of the first `num_keys`: sorted by the last key first, then by those before."""
-    size = operands[0].type.shape[dimension]
-    order: Value | None = None
-    for operand in reversed(operands[:num_keys]):
-        if order is None and num_keys > 1 and _counts(operand, dimension):
-            continue  # a last key of positions says no more than that the sort is stable
-        key = _sort_key(op, operand)
-        key = key if order is None else op.GatherElements(key, order, axis=dimension)
-        values, index = op.TopK(key, op.dims((size,)), axis=dimension, largest=0)
-        if len(operands) == 1 and key is operand:
-            return [values]
-        order = (
-            index if order is None else op.GatherElements(order, index, axis=dimension)
-        )
-    assert order is not None
-    return [
-        op.cast(order, v.type.dtype)
-        if _counts(v, dimension)
-        else op.GatherElements(v, order, axis=dimension)
-        for v in operands
-    ]
+    """All operands in the lexicographic order of the first `num_keys`.
+
+    Sorted by the last key first, then by those before: as each sort is stable, the first one counts most.
+    """
+    if len(operands) == 1 and _sorts_as_it_is(operands[0]):
+        return [_ascending(op, operands[0], dimension)[0]]
+    keys = list(operands[:num_keys])
+    while len(keys) > 1 and _counts(keys[-1], dimension):
+        keys.pop()  # a last key of positions says no more than that the sort is stable
+    order = _order(op, keys, dimension)
+    return [_in_order(op, x, order, dimension) for x in operands]
+
+
+def _order(op: Lowering, keys: Sequence[Value], axis: int) -> Value:
+    """The positions of the elements, in the order of the keys."""
+    *others, last = keys
+    _, order = _ascending(op, _sort_key(op, last), axis)
+    for key in reversed(others):
+        moved = op.GatherElements(_sort_key(op, key), order, axis=axis)
+        _, index = _ascending(op, moved, axis)
+        order = op.GatherElements(order, index, axis=axis)
+    return order
+
+
+def _ascending(op: Lowering, key: Value, axis: int) -> tuple[Value, Value]:
+    """The least first: the values of a key, and their positions."""
+    return op.TopK(key, op.dims((key.type.shape[axis],)), axis=axis, largest=0)
+
+
+def _in_order(op: Lowering, x: Value, order: Value, axis: int) -> Value:
+    """`x` in that order; of positions, that is the order itself."""
+    if _counts(x, axis):
+        return op.cast(order, x.type.dtype)
+    return op.GatherElements(x, order, axis=axis)
+
+
+def _sorts_as_it_is(x: Value) -> bool:
+    return x.type.dtype != DType.U64
 
 
 def _sort_key(op: Lowering, x: Value) -> Value:
-    """What TopK sorts in the order of `x`. There is no wider dtype than u64: its highest bit is flipped."""
-    if x.type.dtype != DType.U64:
+    """A key that TopK sorts in the order of `x`. No dtype is wider than u64: its highest bit is flipped."""
+    if _sorts_as_it_is(x):
         return x
     return op.BitwiseXor(op.cast(x, DType.I64), np.iinfo(np.int64).min)
 
 
+SPREADS = frozenset(["onnx.Expand", "onnx.Reshape", "onnx.Unsqueeze", "onnx.Cast"])
+
+
 def _counts(x: Value, axis: int) -> bool:
-    """Whether `x` is 0, 1, 2, … along `axis`, as `lax.iota` makes it: a range or constant, reshaped and expanded."""
+    """Return True where `x` is 0, 1, 2, … along `axis`.
+
+    As `lax.iota` makes it: a range or a constant, reshaped and expanded, of a dtype that does not wrap.
+    """
     line = tuple(d if i == axis else 1 for i, d in enumerate(x.type.shape))
-    along = False  # whether the one line that everything comes from was seen to lie along `axis`
+    lies_along = (
+        False  # was the line that everything comes from seen to lie along `axis`?
+    )
     while (node := x.node) is not None:
-        along = along or x.type.shape == line
-        if not along and node.op != "onnx.Expand":
+        lies_along = lies_along or x.type.shape == line
+        if not lies_along and node.op != "onnx.Expand":
             return False
-        if x.const is not None:
-            return x.type.rank == 1 and bool(
-                (x.const.load() == np.arange(x.const.type.shape[0])).all()
-            )
-        if node.op == "onnx.Range":
-            ends = [v.const for v in (node.inputs[0], node.inputs[2]) if v is not None]
-            return [c.scalar for c in ends if c is not None] == [0, 1]
-        wide = (
-            x.type.dtype.is_int and x.type.dtype.bits >= 32
-        )  # a narrow one might have wrapped around
-        if (
-            node.op
-            not in ("onnx.Expand", "onnx.Reshape", "onnx.Unsqueeze", "onnx.Cast")
-            or node.inputs[0] is None
-            or not wide
-        ):
+        if x.const is not None or node.op == "onnx.Range":
+            return _is_range(node)
+        is_wide = x.type.dtype.is_int and x.type.dtype.bits >= 32
+        if node.op not in SPREADS or not is_wide:
             return False
-        x = node.inputs[0]
+        x = node.operand(0)
     return False
+
+
+def _is_range(node: Node) -> bool:
+    """Return True for a constant, or a Range, that is 0, 1, 2, …"""
+    constant = node.out.const
+    if constant is not None:
+        if node.out.type.rank != 1:
+            return False
+        elements = constant.load()
+        return bool((elements == np.arange(elements.size)).all())
+    start, step = node.operand(0).const, node.operand(2).const
+    return (
+        start is not None and step is not None and (start.scalar, step.scalar) == (0, 1)
+    )
 
 
 @lower("top_k")
@@ -89,7 +117,10 @@ def top_k(op: Lowering, x: Value, *, k: Dim, axis: int = -1) -> Sequence[Value]:
 def approx_top_k(
     op: Lowering, x: Value, *, reduction_dimension: int, is_max_k: bool, **_: object
 ) -> Sequence[Value]:
-    """Exactly the greatest or least; as many as the result has room for, which is more than `k` before aggregation."""
+    """Exactly the greatest or least; as many as the result has room for.
+
+    That is more than `k` before aggregation.
+    """
     axis = reduction_dimension % x.type.rank
     return _extremes(op, x, x, op.out_types[0].shape[axis], axis, largest=is_max_k)
 
@@ -103,10 +134,10 @@ def _extremes(
 
 
 def _total_key(op: Lowering, x: Value) -> Value:
-    """What TopK sorts in the total order of `x`.
+    """A key that TopK sorts in the total order of `x`.
 
-    Without BitCast floats are told apart in f64, where 0 makes way for -0 by the smallest number there is; NaNs
-    are then all above infinity, for their sign cannot be seen.
+    Without BitCast floats are told apart in f64, where 0 makes way for -0 by the smallest number there is.
+    NaNs are then all above infinity, for their sign cannot be seen.
     """
     dtype = x.type.dtype
     if not dtype.is_float:
@@ -115,4 +146,5 @@ def _total_key(op: Lowering, x: Value) -> Value:
         return op.jax(total_order, x if dtype.bits >= 32 else op.cast(x, DType.F32))
     wide = op.cast(x, DType.F64)
     positive_zero = op.And(op.Equal(wide, 0.0), op.Greater(op.Reciprocal(wide), 0.0))
-    return op.Where(positive_zero, np.finfo(np.float64).smallest_subnormal, wide)
+    smallest = np.finfo(np.float64).smallest_subnormal
+    return op.Where(positive_zero, smallest, wide)
