@@ -9,9 +9,9 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from j2o.errors import J2OError, J2OWarning, SpecError, raised
 
@@ -29,10 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a program that ends the process has exported nothing
+    # SystemExit: a program that ends the process has exported nothing
+    except (Exception, SystemExit) as error:
         if args.traceback:
             traceback.print_exc()
         else:
@@ -58,88 +56,94 @@ def _show_warning(
         )
 
 
+# ------------------------------------------------------------------------------------ arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="j2o",
         description="Compile JAX functions to ONNX, and look into the results.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
+    for name, command in COMMANDS.items():
+        told = command.help
+        sub = commands.add_parser(name, help=told, description=told)
         sub.add_argument(
             "--traceback",
             action="store_true",
             help="show the whole traceback of an error",
         )
-        sub.set_defaults(run=run)
-        return sub
+        sub.set_defaults(run=command.run)
+        command.arguments(sub)
+    return parser
 
-    export = command("export", _export, "compile a function and write the model")
-    _program(export)
-    export.add_argument(
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _program_arguments(parser)
+    parser.add_argument(
         "-o",
         "--output",
         required=True,
         type=Path,
         help="where to write, for example model.onnx",
     )
-    export.add_argument(
+    parser.add_argument(
         "--external-data",
         action=argparse.BooleanOptionalAction,
         help="weights in OUTPUT.data (default: above 1 GiB)",
     )
-    export.add_argument(
+    parser.add_argument(
         "--max-file-bytes",
         type=_number,
         metavar="N",
         help="split the data into files of at most that size (2e9 = 2 GB)",
     )
-    export.add_argument(
+    parser.add_argument(
         "--weights-dtype",
         choices=("bfloat16", "float16", "int8"),
         help="how large float weights are stored",
     )
-    export.add_argument(
+    parser.add_argument(
         "--sources",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="keep the source line of each node in the model, relative to its package or project (default: yes)",
     )
-    export.add_argument(
+    parser.add_argument(
         "--report", action="store_true", help="print what each pass did"
     )
 
-    inspect = command("inspect", _inspect, "print what is in a model; reads no weights")
-    inspect.add_argument("model", type=Path)
 
-    check = command(
-        "check",
-        _check,
-        "check a model: structure, shapes, where its weights lie; onnxruntime must load it",
-    )
-    check.add_argument("model", type=Path)
-    check.add_argument(
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path)
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path)
+    parser.add_argument(
         "--deep",
         action="store_true",
         help="read the weights too, and compare them with their checksums",
     )
 
-    passes = command("passes", _passes, "list the passes in the order they run")
-    passes.add_argument(
+
+def _passes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--opt-level",
         type=int,
         choices=range(4),
         help="those that run at this level (default: 3, all of them)",
     )
 
-    dump = command("dump", _dump, "print the graph after a pass")
-    _program(dump)
-    dump.add_argument("--after", metavar="PASS", help="the pass (default: the last)")
-    return parser
+
+def _dump_arguments(parser: argparse.ArgumentParser) -> None:
+    _program_arguments(parser)
+    told = "the pass (default: the last)"
+    parser.add_argument("--after", metavar="PASS", help=told)
 
 
-def _program(parser: argparse.ArgumentParser) -> None:
+def _program_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which function is compiled, and how."""
     parser.add_argument(
         "function", help="what to compile: pkg.module:name, or path/to/file.py:name"
     )
@@ -174,28 +178,26 @@ def _number(text: str) -> int:
     return int(float(text))
 
 
+# ------------------------------------------------------------------------------------ the function
+
+
 def _load_function(text: str) -> Any:
     """The object that `module:attribute.path` names; SpecError says which part is not there."""
     module_name, colon, path = text.partition(":")
     if not colon or not path or not module_name:
         raise SpecError(f"function {text!r}: write it as pkg.module:name")
+    load = _load_file if module_name.endswith(".py") else _load_module
     try:
-        found = (
-            _load_file(Path(module_name))
-            if module_name.endswith(".py")
-            else _load_module(module_name)
-        )
+        found = load(module_name)
     except J2OError:
         raise
     except (Exception, SystemExit) as error:
-        raise SpecError(
-            f"function {text!r}: {module_name} cannot be imported: {raised(error)}"
-        ) from error
+        why = f"{module_name} cannot be imported: {raised(error)}"
+        raise SpecError(f"function {text!r}: {why}") from error
     for part in path.split("."):
         if not hasattr(found, part):
-            raise SpecError(
-                f"function {text!r}: {getattr(found, '__name__', type(found).__name__)} has no {part!r}"
-            )
+            where = getattr(found, "__name__", type(found).__name__)
+            raise SpecError(f"function {text!r}: {where} has no {part!r}")
         found = getattr(found, part)
     return found
 
@@ -205,8 +207,9 @@ def _load_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _load_file(file: Path) -> Any:
+def _load_file(path: str) -> Any:
     """The module that a file is, whatever else bears its name; its neighbours can be imported by it."""
+    file = Path(path)
     if not file.is_file():
         raise SpecError(f"function: there is no file {str(file)!r}")
     sys.path.insert(0, str(file.resolve().parent))
@@ -219,18 +222,30 @@ def _load_file(file: Path) -> Any:
     return module
 
 
+# ------------------------------------------------------------------------------------ commands
+
+
 def _export(args: argparse.Namespace) -> int:
     import j2o
 
-    with _status("compiling") as status:
-        fn = _load_function(args.function)
-        model = j2o.compile(fn, args.spec, constraints=args.constraint, opt_level=args.opt_level, opset=args.opset,
-                            weights_dtype=args.weights_dtype, passes=lambda p: p.checking(args.check))  # fmt: skip
+    with _Status("compiling") as status:
+        model = j2o.compile(
+            _load_function(args.function),
+            args.spec,
+            constraints=args.constraint,
+            opt_level=args.opt_level,
+            opset=args.opset,
+            weights_dtype=args.weights_dtype,
+            passes=lambda p: p.checking(args.check),
+        )
         status.say("saving")
         model.save(
-            args.output, args.external_data,
-            max_file_bytes=args.max_file_bytes, progress=status.progress, sources=args.sources,
-        )  # fmt: skip
+            args.output,
+            args.external_data,
+            max_file_bytes=args.max_file_bytes,
+            progress=status.progress,
+            sources=args.sources,
+        )
     print(f"{args.output}: {model!r}")
     if args.report:
         print(model.report)
@@ -247,7 +262,7 @@ def _inspect(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from j2o.backend.load import check
 
-    with _status("checking") as status:
+    with _Status("checking") as status:
         sums = check(args.model, deep=args.deep, progress=status.progress)
     print(f"{args.model}: good" + (f", {sums} checksums right" if sums else ""))
     return 0
@@ -271,25 +286,66 @@ def _dump(args: argparse.Namespace) -> int:
         if args.after in (None, name):
             texts[name] = str(graph)
 
-    with _status("compiling"):
-        j2o.compile(_load_function(args.function), args.spec, constraints=args.constraint, opt_level=args.opt_level,
-                    opset=args.opset, passes=lambda p: p.checking(args.check).observing(observe))  # fmt: skip
+    with _Status("compiling"):
+        j2o.compile(
+            _load_function(args.function),
+            args.spec,
+            constraints=args.constraint,
+            opt_level=args.opt_level,
+            opset=args.opset,
+            passes=lambda p: p.checking(args.check).observing(observe),
+        )
     if not texts:
-        names = ", ".join(dict.fromkeys(j2o.default_pipeline(args.opt_level).names()))
+        names = j2o.default_pipeline(args.opt_level).names()
+        there = ", ".join(dict.fromkeys(names))
         raise SpecError(
-            f"--after {args.after}: there is no such pass; there are {names}"
+            f"--after {args.after}: there is no such pass; there are {there}"
         )
     print(list(texts.values())[-1])
     return 0
 
 
-class _status:
-    """What goes on, on a terminal: a spinner, and for bytes a bar with their number and rate. Nothing elsewhere."""
+class Command(NamedTuple):
+    """A subcommand: what carries it out and gives the exit status, what adds its arguments, and what it does."""
+
+    run: Callable[[argparse.Namespace], int]
+    arguments: Callable[[argparse.ArgumentParser], None]
+    help: str
+
+
+COMMANDS = {
+    "export": Command(
+        _export, _export_arguments, "compile a function and write the model"
+    ),
+    "inspect": Command(
+        _inspect, _inspect_arguments, "print what is in a model; reads no weights"
+    ),
+    "check": Command(
+        _check,
+        _check_arguments,
+        "check a model: structure, shapes, where its weights lie; onnxruntime must load it",
+    ),
+    "passes": Command(
+        _passes, _passes_arguments, "list the passes in the order they run"
+    ),
+    "dump": Command(_dump, _dump_arguments, "print the graph after a pass"),
+}
+
+
+# ------------------------------------------------------------------------------------ progress
+
+
+class _Status:
+    """What goes on, on a terminal: a spinner, and for bytes a bar with their number and rate.
+
+    Nothing is shown elsewhere.
+    """
 
     def __init__(self, text: str) -> None:
-        self.text, self.bar = text, None
+        self.text = text
+        self.bar: Any = None
 
-    def __enter__(self) -> _status:
+    def __enter__(self) -> _Status:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import Progress, SpinnerColumn
