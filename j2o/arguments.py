@@ -1,4 +1,6 @@
-"""Checks of what users hand to j2o's functions: each takes the argument's name and its value, and gives the value as j2o uses it.
+"""Checks of what users hand to j2o's functions.
+
+Each takes the argument's name and its value, and gives the value as j2o uses it.
 
 A value that does not fit is a SpecError in one line: the argument, what was given, what would work. Values of other libraries
 that mean the same pass: numpy's integers and bools, any `os.PathLike`, generators in the place of lists.
@@ -43,19 +45,16 @@ def choice(argument: str, value: Any, choices: Collection[str]) -> str | None:
     """One of some strings, or None."""
     if value is None or (isinstance(value, str) and value in choices):
         return value
-    raise SpecError(
-        f"{argument}={shown(value)}: {', '.join(map(repr, choices))}, or None, is needed"
-    )
+    needed = f"{', '.join(map(repr, choices))}, or None, is needed"
+    raise SpecError(f"{argument}={shown(value)}: {needed}")
 
 
 def sequence(argument: str, value: Any, example: str) -> tuple[Any, ...]:
     """Several things in an order: a list, a tuple, a generator; no string, mapping or set."""
-    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(
-        value, Iterable
-    ):
-        raise SpecError(
-            f"{argument}={shown(value)}: a sequence such as {example} is needed"
-        )
+    has_no_order = isinstance(value, str | bytes | Mapping | Set)
+    if has_no_order or not isinstance(value, Iterable):
+        needed = f"a sequence such as {example} is needed"
+        raise SpecError(f"{argument}={shown(value)}: {needed}")
     return tuple(value)
 
 
@@ -64,9 +63,8 @@ def strings(argument: str, value: Any, example: str) -> tuple[str, ...]:
     found = sequence(argument, value, example)
     for i, entry in enumerate(found):
         if not isinstance(entry, str):
-            raise SpecError(
-                f"{argument}: entry {i} is {shown(entry)}, a string is needed, as in {example}"
-            )
+            needed = f"a string is needed, as in {example}"
+            raise SpecError(f"{argument}: entry {i} is {shown(entry)}, {needed}")
     return found
 
 
@@ -79,9 +77,8 @@ def tensor_names(argument: str, value: Any) -> tuple[str, ...] | None:
     for i, name in enumerate(found):
         _check_name(f"{argument}: entry {i}", name)
         if name in seen:
-            raise SpecError(
-                f"{argument}: {shown(name)} stands twice; names must be unique"
-            )
+            what = "stands twice; names must be unique"
+            raise SpecError(f"{argument}: {shown(name)} {what}")
         seen.add(name)
     return found
 
@@ -91,9 +88,8 @@ def graph_name(argument: str, value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise SpecError(
-            f"{argument}={shown(value)}: a string is needed, or None for the function's own name"
-        )
+        needed = "a string is needed, or None for the function's own name"
+        raise SpecError(f"{argument}={shown(value)}: {needed}")
     _check_name(argument, value)
     return identifier(value)
 
@@ -103,9 +99,8 @@ def _check_name(what: str, text: str) -> None:
         raise SpecError(f"{what} is empty; a name has one character at least")
     if not text.isprintable():
         bad = next(c for c in text if not c.isprintable())
-        raise SpecError(
-            f"{what}, {shown(text)}, has the character {bad!a}; letters, digits and other visible ones would do"
-        )
+        advice = "letters, digits and other visible ones would do"
+        raise SpecError(f"{what}, {shown(text)}, has the character {bad!a}; {advice}")
 
 
 def identifier(text: str) -> str:
@@ -117,9 +112,8 @@ def existing_path(argument: str, value: Any) -> Path:
     """The path of a file or folder that is there: a string, or any `os.PathLike` of one."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str) or not text or "\0" in text:
-        raise SpecError(
-            f"{argument}={shown(value)}: a path is needed, a string or an os.PathLike"
-        )
+        needed = "a path is needed, a string or an os.PathLike"
+        raise SpecError(f"{argument}={shown(value)}: {needed}")
     try:
         os.stat(text)
     except (OSError, ValueError) as error:
@@ -150,8 +144,7 @@ def _inner(fn: Any) -> Any:
         return fn
     if isinstance(fn, types.MethodType):
         return fn.__self__ if fn.__name__ == "__call__" else fn
-    if all(
-        hasattr(fn, part) for part in ("func", "args", "keywords")
-    ):  # functools.partial, and what is like it
+    # functools.partial, and what is like it
+    if all(hasattr(fn, part) for part in ("func", "args", "keywords")):
         return fn.func
     return getattr(fn, "__wrapped__", fn)

@@ -8,7 +8,7 @@ of neighbours in a float of 16 bits is taken for that distance, except 0, which 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,22 +32,20 @@ class Comparison:
 
     def __str__(self) -> str:
         rows = zip(self.names, self.absolute, self.relative, strict=True)
-        lines = [
-            f"{n}: largest difference {a:.3g} absolute, {r:.3g} relative"
-            for n, a, r in rows
-        ]
-        stored = [
-            f"{n}: stored with an error of {e:.3g} relative to its root mean square"
-            for n, e in self.quantisation
-        ]
-        return "\n".join(lines + stored)
+        lines = []
+        for name, absolute, relative in rows:
+            gaps = f"{absolute:.3g} absolute, {relative:.3g} relative"
+            lines.append(f"{name}: largest difference {gaps}")
+        for name, error in self.quantisation:
+            told = f"an error of {error:.3g} relative to its root mean square"
+            lines.append(f"{name}: stored with {told}")
+        return "\n".join(lines)
 
 
 def check_tolerance(name: str, value: Any) -> float:
     """A tolerance as a float; SpecError where it is no number of 0 or more."""
-    is_number = isinstance(
-        value, int | float | np.integer | np.floating
-    ) and not isinstance(value, bool)
+    numbers = (int, float, np.integer, np.floating)
+    is_number = isinstance(value, numbers) and not isinstance(value, bool)
     if not is_number or not 0 <= value < np.inf:
         raise SpecError(f"{name}={value!r}: a finite number of 0 or more is needed")
     return float(value)
@@ -58,30 +56,48 @@ def difference(
 ) -> tuple[float, float]:
     """The largest absolute and relative difference of one output; VerificationError where that is too large."""
     if got.shape != want.shape or got.dtype != want.dtype:
-        raise VerificationError(
-            f"output {name!r}: {got.dtype}{list(got.shape)} instead of {want.dtype}{list(want.shape)}"
-        )
-    model, jax = _comparable(got), _comparable(want)
-    inexact = model.dtype.kind in "fc"
-    rtol = max(rtol, _resolution(got.dtype)) if rtol else 0.0
+        one = f"{got.dtype}{list(got.shape)}"
+        other = f"{want.dtype}{list(want.shape)}"
+        raise VerificationError(f"output {name!r}: {one} instead of {other}")
+    model = _comparable(got)
+    jax = _comparable(want)
+    if model.dtype.kind in "fc":
+        rtol = max(rtol, _resolution(got.dtype)) if rtol else 0.0
+        gaps = _gaps(model, jax, rtol, atol)
+        needed = f"rtol {rtol:g}, atol {atol:g}"
+    else:
+        gaps = _unequal(model, jax)
+        needed = "all must be equal"
+    if not gaps.close.all():
+        _raise(name, model, jax, gaps.close, needed)
+    largest = float(gaps.absolute.max(initial=0.0))
+    return largest, float(gaps.relative.max(initial=0.0))
+
+
+class _Gaps(NamedTuple):
+    """How far each value is from JAX's, and where that is close enough."""
+
+    absolute: np.ndarray
+    relative: np.ndarray
+    close: np.ndarray
+
+
+def _unequal(model: np.ndarray, jax: np.ndarray) -> _Gaps:
+    """Integers, bools and the data of keys are equal, or differ by 1."""
+    same = np.asarray(model == jax)
+    gap = np.where(same, 0.0, 1.0)
+    return _Gaps(gap, gap, same)
+
+
+def _gaps(model: np.ndarray, jax: np.ndarray, rtol: float, atol: float) -> _Gaps:
+    """Floats and complex numbers are close where `|model - JAX| <= atol + rtol * |JAX|`."""
     with np.errstate(all="ignore"):
-        same = _same(model, jax) if inexact else model == jax
-        gap = np.where(same, 0.0, np.abs(model - jax) if inexact else 1.0)
-        close = (
-            same | (gap <= atol + rtol * np.abs(jax)) & np.isfinite(jax)
-            if inexact
-            else same
-        )
-        ratio = np.where(gap == 0, 0.0, gap / np.abs(jax)) if inexact else gap
-    if not close.all():
-        _raise(
-            name,
-            model,
-            jax,
-            close,
-            f"rtol {rtol:g}, atol {atol:g}" if inexact else "all must be equal",
-        )
-    return float(gap.max(initial=0.0)), float(ratio.max(initial=0.0))
+        same = _same(model, jax)
+        size = np.abs(jax)
+        gap = np.where(same, 0.0, np.abs(model - jax))
+        within = (gap <= atol + rtol * size) & np.isfinite(jax)
+        ratio = np.where(gap == 0, 0.0, gap / size)
+    return _Gaps(gap, ratio, same | within)
 
 
 def _resolution(dtype: Any) -> float:
@@ -112,14 +128,12 @@ def _same(a: Any, b: Any) -> np.ndarray:
 def _raise(
     name: str, model: np.ndarray, jax: np.ndarray, close: np.ndarray, how: str
 ) -> None:
-    place = np.argwhere(~close)[0]
-    where = tuple(int(i) for i in place)
+    where = tuple(int(i) for i in np.argwhere(~close)[0])
     count = f"{int((~close).sum())} of {close.size} values differ"
     if model.dtype.kind in "fc":
         with np.errstate(all="ignore"):
             gap = np.abs(model - jax)[~close]
         gap = gap[np.isfinite(gap)]
         count += f" by up to {gap.max():.3g}" if gap.size else ""
-    raise VerificationError(
-        f"output {name!r}: {count}; at {where} the model gives {model[where]}, JAX {jax[where]} ({how})"
-    )
+    values = f"the model gives {model[where]}, JAX {jax[where]}"
+    raise VerificationError(f"output {name!r}: {count}; at {where} {values} ({how})")

@@ -32,16 +32,15 @@ class UnsupportedError(J2OError):
     """
 
     def __init__(self, operations: list[str]) -> None:
-        self.operations = list(
-            dict.fromkeys(shortened(text, LONGEST) for text in operations)
-        )
-        if len(self.operations) == 1:
-            super().__init__(f"1 unsupported operation: {self.operations[0]}")
+        short = [shortened(text, LONGEST) for text in operations]
+        self.operations = list(dict.fromkeys(short))
+        count = len(self.operations)
+        if count == 1:
+            message = f"1 unsupported operation: {self.operations[0]}"
         else:
-            super().__init__(
-                f"{len(self.operations)} unsupported operations:\n  "
-                + ";\n  ".join(self.operations)
-            )
+            rows = ";\n  ".join(self.operations)
+            message = f"{count} unsupported operations:\n  {rows}"
+        super().__init__(message)
 
 
 class DimensionError(J2OError):
@@ -85,14 +84,14 @@ class J2OWarning(UserWarning):
 
 
 def shown(value: object) -> str:
-    """A value that does not fit, for a message: what it looks like in one short line, with its type where that does not show it."""
+    """A value that does not fit, as it stands in a message.
+
+    That is what it looks like in one short line, with its type where that does not show it.
+    """
     text = " ".join(reprlib.repr(value).split())
     kind = type(value).__name__
-    if (
-        value is None
-        or type(value).__module__ == "builtins"
-        or text.startswith((kind, f"<{kind}"))
-    ):
+    is_builtin = value is None or type(value).__module__ == "builtins"
+    if is_builtin or text.startswith((kind, f"<{kind}")):
         return text
     return f"{kind} {text}"
 
@@ -107,26 +106,22 @@ def meant(name: object, names: Iterable[str]) -> str:
 
 
 def raised(error: BaseException) -> str:
-    """What an exception says and the user's line that led to it, in one line: `KeyError: 'x' at mine.py:12`."""
+    """What an exception says and the user's line that led to it: `KeyError: 'x' at mine.py:12`."""
     text = shortened(str(error), LONGEST)
-    return f"{type(error).__name__}{f': {text}' if text else ''}{_line_of(error)}"
+    said = f": {text}" if text else ""
+    return f"{type(error).__name__}{said}{_line_of(error)}"
 
 
 def _line_of(error: BaseException) -> str:
     """The innermost line of the traceback outside of j2o and of installed packages, else the innermost."""
-    places = [
-        (frame.f_code.co_filename, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    own = [
-        place
-        for place in places
-        if not place[0].startswith(_PACKAGE) and "site-packages" not in place[0]
-    ]
-    if not places:
-        return ""
-    file, line = (own or places)[-1]
-    return f" at {file}:{line}"
+    innermost = ""
+    innermost_own = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        innermost = f" at {file}:{line}"
+        if not file.startswith(_PACKAGE) and "site-packages" not in file:
+            innermost_own = innermost
+    return innermost_own or innermost
 
 
 def shortened(text: str, longest: int) -> str:

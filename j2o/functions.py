@@ -16,9 +16,8 @@ from j2o.errors import SpecError, shown
 from j2o.ir.marks import MARK, is_marking
 
 T = TypeVar("T", bound=Callable[..., Any])
-_NOTHING: Any = (
-    object()
-)  # `@function()` has no function; `function(None)` has one that cannot be called
+# `@function()` has no function; `function(None)` has one that cannot be called
+_NOTHING: Any = object()
 
 
 @overload
@@ -39,29 +38,33 @@ def function(fn: Any = _NOTHING, /, *, name: str | None = None) -> Any:
 
 def _mark(fn: Any, name: str | None) -> Any:
     if not callable(fn):
-        raise SpecError(
-            f"function: given {shown(fn)}; a function or a module class is needed"
-        )
+        needed = "a function or a module class is needed"
+        raise SpecError(f"function: given {shown(fn)}; {needed}")
     if not isinstance(fn, type):
         own = name or identifier(name_of(fn))
         return _wrapped(fn, lambda args: own)
-    call = getattr(fn, "__call__", None)  # noqa: B004  (the method is wanted)
-    if "__call__" not in {key for base in fn.__mro__ for key in vars(base)}:
-        raise SpecError(
-            f"function: class {fn.__name__} has no __call__; mark a function or a class whose objects are called"
-        )
-    fn.__call__ = _wrapped(call, lambda args: name or type(args[0]).__name__)
+    _mark_class(fn, name)
     return fn
 
 
+def _mark_class(cls: type, name: str | None) -> None:
+    """Let calls of the class's objects be marked."""
+    if not any("__call__" in vars(base) for base in cls.__mro__):
+        advice = "mark a function or a class whose objects are called"
+        raise SpecError(f"function: class {cls.__name__} has no __call__; {advice}")
+    call = getattr(cls, "__call__")  # noqa: B004, B009  (the method is wanted)
+    marked = _wrapped(call, lambda args: name or type(args[0]).__name__)
+    setattr(cls, "__call__", marked)  # noqa: B010  (pyright knows no such attribute)
+
+
 def _wrapped(fn: Any, name: Callable[[tuple[Any, ...]], str]) -> Any:
+    """`fn`, whose calls are marked while j2o traces; `name` of the arguments is that of the ONNX function."""
+
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (
-            _marked_call(fn, name(args), args, kwargs)
-            if is_marking()
-            else fn(*args, **kwargs)
-        )
+        if is_marking():
+            return _marked_call(fn, name(args), args, kwargs)
+        return fn(*args, **kwargs)
 
     return call
 
@@ -69,21 +72,36 @@ def _wrapped(fn: Any, name: Callable[[tuple[Any, ...]], str]) -> Any:
 def _marked_call(
     fn: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    linen = sys.modules.get("flax.linen")
-    if linen is not None and args and isinstance(args[0], linen.Module):
-        return linen.jit(_named(lambda self, *a, **k: fn(self, *a, **k), name))(
-            *args, **kwargs
-        )
+    """`fn(*args, **kwargs)` as a jit whose name has the mark."""
+    if args and _is_linen_module(args[0]):
+        return _linen_call(fn, name, args, kwargs)
     call = functools.partial(fn, *args, **kwargs)
-    return (
-        _with_state(call, name)
-        if _holds_state(call)
-        else _jit(lambda call: call(), call, name)
-    )
+    if _holds_state(call):
+        return _with_state(call, name)
+    return _jit(lambda call: call(), call, name)
+
+
+def _is_linen_module(value: Any) -> bool:
+    linen = sys.modules.get("flax.linen")
+    return linen is not None and isinstance(value, linen.Module)
+
+
+def _linen_call(
+    fn: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A call of a linen module: linen's own jit knows of its variables."""
+
+    def run(module: Any, *rest: Any, **keywords: Any) -> Any:
+        return fn(module, *rest, **keywords)
+
+    linen = sys.modules["flax.linen"]
+    return linen.jit(_named(run, name))(*args, **kwargs)
 
 
 def _named(fn: Any, name: str) -> Any:
-    fn.__name__ = fn.__qualname__ = MARK + name
+    """`fn` under a name with the mark."""
+    fn.__name__ = MARK + name
+    fn.__qualname__ = MARK + name
     return fn
 
 
@@ -98,11 +116,7 @@ def _jit(
     from j2o.frontend.held import is_nnx
 
     leaves, tree = jax.tree.flatten((call.args, call.keywords), is_leaf=is_nnx)
-    at = [
-        i
-        for i, leaf in enumerate(leaves)
-        if isinstance(leaf, jax.Array) or type(leaf).__module__ == "numpy"
-    ]
+    at = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
 
     def body(arrays: list[Any]) -> Any:
         inner = list(leaves)
@@ -114,7 +128,14 @@ def _jit(
     return jax.jit(_named(body, name))([leaves[i] for i in at])
 
 
+def _is_array(leaf: Any) -> bool:
+    import jax
+
+    return isinstance(leaf, jax.Array) or type(leaf).__module__ == "numpy"
+
+
 def _holds_state(call: functools.partial[Any]) -> bool:
+    """Return True where a call may write to nnx variables."""
     if "flax.nnx" not in sys.modules:
         return False
     from j2o.frontend.held import held_by
@@ -124,22 +145,25 @@ def _holds_state(call: functools.partial[Any]) -> bool:
 
 
 def _with_state(call: functools.partial[Any], name: str) -> Any:
-    """A call that may write to nnx variables: it writes to copies of them, and what has changed comes back as results."""
+    """A call that may write to nnx variables.
+
+    It writes to copies of them, and what has changed comes back as results.
+    """
     from j2o.frontend.held import held_by
     from j2o.frontend.modules import copied, holders_of_state, is_written, variables_in
 
     written: list[Any] = []
 
     def run(inner: functools.partial[Any]) -> Any:
-        held, copies = held_by(inner), {}
+        held = held_by(inner)
+        copies: dict[int, Any] = {}
         inside = copied(inner, holders_of_state(held), copies)
         out = inside()
         variables = variables_in(held)
         after = {id(copies[id(v)]) for v in variables}
         if after != {id(v) for v in variables_in(held_by(inside))}:
-            raise SpecError(
-                f"function: {name} adds or removes nnx variables; such a module cannot be marked"
-            )
+            what = "adds or removes nnx variables; such a module cannot be marked"
+            raise SpecError(f"function: {name} {what}")
         written[:] = [v for v in variables if is_written(v, copies[id(v)])]
         return out, [copies[id(v)].get_raw_value() for v in written]
 

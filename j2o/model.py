@@ -59,8 +59,11 @@ class Model:
         report: Report,
         name: str,
     ) -> None:
-        self.fn, self.graph, self.report = fn, graph, report
-        self.opset, self.name = opset, name
+        self.fn = fn
+        self.graph = graph
+        self.report = report
+        self.opset = opset
+        self.name = name
         self._boundary = boundary
         self._session: Session | None = None
         self._lock = threading.RLock()
@@ -69,13 +72,15 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes a session of its own."""
-        return {
-            k: v for k, v in self.__dict__.items() if k not in ("_session", "_lock")
-        }
+        state = self.__dict__.copy()
+        del state["_session"]
+        del state["_lock"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._session, self._lock = None, threading.RLock()
+        self._session = None
+        self._lock = threading.RLock()
 
     @property
     def input_names(self) -> list[str]:
@@ -124,10 +129,14 @@ class Model:
         from j2o.backend.external import save
 
         save(
-            self.graph, self.opset, path,
-            external_data=external_data, max_file_bytes=max_file_bytes, progress=progress,
+            self.graph,
+            self.opset,
+            path,
+            external_data=external_data,
+            max_file_bytes=max_file_bytes,
+            progress=progress,
             sources=flag("sources", sources),
-        )  # fmt: skip
+        )
 
     # ----------------------------------------------------------------- running
 
@@ -153,23 +162,18 @@ class Model:
 
     def _accept(self, args: Sequence[Any]) -> list[Any]:
         """The leaves of the arguments as arrays that fit the model."""
-        b = self._boundary
+        boundary = self._boundary
+        names = self.graph.input_names
         try:
             leaves, tree = jax.tree.flatten(args)
-        except (
-            TypeError,
-            ValueError,
-        ) as error:  # such as a dict whose keys cannot be ordered
-            raise SpecError(
-                f"arguments: no pytree of arrays: {' '.join(str(error).split())[:200]}"
-            ) from error
-        if tree != b.in_tree:
-            raise SpecError(misfit(b.in_tree, args, self.input_names, b.types))
-        names = self.graph.input_names
-        flat = [
-            accept(leaf, t, name)
-            for leaf, t, name in zip(leaves, b.types, names, strict=True)
-        ]
+        # such as a dict whose keys cannot be ordered
+        except (TypeError, ValueError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise SpecError(f"arguments: no pytree of arrays: {why}") from error
+        if tree != boundary.in_tree:
+            raise SpecError(misfit(boundary.in_tree, args, names, boundary.types))
+        wanted = zip(leaves, boundary.types, names, strict=True)
+        flat = [accept(leaf, type, name) for leaf, type, name in wanted]
         shapes = tuple([x.shape for x in flat])
         if shapes not in self._known_shapes:
             self._check_sizes(shapes)
@@ -180,10 +184,11 @@ class Model:
 
     def _check_sizes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """DimensionError names input, axis, constraint and value where sizes do not fit."""
-        where, axes, sizes = [], [], []
-        for name, wanted, shape in zip(
-            self.input_names, self._boundary.types, shapes, strict=True
-        ):
+        where: list[str] = []
+        axes: list[Any] = []
+        sizes: list[int] = []
+        types = self._boundary.types
+        for name, wanted, shape in zip(self.input_names, types, shapes, strict=True):
             where += [f"input {name!r}, axis {axis}" for axis in range(len(shape))]
             axes += wanted.shape
             sizes += shape
@@ -191,29 +196,26 @@ class Model:
 
     def _run(self, flat: Sequence[Any]) -> Any:
         """The function's result for leaves that fit."""
-        b = self._boundary
-        feeds = {}
-        for i, (name, value) in enumerate(
-            zip(self.graph.input_names, flat, strict=True)
-        ):
-            array = to_graph(value)
-            feeds[name] = to_nchw(array) if i in b.inputs_as_nchw else array
-        arrays = self.session.run(feeds)
-        leaves = []
+        boundary = self._boundary
+        arrays = [to_graph(value) for value in flat]
+        for i in boundary.inputs_as_nchw:
+            arrays[i] = to_nchw(arrays[i])
+        feeds = dict(zip(self.graph.input_names, arrays, strict=True))
+        results = list(self.session.run(feeds))
+        for i in boundary.outputs_as_nchw:
+            results[i] = to_nhwc(results[i])
         with self._as_compiled():
-            for i, (array, wanted) in enumerate(zip(arrays, b.out_types, strict=True)):
-                if i in b.outputs_as_nchw:
-                    array = to_nhwc(array)
-                leaves.append(to_jax(array, wanted))
-        return jax.tree.unflatten(b.out_tree, leaves)
+            leaves = list(map(to_jax, results, boundary.out_types))
+        return jax.tree.unflatten(boundary.out_tree, leaves)
 
     def _as_compiled(self) -> contextlib.AbstractContextManager[Any]:
-        """JAX's 64-bit mode as it was when the function was compiled: its 64-bit results would wrap or round without."""
-        return (
-            contextlib.nullcontext()
-            if _x64_mode() == self._x64
-            else jax.enable_x64(self._x64)
-        )
+        """JAX's 64-bit mode as it was when the function was compiled.
+
+        In another one, its 64-bit results would wrap or round.
+        """
+        if _x64_mode() == self._x64:
+            return contextlib.nullcontext()
+        return jax.enable_x64(self._x64)
 
     def verify(self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5) -> Comparison:
         """Run the function in JAX and the model in onnxruntime, and compare every output.
@@ -221,7 +223,8 @@ class Model:
         Floats may differ by `atol + rtol * |JAX's|`; integers, bools and keys may not. Raises VerificationError where they do,
         SpecError for arguments that do not fit or a tolerance that is no finite number of 0 or more.
         """
-        rtol, atol = check_tolerance("rtol", rtol), check_tolerance("atol", atol)
+        rtol = check_tolerance("rtol", rtol)
+        atol = check_tolerance("atol", atol)
         flat = self._accept(args)
         got = jax.tree.leaves(self._run(flat))
         want = self._in_jax(flat)
@@ -229,34 +232,27 @@ class Model:
             raise VerificationError(f"{len(got)} outputs instead of {len(want)}")
         rows = []
         try:
-            for name, g, w in zip(self.output_names, got, want, strict=True):
-                rows.append(difference(name, g, w, rtol, atol))
+            for name, ours, theirs in zip(self.output_names, got, want, strict=True):
+                rows.append(difference(name, ours, theirs, rtol, atol))
         except VerificationError as error:
             if self._repeats(flat, want):
                 raise
-            why = "the function itself gives other values when called again (dropout, random numbers, state that it keeps?)"
-            raise VerificationError(f"{error}; {why}") from None
+            why = "the function itself gives other values when called again"
+            guess = "dropout, random numbers, state that it keeps?"
+            raise VerificationError(f"{error}; {why} ({guess})") from None
         absolute, relative = zip(*rows, strict=True)
-        return Comparison(
-            tuple(self.output_names),
-            absolute,
-            relative,
-            tuple(self.report.quantisation.items()),
-        )
+        quantisation = tuple(self.report.quantisation.items())
+        return Comparison(tuple(self.output_names), absolute, relative, quantisation)
 
     def _in_jax(self, flat: Sequence[Any]) -> list[Any]:
         """What the function itself gives, as JAX arrays; it gets copies, as it may donate them."""
         with self._as_compiled():
-            types = self._boundary.types
-            copies = [
-                x.copy() if t.dtype.is_key else jnp.array(x, copy=True)
-                for x, t in zip(flat, types, strict=True)
-            ]
+            copies = list(map(_copied, flat, self._boundary.types))
             result = self.fn(*jax.tree.unflatten(self._boundary.in_tree, copies))
             return [jnp.asarray(y) for y in jax.tree.leaves(result)]
 
     def _repeats(self, flat: Sequence[Any], want: Sequence[Any]) -> bool:
-        """Whether the function gives the same again."""
+        """Return True where the function gives the same again."""
         try:
             for w, again in zip(want, self._in_jax(flat), strict=True):
                 difference("", again, w, 0.0, 0.0)
@@ -265,20 +261,27 @@ class Model:
         return True
 
     def __repr__(self) -> str:
-        ins = ", ".join(
-            f"{n}: {t}"
-            for n, t in zip(self.input_names, self._boundary.types, strict=True)
-        )
-        outs = ", ".join(
-            f"{n}: {t}"
-            for n, t in zip(self.output_names, self._boundary.out_types, strict=True)
-        )
+        takes = _signature(self.input_names, self._boundary.types)
+        gives = _signature(self.output_names, self._boundary.out_types)
         nodes = sum(count_ops(self.graph).values())
-        weights = f"{self.report.weights_bytes / 2**20:.1f} MiB of weights"
-        return f"<j2o.Model {self.name}({ins}) -> ({outs}), opset {self.opset}, {nodes} nodes, {weights}>"
+        mebibytes = self.report.weights_bytes / 2**20
+        size = f"{nodes} nodes, {mebibytes:.1f} MiB of weights"
+        signature = f"{self.name}({takes}) -> ({gives})"
+        return f"<j2o.Model {signature}, opset {self.opset}, {size}>"
+
+
+def _signature(names: Sequence[str], types: Sequence[Type]) -> str:
+    """`x: f32[B,4], y: i32[B]`."""
+    rows = zip(names, types, strict=True)
+    return ", ".join(f"{name}: {type}" for name, type in rows)
+
+
+def _copied(value: Any, type: Type) -> Any:
+    """A copy of an array as a JAX array."""
+    return value.copy() if type.dtype.is_key else jnp.array(value, copy=True)
 
 
 def _x64_mode() -> bool:
-    """Whether JAX's 64-bit mode is on in this thread."""
+    """Return True where JAX's 64-bit mode is on in this thread."""
     config: Any = jax.config
     return config.jax_enable_x64
