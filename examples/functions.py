@@ -1,4 +1,5 @@
-"""The Vision Transformer with every block, attention and MLP marked: three ONNX functions, whatever the depth.
+"""The Vision Transformer with every block, attention and MLP marked: three ONNX functions, whatever
+the depth.
 
 python -m examples.functions
 """

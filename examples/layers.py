@@ -1,4 +1,5 @@
-"""Building blocks of flax nnx users: an autoencoder, a CNN, attention, embeddings, transformer blocks, vision transformers.
+"""Building blocks of flax nnx users: an autoencoder, a CNN, attention, embeddings, transformer
+blocks, vision transformers.
 
 Everything is an ordinary nnx module; nothing here knows of j2o.
 """

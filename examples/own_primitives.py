@@ -1,4 +1,5 @@
-"""Rules for primitives of one's own: a FFI call as ONNX nodes, a Pallas kernel as one operator of a domain of one's own.
+"""Rules for primitives of one's own: a FFI call as ONNX nodes, a Pallas kernel as one operator of a
+domain of one's own.
 
 Run it with `python -m examples.own_primitives`.
 """
@@ -31,7 +32,7 @@ def twice(x):
 
 @j2o.lower("ffi_call")
 def ffi_call(op: Lowering, *operands, target_name, attributes, **_):
-    """Rules have JAX's signature: operands by position, parameters by name. One rule serves all FFI targets."""
+    """One rule serves all FFI targets. Rules have JAX's signature: operands, then parameters by name."""
     if target_name != "rms_norm":
         raise j2o.UnsupportedError([f"ffi_call of {target_name!r}"])
     (x,), eps = operands, dict(attributes)["eps"]

@@ -48,8 +48,8 @@ TABLES = {k: _normal(i, *s) for i, (k, s) in enumerate({
 
 
 def generate(prompt):
-    """`prompt`: i32[B,T]; greedily extended by six tokens, or until every row has ended with token 0. A `while_loop` with
-    a key-value cache; gives the tokens i32[B,T+6] and how many were made."""
+    """`prompt`: i32[B,T]; greedily extended by six tokens, or until every row has ended with token
+    0. A `while_loop` with a key-value cache; gives the tokens i32[B,T+6] and how many were made."""
     batch, start = prompt.shape
     length = start + NEW
     embed = jnp.asarray(TABLES["embed"])

@@ -61,9 +61,10 @@ def compile(
 ) -> Model:
     """Compile any callable that JAX can trace to an ONNX model.
 
-    `specs` has one entry a positional argument: a shape tuple such as `("B", 784)` (float32), a string `"i32[B,T]"`, a
-    ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of such. Raises SpecError for arguments that do
-    not fit, TraceError where JAX cannot trace the function, UnsupportedError with everything that has no ONNX form.
+    `specs` has one entry a positional argument: a shape tuple such as `("B", 784)` (float32), a
+    string `"i32[B,T]"`, a ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of
+    such. Raises SpecError for arguments that do not fit, TraceError where JAX cannot trace the
+    function, UnsupportedError with everything that has no ONNX form.
     """
     check_callable(fn)
     opt_level = whole_number("opt_level", opt_level, range(4), "0, 1, 2 or 3 is needed")
@@ -151,9 +152,11 @@ def _warn_of_narrowing(narrowed: Sequence[str], report: Report) -> None:
     if not narrowed:
         return
     more = f" and {len(narrowed) - 3} more" if len(narrowed) > 3 else ""
+    told = f"{', '.join(narrowed[:3])}{more}"
+    keeping = "jax.config.update('jax_enable_x64', True) keeps them"
+    meaning = "a 32-bit dtype in their place says that this is meant"
     report.warn(
-        f"64-bit mode is off, so these are taken with 32 bits: {', '.join(narrowed[:3])}{more}; "
-        "jax.config.update('jax_enable_x64', True) keeps them, a 32-bit dtype in their place says that this is meant"
+        f"64-bit mode is off, so these are taken with 32 bits: {told}; {keeping}, {meaning}"
     )
 
 
@@ -192,7 +195,7 @@ def _lifted(
 
 
 def _captured(specs: Specs, traced: Traced) -> Callable[[Any], Tensor]:
-    """A function that makes constants of the arrays that the program closes over, with keys that no weight has."""
+    """What makes constants of the arrays that the program closes over, under keys that no weight has."""
     weights = [leaf.weight for leaf in specs.leaves if leaf.weight is not None]
     taken: dict[str, Any] = {weight.key: weight for weight in weights}
     paths = traced.held.names()

@@ -2,8 +2,9 @@
 
 Each takes the argument's name and its value, and gives the value as j2o uses it.
 
-A value that does not fit is a SpecError in one line: the argument, what was given, what would work. Values of other libraries
-that mean the same pass: numpy's integers and bools, any `os.PathLike`, generators in the place of lists.
+A value that does not fit is a SpecError in one line: the argument, what was given, what would work.
+Values of other libraries that mean the same pass: numpy's integers and bools, any `os.PathLike`,
+generators in the place of lists.
 """
 
 from __future__ import annotations
@@ -104,7 +105,10 @@ def _check_name(what: str, text: str) -> None:
 
 
 def identifier(text: str) -> str:
-    """`text` with what cannot stand in an identifier as `_`: `lambda` for `<lambda>`; `main` where nothing is left."""
+    """`text` with what cannot stand in an identifier as `_`: `lambda` for `<lambda>`.
+
+    `main` where nothing is left.
+    """
     return re.sub(r"\W", "_", text).strip("_") or "main"
 
 
@@ -123,7 +127,10 @@ def existing_path(argument: str, value: Any) -> Path:
 
 
 def name_of(fn: Any) -> str:
-    """The name of a function, a class or an object's class; of what is wrapped, where `fn` wraps another callable."""
+    """The name of a function, a class or an object's class.
+
+    Of what is wrapped, where `fn` wraps another callable.
+    """
     inner = _unwrapped(fn)
     name = getattr(inner, "__name__", None)
     return name if isinstance(name, str) else type(inner).__name__
@@ -139,7 +146,10 @@ def _unwrapped(fn: Any) -> Any:
 
 
 def _inner(fn: Any) -> Any:
-    """What `fn` wraps; itself where it wraps nothing. No other attributes than those of known wrappers are followed."""
+    """What `fn` wraps.
+
+    Itself where it wraps nothing. No other attributes than those of known wrappers are followed.
+    """
     if isinstance(fn, type):
         return fn
     if isinstance(fn, types.MethodType):

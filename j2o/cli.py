@@ -107,7 +107,8 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         "--sources",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep the source line of each node in the model, relative to its package or project (default: yes)",
+        help="keep the source line of each node in the model, "
+        "relative to its package or project (default: yes)",
     )
     parser.add_argument(
         "--report", action="store_true", help="print what each pass did"
@@ -306,7 +307,7 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 class Command(NamedTuple):
-    """A subcommand: what carries it out and gives the exit status, what adds its arguments, and what it does."""
+    """A subcommand. `run` carries it out and gives the exit status, `arguments` adds its arguments."""
 
     run: Callable[[argparse.Namespace], int]
     arguments: Callable[[argparse.ArgumentParser], None]

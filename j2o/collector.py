@@ -1,8 +1,8 @@
 """Python's collector of cycles, paused while j2o compiles.
 
-Compiling makes many objects that live to its end: looking for cycles among them would cost a quarter more time. The
-collector belongs to the whole process, so the pauses of all threads are counted: the first turns it off, the last turns it on
-again, if it was on.
+Compiling makes many objects that live to its end: looking for cycles among them would cost a
+quarter more time. The collector belongs to the whole process, so the pauses of all threads are
+counted: the first turns it off, the last turns it on again, if it was on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _was_enabled = False
 
 
 class CollectorPaused:
-    """`with CollectorPaused():` the collector is off in all threads; then it is as it was before the first pause.
+    """`with CollectorPaused():` the collector is off in all threads; then it is as it was before
+    the first pause.
 
     A pause that an interrupt keeps from its end ends when it is no longer referred to.
     """

@@ -1,8 +1,9 @@
 """Comparing what a model gives with what JAX gives.
 
-Integers, bools and the data of keys are equal or not. Floats are close where `|model - JAX| <= atol + rtol * |JAX|`, complex
-numbers by their moduli; NaN agrees with NaN alone, an infinity with itself alone, 0.0 with -0.0. An `rtol` finer than the distance
-of neighbours in a float of 16 bits is taken for that distance, except 0, which asks for equal values.
+Integers, bools and the data of keys are equal or not. Floats are close where `|model - JAX| <= atol
++ rtol * |JAX|`, complex numbers by their moduli; NaN agrees with NaN alone, an infinity with itself
+alone, 0.0 with -0.0. An `rtol` finer than the distance of neighbours in a float of 16 bits is taken
+for that distance, except 0, which asks for equal values.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from j2o.values import to_graph
 class Comparison:
     """What `Model.verify` found: for each output, the largest absolute and relative difference from JAX.
 
-    `quantisation` has the weights that `weights_dtype` stores in another dtype, each with the root mean square of the error
-    relative to that of the weight.
+    `quantisation` has the weights that `weights_dtype` stores in another dtype, each with the root
+    mean square of the error relative to that of the weight.
     """
 
     names: tuple[str, ...]
@@ -54,7 +55,10 @@ def check_tolerance(name: str, value: Any) -> float:
 def difference(
     name: str, got: Any, want: Any, rtol: float, atol: float
 ) -> tuple[float, float]:
-    """The largest absolute and relative difference of one output; VerificationError where that is too large."""
+    """The largest absolute and relative difference of one output.
+
+    VerificationError where that is too large.
+    """
     if got.shape != want.shape or got.dtype != want.dtype:
         one = f"{got.dtype}{list(got.shape)}"
         other = f"{want.dtype}{list(want.shape)}"
@@ -108,7 +112,10 @@ def _resolution(dtype: Any) -> float:
 
 
 def _comparable(array: Any) -> np.ndarray:
-    """Numbers that numpy can subtract: floats as float64, complex numbers as complex128; integers, bools and keys as they are."""
+    """Numbers that numpy can subtract: floats as float64, complex numbers as complex128.
+
+    Integers, bools and keys as they are.
+    """
     if getattr(array.dtype, "kind", "") == "c":  # keys have no kind
         return np.asarray(array).astype(np.complex128)
     plain = to_graph(array)

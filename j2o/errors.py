@@ -1,4 +1,7 @@
-"""The errors that users of j2o see. Each message is one readable line that says what, where, and what would work."""
+"""The errors that users of j2o see.
+
+Each message is one readable line that says what, where, and what would work.
+"""
 
 from __future__ import annotations
 
@@ -56,11 +59,14 @@ class VerificationError(J2OError):
 
 
 class PassError(J2OError):
-    """A pass, a rule, an observer or a pipeline is not as it must be, or raised; `__cause__` has what it raised."""
+    """A pass, a rule, an observer or a pipeline is not as it must be, or raised.
+
+    `__cause__` has what it raised.
+    """
 
 
 class CheckError(J2OError):
-    """A model compiled with `checks=True` was given values for which the program raises, or sizes that do not fit."""
+    """A model compiled with `checks=True` was given what the program refuses: values or sizes."""
 
 
 class NotConvergingError(J2OError):

@@ -25,11 +25,13 @@ class Weights:
 
 
 def weights(tree: Any) -> Weights:
-    """Mark a pytree argument of `compile` as frozen: its leaves become initializers named after their tree path.
+    """Mark a pytree argument of `compile` as frozen: its leaves become initializers named after
+    their tree path.
 
-    Leaves may be numpy or JAX arrays (also sharded over devices), `np.memmap`, or what `lazy`, `open_safetensors` and
-    `open_orbax` give. None is copied; those that are not in memory are read while saving, in pieces where that is possible.
-    Their contents must not change between `compile` and the last use of the model.
+    Leaves may be numpy or JAX arrays (also sharded over devices), `np.memmap`, or what `lazy`,
+    `open_safetensors` and `open_orbax` give. None is copied; those that are not in memory are read
+    while saving, in pieces where that is possible. Their contents must not change between `compile`
+    and the last use of the model.
     """
     return Weights(tree)
 
@@ -60,9 +62,11 @@ class LazyArray:
 
 
 def lazy(shape: Sequence[int], dtype: Any, load: Callable[[], Any]) -> LazyArray:
-    """A leaf for `weights` whose data `load()` gives, called while the model is saved (once, or twice to quantise).
+    """A leaf for `weights` whose data `load()` gives, called while the model is saved (once, or
+    twice to quantise).
 
-    SpecError where shape and dtype are none; SpecError while saving where `load()` fails or gives something else.
+    SpecError where shape and dtype are none; SpecError while saving where `load()` fails or gives
+    something else.
     """
     if not callable(load):
         needed = "a function that returns the array is needed"
@@ -160,7 +164,10 @@ def _lazy_tensor(leaf: Any, name: str, open: Callable[[], Reader]) -> LazyTensor
 
 
 def _jax_tensor(leaf: Any, key: str | None, name: str) -> Tensor:
-    """A JAX array: on one CPU its own memory, elsewhere what its shards are asked for. Typed PRNG keys are their data."""
+    """A JAX array: on one CPU its own memory, elsewhere what its shards are asked for.
+
+    Typed PRNG keys are their data.
+    """
     import jax
 
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -183,7 +190,10 @@ def _dtype(given: Any) -> DType:
 
 
 def own_key(path: str, leaf: Any, taken: dict[str, Any]) -> str:
-    """`path`, numbered where another array has it already; `taken` learns it. Equal keys mean equal contents."""
+    """`path`, numbered where another array has it already.
+
+    `taken` learns it. Equal keys mean equal contents.
+    """
     key, n = path, 0
     while taken.setdefault(key, leaf) is not leaf:
         n += 1

@@ -1,7 +1,8 @@
 """`@j2o.function`: what it marks becomes one ONNX function, called from every place that uses it.
 
-While j2o traces a program, a marked call is a `jax.jit` whose name starts with `MARK`; the pass `functions` makes functions
-of these. At any other time it is the plain call. Only classes of the user's own are changed, and only their `__call__`.
+While j2o traces a program, a marked call is a `jax.jit` whose name starts with `MARK`; the pass
+`functions` makes functions of these. At any other time it is the plain call. Only classes of the
+user's own are changed, and only their `__call__`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ def function(*, name: str) -> Callable[[T], T]: ...
 def function(fn: Any = _NOTHING, /, *, name: str | None = None) -> Any:
     """Decorator for a function, or for an nnx, linen or equinox module class: it becomes one ONNX function.
 
-    Arrays among the arguments, and those that the function or module holds, are inputs of the ONNX function, so that
-    blocks that differ in their weights alone share one definition; other arguments are part of the definition. `name` is
-    the ONNX name, by default the function's or class's own. What a marked module writes to its nnx variables is written
-    back. SpecError where `fn` cannot be called, or `name` cannot stand in a model.
+    Arrays among the arguments, and those that the function or module holds, are inputs of the ONNX
+    function, so that blocks that differ in their weights alone share one definition; other
+    arguments are part of the definition. `name` is the ONNX name, by default the function's or
+    class's own. What a marked module writes to its nnx variables is written back. SpecError where
+    `fn` cannot be called, or `name` cannot stand in a model.
     """
     given = graph_name("function: name", name)
     return functools.partial(_mark, name=given) if fn is _NOTHING else _mark(fn, given)

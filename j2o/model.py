@@ -34,8 +34,9 @@ MANY_SHAPES = 1000  # sizes that are remembered to fit
 class Boundary:
     """How the function's pytrees and the graph's flat inputs and outputs belong together.
 
-    `types` and `out_types` are those of the function's leaves: complex and key dtypes as JAX has them. `frozen` holds the
-    positions of arguments that `j2o.weights` marked; the caller leaves them out.
+    `types` and `out_types` are those of the function's leaves: complex and key dtypes as JAX has
+    them. `frozen` holds the positions of arguments that `j2o.weights` marked; the caller leaves
+    them out.
     """
 
     types: tuple[Type, ...]
@@ -93,7 +94,10 @@ class Model:
     # ----------------------------------------------------------------- writing
 
     def to_proto(self, *, sources: bool = True) -> onnx.ModelProto:
-        """The model as a protobuf message, weights inside; SaveError above protobuf's 2 GB. `sources` as in `save`."""
+        """The model as a protobuf message, weights inside.
+
+        SaveError above protobuf's 2 GB. `sources` as in `save`.
+        """
         from j2o.backend.proto import to_proto
 
         return to_proto(self.graph, self.opset, sources=flag("sources", sources))
@@ -107,24 +111,29 @@ class Model:
         progress: Callable[[int, int], None] | None = None,
         sources: bool = True,
     ) -> None:
-        """Write `path`, and its weights to `path + ".data"` with `external_data` (by default above 1 GiB of weights).
+        """Write `path`, and its weights to `path + ".data"` with `external_data` (by default above
+        1 GiB of weights).
 
-        What stands at `path` is at every instant the complete old model or the complete new one, also when the process is
-        killed, the disk is full or two processes save to the same path. An older model keeps its data file until it is
-        replaced: where `path + ".data"` has other contents, the new one is `path + ".<digest>.data"`. Left-overs of killed
-        saves end in `.partial`; the next save removes them. The same program gives the same bytes.
+        What stands at `path` is at every instant the complete old model or the complete new one,
+        also when the process is killed, the disk is full or two processes save to the same path. An
+        older model keeps its data file until it is replaced: where `path + ".data"` has other
+        contents, the new one is `path + ".<digest>.data"`. Left-overs of killed saves end in
+        `.partial`; the next save removes them. The same program gives the same bytes.
 
-        `max_file_bytes` splits the data into files of at most that size (`path + ".1.data"`, …). `progress` is called with
-        the bytes of weights written and to be written. Weights lie aligned and with checksums that `j2o check --deep`
-        verifies; those of equal contents lie in the data once.
+        `max_file_bytes` splits the data into files of at most that size (`path + ".1.data"`, …).
+        `progress` is called with the bytes of weights written and to be written. Weights lie
+        aligned and with checksums that `j2o check --deep` verifies; those of equal contents lie in
+        the data once.
 
-        `sources` lets each node carry the line of the program that it comes from, as metadata: paths start at the package or
-        the project that a file belongs to, and are the same on every machine. False leaves them out.
+        `sources` lets each node carry the line of the program that it comes from, as metadata:
+        paths start at the package or the project that a file belongs to, and are the same on every
+        machine. False leaves them out.
 
-        A link at `path` is replaced, and what it leads to stays as it is: runtimes look for the data beside the path that
-        they are given. Raises SaveError, with what stood at `path` untouched, where the folder does not exist or cannot be
-        written, where a folder, a device, a pipe or a socket stands at `path`, where a single file would exceed protobuf's
-        2 GiB, and where `progress` raises. Ctrl-C at any time leaves a complete model and nothing else.
+        A link at `path` is replaced, and what it leads to stays as it is: runtimes look for the
+        data beside the path that they are given. Raises SaveError, with what stood at `path`
+        untouched, where the folder does not exist or cannot be written, where a folder, a device, a
+        pipe or a socket stands at `path`, where a single file would exceed protobuf's 2 GiB, and
+        where `progress` raises. Ctrl-C at any time leaves a complete model and nothing else.
         """
         from j2o.backend.external import save
 
@@ -152,11 +161,12 @@ class Model:
         return self._session
 
     def __call__(self, *args: Any) -> Any:
-        """Run in onnxruntime: takes the function's pytrees without frozen weights, gives its pytree, as JAX arrays.
+        """Run in onnxruntime: takes the function's pytrees without frozen weights, gives its
+        pytree, as JAX arrays.
 
-        Values are taken where nothing of them is lost (see `j2o.values`). Raises SpecError where an argument does not fit its
-        spec, DimensionError where sizes break a constraint, TraceError inside of a JAX transformation. Several threads may call
-        at once.
+        Values are taken where nothing of them is lost (see `j2o.values`). Raises SpecError where an
+        argument does not fit its spec, DimensionError where sizes break a constraint, TraceError
+        inside of a JAX transformation. Several threads may call at once.
         """
         return self._run(self._accept(args))
 
@@ -220,8 +230,9 @@ class Model:
     def verify(self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5) -> Comparison:
         """Run the function in JAX and the model in onnxruntime, and compare every output.
 
-        Floats may differ by `atol + rtol * |JAX's|`; integers, bools and keys may not. Raises VerificationError where they do,
-        SpecError for arguments that do not fit or a tolerance that is no finite number of 0 or more.
+        Floats may differ by `atol + rtol * |JAX's|`; integers, bools and keys may not. Raises
+        VerificationError where they do, SpecError for arguments that do not fit or a tolerance that
+        is no finite number of 0 or more.
         """
         rtol = check_tolerance("rtol", rtol)
         atol = check_tolerance("atol", atol)

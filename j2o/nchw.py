@@ -1,7 +1,9 @@
-"""NCHW at the boundary: some inputs and outputs of a model have their channels in front, the program has them last.
+"""NCHW at the boundary: some inputs and outputs of a model have their channels in front, the
+program has them last.
 
-The program is written for NHWC. `take_inputs` and `give_outputs` put one transpose at each chosen tensor of the graph;
-`to_nchw` and `to_nhwc` do the same to the arrays when the model is called as the program would be.
+The program is written for NHWC. `take_inputs` and `give_outputs` put one transpose at each chosen
+tensor of the graph; `to_nchw` and `to_nhwc` do the same to the arrays when the model is called as
+the program would be.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ def positions(
     names: Sequence[str],
     types: Sequence[Type],
 ) -> tuple[int, ...]:
-    """Flat indices of tensors given by name or index, each once; SpecError where there is no such 4-D tensor."""
+    """Flat indices of tensors given by name or index, each once.
+
+    SpecError where there is no such 4-D tensor.
+    """
     found: dict[int, None] = {}
     for one in chosen:
         index = _index(one, names)

@@ -1,6 +1,7 @@
 """`check="numeric"`: after every pass a copy of the graph is finished in the shortest way, run, and compared.
 
-The copy also gives every value of the root graph, so that the message can name the first one that has changed.
+The copy also gives every value of the root graph, so that the message can name the first one that
+has changed.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ FINISH = PassPipeline(
 
 
 class NumericCheck:
-    """An observer of passes; InvalidGraphError names the first pass whose graph computes something else, the value and its line.
+    """An observer of passes; InvalidGraphError names the first pass whose graph computes something
+    else, the value and its line.
 
-    Inputs are random, with the smallest sizes from 3 up that the constraints allow. What differs by more than a few hundred
-    units in the last place of its dtype, relative to the largest element, counts as something else.
+    Inputs are random, with the smallest sizes from 3 up that the constraints allow. What differs by
+    more than a few hundred units in the last place of its dtype, relative to the largest element,
+    counts as something else.
     """
 
     def __init__(self, graph: Graph, target: Target, retrace: Retrace) -> None:
@@ -82,7 +85,11 @@ class NumericCheck:
     def evaluate(
         self, graph: Graph
     ) -> tuple[list[np.ndarray], dict[str, np.ndarray], dict[str, str]]:
-        """The outputs; the values of the root graph by name and type, where these tell them apart; where these come from."""
+        """The outputs.
+
+        The values of the root graph by name and type, where these tell them apart; where these come
+        from.
+        """
         copy = graph.clone()
         made = [
             v

@@ -27,8 +27,8 @@ def native_reader(array: np.ndarray) -> Reader:
 def map_reader(leaf: np.memmap) -> Reader:
     """Reads a mapped file without copying it.
 
-    Pages that were read are given back to the system, but for private changes to them. SpecError where the file is shorter
-    than the array.
+    Pages that were read are given back to the system, but for private changes to them. SpecError
+    where the file is shorter than the array.
     """
     pages: mmap.mmap = leaf._mmap  # type: ignore[attr-defined]
     before = leaf.offset - leaf.offset % mmap.ALLOCATIONGRANULARITY

@@ -15,7 +15,10 @@ from j2o.passes.runner import PassRecord
 
 
 def count_ops(graph: Graph) -> dict[str, int]:
-    """How often each operation occurs, regions and functions included; constants and `return` are left out."""
+    """How often each operation occurs, regions and functions included.
+
+    Constants and `return` are left out.
+    """
     counts: collections.Counter[str] = collections.Counter()
     for top in (graph, *graph.functions.values()):
         counts.update(
@@ -26,11 +29,12 @@ def count_ops(graph: Graph) -> dict[str, int]:
 
 @dataclass
 class Report:
-    """`passes` in the order they ran, seconds per stage, operations before and after, and what is not portable.
+    """`passes` in the order they ran, seconds per stage, operations before and after, and what is
+    not portable.
 
-    `warnings` has what may not be as the user meant it, a line each.
-    `notes` has a line for each thing of the program that the model leaves out.
-    `quantisation` has the error of each weight stored in another dtype, known once it has been written or run; see `Comparison`.
+    `warnings` has what may not be as the user meant it, a line each. `notes` has a line for each
+    thing of the program that the model leaves out. `quantisation` has the error of each weight
+    stored in another dtype, known once it has been written or run; see `Comparison`.
     """
 
     passes: list[PassRecord] = field(default_factory=list)

@@ -1,4 +1,7 @@
-"""What `compile` is asked for: its arguments, looked at before anything happens. A refusal names the argument in one line."""
+"""What `compile` is asked for: its arguments, looked at before anything happens.
+
+A refusal is one line, and names the argument.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from j2o.passes.pipeline import Pass, PassPipeline
 class Request:
     """The arguments of `compile`, checked, each as the rest of j2o takes it.
 
-    `specs` and what depends on the traced program are looked at later. `verify` asks for a check of the graph after each pass.
+    `specs` and what depends on the traced program are looked at later. `verify` asks for a check of
+    the graph after each pass.
     """
 
     fn: Callable[..., Any]
@@ -62,10 +66,10 @@ def _check_linen(fn: Any) -> None:
     module = fn.__self__ if is_method else fn
     if isinstance(module, linen.Module) and module.scope is None:
         kind = type(module).__name__
-        raise SpecError(
-            f"fn: {kind} is a linen module without variables; compile(module.apply, [j2o.weights(variables), …]) or "
-            f"compile(module.bind(variables), […]) would do"
-        )
+        one = "compile(module.apply, [j2o.weights(variables), …])"
+        other = "compile(module.bind(variables), […])"
+        what = f"{kind} is a linen module without variables"
+        raise SpecError(f"fn: {what}; {one} or {other} would do")
 
 
 def tensors(argument: str, given: Any) -> tuple[str | int, ...]:
@@ -109,10 +113,9 @@ def pipeline_for(opt_level: int, passes: Any) -> PassPipeline:
         needed = "a PassPipeline, or a function that returns one, is needed"
         raise SpecError(f"passes: {which} {shown(chosen)}; {needed}")
     if opt_level != 2 and chosen.level not in (None, opt_level):
-        raise SpecError(
-            f"opt_level={opt_level!r}: the pipeline in passes is of level {chosen.level}; "
-            f"leave opt_level out, or give default_pipeline({opt_level!r})"
-        )
+        what = f"the pipeline in passes is of level {chosen.level}"
+        advice = f"leave opt_level out, or give default_pipeline({opt_level!r})"
+        raise SpecError(f"opt_level={opt_level!r}: {what}; {advice}")
     return chosen
 
 

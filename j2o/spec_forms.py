@@ -231,7 +231,7 @@ def _text_of_pair(shape: Sequence[Any], dtype: Any) -> str:
     return f"{short}[{','.join(map(str, shape))}]"
 
 
-# ------------------------------------------------------------------------------------ sizes that an array can have
+# ------------------------------------------------------------------------------------ what an array can have
 
 
 def _parsed_shape(name: str, entry: Any, text: str, scope: DimScope) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """Specs: what the arguments of a function look like, as JAX's abstract values.
 
-`spec_forms` reads one entry; here stand the pytrees of them, the scope of their symbolic sizes, and their names.
+`spec_forms` reads one entry; here stand the pytrees of them, the scope of their symbolic sizes, and
+their names.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ DEEPEST = 200
 class Leaf:
     """A leaf of the arguments: an input of the model, or a weight that is frozen into it.
 
-    `name` is that of the graph's input, "" for a weight. `aval` is what JAX traces with. `narrowed` says the leaf and its
-    dtype where JAX takes numbers of 64 bits as numbers of 32.
+    `name` is that of the graph's input, "" for a weight. `aval` is what JAX traces with. `narrowed`
+    says the leaf and its dtype where JAX takes numbers of 64 bits as numbers of 32.
     """
 
     name: str
@@ -61,8 +62,8 @@ class Leaf:
 class Specs:
     """All arguments of a call, flat.
 
-    `tree` is the structure of the tuple of arguments, `caller_tree` that of the tuple without the frozen ones, whose positions
-    are in `frozen_arguments`. `scope` has the symbolic sizes.
+    `tree` is the structure of the tuple of arguments, `caller_tree` that of the tuple without the
+    frozen ones, whose positions are in `frozen_arguments`. `scope` has the symbolic sizes.
     """
 
     leaves: tuple[Leaf, ...]
@@ -132,10 +133,9 @@ def _check_entries(specs: Any) -> None:
         return
     if not any(isinstance(d, str) and is_dtype_name(d) for d in specs):
         one = shortened(repr(tuple(specs)), 80)
-        raise SpecError(
-            f"specs={as_told(specs)} is one shape, a sequence with one entry for each argument is needed: "
-            f"[{one}]; a scalar input is 'f32[]' or 'i32[]'"
-        )
+        needed = f"a sequence with one entry for each argument is needed: [{one}]"
+        scalar = "a scalar input is 'f32[]' or 'i32[]'"
+        raise SpecError(f"specs={as_told(specs)} is one shape, {needed}; {scalar}")
 
 
 def _parameters(fn: Callable[..., Any], count: int) -> list[str]:
@@ -272,7 +272,7 @@ def _narrowed(
 
 
 def _canonical(dtype: Any) -> Any:
-    """The dtype that JAX gives such an array: 64-bit ones are narrowed unless the caller has turned 64-bit mode on."""
+    """The dtype that JAX gives such an array: 64-bit ones are narrowed outside of 64-bit mode."""
     return dtype if is_key(dtype) else jax.dtypes.canonicalize_dtype(dtype)
 
 
@@ -283,14 +283,14 @@ def _find_scope(arguments: Sequence[_Argument], constraints: Sequence[str]) -> D
     """The scope of the caller's own dimension expressions where there are any, else a new one."""
     scopes = {id(scope): scope for scope in _scopes(arguments)}
     if len(scopes) > 1:
-        raise SpecError(
-            "specs: the symbolic dimensions come from different scopes; make them in one jax.export.SymbolicScope"
-        )
+        advice = "make them in one jax.export.SymbolicScope"
+        what = "the symbolic dimensions come from different scopes"
+        raise SpecError(f"specs: {what}; {advice}")
     for scope in scopes.values():
         if constraints:
-            raise SpecError(
-                "constraints: the specs bring a scope of their own; state the constraints when making that scope"
-            )
+            advice = "state the constraints when making that scope"
+            what = "the specs bring a scope of their own"
+            raise SpecError(f"constraints: {what}; {advice}")
         return DimScope.of_jax(scope, constraints_of(scope))
     try:
         return DimScope(constraints)
@@ -347,7 +347,10 @@ def _named(leaves: Sequence[Leaf], given: Sequence[str] | None) -> tuple[Leaf, .
 def _names(
     found: Sequence[str], given: Sequence[str] | None, argument: str
 ) -> tuple[str, ...]:
-    """The names of inputs or outputs: those given, else those found; SpecError where there are not so many tensors."""
+    """The names of inputs or outputs: those given, else those found.
+
+    SpecError where there are not so many tensors.
+    """
     if given is None:
         return tuple(_unique(found))
     if len(given) != len(found):

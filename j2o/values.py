@@ -1,7 +1,9 @@
-"""The values at a model's boundary: what a caller gives as the arrays that the graph takes, and back as JAX's.
+"""The values at a model's boundary: what a caller gives as the arrays that the graph takes, and
+back as JAX's.
 
-A value is taken where nothing of it is lost: an array of the wanted dtype; one of 64 bits where JAX would narrow it, if its values
-fit; a Python number, whose kind may rise (bool, int, float, complex) but never fall. Anything else is a SpecError.
+A value is taken where nothing of it is lost: an array of the wanted dtype; one of 64 bits where JAX
+would narrow it, if its values fit; a Python number, whose kind may rise (bool, int, float, complex)
+but never fall. Anything else is a SpecError.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ def accept(value: Any, wanted: Type, name: str) -> Any:
     Raises SpecError that names the input, what was given and what is wanted, and TraceError for a tracer.
     """
     if isinstance(value, Tracer):
-        raise TraceError(
-            f"input {name!r}: given a tracer of {value.aval.str_short()}: a model runs outside of jax.jit, grad and vmap"
-        )
+        given = f"a tracer of {value.aval.str_short()}"
+        where = "a model runs outside of jax.jit, grad and vmap"
+        raise TraceError(f"input {name!r}: given {given}: {where}")
     if not isinstance(value, ARRAYS):
         value = _foreign(value, wanted, name)
     if isinstance(value, np.ma.MaskedArray):
@@ -56,27 +58,29 @@ def accept(value: Any, wanted: Type, name: str) -> Any:
 
 
 def _refused(name: str, value: Any, wanted: Type, advice: str = "") -> SpecError:
-    return SpecError(
-        f"input {name!r}: given {described(value)}, the model takes {wanted}{advice and f': {advice}'}"
-    )
+    told = f"given {described(value)}, the model takes {wanted}"
+    if advice:
+        told += f": {advice}"
+    return SpecError(f"input {name!r}: {told}")
 
 
 def described(value: Any) -> str:
-    """What a message says of a value: dtype and shape of an array, a number or a string itself, the type of anything else."""
+    """What a message says of a value.
+
+    Of an array it says dtype and shape; a number or a string stands itself; of anything else it
+    says the type.
+    """
     if isinstance(value, np.ma.MaskedArray):
         return f"a masked array {value.dtype}{list(value.shape)}"
-    if (
-        isinstance(value, ARRAYS)
-        and np.ndim(value) == 0
-        and isinstance(value, np.generic)
-    ):
+    if isinstance(value, np.generic):
         return f"{value.dtype} {_short(value.item())}"
     if isinstance(value, ARRAYS):
         return f"{value.dtype}{list(value.shape)}"
     if value is None or isinstance(value, (*RANKS, str)):
         return _short(value)
     kind = type(value).__name__
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+    article = "an" if kind[0].lower() in "aeiou" else "a"
+    return f"{article} {kind}"
 
 
 def _short(value: Any) -> str:
@@ -89,9 +93,8 @@ def _short(value: Any) -> str:
 
 def _readable(value: jax.Array, wanted: Type, name: str) -> jax.Array:
     if value.is_deleted():
-        raise SpecError(
-            f"input {name!r}: given an array that is deleted: it was donated to another computation"
-        )
+        why = "it was donated to another computation"
+        raise SpecError(f"input {name!r}: given an array that is deleted: {why}")
     if not value.is_fully_addressable:
         raise _refused(name, value, wanted, "it lies on devices of other processes")
     return value
@@ -101,48 +104,47 @@ def _foreign(value: Any, wanted: Type, name: str) -> Any:
     """What is no array yet: a Python number, or an object that says what array it is."""
     if isinstance(value, bool | int | float | complex):
         return _number(value, wanted, name)
-    for method in ("__jax_array__", "__array__"):
-        if hasattr(value, method) and not isinstance(value, type):
-            try:
-                array = (
-                    value.__jax_array__()
-                    if method == "__jax_array__"
-                    else np.asarray(value)
-                )
-            except Exception as error:
-                raise _refused(
-                    name, value, wanted, " ".join(str(error).split())[:200]
-                ) from error
-            if isinstance(array, Tracer):
-                return accept(array, wanted, name)
-            return array
-    raise _refused(name, value, wanted)
+    if isinstance(value, type):
+        raise _refused(name, value, wanted)
+    try:
+        if hasattr(value, "__jax_array__"):
+            array = value.__jax_array__()
+        elif hasattr(value, "__array__"):
+            array = np.asarray(value)
+        else:
+            array = None
+    except Exception as error:
+        why = " ".join(str(error).split())[:200]
+        raise _refused(name, value, wanted, why) from error
+    if array is None:
+        raise _refused(name, value, wanted)
+    if isinstance(array, Tracer):
+        return accept(array, wanted, name)
+    return array
 
 
 def _number(value: complex, wanted: Type, name: str) -> np.ndarray:
-    """A Python number as a scalar of the wanted dtype, if that holds it: integers exactly, others rounded but not to infinity."""
+    """A Python number as a scalar of the wanted dtype, if that holds it.
+
+    Integers are kept exactly; other numbers are rounded, but not to infinity.
+    """
+    dtype = wanted.dtype
     rank = next(i for i, kind in enumerate(RANKS) if isinstance(value, kind))
-    if wanted.rank or rank > _rank(wanted.dtype):
+    if wanted.rank or rank > _rank(dtype):
         raise _refused(name, value, wanted)
-    if wanted.dtype.is_int and isinstance(value, int):
-        low, high = _range(wanted.dtype)
+    if dtype.is_int and isinstance(value, int):
+        low, high = _range(dtype)
         if not low <= value <= high:
-            raise _refused(
-                name, value, wanted, f"{wanted.dtype.value} holds {low} to {high}"
-            )
-        return np.asarray(int(value), wanted.dtype.numpy)
-    array, stays_finite = _rounded(value, wanted.dtype)
+            why = f"{dtype.value} holds {low} to {high}"
+            raise _refused(name, value, wanted, why)
+        return np.asarray(int(value), dtype.numpy)
+    array, stays_finite = _rounded(value, dtype)
     if not stays_finite:
-        raise _refused(
-            name, value, wanted, f"it is beyond what {wanted.dtype.value} holds"
-        )
+        why = f"it is beyond what {dtype.value} holds"
+        raise _refused(name, value, wanted, why)
     if isinstance(value, int) and complex(array) != value:
-        raise _refused(
-            name,
-            value,
-            wanted,
-            f"{wanted.dtype.value} has no such integer; a float would be rounded",
-        )
+        why = f"{dtype.value} has no such integer; a float would be rounded"
+        raise _refused(name, value, wanted, why)
     return array
 
 
@@ -206,21 +208,22 @@ def _narrowed(value: Any, wanted: Type, name: str) -> np.ndarray:
 
 
 def _key(value: Any, wanted: Type, name: str) -> Any:
+    """A typed PRNG key of the wanted kind."""
     impl = KEY_NAMES[wanted.dtype]
-    if not isinstance(value, jax.Array) or not jnp.issubdtype(
-        value.dtype, jax.dtypes.prng_key
-    ):
-        raise _refused(
-            name,
-            value,
-            wanted,
-            f"jax.random.key(0, impl={impl!r}) makes one, wrap_key_data does of its data",
-        )
+    advice = f"jax.random.key(0, impl={impl!r}) makes one"
+    if not _is_key(value):
+        advice += ", wrap_key_data does of its data"
+        raise _refused(name, value, wanted, advice)
     if value.dtype != jax.random.key(0, impl=impl).dtype:
-        raise _refused(
-            name, value, wanted, f"jax.random.key(0, impl={impl!r}) makes one"
-        )
+        raise _refused(name, value, wanted, advice)
     return value
+
+
+def _is_key(value: Any) -> bool:
+    """Return True for an array of typed PRNG keys."""
+    if not isinstance(value, jax.Array):
+        return False
+    return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 # ------------------------------------------------------------------------------------ pytrees
@@ -230,25 +233,29 @@ def misfit(
     wanted: Any, args: Sequence[Any], names: Sequence[str], types: Sequence[Type]
 ) -> str:
     """The first place where the arguments are another pytree than the model takes, in one sentence."""
-    told = [f"{n}: {t}" for n, t in zip(names, types, strict=True)]
-    if len(args) != len(wanted.children()):
-        count = len(wanted.children())
-        shown = ", ".join(told[:8]) + (", …" if len(told) > 8 else "")
-        plural = "" if count == 1 else "s"
-        return (
-            f"arguments: given {len(args)}, the model takes {count} argument{plural}"
-            + (shown and f" ({shown})")
-        )
+    told = [f"{name}: {type}" for name, type in zip(names, types, strict=True)]
+    children = wanted.children()
+    if len(args) != len(children):
+        return _miscounted(len(args), len(children), told)
     first = 0  # number of the first leaf of an argument
-    for i, (child, value) in enumerate(zip(wanted.children(), args, strict=True)):
-        count = child.num_leaves
-        found = _first_misfit(
-            child, value, f"argument {i}", told[first : first + count]
-        )
+    for i, (child, value) in enumerate(zip(children, args, strict=True)):
+        last = first + child.num_leaves
+        found = _first_misfit(child, value, f"argument {i}", told[first:last])
         if found is not None:
             return found
-        first += count
+        first = last
     return "arguments: another pytree than the model takes"
+
+
+def _miscounted(given: int, count: int, told: Sequence[str]) -> str:
+    """There are more or fewer arguments than the model takes."""
+    takes = f"{count} argument" if count == 1 else f"{count} arguments"
+    names = ", ".join(told[:8])
+    if len(told) > 8:
+        names += ", …"
+    if names:
+        takes += f" ({names})"
+    return f"arguments: given {given}, the model takes {takes}"
 
 
 def _first_misfit(
@@ -258,50 +265,73 @@ def _first_misfit(
     if jax.tree.structure(value) == wanted:
         return None
     if jax.tree_util.treedef_is_leaf(wanted) and wanted.num_leaves == 1:
-        advice = (
-            "; np.asarray(…) makes an array of it"
-            if isinstance(value, list | tuple)
-            else ""
-        )
-        name, _, wish = leaves[0].rpartition(": ")
-        return f"input {name!r}: given {described(value)}, the model takes an array {wish}{advice}"
+        return _no_array(value, leaves[0])
     parts, tree = jax.tree_util.tree_flatten_with_path(
         value, is_leaf=lambda x: x is not value
     )
     kind = _kind(wanted)
     if jax.tree_util.all_leaves([value]) or _kind(tree) is not kind:
-        wish = (
-            "None"
-            if kind is type(None)
-            else f"a {kind.__name__} of {', '.join(leaves[:8])}"
-        )
+        wish = f"a {kind.__name__} of {', '.join(leaves[:8])}"
+        if kind is type(None):
+            wish = "None"
         return f"{where}: given {described(value)}, the model takes {wish}"
     if isinstance(value, dict):
-        given, keys = sorted(map(str, value)), [str(k) for k in wanted.node_data()[1]]
-        if given != sorted(keys):
-            missing, extra = (
-                sorted(set(keys) - set(given)),
-                sorted(set(given) - set(keys)),
-            )
-            said = [
-                f"{what} {', '.join(map(repr, some[:8]))}"
-                for what, some in (("without", missing), ("with", extra))
-                if some
-            ]
-            return f"{where}: given a dict {' and '.join(said)}, the model takes the keys {', '.join(map(repr, keys[:8]))}"
-    children = wanted.children()
-    if len(parts) != len(children):
-        return f"{where}: given a {kind.__name__} of {len(parts)}, the model takes {len(children)}"
-    first = 0
-    for child, (path, part) in zip(children, parts, strict=True):
+        told = _other_keys(wanted, value)
+        if told is not None:
+            return f"{where}: {told}"
+    count = len(wanted.children())
+    if len(parts) != count:
+        given = f"a {kind.__name__} of {len(parts)}"
+        return f"{where}: given {given}, the model takes {count}"
+    found = _misfit_of_parts(wanted, parts, where, leaves)
+    if found is not None:
+        return found
+    return f"{where}: given a {kind.__name__} with other static parts than in the spec"
+
+
+def _no_array(value: Any, leaf: str) -> str:
+    """A value stands where the model takes one array."""
+    name, _, wish = leaf.rpartition(": ")
+    told = f"given {described(value)}, the model takes an array {wish}"
+    if isinstance(value, list | tuple):
+        told += "; np.asarray(…) makes an array of it"
+    return f"input {name!r}: {told}"
+
+
+def _other_keys(wanted: Any, value: dict[Any, Any]) -> str | None:
+    """Which keys a dict lacks and which it has beside those of the tree; None where they are the same."""
+    given = sorted(map(str, value))
+    keys = [str(key) for key in wanted.node_data()[1]]
+    if given == sorted(keys):
+        return None
+    said = []
+    missing = sorted(set(keys) - set(given))
+    if missing:
+        said.append(f"without {_listed(missing)}")
+    extra = sorted(set(given) - set(keys))
+    if extra:
+        said.append(f"with {_listed(extra)}")
+    takes = f"the model takes the keys {_listed(keys)}"
+    return f"given a dict {' and '.join(said)}, {takes}"
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(map(repr, keys[:8]))
+
+
+def _misfit_of_parts(
+    wanted: Any, parts: Sequence[tuple[Any, Any]], where: str, leaves: Sequence[str]
+) -> str | None:
+    """The first misfit in the parts of a container, which are as many as the tree has."""
+    first = 0  # number of the first leaf of a part
+    for child, (path, part) in zip(wanted.children(), parts, strict=True):
+        last = first + child.num_leaves
         place = where + jax.tree_util.keystr(path)
-        found = _first_misfit(
-            child, part, place, leaves[first : first + child.num_leaves]
-        )
+        found = _first_misfit(child, part, place, leaves[first:last])
         if found is not None:
             return found
-        first += child.num_leaves
-    return f"{where}: given a {kind.__name__} with other static parts than in the spec"
+        first = last
+    return None
 
 
 def _kind(tree: Any) -> type:
@@ -315,9 +345,7 @@ def _kind(tree: Any) -> type:
 
 def to_graph(array: Any) -> np.ndarray:
     """An array as the graph takes it: keys as their data, complex numbers as a last axis of two."""
-    if isinstance(array, jax.Array) and jnp.issubdtype(
-        array.dtype, jax.dtypes.prng_key
-    ):
+    if _is_key(array):
         return np.asarray(jax.random.key_data(array))
     plain: Any = np.asarray(array)
     if plain.dtype.kind == "c":

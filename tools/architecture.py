@@ -1,4 +1,5 @@
-"""Writes what is made in docs/architecture.md: the output of its code, and the table of files from their first sentences.
+"""Writes what is made in docs/architecture.md: the output of its code, and the table of files from
+their first sentences.
 
 python -m tools.architecture
 """

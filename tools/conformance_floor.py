@@ -2,7 +2,8 @@
 
     python -m tools.conformance_floor FOLDER [--raise]
 
-FOLDER holds the suites. Floors are shares of cases that pass; `--raise` writes what was reached where that is higher.
+FOLDER holds the suites. Floors are shares of cases that pass; `--raise` writes what was reached
+where that is higher.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python -m tools.kill_saves --kills 500
 
-Processes save versions of one model over each other, in one file, with one data file and with several, until SIGKILL ends
-them. What stands at the path then must pass the checks of j2o and of onnx, and give in onnxruntime every weight of one version.
+Processes save versions of one model over each other, in one file, with one data file and with
+several, until SIGKILL ends them. What stands at the path then must pass the checks of j2o and of
+onnx, and give in onnxruntime every weight of one version.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ def fork_on_demand(path: Path) -> None:
 
 
 def standing(path: Path) -> str:
-    """What the model at the path is, after every check; AssertionError or LoadError where it is not complete."""
+    """What the model at the path is, after every check.
+
+    AssertionError or LoadError where it is not complete.
+    """
     import onnx
     import onnxruntime as ort
 

@@ -1,4 +1,5 @@
-"""Writes docs/supported.md from the rule tables and from docs/supported.json, which `tools.verified` makes of suites' results.
+"""Writes docs/supported.md from the rule tables and from docs/supported.json, which
+`tools.verified` makes of suites' results.
 
 python -m tools.supported          # write it
 python -m tools.supported --check  # exit status 1 where it is out of date

@@ -1,8 +1,10 @@
-"""Writes docs/supported.json: in which dtypes, and at symbolic sizes, the passing cases of conformance suites have each primitive.
+"""Writes docs/supported.json: in which dtypes, and at symbolic sizes, the passing cases of
+conformance suites have each primitive.
 
     python -m tools.verified FOLDER prims_suite=RESULTS.jsonl poly_suite=RESULTS.jsonl
 
-FOLDER holds the suites, RESULTS what they wrote with `--out`. A case is traced again; it counts for every primitive in it.
+FOLDER holds the suites, RESULTS what they wrote with `--out`. A case is traced again; it counts for
+every primitive in it.
 """
 
 from __future__ import annotations

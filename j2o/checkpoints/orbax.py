@@ -37,8 +37,9 @@ class Leaf(NamedTuple):
 def open_orbax(path: Any) -> Any:
     """The weights of an orbax checkpoint folder as its tree, sequences as lists, of lazy arrays.
 
-    Only metadata is read here; each weight is read by tensorstore, chunk by chunk, while the model is written. Needs the
-    extra `orbax`. SpecError where there is no checkpoint, or a weight of it is missing or damaged.
+    Only metadata is read here; each weight is read by tensorstore, chunk by chunk, while the model
+    is written. Needs the extra `orbax`. SpecError where there is no checkpoint, or a weight of it
+    is missing or damaged.
     """
     path = existing_path("open_orbax: path", path).absolute()
     if not (path / "_METADATA").is_file():

@@ -38,8 +38,9 @@ DTYPES = {
 def open_safetensors(path: Any) -> dict[str, LazyArray]:
     """The weights of a safetensors file, or of the files beside it that an index (`….json`) names, by name.
 
-    Only headers are read here; each weight is read in slices while the model is written. Needs the extra `safetensors`.
-    SpecError names the file or weight that is missing, damaged, outside the index's folder, or of a dtype that ONNX lacks.
+    Only headers are read here; each weight is read in slices while the model is written. Needs the
+    extra `safetensors`. SpecError names the file or weight that is missing, damaged, outside the
+    index's folder, or of a dtype that ONNX lacks.
     """
     path = existing_path("open_safetensors: path", path)
     if not path.is_file():
