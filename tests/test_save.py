@@ -16,12 +16,13 @@ import onnxruntime as ort
 import pytest
 
 import j2o
-from j2o.backend import disk, external, load
+from j2o.backend import asked, disk, external, files, load
 from tests.harness import stable_id
 from tools import kill_saves
 
 W = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
 KINDS = kill_saves.KINDS
+WRITERS = tuple(module.__file__ for module in (asked, disk, external, files))
 
 
 def run(path, x):
@@ -383,7 +384,7 @@ def interrupted_at(count, fn):
 
     def event(frame, kind, _):
         nonlocal seen
-        own = frame.f_code.co_filename in (external.__file__, disk.__file__)
+        own = frame.f_code.co_filename in WRITERS
         seen += own and kind in ("call", "c_return")
         if own and kind in ("call", "c_return") and seen == count:
             raise Interrupted
@@ -551,7 +552,7 @@ def test_an_error_of_the_disk_while_more_is_written(tmp_path, monkeypatch):
         def fdatasync(self, file):
             raise OSError(errno.EIO, "no medium")
 
-    monkeypatch.setattr(external, "EARLY", 1)
+    monkeypatch.setattr(files, "EARLY", 1)
     for kind in KINDS:
         external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind)
         with pytest.raises(j2o.SaveError, match="cannot be written: no medium"):
@@ -562,8 +563,8 @@ def test_an_error_of_the_disk_while_more_is_written(tmp_path, monkeypatch):
 
 
 def test_a_large_model_does_not_stay_in_the_systems_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(external, "EARLY", 1)
-    monkeypatch.setattr(external, "CACHED", 1)
+    monkeypatch.setattr(files, "EARLY", 1)
+    monkeypatch.setattr(files, "CACHED", 1)
     for kind in KINDS:
         external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind)
         kill_saves.standing(tmp_path / "m.onnx")

@@ -1,7 +1,8 @@
-"""One folder, and what is done to its files: by a handle of the folder where the system has such, else by path (Windows).
+"""One folder, and what is done to its files.
 
-`Folder` never goes through a link and never out of its folder, wherever this is moved meanwhile. `PathFolder` does with
-what every system has: it takes turns by a file of its own, and renames files only when they are closed.
+That is done by a handle of the folder where the system has such, else by path (Windows). `Folder` never goes through a link and never out of its folder, wherever this is moved meanwhile. `PathFolder`
+does with what every system has: it takes turns by a file of its own, and renames files only when they are
+closed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Folder:
         self.handle: int = system.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def create(self, name: str) -> int | None:
-        """A handle of a new file, ours for as long as it lives; None where it was taken for a left-over before."""
+        """A handle of a new file, ours for as long as it lives.
+
+        None where it was taken for a left-over before.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         file = self.os.open(name, flags, 0o666, dir_fd=self.handle)
         _lock(file)
@@ -49,7 +53,10 @@ class Folder:
         return os.pread(file, size, offset)
 
     def open_regular(self, name: str) -> int:
-        """A handle for reading; OSError where no regular file has that name, or a link of any kind. Nothing else is opened."""
+        """A handle for reading; OSError where no regular file has that name, or a link of any kind.
+
+        Nothing else is opened.
+        """
         _refuse_others(os.stat(name, dir_fd=self.handle, follow_symlinks=False))
         file = self.os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.handle
@@ -94,7 +101,10 @@ class Folder:
 
 
 class PathFolder(Folder):
-    """A folder by its path. Saves of one model take turns from `begin` to `close`, so that all partial files are left-overs."""
+    """A folder by its path.
+
+    Saves of one model take turns from `begin` to `close`, so that all partial files are left-overs.
+    """
 
     closes_to_rename = True
 
@@ -191,7 +201,10 @@ def _refuse_others(status: os.stat_result) -> None:
 
 
 def _lock(file: int) -> None:
-    """Wait for a file or folder to be ours until it is closed; without effect where a file system knows no locks."""
+    """Wait for a file or folder to be ours until it is closed.
+
+    Without effect where a file system knows no locks.
+    """
     if fcntl is not None:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)

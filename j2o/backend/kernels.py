@@ -43,7 +43,10 @@ def newest_opset() -> int:
 
 
 def _has(kind: str, opset: int) -> bool:
-    """Whether there is a kernel; one without a last opset is for one version of the operator alone, that of its first."""
+    """Whether there is a kernel.
+
+    One without a last opset is for one version of the operator alone, that of its first.
+    """
     import onnx
 
     since = onnx.defs.get_schema(kind, opset).since_version

@@ -19,7 +19,8 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
-from j2o.backend.external import CHECKSUM, MESSAGE, Progress, in_a_line
+from j2o.backend.asked import Progress, in_a_line
+from j2o.backend.external import CHECKSUM, MESSAGE
 from j2o.backend.proto import CONSTRAINTS
 from j2o.backend.wire import DEPTH, GRAPHS, Costly, Damaged, scan
 from j2o.errors import LoadError, shown
@@ -37,7 +38,8 @@ _DTYPES = {d.value: d for d in ir.DataType if d.value}
 def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Return the model without its external data.
 
-    LoadError, in one line, where the file is no model, or one that would take too much time or memory (`wire`).
+    LoadError, in one line, where the file is no model, or one that would take too much time or memory
+    (`wire`).
     """
     path = checked(path)
     # mapped, so that a large file that is something else is not read
@@ -57,7 +59,10 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def checked(path: object) -> Path:
-    """Return the path of a file that may be a model; LoadError where there is none, or it has not the size of one."""
+    """Return the path of a file that may be a model.
+
+    LoadError where there is none, or it has not the size of one.
+    """
     text: object = None
     with contextlib.suppress(TypeError):  # of an __fspath__ that gives something else
         text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
@@ -101,7 +106,7 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
         raise LoadError(f"{name}: is not an ONNX model: {cut_short}") from error
 
 
-# ----------------------------------------------------------------------------------------- what a model holds
+# ------------------------------------------------------------------------------ what a model holds
 
 
 SHOWN = 200  # inputs, outputs, sizes, files, kinds of operators: of more, how many more
@@ -195,7 +200,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> str:
     return str(dim.dim_value) if dim.HasField("dim_value") else "?"
 
 
-# ------------------------------------------------------------------------------------ whether a model is sound
+# ------------------------------------------------------------------------- whether a model is sound
 
 
 def check(
@@ -203,8 +208,9 @@ def check(
 ) -> int:
     """Check structure, shapes, where the weights lie, and that onnxruntime loads the model.
 
-    `deep` also reads the weights that have a checksum of `save`, in bounded memory, and compares; without it no external
-    data is read. Returns the number of weights whose checksum is right. LoadError says what is wrong.
+    `deep` also reads the weights that have a checksum of `save`, in bounded memory, and compares; without it
+    no external data is read. Returns the number of weights whose checksum is right. LoadError says what is
+    wrong.
     """
     from j2o.backend.session import Session
 
@@ -295,7 +301,10 @@ class _Place(NamedTuple):
 
 
 def _place(path: Path, tensor: onnx.TensorProto) -> _Place | None:
-    """Where the data lies if it is external; LoadError where a tensor's data cannot be what its dtype and shape say."""
+    """Where the data lies if it is external, else None.
+
+    LoadError where a tensor's data cannot be what its dtype and shape say.
+    """
     size = _size(path, tensor)
     what = f"{in_a_line(path)}: {tensor.name[:80]!r}"
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -451,7 +460,10 @@ def _graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def _data_file(folder: Path, location: str) -> os.stat_result | None:
-    """What the file system says of a regular file below a folder; None for all else, links on the way there too."""
+    """What the file system says of a regular file below a folder.
+
+    None for all else, links on the way there too.
+    """
     parts = Path(location).parts
     leads_out = os.path.isabs(location) or ".." in parts
     if not parts or leads_out or set(location) & {"\\", "\0"}:

@@ -1,7 +1,8 @@
 """Graph → ONNX protobuf, by way of onnx-ir.
 
-Constants become initializers of the main graph, wherever they stand (in functions: Constant nodes). Every value gets a unique
-readable name from its hint, and every value its type with symbolic sizes, as `value_info`.
+Constants become initializers of the main graph, wherever they stand (in functions: Constant nodes). Every
+value gets a unique readable name from its hint, and every value its type with symbolic sizes, as
+`value_info`.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def to_parts(
 ) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
     """Return a root graph as a model that lacks its initializers, and these by name. Nothing large is read.
 
-    With `sources`, nodes carry the line of the program that they come from. PassError where operations are left that
-    are not ONNX.
+    With `sources`, nodes carry the line of the program that they come from. PassError where operations are
+    left that are not ONNX.
     """
     _check_lowered(graph)
     writer = _Writer(opset, sources)
@@ -331,7 +332,10 @@ class _Writer:
     # ------------------------------------------------------------------- nodes
 
     def body(self, graph: Graph, nodes: list[ir.Node]) -> None:
-        """Append the nodes of a graph; constants of the main graph are initializers, made where they are used."""
+        """Append the nodes of a graph.
+
+        Constants of the main graph are initializers, made where they are used.
+        """
         for node in graph:
             if node.op == "const":
                 if self.in_function:
@@ -440,7 +444,10 @@ def _attribute(name: str, value: Attr) -> ir.Attr:
 
 
 def _list_attribute(name: str, values: tuple[Any, ...]) -> ir.Attr:
-    """A list of texts, of floats where one of them is a float, or of integers; an empty one is of integers."""
+    """A list of texts, of floats where one of them is a float, or of integers.
+
+    An empty one is of integers.
+    """
     if values and all(isinstance(value, str) for value in values):
         return ir.AttrStrings(name, values)
     if any(isinstance(value, float) for value in values):

@@ -1,7 +1,7 @@
 """Running models in onnxruntime, on the CPU.
 
-onnxruntime's binding knows the dtypes of numpy alone. Arrays of ml_dtypes' go in and out by their memory: those of whole bytes as
-they lie, those of 2 and 4 bits packed from the low bits on, as ONNX has them.
+onnxruntime's binding knows the dtypes of numpy alone. Arrays of ml_dtypes' go in and out by their memory:
+those of whole bytes as they lie, those of 2 and 4 bits packed from the low bits on, as ONNX has them.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Session:
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once.
 
-        Raises CheckError where a check in the model does not hold, J2OError where onnxruntime stops for another reason:
-        arrays that do not fit, or no memory left.
+        Raises CheckError where a check in the model does not hold, J2OError where onnxruntime stops for
+        another reason: arrays that do not fit, or no memory left.
         """
         try:
             return self._run(feeds)

@@ -1,8 +1,9 @@
 """A look at the bytes of a model before protobuf reads them: what they would cost, and that they are sound.
 
-A few bytes can make protobuf take much: an empty message of two bytes has over a hundred in memory, a size of one has eight.
-So the encoding (https://protobuf.dev/programming-guides/encoding) is walked once, the data of tensors left out, and what
-no model needs is refused. The limits leave room for models of some 400,000 nodes; that many are walked in three seconds.
+A few bytes can make protobuf take much: an empty message of two bytes has over a hundred in memory, a size of
+one has eight. So the encoding (https://protobuf.dev/programming-guides/encoding) is walked once, the data of
+tensors left out, and what no model needs is refused. The limits leave room for models of some 400,000 nodes;
+that many are walked in three seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Costly(ValueError):
 
 
 class _Message(dict[int, Any]):
-    """What stands in a message by the key of a field: another message, the most bytes of a text, or None for numbers."""
+    """What stands in a message by the key of a field.
+
+    Another message, the most bytes of a text, or None for numbers.
+    """
 
     is_graph = False
 
