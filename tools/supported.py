@@ -8,12 +8,13 @@ python -m tools.supported --check  # exit status 1 where it is out of date
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from j2o.frontend.host import CALLING, PRINTING
 from j2o.frontend.own_code import primitives_with_code
 from j2o.passes.components.split import BILINEAR, COMPLEX, EACH, FLATTENED, KEYS
 from j2o.passes.lower import has_rule
-from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS
+from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, OneOperator
 from j2o.passes.structure.inline import CALLS
 
 PATH = Path(__file__).parent.parent / "docs" / "supported.md"
@@ -22,7 +23,8 @@ HEAD = """# Primitives with a rule
 
 Written by `python -m tools.supported` from the rule tables and the results of conformance suites
 ({cases}). Real dtypes need no column of rules: what onnxruntime has no kernel for is cast by the legaliser. *ONNX* rules build nodes, *JAX* rules are
-plain JAX code traced at the operation's own types. Complex numbers are pairs of reals, typed keys arrays of words; a dot says
+plain JAX code traced at the operation's own types; the link leads to the file that has the rule (search it for the primitive's
+name in quotes, and see [writing-a-lowering.md](writing-a-lowering.md)). Complex numbers are pairs of reals, typed keys arrays of words; a dot says
 that the primitive takes them. *Verified* has the dtypes in which cases of the suites agree with JAX, *symbolic* says whether cases
 with symbolic sizes do; what stands in neither is tested by `tests` alone, or through the primitives that it is made of.
 """
@@ -52,16 +54,26 @@ Compiling raises `UnsupportedError`, which lists all such operations at once.
 Sizes that depend on values (`nonzero` without `size`) JAX cannot trace: `TraceError`.
 """
 HOLDERS = {"cond", "scan", "while"}  # hold regions, and take whatever these take
-ORDER = "bool u2 u4 u8 u16 u32 u64 i2 i4 i8 i16 i32 i64 f8 bf16 f16 f32 f64 c64 c128 key".split()
+DTYPES = (
+    *("bool", "u2", "u4", "u8", "u16", "u32", "u64"),
+    *("i2", "i4", "i8", "i16", "i32", "i64"),
+    *("f8", "bf16", "f16", "f32", "f64"),
+    *("c64", "c128", "key"),
+)  # in the order of the page
+ROWS = "j2o.passes.lower.elementwise"  # the module with the rows of one operator each
 
 
 def in_short(dtypes: list[str]) -> str:
     """Dtypes in a fixed order, the kinds of float8 and of keys as one."""
-    kinds = {
-        "f8" if d.startswith("f8") else "key" if d.startswith("key") else d
-        for d in dtypes
-    }
-    return " ".join(d for d in ORDER if d in kinds)
+    kinds = {kind_of(d) for d in dtypes}
+    return " ".join(d for d in DTYPES if d in kinds)
+
+
+def kind_of(dtype: str) -> str:
+    for kind in ("f8", "key"):
+        if dtype.startswith(kind):
+            return kind
+    return dtype
 
 
 def rules() -> set[str]:
@@ -71,35 +83,53 @@ def rules() -> set[str]:
     return {*LOWERINGS, *DECOMPOSITIONS, *COMPLEX, *KEYS, *own} - CALLING - PRINTING
 
 
+def rule_of(primitive: str) -> str:
+    """Which kind of rule a primitive has, as a link to the file where it stands."""
+    if primitive in DECOMPOSITIONS:
+        return linked("JAX", DECOMPOSITIONS[primitive])
+    if primitive in LOWERINGS:
+        return linked("ONNX", LOWERINGS[primitive])
+    if primitive in COMPLEX:
+        return linked("components", COMPLEX[primitive])
+    if primitive in KEYS:
+        return linked("components", KEYS[primitive])
+    return "JAX"  # code of the primitive's author
+
+
+def linked(kind: str, rule: Any) -> str:
+    module = ROWS if isinstance(rule, OneOperator) else rule.__module__
+    path = module.replace(".", "/") + ".py"
+    name = path.removeprefix("j2o/passes/")
+    return f"{kind}, [{name}](../{path})"
+
+
+def row(primitive: str, verified: dict[str, Any]) -> str:
+    """One row of the table; `verified` has the dtypes and the flag that suites give for the primitive."""
+    takes_parts = {*EACH, *FLATTENED, *HOLDERS}
+    cells = [
+        f"`{primitive}`",
+        rule_of(primitive),
+        "·" if primitive in {*COMPLEX, *BILINEAR, *takes_parts} else "",
+        "·" if primitive in {*KEYS, *takes_parts} else "",
+        in_short(verified["dtypes"]),
+        "·" if verified["symbolic"] else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
 def text() -> str:
     """The page."""
     results = json.loads(RESULTS.read_text())
-    calls = ", ".join(f"`{c.removeprefix('lax.')}`" for c in sorted(CALLS))
+    none = {"dtypes": [], "symbolic": False}
     names = sorted(rules())
-    rows = []
-    for n in names:
-        seen = results["primitives"].get(n, {"dtypes": [], "symbolic": False})
-        kind = (
-            "ONNX"
-            if n in LOWERINGS
-            else "components"
-            if n in COMPLEX or n in KEYS
-            else "JAX"
-        )
-        kind = "JAX" if n in DECOMPOSITIONS else kind
-        complex_ = (
-            "·" if n in {*COMPLEX, *EACH, *BILINEAR, *FLATTENED, *HOLDERS} else ""
-        )
-        keys = "·" if n in {*KEYS, *EACH, *FLATTENED, *HOLDERS} else ""
-        symbolic = "·" if seen["symbolic"] else ""
-        rows.append(
-            f"| `{n}` | {kind} | {complex_} | {keys} | {in_short(seen['dtypes'])} | {symbolic} |"
-        )
-    columns = "| primitive | rule | complex | keys | verified | symbolic |"
-    table = [columns, "| --- | --- | --- | --- | --- | --- |", *rows]
-    cases = ", ".join(
-        f"{n} cases of {suite}" for suite, n in sorted(results["cases"].items())
-    )
+    table = [
+        "| primitive | rule | complex | keys | verified | symbolic |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(row(name, results["primitives"].get(name, none)) for name in names),
+    ]
+    suites = sorted(results["cases"].items())
+    cases = ", ".join(f"{count} cases of {suite}" for suite, count in suites)
+    calls = ", ".join(f"`{c.removeprefix('lax.')}`" for c in sorted(CALLS))
     head = HEAD.format(cases=cases) + f"Calls that are inlined: {calls}.\n\n"
     return head + "\n".join(table) + f"\n\n{len(names)} primitives.\n{LIMITS}"
 
