@@ -18,7 +18,8 @@ class FeedForward(layers.FeedForward): ...
 
 @j2o.function(name="Block")
 class TransformerBlock(layers.TransformerBlock):
-    attention_type, mlp_type = Attention, FeedForward
+    attention_type = Attention
+    mlp_type = FeedForward
 
 
 if __name__ == "__main__":
@@ -27,6 +28,5 @@ if __name__ == "__main__":
     model = run("vit_functions")
     print(model)
     for function in model.to_proto().functions:
-        print(
-            f"{function.name}: {len(function.node)} nodes, inputs {list(function.input)}"
-        )
+        count = len(function.node)
+        print(f"{function.name}: {count} nodes, inputs {list(function.input)}")

@@ -45,7 +45,9 @@ class PatchEmbedding(nnx.Module):
         channels: int = 3,
         width: int = 64,
     ):
-        self.patch, self.count, self.width = patch, (size // patch) ** 2, width
+        self.patch = patch
+        self.count = (size // patch) ** 2
+        self.width = width
         self.project = nnx.Linear(patch * patch * channels, width, rngs=rngs)
 
     def __call__(self, x):
@@ -66,7 +68,8 @@ class ConvEmbedding(nnx.Module):
         channels: int = 3,
         width: int = 64,
     ):
-        self.count, self.width = (size // patch) ** 2, width
+        self.count = (size // patch) ** 2
+        self.width = width
         self.conv = nnx.Conv(
             channels, width, (patch, patch), strides=patch, padding="VALID", rngs=rngs
         )
@@ -86,10 +89,8 @@ class Attention(nnx.Module):
 
 class FeedForward(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, width: int):
-        self.up, self.down = (
-            nnx.Linear(width, 4 * width, rngs=rngs),
-            nnx.Linear(4 * width, width, rngs=rngs),
-        )
+        self.up = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, rngs=rngs)
         self.dropout = nnx.Dropout(0.1, rngs=rngs)
 
     def __call__(self, x):
@@ -97,13 +98,12 @@ class FeedForward(nnx.Module):
 
 
 class TransformerBlock(nnx.Module):
-    attention_type, mlp_type = Attention, FeedForward
+    attention_type = Attention
+    mlp_type = FeedForward
 
     def __init__(self, rngs: nnx.Rngs, width: int = 64, heads: int = 4):
-        self.norm1, self.norm2 = (
-            nnx.LayerNorm(width, rngs=rngs),
-            nnx.LayerNorm(width, rngs=rngs),
-        )
+        self.norm1 = nnx.LayerNorm(width, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, rngs=rngs)
         self.attention = self.attention_type(rngs, width, heads)
         self.mlp = self.mlp_type(rngs, width)
 
@@ -143,16 +143,16 @@ class VisionTransformer(nnx.Module):
         block: type = TransformerBlock,
     ):
         self.embedding = embedding(rngs, size, patch, 3, width)
-        self.token = nnx.Param(jax.random.normal(rngs.params(), (1, 1, width)) * 0.02)
-        self.position = nnx.Param(
-            jax.random.normal(rngs.params(), (1, self.embedding.count + 1, width))
-            * 0.02
-        )
+        self.token = self._parameter(rngs, 1, width)
+        self.position = self._parameter(rngs, self.embedding.count + 1, width)
         self.stack = TransformerStack(rngs, depth, width, heads, block)
-        self.norm, self.head = (
-            nnx.LayerNorm(width, rngs=rngs),
-            nnx.Linear(width, classes, rngs=rngs),
-        )
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head = nnx.Linear(width, classes, rngs=rngs)
+
+    @staticmethod
+    def _parameter(rngs: nnx.Rngs, count: int, width: int) -> nnx.Param:
+        """Small random vectors that are the same for every image."""
+        return nnx.Param(jax.random.normal(rngs.params(), (1, count, width)) * 0.02)
 
     def __call__(self, x):
         x = self.embedding(x)
@@ -173,28 +173,24 @@ class Decoder(nnx.Module):
         depth: int = 2,
         heads: int = 4,
     ):
-        self.tokens, self.positions = (
-            nnx.Embed(vocabulary, width, rngs=rngs),
-            nnx.Embed(context, width, rngs=rngs),
-        )
-        self.norms = nnx.List(
-            [nnx.LayerNorm(width, rngs=rngs) for _ in range(2 * depth + 1)]
-        )
-        self.attentions = nnx.List(
-            [
-                nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
-                for _ in range(depth)
-            ]
-        )
-        self.mlps = nnx.List([FeedForward(rngs, width) for _ in range(depth)])
+        self.tokens = nnx.Embed(vocabulary, width, rngs=rngs)
+        self.positions = nnx.Embed(context, width, rngs=rngs)
+        self.norms = nnx.List()
+        self.attentions = nnx.List()
+        self.mlps = nnx.List()
+        for _ in range(depth):
+            attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
+            self.attentions.append(attention)
+            self.mlps.append(FeedForward(rngs, width))
+        for _ in range(2 * depth + 1):
+            self.norms.append(nnx.LayerNorm(width, rngs=rngs))
 
     def __call__(self, ids):
         t = ids.shape[1]
         x = self.tokens(ids) + self.positions(jnp.arange(t))[None]
         mask = jnp.tril(jnp.ones((1, 1, t, t), bool))
-        for i, (attention, mlp) in enumerate(
-            zip(self.attentions, self.mlps, strict=True)
-        ):
+        blocks = zip(self.attentions, self.mlps, strict=True)
+        for i, (attention, mlp) in enumerate(blocks):
             x = x + attention(self.norms[2 * i](x), mask=mask)
             x = x + mlp(self.norms[2 * i + 1](x))
         return self.tokens.attend(self.norms[-1](x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +17,18 @@ def _normal(seed: int, *shape: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ LSTM
 
 
+def _lstm_weights(width: int):
+    return {
+        "x": _normal(0, 8, 4 * width),
+        "h": _normal(1, width, 4 * width),
+        "b": np.zeros(4 * width, np.float32),
+    }
+
+
 def lstm(x, width: int = 16, w=None):
     """`x`: f32[B,T,8]; the hidden states of an LSTM, f32[B,T,16]."""
-    w = (
-        {
-            "x": _normal(0, 8, 4 * width),
-            "h": _normal(1, width, 4 * width),
-            "b": np.zeros(4 * width, np.float32),
-        }
-        if w is None
-        else w
-    )
+    if w is None:
+        w = _lstm_weights(width)
 
     def step(carry, xt):
         h, c = carry
@@ -41,53 +44,77 @@ def lstm(x, width: int = 16, w=None):
 
 # ------------------------------------------------------------------------------------------ generation
 
-WIDTH, VOCABULARY, NEW = 16, 23, 6
-TABLES = {k: _normal(i, *s) for i, (k, s) in enumerate({
-    "embed": (VOCABULARY, WIDTH), "q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "out": (WIDTH, VOCABULARY),
-}.items())}  # fmt: skip
+WIDTH = 16
+VOCABULARY = 23
+NEW = 6  # tokens that are made
+TABLES = {
+    "embed": _normal(0, VOCABULARY, WIDTH),
+    "q": _normal(1, WIDTH, WIDTH),
+    "k": _normal(2, WIDTH, WIDTH),
+    "v": _normal(3, WIDTH, WIDTH),
+    "out": _normal(4, WIDTH, VOCABULARY),
+}
+
+
+class Generation(NamedTuple):
+    """What one round of the loop hands to the next."""
+
+    at: Any  # the place of the next token
+    tokens: Any  # i32[B,T+6]
+    keys: Any  # f32[B,T+6,16]
+    values: Any  # f32[B,T+6,16]
+    ended: Any  # bool[B]: the row has had token 0
 
 
 def generate(prompt):
-    """`prompt`: i32[B,T]; greedily extended by six tokens, or until every row has ended with token
-    0. A `while_loop` with a key-value cache; gives the tokens i32[B,T+6] and how many were made."""
-    batch, start = prompt.shape
+    """Extend `prompt`, i32[B,T], greedily by six tokens, or until every row has ended with token 0.
+
+    A `while_loop` with a key-value cache; gives the tokens i32[B,T+6] and how many were made.
+    """
+    start = prompt.shape[1]
     length = start + NEW
-    embed = jnp.asarray(TABLES["embed"])
 
-    def attend(x, keys, values, upto):
-        scores = jnp.einsum("bd,btd->bt", x @ TABLES["q"], keys) / WIDTH**0.5
-        scores = jnp.where(jnp.arange(length)[None] < upto, scores, -jnp.inf)
-        return jnp.einsum("bt,btd->bd", jax.nn.softmax(scores), values)
+    def goes_on(state):
+        return (state.at < length) & ~state.ended.all()
 
-    def body(state):
-        i, tokens, keys, values, ended = state
-        x = embed[lax.dynamic_index_in_dim(tokens, i - 1, 1, keepdims=False)]
-        keys = lax.dynamic_update_index_in_dim(keys, x @ TABLES["k"], i - 1, 1)
-        values = lax.dynamic_update_index_in_dim(values, x @ TABLES["v"], i - 1, 1)
-        best = jnp.argmax((x + attend(x, keys, values, i)) @ TABLES["out"], -1).astype(
-            jnp.int32
-        )
-        best = jnp.where(ended, 0, best)
-        return (
-            i + 1,
-            lax.dynamic_update_index_in_dim(tokens, best, i, 1),
-            keys,
-            values,
-            ended | (best == 0),
-        )
+    end = lax.while_loop(goes_on, _next_token, _prompted(prompt))
+    return {"tokens": end.tokens, "made": end.at - start}
 
-    x = embed[prompt]
-    pad = ((0, 0), (0, NEW), (0, 0))
-    tokens = jnp.concatenate([prompt, jnp.zeros((batch, NEW), prompt.dtype)], 1)
-    state = (
-        start,
-        tokens,
-        jnp.pad(x @ TABLES["k"], pad),
-        jnp.pad(x @ TABLES["v"], pad),
-        jnp.zeros(batch, bool),
+
+def _prompted(prompt):
+    """The state in which the prompt has been read."""
+    batch, start = prompt.shape
+    x = jnp.asarray(TABLES["embed"])[prompt]
+    room = ((0, 0), (0, NEW), (0, 0))
+    return Generation(
+        at=start,
+        tokens=jnp.concatenate([prompt, jnp.zeros((batch, NEW), prompt.dtype)], 1),
+        keys=jnp.pad(x @ TABLES["k"], room),
+        values=jnp.pad(x @ TABLES["v"], room),
+        ended=jnp.zeros(batch, bool),
     )
-    i, tokens, *_ = lax.while_loop(lambda s: (s[0] < length) & ~s[4].all(), body, state)
-    return {"tokens": tokens, "made": i - start}
+
+
+def _next_token(state):
+    """The state with one token more."""
+    at, tokens, keys, values, ended = state
+    last = lax.dynamic_index_in_dim(tokens, at - 1, 1, keepdims=False)
+    x = jnp.asarray(TABLES["embed"])[last]
+    keys = lax.dynamic_update_index_in_dim(keys, x @ TABLES["k"], at - 1, 1)
+    values = lax.dynamic_update_index_in_dim(values, x @ TABLES["v"], at - 1, 1)
+    logits = (x + _attend(x, keys, values, at)) @ TABLES["out"]
+    best = jnp.argmax(logits, -1).astype(jnp.int32)
+    best = jnp.where(ended, 0, best)
+    tokens = lax.dynamic_update_index_in_dim(tokens, best, at, 1)
+    return Generation(at + 1, tokens, keys, values, ended | (best == 0))
+
+
+def _attend(x, keys, values, upto):
+    """Attention of the last token to those before `upto`."""
+    scores = jnp.einsum("bd,btd->bt", x @ TABLES["q"], keys) / WIDTH**0.5
+    is_there = jnp.arange(keys.shape[1])[None] < upto
+    scores = jnp.where(is_there, scores, -jnp.inf)
+    return jnp.einsum("bt,btd->bd", jax.nn.softmax(scores), values)
 
 
 # -------------------------------------------------------------------------------------------- training
@@ -128,7 +155,9 @@ def adam_step(params, state, x, y, rate=1e-2, b1=0.9, b2=0.999, eps=1e-8):
     )
 
     def update(p, m, s):
-        return p - rate * (m / (1 - b1**step)) / (jnp.sqrt(s / (1 - b2**step)) + eps)
+        unbiased_mean = m / (1 - b1**step)
+        unbiased_square = s / (1 - b2**step)
+        return p - rate * unbiased_mean / (jnp.sqrt(unbiased_square) + eps)
 
     new = jax.tree.map(update, params, mean, square)
     return {

@@ -38,9 +38,15 @@ def _eval(make: Callable[..., nnx.Module], **options: Any) -> Callable[[], nnx.M
     return build
 
 
-IMAGE, TEXT = ("f32[B,32,32,3]",), ("i32[B,T]",)
+IMAGE = ("f32[B,32,32,3]",)
+TEXT = ("i32[B,T]",)
+BATCH = ("f32[B,8]", "i32[B]")
 SEQUENCE = ({"B": 1, "T": 1}, {"B": 2, "T": 7}, {"B": 5, "T": 16})
+FEW = ({"B": 1}, {"B": 2}, {"B": 3})
+PARAMETERS = programs.PARAMETERS
+ADAM_STATE = programs.adam_state(PARAMETERS)
 BASE = {
+    "embedding": layers.ConvEmbedding,
     "size": 224,
     "patch": 16,
     "width": 768,
@@ -61,12 +67,12 @@ EXAMPLES: dict[str, Example] = {
     "vit_patch": Example(_eval(layers.VisionTransformer), IMAGE),
     "vit_conv": Example(_eval(layers.VisionTransformer, embedding=layers.ConvEmbedding), IMAGE),
     "vit_functions": Example(_eval(layers.VisionTransformer, block=functions.TransformerBlock), IMAGE),
-    "vit_b16": Example(_eval(layers.VisionTransformer, embedding=layers.ConvEmbedding, **BASE), ("f32[B,224,224,3]",), ({"B": 1}, {"B": 2}, {"B": 3})),
+    "vit_b16": Example(_eval(layers.VisionTransformer, **BASE), ("f32[B,224,224,3]",), FEW),
     "gpt2": Example(_eval(layers.Decoder), TEXT, SEQUENCE),
     "lstm": Example(lambda: programs.lstm, ("f32[B,T,8]",), SEQUENCE),
     "generation": Example(lambda: programs.generate, TEXT, SEQUENCE),
-    "sgd_step": Example(lambda: programs.sgd_step, (programs.PARAMETERS, "f32[B,8]", "i32[B]"), high=3),
-    "adam_step": Example(lambda: programs.adam_step, (programs.PARAMETERS, programs.adam_state(programs.PARAMETERS), "f32[B,8]", "i32[B]"), high=3),
+    "sgd_step": Example(lambda: programs.sgd_step, (PARAMETERS, *BATCH), high=3),
+    "adam_step": Example(lambda: programs.adam_step, (PARAMETERS, ADAM_STATE, *BATCH), high=3),
 }  # fmt: skip
 
 

@@ -30,15 +30,20 @@ def best(run: Callable[[], Any], repeats: int = 5) -> float:
     return 1e3 * min(times)
 
 
+def report(name: str, fn: Callable[..., Any], size: int) -> None:
+    """Print the row of one function at a positive definite matrix."""
+    root = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
+    matrix = root @ root.T / size + np.eye(size, dtype=np.float32)
+    model = j2o.compile(fn, [(size, size)])
+    feeds = {model.input_names[0]: matrix}
+    jitted = jax.jit(fn)
+    ours = best(lambda: model.session.run(feeds))
+    theirs = best(lambda: jax.block_until_ready(jitted(matrix)))
+    nodes = sum(model.report.ops_after.values())
+    print(f"{name:8} {size:5} {ours:14.1f} {theirs:9.2f} {nodes:7}")
+
+
 if __name__ == "__main__":
     print("case           onnxruntime ms    JAX ms   nodes")
     for name, (fn, size) in CASES.items():
-        root = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
-        a = root @ root.T / size + np.eye(size, dtype=np.float32)
-        model = j2o.compile(fn, [(size, size)])
-        feeds = {model.input_names[0]: a}
-        jitted = jax.jit(fn)
-        ours = best(lambda model=model, feeds=feeds: model.session.run(feeds))
-        theirs = best(lambda jitted=jitted, a=a: jax.block_until_ready(jitted(a)))
-        nodes = sum(model.report.ops_after.values())
-        print(f"{name:8} {size:5} {ours:14.1f} {theirs:9.2f} {nodes:7}")
+        report(name, fn, size)

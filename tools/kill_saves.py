@@ -50,14 +50,14 @@ def graph(version: int) -> ir.Graph:
     products = "\n".join(
         f"  %y{i} = onnx.Mul(%x, %w{i}) : f32[{WIDTH},{WIDTH}]" for i in range(WEIGHTS)
     )
-    names, values = (
-        ", ".join(form.format(i) for i in range(WEIGHTS)) for form in ('"y{}"', "%y{}")
-    )
+    names = ", ".join(f'"y{i}"' for i in range(WEIGHTS))
+    values = ", ".join(f"%y{i}" for i in range(WEIGHTS))
     head = f'graph @main(%x: f32[] as "x") -> ({names})'
     text = f"{head} {{\n{consts}\n{products}\n  return {values}\n}}"
-    return ir.parse(
-        text, {f"w{i}": ArrayTensor(w, f"w{i}") for i, w in enumerate(weights(version))}
-    )
+    tensors = {}
+    for i, weight in enumerate(weights(version)):
+        tensors[f"w{i}"] = ArrayTensor(weight, f"w{i}")
+    return ir.parse(text, tensors)
 
 
 def save_for_ever(path: Path) -> None:
@@ -90,37 +90,38 @@ def standing(path: Path) -> str:
 
     check(path, deep=True)
     onnx.checker.check_model(str(path))
-    got = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
-        None, {"x": np.ones((), np.float32)}
-    )
-    version = int(got[0][0, 0]) // 100
-    assert all(
-        np.array_equal(g, w) for g, w in zip(got, weights(version), strict=True)
-    ), "weights of two versions"
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    results = session.run(None, {"x": np.ones((), np.float32)})
+    version = int(results[0][0, 0]) // 100
+    same = map(np.array_equal, results, weights(version))
+    assert all(same), "weights of two versions"
+    return f"{len(data_files(path))} data files"
+
+
+def data_files(path: Path) -> set[str]:
+    """The names of the files that have the weights of a model."""
+    import onnx
+
     proto = onnx.load(str(path), load_external_data=False)
-    return f"{len({e.value for t in proto.graph.initializer for e in t.external_data if e.key == 'location'})} data files"
+    names = set()
+    for tensor in proto.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if "location" in entries:
+            names.add(entries["location"])
+    return names
 
 
 def kill(folder: Path, kills: int, seed: int = 0) -> collections.Counter[str]:
     """Kill that many savers; how often what stood at the path afterwards."""
-    chance, path, found = (
-        random.Random(seed),
-        folder / "model.onnx",
-        collections.Counter[str](),
-    )
+    chance = random.Random(seed)
+    path = folder / "model.onnx"
+    found = collections.Counter[str]()
     start = time.perf_counter()
     for version, kind in enumerate(KINDS):
         save(graph(version), 18, path, **kind)
     span = time.perf_counter() - start
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "tools.kill_saves",
-        "--savers",
-        str(path),
-    ]
+    python = [sys.executable, "-W", "ignore"]
+    command = [*python, "-m", "tools.kill_saves", "--savers", str(path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as savers:
@@ -155,10 +156,8 @@ def main() -> None:
         return fork_on_demand(args.savers)
     with tempfile.TemporaryDirectory() as folder:
         found = kill(Path(folder), args.kills, args.seed)
-    print(
-        f"{args.kills} kills, {args.kills} complete models; "
-        + ", ".join(f"{n} × {what}" for what, n in found.items())
-    )
+    told = ", ".join(f"{count} × {what}" for what, count in found.items())
+    print(f"{args.kills} kills, {args.kills} complete models; {told}")
 
 
 if __name__ == "__main__":

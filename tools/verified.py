@@ -26,9 +26,8 @@ from j2o.ir.graph import Graph, Node
 from j2o.passes.pipeline import graph_pass
 
 PATH = Path(__file__).parent.parent / "docs" / "supported.json"
-TELLING = {
-    "select_n": 1
-}  # the operand whose dtype is the primitive's, where it is not the first
+# the operand whose dtype is the primitive's, where it is not the first
+TELLING = {"select_n": 1}
 
 
 class Seen(J2OError):
@@ -40,6 +39,11 @@ def dtype_of(node: Node) -> str:
     return values[0].type.dtype.value if values and values[0] is not None else "none"
 
 
+def has_symbolic_size(node: Node) -> bool:
+    values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+    return any(dims.is_symbolic(d) for v in values for d in v.type.shape)
+
+
 def look(case: Any, found: dict[str, set[str]], symbolic: set[str]) -> None:
     """Add what one case has."""
 
@@ -49,8 +53,7 @@ def look(case: Any, found: dict[str, set[str]], symbolic: set[str]) -> None:
             for node in each.walk():
                 if node.dialect == "lax":
                     found[node.kind].add(dtype_of(node))
-                    values = [v for v in (*node.inputs, *node.outputs) if v is not None]
-                    if any(dims.is_symbolic(d) for v in values for d in v.type.shape):
+                    if has_symbolic_size(node):
                         symbolic.add(node.kind)
         raise Seen
 
@@ -77,14 +80,13 @@ def main(folder: str, *pairs: str) -> None:
             case = module.load(name)
             jax.config.update("jax_enable_x64", case.x64)
             look(case, found, symbolic)
-    rows = {
-        k: {"dtypes": sorted(v), "symbolic": k in symbolic}
-        for k, v in sorted(found.items())
-    }
-    lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in rows.items())
-    PATH.write_text(
-        f'{{"cases": {json.dumps(counts)}, "primitives": {{\n{lines}\n}}}}\n'
-    )
+    lines = []
+    for name, dtypes in sorted(found.items()):
+        row = {"dtypes": sorted(dtypes), "symbolic": name in symbolic}
+        lines.append(f"  {json.dumps(name)}: {json.dumps(row)}")
+    rows = ",\n".join(lines)
+    cases = json.dumps(counts)
+    PATH.write_text(f'{{"cases": {cases}, "primitives": {{\n{rows}\n}}}}\n')
 
 
 if __name__ == "__main__":
