@@ -1,23 +1,36 @@
 """Control flow: scan, while and cond as ONNX Scan, Loop and If.
 
-Constants of bodies become values captured from outside, and so does what a body hands on unchanged. A scan over arrays
-is a Scan, which reads and writes its slices in place; it cannot run zero times, so a length that may be 0, as well as a
-scan over nothing, is a Loop.
+Constants of bodies become values captured from outside, and so does what a body hands on unchanged (`fixed`).
+
+    lax.scan    body(carry…, x…) -> (carry…, y…)
+    onnx.Scan   (carry…, xs…)            body(carry…, x…) -> (carry…, y…)
+    onnx.Loop   (length, none, carry…)   body(step, go_on, carry…) -> (go_on, carry…, y…), with x = xs[step]
+
+    lax.while   cond(state…) -> bool, body(state…) -> (state…)
+    onnx.Loop   (none, cond(state…), state…)   body(step, go_on, state…) -> (cond(new state…), new state…)
+    onnx.Loop   (rounds, none, state…)         body(step, go_on, state…) -> (go_on, new state…)
+                                               where that is `while i < end: …; i += 1`
+
+    lax.cond    (index, operands…), branches[i](operands…)
+    onnx.If     (index < k), then: branches below k, else: the others; of more than two, a tree of these
+
+A scan over arrays is a Scan, which reads and writes its slices in place. It cannot run zero times: so a length
+that may be 0 is a Loop, and so is a scan over nothing.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Node, Value, splice
-from j2o.ir.types import Dim, DType, Type
+from j2o.ir.types import Attr, Dim, DType, Type
 from j2o.passes.lower.shape import rev
 from j2o.passes.lower.table import Lowering, lower
 
@@ -35,16 +48,15 @@ def capture(region: Graph, index: int, values: Values) -> None:
         region.remove_input(index)
 
 
-def add_first_inputs(
-    region: Graph, types: Sequence[Type], hints: Sequence[str]
-) -> list[Value]:
-    """New inputs in front of those that a region has."""
-    old = len(region.inputs)
-    new = [region.add_input(t, h) for t, h in zip(types, hints, strict=True)]
-    region.inputs[:] = [*new, *region.inputs[:old]]
-    for i, value in enumerate(region.inputs):
+def add_loop_inputs(body: Graph) -> tuple[Value, Value]:
+    """The two inputs that the body of a Loop has in front: the number of the round, and whether to go on."""
+    old = len(body.inputs)
+    step = body.add_input(COUNTER, "step")
+    go_on = body.add_input(CONDITION, "go_on")
+    body.inputs[:] = [step, go_on, *body.inputs[:old]]
+    for i, value in enumerate(body.inputs):
         value.index = i
-    return new
+    return step, go_on
 
 
 def inside(op: Lowering, region: Graph, before: Node | None) -> Lowering:
@@ -55,9 +67,10 @@ def inside(op: Lowering, region: Graph, before: Node | None) -> Lowering:
 
 
 def capture_fixed(body: Graph, carry: Values, *others: Graph) -> list[int]:
-    """Let a body, and other regions, capture what it hands on as it is; returns which of the carried values that are.
+    """Let a body, and other regions, capture what it hands on as it is.
 
-    The first inputs of all of them are the carried values, as are the first outputs of the body.
+    Returns the places of these among the carried values. The first inputs of all of them are the carried values,
+    as are the first outputs of the body.
     """
     fixed = [i for i in range(len(carry)) if body.outputs[i] is body.inputs[i]]
     body.set_outputs([v for i, v in enumerate(body.outputs) if i not in fixed])
@@ -67,87 +80,113 @@ def capture_fixed(body: Graph, carry: Values, *others: Graph) -> list[int]:
     return fixed
 
 
+def moving(carry: Values, fixed: Sequence[int]) -> list[Value]:
+    """The carried values that a body changes."""
+    return [v for i, v in enumerate(carry) if i not in fixed]
+
+
+def finals(carry: Values, fixed: Sequence[int], moved: Iterable[Value]) -> list[Value]:
+    """The carried values at the end: those in fixed places as they were, the others as they have become."""
+    others = iter(moved)
+    return [v if i in fixed else next(others) for i, v in enumerate(carry)]
+
+
 # -------------------------------------------------------------------------------------------------- scan
+
+
+class Scan(NamedTuple):
+    """A scan whose constants and fixed values are captured: `body(carry…, x…) -> (carry…, y…)`."""
+
+    body: Graph
+    carry: Values
+    xs: Values
+    types: Sequence[Type]  # of the final carries, then of the stacked ys
+    length: Dim
+    reverse: bool
 
 
 @lower("scan")
 def scan(
-    op: Lowering, *operands: Value, length: Dim, num_consts: int = 0, num_carry: int = 0, reverse: bool = False, **_: object
-) -> tuple[Value, ...]:  # fmt: skip
-    """`body(consts, carry, x) -> (carry, y)` over the leading axis of the xs: final carries, then stacked ys."""
+    op: Lowering,
+    *operands: Value,
+    length: Dim,
+    num_consts: int = 0,
+    num_carry: int = 0,
+    reverse: bool = False,
+    **_: object,
+) -> Values:
+    """`body(consts, carry, x) -> (carry, y)` over the leading axis of the xs.
+
+    Returns the final carries, then the stacked ys.
+    """
     body = op.source.graphs[0]
-    carry, xs = (
-        operands[num_consts : num_consts + num_carry],
-        operands[num_consts + num_carry :],
-    )
-    capture(body, 0, operands[:num_consts])
+    consts, rest = operands[:num_consts], operands[num_consts:]
+    carry, xs = rest[:num_carry], rest[num_carry:]
+    capture(body, 0, consts)
     if type(length) is int and length <= 1:
         return _once(op, body, carry, xs) if length else _never(op, carry)
     fixed = capture_fixed(body, carry)
-    moving = [v for i, v in enumerate(carry) if i not in fixed]
-    types = [v.type for v in moving] + list(op.out_types[num_carry:])
-    run = _scan if xs and dims.known_ge(length, 1) else _loop
-    results = iter(run(op, body, moving, xs, types, length, reverse) if types else ())
-    finals = [carry[i] if i in fixed else next(results) for i in range(num_carry)]
-    return (*finals, *results)
+    moved = moving(carry, fixed)
+    types = [*(v.type for v in moved), *op.out_types[num_carry:]]
+    results = _run(op, Scan(body, moved, xs, types, length, reverse))
+    stacked = results[len(moved) :]
+    return [*finals(carry, fixed, results[: len(moved)]), *stacked]
 
 
-def _never(op: Lowering, carry: Values) -> tuple[Value, ...]:
-    return (*carry, *(op.full(t.shape, 0, t.dtype) for t in op.out_types[len(carry) :]))
+def _never(op: Lowering, carry: Values) -> Values:
+    """No round: the carries as they are, and nothing stacked."""
+    return [*carry, *(op.full(t.shape, 0, t.dtype) for t in op.out_types[len(carry) :])]
 
 
-def _once(op: Lowering, body: Graph, carry: Values, xs: Values) -> tuple[Value, ...]:
+def _once(op: Lowering, body: Graph, carry: Values, xs: Values) -> Values:
     """One round needs no loop."""
-    assert op.before is not None
     rows = [op.squeeze(x, [0]) for x in xs]
-    results = splice(body, [*carry, *rows], op.before)
-    return (
-        *results[: len(carry)],
-        *(op.unsqueeze(y, [0]) for y in results[len(carry) :]),
-    )
+    results = splice(body, [*carry, *rows], op.source)
+    stacked = [op.unsqueeze(y, [0]) for y in results[len(carry) :]]
+    return [*results[: len(carry)], *stacked]
 
 
-def _scan(
-    op: Lowering,
-    body: Graph,
-    carry: Values,
-    xs: Values,
-    types: Sequence[Type],
-    length: Dim,
-    reverse: bool,
-) -> Values:
-    stacked = len(types) - len(carry)
-    attrs: dict[str, object] = {"num_scan_inputs": len(xs)}
-    if reverse:
-        attrs["scan_input_directions"] = (1,) * len(xs)
-        if stacked:
-            attrs["scan_output_directions"] = (1,) * stacked
-    return op.node("onnx.Scan", [*carry, *xs], attrs, types, [body]).outputs  # type: ignore[arg-type]
+def _run(op: Lowering, scan: Scan) -> Values:
+    if not scan.types:
+        return []
+    if scan.xs and dims.known_ge(scan.length, 1):
+        return _as_scan(op, scan)
+    return _as_loop(op, scan)
 
 
-def _loop(
-    op: Lowering,
-    body: Graph,
-    carry: Values,
-    xs: Values,
-    types: Sequence[Type],
-    length: Dim,
-    reverse: bool,
-) -> Values:
-    step, go_on = add_first_inputs(body, (COUNTER, CONDITION), ("step", "go_on"))
-    inner = inside(op, body, body.start)
-    if xs:
-        row = inner.Sub(op.dim(dims.sub(length, 1)), step) if reverse else step
-        for x in xs:
-            capture(body, 2 + len(carry), [inner.Gather(x, row, axis=0)])
+def _as_scan(op: Lowering, scan: Scan) -> Values:
+    stacked = len(scan.types) - len(scan.carry)
+    attrs: dict[str, Attr] = {"num_scan_inputs": len(scan.xs)}
+    if scan.reverse:
+        attrs["scan_input_directions"] = (1,) * len(scan.xs)
+    if scan.reverse and stacked:
+        attrs["scan_output_directions"] = (1,) * stacked
+    operands = [*scan.carry, *scan.xs]
+    return op.node("onnx.Scan", operands, attrs, scan.types, [scan.body]).outputs
+
+
+def _as_loop(op: Lowering, scan: Scan) -> Values:
+    body, count = scan.body, len(scan.carry)
+    step, go_on = add_loop_inputs(body)
+    if scan.xs:
+        _gather_rows(inside(op, body, body.start), scan, step)
     body.set_outputs([go_on, *body.outputs])
-    results = op.node(
-        "onnx.Loop", [op.dim(length), None, *carry], {}, types, [body]
-    ).outputs
-    return [
-        *results[: len(carry)],
-        *(rev(op, y, dimensions=[0]) if reverse else y for y in results[len(carry) :]),
-    ]
+    operands = [op.dim(scan.length), None, *scan.carry]
+    results = op.node("onnx.Loop", operands, {}, scan.types, [body]).outputs
+    stacked = results[count:]
+    if scan.reverse:
+        stacked = [rev(op, y, dimensions=[0]) for y in stacked]
+    return [*results[:count], *stacked]
+
+
+def _gather_rows(inner: Lowering, scan: Scan, step: Value) -> None:
+    """Let the body of a Loop read the rows that a Scan would hand to it."""
+    row = step
+    if scan.reverse:
+        row = inner.Sub(inner.dim(dims.sub(scan.length, 1)), step)
+    first = 2 + len(scan.carry)
+    for x in scan.xs:
+        capture(scan.body, first, [inner.Gather(x, row, axis=0)])
 
 
 # ------------------------------------------------------------------------------------------------- while
@@ -156,106 +195,121 @@ def _loop(
 @lower("while")
 def while_(
     op: Lowering, *operands: Value, cond_nconsts: int, body_nconsts: int, **_: object
-) -> tuple[Value, ...]:
+) -> Values:
     """`body` on the carried values as long as `cond` holds of them."""
     cond, body = op.source.graphs
-    init = operands[cond_nconsts + body_nconsts :]
-    capture(cond, 0, operands[:cond_nconsts])
-    capture(body, 0, operands[cond_nconsts : cond_nconsts + body_nconsts])
+    cond_consts, rest = operands[:cond_nconsts], operands[cond_nconsts:]
+    body_consts, init = rest[:body_nconsts], rest[body_nconsts:]
+    capture(cond, 0, cond_consts)
+    capture(body, 0, body_consts)
     if cond.outputs[0].type.rank:
-        _batched(op, cond, body)
+        _keep_finished_rows(op, cond, body)
+        _hold_of_any(op, cond)
     fixed = capture_fixed(body, init, cond)
-    moving = [v for i, v in enumerate(init) if i not in fixed]
-    results = iter(_while(op, cond, body, moving) if moving else ())
-    return tuple(init[i] if i in fixed else next(results) for i in range(len(init)))
+    moved = moving(init, fixed)
+    results = _repeat(op, cond, body, moved) if moved else []
+    return finals(init, fixed, results)
 
 
-def _batched(op: Lowering, cond: Graph, body: Graph) -> None:
-    """A predicate per row: go on while any holds; rows whose predicate does not hold stay as they are."""
+def _keep_finished_rows(op: Lowering, cond: Graph, body: Graph) -> None:
+    """A predicate for each row: rows of which it does not hold stay as they are."""
     start = body.start
     assert start is not None
     (going,) = splice(cond.clone(), body.inputs, start)
     inner = inside(op, body, body.ret)
-
-    def keep(old: Value, new: Value) -> Value:
-        shape = (*going.type.shape, *(1 for _ in new.type.shape[going.type.rank :]))
-        return inner.Where(inner.reshape(going, shape), new, old)
-
-    body.set_outputs(
-        [
-            n if n is o else keep(o, n)
-            for o, n in zip(body.inputs, body.outputs, strict=True)
-        ]
-    )
-    outer = inside(op, cond, cond.ret)
-    flat = outer.cast(
-        outer.reshape(cond.outputs[0], (dims.prod(going.type.shape),)), DType.I32
-    )
-    cond.set_outputs(
-        [outer.cast(outer.ReduceMax(flat, np.array([0]), keepdims=0), DType.BOOL)]
-    )
+    outputs = []
+    for old, new in zip(body.inputs, body.outputs, strict=True):
+        if new is not old:
+            ones = (1,) * (new.type.rank - going.type.rank)
+            mask = inner.reshape(going, (*going.type.shape, *ones))
+            new = inner.Where(mask, new, old)
+        outputs.append(new)
+    body.set_outputs(outputs)
 
 
-def _while(op: Lowering, cond: Graph, body: Graph, init: Values) -> Values:
-    assert op.before is not None
+def _hold_of_any(op: Lowering, cond: Graph) -> None:
+    """A predicate for each row: go on while any holds."""
+    cond.set_outputs([_any(inside(op, cond, cond.ret), cond.outputs[0])])
+
+
+def _any(op: Lowering, flags: Value) -> Value:
+    """One bool: is any of them True?"""
+    flat = op.cast(op.reshape(flags, (dims.prod(flags.type.shape),)), DType.I32)
+    return op.cast(op.ReduceMax(flat, np.array([0]), keepdims=0), DType.BOOL)
+
+
+def _repeat(op: Lowering, cond: Graph, body: Graph, init: Values) -> Values:
+    """A Loop of as many rounds as are known before, or one that asks the predicate after each round."""
     rounds = _rounds(op, cond, body, init)
-    go_on = None if rounds is not None else splice(cond.clone(), init, op.before)[0]
-    _, still = add_first_inputs(body, (COUNTER, CONDITION), ("step", "go_on"))
-    if rounds is None:
+    if rounds is not None:
+        go_on = None
+        _, still = add_loop_inputs(body)
+    else:
+        (go_on,) = splice(cond.clone(), init, op.source)
+        add_loop_inputs(body)
         (still,) = splice(cond, body.outputs, body.ret)
     body.set_outputs([still, *body.outputs])
-    return op.node(
-        "onnx.Loop", [rounds, go_on, *init], {}, [v.type for v in init], [body]
-    ).outputs
+    types = [v.type for v in init]
+    return op.node("onnx.Loop", [rounds, go_on, *init], {}, types, [body]).outputs
+
+
+class Counted(NamedTuple):
+    """The predicate `state[index] < end`, of an integer, with an end that does not change."""
+
+    index: int
+    end: Value
 
 
 def _rounds(op: Lowering, cond: Graph, body: Graph, init: Values) -> Value | None:
     """How often `while i < end: …; i += 1` runs, where cond and body are that; None where they are not."""
+    counted = _counted(cond)
+    if counted is None or not _adds_one(body, counted.index):
+        return None
+    constant = counted.end.const
+    last = counted.end if constant is None else op.const(constant)
+    start = init[counted.index]
+    count = op.Sub(op.cast(last, DType.I64), op.cast(start, DType.I64))
+    return op.Max(count, 0)
+
+
+def _counted(cond: Graph) -> Counted | None:
     test = cond.outputs[0].node
     if test is None or test.op != "onnx.Less" or test.graph is not cond:
         return None
-    counter, end = test.inputs
-    if counter is None or end is None:
+    counter, end = test.operands
+    changes = end.graph is cond and end.const is None
+    if counter not in cond.inputs or not counter.type.dtype.is_int or changes:
         return None
-    if (
-        counter not in cond.inputs
-        or not counter.type.dtype.is_int
-        or (end.graph is cond and end.const is None)
-    ):
-        return None
-    step = body.outputs[counter.index].node
+    return Counted(counter.index, end)
+
+
+def _adds_one(body: Graph, index: int) -> bool:
+    """Return True where a body only adds 1 to this carried value."""
+    step = body.outputs[index].node
     if (
         step is None
         or step.op != "onnx.Add"
-        or step.inputs[0] is not body.inputs[counter.index]
+        or step.operand(0) is not body.inputs[index]
     ):
-        return None
-    one = step.inputs[1]
-    if one is None or one.const is None or one.const.shape or one.const.scalar != 1:
-        return None
-    last = op.const(end.const) if end.const is not None else end
-    start = init[counter.index]
-    count = op.Sub(op.cast(last, DType.I64), op.cast(start, DType.I64))
-    return op.Max(count, 0)
+        return False
+    one = step.operand(1).const
+    return one is not None and not one.shape and one.scalar == 1
 
 
 # -------------------------------------------------------------------------------------------------- cond
 
 
 @lower("cond")
-def cond(
-    op: Lowering, index: Value, *operands: Value, **_: object
-) -> tuple[Value, ...]:
+def cond(op: Lowering, index: Value, *operands: Value, **_: object) -> Values:
     """The branch at `index`, which is clamped to the branches there are."""
-    branches = list(op.source.graphs)
+    branches = op.source.graphs
     for branch in branches:
         capture(branch, 0, operands)
     if not op.out_types:
-        return ()
+        return []
     if len(branches) == 1:
-        assert op.before is not None
-        return splice(branches[0], (), op.before)
-    return tuple(_choose(op, index, branches, 0))
+        return splice(branches[0], (), op.source)
+    return _choose(op, index, branches, 0)
 
 
 def _choose(
@@ -268,24 +322,19 @@ def _choose(
     predicate = _predicate(index) if len(branches) == 2 and first == 0 else None
     if predicate is not None:
         return op.node("onnx.If", [predicate], {}, op.out_types, [high, low]).outputs
-    return op.node(
-        "onnx.If", [op.Less(index, first + middle)], {}, op.out_types, [low, high]
-    ).outputs
+    is_low = op.Less(index, first + middle)
+    return op.node("onnx.If", [is_low], {}, op.out_types, [low, high]).outputs
 
 
 def _predicate(index: Value) -> Value | None:
     """The bool that an index of 0 or 1 was made from."""
-    if index.type.dtype == DType.BOOL:
-        return index
-    source = (
-        index.node.inputs[0]
-        if index.node is not None and index.op == "onnx.Cast"
-        else None
-    )
-    return source if source is not None and source.type.dtype == DType.BOOL else None
+    if index.type.dtype != DType.BOOL and index.op == "onnx.Cast":
+        index = index.producer.operand(0)
+    return index if index.type.dtype == DType.BOOL else None
 
 
 def _branch(op: Lowering, index: Value, branches: Sequence[Graph], first: int) -> Graph:
+    """One branch as it is; of several a region that chooses between them."""
     if len(branches) == 1:
         return branches[0]
     region = Graph("branches")
@@ -305,9 +354,10 @@ def check(
     failing: Sequence[int] = (1,),
     branches: int = 2,
 ) -> Values:
-    """The values as they are. With `checks=True` the model refuses an index (or a bool) that stands for an error.
+    """The values as they are.
 
-    A check of nothing is one of all that the graph around it gives.
+    With `checks=True` the model refuses an index (or a bool) that stands for an error. A check of nothing is one
+    of all that the graph around it gives.
     """
     if not op.checks:
         op.notes.append(
@@ -315,12 +365,12 @@ def check(
         )
         return values
     if values:
-        return _checked(op, _fails(op, index, failing, branches), values, raises)
+        fails = _fails(op, index, failing, branches)
+        return _checked(op, fails, values, raises)
     op.before = op.graph.ret
-    op.graph.set_outputs(
-        _checked(op, _fails(op, index, failing, branches), op.graph.outputs, raises)
-    )
-    return ()
+    fails = _fails(op, index, failing, branches)
+    op.graph.set_outputs(_checked(op, fails, op.graph.outputs, raises))
+    return []
 
 
 def _checked(op: Lowering, fails: Value, values: Values, words: str) -> Values:
@@ -329,16 +379,15 @@ def _checked(op: Lowering, fails: Value, values: Values, words: str) -> Values:
 
 
 def _fails(op: Lowering, index: Value, failing: Sequence[int], branches: int) -> Value:
-    """Whether an index, which is clamped to the branches there are, is that of a failing one; for many, whether any is."""
-    if index.type.dtype == DType.BOOL:
-        found = index
-    else:
+    """One bool: is an index, which is clamped to the branches there are, that of a failing one?
+
+    Of many indices: is any?
+    """
+    found = index
+    if index.type.dtype != DType.BOOL:
         clamped = op.Min(op.Max(index, 0), branches - 1)
         found = functools.reduce(op.Or, [op.Equal(clamped, i) for i in failing])
-    if not found.type.rank:
-        return found
-    flat = op.cast(op.reshape(found, (dims.prod(found.type.shape),)), DType.I32)
-    return op.cast(op.ReduceMax(flat, np.array([0]), keepdims=0), DType.BOOL)
+    return _any(op, found) if found.type.rank else found
 
 
 def _at(op: Lowering) -> str:
@@ -346,17 +395,20 @@ def _at(op: Lowering) -> str:
 
 
 @lower("pure_callback", "io_callback")
-def called(op: Lowering, *_: Value, function: str, raises: str | None = None) -> Values:
-    """What Python computes while JAX runs is in no graph."""
+def callback(
+    op: Lowering, *_: Value, function: str, raises: str | None = None
+) -> Values:
+    """No graph has what Python computes while JAX runs: UnsupportedError."""
     raise UnsupportedError(
         [f"it calls the Python function {function!r}, and ONNX cannot call the host"]
     )
 
 
 @lower("debug_callback")
-def always_raises(op: Lowering, *_: Value, function: str, raises: str) -> Values:
+def debug_callback(op: Lowering, *_: Value, function: str, raises: str) -> Values:
     """A function that raises whenever it is called, and gives nothing."""
     op.notes.append(
-        f"{function}{_at(op)}, which raises {raises!r}, is left out: ONNX cannot call the host"
+        f"{function}{_at(op)}, which raises {raises!r}, is left out: "
+        "ONNX cannot call the host"
     )
-    return ()
+    return []
