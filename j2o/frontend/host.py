@@ -1,4 +1,6 @@
-"""Python functions that a program calls while it runs: their names, and which of them only raise. Uses no private JAX.
+"""Python functions that a program calls while it runs: their names, and which of them only raise.
+
+Uses no private JAX.
 
 A function that only raises computes nothing: it is how libraries say that a value is not as it should be.
 """
@@ -38,7 +40,8 @@ def name_of(function: Any) -> str:
 def error_of(function: Any) -> str | None:
     """What a function raises, in words; None where it may return.
 
-    It cannot return where its code has no instruction that returns, and none that hands out a generator or a coroutine.
+    It cannot return where its code has no instruction that returns, and none that hands out a generator or a
+    coroutine.
     """
     function = _plain(function)
     if not isinstance(function, types.FunctionType):

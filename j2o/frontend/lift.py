@@ -1,8 +1,10 @@
-"""jaxpr → graph of `lax.*` nodes: one equation, one node; nested jaxprs become its regions. Nothing is decided here.
+"""jaxpr → graph of `lax.*` nodes: one equation, one node; nested jaxprs become its regions.
 
-What JAX itself replaces while lowering is replaced before: references by the values that they hold, primitives that
-have no rule here by JAX code of their own. What only prints is left out, with a note.
-Uses of private JAX: `discharge`, `internal_mutable_array_effect`.
+Nothing is decided here.
+
+What JAX itself replaces while lowering is replaced before: references by the values that they hold,
+primitives that have no rule here by JAX code of their own. What only prints is left out, with a note. Uses of
+private JAX: `discharge`, `internal_mutable_array_effect`.
 """
 
 from __future__ import annotations
@@ -68,9 +70,9 @@ def lift(
 ) -> Graph:
     """Return a root graph for a ClosedJaxpr, with a `lax.*` node for each equation.
 
-    `const` turns a captured array into a tensor (and so names it). `hints` name the inputs. With `located`, nodes get
-    the source line of their equation. `has_rule` says which primitives stay what they are though JAX has code for
-    them. `notes` takes a line for each thing that is left out.
+    `const` turns a captured array into a tensor (and so names it). `hints` name the inputs. With `located`,
+    nodes get the source line of their equation. `has_rule` says which primitives stay what they are though
+    JAX has code for them. `notes` takes a line for each thing that is left out.
 
     Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
     """
@@ -132,7 +134,10 @@ class _Lifter:
     # --------------------------------------------------------------- equations
 
     def equation(self, graph: Graph, eqn: Any, inputs: list[Value]) -> Sequence[Value]:
-        """The results of one equation: of a node, of the code that stands for its primitive, or of the host."""
+        """The results of one equation.
+
+        Of a node, of the code that stands for its primitive, or of the host.
+        """
         loc = location(eqn) if self.located else None
         name = eqn.primitive.name
         if name in CALLING or name in PRINTING or name == "check":
@@ -163,7 +168,9 @@ class _Lifter:
     # ------------------------------------------------------ code of a primitive
 
     def own_code(self, eqn: Any) -> Any:
-        """The jaxpr of JAX's or a library's code for a primitive; None where there is a rule, or no such code.
+        """The jaxpr of JAX's or a library's code for a primitive.
+
+        None where there is a rule, or no such code.
 
         ParamError for a primitive that is compiled already, TraceError for code that cannot be traced.
         """

@@ -1,9 +1,9 @@
 """The plain JAX code that stands behind a primitive: what JAX compiles, or runs, in its place.
 
-Libraries make primitives to give them derivatives or a batching rule of their own, and say what they compute by JAX code:
-as their rule for the compiler, made by `mlir.lower_fun`, or as their implementation. What dispatches to the compiled
-primitive itself is no such code.
-Uses of private JAX: `mlir.lower_fun`, `mlir._lowerings`, `dispatch.apply_primitive`.
+Libraries make primitives to give them derivatives or a batching rule of their own, and say what they compute
+by JAX code: as their rule for the compiler, made by `mlir.lower_fun`, or as their implementation. What
+dispatches to the compiled primitive itself is no such code. Uses of private JAX: `mlir.lower_fun`,
+`mlir._lowerings`, `dispatch.apply_primitive`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def own_code(primitive: jcore.Primitive) -> Callable[..., Any] | None:
 
 
 def traced_code(eqn: Any) -> Any:
-    """The code of an equation's primitive as a jaxpr; None where it has none, or where the code is the primitive again.
+    """The code of an equation's primitive as a jaxpr.
+
+    None where it has none, or where the code is the primitive again.
 
     Raises whatever the code raises that cannot be traced.
     """
@@ -61,7 +63,10 @@ def _holds(jaxpr: Any, wanted: Any) -> bool:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two equations compute the same of their operands: code may well use its primitive with other parameters."""
+    """Whether two equations compute the same of their operands.
+
+    Code may well use its primitive with other parameters.
+    """
     return (
         one.primitive is other.primitive
         and [v.aval for v in one.invars] == [v.aval for v in other.invars]

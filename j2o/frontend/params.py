@@ -1,8 +1,8 @@
 """JAX's equation parameters as plain attributes, the same for every JAX version that j2o supports.
 
-dtypes become `DType`, enumerations lower-case strings, named tuples `Struct`, arrays `Tensor`, jaxprs regions. Parameters
-that say how to compute or where, not what, are dropped. One that is none of these is an error: a new JAX release
-shows at once what it added.
+dtypes become `DType`, enumerations lower-case strings, named tuples `Struct`, arrays `Tensor`, jaxprs
+regions. Parameters that say how to compute or where, not what, are dropped. One that is none of these is an
+error: a new JAX release shows at once what it added.
 """
 
 from __future__ import annotations
@@ -210,7 +210,10 @@ def _scalar(value: Any) -> Attr:
 
 
 def _named(value: Any) -> Attr:
-    """What has a name or a text that says all: a primitive to select by, an implementation of keys, a pytree."""
+    """What has a name or a text that says all.
+
+    A primitive to select by, an implementation of keys, a pytree.
+    """
     if isinstance(value, jcore.Primitive):
         return value.name
     if hasattr(value, "tag") and hasattr(value, "key_shape"):

@@ -1,7 +1,9 @@
-"""Constraints that would settle what JAX asks about symbolic sizes: JAX itself is asked, by another trace with them.
+"""Constraints that would settle what JAX asks about symbolic sizes.
 
-What its message names may not help: JAX decides `N >= 3` of the operands that it looks at, and not of `mod(2, N)`.
-Uses of private JAX: none.
+JAX itself is asked, by another trace with them.
+
+What its message names may not help: JAX decides `N >= 3` of the operands that it looks at, and not of `mod(2,
+N)`. Uses of private JAX: none.
 """
 
 from __future__ import annotations
@@ -20,11 +22,8 @@ from j2o.ir import dims
 Attempt: TypeAlias = Callable[[Sequence[Any]], Any]
 Question: TypeAlias = Callable[[Exception], object]
 Constraints: TypeAlias = tuple[str, ...]
-BOUNDS = (
-    64,
-    16,
-    4,
-)  # tried first; smaller ones where the caller's own constraints do not allow the larger
+# tried first; smaller ones where the caller's own constraints do not allow the larger
+BOUNDS = (64, 16, 4)
 PATIENCE = 3.0  # seconds: a trace that took longer is not repeated
 
 
@@ -37,49 +36,57 @@ class Outcome(enum.IntEnum):
 
 
 def verified(
-    attempt: Attempt, avals: Sequence[Any], question: Question, error: Exception, told: Sequence[Constraints], seconds: float
-) -> list[Constraints]:  # fmt: skip
-    """The lists of constraints with which `attempt(avals)` gets past `error`: of those that its message tells, else a lower bound.
+    attempt: Attempt,
+    avals: Sequence[Any],
+    question: Question,
+    error: Exception,
+    told: Sequence[Constraints],
+    seconds: float,
+) -> list[Constraints]:
+    """Return the lists of constraints with which `attempt(avals)` gets past `error`.
 
-    `question` says what an error asks; two that ask the same are one. `seconds` is how long the attempt has taken.
+    They are those that its message tells (`told`), else a lower bound of a symbol. `question` says what an
+    error asks; two that ask the same are one. `seconds` is how long the attempt has taken.
     """
-    symbolic = any(dims.is_symbolic(d) for aval in avals for d in aval.shape)
-    if not symbolic or seconds > PATIENCE:
+    symbols = {s for aval in avals for size in aval.shape for s in dims.symbols(size)}
+    is_symbolic = any(dims.is_symbolic(d) for aval in avals for d in aval.shape)
+    if not is_symbolic or seconds > PATIENCE:
         return list(told)
-
-    def outcome(constraints: Sequence[str]) -> Outcome:
-        return _outcome(attempt, avals, constraints, question, question(error))
-
-    def bound_settles(constraints: Sequence[str]) -> bool:
-        return bool(
-            _outcome(
-                attempt,
-                avals,
-                constraints,
-                lambda e: _kind(question(e)),
-                _kind(question(error)),
-            )
-        )
-
     started = time.perf_counter()
-    outcomes = {option: outcome(option) for option in told}
-    best = max(outcomes.values(), default=Outcome.STOPPED)
-    found = [option for option, reached in outcomes.items() if reached == best and best]
-    if found and not any(
-        "(" in constraint for option in found for constraint in option
-    ):
+    found = _furthest(
+        told, lambda option: _outcome(attempt, avals, option, question, question(error))
+    )
+    is_plain = not any("(" in constraint for option in found for constraint in option)
+    if found and is_plain:
         return found
+
+    # a bound only writes the sizes in a question otherwise: without them, it is the same question
+    def kind(error: Exception) -> str:
+        return _without_sizes(question(error))
+
+    def settles(option: Sequence[str]) -> bool:
+        return bool(_outcome(attempt, avals, option, kind, kind(error)))
+
     bounds: list[Constraints] = []
-    for symbol in sorted(
-        {s for aval in avals for d in aval.shape for s in dims.symbols(d)}
-    ):
+    for symbol in sorted(symbols):
         if time.perf_counter() - started < PATIENCE:
-            bounds += [(bound,) for bound in _lower_bound(symbol, bound_settles)]
+            bounds += [(bound,) for bound in _lower_bound(symbol, settles)]
     return bounds or found
 
 
-def _kind(question: object) -> str:
-    """A question without the sizes in it, which a bound only writes otherwise."""
+def _furthest(
+    options: Sequence[Constraints], outcome: Callable[[Constraints], Outcome]
+) -> list[Constraints]:
+    """The options with which a trace comes furthest; none where all of them stop it."""
+    outcomes = {option: outcome(option) for option in options}
+    best = max(outcomes.values(), default=Outcome.STOPPED)
+    if best is Outcome.STOPPED:
+        return []
+    return [option for option, reached in outcomes.items() if reached == best]
+
+
+def _without_sizes(question: object) -> str:
+    """The text of a question without the sizes in it."""
     return re.sub(r"\(.*\)|'.*?'", "", str(question))
 
 
@@ -106,24 +113,24 @@ def _outcome(
     question: Question,
     asked: object,
 ) -> Outcome:
+    """How far a trace comes with these constraints, where it stopped before at the question `asked`."""
     try:
         shapes = dims.constrained([aval.shape for aval in avals], constraints)
     except DimensionError:
         return Outcome.STOPPED
+    narrowed = [
+        jax.ShapeDtypeStruct(shape, aval.dtype)
+        for shape, aval in zip(shapes, avals, strict=True)
+    ]
     try:
-        attempt(
-            [
-                jax.ShapeDtypeStruct(shape, aval.dtype)
-                for shape, aval in zip(shapes, avals, strict=True)
-            ]
-        )
+        attempt(narrowed)
     except Exception as error:  # whatever comes next
-        about_sizes = isinstance(error, dims.Inconclusive) or bool(
-            dims.settling(str(error))
-        )
-        return (
-            Outcome.ASKED
-            if about_sizes and question(error) != asked
-            else Outcome.STOPPED
-        )
+        if _is_about_sizes(error) and question(error) != asked:
+            return Outcome.ASKED
+        return Outcome.STOPPED
     return Outcome.THROUGH
+
+
+def _is_about_sizes(error: Exception) -> bool:
+    """Return True for a question about sizes that constraints may settle."""
+    return isinstance(error, dims.Inconclusive) or bool(dims.settling(str(error)))

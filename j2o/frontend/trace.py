@@ -1,6 +1,13 @@
 """Any callable → ClosedJaxpr, with the structure of its result and names for the arrays that it captures.
 
-Nothing of the caller's is changed: see `frontend/modules.py` and `frontend/writes.py`. Uses of private JAX: none.
+1. `held.py` walks what the function holds: its arrays, which give weights their names, and its modules. 2.
+`modules.py` copies the modules that the program may write to; the copies are traced, not the caller's own. 3.
+`jax.make_jaxpr` traces a fresh function around them; `writes.py` puts back what leaked into the caller's
+objects. 4. Where a trace stops at a question about sizes, `settle.py` asks JAX which constraints would answer
+it. 5. What stopped it becomes an error of j2o in one line, by `failures.py`, with the line of the program. 6.
+`writes.py` says what the model will not do as the function does, for it has no memory: the warnings.
+
+Nothing of the caller's is changed. Uses of private JAX: none.
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ from j2o.errors import J2OError, TraceError
 from j2o.frontend.failures import explained, question_of, told_constraints
 from j2o.frontend.held import Held, held_by
 from j2o.frontend.modules import Copies, copied, holders_of_state
-from j2o.frontend.settle import verified
+from j2o.frontend.settle import Attempt, verified
 from j2o.frontend.writes import lost_writes, put_back, snapshot, warnings_of
 from j2o.ir.marks import marking
 
@@ -39,9 +46,9 @@ class Traced:
 def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
     """Trace `fn` at flat `avals` that `tree` (the structure of its tuple of arguments) puts together.
 
-    Raises TraceError where the function does not come to its end, in JAX's code or in the user's own, with that exception
-    as its cause; DimensionError where it asks for a decision about a symbolic size that cannot be taken. What stops a
-    program from outside (KeyboardInterrupt, SystemExit) comes through.
+    Raises TraceError where the function does not come to its end, in JAX's code or in the user's own, with
+    that exception as its cause; DimensionError where it asks for a decision about a symbolic size that cannot
+    be taken. What stops a program from outside (KeyboardInterrupt, SystemExit) comes through.
     """
     held = held_by(fn)
     holders = holders_of_state(held)
@@ -62,25 +69,32 @@ def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
         finally:
             put_back(before)
 
-    started = time.perf_counter()
-    try:
-        closed, shapes = attempt(avals)
-    except J2OError:
-        raise
-    except Exception as error:
-        told = told_constraints(error)
-        options = (
-            []
-            if told is None
-            else verified(
-                attempt, avals, question_of, error, told, time.perf_counter() - started
-            )
-        )
-        raise explained(error, options) from error
+    closed, shapes = _explaining(attempt, avals)
     if any(isinstance(const, jcore.Tracer) for const in closed.consts):
         raise TraceError(
-            "the function uses a value that has leaked from another trace; pass it as an argument, and compile outside of jit, grad and vmap"
+            "the function uses a value that has leaked from another trace; "
+            "pass it as an argument, and compile outside of jit, grad and vmap"
         )
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     warnings = warnings_of(held, lost, closed, shapes)
-    return Traced(closed, out_tree, tuple(p for p, _ in paths), held, tuple(warnings))
+    out_paths = tuple(path for path, _ in paths)
+    return Traced(closed, out_tree, out_paths, held, tuple(warnings))
+
+
+def _explaining(attempt: Attempt, avals: Sequence[Any]) -> Any:
+    """What `attempt(avals)` gives.
+
+    What it raises as an error of j2o, with the constraints that would settle it.
+    """
+    started = time.perf_counter()
+    try:
+        return attempt(avals)
+    except J2OError:
+        raise
+    except Exception as error:
+        seconds = time.perf_counter() - started
+        told = told_constraints(error)
+        options: Sequence[tuple[str, ...]] = ()
+        if told is not None:
+            options = verified(attempt, avals, question_of, error, told, seconds)
+        raise explained(error, options) from error
