@@ -25,22 +25,57 @@ def refused(error, *words):
         assert word in message, message
 
 
-# ------------------------------------------------------------------------------------------------ options
+# ------------------------------------------------------------------------------ options
 
 BAD_OPTIONS = [
-    ("opt_level", True), ("opt_level", 2.0), ("opt_level", None), ("opt_level", [1]), ("opt_level", np.bool_(True)),
-    ("opset", [20]), ("opset", {}), ("opset", 20.0), ("opset", True), ("opset", 17),
-    ("input_names", 5), ("input_names", {"x": "a"}), ("input_names", {"a"}), ("input_names", b"a"), ("input_names", [None]),
-    ("input_names", ["a\0"]), ("input_names", ["a\nb"]), ("output_names", ["\udc80"]), ("output_names", 5), ("output_names", []),
-    ("constraints", None), ("constraints", 5), ("constraints", [5]), ("constraints", ["B"]), ("constraints", ["B < 3"]),
-    ("constraints", ["1 <= B <= 3"]), ("constraints", ["B >= mod(B, 0)"]), ("constraints", ["9**9**9 <= B"]),
-    ("checks", "yes"), ("checks", 1), ("checks", None),
-    ("inputs_as_nchw", 0), ("inputs_as_nchw", None), ("inputs_as_nchw", "x"), ("inputs_as_nchw", [True]),
-    ("outputs_as_nchw", 5), ("outputs_as_nchw", [1.0]),
-    ("weights_dtype", jnp.int8), ("weights_dtype", ["int8"]), ("weights_dtype", np.zeros(2)),
-    ("name", 5), ("name", ""), ("name", b"x"), ("name", "a\n"), ("name", "\udc80"),
-    ("passes", lambda: 5), ("target", 5),
-]  # fmt: skip
+    ("opt_level", True),
+    ("opt_level", 2.0),
+    ("opt_level", None),
+    ("opt_level", [1]),
+    ("opt_level", np.bool_(True)),
+    ("opset", [20]),
+    ("opset", {}),
+    ("opset", 20.0),
+    ("opset", True),
+    ("opset", 17),
+    ("input_names", 5),
+    ("input_names", {"x": "a"}),
+    ("input_names", {"a"}),
+    ("input_names", b"a"),
+    ("input_names", [None]),
+    ("input_names", ["a\0"]),
+    ("input_names", ["a\nb"]),
+    ("output_names", ["\udc80"]),
+    ("output_names", 5),
+    ("output_names", []),
+    ("constraints", None),
+    ("constraints", 5),
+    ("constraints", [5]),
+    ("constraints", ["B"]),
+    ("constraints", ["B < 3"]),
+    ("constraints", ["1 <= B <= 3"]),
+    ("constraints", ["B >= mod(B, 0)"]),
+    ("constraints", ["9**9**9 <= B"]),
+    ("checks", "yes"),
+    ("checks", 1),
+    ("checks", None),
+    ("inputs_as_nchw", 0),
+    ("inputs_as_nchw", None),
+    ("inputs_as_nchw", "x"),
+    ("inputs_as_nchw", [True]),
+    ("outputs_as_nchw", 5),
+    ("outputs_as_nchw", [1.0]),
+    ("weights_dtype", jnp.int8),
+    ("weights_dtype", ["int8"]),
+    ("weights_dtype", np.zeros(2)),
+    ("name", 5),
+    ("name", ""),
+    ("name", b"x"),
+    ("name", "a\n"),
+    ("name", "\udc80"),
+    ("passes", lambda: 5),
+    ("target", 5),
+]
 
 
 @pytest.mark.parametrize(("option", "value"), BAD_OPTIONS, ids=stable_id)
@@ -136,23 +171,52 @@ def test_a_tensor_that_is_named_twice_is_permuted_once():
     model.verify(np.ones((1, 2, 3, 4), np.float32))
 
 
-# -------------------------------------------------------------------------------------------------- specs
+# -------------------------------------------------------------------------------- specs
 
 BAD_SPECS = [
-    ([(2.5,)], "2.5 is no size"), ([(True, 2)], "True is no size"), ([("",)], "not one size"), ([("B,C", 2)], "'B,C' is not one size"),
-    ([(2**63,)], "2**63"), (["f32[99999999999999999999]"], "2**63"), ([(2**40, 2**40)], "number of elements"),
-    ([(0, 2**40, 2**40)], "number of elements"), (["f32[2**63*B]"], "2**63"), (["f32[2**70*B]"], "exponent"), ([(10**30,)], "2**63"),
-    (["f32[9**9**9]"], "exponent"), (["f32[B**B]"], "exponent"), (["f32[max(B)]"], "max(B)"), (["f32[floordiv(B,0)]"], "zero"),
-    ([jax.ShapeDtypeStruct((2**63,), np.float32)], "2**63"), ([jax.ShapeDtypeStruct((-1,), np.float32)], "negative"),
+    ([(2.5,)], "2.5 is no size"),
+    ([(True, 2)], "True is no size"),
+    ([("",)], "not one size"),
+    ([("B,C", 2)], "'B,C' is not one size"),
+    ([(2**63,)], "2**63"),
+    (["f32[99999999999999999999]"], "2**63"),
+    ([(2**40, 2**40)], "number of elements"),
+    ([(0, 2**40, 2**40)], "number of elements"),
+    (["f32[2**63*B]"], "2**63"),
+    (["f32[2**70*B]"], "exponent"),
+    ([(10**30,)], "2**63"),
+    (["f32[9**9**9]"], "exponent"),
+    (["f32[B**B]"], "exponent"),
+    (["f32[max(B)]"], "max(B)"),
+    (["f32[floordiv(B,0)]"], "zero"),
+    ([jax.ShapeDtypeStruct((2**63,), np.float32)], "2**63"),
+    ([jax.ShapeDtypeStruct((-1,), np.float32)], "negative"),
     ([jax.ShapeDtypeStruct(("B", 3), np.float32)], "symbolic_shape"),
-    ([np.array(["a"])], "dtype"), ([np.array([object()])], "dtype"), ([np.zeros(2, "M8[s]")], "dtype"), ([np.zeros(2, "V4")], "dtype"),
-    (["string[2]"], "no dtype 'string'"), ([np.float32], "no spec"), ([float], "no spec"), ([lambda: 3], "no spec"),
-    ([b"f32[2]"], "no spec"), ([range(3)], "no spec"), ([{1: (2,), "a": (2,)}], "no pytree"),
-    ([True], "functools.partial(fn, x=True)"), (["relu["], "form"), (["f32[B" + "+B" * 3000 + "]"], "terms"),
-    (("B", 784), "[('B', 784)]"), ((784,), "[(784,)]"), (["B", 784], "[('B', 784)]"),
-    ([(("B", 784), "float32")], "'f32[B,784]'"), ([(("B", 784), np.float32)], "'f32[B,784]'"), ([[(3, 4), jnp.int32]], "'i32[3,4]'"),
-    ({"x": (2,)}, "sequence"), (np.ones((2, 2)), "sequence"), (b"f32[2]", "sequence"), ((spec for spec in [(2,)]), "sequence"),
-]  # fmt: skip
+    ([np.array(["a"])], "dtype"),
+    ([np.array([object()])], "dtype"),
+    ([np.zeros(2, "M8[s]")], "dtype"),
+    ([np.zeros(2, "V4")], "dtype"),
+    (["string[2]"], "no dtype 'string'"),
+    ([np.float32], "no spec"),
+    ([float], "no spec"),
+    ([lambda: 3], "no spec"),
+    ([b"f32[2]"], "no spec"),
+    ([range(3)], "no spec"),
+    ([{1: (2,), "a": (2,)}], "no pytree"),
+    ([True], "functools.partial(fn, x=True)"),
+    (["relu["], "form"),
+    (["f32[B" + "+B" * 3000 + "]"], "terms"),
+    (("B", 784), "[('B', 784)]"),
+    ((784,), "[(784,)]"),
+    (["B", 784], "[('B', 784)]"),
+    ([(("B", 784), "float32")], "'f32[B,784]'"),
+    ([(("B", 784), np.float32)], "'f32[B,784]'"),
+    ([[(3, 4), jnp.int32]], "'i32[3,4]'"),
+    ({"x": (2,)}, "sequence"),
+    (np.ones((2, 2)), "sequence"),
+    (b"f32[2]", "sequence"),
+    ((spec for spec in [(2,)]), "sequence"),
+]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +237,18 @@ def test_a_list_that_contains_itself():
 
 
 GOOD_SPECS = [
-    (["f32[é]"], (3,)), (["f32[\n2]"], (2,)), (["f32[0*B]"], (0,)), (["f32[2^3]"], (8,)), ([()], ()), (["f32"], ()),
-    ([(np.int64(2), "2*B")], (2, 6)), ([np.zeros((2, 3), ">f4")], (2, 3)), ([jax.ShapeDtypeStruct((2,), np.float32)], (2,)),
-    ([2.5], ()), ([np.float32(1)], ()),
-]  # fmt: skip
+    (["f32[é]"], (3,)),
+    (["f32[\n2]"], (2,)),
+    (["f32[0*B]"], (0,)),
+    (["f32[2^3]"], (8,)),
+    ([()], ()),
+    (["f32"], ()),
+    ([(np.int64(2), "2*B")], (2, 6)),
+    ([np.zeros((2, 3), ">f4")], (2, 3)),
+    ([jax.ShapeDtypeStruct((2,), np.float32)], (2,)),
+    ([2.5], ()),
+    ([np.float32(1)], ()),
+]
 
 
 @pytest.mark.parametrize(("specs", "shape"), GOOD_SPECS, ids=stable_id)
@@ -202,7 +274,7 @@ def test_names_that_come_from_keys_of_dicts_can_be_printed():
     model.to_proto()
 
 
-# ----------------------------------------------------------------------------------------------- functions
+# ---------------------------------------------------------------------------- functions
 
 
 class Net:
@@ -268,11 +340,19 @@ def test_what_has_to_be_bound_is_told():
 
 
 NAMES = [
-    (plus_one, "plus_one"), (jax.jit(plus_one), "plus_one"), (functools.partial(plus_one), "plus_one"),
-    (jax.jit(jax.vmap(functools.partial(plus_one))), "plus_one"), (jax.tree_util.Partial(plus_one), "plus_one"),
-    (Net(), "Net"), (Net().__call__, "Net"), (Net().encode, "encode"), (jax.jit(Net()), "Net"), (jax.checkpoint(Net()), "Net"),
-    (jnp.add, "add"), (abs, "abs"),
-]  # fmt: skip
+    (plus_one, "plus_one"),
+    (jax.jit(plus_one), "plus_one"),
+    (functools.partial(plus_one), "plus_one"),
+    (jax.jit(jax.vmap(functools.partial(plus_one))), "plus_one"),
+    (jax.tree_util.Partial(plus_one), "plus_one"),
+    (Net(), "Net"),
+    (Net().__call__, "Net"),
+    (Net().encode, "encode"),
+    (jax.jit(Net()), "Net"),
+    (jax.checkpoint(Net()), "Net"),
+    (jnp.add, "add"),
+    (abs, "abs"),
+]
 
 
 @pytest.mark.parametrize(("fn", "name"), NAMES)
@@ -300,7 +380,7 @@ def test_wrappers_of_equinox():
         assert j2o.compile(fn, [spec]).name == "MLP"
 
 
-# ------------------------------------------------------------------------------------------------- 64 bits
+# ------------------------------------------------------------------------------ 64 bits
 
 WIDE = {
     "text": (["f64[2]"], "x (float64)"),
@@ -341,7 +421,7 @@ def test_what_has_no_dtype_of_its_own_is_not_told():
     j2o.compile(lambda w, x: x * w["rate"] + w["step"], [j2o.weights(counts), 2.5])
 
 
-# ------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------------ weights
 
 
 def test_masked_arrays_are_no_weights():
@@ -390,7 +470,7 @@ def test_empty_containers_among_weights():
     )
 
 
-# ------------------------------------------------------------------------------------------------ function
+# ----------------------------------------------------------------------------- function
 
 
 @pytest.mark.parametrize("name", [5, "", "a\udc80", "a\n", b"x"])

@@ -1,4 +1,5 @@
-"""Sizes that do not fit are refused: by the exported graph itself with `checks=True`, and by `model(*args)` always.
+"""Sizes that do not fit are refused: by the exported graph itself with `checks=True`, and by
+`model(*args)` always.
 
 So are, with `checks=True`, values for which the program raises.
 """
@@ -13,40 +14,142 @@ from jax.experimental import checkify, io_callback
 
 import j2o
 
-# function, specs, constraints, shapes that fit, [(shapes that do not, words of the graph's refusal, of the model's)]
+# function, specs, constraints, shapes that fit, [(shapes that do not, words of the graph's refusal,
+# of the model's)]
 CASES = {
     "constraints": (
-        lambda x: jnp.exp(x), [("B", "T")], ["T <= 512", "mod(T, 16) == 0"], [(1, 16), (2, 512)],
-        [((2, 17), "input x axis 1: mod(T, 16) == 0", "'x', axis 1: 'mod(T, 16) == 0' does not hold, 1 == 0"),
-         ((2, 528), "input x axis 1: T <= 512", "'x', axis 1: 'T <= 512' does not hold, 528 <= 512"),
-         ((0, 16), "input x axis 0: B >= 1", "'x', axis 0: 'B >= 1' does not hold, 0 >= 1")],
+        lambda x: jnp.exp(x),
+        [("B", "T")],
+        ["T <= 512", "mod(T, 16) == 0"],
+        [(1, 16), (2, 512)],
+        [
+            (
+                (2, 17),
+                "input x axis 1: mod(T, 16) == 0",
+                "'x', axis 1: 'mod(T, 16) == 0' does not hold, 1 == 0",
+            ),
+            (
+                (2, 528),
+                "input x axis 1: T <= 512",
+                "'x', axis 1: 'T <= 512' does not hold, 528 <= 512",
+            ),
+            (
+                (0, 16),
+                "input x axis 0: B >= 1",
+                "'x', axis 0: 'B >= 1' does not hold, 0 >= 1",
+            ),
+        ],
     ),
-    "percent": (lambda x: x, [("T",)], ["T % 4 == 0"], [(4,)], [((6,), "axis 0: T % 4 == 0", "2 == 0")]),
+    "percent": (
+        lambda x: x,
+        [("T",)],
+        ["T % 4 == 0"],
+        [(4,)],
+        [((6,), "axis 0: T % 4 == 0", "2 == 0")],
+    ),
     "multiple": (
-        lambda x: x.reshape(-1, 2).sum(1), [("2*B",)], [], [(2,), (6,)],
+        lambda x: x.reshape(-1, 2).sum(1),
+        [("2*B",)],
+        [],
+        [(2,), (6,)],
         [((5,), "input x axis 0: size == 2*B", "the size is 5, which no B makes 2*B")],
     ),
-    "offset": (lambda x: x, [("T+1",)], [], [(2,), (7,)], [((1,), "axis 0: T >= 1", "'T >= 1' does not hold, 0 >= 1")]),
-    "values unused": (lambda x: jnp.ones(3), [("2*B",)], [], [(2,)], [((3,), "size == 2*B", "no B makes 2*B")]),
-    "only sizes": (lambda x: x.shape[0] * jnp.ones(3), [("B",)], ["B <= 4"], [(4,)], [((5,), "B <= 4", "5 <= 4")]),
-}  # fmt: skip
+    "offset": (
+        lambda x: x,
+        [("T+1",)],
+        [],
+        [(2,), (7,)],
+        [((1,), "axis 0: T >= 1", "'T >= 1' does not hold, 0 >= 1")],
+    ),
+    "values unused": (
+        lambda x: jnp.ones(3),
+        [("2*B",)],
+        [],
+        [(2,)],
+        [((3,), "size == 2*B", "no B makes 2*B")],
+    ),
+    "only sizes": (
+        lambda x: x.shape[0] * jnp.ones(3),
+        [("B",)],
+        ["B <= 4"],
+        [(4,)],
+        [((5,), "B <= 4", "5 <= 4")],
+    ),
+}
 PAIRS = {
-    "shared": (lambda x, y: x.sum() + y, [("2*B", 3), ("B",)], [], [(4, 3), (2,)], [(4, 3), (3,)],
-               "input x axis 0: size == 2*B", "'x', axis 0: the size is 4, the model takes 2*B (B = 3)"),
-    "same name": (lambda x, y: x[None] * y[:, None], [("B",), ("B",)], [], [(3,), (3,)], [(3,), (4,)],
-                  "input y axis 0: size == B", "'y', axis 0: the size is 4, the model takes B (B = 3)"),
-    "product": (lambda x, z: x[0] + z, [("B",), ("B*T",)], [], [(2,), (6,)], [(2,), (5,)],
-                "input z axis 0: size == B*T", "'z', axis 0: the size is 5, which no T makes B*T"),
-    "maximum": (lambda x, z: x[0] + z, [("T",), ("max(T, 4)",)], [], [(3,), (4,)], [(5,), (4,)],
-                "input z axis 0: size == max(T, 4)", "the size is 4, the model takes max(T, 4) (T = 5)"),
-    "quotients": (lambda x, z: x[0] + z, [("T",), ("T%3+T//2",)], [], [(7,), (4,)], [(7,), (5,)],
-                  "size == mod(T, 3) + floordiv(T, 2)", "'z', axis 0: the size is 5"),
-    "not to be solved": (lambda x, y: x + y, [("T//2",), ("T//2",)], [], [(2,), (2,)], [(2,), (3,)],
-                         "input y axis 0: size == floordiv(T, 2)", "the size is 3, the model takes floordiv(T, 2), which is 2"),
-    "two symbols": (lambda x, y: x[: y.shape[0]] + y, [("T",), ("S",)], ["T >= S"], [(5,), (3,)], [(5,), (6,)],
-                    "input y axis 0: T >= S", "'T >= S' does not hold, 5 >= 6 is false (T = 5, S = 6)"),
-    "scalar": (lambda x, k: x * k, [("B",), ()], [], [(2,), ()], [(2,), (2,)], "input k: a scalar", "given float32[2]"),
-}  # fmt: skip
+    "shared": (
+        lambda x, y: x.sum() + y,
+        [("2*B", 3), ("B",)],
+        [],
+        [(4, 3), (2,)],
+        [(4, 3), (3,)],
+        "input x axis 0: size == 2*B",
+        "'x', axis 0: the size is 4, the model takes 2*B (B = 3)",
+    ),
+    "same name": (
+        lambda x, y: x[None] * y[:, None],
+        [("B",), ("B",)],
+        [],
+        [(3,), (3,)],
+        [(3,), (4,)],
+        "input y axis 0: size == B",
+        "'y', axis 0: the size is 4, the model takes B (B = 3)",
+    ),
+    "product": (
+        lambda x, z: x[0] + z,
+        [("B",), ("B*T",)],
+        [],
+        [(2,), (6,)],
+        [(2,), (5,)],
+        "input z axis 0: size == B*T",
+        "'z', axis 0: the size is 5, which no T makes B*T",
+    ),
+    "maximum": (
+        lambda x, z: x[0] + z,
+        [("T",), ("max(T, 4)",)],
+        [],
+        [(3,), (4,)],
+        [(5,), (4,)],
+        "input z axis 0: size == max(T, 4)",
+        "the size is 4, the model takes max(T, 4) (T = 5)",
+    ),
+    "quotients": (
+        lambda x, z: x[0] + z,
+        [("T",), ("T%3+T//2",)],
+        [],
+        [(7,), (4,)],
+        [(7,), (5,)],
+        "size == mod(T, 3) + floordiv(T, 2)",
+        "'z', axis 0: the size is 5",
+    ),
+    "not to be solved": (
+        lambda x, y: x + y,
+        [("T//2",), ("T//2",)],
+        [],
+        [(2,), (2,)],
+        [(2,), (3,)],
+        "input y axis 0: size == floordiv(T, 2)",
+        "the size is 3, the model takes floordiv(T, 2), which is 2",
+    ),
+    "two symbols": (
+        lambda x, y: x[: y.shape[0]] + y,
+        [("T",), ("S",)],
+        ["T >= S"],
+        [(5,), (3,)],
+        [(5,), (6,)],
+        "input y axis 0: T >= S",
+        "'T >= S' does not hold, 5 >= 6 is false (T = 5, S = 6)",
+    ),
+    "scalar": (
+        lambda x, k: x * k,
+        [("B",), ()],
+        [],
+        [(2,), ()],
+        [(2,), (2,)],
+        "input k: a scalar",
+        "given float32[2]",
+    ),
+}
 
 
 def run_raw(model, shapes):
@@ -114,7 +217,7 @@ def test_without_checks_the_model_alone_refuses():
 
 
 def test_checks_cost_nothing_in_the_data_path():
-    """The large input passes by a Reshape, which onnxruntime does in place, and the checks see sizes alone."""
+    """The large input passes by a Reshape, which is done in place, and the checks see sizes alone."""
     model = j2o.compile(
         lambda x: jnp.tanh(x), [("B", 8)], constraints=["B <= 64"], checks=True
     )
@@ -123,7 +226,7 @@ def test_checks_cost_nothing_in_the_data_path():
     assert j2o.ir.parse(str(model.graph)) is not None
 
 
-# --------------------------------------------------------------------------------- values for which the program raises
+# -------------------------------------------------- values for which the program raises
 
 
 def raises_always(x):
@@ -190,15 +293,25 @@ def checked_by_equinox(x):
 
 
 RAISING = [
-    raised_by_a_callback, raised_while_printing, raised_in_the_middle, raised_in_a_loop, raised_in_a_function, checked, raised_for_rows, checked_by_equinox,
-]  # fmt: skip
+    raised_by_a_callback,
+    raised_while_printing,
+    raised_in_the_middle,
+    raised_in_a_loop,
+    raised_in_a_function,
+    checked,
+    raised_for_rows,
+    checked_by_equinox,
+]
 GOOD, BAD = np.array([1, 2, 3], np.float32), np.array([1, -1, 3], np.float32)
 
 
 @pytest.mark.parametrize("level", [0, 2])
 @pytest.mark.parametrize("fn", RAISING, ids=lambda fn: fn.__name__)
 def test_errors_of_the_program(fn, level):
-    """Without `checks` they are left out, and the report says so; with them the model fails where JAX raises."""
+    """Without `checks` they are left out, and the report says so.
+
+    With them the model fails where JAX raises.
+    """
     for spec in (GOOD, ("B",)):
         if spec is not GOOD and fn is raised_for_rows:
             continue

@@ -117,9 +117,15 @@ def test_what_is_not_there_is_named(program, tmp_path, capsys, name, words):
 
 @pytest.mark.parametrize(
     ("function", "words"),
-    [("no_such_module:f", "no_such_module"), ("nocolon", "pkg.module:name"), (":f", "pkg.module:name"), ("m:", "pkg.module:name"),
-     (".relative:f", "cannot be imported"), ("/no/such/file.py:f", "no file")],
-)  # fmt: skip
+    [
+        ("no_such_module:f", "no_such_module"),
+        ("nocolon", "pkg.module:name"),
+        (":f", "pkg.module:name"),
+        ("m:", "pkg.module:name"),
+        (".relative:f", "cannot be imported"),
+        ("/no/such/file.py:f", "no file"),
+    ],
+)
 def test_what_cannot_be_found_is_named(tmp_path, capsys, function, words):
     assert words in refused(
         capsys, "export", function, "--spec", "f32[2]", "-o", tmp_path / "m.onnx"
@@ -185,7 +191,12 @@ def fake_python(folder: Path, version: str) -> Path:
     file = folder / f"python{version}"
     file.write_text(f"""#!/usr/bin/env bash
 if [ "$1" = -c ]; then echo {version}; exit; fi
-if [ "$2" = venv ]; then for last; do :; done; mkdir -p "$last/bin"; cp "$0" "$last/bin/python"; echo "{version}" >> made; fi
+if [ "$2" = venv ]; then
+    for last; do :; done
+    mkdir -p "$last/bin"
+    cp "$0" "$last/bin/python"
+    echo "{version}" >> made
+fi
 """)
     file.chmod(0o755)
     return file

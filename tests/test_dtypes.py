@@ -1,4 +1,7 @@
-"""Every dtype at a model's boundary and in it, at several levels and opsets: it works to the bit, or is refused by name."""
+"""Every dtype at a model's boundary and in it, at several levels and opsets.
+
+It works to the bit, or is refused by name.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +17,20 @@ SHAPES = [(), (0,), (1,), (3,), (2, 1), (0, 2)]
 LARGE = (700,)  # more than what a text or a fold takes for small
 # the first opset of a dtype; the others have always been there
 SINCE = {
-    "f8e4m3fn": 19, "f8e5m2": 19, "f8e4m3fnuz": 19, "f8e5m2fnuz": 19, "i4": 21, "u4": 21, "f4e2m1fn": 23, "f8e8m0fnu": 24,
-    "i2": 25, "u2": 25, "f8e4m3b11fnuz": 1000, "f8e4m3": 1000, "f8e3m4": 1000,
-}  # fmt: skip
+    "f8e4m3fn": 19,
+    "f8e5m2": 19,
+    "f8e4m3fnuz": 19,
+    "f8e5m2fnuz": 19,
+    "i4": 21,
+    "u4": 21,
+    "f4e2m1fn": 23,
+    "f8e8m0fnu": 24,
+    "i2": 25,
+    "u2": 25,
+    "f8e4m3b11fnuz": 1000,
+    "f8e4m3": 1000,
+    "f8e3m4": 1000,
+}
 NEWEST = 28
 DTYPES = [d for d in DType if d is not DType.STRING]
 FEW = [DType(d) for d in ("f32", "bf16", "bool", "u16", "c64", "key<fry>", *SINCE)]
@@ -80,10 +94,16 @@ def program(dtype):
         )
         last, _ = jax.lax.scan(lambda carry, row: (row, carry), xs[0], xs[3])
         return {
-            "through": xs, "twice": xs, "computed": [computed(x, dtype) for x in xs],
-            "converted": [converted(x, dtype) for x in xs], "constant": constants, "chosen": chosen, "carried": last,
-            "weights": weights, "plain weights": [plain(w, dtype) for w in weights],
-        }  # fmt: skip
+            "through": xs,
+            "twice": xs,
+            "computed": [computed(x, dtype) for x in xs],
+            "converted": [converted(x, dtype) for x in xs],
+            "constant": constants,
+            "chosen": chosen,
+            "carried": last,
+            "weights": weights,
+            "plain weights": [plain(w, dtype) for w in weights],
+        }
 
     return fn
 

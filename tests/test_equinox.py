@@ -1,4 +1,7 @@
-"""Modules of equinox as people have them: with state, with an axis that vmap names, for training and for inference."""
+"""Modules of equinox as people have them.
+
+With state, with an axis that vmap names, for training and for inference.
+"""
 
 import functools
 

@@ -1,4 +1,7 @@
-"""What JAX replaces or leaves out on its way to XLA: references, sparse arrays, printing, placements, custom transforms."""
+"""What JAX replaces or leaves out on its way to XLA.
+
+References, sparse arrays, printing, placements, custom transforms.
+"""
 
 import functools
 

@@ -8,8 +8,9 @@
     === sub_zero stays: 1 is not 0     a look-alike, and why the rule must leave it as it is
     graph …
 
-Both graphs must compute the same in onnxruntime, at random values and at the edges of their dtypes (but for zeros in
-`EITHER_ZERO`). Every pass and rule has cases of both kinds. `--update` writes what passes give today.
+Both graphs must compute the same in onnxruntime, at random values and at the edges of their dtypes
+(but for zeros in `EITHER_ZERO`). Every pass and rule has cases of both kinds. `--update` writes
+what passes give today.
 """
 
 import dataclasses
@@ -38,10 +39,12 @@ GOLDEN = Path(__file__).parent / "golden"
 BETWEEN = "---\n"
 HEAD = re.compile(r"=== (?P<name>\w+)(?: stays: (?P<reason>.+))?\n")
 
-# what these do comes from an argument of `compile`, not from a graph: tests/test_checks.py and tests/test_weights.py
+# what these do comes from an argument of `compile`, not from a graph: tests/test_checks.py and
+# tests/test_weights.py
 OPTIONS = {"checks", "weights_dtype"}
 
-# which of two zeros these give is left open (docs/semantics.md): onnxruntime's Max and Where lose the sign of some
+# which of two zeros these give is left open (docs/semantics.md): onnxruntime's Max and Where lose
+# the sign of some
 EITHER_ZERO = {"relu", "where_true", "where_not"}
 
 # these fit wherever their operation stands: what they leave is another operation
@@ -205,7 +208,7 @@ def without_dead_nodes(graph):
 
 
 def edges(array):
-    """An array of the same type of values at the edges of its dtype, in an order that differs from row to row."""
+    """An array of that type, of values at the edges of its dtype; the rows have other orders."""
     if array.dtype.kind == "b":
         return np.resize([True, False, False], array.shape)
     values = INTEGERS if array.dtype.kind in "iu" else FLOATS
@@ -213,7 +216,7 @@ def edges(array):
 
 
 def compare(want, got, signs):
-    """Raise AssertionError where outputs differ by more than rounding, or with `signs` in the sign of a zero."""
+    """Outputs may differ by rounding, and where `signs` is false in the signs of zeros."""
     for w, g in zip(want, got, strict=True):
         assert (w.dtype, w.shape) == (g.dtype, g.shape)
         if w.dtype.kind in "biu":

@@ -159,10 +159,20 @@ def graphs(draw):
         elif kind == "const":
             new = op.Mul(x, draw(st.floats(width=32)))
         elif kind == "attrs":
-            attrs = draw(st.dictionaries(st.from_regex("[a-z_][a-zA-Z0-9_]{0,6}", fullmatch=True), st.one_of(
-                st.integers(-(2**63), 2**63 - 1), st.floats(), st.booleans(), names, st.lists(st.integers(0, 9), max_size=3).map(tuple),
-                st.sampled_from([DType.F16, scope.dim("B + 1"), None]),
-            ), max_size=3))  # fmt: skip
+            attrs = draw(
+                st.dictionaries(
+                    st.from_regex("[a-z_][a-zA-Z0-9_]{0,6}", fullmatch=True),
+                    st.one_of(
+                        st.integers(-(2**63), 2**63 - 1),
+                        st.floats(),
+                        st.booleans(),
+                        names,
+                        st.lists(st.integers(0, 9), max_size=3).map(tuple),
+                        st.sampled_from([DType.F16, scope.dim("B + 1"), None]),
+                    ),
+                    max_size=3,
+                )
+            )
             new = op.node("custom.op", [x, None, y], attrs, [x.type]).outputs[0]
         elif kind == "expand":
             new = op.Add(x, op.full(shape, 1.0, dtype))
@@ -224,7 +234,8 @@ MANY = 100_000
 
 
 def with_attribute(text):
-    return f'graph @m(%x: f32[2] as "x") -> ("y") {{\n  %y = onnx.Neg(%x) {{a = {text}}} : f32[2]\n  return %y\n}}'
+    head = 'graph @m(%x: f32[2] as "x") -> ("y")'
+    return f"{head} {{\n  %y = onnx.Neg(%x) {{a = {text}}} : f32[2]\n  return %y\n}}"
 
 
 ATTACKS = {
@@ -314,16 +325,18 @@ def test_tensors_that_are_none(tensors):
     assert "\n" not in str(error.value)
 
 
-WORDS = """{ } ( ) [ ] , : = -> _ %x % @main @"a" graph function return const dims where as loc( call tensor( dim( none true
-nan inf - 0x00 0x0 1e999 1.5 f32 f32[] i64[2] string[] key<fry>[] c64[] bool[] i4[] f32[-1] f32[B] // " \\ é ² ٣ B//0 max(B,4)
+WORDS = """{ } ( ) [ ] , : = -> _ %x % @main @"a"
+graph function return const dims where as loc( call tensor( dim( none true
+nan inf - 0x00 0x0 1e999 1.5 f32 f32[] i64[2] string[] key<fry>[] c64[] bool[] i4[] f32[-1] f32[B]
+// " \\ é ² ٣ B//0 max(B,4)
 lax.scan onnx.Add dims(B) self name=1 {value=1} {dims=1} {function=1} 99999999999999999999999999""".split()
 SAMPLE = """graph @main(%x: f32[B,T] as "x", %k: key<fry>[] as "k") -> ("y", "z")
     dims (B, T) where ("T <= 512") {
   %c = const [1, 2, -3] : i4[3]
   %s = const @"s" ["a", "b"] : string[2]
   %d = dims [B, 2*T, 4, floordiv(T, 2)] : i64[4]
-  %y = lax.foo(%x, _, %c) {a = [1, [2.5, true], "s"], b = S(x = 1, y = T(z = none)), c = tensor([1.0, nan] : f32[2]),
-      d = dim(true), e = f32, f = B + 1} : f32[B,T] loc("m.py", 3, "f", "")
+  %y = lax.foo(%x, _, %c) {a = [1, [2.5, true], "s"], b = S(x = 1, y = T(z = none)),
+      c = tensor([1.0, nan] : f32[2]), d = dim(true), e = f32, f = B + 1} : f32[B,T] loc("m.py", 3, "f", "")
   %q = onnx.If(%y) : f32[B,T] {
     graph @then() { return %y }
     graph @else() { return %x }

@@ -1,4 +1,7 @@
-"""Looking into models: nothing is read that was not asked for, and what is damaged or hostile gives one line."""
+"""Looking into models.
+
+Nothing is read that was not asked for, and what is damaged or hostile gives one line.
+"""
 
 import contextlib
 import os

@@ -13,10 +13,40 @@ from tests.harness import assert_same
 
 OPSETS = [21, None]
 # no subnormal numbers: XLA takes them for 0 on CPU
-# fmt: off
-EDGES = [0.0, -0.0, 1.5, -2.5, np.inf, -np.inf, 3e38, 480.0, 6e4, 61440.0, 6e-8, 1e308, 126.5, -129.0, 255.5, 2.0**31, 2.0**63]
-INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "int4", "uint4", "int2", "uint2", "bool"]
-# fmt: on
+EDGES = [
+    0.0,
+    -0.0,
+    1.5,
+    -2.5,
+    np.inf,
+    -np.inf,
+    3e38,
+    480.0,
+    6e4,
+    61440.0,
+    6e-8,
+    1e308,
+    126.5,
+    -129.0,
+    255.5,
+    2.0**31,
+    2.0**63,
+]
+INTEGERS = [
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "int4",
+    "uint4",
+    "int2",
+    "uint2",
+    "bool",
+]
 FLOATS = ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
 UNSIGNED = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 

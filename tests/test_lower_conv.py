@@ -42,33 +42,59 @@ CASES = {
     "asymmetric": (P(conv, padding=((2, 0), (1, 5))), IMAGE, KERNEL),
     "negative": (P(conv, padding=((-1, 2), (0, -2))), LARGER, KERNEL),
     "atrous": (P(conv, rhs_dilation=(2, 1)), IMAGE, KERNEL),
-    "spread_and_strided": (P(conv, lhs_dilation=(2, 3), strides=(3, 1), padding=((1, 0), (0, 2))), IMAGE, KERNEL),
-    "other_layouts": (P(conv, layout=("CHNW", "IHWO", "WNCH")), (4, "H", "B", "W"), (4, 3, 3, 6)),
+    "spread_and_strided": (
+        P(conv, lhs_dilation=(2, 3), strides=(3, 1), padding=((1, 0), (0, 2))),
+        IMAGE,
+        KERNEL,
+    ),
+    "other_layouts": (
+        P(conv, layout=("CHNW", "IHWO", "WNCH")),
+        (4, "H", "B", "W"),
+        (4, 3, 3, 6),
+    ),
     "grouped": (P(conv, feature_group_count=2), IMAGE, (3, 3, 2, 6)),
     "depthwise": (P(conv, feature_group_count=4), IMAGE, (3, 3, 1, 8)),
     "batch_groups": (P(conv, batch_group_count=2), ("2*B", "H", "W", 4), KERNEL),
     "one_dimension": (P(conv1, padding=[(2, 0)]), ("B", "H", 4), (3, 4, 6)),
     "three_dimensions": (
-        P(conv, strides=(1, 2, 1), layout=("NDHWC", "DHWIO", "NDHWC")), ("B", 4, "H", 5, 2), (2, 3, 2, 2, 3),
+        P(conv, strides=(1, 2, 1), layout=("NDHWC", "DHWIO", "NDHWC")),
+        ("B", 4, "H", 5, 2),
+        (2, 3, 2, 2, 3),
     ),
-    "no_dimensions": (P(conv, strides=(), padding=(), layout=("NC", "IO", "NC")), ("B", 4), (4, 6)),
+    "no_dimensions": (
+        P(conv, strides=(), padding=(), layout=("NC", "IO", "NC")),
+        ("B", 4),
+        (4, 6),
+    ),
     "transpose": (transpose, IMAGE, KERNEL),
     "transpose_valid": (P(transpose, strides=(3, 2), padding="VALID"), IMAGE, KERNEL),
     "transpose_dilated": (P(transpose, rhs_dilation=(2, 2)), IMAGE, KERNEL),
     "transpose_far_padding": (P(transpose, padding=((5, 7), (0, -1))), IMAGE, KERNEL),
-    "transpose_grouped": (P(conv, lhs_dilation=(2, 2), padding=((2, 2), (1, 3)), feature_group_count=2), IMAGE, (3, 3, 2, 6)),
+    "transpose_grouped": (
+        P(conv, lhs_dilation=(2, 2), padding=((2, 2), (1, 3)), feature_group_count=2),
+        IMAGE,
+        (3, 3, 2, 6),
+    ),
     "gradients": (loss(conv), IMAGE, KERNEL),
     "gradients_strided": (loss(P(conv, strides=(2, 3))), ("B", 7, 8, 4), KERNEL),
     "gradients_atrous": (loss(P(conv, rhs_dilation=(2, 1))), IMAGE, KERNEL),
     "gradients_grouped": (loss(P(conv, feature_group_count=2)), IMAGE, (3, 3, 2, 6)),
     "gradients_transpose": (loss(transpose), IMAGE, KERNEL),
-    "gradients_batch_groups": (loss(P(conv, batch_group_count=2)), ("2*B", "H", "W", 4), KERNEL),
+    "gradients_batch_groups": (
+        loss(P(conv, batch_group_count=2)),
+        ("2*B", "H", "W", 4),
+        KERNEL,
+    ),
     "per_example_kernel": (jax.vmap(P(conv1)), ("B", 2, "H", 4), ("B", 3, 4, 6)),
-    "per_example_grouped": (jax.vmap(P(conv1, feature_group_count=2)), ("B", 2, "H", 4), ("B", 3, 2, 6)),
+    "per_example_grouped": (
+        jax.vmap(P(conv1, feature_group_count=2)),
+        ("B", 2, "H", 4),
+        ("B", 3, 2, 6),
+    ),
     "no_filters": (conv, IMAGE, (3, 3, 4, 0)),
     "no_channels": (conv, ("B", 5, 6, 0), (3, 3, 0, 2)),
     "nothing_fits": (P(conv, padding="VALID"), ("B", 2, 6, 4), KERNEL),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("level", [0, 2])

@@ -1,4 +1,7 @@
-"""Gather and scatter at the edges: indices out of bounds, repeated ones, NaN and signed zeros among updates."""
+"""Gather and scatter at the edges.
+
+Indices out of bounds, repeated ones, NaN and signed zeros among updates.
+"""
 
 import jax
 import jax.numpy as jnp

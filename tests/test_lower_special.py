@@ -67,7 +67,8 @@ CASES = {
     "random_gamma_grad": (lax.random_gamma_grad, plane((0, 60), (0, 60))),
     "betainc": (lax.betainc, plane((0, 20), (0, 20), (0, 1))),
 }
-# of the last bits, how many may differ: powers and logarithms of onnxruntime are not XLA's, and differences cancel
+# of the last bits, how many may differ: powers and logarithms of onnxruntime are not XLA's, and
+# differences cancel
 TOLERANCE = {
     "float32": (1e-4, 1e-6),
     "float64": (1e-11, 1e-13),

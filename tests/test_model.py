@@ -33,14 +33,35 @@ def models():
 
 
 TAKEN = [
-    ("bool", True), ("bool", np.bool_(False)),
-    ("i32", 7), ("i32", True), ("i32", np.int32(7)), ("i32", np.int64(7)), ("i32", -(2**31)), ("i32", np.array(2**31 - 1)),
-    ("i8", -128), ("u8", 255),
-    ("f32", 3), ("f32", True), ("f32", 2.7), ("f32", np.float64(2.7)), ("f32", float("inf")), ("f32", np.array(-np.inf)),
-    ("f32", 2**24), ("f32", 1e-60), ("f32", np.array(1.5, ">f4")), ("f32", np.array(1.5, ">f8")),
-    ("f16", 65504.0), ("bf16", 1e38), ("bf16", ml_dtypes.bfloat16(2)), ("f8e4m3fn", 448),
-    ("c64", 1j), ("c64", 2.5), ("c64", 3), ("c64", np.complex128(1 + 2j)),
-]  # fmt: skip
+    ("bool", True),
+    ("bool", np.bool_(False)),
+    ("i32", 7),
+    ("i32", True),
+    ("i32", np.int32(7)),
+    ("i32", np.int64(7)),
+    ("i32", -(2**31)),
+    ("i32", np.array(2**31 - 1)),
+    ("i8", -128),
+    ("u8", 255),
+    ("f32", 3),
+    ("f32", True),
+    ("f32", 2.7),
+    ("f32", np.float64(2.7)),
+    ("f32", float("inf")),
+    ("f32", np.array(-np.inf)),
+    ("f32", 2**24),
+    ("f32", 1e-60),
+    ("f32", np.array(1.5, ">f4")),
+    ("f32", np.array(1.5, ">f8")),
+    ("f16", 65504.0),
+    ("bf16", 1e38),
+    ("bf16", ml_dtypes.bfloat16(2)),
+    ("f8e4m3fn", 448),
+    ("c64", 1j),
+    ("c64", 2.5),
+    ("c64", 3),
+    ("c64", np.complex128(1 + 2j)),
+]
 
 
 @pytest.mark.parametrize(("dtype", "value"), TAKEN, ids=stable_id)
@@ -65,25 +86,65 @@ def test_nan_is_taken_where_the_dtype_has_it(models):
 
 
 REFUSED = [
-    ("bool", 2, "given 2, the model takes bool[]"), ("bool", 0, "given 0"), ("bool", "a", "given 'a'"),
-    ("bool", 1.0, "given 1.0"), ("bool", np.int32(1), "given int32 1"),
-    ("i32", 2.7, "given 2.7, the model takes i32[]"), ("i32", 2.0, "given 2.0"), ("i32", float("nan"), "given nan"),
-    ("i32", 2**31, "given 2147483648, the model takes i32[]: i32 holds -2147483648 to 2147483647"),
-    ("i32", np.int64(2**40), "given int64 1099511627776, the model takes i32[]: it is beyond what i32 holds"),
-    ("i32", np.array(2**40), "given int64[], the model takes i32[]: it is beyond what i32 holds"),
-    ("i32", np.float32(2), "given float32 2.0"), ("i32", np.uint32(2), "given uint32 2"), ("i32", "3", "given '3'"),
-    ("i32", 1j, "given 1j"), ("i8", 128, "i8 holds -128 to 127"), ("u8", -1, "u8 holds 0 to 255"),
-    ("f32", 10**400, "beyond what f32 holds"), ("f32", 10**5000, "a number of 16610 bits"), ("f32", 1e300, "beyond what f32"),
-    ("f32", np.float64(1e300), "given float64 1e+300, the model takes f32[]: it is beyond what f32 holds"),
-    ("f32", 2**24 + 1, "f32 has no such integer"), ("f32", 1j, "given 1j"), ("f32", np.float16(1), "given float16 1.0"),
-    ("f16", 65536.0, "beyond what f16 holds"), ("f8e4m3fn", float("inf"), "beyond what f8e4m3fn holds"),
-    ("f32", None, "given None, the model takes an array f32[]"), ("f32", object(), "given an object, the model takes f32[]"),
-    ("f32", np.array(None), "given object[]"), ("f32", np.array("a"), "given <U1[]"), ("f32", b"a", "given a bytes"),
-    ("f32", np.ma.array(1.0), "given a masked array float64[], the model takes f32[]: x.filled"),
-    ("f32", np.datetime64(3, "s"), "given datetime64[s] "), ("f32", np.zeros((), "V4"), "given |V4[]"),
-    ("f32", float, "given a type"), ("f32", [1.0], "given a list, the model takes an array f32[]"),
-    ("f32", np.ones(1, np.float32), "given float32[1], the model takes f32[]"), ("c64", 1e300j, "beyond what c64 holds"),
-]  # fmt: skip
+    ("bool", 2, "given 2, the model takes bool[]"),
+    ("bool", 0, "given 0"),
+    ("bool", "a", "given 'a'"),
+    ("bool", 1.0, "given 1.0"),
+    ("bool", np.int32(1), "given int32 1"),
+    ("i32", 2.7, "given 2.7, the model takes i32[]"),
+    ("i32", 2.0, "given 2.0"),
+    ("i32", float("nan"), "given nan"),
+    (
+        "i32",
+        2**31,
+        "given 2147483648, the model takes i32[]: i32 holds -2147483648 to 2147483647",
+    ),
+    (
+        "i32",
+        np.int64(2**40),
+        "given int64 1099511627776, the model takes i32[]: it is beyond what i32 holds",
+    ),
+    (
+        "i32",
+        np.array(2**40),
+        "given int64[], the model takes i32[]: it is beyond what i32 holds",
+    ),
+    ("i32", np.float32(2), "given float32 2.0"),
+    ("i32", np.uint32(2), "given uint32 2"),
+    ("i32", "3", "given '3'"),
+    ("i32", 1j, "given 1j"),
+    ("i8", 128, "i8 holds -128 to 127"),
+    ("u8", -1, "u8 holds 0 to 255"),
+    ("f32", 10**400, "beyond what f32 holds"),
+    ("f32", 10**5000, "a number of 16610 bits"),
+    ("f32", 1e300, "beyond what f32"),
+    (
+        "f32",
+        np.float64(1e300),
+        "given float64 1e+300, the model takes f32[]: it is beyond what f32 holds",
+    ),
+    ("f32", 2**24 + 1, "f32 has no such integer"),
+    ("f32", 1j, "given 1j"),
+    ("f32", np.float16(1), "given float16 1.0"),
+    ("f16", 65536.0, "beyond what f16 holds"),
+    ("f8e4m3fn", float("inf"), "beyond what f8e4m3fn holds"),
+    ("f32", None, "given None, the model takes an array f32[]"),
+    ("f32", object(), "given an object, the model takes f32[]"),
+    ("f32", np.array(None), "given object[]"),
+    ("f32", np.array("a"), "given <U1[]"),
+    ("f32", b"a", "given a bytes"),
+    (
+        "f32",
+        np.ma.array(1.0),
+        "given a masked array float64[], the model takes f32[]: x.filled",
+    ),
+    ("f32", np.datetime64(3, "s"), "given datetime64[s] "),
+    ("f32", np.zeros((), "V4"), "given |V4[]"),
+    ("f32", float, "given a type"),
+    ("f32", [1.0], "given a list, the model takes an array f32[]"),
+    ("f32", np.ones(1, np.float32), "given float32[1], the model takes f32[]"),
+    ("c64", 1e300j, "beyond what c64 holds"),
+]
 
 
 @pytest.mark.parametrize(
@@ -203,20 +264,50 @@ def test_keys_of_another_kind_are_refused():
 TREE = {"image": "f32[2]", "pair": ["f32[1]", "i32[]"]}
 GIVEN = {"image": np.ones(2, np.float32), "pair": [np.ones(1, np.float32), 3]}
 MISFITS = {
-    "too few": (([GIVEN],), "arguments: given 1, the model takes 2 arguments (x/image: f32[2], "),
+    "too few": (
+        ([GIVEN],),
+        "arguments: given 1, the model takes 2 arguments (x/image: f32[2], ",
+    ),
     "too many": ((GIVEN, 1.0, 2.0), "arguments: given 3, the model takes 2 arguments"),
-    "other keys": (({**GIVEN, "mask": 1}, 1.0), "argument 0: given a dict with 'mask', the model takes the keys 'image', 'pair'"),
-    "a key less": (({"image": GIVEN["image"]}, 1.0), "argument 0: given a dict without 'pair'"),
-    "no dict": ((GIVEN["pair"], 1.0), "argument 0: given a list, the model takes a dict of x/image: f32[2], "),
-    "an array": ((GIVEN["image"], 1.0), "argument 0: given float32[2], the model takes a dict of "),
+    "other keys": (
+        ({**GIVEN, "mask": 1}, 1.0),
+        "argument 0: given a dict with 'mask', the model takes the keys 'image', 'pair'",
+    ),
+    "a key less": (
+        ({"image": GIVEN["image"]}, 1.0),
+        "argument 0: given a dict without 'pair'",
+    ),
+    "no dict": (
+        (GIVEN["pair"], 1.0),
+        "argument 0: given a list, the model takes a dict of x/image: f32[2], ",
+    ),
+    "an array": (
+        (GIVEN["image"], 1.0),
+        "argument 0: given float32[2], the model takes a dict of ",
+    ),
     "None": ((None, 1.0), "argument 0: given None, the model takes a dict of "),
-    "a tuple": (({**GIVEN, "pair": (1, 2)}, 1.0), "argument 0['pair']: given a tuple, the model takes a list of x/pair/0: "),
-    "longer": (({**GIVEN, "pair": [1, 2, 3]}, 1.0), "argument 0['pair']: given a list of 3, the model takes 2"),
-    "rows": (({**GIVEN, "image": [[0.0] * 784]}, 1.0), "input 'x/image': given a list, the model takes an array f32[2]; np.as"),
-    "empty": (({**GIVEN, "image": None}, 1.0), "input 'x/image': given None, the model takes an array f32[2]"),
-    "second": ((GIVEN, [1.0]), "input 'y': given a list, the model takes an array f32[]"),
+    "a tuple": (
+        ({**GIVEN, "pair": (1, 2)}, 1.0),
+        "argument 0['pair']: given a tuple, the model takes a list of x/pair/0: ",
+    ),
+    "longer": (
+        ({**GIVEN, "pair": [1, 2, 3]}, 1.0),
+        "argument 0['pair']: given a list of 3, the model takes 2",
+    ),
+    "rows": (
+        ({**GIVEN, "image": [[0.0] * 784]}, 1.0),
+        "input 'x/image': given a list, the model takes an array f32[2]; np.as",
+    ),
+    "empty": (
+        ({**GIVEN, "image": None}, 1.0),
+        "input 'x/image': given None, the model takes an array f32[2]",
+    ),
+    "second": (
+        (GIVEN, [1.0]),
+        "input 'y': given a list, the model takes an array f32[]",
+    ),
     "unordered": (({1: 2, "a": 3}, 1.0), "arguments: no pytree of arrays: "),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MISFITS)

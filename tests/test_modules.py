@@ -1,4 +1,7 @@
-"""Modules: every kind of attribute, through every way of holding one; the caller's own stay bit for bit as they are."""
+"""Modules: every kind of attribute, through every way of holding one.
+
+The caller's own stay bit for bit as they are.
+"""
 
 import dataclasses
 import enum
@@ -387,7 +390,7 @@ def test_a_training_step_that_returns_its_state():
     is_unchanged((model, optimizer), before)
 
 
-# ------------------------------------------------------------------------------------------- other frameworks
+# --------------------------------------------------------------------- other frameworks
 
 
 class Tower(eqx.Module):
@@ -411,9 +414,15 @@ class Tower(eqx.Module):
 
 @pytest.mark.parametrize(
     "way",
-    [jax.vmap, eqx.filter_vmap, lambda m: lambda x: jax.vmap(m)(x), lambda m: functools.partial(jax.vmap(lambda m, x: m(x), (None, 0)), m),
-     lambda m: jax.jit(jax.vmap(m)), lambda m: eqx.filter_jit(lambda x: eqx.filter_vmap(m)(x))],
-)  # fmt: skip
+    [
+        jax.vmap,
+        eqx.filter_vmap,
+        lambda m: lambda x: jax.vmap(m)(x),
+        lambda m: functools.partial(jax.vmap(lambda m, x: m(x), (None, 0)), m),
+        lambda m: jax.jit(jax.vmap(m)),
+        lambda m: eqx.filter_jit(lambda x: eqx.filter_vmap(m)(x)),
+    ],
+)
 def test_equinox(way):
     model = j2o.compile(way(Tower(jax.random.key(0))), [("B", 4)], name="tower")
     model.verify(X)
@@ -475,7 +484,7 @@ def test_linen(way):
         assert "params/Dense_0/kernel" in names
 
 
-# ---------------------------------------------------------------------------------------------- training mode
+# ------------------------------------------------------------------------ training mode
 
 
 class Trained(nnx.Module):
@@ -523,22 +532,61 @@ def linen_net(**options):
 
 # what the warning says; None where there is none
 MODES = {
-    "nnx": (lambda: Trained(nnx.Rngs(0)), ["drop (Dropout), norm (BatchNorm)", ".eval()"]),
-    "nnx in nnx.jit": (lambda: functools.partial(nnx.jit(applied), Trained(nnx.Rngs(0))), ["drop (Dropout)", ".eval()"]),
-    "nnx split": (lambda: by_hand(Trained(nnx.Rngs(0))), ["drop/rngs/count", ".eval()"]),
-    "sampler": (lambda: Sampler(nnx.Rngs(0)), ["random state that the function holds: Sampler", "argument"]),
-    "linen": (lambda: linen_net(training=True, rngs={"dropout": jax.random.key(0)}), ["training=True"]),
-    "equinox": (lambda: functools.partial(eqx.nn.Dropout(0.5), key=jax.random.key(0)), ["Dropout", "inference_mode"]),
-    "nnx eval": (lambda: nnx.view(Trained(nnx.Rngs(0)), deterministic=True, use_running_average=True), None),
+    "nnx": (
+        lambda: Trained(nnx.Rngs(0)),
+        ["drop (Dropout), norm (BatchNorm)", ".eval()"],
+    ),
+    "nnx in nnx.jit": (
+        lambda: functools.partial(nnx.jit(applied), Trained(nnx.Rngs(0))),
+        ["drop (Dropout)", ".eval()"],
+    ),
+    "nnx split": (
+        lambda: by_hand(Trained(nnx.Rngs(0))),
+        ["drop/rngs/count", ".eval()"],
+    ),
+    "sampler": (
+        lambda: Sampler(nnx.Rngs(0)),
+        ["random state that the function holds: Sampler", "argument"],
+    ),
+    "linen": (
+        lambda: linen_net(training=True, rngs={"dropout": jax.random.key(0)}),
+        ["training=True"],
+    ),
+    "equinox": (
+        lambda: functools.partial(eqx.nn.Dropout(0.5), key=jax.random.key(0)),
+        ["Dropout", "inference_mode"],
+    ),
+    "nnx eval": (
+        lambda: nnx.view(
+            Trained(nnx.Rngs(0)), deterministic=True, use_running_average=True
+        ),
+        None,
+    ),
     "nnx state returned": (lambda: step_on(Trained(nnx.Rngs(0))), None),
     "nnx rngs given": (lambda: step_with_rngs(Trained(nnx.Rngs(0))), None),
     "linen eval": (lambda: linen_net(training=False), None),
-    "linen key given": (lambda: lambda x, k: linen_net(training=True, rngs={"dropout": jax.random.wrap_key_data(k)})(x), None),
+    "linen key given": (
+        lambda: (
+            lambda x, k: linen_net(
+                training=True, rngs={"dropout": jax.random.wrap_key_data(k)}
+            )(x)
+        ),
+        None,
+    ),
     "equinox inference": (lambda: eqx.nn.inference_mode(eqx.nn.Dropout(0.5)), None),
-    "equinox key given": (lambda: lambda x, k: eqx.nn.Dropout(0.5)(x, key=jax.random.wrap_key_data(k)), None),
-    "equinox with nothing to drop": (lambda: functools.partial(eqx.nn.Dropout(0.0), key=jax.random.key(0)), None),
-    "numbers of no module": (lambda: lambda x: x + jax.random.normal(jax.random.key(0), (4,)), None),
-}  # fmt: skip
+    "equinox key given": (
+        lambda: lambda x, k: eqx.nn.Dropout(0.5)(x, key=jax.random.wrap_key_data(k)),
+        None,
+    ),
+    "equinox with nothing to drop": (
+        lambda: functools.partial(eqx.nn.Dropout(0.0), key=jax.random.key(0)),
+        None,
+    ),
+    "numbers of no module": (
+        lambda: lambda x: x + jax.random.normal(jax.random.key(0), (4,)),
+        None,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MODES)

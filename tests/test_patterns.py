@@ -139,8 +139,11 @@ def test_either_and_maybe():
         return op.Neg(op.either(op.Abs(x), op.Sqrt(op.maybe("Identity", x))))
 
     neg_abs.becomes(lambda op, x: op.Sin(x))
-    for body in (["%a = onnx.Abs(%x) : f32[B,4]"], ["%a = onnx.Sqrt(%x) : f32[B,4]"],
-                 ["%i = onnx.Identity(%x) : f32[B,4]", "%a = onnx.Sqrt(%i) : f32[B,4]"]):  # fmt: skip
+    for body in (
+        ["%a = onnx.Abs(%x) : f32[B,4]"],
+        ["%a = onnx.Sqrt(%x) : f32[B,4]"],
+        ["%i = onnx.Identity(%x) : f32[B,4]", "%a = onnx.Sqrt(%i) : f32[B,4]"],
+    ):
         assert rewritten(neg_abs, *body, "%r = onnx.Neg(%a) : f32[B,4]")[0] == ["Sin"]
 
 
@@ -252,7 +255,7 @@ def test_gelu_has_one_factor(factor, kinds):
     assert np.allclose(model(x), program(x), atol=1e-6)
 
 
-# --------------------------------------------------------------------- patterns and replacements that cannot be
+# --------------------------------------------- patterns and replacements that cannot be
 
 PATTERNS = [
     (
@@ -455,7 +458,7 @@ def test_rule_sets_that_cannot_be():
         identities({"mine": 5})
 
 
-# -------------------------------------------------------------------------------------- why a rule does not fire
+# ------------------------------------------------------------- why a rule does not fire
 
 
 def declined(replacement, *body, **options):
@@ -516,24 +519,46 @@ def test_the_report_tells_how_often_a_rule_matched_and_why_that_led_to_nothing()
 
 
 WHYS = [
-    (("%r = onnx.Add(%x, %y) : f32[B,4]",), "Min(Max(x, 0.0), 6.0), the pattern", "Min", "Add(f32[B,4], f32[B,4])"),
     (
-        (SIX, "%m = onnx.Relu(%x) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"),
-        "Max(x, 0.0), operand 0 of Min(Max(x, 0.0), 6.0)", "Max", "Relu(f32[B,4])",
+        ("%r = onnx.Add(%x, %y) : f32[B,4]",),
+        "Min(Max(x, 0.0), 6.0), the pattern",
+        "Min",
+        "Add(f32[B,4], f32[B,4])",
     ),
     (
-        (ZERO, "%six = const 6.5 : f32[]", "%m = onnx.Max(%x, %zero) : f32[B,4]", "%r = onnx.Min(%six, %m) : f32[B,4]"),
-        "operand 1 of Min(Max(x, 0.0), 6.0)", "a constant 6.0", "a constant 6.5",
+        (SIX, "%m = onnx.Relu(%x) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"),
+        "Max(x, 0.0), operand 0 of Min(Max(x, 0.0), 6.0)",
+        "Max",
+        "Relu(f32[B,4])",
+    ),
+    (
+        (
+            ZERO,
+            "%six = const 6.5 : f32[]",
+            "%m = onnx.Max(%x, %zero) : f32[B,4]",
+            "%r = onnx.Min(%six, %m) : f32[B,4]",
+        ),
+        "operand 1 of Min(Max(x, 0.0), 6.0)",
+        "a constant 6.0",
+        "a constant 6.5",
     ),
     (
         (SIX, "%m = onnx.Max(%x, %y) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"),
-        "operand 1 of Max(x, 0.0)", "a constant 0.0", "the input %y: f32[B,4]",
+        "operand 1 of Max(x, 0.0)",
+        "a constant 0.0",
+        "the input %y: f32[B,4]",
     ),
     (
-        (SIX, "%m = onnx.Max(%x, %y, %y) : f32[B,4]", "%r = onnx.Min(%m, %six) : f32[B,4]"),
-        "Max(x, 0.0)", "2 operands", "3 in Max(f32[B,4], f32[B,4], f32[B,4])",
+        (
+            SIX,
+            "%m = onnx.Max(%x, %y, %y) : f32[B,4]",
+            "%r = onnx.Min(%m, %six) : f32[B,4]",
+        ),
+        "Max(x, 0.0)",
+        "2 operands",
+        "3 in Max(f32[B,4], f32[B,4], f32[B,4])",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("body", "part", "expected", "found"), WHYS)

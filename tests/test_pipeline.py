@@ -33,7 +33,7 @@ def tanh_to_sin(name="tanh_to_sin", **options):
     return rule
 
 
-# ------------------------------------------------------------------------------------------------ levels
+# ------------------------------------------------------------------------------- levels
 
 
 def swish(x):
@@ -86,7 +86,7 @@ def test_levels_that_there_are_not(level):
     assert j2o.default_pipeline(np.int64(2)).level == 2
 
 
-# ------------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize("name", ["simplify", "recover", "cse", "tanh_to_sin"])
@@ -134,7 +134,7 @@ def test_find_gives_passes_groups_and_rules():
         pipeline.find("negneg")
 
 
-# ------------------------------------------------------------------------------------------------ groups
+# ------------------------------------------------------------------------------- groups
 
 
 def test_passes_inside_of_groups_can_be_grouped_anew():
@@ -166,7 +166,7 @@ def test_groups_that_cannot_be():
     assert Fixpoint("mine", [cse]).passes == (cse,)
 
 
-# --------------------------------------------------------------------------------- what is no pass, or misplaced
+# -------------------------------------------------------- what is no pass, or misplaced
 
 NO_PASSES = [
     (5, "5 is no pass"),
@@ -211,10 +211,18 @@ def test_pipelines_and_observers_of_the_wrong_kind():
 @pytest.mark.parametrize(
     "options",
     [
-        {"name": 5}, {"name": ""}, {"name": "a b"}, {"name": "a\n"}, {"at": "lex"}, {"at": None}, {"level": 4}, {"level": "1"},
-        {"level": True}, {"scope": "all"},
+        {"name": 5},
+        {"name": ""},
+        {"name": "a b"},
+        {"name": "a\n"},
+        {"at": "lex"},
+        {"at": None},
+        {"level": 4},
+        {"level": "1"},
+        {"level": True},
+        {"scope": "all"},
     ],
-)  # fmt: skip
+)
 def test_headers_that_no_pass_has(options):
     header = {"name": "mine", "at": "onnx", "level": 1, **options}
     with pytest.raises(PassError) as error:
@@ -263,7 +271,7 @@ def test_passes_at_the_wrong_place():
     j2o.default_pipeline(2).before("lower", late).after("legalize", early)
 
 
-# ------------------------------------------------------------------------------------- passes that go wrong
+# ----------------------------------------------------------------- passes that go wrong
 
 
 def broken(fn, **options):
@@ -349,7 +357,7 @@ def test_a_pass_that_breaks_the_graph_is_named_whatever_it_tells(told):
         compiled(broken(breaks))
 
 
-# ------------------------------------------------------------------------------ what is not lowered to the end
+# ------------------------------------------------------- what is not lowered to the end
 
 
 @pytest.mark.parametrize(
@@ -381,7 +389,7 @@ def test_sizes_that_are_left_as_they_are():
         model.to_proto()
 
 
-# ------------------------------------------------------------------------------- values that compare too equal
+# -------------------------------------------------------- values that compare too equal
 
 
 def test_equal_operations_are_those_whose_attributes_onnx_cannot_tell_apart():

@@ -1,8 +1,9 @@
 """Random programs over symbolic sizes agree with JAX at three bindings; at the first, sizes are 0 and 1.
 
-CI runs a few, of fixed seeds; `J2O_PROGRAMS=2000 pytest tests/test_random_programs.py -n 2` runs more. A step makes a
-function of arrays alone, so that one program runs at symbolic sizes and at numbers; steps that JAX refuses at symbolic
-sizes are left out, and so are bindings that it refuses, such as the largest of no elements.
+CI runs a few, of fixed seeds; `J2O_PROGRAMS=2000 pytest tests/test_random_programs.py -n 2` runs
+more. A step makes a function of arrays alone, so that one program runs at symbolic sizes and at
+numbers; steps that JAX refuses at symbolic sizes are left out, and so are bindings that it refuses,
+such as the largest of no elements.
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ class Operand:
 def step(
     *, bits: int | None = None, kinds: str = "fib", rank: int = 0, exact: bool = False
 ):
-    """Register `make(r, *operands) -> function of arrays`, for operands of those kinds and at least that rank.
+    """Register `make(r, *operands) -> function of arrays`, for operands of those kinds and at least
+    that rank.
 
-    `bits` is how many the result has beyond its operands; None where it is not exact. `exact` steps jump, so that they
-    take exact operands alone.
+    `bits` is how many the result has beyond its operands; None where it is not exact. `exact` steps
+    jump, so that they take exact operands alone.
     """
 
     def register(make):
@@ -90,7 +92,7 @@ def index(axis: int, entry: Any) -> tuple:
     return (*(slice(None),) * axis, entry)
 
 
-# ------------------------------------------------------------------------------------------- moving elements
+# ---------------------------------------------------------------------- moving elements
 
 
 @step(bits=0, rank=1)
@@ -111,17 +113,34 @@ def reshape(r, x):
 @step(bits=0, rank=1)
 def view(r, x):
     i, j = axis_of(r, x), axis_of(r, x)
-    return r.choice([
-        lambda a: jnp.swapaxes(a, i, j), lambda a: jnp.flip(a, i), lambda a: jnp.expand_dims(a, i),
-        lambda a: jnp.moveaxis(a, i, j), lambda a: a[index(i, None)], lambda a: a.T,
-    ])  # fmt: skip
+    return r.choice(
+        [
+            lambda a: jnp.swapaxes(a, i, j),
+            lambda a: jnp.flip(a, i),
+            lambda a: jnp.expand_dims(a, i),
+            lambda a: jnp.moveaxis(a, i, j),
+            lambda a: a[index(i, None)],
+            lambda a: a.T,
+        ]
+    )
 
 
 @step(bits=0, rank=1)
 def slices(r, x):
     i = axis_of(r, x)
-    bounds = [lambda n: None, lambda n: 1, lambda n: 2, lambda n: -1, lambda n: -2, lambda n: n // 2, lambda n: n - 1,
-              lambda n: -n + 1, lambda n: (n + 1) // 3, lambda n: 5, lambda n: -(n // 2)]  # fmt: skip
+    bounds = [
+        lambda n: None,
+        lambda n: 1,
+        lambda n: 2,
+        lambda n: -1,
+        lambda n: -2,
+        lambda n: n // 2,
+        lambda n: n - 1,
+        lambda n: -n + 1,
+        lambda n: (n + 1) // 3,
+        lambda n: 5,
+        lambda n: -(n // 2),
+    ]
     start, stop, stride = (
         r.choice(bounds),
         r.choice(bounds),
@@ -170,11 +189,17 @@ def pad_like(r, x):
 @step(bits=0, rank=1)
 def spread(r, x):
     i = axis_of(r, x)
-    return r.choice([
-        lambda a: jnp.broadcast_to(a, (a.shape[i], *a.shape)), lambda a: jnp.tile(a, a.ndim * (2,)),
-        lambda a: jnp.tile(a[None], (a.shape[i], *a.ndim * (1,))), lambda a: jnp.repeat(a, 3, i),
-        lambda a: jnp.repeat(a, a.shape[i], i), lambda a: jnp.roll(a, 1, i), lambda a: jnp.roll(a, a.shape[i] // 2, i),
-    ])  # fmt: skip
+    return r.choice(
+        [
+            lambda a: jnp.broadcast_to(a, (a.shape[i], *a.shape)),
+            lambda a: jnp.tile(a, a.ndim * (2,)),
+            lambda a: jnp.tile(a[None], (a.shape[i], *a.ndim * (1,))),
+            lambda a: jnp.repeat(a, 3, i),
+            lambda a: jnp.repeat(a, a.shape[i], i),
+            lambda a: jnp.roll(a, 1, i),
+            lambda a: jnp.roll(a, a.shape[i] // 2, i),
+        ]
+    )
 
 
 @step(bits=0, rank=1)
@@ -196,18 +221,26 @@ def stacked(r, x, y):
     )
 
 
-# ----------------------------------------------------------------------------------------- made from sizes
+# ---------------------------------------------------------------------- made from sizes
 
 
 @step(bits=8, rank=1)
 def made(r, x):
     k = r.choice([-1, 0, 1])
-    return r.choice([
-        lambda a: jnp.arange(a.shape[0]), lambda a: jnp.arange(1, a.size + 1, 2), lambda a: jnp.arange(a.shape[0], dtype=jnp.float32),
-        lambda a: jnp.eye(a.shape[0], a.shape[-1], k), lambda a: jnp.tri(a.shape[-1], a.shape[0], k),
-        lambda a: jnp.full((a.shape[-1], 2), a.shape[0]), lambda a: lax.broadcasted_iota(jnp.int32, a.shape, a.ndim - 1),
-        lambda a: jnp.ones_like(a), lambda a: jnp.zeros((a.shape[0] // 2, a.shape[-1] + 1)), lambda a: jnp.diag(a[index(a.ndim - 1, None)].reshape(-1)[: 3]),
-    ])  # fmt: skip
+    return r.choice(
+        [
+            lambda a: jnp.arange(a.shape[0]),
+            lambda a: jnp.arange(1, a.size + 1, 2),
+            lambda a: jnp.arange(a.shape[0], dtype=jnp.float32),
+            lambda a: jnp.eye(a.shape[0], a.shape[-1], k),
+            lambda a: jnp.tri(a.shape[-1], a.shape[0], k),
+            lambda a: jnp.full((a.shape[-1], 2), a.shape[0]),
+            lambda a: lax.broadcasted_iota(jnp.int32, a.shape, a.ndim - 1),
+            lambda a: jnp.ones_like(a),
+            lambda a: jnp.zeros((a.shape[0] // 2, a.shape[-1] + 1)),
+            lambda a: jnp.diag(a[index(a.ndim - 1, None)].reshape(-1)[:3]),
+        ]
+    )
 
 
 @step(rank=1)
@@ -261,20 +294,37 @@ def classes(r, x):
 @step(bits=0, rank=1)
 def random_numbers(r, x):
     key = r.randrange(9)
-    return r.choice([
-        lambda a: jax.random.bits(jax.random.key(key), a.shape) % 64, lambda a: jax.random.bernoulli(jax.random.key(key), 0.5, a.shape),
-        lambda a: jax.random.randint(jax.random.key(key), (a.shape[-1], 2), 0, 9), lambda a: jax.random.permutation(jax.random.key(key), a.shape[0]),
-        lambda a: jax.random.key_data(jax.random.split(jax.random.key(key), a.shape[0])) % 32,
-    ])  # fmt: skip
+    return r.choice(
+        [
+            lambda a: jax.random.bits(jax.random.key(key), a.shape) % 64,
+            lambda a: jax.random.bernoulli(jax.random.key(key), 0.5, a.shape),
+            lambda a: jax.random.randint(jax.random.key(key), (a.shape[-1], 2), 0, 9),
+            lambda a: jax.random.permutation(jax.random.key(key), a.shape[0]),
+            lambda a: (
+                jax.random.key_data(jax.random.split(jax.random.key(key), a.shape[0]))
+                % 32
+            ),
+        ]
+    )
 
 
-# ------------------------------------------------------------------------------------------- element by element
+# ------------------------------------------------------------------- element by element
 
 
 @step(kinds="f")
 def smooth(r, x):
-    return r.choice([jnp.tanh, jnp.sin, jax.nn.sigmoid, lambda a: jnp.sqrt(jnp.abs(a) + 1), lambda a: jnp.log1p(jnp.abs(a)),
-                     lambda a: jnp.exp(-a * a), jax.nn.gelu, lambda a: a / (1 + a * a)])  # fmt: skip
+    return r.choice(
+        [
+            jnp.tanh,
+            jnp.sin,
+            jax.nn.sigmoid,
+            lambda a: jnp.sqrt(jnp.abs(a) + 1),
+            lambda a: jnp.log1p(jnp.abs(a)),
+            lambda a: jnp.exp(-a * a),
+            jax.nn.gelu,
+            lambda a: a / (1 + a * a),
+        ]
+    )
 
 
 @step(bits=1)
@@ -292,8 +342,18 @@ def exact_unary(r, x):
 
 @step(bits=0, exact=True)
 def jumps(r, x):
-    return r.choice([jnp.sign if x.kind != "b" else jnp.logical_not, lambda a: a > 0, lambda a: a.astype(jnp.int32), lambda a: a != a[..., ::-1] if a.ndim else a,
-                     lambda a: a.astype(jnp.int8), lambda a: a.astype(jnp.uint8), lambda a: a.astype(bool), lambda a: a.astype(jnp.float32)])  # fmt: skip
+    return r.choice(
+        [
+            jnp.sign if x.kind != "b" else jnp.logical_not,
+            lambda a: a > 0,
+            lambda a: a.astype(jnp.int32),
+            lambda a: a != a[..., ::-1] if a.ndim else a,
+            lambda a: a.astype(jnp.int8),
+            lambda a: a.astype(jnp.uint8),
+            lambda a: a.astype(bool),
+            lambda a: a.astype(jnp.float32),
+        ]
+    )
 
 
 @step(bits=1, exact=True)
@@ -337,7 +397,7 @@ def where(r, x, y):
     )
 
 
-# ------------------------------------------------------------------------------- reductions, sorting, indexing
+# -------------------------------------------------------- reductions, sorting, indexing
 
 
 @step(bits=8, rank=1)
@@ -387,15 +447,29 @@ def cumulative_smooth(r, x):
 @step(bits=0, rank=1, exact=True)
 def ordered(r, x):
     i = axis_of(r, x)
-    return r.choice([lambda a: jnp.sort(a, i), lambda a: jnp.argsort(a, i), lambda a: jnp.argmax(a, i), lambda a: jnp.argmin(a, i),
-                     lambda a: lax.top_k(a, 1)[1], lambda a: lax.top_k(a[..., :3], 1)[0], lambda a: jnp.median(a, i) if a.dtype == jnp.float32 else -jnp.sort(-a, i)])  # fmt: skip
+    return r.choice(
+        [
+            lambda a: jnp.sort(a, i),
+            lambda a: jnp.argsort(a, i),
+            lambda a: jnp.argmax(a, i),
+            lambda a: jnp.argmin(a, i),
+            lambda a: lax.top_k(a, 1)[1],
+            lambda a: lax.top_k(a[..., :3], 1)[0],
+            lambda a: jnp.median(a, i) if a.dtype == jnp.float32 else -jnp.sort(-a, i),
+        ]
+    )
 
 
 @step(bits=0, rank=1)
 def taken(r, x, y):
     i, mode = axis_of(r, x), r.choice(["fill", "clip", "wrap"])
-    return r.choice([lambda a, b: jnp.take(a, b.astype(jnp.int32), i, mode=mode), lambda a, b: a[b.astype(jnp.int32) % 3],
-                     lambda a, b: jnp.take_along_axis(a, b.astype(jnp.int32), i, mode=mode)])  # fmt: skip
+    return r.choice(
+        [
+            lambda a, b: jnp.take(a, b.astype(jnp.int32), i, mode=mode),
+            lambda a, b: a[b.astype(jnp.int32) % 3],
+            lambda a, b: jnp.take_along_axis(a, b.astype(jnp.int32), i, mode=mode),
+        ]
+    )
 
 
 taken.fits_second = lambda v: v.exact and v.rank  # type: ignore[attr-defined]
@@ -416,11 +490,17 @@ scattered.fits_second = lambda v: v.exact  # type: ignore[attr-defined]
 @step(bits=0, rank=1)
 def window_of(r, x):
     i, k = axis_of(r, x), r.randrange(4)
-    return r.choice([
-        lambda a: lax.dynamic_slice_in_dim(a, jnp.int32(k), (a.shape[i] + 1) // 2, i),
-        lambda a: lax.dynamic_update_slice_in_dim(a, a[index(i, slice(0, 1))], jnp.int32(k), i),
-        lambda a: lax.dynamic_index_in_dim(a, jnp.int32(k), i),
-    ])  # fmt: skip
+    return r.choice(
+        [
+            lambda a: lax.dynamic_slice_in_dim(
+                a, jnp.int32(k), (a.shape[i] + 1) // 2, i
+            ),
+            lambda a: lax.dynamic_update_slice_in_dim(
+                a, a[index(i, slice(0, 1))], jnp.int32(k), i
+            ),
+            lambda a: lax.dynamic_index_in_dim(a, jnp.int32(k), i),
+        ]
+    )
 
 
 @step(bits=0, kinds="i", rank=1)
@@ -428,7 +508,7 @@ def searched(r, x):
     return lambda a: jnp.searchsorted(jnp.arange(a.shape[0]), a)
 
 
-# ------------------------------------------------------------------------------- contractions, windows, matrices
+# ------------------------------------------------------ contractions, windows, matrices
 
 
 @step(kinds="fi", rank=1)
@@ -499,10 +579,15 @@ def matrix(r, x):
         a = jnp.tanh(a.reshape(a.shape[0], -1))
         return a @ a.T + a.shape[1] * jnp.eye(a.shape[0])
 
-    return r.choice([
-        lambda a: jnp.linalg.cholesky(positive(a)), lambda a: jnp.linalg.inv(positive(a)), lambda a: jnp.linalg.det(positive(a)),
-        lambda a: jnp.linalg.solve(positive(a), a.reshape(a.shape[0], -1)), lambda a: jnp.linalg.norm(a),
-    ])  # fmt: skip
+    return r.choice(
+        [
+            lambda a: jnp.linalg.cholesky(positive(a)),
+            lambda a: jnp.linalg.inv(positive(a)),
+            lambda a: jnp.linalg.det(positive(a)),
+            lambda a: jnp.linalg.solve(positive(a), a.reshape(a.shape[0], -1)),
+            lambda a: jnp.linalg.norm(a),
+        ]
+    )
 
 
 @step(kinds="f", rank=2)
@@ -513,7 +598,7 @@ def resized(r, x):
     )
 
 
-# --------------------------------------------------------------------------------- control flow and transformations
+# ----------------------------------------------------- control flow and transformations
 
 
 def simple(r: Random, x: Operand) -> Callable[..., Any]:
@@ -580,12 +665,15 @@ def gradient(r, x):
     )
 
 
-# ------------------------------------------------------------------------------------------------------ programs
+# ----------------------------------------------------------------------------- programs
 
 
 @dataclass(eq=False)
 class Program:
-    """Steps `(name, function, operands)` over the inputs and the results before; `outputs` are numbers of values."""
+    """Steps `(name, function, operands)` over the inputs and the results before.
+
+    `outputs` are numbers of values.
+    """
 
     specs: list[str]
     steps: list[tuple[str, Callable[..., Any], tuple[int, ...]]]

@@ -1,4 +1,8 @@
-"""Saving: one file or several, overwriting, what a fault or a kill at any instant leaves, and what stays behind."""
+"""Saving.
+
+One file or several, overwriting, what a fault or a kill at any instant leaves, and what stays
+behind.
+"""
 
 import contextlib
 import errno
@@ -92,7 +96,10 @@ from pathlib import Path
 rng = np.random.default_rng(0)
 params = {name: rng.standard_normal((64, 64)).astype("float32") for name in ("b", "a", "c")}
 model = j2o.compile(lambda p, x: x @ p["a"] + x @ p["b"] * p["c"][0], [j2o.weights(params), ("B", 64)])
-for kind in ({"external_data": False}, {"external_data": True}, {"external_data": True, "max_file_bytes": 20_000}):
+one_file = {"external_data": False}
+two_files = {"external_data": True}
+several_files = {"external_data": True, "max_file_bytes": 20_000}
+for kind in (one_file, two_files, several_files):
     folder = Path(sys.argv[1]) / str(len(kind) + kind["external_data"])
     folder.mkdir()
     model.save(folder / "m.onnx", **kind)
@@ -376,7 +383,8 @@ def handles():
 
 
 def interrupted_at(count, fn):
-    """Run `fn`, with an exception at the count-th point in the code of saving where Python may raise that of a signal.
+    """Run `fn`, with an exception at the count-th point in the code of saving where Python may
+    raise that of a signal.
 
     These are where a function begins and where one that was called has ended. Gives how many there were.
     """
@@ -728,17 +736,24 @@ for kind in kill_saves.KINDS:
     kill_saves.save(kill_saves.graph(1), 18, Path(sys.argv[1]) / "m.onnx", **kind)
     kill_saves.standing(Path(sys.argv[1]) / "m.onnx")
 """
-POSIX = (
-    "O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_CLOEXEC pwrite pread fdatasync posix_fadvise posix_fallocate mkfifo fchmod "
-    "sched_getaffinity geteuid getuid"
-)
+POSIX = [
+    *("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK"),
+    *(
+        "fchmod",
+        "fdatasync",
+        "mkfifo",
+        "posix_fadvise",
+        "posix_fallocate",
+        "pread",
+        "pwrite",
+    ),
+    *("geteuid", "getuid", "sched_getaffinity"),
+]
 
 
 def test_what_only_posix_has_is_not_needed(tmp_path):
     """Windows has none of these."""
-    subprocess.run(
-        [sys.executable, "-c", WITHOUT_POSIX, tmp_path, *POSIX.split()], check=True
-    )
+    subprocess.run([sys.executable, "-c", WITHOUT_POSIX, tmp_path, *POSIX], check=True)
     assert len(names(tmp_path)) == 4
 
 

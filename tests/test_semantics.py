@@ -83,12 +83,19 @@ COMPLEX_POWERS = np.repeat(BASES, len(EXPONENTS)), np.tile(EXPONENTS, len(BASES)
 
 # name of the row: function, operands; rounding errors are allowed where APPROXIMATE has the name
 CASES = {
-    "round-half-away": (lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO), HALVES),
+    "round-half-away": (
+        lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO),
+        HALVES,
+    ),
     "integer-division": (lax.div, *DIVIDENDS),
     "integer-remainder": (lax.rem, *DIVIDENDS),
     "float-remainder": (lax.rem, *PAIRS),
     "floor-modulo": (jnp.mod, *DIVIDENDS),
-    "integer-overflow": (lambda x, y: (x + y, x * y, x - y, -x, abs(x)), i32(HIGH, LOW, LOW), i32(1, -1, HIGH)),
+    "integer-overflow": (
+        lambda x, y: (x + y, x * y, x - y, -x, abs(x)),
+        i32(HIGH, LOW, LOW),
+        i32(1, -1, HIGH),
+    ),
     "narrow-overflow": (lambda x: (x * x, x + x), np.array([200, 16, 255], np.uint8)),
     "shift-left": (lax.shift_left, *SHIFTS),
     "shift-right-logical": (lax.shift_right_logical, *SHIFTS),
@@ -98,63 +105,169 @@ CASES = {
     "max-min": (lambda x, y: (lax.max(x, y), lax.min(x, y)), *PAIRS),
     "clamp": (lambda x: lax.clamp(np.float32(2), x, np.float32(-1)), SPECIAL),
     "power": (lax.pow, *PAIRS),
-    "power-of-integers": (lambda x: (lax.integer_pow(x, 31), jnp.power(x, x)), i32(0, 2, -1, 3, 1, 12)),
-    "bool-arithmetic": (lambda x, y: (jnp.maximum(x, y), jnp.minimum(x, y), x != y, x + y), np.array([True, False]), np.array([True, True])),
-    "select-bool": (lambda c, x: jnp.where(c, x, ~x), np.array([True, False]), np.array([True, True])),
-    "float-to-int": (to("int32"), f32(1.9, -1.9, 3e9, -3e9, NAN, INF, -INF, 2147483520.0)),
+    "power-of-integers": (
+        lambda x: (lax.integer_pow(x, 31), jnp.power(x, x)),
+        i32(0, 2, -1, 3, 1, 12),
+    ),
+    "bool-arithmetic": (
+        lambda x, y: (jnp.maximum(x, y), jnp.minimum(x, y), x != y, x + y),
+        np.array([True, False]),
+        np.array([True, True]),
+    ),
+    "select-bool": (
+        lambda c, x: jnp.where(c, x, ~x),
+        np.array([True, False]),
+        np.array([True, True]),
+    ),
+    "float-to-int": (
+        to("int32"),
+        f32(1.9, -1.9, 3e9, -3e9, NAN, INF, -INF, 2147483520.0),
+    ),
     "float-to-narrow-int": (to("uint8"), f32(-1, 255.9, 256, 1e9, NAN)),
     "float-to-bool": (to("bool"), f32(0.0, -0.0, 0.25, NAN, -1)),
-    "float-to-float8": (lambda x: to("float32")(to("float8_e5m2")(x)), f32(61439, 61440, -1e9, INF, NAN, -0.0)),
-    "int-to-int4": (lambda x: to("int8")(to("int4")(x)), np.array([7, 8, -8, -9, 100], np.int8)),
-    "bits-of-floats": (lambda x: lax.bitcast_convert_type(x, jnp.int32), f32(1.0, -0.0, INF, 1e-38)),
-    "reduce-precision": (lambda x: lax.reduce_precision(x, 5, 10), f32(1.00049, 70000.0, 1e-9, -0.0, NAN)),
+    "float-to-float8": (
+        lambda x: to("float32")(to("float8_e5m2")(x)),
+        f32(61439, 61440, -1e9, INF, NAN, -0.0),
+    ),
+    "int-to-int4": (
+        lambda x: to("int8")(to("int4")(x)),
+        np.array([7, 8, -8, -9, 100], np.int8),
+    ),
+    "bits-of-floats": (
+        lambda x: lax.bitcast_convert_type(x, jnp.int32),
+        f32(1.0, -0.0, INF, 1e-38),
+    ),
+    "reduce-precision": (
+        lambda x: lax.reduce_precision(x, 5, 10),
+        f32(1.00049, 70000.0, 1e-9, -0.0, NAN),
+    ),
     "reduce-max-nan": (lambda x: (jnp.max(x), jnp.min(x), jnp.max(x[4:6])), LINE),
-    "reduce-empty": (lambda x: (jnp.sum(x), jnp.prod(x), jnp.max(x, initial=-INF), jnp.all(x > 0)), f32()),
-    "reduce-integers": (lambda x: (jnp.sum(x, dtype=x.dtype), jnp.prod(x, dtype=x.dtype)), i32(2**31 - 1, 2**31 - 3, 2**30 + 7, -9)),
-    "reduce-bits": (lambda x: lax.reduce(x, np.int32(0), lax.bitwise_xor, (0,)), i32(5, 9, 12)),
+    "reduce-empty": (
+        lambda x: (jnp.sum(x), jnp.prod(x), jnp.max(x, initial=-INF), jnp.all(x > 0)),
+        f32(),
+    ),
+    "reduce-integers": (
+        lambda x: (jnp.sum(x, dtype=x.dtype), jnp.prod(x, dtype=x.dtype)),
+        i32(2**31 - 1, 2**31 - 3, 2**30 + 7, -9),
+    ),
+    "reduce-bits": (
+        lambda x: lax.reduce(x, np.int32(0), lax.bitwise_xor, (0,)),
+        i32(5, 9, 12),
+    ),
     "argmax-nan": (lambda x: (jnp.argmax(x), jnp.argmin(x)), LINE),
     "cumulative-sum": (lambda x: lax.cumsum(x), np.array([200, 100, 7], np.uint8)),
     "cumulative-max": (lambda x: lax.cummax(x), LINE),
     "cumulative-product": (lambda x: (lax.cumprod(x), lax.cumprod(x[4:])), CUMULATED),
     "sort": (lambda x: lax.sort((x, lax.iota("int32", 9)), num_keys=1), LINE),
     "top-k": (lambda x: lax.top_k(x, 4), f32(1, 3, 3, -0.0, 0.0, -INF)),
-    "gather-out-of-bounds": (lambda x, i: (x[i], x.at[i].get(mode="fill"), x.at[i].get(mode="clip")), SPECIAL[:5], PLACES),
-    "dynamic-slice": (lambda x, i: lax.dynamic_slice(x, (i[6],), (2,)) + lax.dynamic_slice(x, (i[5],), (2,)), SPECIAL[:4], PLACES),
-    "scatter-out-of-bounds": (lambda x, i: (x.at[i].set(7.0), x.at[i].add(1.0)), np.zeros(5, np.float32), PLACES),
-    "scatter-max-nan": (scatter_extremes, f32(NAN, 1, NAN, -2, INF), f32(5, NAN, NAN, 7, 3, -INF, NAN), PLACES),
-    "negative-padding": (lambda x: lax.pad(x, np.float32(9), ((-1, 2, 1),)), f32(1, 2, 3)),
+    "gather-out-of-bounds": (
+        lambda x, i: (x[i], x.at[i].get(mode="fill"), x.at[i].get(mode="clip")),
+        SPECIAL[:5],
+        PLACES,
+    ),
+    "dynamic-slice": (
+        lambda x, i: (
+            lax.dynamic_slice(x, (i[6],), (2,)) + lax.dynamic_slice(x, (i[5],), (2,))
+        ),
+        SPECIAL[:4],
+        PLACES,
+    ),
+    "scatter-out-of-bounds": (
+        lambda x, i: (x.at[i].set(7.0), x.at[i].add(1.0)),
+        np.zeros(5, np.float32),
+        PLACES,
+    ),
+    "scatter-max-nan": (
+        scatter_extremes,
+        f32(NAN, 1, NAN, -2, INF),
+        f32(5, NAN, NAN, 7, 3, -INF, NAN),
+        PLACES,
+    ),
+    "negative-padding": (
+        lambda x: lax.pad(x, np.float32(9), ((-1, 2, 1),)),
+        f32(1, 2, 3),
+    ),
     "window-padding": (window(lax.max, -INF), f32(-3, -2, 0, -1)),
     "window-integers": (window(lax.add, 0), i32(HIGH, 1, 2)),
     "pool-gradient": (pool_gradient, f32(3, 3, NAN, 1)),
-    "convolution-integers": (lambda x, w: lax.conv(x, w, (1, 1), "SAME"), np.full((1, 2, 3, 3), 100, np.int16), np.full((1, 2, 2, 2), 99, np.int16)),
-    "convolution-float16": (lambda x, w: lax.conv(x, w, (2, 1), [(1, 0), (0, -1)]), np.ones((1, 1, 4, 4), np.float16), np.ones((1, 1, 2, 2), np.float16)),
-    "product-of-integers": (lambda x, y: x @ y, np.full((2, 3), 100, np.int8), np.full((3, 2), 100, np.int8)),
-    "product-preferred": (lambda x, y: lax.dot(x, y, preferred_element_type=jnp.float32), np.ones((2, 3), np.float16), np.ones((3, 2), np.float16)),
+    "convolution-integers": (
+        lambda x, w: lax.conv(x, w, (1, 1), "SAME"),
+        np.full((1, 2, 3, 3), 100, np.int16),
+        np.full((1, 2, 2, 2), 99, np.int16),
+    ),
+    "convolution-float16": (
+        lambda x, w: lax.conv(x, w, (2, 1), [(1, 0), (0, -1)]),
+        np.ones((1, 1, 4, 4), np.float16),
+        np.ones((1, 1, 2, 2), np.float16),
+    ),
+    "product-of-integers": (
+        lambda x, y: x @ y,
+        np.full((2, 3), 100, np.int8),
+        np.full((3, 2), 100, np.int8),
+    ),
+    "product-preferred": (
+        lambda x, y: lax.dot(x, y, preferred_element_type=jnp.float32),
+        np.ones((2, 3), np.float16),
+        np.ones((3, 2), np.float16),
+    ),
     "sum-of-float16": (lambda x: jnp.sum(x), np.full(5000, 1, np.float16)),
-    "functions-of-float16": (lambda x: [fn(x) for fn in FUNCTIONS], np.array([11.2, -11.2, 0.01, -0.01, INF, NAN, -0.0], np.float16)),
+    "functions-of-float16": (
+        lambda x: [fn(x) for fn in FUNCTIONS],
+        np.array([11.2, -11.2, 0.01, -0.01, INF, NAN, -0.0], np.float16),
+    ),
     "bfloat16": (lambda x: to("float32")(jnp.sin(to("bfloat16")(x)) * 3), f32(1, 2, 3)),
     "expm1-log1p": (lambda x: (lax.expm1(x), lax.log1p(x)), TINY),
-    "erf": (lambda x: (lax.erf(x), lax.erfc(x), jax.nn.gelu(x, approximate=False)), TINY),
+    "erf": (
+        lambda x: (lax.erf(x), lax.erfc(x), jax.nn.gelu(x, approximate=False)),
+        TINY,
+    ),
     "hyperbolic": (lambda x: (lax.sinh(x), lax.asinh(x), lax.atanh(x * 0.01)), TINY),
     "atan2": (lax.atan2, *PAIRS),
     "nextafter": (lax.nextafter, *PAIRS),
     "is-finite": (lambda x: (lax.is_finite(x), x != x, jnp.signbit(x)), SPECIAL),
     "total-order": (lambda x, y: lax.sort((x, y), num_keys=2), *PAIRS),
     "random-bits": (lambda k: jax.random.bits(jax.random.wrap_key_data(k), (7,)), KEY),
-    "random-normal": (lambda k: jax.random.normal(jax.random.wrap_key_data(k), (7,)), KEY),
+    "random-normal": (
+        lambda k: jax.random.normal(jax.random.wrap_key_data(k), (7,)),
+        KEY,
+    ),
     "complex-product": (lambda z: (z * z, abs(z), z == z[::-1]), COMPLEX),
     "complex-functions": (lambda z: (jnp.exp(z[:3]), jnp.sqrt(z), jnp.log(z)), COMPLEX),
     "complex-power": (lax.pow, *COMPLEX_POWERS),
-    "resize": (lambda x: jax.image.resize(x, (5,), "linear", antialias=True), f32(1, 4, 2, 8, 5, 7, 3)),
-    "cholesky-indefinite": (lambda a: lax.linalg.cholesky(a), np.array([[1, 2], [2, 1]], np.float32)),
-    "singular-solve": (lambda a: lax.linalg.triangular_solve(a, a, lower=True), np.array([[0, 0], [1, 2]], np.float32)),
-    "loop-of-no-steps": (lambda x: lax.fori_loop(0, x.astype("int32"), lambda i, c: c + x, x), f32(0)[0]),
-    "branch-out-of-range": (lambda i: lax.switch(i, [lambda: 1, lambda: 2, lambda: 3]), np.int32(9)),
-}  # fmt: skip
+    "resize": (
+        lambda x: jax.image.resize(x, (5,), "linear", antialias=True),
+        f32(1, 4, 2, 8, 5, 7, 3),
+    ),
+    "cholesky-indefinite": (
+        lambda a: lax.linalg.cholesky(a),
+        np.array([[1, 2], [2, 1]], np.float32),
+    ),
+    "singular-solve": (
+        lambda a: lax.linalg.triangular_solve(a, a, lower=True),
+        np.array([[0, 0], [1, 2]], np.float32),
+    ),
+    "loop-of-no-steps": (
+        lambda x: lax.fori_loop(0, x.astype("int32"), lambda i, c: c + x, x),
+        f32(0)[0],
+    ),
+    "branch-out-of-range": (
+        lambda i: lax.switch(i, [lambda: 1, lambda: 2, lambda: 3]),
+        np.int32(9),
+    ),
+}
 APPROXIMATE = {
-    "power", "expm1-log1p", "erf", "hyperbolic", "atan2", "random-normal", "complex-product", "complex-functions", "complex-power", "resize",
+    "power",
+    "expm1-log1p",
+    "erf",
+    "hyperbolic",
+    "atan2",
+    "random-normal",
+    "complex-product",
+    "complex-functions",
+    "complex-power",
+    "resize",
     "bfloat16",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -253,7 +366,7 @@ def test_layer_normalization_is_as_exact_as_jax_where_the_mean_is_large():
         assert ours <= 2 * theirs + 1e-6
 
 
-# ------------------------------------------------------------------------------------ how far
+# ------------------------------------------------------------------------------ how far
 
 
 def both(fn, *args):
@@ -374,7 +487,10 @@ def elementary_functions():
 
 
 def distance(got, want, x):
-    """The greatest number of floats between two results, where operand and results are not subnormal or next to it."""
+    """The greatest number of floats between two results.
+
+    Operands and results that are subnormal, or next to it, do not count.
+    """
     with np.errstate(invalid="ignore"):  # signalling NaNs
         g, w, operand = (v.astype(np.float64) for v in (got, want, x))
     least = 0 if x.dtype == np.float16 else 1e-36

@@ -1,6 +1,8 @@
-"""Programs of lineax, optimistix and diffrax against JAX, in 64-bit mode: solvers amplify the last bits of float32.
+"""Programs of lineax, optimistix and diffrax against JAX, in 64-bit mode: solvers amplify the last
+bits of float32.
 
-Their loops must come out right: how many steps they take, where they stop early, and what they say of the result.
+Their loops must come out right: how many steps they take, where they stop early, and what they say
+of the result.
 """
 
 import functools
@@ -34,7 +36,7 @@ def in_64_bits():
         yield
 
 
-# ------------------------------------------------------------------------------------------------ lineax
+# ------------------------------------------------------------------------------- lineax
 
 
 def solved(operator, solver):
@@ -143,7 +145,7 @@ def test_a_linear_solve_that_fails_is_refused_where_checks_are_asked_for():
     assert "linear solver" in str(j2o.compile(fn, [SQUARE, SIDE]).report)
 
 
-# ------------------------------------------------------------------------------------------- optimistix
+# --------------------------------------------------------------------------- optimistix
 
 
 def residual(y, matrix):
@@ -237,7 +239,7 @@ def test_gradient_through_a_root_and_roots_of_rows():
     agrees(roots, [SQUARE, SIDES], ["f64[4,4]", "f64[B,4]"])
 
 
-# ---------------------------------------------------------------------------------------------- diffrax
+# ------------------------------------------------------------------------------ diffrax
 
 
 def field(t, y, rate):
@@ -314,21 +316,41 @@ EQUATIONS = {
     "heun_adaptive": (solve(dfx.Heun(), stepsize_controller=PID), [STATE, RATE]),
     "tsit5": (solve(dfx.Tsit5()), [STATE, RATE]),
     "dopri5_adaptive": (solve(dfx.Dopri5(), stepsize_controller=PID), [STATE, RATE]),
-    "kvaerno5_adaptive": (solve(dfx.Kvaerno5(), stepsize_controller=PID), [STATE, RATE]),
+    "kvaerno5_adaptive": (
+        solve(dfx.Kvaerno5(), stepsize_controller=PID),
+        [STATE, RATE],
+    ),
     "at_times": (
-        solve(dfx.Tsit5(), saveat=dfx.SaveAt(ts=jnp.linspace(0, 1, 5)), stepsize_controller=PID), [STATE, RATE],
+        solve(
+            dfx.Tsit5(),
+            saveat=dfx.SaveAt(ts=jnp.linspace(0, 1, 5)),
+            stepsize_controller=PID,
+        ),
+        [STATE, RATE],
     ),
     "steps": (
-        solve(dfx.Tsit5(), saveat=dfx.SaveAt(steps=True), stepsize_controller=PID, max_steps=16), [STATE, RATE],
+        solve(
+            dfx.Tsit5(),
+            saveat=dfx.SaveAt(steps=True),
+            stepsize_controller=PID,
+            max_steps=16,
+        ),
+        [STATE, RATE],
     ),
     "forward_mode": (
-        solve(dfx.Tsit5(), adjoint=dfx.DirectAdjoint(), stepsize_controller=PID, max_steps=16), [STATE, RATE],
+        solve(
+            dfx.Tsit5(),
+            adjoint=dfx.DirectAdjoint(),
+            stepsize_controller=PID,
+            max_steps=16,
+        ),
+        [STATE, RATE],
     ),
     "dense": (dense, [STATE, RATE]),
     "event": (until, [STATE, RATE]),
     "stochastic": (stochastic, [STATE, np.array([0, 3], np.uint32)]),
     "controlled": (controlled, [RANDOM.normal(size=(5, 2))]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EQUATIONS)

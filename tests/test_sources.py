@@ -1,4 +1,7 @@
-"""Source lines in a model: the user's own, from the package or project on, the same wherever the files lie."""
+"""Source lines in a model.
+
+The user's own, from the package or project on, the same wherever the files lie.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""Arrays of `jax.experimental.sparse`: made inside of a function, given to it, returned by it, closed over."""
+"""Arrays of `jax.experimental.sparse`.
+
+Made inside of a function, given to it, returned by it, closed over.
+"""
 
 import functools
 

@@ -1,4 +1,7 @@
-"""Programs over symbolic sizes at the edges: no elements, no rounds, windows larger than what they slide over."""
+"""Programs over symbolic sizes at the edges.
+
+No elements, no rounds, windows larger than what they slide over.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -38,26 +41,82 @@ def rows(x):
 
 # function, spec, shapes
 PROGRAMS = {
-    "valid convolution": (lambda x: lax.conv_general_dilated(x, KERNEL, (2, 1), "VALID", **CONV), ("B", "H", "W", 2),
-                          [(2, 1, 1, 2), (1, 3, 2, 2), (2, 5, 7, 2)]),
-    "valid maximum": (windowed(-jnp.inf, lax.max, (1, 3, 2), (1, 2, 1), "VALID"), ("B", "H", "W"), [(2, 1, 1), (2, 2, 4), (1, 7, 5)]),
-    "valid sum": (windowed(0, lax.add, (1, 3, 2), (1, 2, 1), [(0, 0), (0, 1), (0, 0)]), ("B", "H", "W"), [(2, 1, 1), (2, 2, 4)]),
-    "window of a symbolic size": (windowed(0, lax.add, lambda x: (2, x.shape[0]), (1, 1), "VALID"), ("B", 5), [(1, 5), (3, 5)]),
-    "padded, dilated": (windowed(1, lax.min, lambda x: (2, x.shape[0]), (1, 2), lambda x: ((1, 1), (x.shape[0], 2)), window_dilation=(1, 2)),
-                        ("B", 5), [(1, 5), (3, 5)]),
+    "valid convolution": (
+        lambda x: lax.conv_general_dilated(x, KERNEL, (2, 1), "VALID", **CONV),
+        ("B", "H", "W", 2),
+        [(2, 1, 1, 2), (1, 3, 2, 2), (2, 5, 7, 2)],
+    ),
+    "valid maximum": (
+        windowed(-jnp.inf, lax.max, (1, 3, 2), (1, 2, 1), "VALID"),
+        ("B", "H", "W"),
+        [(2, 1, 1), (2, 2, 4), (1, 7, 5)],
+    ),
+    "valid sum": (
+        windowed(0, lax.add, (1, 3, 2), (1, 2, 1), [(0, 0), (0, 1), (0, 0)]),
+        ("B", "H", "W"),
+        [(2, 1, 1), (2, 2, 4)],
+    ),
+    "window of a symbolic size": (
+        windowed(0, lax.add, lambda x: (2, x.shape[0]), (1, 1), "VALID"),
+        ("B", 5),
+        [(1, 5), (3, 5)],
+    ),
+    "padded, dilated": (
+        windowed(
+            1,
+            lax.min,
+            lambda x: (2, x.shape[0]),
+            (1, 2),
+            lambda x: ((1, 1), (x.shape[0], 2)),
+            window_dilation=(1, 2),
+        ),
+        ("B", 5),
+        [(1, 5), (3, 5)],
+    ),
     "window, two results": (two_results, ("B", 5), [(1, 5), (4, 5)]),
-    "stride": (lambda x: lax.slice_in_dim(x, 0, 4, 1 + x.shape[0] // 4, 1), ("B", 4), [(1, 4), (9, 4)]),
-    "halves": (lambda x: x.reshape(x.shape[0] // 2, 2, x.shape[1]) + 1, ("B", "T"), [(2, 3), (6, 1)]),
-    "pooling nothing": (lambda x: lax.reduce_window(x[:, 1:], 0.0, lax.add, (1, 2), (1, 2), "SAME"), ("B", "T"), [(2, 1), (3, 4)]),
-    "convolving nothing": (lambda x: lax.conv_general_dilated(x[:, 1:], KERNEL, (1, 1), "SAME", **CONV), ("B", "H", "W", 2),
-                           [(2, 1, 3, 2), (1, 3, 2, 2)]),
+    "stride": (
+        lambda x: lax.slice_in_dim(x, 0, 4, 1 + x.shape[0] // 4, 1),
+        ("B", 4),
+        [(1, 4), (9, 4)],
+    ),
+    "halves": (
+        lambda x: x.reshape(x.shape[0] // 2, 2, x.shape[1]) + 1,
+        ("B", "T"),
+        [(2, 3), (6, 1)],
+    ),
+    "pooling nothing": (
+        lambda x: lax.reduce_window(x[:, 1:], 0.0, lax.add, (1, 2), (1, 2), "SAME"),
+        ("B", "T"),
+        [(2, 1), (3, 4)],
+    ),
+    "convolving nothing": (
+        lambda x: lax.conv_general_dilated(x[:, 1:], KERNEL, (1, 1), "SAME", **CONV),
+        ("B", "H", "W", 2),
+        [(2, 1, 3, 2), (1, 3, 2, 2)],
+    ),
     "no rounds": (lambda x: rows(x[1:]), ("B", "T"), [(1, 3), (4, 2)]),
-    "products of nothing": (lambda x: lax.cumprod(x[2:], 0), ("B", "T"), [(1, 3), (4, 2)]),
-    "bits of nothing": (lambda x: jax.random.bits(jax.random.key(1), x[1:].shape), ("B", "T"), [(1, 3), (4, 2)]),
-    "scatter into nothing": (lambda x: x[1:].at[jnp.arange(3) % 2, 0].max(2.0, mode="clip"), ("B", "T"), [(1, 3), (4, 2)]),
+    "products of nothing": (
+        lambda x: lax.cumprod(x[2:], 0),
+        ("B", "T"),
+        [(1, 3), (4, 2)],
+    ),
+    "bits of nothing": (
+        lambda x: jax.random.bits(jax.random.key(1), x[1:].shape),
+        ("B", "T"),
+        [(1, 3), (4, 2)],
+    ),
+    "scatter into nothing": (
+        lambda x: x[1:].at[jnp.arange(3) % 2, 0].max(2.0, mode="clip"),
+        ("B", "T"),
+        [(1, 3), (4, 2)],
+    ),
     "LU of nothing": (lax.linalg.lu, ("B", 0, 4), [(2, 0, 4)]),
-    "QR of nothing": (lambda x: lax.linalg.qr(x, full_matrices=False), ("B", 4, 0), [(2, 4, 0)]),
-}  # fmt: skip
+    "QR of nothing": (
+        lambda x: lax.linalg.qr(x, full_matrices=False),
+        ("B", 4, 0),
+        [(2, 4, 0)],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -1,4 +1,7 @@
-"""Several threads, interrupts, and JAX's settings: results are right, and all of the process's state is as it was before."""
+"""Several threads, interrupts, and JAX's settings.
+
+Results are right, and all of the process's state is as it was before.
+"""
 
 import contextlib
 import gc
@@ -66,7 +69,7 @@ def settings():
     )
 
 
-# ------------------------------------------------------------------------------------------------ threads
+# ------------------------------------------------------------------------------ threads
 
 
 def test_threads_compile_what_one_alone_compiles():
@@ -106,7 +109,7 @@ def test_a_model_runs_in_several_threads():
                 np.testing.assert_array_equal(a, b)
 
 
-# ---------------------------------------------------------------------------------------------- collector
+# ---------------------------------------------------------------------------- collector
 
 
 def test_the_collector_is_on_again_when_the_last_pause_ends():
@@ -147,7 +150,7 @@ def test_errors_in_some_threads_leave_the_collector_on():
     assert gc.isenabled()
 
 
-# ---------------------------------------------------------------------------------------------- interrupts
+# --------------------------------------------------------------------------- interrupts
 
 
 class Interrupt:
@@ -195,7 +198,7 @@ def test_an_interrupt_leaves_everything_as_it_was():
     assert [compiled(program) for program in PROGRAMS] == want
 
 
-# ----------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------- settings
 
 SETTINGS = {
     "disable_jit": lambda: jax.disable_jit(),

@@ -18,14 +18,37 @@ def verify(got, want, rtol=1e-4, atol=1e-5):
 
 INF, NAN = np.inf, np.nan
 CLOSE = [
-    (1.00001, 1.0), (0.0, -0.0), (NAN, NAN), (INF, INF), (-INF, -INF), (1e-6, 0.0), (1 + 1e-6j, 1 + 0j), (True, True), (7, 7),
+    (1.00001, 1.0),
+    (0.0, -0.0),
+    (NAN, NAN),
+    (INF, INF),
+    (-INF, -INF),
+    (1e-6, 0.0),
+    (1 + 1e-6j, 1 + 0j),
+    (True, True),
+    (7, 7),
     (complex(INF, NAN), complex(INF, NAN)),
-]  # fmt: skip
+]
 FAR = [
-    (1.001, 1.0), (NAN, 1.0), (1.0, NAN), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF), (INF, NAN), (-1.0, 1.0), (1e-4, 0.0),
-    (1 + 1e-3j, 1 + 0j), (1 - 1j, 1 + 1j), (complex(NAN, 1), complex(NAN, 2)), (complex(INF, 1), complex(INF, 2)),
-    (20001, 20002), (2**53, 2**53 + 1), (True, False), (-128, 127),
-]  # fmt: skip
+    (1.001, 1.0),
+    (NAN, 1.0),
+    (1.0, NAN),
+    (INF, 1.0),
+    (1.0, INF),
+    (INF, -INF),
+    (NAN, INF),
+    (INF, NAN),
+    (-1.0, 1.0),
+    (1e-4, 0.0),
+    (1 + 1e-3j, 1 + 0j),
+    (1 - 1j, 1 + 1j),
+    (complex(NAN, 1), complex(NAN, 2)),
+    (complex(INF, 1), complex(INF, 2)),
+    (20001, 20002),
+    (2**53, 2**53 + 1),
+    (True, False),
+    (-128, 127),
+]
 
 
 @pytest.mark.parametrize(("got", "want"), CLOSE)

@@ -1,4 +1,7 @@
-"""The package raises no warnings of its own making, whatever the constants of a program come to (warnings are errors here)."""
+"""The package raises no warnings of its own making, whatever the constants of a program come to.
+
+Warnings are errors here.
+"""
 
 import jax.numpy as jnp
 import numpy as np

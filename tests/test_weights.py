@@ -1,4 +1,4 @@
-"""Weights that are read while the model is written, what folding records about them, and the dtype they are stored in."""
+"""Weights: read while the model is written, what folding records, and the dtype they are stored in."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ def matrix(*shape, dtype=np.float32):
     return RNG.standard_normal(shape).astype(dtype)
 
 
-# ------------------------------------------------------------------------------------------------------- views
+# -------------------------------------------------------------------------------- views
 
 LARGE = 2**15  # elements: more than folding computes with
 
@@ -190,7 +190,7 @@ def test_transposed_in_blocks(shape, dtype):
         )
 
 
-# ----------------------------------------------------------------------------------------------------- folding
+# ------------------------------------------------------------------------------ folding
 
 A, B = matrix(256, 256), matrix(256, 256)
 CHAINS = {
@@ -237,7 +237,7 @@ def test_tied_weights_are_stored_once():
     model.verify(matrix(3, 256), rtol=1e-3, atol=1e-2)
 
 
-# ----------------------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------------------------ sources
 
 
 def stored(model):
@@ -369,7 +369,7 @@ def test_orbax(tmp_path, options):
     model.verify(matrix(2, 70), rtol=1e-3, atol=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------- errors
 
 
 def _fails():
@@ -379,11 +379,17 @@ def _fails():
 @pytest.mark.parametrize(
     ("leaf", "message"),
     [
-        (j2o.lazy((300, 300), "float32", lambda: A), r"load\(\) gave float32\[256, 256\], declared is lazy\(float32\[300, 300\]\)"),
-        (j2o.lazy((256, 256), "float32", lambda: A.astype(np.float64)), "load\\(\\) gave float64"),
+        (
+            j2o.lazy((300, 300), "float32", lambda: A),
+            r"load\(\) gave float32\[256, 256\], declared is lazy\(float32\[300, 300\]\)",
+        ),
+        (
+            j2o.lazy((256, 256), "float32", lambda: A.astype(np.float64)),
+            "load\\(\\) gave float64",
+        ),
         (j2o.lazy((256, 256), "float32", _fails), "OSError: the disk is gone"),
     ],
-)  # fmt: skip
+)
 def test_errors_while_reading_name_the_weight(tmp_path, leaf, message):
     model = j2o.compile(
         lambda p, x: x @ p["a"]["w"].T,
@@ -444,9 +450,25 @@ def test_a_file_truncated_after_it_was_mapped(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"weight_map": 3}', *(json.dumps({"weight_map": {"w": f}}) for f in (
-        "../w.safetensors", "/etc/passwd", "..", "sub/w.safetensors", "missing.safetensors", "w.safetensors", "bad.safetensors", 7))],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        '{"weight_map": 3}',
+        *(
+            json.dumps({"weight_map": {"w": f}})
+            for f in (
+                "../w.safetensors",
+                "/etc/passwd",
+                "..",
+                "sub/w.safetensors",
+                "missing.safetensors",
+                "w.safetensors",
+                "bad.safetensors",
+                7,
+            )
+        ),
+    ],
+)
 def test_errors_of_safetensors(tmp_path, text):
     save_file = pytest.importorskip("safetensors.numpy").save_file
     (tmp_path / "in/sub").mkdir(parents=True)
@@ -480,7 +502,7 @@ def test_missing_files(tmp_path):
         j2o.open_orbax(tmp_path)
 
 
-# ----------------------------------------------------------------------------------------------- stored dtypes
+# ------------------------------------------------------------------------ stored dtypes
 
 
 def ops(model):
