@@ -8,64 +8,348 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
-from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, identities, rewrite
+from j2o.passes.rewriting.rule import RuleSet, rewrite
+
+# -------------------------------------------------------------------------------------- zeros and ones
+#
+# x - 0, 1 x, x / 1 and x¹ are x for NaN, infinities and both zeros. x + 0.0 is not: it is 0.0 for x = -0.0;
+# x + -0.0 is.
 
 
-def _of_int(op: RuleBuilder, x: Value) -> Value | None:
+@rewrite("identity", level=1)
+def identity(op, x):
+    return op.Identity(x)
+
+
+@identity.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("add_zero", level=1)
+def add_zero(op, x):
+    return op.Add(x, 0)
+
+
+@add_zero.becomes
+def _(op, x):
     return x if x.type.dtype.is_int else None
 
 
-def _inverts(dtype: DType) -> bool:
-    """Whether the inverse of every normal number is finite: float16's and float8's least ones have none."""
+@rewrite("add_negative_zero", level=1)
+def add_negative_zero(op, x):
+    return op.Add(x, -0.0)
+
+
+@add_negative_zero.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("sub_zero", level=1)
+def sub_zero(op, x):
+    return op.Sub(x, 0)
+
+
+@sub_zero.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("mul_one", level=1)
+def mul_one(op, x):
+    return op.Mul(x, 1)
+
+
+@mul_one.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("div_one", level=1)
+def div_one(op, x):
+    return op.Div(x, 1)
+
+
+@div_one.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("pow_one", level=1)
+def pow_one(op, x):
+    return op.Pow(x, 1)
+
+
+@pow_one.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("pow_two", level=1)
+def pow_two(op, x):
+    return op.Pow(x, 2)
+
+
+@pow_two.becomes
+def _(op, x):
+    return op.Mul(x, x)
+
+
+# ----------------------------------------------------------------------------------------------- signs
+#
+# A negation turns the sign alone, that of zeros, infinities and NaN too, and rounds nothing; a subtraction
+# is the sum with it.
+
+
+@rewrite("neg_neg", level=1)
+def neg_neg(op, x):
+    return op.Neg(op.Neg(x))
+
+
+@neg_neg.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("abs_neg", level=1)
+def abs_neg(op, x):
+    return op.Abs(op.Neg(x))
+
+
+@abs_neg.becomes
+def _(op, x):
+    return op.Abs(x)
+
+
+@rewrite("add_neg", level=1)
+def add_neg(op, x, y):
+    return op.Add(x, op.Neg(y))
+
+
+@add_neg.becomes
+def _(op, x, y):
+    return op.Sub(x, y)
+
+
+@rewrite("sub_neg", level=1)
+def sub_neg(op, x, y):
+    return op.Sub(x, op.Neg(y))
+
+
+@sub_neg.becomes
+def _(op, x, y):
+    return op.Add(x, y)
+
+
+# -------------------------------------------------------------------------------------------- Booleans
+#
+# These have two values, and no NaN.
+
+
+@rewrite("not_not", level=1)
+def not_not(op, x):
+    return op.Not(op.Not(x))
+
+
+@not_not.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("not_equal_bool", level=1)
+def not_equal_bool(op, x):
+    return op.Equal(x, False)
+
+
+@not_equal_bool.becomes
+def _(op, x):
+    return op.Not(x) if x.type.dtype == DType.BOOL else None
+
+
+@rewrite("and_same", level=1)
+def and_same(op, x):
+    return op.And(x, x)
+
+
+@and_same.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("or_same", level=1)
+def or_same(op, x):
+    return op.Or(x, x)
+
+
+@or_same.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("and_true", level=1)
+def and_true(op, x):
+    return op.And(x, True)
+
+
+@and_true.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("or_false", level=1)
+def or_false(op, x):
+    return op.Or(x, False)
+
+
+@or_false.becomes
+def _(op, x):
+    return x
+
+
+# ------------------------------------------------------------------------------------------ selections
+#
+# A Where copies what it chooses bit by bit, and what it does not choose has no effect, NaN or not.
+
+
+@rewrite("where_same", level=1)
+def where_same(op, c, x):
+    return op.Where(c, x, x)
+
+
+@where_same.becomes
+def _(op, c, x):
+    return x
+
+
+@rewrite("where_true", level=1)
+def where_true(op, x, y):
+    return op.Where(True, x, y)
+
+
+@where_true.becomes
+def _(op, x, y):
+    return x
+
+
+@rewrite("where_false", level=1)
+def where_false(op, x, y):
+    return op.Where(False, x, y)
+
+
+@where_false.becomes
+def _(op, x, y):
+    return y
+
+
+@rewrite("where_not", level=1)
+def where_not(op, c, x, y):
+    return op.Where(op.Not(c), x, y)
+
+
+@where_not.becomes
+def _(op, c, x, y):
+    return op.Where(c, y, x)
+
+
+# -------------------------------------------------------------------------------------------- extremes
+#
+# Max and Min give NaN where an operand is NaN, so x is the result for x = NaN too. Integers have no
+# infinities.
+
+
+@rewrite("max_same", level=1)
+def max_same(op, x):
+    return op.Max(x, x)
+
+
+@max_same.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("min_same", level=1)
+def min_same(op, x):
+    return op.Min(x, x)
+
+
+@min_same.becomes
+def _(op, x):
+    return x
+
+
+@rewrite("max_lowest", level=1)
+def max_lowest(op, x):
+    return op.Max(x, -np.inf)
+
+
+@max_lowest.becomes
+def _(op, x):
+    return x if x.type.dtype.is_float else None
+
+
+@rewrite("min_highest", level=1)
+def min_highest(op, x):
+    return op.Min(x, np.inf)
+
+
+@min_highest.becomes
+def _(op, x):
+    return x if x.type.dtype.is_float else None
+
+
+# ------------------------------------------------------------------------------------------- quotients
+#
+# 1 / x is Reciprocal bit by bit, infinite for ±0 with its sign. The two that round once keep NaN, zeros and
+# infinities; they need a dtype in which the inverse of every normal number is finite.
+
+
+@rewrite("reciprocal", level=1)
+def reciprocal(op, x):
+    return op.Div(1, x)
+
+
+@reciprocal.becomes
+def _(op, x):
+    return op.Reciprocal(x) if x.type.dtype.is_float else None
+
+
+@rewrite("mul_reciprocal", level=1)
+def mul_reciprocal(op, x, y):
+    """x (1 / y) is x / y, unless y is a small tensor, of which the inverse is cheaper."""
+    return op.Mul(x, op.Reciprocal(y))
+
+
+@mul_reciprocal.becomes
+def _(op, x, y):
+    if y.type != op.out_type:
+        return None
+    return op.Div(x, y) if inverts(y.type.dtype) else None
+
+
+@rewrite("div_reciprocal", level=1)
+def div_reciprocal(op, x, y):
+    """x / (1 / y) is x y."""
+    return op.Div(x, op.Reciprocal(y))
+
+
+@div_reciprocal.becomes
+def _(op, x, y):
+    return op.Mul(x, y) if inverts(y.type.dtype) else None
+
+
+def inverts(dtype: DType) -> bool:
+    """Return True where the inverse of every normal number is finite.
+
+    The least normal numbers of float16 and of the float8 dtypes have none.
+    """
     return dtype in (DType.F32, DType.F64, DType.BF16)
 
 
-def _divided(op: RuleBuilder, x: Value, y: Value) -> Value | None:
-    """x (1 / y) as x / y, unless y is a small tensor, of which the inverse is cheaper."""
-    return op.Div(x, y) if y.type == op.out_type and _inverts(y.type.dtype) else None
-
-
-def _multiplied(op: RuleBuilder, x: Value, y: Value) -> Value | None:
-    """x / (1 / y) as x y."""
-    return op.Mul(x, y) if _inverts(y.type.dtype) else None
-
-
-RULES = identities(
-    {
-        "identity": (lambda op, x: op.Identity(x), lambda op, x: x),
-        "add_zero": (lambda op, x: op.Add(x, 0), _of_int),
-        "add_negative_zero": (lambda op, x: op.Add(x, -0.0), lambda op, x: x),  # x + 0.0 is not x for x = -0.0
-        "sub_zero": (lambda op, x: op.Sub(x, 0), lambda op, x: x),
-        "mul_one": (lambda op, x: op.Mul(x, 1), lambda op, x: x),
-        "div_one": (lambda op, x: op.Div(x, 1), lambda op, x: x),
-        "pow_one": (lambda op, x: op.Pow(x, 1), lambda op, x: x),
-        "pow_two": (lambda op, x: op.Pow(x, 2), lambda op, x: op.Mul(x, x)),
-        "neg_neg": (lambda op, x: op.Neg(op.Neg(x)), lambda op, x: x),
-        "abs_neg": (lambda op, x: op.Abs(op.Neg(x)), lambda op, x: op.Abs(x)),
-        "add_neg": (lambda op, x, y: op.Add(x, op.Neg(y)), lambda op, x, y: op.Sub(x, y)),
-        "sub_neg": (lambda op, x, y: op.Sub(x, op.Neg(y)), lambda op, x, y: op.Add(x, y)),
-        "not_not": (lambda op, x: op.Not(op.Not(x)), lambda op, x: x),
-        "not_equal_bool": (lambda op, x: op.Equal(x, False), lambda op, x: op.Not(x) if x.type.dtype == DType.BOOL else None),
-        "where_same": (lambda op, c, x: op.Where(c, x, x), lambda op, c, x: x),
-        "where_true": (lambda op, x, y: op.Where(True, x, y), lambda op, x, y: x),
-        "where_false": (lambda op, x, y: op.Where(False, x, y), lambda op, x, y: y),
-        "where_not": (lambda op, c, x, y: op.Where(op.Not(c), x, y), lambda op, c, x, y: op.Where(c, y, x)),
-        "max_same": (lambda op, x: op.Max(x, x), lambda op, x: x),
-        "min_same": (lambda op, x: op.Min(x, x), lambda op, x: x),
-        "and_same": (lambda op, x: op.And(x, x), lambda op, x: x),
-        "or_same": (lambda op, x: op.Or(x, x), lambda op, x: x),
-        "and_true": (lambda op, x: op.And(x, True), lambda op, x: x),
-        "or_false": (lambda op, x: op.Or(x, False), lambda op, x: x),
-        "max_lowest": (lambda op, x: op.Max(x, -np.inf), lambda op, x: x if x.type.dtype.is_float else None),
-        "min_highest": (lambda op, x: op.Min(x, np.inf), lambda op, x: x if x.type.dtype.is_float else None),
-        "reciprocal": (lambda op, x: op.Div(1, x), lambda op, x: op.Reciprocal(x) if x.type.dtype.is_float else None),
-        "mul_reciprocal": (lambda op, x, y: op.Mul(x, op.Reciprocal(y)), _divided),
-        "div_reciprocal": (lambda op, x, y: op.Div(x, op.Reciprocal(y)), _multiplied),
-    },
-    level=1,
-)  # fmt: skip
+# ----------------------------------------------------------------------------------------- conversions
+#
+# A dtype that holds every value of another holds its infinities and its NaN as well.
 
 
 @rewrite("cast_cast", level=1)
@@ -76,30 +360,66 @@ def cast_cast(op, x):
 
 @cast_cast.becomes
 def _(op, x):
-    middle, last = op.root.inputs[0].type.dtype, op.out_type.dtype
+    middle = op.root.operand(0).type.dtype
     if not holds(middle, x.type.dtype):
         return None
-    return op.cast(x, last)
+    return op.cast(x, op.out_type.dtype)
 
 
 def holds(wide: DType, narrow: DType) -> bool:
-    """Whether every value of `narrow` is a value of `wide`."""
+    """Return True where every value of `narrow` is a value of `wide`."""
     if wide == narrow or narrow == DType.BOOL:
         return True
     if narrow.is_int and wide.is_int:
         return wide.bits > narrow.bits and (wide.is_signed or narrow.is_unsigned)
     if not wide.is_float or wide.bits < 16:  # narrower ones lack infinities or zeros
         return False
-    form = ml_dtypes.finfo(wide.numpy)
-    if not narrow.is_float:
-        return narrow.is_int and narrow.bits <= form.nmant + 1
-    kept = ml_dtypes.finfo(narrow.numpy)
-    reaches = form.maxexp >= kept.maxexp and float(form.smallest_subnormal) <= float(
-        kept.smallest_subnormal
-    )
-    return reaches and form.nmant >= kept.nmant
+    if narrow.is_float:
+        return _holds_floats(wide, narrow)
+    return narrow.is_int and narrow.bits <= ml_dtypes.finfo(wide.numpy).nmant + 1
+
+
+def _holds_floats(wide: DType, narrow: DType) -> bool:
+    """Return True where a float dtype reaches as far, as near to 0, and as finely as another."""
+    outer, inner = ml_dtypes.finfo(wide.numpy), ml_dtypes.finfo(narrow.numpy)
+    if outer.maxexp < inner.maxexp or outer.nmant < inner.nmant:
+        return False
+    return float(outer.smallest_subnormal) <= float(inner.smallest_subnormal)
 
 
 simplify = RuleSet(
-    "simplify", (*RULES, cast_cast), doc="Algebra and conversions that do nothing."
+    "simplify",
+    (
+        identity,
+        add_zero,
+        add_negative_zero,
+        sub_zero,
+        mul_one,
+        div_one,
+        pow_one,
+        pow_two,
+        neg_neg,
+        abs_neg,
+        add_neg,
+        sub_neg,
+        not_not,
+        not_equal_bool,
+        and_same,
+        or_same,
+        and_true,
+        or_false,
+        where_same,
+        where_true,
+        where_false,
+        where_not,
+        max_same,
+        min_same,
+        max_lowest,
+        min_highest,
+        reciprocal,
+        mul_reciprocal,
+        div_reciprocal,
+        cast_cast,
+    ),
+    doc="Algebra and conversions that do nothing.",
 )
