@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,91 +13,126 @@ from jax import lax
 
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.lower.table import LOWERINGS, Lowering, lower, lower_with
+from j2o.passes.lower.table import Lowering, lower, lower_with
+
+# ----------------------------------------------------------------------------------------------- values
+
+
+@lower("convert_element_type")
+def convert_element_type(op: Lowering, x: Value, *, new_dtype: DType) -> Value:
+    return convert(op, x, new_dtype)
 
 
 def convert(op: Lowering, x: Value, to: DType) -> Value:
-    """A conversion as XLA does it: floats saturate to integers and NaN becomes 0; what a Cast leaves open is made up for."""
+    """A conversion as XLA does it; what ONNX's Cast leaves open is made up for.
+
+    Floats saturate to integers, and NaN becomes 0. All but 0 is True.
+    """
     source = x.type.dtype
     if source == to:
         return x
     if to == DType.BOOL:
-        return op.Not(op.Equal(x, op.const(0, source))) if source != DType.BOOL else x
+        return op.Not(op.Equal(x, op.const(0, source)))
     if source.is_float and to.is_int:
         return _float_to_int(op, x, to)
     if to == DType.F8E8M0FNU:
         return _to_power_of_two(op, x)
-    overflows = source.is_float or (source.is_int and source.bits > 8)
-    return _float_to_float8(op, x, to) if to in FLOAT8 and overflows else op.cast(x, to)
+    if to in FLOAT8_OVERFLOW and _exceeds_float8(source):
+        return _to_float8(op, x, to)
+    return op.cast(x, to)
 
 
-LOWERINGS["convert_element_type"] = lambda op, x, *, new_dtype: convert(
-    op, x, new_dtype
-)
-FLOAT8 = {
-    DType.F8E4M3FN: 480.0,
-    DType.F8E5M2: 61440.0,
-}  # and from where on what is rounded overflows
+# from which number on what is rounded overflows
+FLOAT8_OVERFLOW = {DType.F8E4M3FN: 480.0, DType.F8E5M2: 61440.0}
 
 
-def _float_to_float8(op: Lowering, x: Value, to: DType) -> Value:
+def _exceeds_float8(dtype: DType) -> bool:
+    return dtype.is_float or (dtype.is_int and dtype.bits > 8)
+
+
+def _to_float8(op: Lowering, x: Value, to: DType) -> Value:
     """What overflows is infinite, or NaN where there is no infinity; onnxruntime has other ends."""
-    x = op.cast(x, DType.F32) if x.type.dtype.bits < 16 or x.type.dtype.is_int else x
-    beyond = op.GreaterOrEqual(op.Abs(x), op.const(FLOAT8[to], x.type.dtype))
-    return op.cast(op.Where(beyond, op.Mul(x, op.const(np.inf, x.type.dtype)), x), to)
+    if x.type.dtype.is_int or x.type.dtype.bits < 16:
+        x = op.cast(x, DType.F32)
+    dtype = x.type.dtype
+    overflows = op.GreaterOrEqual(op.Abs(x), op.const(FLOAT8_OVERFLOW[to], dtype))
+    infinite = op.Mul(x, op.const(np.inf, dtype))
+    return op.cast(op.Where(overflows, infinite, x), to)
 
 
 def _to_power_of_two(op: Lowering, x: Value) -> Value:
-    """float8_e8m0fnu holds 2**-127 to 2**127 and NaN, which stands for 0, negative numbers, and from 1.5 * 2**127 on."""
+    """float8_e8m0fnu holds 2**-127 to 2**127 and NaN.
+
+    NaN stands for 0, for negative numbers, and from 1.5 * 2**127 on.
+    """
     x = op.cast(x, DType.F32)
     inside = op.And(op.Greater(x, 0.0), op.Less(x, 1.5 * 2.0**127))
-    return op.cast(
-        op.Where(
-            inside, op.Clip(x, 2.0**-127, 2.0**127), op.const(math.nan, DType.F32)
-        ),
-        DType.F8E8M0FNU,
-    )
+    clipped = op.Clip(x, 2.0**-127, 2.0**127)
+    found = op.Where(inside, clipped, op.const(math.nan, DType.F32))
+    return op.cast(found, DType.F8E8M0FNU)
 
 
 def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
-    x = x if x.type.dtype in (DType.F32, DType.F64) else op.cast(x, DType.F32)
-    info, carrier = jnp.iinfo(to.numpy), x.type.dtype
+    """Clip to the integers there are, then Cast."""
+    if x.type.dtype not in (DType.F32, DType.F64):
+        x = op.cast(x, DType.F32)
+    carrier = x.type.dtype
+    info = jnp.iinfo(to.numpy)
     low, top = np.asarray([info.min, info.max], carrier.numpy)
-    inside = op.Where(op.IsNaN(x), op.const(0, carrier), x)
-    if int(top) <= info.max:
-        whole = op.Clip(inside, low, top)
-        return op.cast(op.cast(whole, DType.I8) if to.bits < 8 else whole, to)
-    # the largest float below 2**n is cast as it is; what lies at or above it saturates by a Where
-    cast = op.cast(op.Clip(inside, low, np.nextafter(top, 0, dtype=carrier.numpy)), to)
-    return op.Where(op.GreaterOrEqual(inside, top), op.const(int(info.max), to), cast)
+    number = op.Where(op.IsNaN(x), op.const(0, carrier), x)
+    top_is_exact = int(top) <= info.max
+    if top_is_exact:
+        whole = op.Clip(number, low, top)
+        if to.bits < 8:
+            whole = op.cast(whole, DType.I8)
+        return op.cast(whole, to)
+    # `top` was rounded up to 2**n: the float below it is cast as it is, what lies above saturates by a Where
+    below = np.nextafter(top, 0, dtype=carrier.numpy)
+    cast = op.cast(op.Clip(number, low, below), to)
+    saturated = op.const(int(info.max), to)
+    return op.Where(op.GreaterOrEqual(number, top), saturated, cast)
+
+
+# ------------------------------------------------------------------------------------------------- bits
 
 
 @lower("bitcast_convert_type")
 def bitcast_convert_type(op: Lowering, x: Value, *, new_dtype: DType) -> Value:
+    """The same bits as another dtype.
+
+    A narrower one adds an axis of the parts, the lowest first; a wider one takes such an axis away.
+    """
     source = x.type.dtype
-    if source == new_dtype:
-        return x
-    if source.bits == new_dtype.bits:
+    if source == new_dtype or source.bits == new_dtype.bits:
         return _same_width(op, x, new_dtype)
-    unsigned = _same_width(op, x, DType(f"u{source.bits}"))
-    narrow, wide = (
-        DType(f"u{min(source.bits, new_dtype.bits)}"),
-        DType(f"u{max(source.bits, new_dtype.bits)}"),
-    )
-    n = wide.bits // narrow.bits
-    shifts = np.arange(n, dtype=wide.numpy) * narrow.bits
-    if new_dtype.bits < source.bits:  # the lowest part comes first
-        mask = op.const((1 << narrow.bits) - 1, wide)
-        parts = op.BitwiseAnd(
-            op.BitShift(op.unsqueeze(unsigned, [-1]), shifts, direction="RIGHT"), mask
-        )
-        return _same_width(op, op.cast(parts, narrow), new_dtype)
-    parts = op.BitShift(op.cast(unsigned, wide), shifts, direction="LEFT")
-    pieces = [op.Gather(parts, np.array(i), axis=-1) for i in range(n)]
-    return _same_width(op, functools.reduce(op.BitwiseOr, pieces), new_dtype)
+    bits = _same_width(op, x, DType(f"u{source.bits}"))
+    result = DType(f"u{new_dtype.bits}")
+    narrows = result.bits < source.bits
+    parts = _parted(op, bits, result) if narrows else _joined(op, bits, result)
+    return _same_width(op, parts, new_dtype)
+
+
+def _parted(op: Lowering, bits: Value, narrow: DType) -> Value:
+    """Unsigned integers in narrow parts, along a new last axis."""
+    wide = bits.type.dtype
+    shifts = np.arange(wide.bits // narrow.bits, dtype=wide.numpy) * narrow.bits
+    mask = op.const((1 << narrow.bits) - 1, wide)
+    shifted = op.BitShift(op.unsqueeze(bits, [-1]), shifts, direction="RIGHT")
+    return op.cast(op.BitwiseAnd(shifted, mask), narrow)
+
+
+def _joined(op: Lowering, parts: Value, wide: DType) -> Value:
+    """Wide unsigned integers of the parts along the last axis."""
+    narrow = parts.type.dtype
+    count = wide.bits // narrow.bits
+    shifts = np.arange(count, dtype=wide.numpy) * narrow.bits
+    shifted = op.BitShift(op.cast(parts, wide), shifts, direction="LEFT")
+    pieces = [op.Gather(shifted, np.array(i), axis=-1) for i in range(count)]
+    return functools.reduce(op.BitwiseOr, pieces)
 
 
 def _same_width(op: Lowering, x: Value, to: DType) -> Value:
+    """The same bits as a dtype of the same width: BitCast from opset 26 on, before that by arithmetic."""
     source = x.type.dtype
     if source == to:
         return x
@@ -105,121 +140,166 @@ def _same_width(op: Lowering, x: Value, to: DType) -> Value:
         return op.cast(x, to)  # onnxruntime's Cast keeps the bits
     if op.opset >= 26 and op.supports("BitCast", source) and op.supports("BitCast", to):
         return op.BitCast(x, to=to)
-    if (source.is_float and source.bits == 8) or (to.is_float and to.bits == 8):
+    if _is_float8(source) or _is_float8(to):
         return op.jax(_through_table, x, to=to)
     if source.is_float:
-        bits = op.jax(float_to_bits, x)
-        return op.cast(bits, to)
+        return op.cast(op.jax(float_to_bits, x), to)
     return op.jax(bits_to_float, op.cast(x, DType(f"u{source.bits}")), to=to)
 
 
-def _layout(dtype: Any) -> tuple[int, int, int, Any]:
-    """The numbers of exponent and mantissa bits of a float dtype, the bias of exponents, and the dtype of its bits."""
+def _is_float8(dtype: DType) -> bool:
+    return dtype.is_float and dtype.bits == 8
+
+
+class Layout(NamedTuple):
+    """How a float dtype is laid out: sign, exponent, mantissa, from the highest bit on."""
+
+    exponent_bits: int
+    mantissa_bits: int
+    bias: int  # what the field of the exponent has more than the exponent
+    unsigned: Any  # the dtype of the bits
+
+    @property
+    def top(self) -> int:
+        """The field of the exponent of infinities and NaN: all ones."""
+        return (1 << self.exponent_bits) - 1
+
+    def integer(self, value: int) -> jax.Array:
+        return jnp.asarray(value, self.unsigned)
+
+
+def layout(dtype: Any) -> Layout:
     info = jnp.finfo(dtype)
-    return (
-        info.nexp,
-        info.nmant,
-        (1 << (info.nexp - 1)) - 1,
-        jnp.dtype(f"uint{info.bits}"),
-    )
+    bias = (1 << (info.nexp - 1)) - 1
+    return Layout(info.nexp, info.nmant, bias, jnp.dtype(f"uint{info.bits}"))
 
 
 def float_to_bits(x: jax.Array) -> jax.Array:
     """The bits of floats by arithmetic alone, for opsets without BitCast. NaN gets its usual pattern."""
-    exponent_bits, mantissa_bits, bias, unsigned = _layout(x.dtype)
+    form = layout(x.dtype)
     a = jnp.abs(x).astype(jnp.float64)
-    scaled = finite = jnp.where(jnp.isfinite(a), a, 1.0)
-    e = jnp.zeros(x.shape, jnp.float64)
-    step = min(1 << (exponent_bits - 1), 512)
-    while step:  # bring the mantissa to [1, 2) by powers of two, exactly
-        up, down = scaled >= 2.0**step, scaled < 2.0 ** (1 - step)
-        scaled = jnp.where(
-            up,
-            scaled * 2.0**-step,
-            jnp.where(down & (scaled > 0), scaled * 2.0**step, scaled),
-        )
-        e = e + jnp.where(up, step, jnp.where(down & (finite > 0), -step, 0))
-        step //= 2
-    normal = e >= 1 - bias
-    fraction = jnp.where(
-        normal,
-        (scaled - 1) * 2.0**mantissa_bits,
-        scaled * jnp.exp2(jnp.where(normal, 0.0, e + (bias - 1))) * 2.0**mantissa_bits,
+    scaled, exponent = _mantissa_and_exponent(
+        jnp.where(jnp.isfinite(a), a, 1.0), form.exponent_bits
     )
-    field = jnp.where(normal, e + bias, 0.0)
-    bits = (field.astype(unsigned) << mantissa_bits) | fraction.astype(unsigned)
-    top = jnp.asarray((1 << exponent_bits) - 1, unsigned) << mantissa_bits
-    bits = jnp.where(a == 0, jnp.asarray(0, unsigned), bits)
-    bits = jnp.where(
-        jnp.isinf(a),
-        top,
-        jnp.where(
-            jnp.isnan(x), top | jnp.asarray(1 << (mantissa_bits - 1), unsigned), bits
-        ),
-    )
+    unit = 2.0**form.mantissa_bits
+    is_normal = exponent >= 1 - form.bias
+    # below that, the field is 0, and the mantissa has no leading 1
+    subnormal_scale = jnp.exp2(jnp.where(is_normal, 0.0, exponent + (form.bias - 1)))
+    subnormal = scaled * subnormal_scale * unit
+    fraction = jnp.where(is_normal, (scaled - 1) * unit, subnormal)
+    field = jnp.where(is_normal, exponent + form.bias, 0.0).astype(form.unsigned)
+    bits = (field << form.mantissa_bits) | fraction.astype(form.unsigned)
+    bits = jnp.where(a == 0, form.integer(0), bits)
+    infinite = form.integer(form.top) << form.mantissa_bits
+    quiet_nan = infinite | form.integer(1 << (form.mantissa_bits - 1))
+    special = jnp.where(jnp.isnan(x), quiet_nan, bits)
+    bits = jnp.where(jnp.isinf(a), infinite, special)
     negative = (x < 0) | ((x == 0) & (1 / x < 0))
-    return bits | (negative.astype(unsigned) << (x.dtype.itemsize * 8 - 1))
+    return bits | (negative.astype(form.unsigned) << (x.dtype.itemsize * 8 - 1))
+
+
+def _mantissa_and_exponent(
+    a: jax.Array, exponent_bits: int
+) -> tuple[jax.Array, jax.Array]:
+    """Finite numbers of 0 or more as `mantissa * 2**exponent`, with a mantissa in [1, 2); that of 0 is 0.
+
+    The mantissa gets there by powers of two, which are exact.
+    """
+    scaled = a
+    exponent = jnp.zeros(a.shape, jnp.float64)
+    step = min(1 << (exponent_bits - 1), 512)
+    while step:
+        down, up = scaled >= 2.0**step, scaled < 2.0 ** (1 - step)
+        raised = jnp.where(up & (scaled > 0), scaled * 2.0**step, scaled)
+        scaled = jnp.where(down, scaled * 2.0**-step, raised)
+        added = jnp.where(down, step, jnp.where(up & (a > 0), -step, 0))
+        exponent = exponent + added
+        step //= 2
+    return scaled, exponent
 
 
 def bits_to_float(u: jax.Array, *, to: DType) -> jax.Array:
     """Floats of their bits by arithmetic alone."""
-    exponent_bits, mantissa_bits, bias, unsigned = _layout(to.numpy)
-    mantissa = (u & jnp.asarray((1 << mantissa_bits) - 1, unsigned)).astype(jnp.float64)
-    field = (
-        (u >> mantissa_bits) & jnp.asarray((1 << exponent_bits) - 1, unsigned)
-    ).astype(jnp.float64)
-    e = jnp.maximum(field, 1.0) - bias - mantissa_bits
-    value = mantissa + jnp.where(field > 0, 2.0**mantissa_bits, 0.0)
-    scaled, left = value, jnp.abs(e)
-    for step in (
-        512,
-        *(512 >> i for i in range(10)),
-    ):  # by powers of two, exactly; the largest may be due twice
-        now = left >= step
-        scaled = jnp.where(
-            now, scaled * jnp.where(e > 0, 2.0**step, 2.0**-step), scaled
-        )
-        left = jnp.where(now, left - step, left)
-    special = field == (1 << exponent_bits) - 1
-    out = jnp.where(special, jnp.where(mantissa > 0, jnp.nan, jnp.inf), scaled)
+    form = layout(to.numpy)
+    mantissa = u & form.integer((1 << form.mantissa_bits) - 1)
+    mantissa = mantissa.astype(jnp.float64)
+    field = (u >> form.mantissa_bits) & form.integer(form.top)
+    field = field.astype(jnp.float64)
+    whole = mantissa + jnp.where(field > 0, 2.0**form.mantissa_bits, 0.0)
+    exponent = jnp.maximum(field, 1.0) - form.bias - form.mantissa_bits
+    scaled = _times_power_of_two(whole, exponent)
+    special = jnp.where(mantissa > 0, jnp.nan, jnp.inf)
+    out = jnp.where(field == form.top, special, scaled)
     negative = (u >> (u.dtype.itemsize * 8 - 1)) == 1
     return (out * jnp.where(negative, -1.0, 1.0)).astype(to.numpy)
 
 
+POWERS = (512, *(512 >> i for i in range(10)))  # the largest may be due twice
+
+
+def _times_power_of_two(x: jax.Array, exponent: jax.Array) -> jax.Array:
+    """`x * 2**exponent`, exactly: by a few powers, each of which is a float64."""
+    left = jnp.abs(exponent)
+    for power in POWERS:
+        is_due = left >= power
+        factor = jnp.where(exponent > 0, 2.0**power, 2.0**-power)
+        x = jnp.where(is_due, x * factor, x)
+        left = jnp.where(is_due, left - power, left)
+    return x
+
+
 def _through_table(x: jax.Array, *, to: DType) -> jax.Array:
     """Between 8-bit floats and integers: their 256 values are looked up."""
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        values = np.arange(256, dtype=np.uint8).view(x.dtype).astype(np.float32)
-        wide = x.astype(jnp.float32)
-        same = (wide[..., None] == values) & (
-            jnp.signbit(wide)[..., None] == np.signbit(values)
-        )
-        same = same | (jnp.isnan(wide)[..., None] & np.isnan(values))
-        return jnp.argmax(same, -1).astype(to.numpy)
-    values = np.arange(256, dtype=np.uint8).view(to.numpy).astype(np.float32)
-    return jnp.asarray(values)[x.astype(jnp.uint8).astype(jnp.int32)].astype(to.numpy)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        values = _all_values(to.numpy)
+        places = x.astype(jnp.uint8).astype(jnp.int32)
+        return jnp.asarray(values)[places].astype(to.numpy)
+    values = _all_values(x.dtype)
+    wide = x.astype(jnp.float32)[..., None]
+    same_sign = jnp.signbit(wide) == np.signbit(values)
+    same = (wide == values) & same_sign
+    both_nan = jnp.isnan(wide) & np.isnan(values)
+    return jnp.argmax(same | both_nan, -1).astype(to.numpy)
+
+
+def _all_values(dtype: Any) -> np.ndarray:
+    """The 256 values of an 8-bit float, in the order of their bits."""
+    return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+
+
+# -------------------------------------------------------------------------------------------- precision
 
 
 @lower_with("reduce_precision")
 def reduce_precision(
     x: jax.Array, *, exponent_bits: int, mantissa_bits: int
 ) -> jax.Array:
-    """Round to fewer bits: mantissa to nearest even, values past the exponent to infinity, below it to zero."""
-    own_exponent, own_mantissa, bias, unsigned = _layout(x.dtype)
-    bits = lax.bitcast_convert_type(x, unsigned)
-    if mantissa_bits < own_mantissa:
-        drop = own_mantissa - mantissa_bits
-        last = (bits >> drop) & 1
-        bits = bits + last + jnp.asarray((1 << (drop - 1)) - 1, unsigned)
-        bits = (bits >> drop) << drop
-    if exponent_bits < own_exponent:
-        new = (1 << (exponent_bits - 1)) - 1
-        field_mask = jnp.asarray(((1 << own_exponent) - 1) << own_mantissa, unsigned)
-        field = bits & field_mask
-        sign = bits & jnp.asarray(1 << (own_exponent + own_mantissa), unsigned)
-        over = field > jnp.asarray((bias + new) << own_mantissa, unsigned)
-        under = field <= jnp.asarray((bias - new) << own_mantissa, unsigned)
-        bits = jnp.where(over, sign | field_mask, jnp.where(under, sign, bits))
-    return jnp.where(
-        jnp.isnan(x), x, lax.bitcast_convert_type(bits.astype(unsigned), x.dtype)
-    )
+    """Round to fewer bits: the mantissa to nearest even.
+
+    Values past the exponent become infinite, those below it zero.
+    """
+    form = layout(x.dtype)
+    bits = lax.bitcast_convert_type(x, form.unsigned)
+    if mantissa_bits < form.mantissa_bits:
+        bits = _round_mantissa(bits, form, form.mantissa_bits - mantissa_bits)
+    if exponent_bits < form.exponent_bits:
+        bits = _limit_exponent(bits, form, (1 << (exponent_bits - 1)) - 1)
+    rounded = lax.bitcast_convert_type(bits.astype(form.unsigned), x.dtype)
+    return jnp.where(jnp.isnan(x), x, rounded)
+
+
+def _round_mantissa(bits: jax.Array, form: Layout, dropped: int) -> jax.Array:
+    """Drop so many of the lowest bits, half to even. A carry goes on into the exponent, as it should."""
+    last_kept = (bits >> dropped) & 1
+    bits = bits + last_kept + form.integer((1 << (dropped - 1)) - 1)
+    return (bits >> dropped) << dropped
+
+
+def _limit_exponent(bits: jax.Array, form: Layout, bias: int) -> jax.Array:
+    """Exponents as a dtype with another bias has them. Above is infinity of the sign, below zero of the sign."""
+    infinity = form.integer(form.top << form.mantissa_bits)
+    sign = bits & form.integer(1 << (form.exponent_bits + form.mantissa_bits))
+    field = bits & infinity
+    over = field > form.integer((form.bias + bias) << form.mantissa_bits)
+    under = field <= form.integer((form.bias - bias) << form.mantissa_bits)
+    return jnp.where(over, sign | infinity, jnp.where(under, sign, bits))
