@@ -1,6 +1,7 @@
 """Generated pages are up to date, and what they and the README show works."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -48,6 +49,22 @@ def test_results_are_of_primitives_that_have_a_rule():
     calls = {c.removeprefix("lax.") for c in supported.CALLS} | {"custom_linear_solve"}
     assert set(results) <= supported.rules() | calls
     assert len(results) > 130
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_are_there(page):
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_first_program_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = architecture.CODE.search((ROOT / "README.md").read_text())
+    exec(code["code"], {})
+    assert (tmp_path / "mlp.onnx").is_file()
 
 
 @pytest.fixture
