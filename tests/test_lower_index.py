@@ -12,31 +12,38 @@ import j2o
 from tests.harness import assert_same
 
 INDEX = np.array([0, 1, 2, 2, 9, -7, 4, -1], np.int32)
-DTYPES = "float32 float16 bfloat16 float64 int8 int32 uint64".split()
+DTYPES = ["float32", "float16", "bfloat16", "float64", "int8", "int32", "uint64"]
+
+
+def same_as_jax(fn, *args):
+    """What the model gives and what JAX gives are equal to the bit."""
+    first, *rest = args
+    got = j2o.compile(fn, list(args))(*args)
+    assert_same(got, fn(jnp.asarray(first), *rest))
+
+
+def operand_and_updates(dtype):
+    """Integers; for floats with signed zeros, NaN and infinities among them."""
+    operand = [1, -1, -0.0, np.nan, 3, 2]
+    updates = [2, np.nan, -0.5, -0.5, 5, 5, np.inf, -np.inf]
+    if "int" in dtype:
+        operand = [1, 0, 3, 4, 3, 2]
+        updates = [2, 3, 1, 0, 1, 1, 0, 1]
+    kind = jnp.dtype(dtype)
+    return np.array(operand).astype(kind), np.array(updates).astype(kind)
 
 
 @pytest.mark.parametrize("mode", ["drop", "clip", "promise_in_bounds"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["set", "add", "multiply", "max", "min"])
 def test_scatter_at_edges(kind, dtype, mode):
-    whole = "int" in dtype
-    x = np.array([1, 0, 3, 4, 3, 2] if whole else [1, -1, -0.0, np.nan, 3, 2]).astype(
-        jnp.dtype(dtype)
-    )
-    u = np.array(
-        [2, 3, 1, 0, 1, 1, 0, 1]
-        if whole
-        else [2, np.nan, -0.5, -0.5, 5, 5, np.inf, -np.inf]
-    )
-    u = u.astype(x.dtype)
+    x, u = operand_and_updates(dtype)
 
     def fn(x, i, u):
         return getattr(x.at[i], kind)(u, mode=mode)
 
     with jax.enable_x64(True):
-        assert_same(
-            j2o.compile(fn, [x, INDEX, u])(x, INDEX, u), fn(jnp.asarray(x), INDEX, u)
-        )
+        same_as_jax(fn, x, INDEX, u)
 
 
 @pytest.mark.parametrize("mode", ["fill", "clip", "promise_in_bounds"])
@@ -48,7 +55,7 @@ def test_gather_out_of_bounds(dtype, mode):
         return x.at[i].get(mode=mode)
 
     with jax.enable_x64(True):
-        assert_same(j2o.compile(fn, [x, INDEX])(x, INDEX), fn(jnp.asarray(x), INDEX))
+        same_as_jax(fn, x, INDEX)
 
 
 @pytest.mark.parametrize("kind", ["add", "max"])
@@ -56,11 +63,13 @@ def test_large_accumulations_at_repeated_indices_lose_nothing(kind):
     """onnxruntime's ScatterND lets its threads overwrite each other."""
     n = 2_000_000
     updates = np.arange(n, dtype=np.float64) % 7
-    model = j2o.compile(
-        lambda i, u: getattr(jnp.zeros((3, 2)).at[i, 1], kind)(u),
-        ["i32[N]", "f32[N]"],
-        constraints=["N >= 1"],
-    )
+
+    def fn(i, u):
+        place = jnp.zeros((3, 2)).at[i, 1]
+        return getattr(place, kind)(u)
+
+    specs = ["i32[N]", "f32[N]"]
+    model = j2o.compile(fn, specs, constraints=["N >= 1"])
     got = model(np.full(n, 2, np.int32), updates.astype(np.float32))
     assert got[2, 1] == (updates.sum() if kind == "add" else 6)
 
@@ -77,20 +86,22 @@ def test_an_operand_of_size_zero_or_unknown_drops_updates_past_it():
 @pytest.mark.parametrize("kind", ["multiply", "max", "min", "add", "set"])
 def test_scatter_of_complex_numbers(kind, mode):
     random = np.random.default_rng(0)
-    x, u = (
-        (random.standard_normal(s) + 1j * random.standard_normal(s)).astype(
-            np.complex64
-        )
-        for s in ((5, 2, 3), (5, 2, 6))
-    )
-    i = (
-        random.integers(0, 4, (5, 6))
-        if kind != "set"
-        else np.tile(np.array([0, 2, 3, 5, 1, -9]), (5, 1))
-    )
-    fn = jax.vmap(lambda x, i, u: getattr(x.at[:, i], kind)(u, mode=mode))
+
+    def numbers(*shape):
+        real = random.standard_normal(shape)
+        return (real + 1j * random.standard_normal(shape)).astype(np.complex64)
+
+    x = numbers(5, 2, 3)
+    u = numbers(5, 2, 6)
+    i = random.integers(0, 4, (5, 6))
+    if kind == "set":  # which of several comes last is left open
+        i = np.tile(np.array([0, 2, 3, 5, 1, -9]), (5, 1))
     i = i.astype(np.int32)
-    j2o.compile(fn, [x, i, u]).verify(x, i, u)
+
+    def scatter(x, i, u):
+        return getattr(x.at[:, i], kind)(u, mode=mode)
+
+    j2o.compile(jax.vmap(scatter), [x, i, u]).verify(x, i, u)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "bool", "complex64"])
@@ -103,8 +114,7 @@ def test_a_function_applied_at_indices(options, dtype):
         return ~v if dtype == "bool" else v * v + 1
 
     fn = jax.vmap(lambda x: x.at[i, 1:].apply(changed, **options))
-    assert_same(j2o.compile(fn, [x])(x), fn(jnp.asarray(x)))
-    model = j2o.compile(
-        fn, [jax.ShapeDtypeStruct(jax.export.symbolic_shape("B, 5, 3"), dtype)]
-    )
+    same_as_jax(fn, x)
+    shape = jax.export.symbolic_shape("B, 5, 3")
+    model = j2o.compile(fn, [jax.ShapeDtypeStruct(shape, dtype)])
     assert_same(model(x[:1]), fn(jnp.asarray(x[:1])))

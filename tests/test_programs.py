@@ -8,52 +8,127 @@ import pytest
 import j2o
 from tests.harness import normal, sized
 
-PROGRAMS = {
-    "mlp": (lambda x, w: jnp.tanh(x @ w + 1.0), [("B", 6), (6, 8)]),
-    "softmax": (lambda x: jax.nn.softmax(x, axis=-1), [("B", "T")]),
-    "layer_norm": (
-        lambda x: (
-            (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        ),
-        [("B", 8)],
-    ),
-    "reshape": (
-        lambda x: x.reshape(-1, 2, x.shape[1] // 2).transpose(2, 0, 1),
-        [("B", 6)],
-    ),
-    "slice": (lambda x: x[:, 1:] - x[:, :-1], [("B", 5)]),
-    "concat": (lambda x: jnp.concatenate([x, x], 1), [("B", "T")]),
-    "arange": (lambda x: jnp.arange(x.shape[0]) + x.shape[1], [("B", "T")]),
-    "pad": (lambda x: jax.lax.pad(x, 0.5, ((1, -1, 1), (0, 2, 0))), [("B", 3)]),
-    "gather": (lambda x, i: x[i], [(7, 3), "i32[B]"]),
-    "take_fill": (lambda x, i: jnp.take(x, i * 3, axis=0), [(7, 3), "i32[B]"]),
-    "along_axis": (
-        lambda x, i: jnp.take_along_axis(x, i, axis=1),
-        [("B", 7), "i32[B,2]"],
-    ),
-    "scatter_add": (lambda x, i: x.at[i].add(1.0), [(7,), "i32[B]"]),
-    "scatter_drop": (lambda x, i: x.at[i * 4].set(2.0, mode="drop"), [(7,), "i32[B]"]),
-    "dynamic_slice": (
-        lambda x, i: jax.lax.dynamic_slice(x, (i[0] + 3, 1), (2, 2)),
-        [("B+2", 5), "i32[B]"],
-    ),
-    "update_slice": (
-        lambda x, u, i: jax.lax.dynamic_update_slice(x, u, (i[0], 0)),
-        [("B", 4), (1, 4), "i32[B]"],
-    ),
-    "einsum": (
-        lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k),
-        [("B", 3, 2, 4), ("B", "T", 2, 4)],
-    ),
-    "gradient": (
-        lambda x, w: jax.grad(lambda v: (jnp.tanh(x @ v) ** 2).mean())(w),
-        [("B", 4), (4, 3)],
-    ),
-    "argmax": (lambda x: jnp.argmax(x, -1), [("B", "T")]),
-    "cumsum": (lambda x: jnp.cumsum(x, 0), [("B", 3)]),
-    "int_division": (lambda i: (i - 3) // 2 + (i - 3) % 3, ["i32[B]"]),
-    "to_int": (lambda x: (x * 1e10).astype(jnp.int32), [("B", 3)]),
-}
+PROGRAMS = {}
+
+
+def program(*specs):
+    """Add a program under its function's name."""
+
+    def register(fn):
+        PROGRAMS[fn.__name__.rstrip("_")] = (fn, list(specs))
+        return fn
+
+    return register
+
+
+@program(("B", 6), (6, 8))
+def mlp(x, w):
+    return jnp.tanh(x @ w + 1.0)
+
+
+@program(("B", "T"))
+def softmax(x):
+    return jax.nn.softmax(x, axis=-1)
+
+
+@program(("B", 8))
+def layer_norm(x):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+@program(("B", 6))
+def reshape(x):
+    halves = x.reshape(-1, 2, x.shape[1] // 2)
+    return halves.transpose(2, 0, 1)
+
+
+@program(("B", 5))
+def slice_(x):
+    return x[:, 1:] - x[:, :-1]
+
+
+@program(("B", "T"))
+def concat(x):
+    return jnp.concatenate([x, x], 1)
+
+
+@program(("B", "T"))
+def arange(x):
+    return jnp.arange(x.shape[0]) + x.shape[1]
+
+
+@program(("B", 3))
+def pad(x):
+    return jax.lax.pad(x, 0.5, ((1, -1, 1), (0, 2, 0)))
+
+
+@program((7, 3), "i32[B]")
+def gather(x, i):
+    return x[i]
+
+
+@program((7, 3), "i32[B]")
+def take_fill(x, i):
+    return jnp.take(x, i * 3, axis=0)
+
+
+@program(("B", 7), "i32[B,2]")
+def along_axis(x, i):
+    return jnp.take_along_axis(x, i, axis=1)
+
+
+@program((7,), "i32[B]")
+def scatter_add(x, i):
+    return x.at[i].add(1.0)
+
+
+@program((7,), "i32[B]")
+def scatter_drop(x, i):
+    return x.at[i * 4].set(2.0, mode="drop")
+
+
+@program(("B+2", 5), "i32[B]")
+def dynamic_slice(x, i):
+    return jax.lax.dynamic_slice(x, (i[0] + 3, 1), (2, 2))
+
+
+@program(("B", 4), (1, 4), "i32[B]")
+def update_slice(x, u, i):
+    return jax.lax.dynamic_update_slice(x, u, (i[0], 0))
+
+
+@program(("B", 3, 2, 4), ("B", "T", 2, 4))
+def einsum(q, k):
+    return jnp.einsum("bqhd,bkhd->bhqk", q, k)
+
+
+@program(("B", 4), (4, 3))
+def gradient(x, w):
+    def loss(v):
+        return (jnp.tanh(x @ v) ** 2).mean()
+
+    return jax.grad(loss)(w)
+
+
+@program(("B", "T"))
+def argmax(x):
+    return jnp.argmax(x, -1)
+
+
+@program(("B", 3))
+def cumsum(x):
+    return jnp.cumsum(x, 0)
+
+
+@program("i32[B]")
+def int_division(i):
+    return (i - 3) // 2 + (i - 3) % 3
+
+
+@program(("B", 3))
+def to_int(x):
+    return (x * 1e10).astype(jnp.int32)
 
 
 def value(spec, sizes):
