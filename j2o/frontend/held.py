@@ -1,7 +1,9 @@
-"""What a callable holds: the arrays, modules and functions that it is, is bound to, closes over or is applied to.
+"""What a callable holds.
 
-One walk gives the names of its weights, what has to be copied before it is traced, and what must be left as it was.
-Uses of private JAX: none.
+The arrays, modules and functions that it is, is bound to, closes over or is applied to.
+
+One walk gives the names of its weights, what has to be copied before it is traced, and what must be left as
+it was. Uses of private JAX: none.
 """
 
 from __future__ import annotations
@@ -20,20 +22,24 @@ import numpy as np
 from j2o.frontend.failures import is_machinery
 from j2o.ir.places import is_installed
 
+# classes of objects that hold nothing
 ATOMS = frozenset(
     [
-        type(None),
+        # Python's own values
         bool,
-        str,
         bytes,
-        int,
-        float,
         complex,
+        float,
+        int,
+        str,
+        type(None),
+        # code
         type,
-        types.ModuleType,
         types.BuiltinFunctionType,
+        types.ModuleType,
     ]
 )
+# packages whose objects are not looked into
 WITHOUT_PARTS = frozenset(["builtins", "jaxlib", "numpy", "typing", "inspect"])
 
 
@@ -41,8 +47,8 @@ WITHOUT_PARTS = frozenset(["builtins", "jaxlib", "numpy", "typing", "inspect"])
 class Held:
     """What is reachable from a callable, in the order of a walk from the outside in.
 
-    `objects` has (path, object); paths read as `blocks/3/attn/query/kernel`. `parents` has the places in `objects` of
-    those that hold an object, by its id. No id is used twice, as all the objects are kept alive.
+    `objects` has (path, object); paths read as `blocks/3/attn/query/kernel`. `parents` has the places in
+    `objects` of those that hold an object, by its id. No id is used twice, as all the objects are kept alive.
     """
 
     objects: list[tuple[str, Any]]
@@ -58,30 +64,30 @@ class Held:
 
 
 def is_array(x: Any) -> bool:
+    """Return True for an array of numpy or JAX."""
     return isinstance(x, np.ndarray | jax.Array)
 
 
 def held_by(fn: Any) -> Held:
-    """Everything that `fn` holds, itself first."""
+    """Return everything that `fn` holds, itself first."""
     objects: list[tuple[str, Any]] = []
     parents: dict[int, list[int]] = {}
     waiting: list[tuple[str, Any, int]] = [("", fn, -1)]
     while waiting:
         path, x, parent = waiting.pop()
-        known = id(x) in parents
+        is_known = id(x) in parents
         parents.setdefault(id(x), []).append(parent)
-        if known:
+        if is_known:
             continue
         if is_keras_variable(x):
-            path = (
-                x.path
-            )  # where it belongs in its model; how that is held says nothing
+            # where it belongs in its model; how that is held says nothing
+            path = x.path
         position = len(objects)
         objects.append((path, x))
         if is_array(x):
             continue
         inside = [
-            (f"{path}/{name}" if path and name else path or name, part, position)
+            (_joined(path, name), part, position)
             for name, part in parts(x)
             if not _is_plain(part)
         ]
@@ -89,33 +95,35 @@ def held_by(fn: Any) -> Held:
     return Held(objects, parents)
 
 
+def _joined(path: str, name: str) -> str:
+    return f"{path}/{name}" if path and name else path or name
+
+
 def _is_plain(x: Any) -> bool:
-    """Whether an object surely holds nothing: a number, text, a class, or a tuple of such."""
+    """Return True for an object that surely holds nothing: a number, text, a class, or a tuple of such."""
     if type(x) is tuple:
         return all(type(value) in ATOMS for value in x)
     return type(x) in ATOMS or isinstance(x, type)
 
 
 def parts(x: Any) -> Iterator[tuple[str, Any]]:
-    """The named parts of an object that may hold arrays; a name is "" where the path should not show the step."""
+    """Yield the named parts of an object that may hold arrays.
+
+    A name is "" where the path should not show the step.
+    """
     if isinstance(x, types.MethodType):
         yield "", x.__self__
         yield "", x.__func__
     elif isinstance(x, functools.partial):
         yield "", x.func
-        yield from ((str(i), a) for i, a in enumerate(x.args))
+        yield from ((str(i), argument) for i, argument in enumerate(x.args))
         yield from x.keywords.items()
     elif isinstance(x, types.FunctionType):
         yield from _function_parts(x)
     elif isinstance(x, types.CellType):
         yield "", content_of(x)
-    elif isinstance(x, dict):
-        yield from ((str(k), v) for k, v in x.items() if type(v) not in ATOMS)
-    elif isinstance(x, list | tuple):
-        names = getattr(x, "_fields", range(len(x)))
-        yield from (
-            (str(k), v) for k, v in zip(names, x, strict=False) if type(v) not in ATOMS
-        )
+    elif isinstance(x, dict | list | tuple):
+        yield from _elements(x)
     elif is_variable(x):
         yield "", x.get_raw_value()
     elif is_keras_variable(x):
@@ -123,47 +131,59 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
     elif is_wrapper(x):
         yield "", x.__wrapped__
     elif _is_bound_linen(x):
-        yield "", x.scope.root.variables()
-        yield from (
-            (name, value)
-            for name, value in attributes(x)
-            if name not in ("scope", "parent")
-        )
+        yield from _linen_parts(x)
     elif type(x).__module__.partition(".")[0] not in WITHOUT_PARTS:
-        is_mapping = isinstance(
-            x, Mapping
-        )  # its private dictionary is no step of a path
-        for name, value in attributes(x):
-            if not name.startswith("_pytree__"):
-                yield "" if is_mapping and name.startswith("_") else name, value
+        yield from _object_parts(x)
+
+
+def _elements(x: Any) -> Iterator[tuple[str, Any]]:
+    """The elements of a dictionary, list or tuple by their key, place or field."""
+    if isinstance(x, dict):
+        named = x.items()
+    else:
+        named = zip(getattr(x, "_fields", range(len(x))), x, strict=False)
+    yield from ((str(name), part) for name, part in named if type(part) not in ATOMS)
+
+
+def _linen_parts(x: Any) -> Iterator[tuple[str, Any]]:
+    """The variables of a bound linen module, and its attributes."""
+    yield "", x.scope.root.variables()
+    for name, value in attributes(x):
+        if name not in ("scope", "parent"):
+            yield name, value
+
+
+def _object_parts(x: Any) -> Iterator[tuple[str, Any]]:
+    """The attributes of an object of any class."""
+    is_mapping = isinstance(x, Mapping)
+    for name, value in attributes(x):
+        # the private dictionary of a mapping is no step of a path
+        is_hidden = is_mapping and name.startswith("_")
+        if not name.startswith("_pytree__"):
+            yield "" if is_hidden else name, value
 
 
 def attributes(x: Any) -> list[tuple[str, Any]]:
-    """The attributes that an object has of its own, in its `__dict__` and in its slots."""
+    """Return the attributes that an object has of its own, in its `__dict__` and in its slots."""
     found = list(vars(x).items()) if hasattr(x, "__dict__") else []
     for base in type(x).__mro__:
         slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             try:
                 found.append((name, base.__dict__[name].__get__(x)))
-            except (
-                KeyError,
-                AttributeError,
-            ):  # `__dict__`, `__weakref__`, a private name; a slot that is not set
+            except (KeyError, AttributeError):
+                # `__dict__`, `__weakref__`, a private name; a slot that is not set
                 continue
     return found
 
 
 def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function closes over, its defaults, the globals that it names and its attributes."""
     cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True))
     called = [name for name, cell in cells.items() if callable(content_of(cell))]
-    for (
-        name,
-        cell,
-    ) in (
-        cells.items()
-    ):  # the weights of the one module that is called are named as in the module
-        yield "" if [name] == called else name, cell
+    for name, cell in cells.items():
+        # the weights of the one module that is called are named as in the module
+        yield "" if called == [name] else name, cell
     for value in fn.__defaults__ or ():
         yield "", value
     yield from (fn.__kwdefaults__ or {}).items()
@@ -174,7 +194,7 @@ def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def content_of(cell: types.CellType) -> Any:
-    """What a closure's cell holds, None where it is empty."""
+    """Return what a closure's cell holds, None where it is empty."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -182,7 +202,10 @@ def content_of(cell: types.CellType) -> Any:
 
 
 def used_globals(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """The objects among the globals that a function's code names; those of installed packages hold nothing."""
+    """Yield the objects among the globals that a function's code names.
+
+    Those of installed packages hold nothing.
+    """
     if is_of_a_package(fn):
         return
     for name in dict.fromkeys(_global_names(fn.__code__)):
@@ -193,7 +216,7 @@ def used_globals(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def is_of_a_package(x: Any) -> bool:
-    """Whether an object is a function, as it is or wrapped, of an installed package or of Python's own library."""
+    """Return True for a function of an installed package or of Python's own library, as it is or wrapped."""
     if not callable(x) or is_nnx(x):
         return False
     code = getattr(inspect.unwrap(x), "__code__", None)
@@ -210,41 +233,47 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
 
 
 def is_wrapper(x: Any) -> bool:
-    """Whether an object, no function, says what it wraps: what `jax.jit` and `nnx.jit` return."""
-    return (
-        not isinstance(x, types.FunctionType)
-        and getattr(x, "__wrapped__", None) is not None
-    )
+    """Return True for an object, no function, that says what it wraps.
+
+    What `jax.jit` and `nnx.jit` return.
+    """
+    if isinstance(x, types.FunctionType):
+        return False
+    return getattr(x, "__wrapped__", None) is not None
 
 
 def is_variable(x: Any) -> bool:
-    """Whether an object is a variable of flax nnx, which j2o never imports itself."""
+    """Return True for a variable of flax nnx, which j2o never imports itself."""
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(x, nnx.Variable)
 
 
 def is_nnx(x: Any) -> bool:
-    """Whether an object is one of nnx that a program may write to: a module, variable, stream, optimizer or list."""
+    """Return True for an object of nnx that a program may write to.
+
+    It is a module, variable, stream, optimizer or list.
+    """
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(x, nnx.Pytree | nnx.Variable)
 
 
 def is_equinox_state(x: Any) -> bool:
-    """Whether an object is a state of equinox, which a program uses up: its first call leaves none for a second."""
+    """Return True for a state of equinox, which a program uses up.
+
+    Its first call leaves none for a second.
+    """
     equinox = sys.modules.get("equinox")
     return equinox is not None and isinstance(x, equinox.nn.State)
 
 
 def _is_bound_linen(x: Any) -> bool:
     linen = sys.modules.get("flax.linen")
-    return (
-        linen is not None
-        and isinstance(x, linen.Module)
-        and getattr(x, "scope", None) is not None
-    )
+    if linen is None or not isinstance(x, linen.Module):
+        return False
+    return getattr(x, "scope", None) is not None
 
 
 def is_keras_variable(x: Any) -> bool:
-    """Whether an object is a variable of keras, which j2o never imports itself."""
+    """Return True for a variable of keras, which j2o never imports itself."""
     variable = getattr(sys.modules.get("keras"), "Variable", None)
     return variable is not None and isinstance(x, variable)

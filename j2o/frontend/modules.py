@@ -1,10 +1,12 @@
-"""Modules that a program may write to: it is traced with copies of them, and the caller's own stay as they are.
+"""Modules that a program may write to.
 
-A trace must not touch nnx modules of the caller's. nnx refuses to write to variables from inside a trace, and `nnx.jit`
-empties the modules that it is given before it finds that out. A state of equinox is used up by its first call. So what
-holds such objects is copied inside the trace: modules with their variables, and the methods, partials, closures,
-containers and objects of any class around them. What is shared stays shared in the copy. Arrays are not copied.
-Uses of private JAX: none.
+It is traced with copies of them, and the caller's own stay as they are.
+
+A trace must not touch nnx modules of the caller's. nnx refuses to write to variables from inside a trace, and
+`nnx.jit` empties the modules that it is given before it finds that out. A state of equinox is used up by its
+first call. So what holds such objects is copied inside the trace: modules with their variables, and the
+methods, partials, closures, containers and objects of any class around them. What is shared stays shared in
+the copy. Arrays are not copied. Uses of private JAX: none.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,12 +32,15 @@ from j2o.frontend.held import (
 
 TRACE_STATE = "_pytree__state"
 Copies = dict[int, Any]  # the copy of each object, by the object's id
+Again = Callable[[Any], Any]  # the copy of a part, made now or before
 
 
 def on_copies(fn: Callable[..., Any], held: Held | None = None) -> Callable[..., Any]:
-    """A function that calls a fresh copy of `fn` each time, so that no call changes what it holds; `fn` where nothing can change."""
-    held = held or held_by(fn)
-    holders = holders_of_state(held)
+    """Return a function that calls a fresh copy of `fn` each time, so that no call changes what it holds.
+
+    It is `fn` itself where nothing can change.
+    """
+    holders = holders_of_state(held or held_by(fn))
     if not holders:
         return fn
 
@@ -46,7 +51,10 @@ def on_copies(fn: Callable[..., Any], held: Held | None = None) -> Callable[...,
 
 
 def holders_of_state(held: Held) -> set[int]:
-    """The ids of the objects that a program may write to, and of all that has to be copied because it holds one."""
+    """Return the ids of the objects that a program may write to, and of all that hold one of them.
+
+    These have to be copied. What jax.jit returns has its function in a place that nobody can change.
+    """
     waiting = [
         position
         for position, (_, x) in enumerate(held.objects)
@@ -55,9 +63,7 @@ def holders_of_state(held: Held) -> set[int]:
     found: set[int] = set()
     while waiting:
         _, x = held.objects[waiting.pop()]
-        if id(x) in found or is_wrapper(
-            x
-        ):  # what jax.jit returns has its function in a place that nobody can change
+        if id(x) in found or is_wrapper(x):
             continue
         found.add(id(x))
         waiting += [parent for parent in held.parents[id(x)] if parent >= 0]
@@ -65,28 +71,33 @@ def holders_of_state(held: Held) -> set[int]:
 
 
 def variables_in(held: Held) -> list[Any]:
-    """The nnx variables among what a callable holds."""
+    """Return the nnx variables among what a callable holds."""
     return [x for _, x in held.objects if is_variable(x)]
 
 
 def is_written(variable: Any, its_copy: Any) -> bool:
-    """Whether a program has put other arrays into the copy of a variable."""
-    before, after = (jax.tree.leaves(v.get_raw_value()) for v in (variable, its_copy))
-    return len(before) != len(after) or any(
-        a is not b for a, b in zip(before, after, strict=True)
-    )
+    """Return True where a program has put other arrays into the copy of a variable."""
+    before = jax.tree.leaves(variable.get_raw_value())
+    after = jax.tree.leaves(its_copy.get_raw_value())
+    if len(before) != len(after):
+        return True
+    return any(old is not new for old, new in zip(before, after, strict=True))
 
 
 def copied(x: Any, holders: set[int], copies: Copies) -> Any:
-    """A copy of `x` and of all in it that is one of `holders`; `copies` is filled with the copies that are made."""
+    """Return a copy of `x` and of all in it that is one of `holders`.
+
+    `copies` is filled with the copies that are made.
+    """
     if id(x) not in holders:
         return x
     if id(x) not in copies:
-        _copy(x, functools.partial(copied, holders=holders, copies=copies), copies)
+        again = functools.partial(copied, holders=holders, copies=copies)
+        _copy(x, again, copies)
     return copies[id(x)]
 
 
-def _copy(x: Any, again: Callable[[Any], Any], copies: Copies) -> None:
+def _copy(x: Any, again: Again, copies: Copies) -> None:
     """Put the copy of `x` into `copies`: before its parts are copied where they may lead back to it."""
     if is_variable(x):
         copies[id(x)] = x.copy()
@@ -94,58 +105,72 @@ def _copy(x: Any, again: Callable[[Any], Any], copies: Copies) -> None:
         leaves, tree = jax.tree.flatten(x)
         copies[id(x)] = jax.tree.unflatten(tree, leaves)
     elif is_nnx(x):
-        copies[id(x)] = object.__new__(type(x))
-        for name, value in vars(x).items():
-            # what nnx keeps of the trace that a module belongs to becomes that of this trace by its protocol for copying
-            vars(copies[id(x)])[name] = (
-                copy.deepcopy(value) if name == TRACE_STATE else again(value)
-            )
-    elif isinstance(x, types.MethodType):
-        copies[id(x)] = types.MethodType(again(x.__func__), again(x.__self__))
-    elif isinstance(x, functools.partial):
-        keywords = {name: again(value) for name, value in x.keywords.items()}
-        copies[id(x)] = type(x)(again(x.func), *map(again, x.args), **keywords)
-    elif isinstance(x, types.CellType):
-        copies[id(x)] = types.CellType()
-        copies[id(x)].cell_contents = again(x.cell_contents)
+        _copy_module(x, again, copies)
     elif isinstance(x, types.FunctionType):
         _copy_function(x, again, copies)
-    elif isinstance(x, tuple):
-        items = [again(value) for value in x]
-        copies[id(x)] = type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
+    elif isinstance(x, types.CellType):
+        cell = copies[id(x)] = types.CellType()
+        cell.cell_contents = again(x.cell_contents)
     elif isinstance(x, list):
-        copies[id(x)] = copy.copy(x)
-        copies[id(x)][:] = [again(value) for value in x]
+        made = copies[id(x)] = copy.copy(x)
+        made[:] = [again(value) for value in x]
     elif isinstance(x, dict):
-        copies[id(x)] = copy.copy(x)
+        made = copies[id(x)] = copy.copy(x)
         for key, value in x.items():
-            dict.__setitem__(copies[id(x)], key, again(value))
+            dict.__setitem__(made, key, again(value))
+    elif isinstance(x, types.MethodType | functools.partial | tuple):
+        copies[id(x)] = _rebuilt(x, again)
     else:
         _copy_object(x, again, copies)
 
 
-def _copy_function(
-    fn: types.FunctionType, again: Callable[[Any], Any], copies: Copies
-) -> None:
-    """A function of the same code with its own cells and defaults, and with its own globals where these hold nnx objects."""
+def _rebuilt(x: Any, again: Again) -> Any:
+    """A method, partial or tuple of the copies of its parts: nothing in them can lead back to it."""
+    if isinstance(x, types.MethodType):
+        return types.MethodType(again(x.__func__), again(x.__self__))
+    if isinstance(x, functools.partial):
+        arguments = map(again, x.args)
+        keywords = _all(again, x.keywords)
+        return type(x)(again(x.func), *arguments, **keywords)
+    items = [again(value) for value in x]
+    return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
+
+
+def _copy_module(x: Any, again: Again, copies: Copies) -> None:
+    """A module of nnx with copied attributes.
+
+    What nnx keeps of the trace that a module belongs to becomes that of this trace by its protocol for
+    copying.
+    """
+    made = copies[id(x)] = object.__new__(type(x))
+    for name, value in vars(x).items():
+        is_state = name == TRACE_STATE
+        vars(made)[name] = copy.deepcopy(value) if is_state else again(value)
+
+
+def _copy_function(fn: types.FunctionType, again: Again, copies: Copies) -> None:
+    """A function of the same code with its own cells and defaults.
+
+    It has its own globals where these hold nnx objects.
+    """
     cells = tuple(again(cell) for cell in fn.__closure__ or ())
-    changed = {name: again(value) for name, value in used_globals(fn)}
-    changed = {
-        name: value
-        for name, value in changed.items()
-        if value is not fn.__globals__[name]
-    }
+    changed = {}
+    for name, value in used_globals(fn):
+        made = again(value)
+        if made is not fn.__globals__[name]:
+            changed[name] = made
     scope = _globals_with(fn.__globals__, changed, copies)
     new = types.FunctionType(fn.__code__, scope, fn.__name__, None, cells)
     copies[id(fn)] = new
-    new.__defaults__ = (
-        None if fn.__defaults__ is None else tuple(map(again, fn.__defaults__))
-    )
-    new.__kwdefaults__ = {
-        name: again(value) for name, value in (fn.__kwdefaults__ or {}).items()
-    }
+    if fn.__defaults__ is not None:
+        new.__defaults__ = tuple(map(again, fn.__defaults__))
+    new.__kwdefaults__ = _all(again, fn.__kwdefaults__ or {})
     new.__qualname__ = fn.__qualname__
-    new.__dict__.update({name: again(value) for name, value in vars(fn).items()})
+    new.__dict__.update(_all(again, vars(fn)))
+
+
+def _all(again: Again, named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: again(value) for name, value in named.items()}
 
 
 def _globals_with(
@@ -159,8 +184,11 @@ def _globals_with(
     return new
 
 
-def _copy_object(x: Any, again: Callable[[Any], Any], copies: Copies) -> None:
-    """A copy of an object of any class with copied attributes; the object itself where its class refuses to be copied."""
+def _copy_object(x: Any, again: Again, copies: Copies) -> None:
+    """A copy of an object of any class with copied attributes.
+
+    The object itself where its class refuses to be copied.
+    """
     try:
         new = copies[id(x)] = copy.copy(x)
     except (TypeError, ValueError, copy.Error, NotImplementedError):
