@@ -86,7 +86,7 @@ def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
         if to.bits < 8:
             whole = op.cast(whole, DType.I8)
         return op.cast(whole, to)
-    # `top` was rounded up to 2**n: the float below it is cast as it is, what lies above saturates by a Where
+    # `top` was rounded up to 2**n: the float below it is cast as it is, from it on a Where saturates
     below = np.nextafter(top, 0, dtype=carrier.numpy)
     cast = op.cast(op.Clip(number, low, below), to)
     saturated = op.const(int(info.max), to)
@@ -296,7 +296,7 @@ def _round_mantissa(bits: jax.Array, form: Layout, dropped: int) -> jax.Array:
 
 
 def _limit_exponent(bits: jax.Array, form: Layout, bias: int) -> jax.Array:
-    """Exponents as a dtype with another bias has them. Above is infinity of the sign, below zero of the sign."""
+    """Exponents as a dtype with another bias has them: above is infinity, below is zero, of the same sign."""
     infinity = form.integer(form.top << form.mantissa_bits)
     sign = bits & form.integer(1 << (form.exponent_bits + form.mantissa_bits))
     field = bits & infinity

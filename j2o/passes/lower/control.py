@@ -14,8 +14,8 @@ Constants of bodies become values captured from outside, and so does what a body
     lax.cond    (index, operands…), branches[i](operands…)
     onnx.If     (index < k), then: branches below k, else: the others; of more than two, a tree of these
 
-A scan over arrays is a Scan, which reads and writes its slices in place. It cannot run zero times: so a length
-that may be 0 is a Loop, and so is a scan over nothing.
+A scan over arrays is a Scan, which reads and writes its slices in place. It cannot run zero times: so a scan
+whose length may be 0 is a Loop, and so is one over nothing.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def inside(op: Lowering, region: Graph, before: Node | None) -> Lowering:
 def capture_fixed(body: Graph, carry: Values, *others: Graph) -> list[int]:
     """Let a body, and other regions, capture what it hands on as it is.
 
-    Returns the places of these among the carried values. The first inputs of all of them are the carried values,
-    as are the first outputs of the body.
+    Returns the places of these among the carried values. The first inputs of all of them are the carried
+    values, as are the first outputs of the body.
     """
     fixed = [i for i in range(len(carry)) if body.outputs[i] is body.inputs[i]]
     body.set_outputs([v for i, v in enumerate(body.outputs) if i not in fixed])

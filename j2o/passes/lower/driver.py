@@ -1,7 +1,7 @@
 """The pass `lower`: every `lax.*` node becomes `onnx.*` nodes, by the rules in the files beside.
 
-A node with a lowering: its regions are lowered first, then its rule builds nodes in front of it, which take its
-place. A node with a decomposition: the JAX code is traced, inserted in front of it, and lowered node by node.
+A node with a lowering: its regions are lowered first, then its rule builds nodes in front of it. These take
+its place. A node with a decomposition: the JAX code is traced, inserted in front of it, and lowered node by node.
 All operations without a rule are reported together.
 """
 
@@ -195,7 +195,8 @@ def _settle(values: Any, node: Node, what: str) -> None:
         given = _types([v.type for v in values])
     else:
         for value, want in zip(values, wanted, strict=True):
-            value.type = want  # the same type, perhaps written otherwise
+            if value.type != want:
+                value.retype(want)  # the same type, written otherwise
         return
     raise PassError(
         f"the {what} for {node.described} gave {given} instead of {_types(wanted)}"

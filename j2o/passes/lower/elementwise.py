@@ -1,8 +1,8 @@
 """Elementwise primitives: arithmetic, comparison, logic, bits, elementary functions.
 
 Primitives that are one ONNX operator are rows of a table; each of the others has a rule that bears its name.
-`docs/semantics.md` says what the rules make up for. onnxruntime's Where turns a -0 of its first branch into 0:
-where the sign of zero matters, it stands in the second.
+`docs/semantics.md` says what the rules make up for. onnxruntime's Where turns a -0 of its first branch into
+0: where the sign of zero matters, it stands in the second.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ parameters keyword-only, with the builder in front. It returns the value or valu
     def erf_inv(x: jax.Array) -> jax.Array: ...
 
 A primitive has one rule: what is registered last takes the place of what was there, in whichever table. A
-primitive that only calls (`jit`, `composite`, `custom_jvp_call`) is inlined, but where a rule is registered for
-it: that one gets the call. `docs/writing-a-lowering.md` explains it all from the start.
+primitive that only calls (`jit`, `composite`, `custom_jvp_call`) is inlined, but where a rule is registered
+for it: that one gets the call. `docs/writing-a-lowering.md` explains it all from the start.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _registrar(
     other: dict[str, Any],
     primitives: tuple[str, ...],
 ) -> Callable[[F], F]:
-    """A decorator that enters a rule into `table`, and takes what there is for its primitives out of `other`."""
+    """A decorator that enters a rule into `table`, and takes older ones out of `other`."""
     if not primitives:
         raise PassError(
             f"{decorator}: name the primitives that the rule is for, {decorator}('my_primitive')"
