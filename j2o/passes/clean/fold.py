@@ -1,6 +1,6 @@
-"""Constant folding: small constants are computed with, in numpy and in their own dtype; large ones only recorded.
+"""Constant folding: small constants are computed with, in numpy and in their own dtype; large ones recorded.
 
-A large constant that is transposed, reshaped, cast, sliced, split, broadcast, padded or concatenated stays where it is;
+A large constant that is transposed, reshaped, cast, sliced, split, broadcast, padded or concatenated stays;
 what happens to it is recorded (see `j2o.ir.views`) and done while the model is written.
 """
 
@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from j2o.ir import views
 from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.tensor import SMALL, ArrayTensor, Tensor, tensor
+from j2o.ir.types import DType
 from j2o.passes.clean.broadcasts import BROADCASTING
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
-GROWTH = (
-    4  # how many times its size a large constant may grow by being broadcast or padded
-)
-Fold: TypeAlias = Callable[..., "np.ndarray | None"]
+# how many times its size a large constant may grow by being broadcast or padded
+GROWTH = 4
+
+# (node, *operands) → the results; None where the node stays
+Compute: TypeAlias = Callable[..., "np.ndarray | None"]
+Record: TypeAlias = Callable[..., "Tensor | tuple[Tensor, ...] | None"]
+Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
 @graph_pass("fold", at="onnx", level=1)
@@ -36,14 +40,23 @@ def fold(graph: Graph, context: Context) -> int:
         if node.kind == "If" and _fold_if(node):
             count += 1
             continue
-        values = _fold_node(node)
-        if values is None:
+        tensors = _fold_node(node)
+        if tensors is None:
             continue
-        new = [graph.insert(Node("const", (), (t.type,), {"value": t}, (), node.loc, (v.hint,)), before=node).out
-               for t, v in zip(values, node.outputs, strict=True)]  # fmt: skip
+        new = [
+            _insert_constant(node, found, old.hint)
+            for found, old in zip(tensors, node.outputs, strict=True)
+        ]
         node.replace_by(*new)
         count += 1
     return count
+
+
+def _insert_constant(node: Node, found: Tensor, hint: str) -> Value:
+    """A constant in front of a node, with its location."""
+    types, attrs = (found.type,), {"value": found}
+    const = Node("const", (), types, attrs, (), node.loc, (hint,))
+    return node.home.insert(const, before=node).out
 
 
 def _fold_if(node: Node) -> bool:
@@ -57,60 +70,79 @@ def _fold_if(node: Node) -> bool:
 
 
 def _fold_node(node: Node) -> tuple[Tensor, ...] | None:
-    if not (
-        node.kind in VIEWS or node.kind in RECORDED or node.kind in COMPUTED
-    ) or not _is_constant(node):
+    """The constants that a node's results are; None where it stays."""
+    kind = node.kind
+    if not (kind in RECORDED or kind in RECORDED_LARGE or kind in COMPUTED):
         return None
-    large = any(v is not None and not v.const.is_small for v in node.inputs)  # type: ignore[union-attr]
-    if not (_pays(node) if large else sum(map(_bytes, node.outputs)) <= SMALL):
+    if not _is_constant(node):
         return None
-    record = VIEWS.get(node.kind) or (RECORDED.get(node.kind) if large else None)
-    if record is None:
-        return _compute(node, COMPUTED[node.kind]) if not large else None
-    recorded = record(node, *(v.const if v is not None else None for v in node.inputs))
-    return (recorded,) if isinstance(recorded, Tensor) else recorded
+    constants = [None if v is None else v.const for v in node.inputs]
+    large = any(c is not None and not c.is_small for c in constants)
+    if large:
+        if not _pays(node):
+            return None
+    elif sum(map(_bytes, node.outputs)) > SMALL:
+        return None
+    record = RECORDED.get(kind)
+    if record is None and large:
+        record = RECORDED_LARGE.get(kind)
+    if record is not None:
+        recorded = record(node, *constants)
+        return (recorded,) if isinstance(recorded, Tensor) else recorded
+    return None if large else _compute(node, COMPUTED[kind], constants)
 
 
 def _is_constant(node: Node) -> bool:
-    """Whether the operands are constants and the results have static shapes."""
-    known = all(v is None or v.const is not None for v in node.inputs) and all(
-        v.type.is_static for v in node.outputs
-    )
-    return bool(node.inputs) and known
+    """Return True where the operands are constants and the results have static shapes."""
+    if not node.inputs or any(v.const is None for v in node.operands):
+        return False
+    return all(v.type.is_static for v in node.outputs)
 
 
 def _bytes(value: Value) -> int:
-    return math.prod(value.type.shape) * value.type.dtype.bits // 8  # type: ignore[arg-type]
+    return math.prod(value.type.static_shape) * value.type.dtype.bits // 8
 
 
 def _pays(node: Node) -> bool:
-    """Whether folding a node of large constants leaves a model of about the same size."""
-    operands = [v for v in node.inputs if v is not None]
+    """Return True where folding a node of large constants leaves a model of about the same size."""
+    operands = node.operands
     if sum(map(_bytes, node.outputs)) > GROWTH * sum(map(_bytes, operands)):
         return False
-    return all(
-        v.const.is_small or len(v.uses) == 1 or _used_in_parts(v) for v in operands
-    )  # type: ignore[union-attr]
+    return all(map(_may_go, operands))
+
+
+def _may_go(value: Value) -> bool:
+    """Return True where a constant is small, or will not be stored beside what is made of it."""
+    if value.const is not None and value.const.is_small:
+        return True
+    return len(value.uses) == 1 or _used_in_parts(value)
 
 
 def _used_in_parts(value: Value) -> bool:
-    """Whether what all the uses of a large constant make of it is recorded too and no larger in all."""
+    """Return True where what all uses of a large constant make of it is recorded too and no larger in all."""
     users = list(value.users())
-    recorded = all(
-        n.op.startswith("onnx.") and n.kind in VIEWS | RECORDED and _is_constant(n)
-        for n in users
-    )
-    return recorded and sum(_bytes(v) for n in users for v in n.outputs) <= _bytes(
-        value
-    )
+    if not all(map(_is_recorded, users)):
+        return False
+    parts = [part for user in users for part in user.outputs]
+    return sum(map(_bytes, parts)) <= _bytes(value)
 
 
-def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
-    arrays = [None if v is None else v.const.load() for v in node.inputs]  # type: ignore[union-attr]
-    with np.errstate(
-        all="ignore"
-    ):  # the program's numbers may overflow, also where they are rounded to its dtype
-        out = fn(node, *arrays)
+def _is_recorded(node: Node) -> bool:
+    if not node.op.startswith("onnx."):
+        return False
+    if node.kind not in RECORDED and node.kind not in RECORDED_LARGE:
+        return False
+    return _is_constant(node)
+
+
+def _compute(
+    node: Node, compute: Compute, constants: Sequence[Tensor | None]
+) -> tuple[Tensor, ...] | None:
+    """The result of a node in its dtype; None where `compute` declines."""
+    arrays = [None if c is None else c.load() for c in constants]
+    # the program's numbers may overflow, also where they are rounded to its dtype
+    with np.errstate(all="ignore"):
+        out = compute(node, *arrays)
         if out is None:
             return None
         array = np.asarray(out).astype(node.out.type.dtype.numpy, copy=False)
@@ -123,189 +155,333 @@ def _compute(node: Node, fn: Fold) -> tuple[Tensor, ...] | None:
 
 # ------------------------------------------------------------------------------ computed, small operands
 
-
-def _numpy(fn: Callable[..., Any]) -> Fold:
-    return lambda node, *arrays: fn(*arrays)
+COMPUTED: dict[str, Compute] = {}
 
 
-def _wide(fn: Callable[..., Any]) -> Fold:
-    """A floating-point function evaluated in double precision and rounded once (numpy's own float32 ones are coarser)."""
+def computes(*kinds: str) -> Callable[[Rule], Rule]:
+    """Decorator: the function `(node, *arrays)` computes these operators; an operand left out is None.
 
-    def call(node: Node, *arrays: np.ndarray) -> np.ndarray:
-        return fn(
-            *(a.astype(np.float64) if a.dtype.kind not in "biu" else a for a in arrays)
-        )
-
-    return call
+    It returns an array in any dtype, which is rounded to the node's once, or None to leave the node alone.
+    """
+    return _enters(COMPUTED, kinds)
 
 
-def _divide(node: Node, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    if not node.out.type.dtype.is_int:
-        return np.divide(a, b)
-    if np.any(b == 0):
+def _enters(table: dict[str, Any], kinds: Sequence[str]) -> Callable[[Rule], Rule]:
+    """Decorator that enters a function into a table under each of `kinds`."""
+
+    def enter(function: Rule) -> Rule:
+        table.update(dict.fromkeys(kinds, function))
+        return function
+
+    return enter
+
+
+# numpy computes these as ONNX defines them, in the dtype of the operands
+AS_NUMPY: dict[str, Callable[..., Any]] = {
+    "Abs": np.abs,
+    "Add": np.add,
+    "Ceil": np.ceil,
+    "Floor": np.floor,
+    "MatMul": np.matmul,
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "Round": np.rint,
+    "Sign": np.sign,
+    "Sqrt": np.sqrt,
+    "Sub": np.subtract,
+    # Booleans and bits
+    "And": np.logical_and,
+    "BitwiseAnd": np.bitwise_and,
+    "BitwiseNot": np.bitwise_not,
+    "BitwiseOr": np.bitwise_or,
+    "BitwiseXor": np.bitwise_xor,
+    "Not": np.logical_not,
+    "Or": np.logical_or,
+    "Xor": np.logical_xor,
+    # comparisons and selection
+    "Equal": np.equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "IsNaN": np.isnan,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Where": np.where,
+}
+
+# these are computed in double precision and rounded once: numpy's own float32 ones are coarser
+IN_DOUBLE: dict[str, Callable[..., Any]] = {
+    "Acos": np.arccos,
+    "Asin": np.arcsin,
+    "Atan": np.arctan,
+    "Cos": np.cos,
+    "Cosh": np.cosh,
+    "Exp": np.exp,
+    "Log": np.log,
+    "Sin": np.sin,
+    "Sinh": np.sinh,
+    "Tan": np.tan,
+    "Tanh": np.tanh,
+}
+
+
+@computes(*AS_NUMPY)
+def _as_numpy(node: Node, *arrays: np.ndarray) -> np.ndarray:
+    return AS_NUMPY[node.kind](*arrays)
+
+
+@computes(*IN_DOUBLE)
+def _in_double(node: Node, *arrays: np.ndarray) -> np.ndarray:
+    return IN_DOUBLE[node.kind](*map(_double, arrays))
+
+
+def _double(array: np.ndarray) -> np.ndarray:
+    """Floats in double precision; Booleans and integers as they are."""
+    return array if array.dtype.kind in "biu" else array.astype(np.float64)
+
+
+@computes("Sigmoid")
+def _sigmoid(node: Node, x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-_double(x)))
+
+
+@computes("Reciprocal")
+def _reciprocal(node: Node, x: np.ndarray) -> np.ndarray:
+    return np.divide(x.dtype.type(1), x)
+
+
+@computes("Pow")
+def _pow(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Powers of floats; those of integers wrap in ways of their own."""
+    if node.out.type.dtype.is_int:
         return None
-    lowest = np.iinfo(a.dtype).min if node.out.type.dtype.is_signed else None
-    if lowest is not None and np.any((a == lowest) & (b == -1)):
-        return None
-    quotient = a // b
-    return quotient + ((quotient < 0) & (quotient * b != a)).astype(
-        a.dtype
-    )  # numpy floors, ONNX truncates
+    return np.power(x.astype(np.float64), y.astype(np.float64))
 
 
-def _mod(node: Node, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    if node.out.type.dtype.is_int and np.any(b == 0):
-        return None
-    return np.fmod(a, b) if node.attrs.get("fmod") else np.mod(a, b)
+@computes("Max")
+def _max(node: Node, *arrays: np.ndarray) -> np.ndarray:
+    return functools.reduce(np.maximum, arrays)
 
 
-def _cast(node: Node, x: np.ndarray) -> np.ndarray | None:
-    to = node.out.type.dtype
-    if node.inputs[0].type.dtype.is_float and to.is_int:  # type: ignore[union-attr]
-        if not to.bits >= 8:
-            return None
-        info = np.iinfo(to.numpy)
-        wide = x.astype(np.float64)
-        if not np.all((wide >= info.min) & (wide < float(info.max) + 1)):
-            return None  # what comes out of range is the runtime's choice
-    cast = x.astype(to.numpy)
-    saturates = to.is_float and to.bits == 8 and node.attrs.get("saturate", 1)
-    if saturates and not np.isfinite(cast.astype(np.float32)).all():
-        return None  # numpy's conversion does not
-    return cast
+@computes("Min")
+def _min(node: Node, *arrays: np.ndarray) -> np.ndarray:
+    return functools.reduce(np.minimum, arrays)
 
 
-def _shift(node: Node, x: np.ndarray, n: np.ndarray) -> np.ndarray | None:
-    if np.any(n >= x.dtype.itemsize * 8):
-        return None
-    return (
-        np.left_shift(x, n)
-        if node.attrs["direction"] == "LEFT"
-        else np.right_shift(x, n)
-    )
-
-
-def _reduce(fn: Callable[..., Any]) -> Fold:
-    def call(node: Node, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
-        if axes is None or axes.size == 0:
-            if node.attrs.get("noop_with_empty_axes"):
-                return x
-            over = None
-        else:
-            over = tuple(int(a) for a in axes)
-        return fn(x, axis=over, keepdims=bool(node.attrs.get("keepdims", 1)))
-
-    return call
-
-
-def _cumsum(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray | None:
-    if node.attrs.get("exclusive"):
-        return None
-    if node.attrs.get("reverse"):
-        return np.flip(
-            np.cumsum(np.flip(x, int(axis)), int(axis), dtype=x.dtype), int(axis)
-        )
-    return np.cumsum(x, int(axis), dtype=x.dtype)
-
-
-def _trilu(node: Node, x: np.ndarray, k: np.ndarray | None = None) -> np.ndarray:
-    return (np.triu if node.attrs.get("upper", 1) else np.tril)(
-        x, 0 if k is None else int(k)
-    )
-
-
+@computes("Clip")
 def _clip(
     node: Node,
     x: np.ndarray,
     low: np.ndarray | None = None,
     high: np.ndarray | None = None,
 ) -> np.ndarray:
-    x = x if low is None else np.maximum(x, low)
-    return x if high is None else np.minimum(x, high)
+    raised = x if low is None else np.maximum(x, low)
+    return raised if high is None else np.minimum(raised, high)
 
 
-def _perm(node: Node) -> tuple[int, ...]:
-    perm = node.attrs.get("perm")
-    return (
-        tuple(perm)
-        if perm is not None
-        else tuple(range(node.inputs[0].type.rank))[::-1]
-    )  # type: ignore[arg-type, union-attr]
+@computes("Div")
+def _divide(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Division; that of integers by 0, and of the lowest by -1, is the runtime's choice."""
+    dtype = node.out.type.dtype
+    if not dtype.is_int:
+        return np.divide(x, y)
+    if np.any(y == 0):
+        return None
+    if dtype.is_signed and np.any((x == np.iinfo(x.dtype).min) & (y == -1)):
+        return None
+    quotient = x // y
+    # numpy floors, ONNX truncates
+    floored = (quotient < 0) & (quotient * y != x)
+    return quotient + floored.astype(x.dtype)
 
 
-COMPUTED: dict[str, Fold] = {
-    **{name: _numpy(fn) for name, fn in {
-        "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Neg": np.negative, "Abs": np.abs, "Sign": np.sign,
-        "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Not": np.logical_not, "And": np.logical_and,
-        "Or": np.logical_or, "Xor": np.logical_xor, "BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or,
-        "BitwiseXor": np.bitwise_xor, "BitwiseNot": np.bitwise_not, "Equal": np.equal, "Less": np.less,
-        "LessOrEqual": np.less_equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Where": np.where,
-        "IsNaN": np.isnan, "Sqrt": np.sqrt, "Reciprocal": lambda x: np.divide(x.dtype.type(1), x),
-        "MatMul": np.matmul,
-    }.items()},
-    **{name: _wide(fn) for name, fn in {
-        "Exp": np.exp, "Log": np.log, "Sin": np.sin, "Cos": np.cos, "Tan": np.tan, "Tanh": np.tanh, "Asin": np.arcsin,
-        "Acos": np.arccos, "Atan": np.arctan, "Sinh": np.sinh, "Cosh": np.cosh,
-        "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    }.items()},
-    "Pow": lambda node, x, y: None if node.out.type.dtype.is_int else np.power(x.astype(np.float64), y.astype(np.float64)),
-    "Max": lambda node, *xs: functools.reduce(np.maximum, xs),
-    "Min": lambda node, *xs: functools.reduce(np.minimum, xs),
-    "Div": _divide,
-    "Mod": _mod,
-    "Cast": _cast,
-    "BitShift": _shift,
-    "Clip": _clip,
-    "GatherElements": lambda node, x, i: np.take_along_axis(x, np.where(i < 0, i + x.shape[int(node.attrs.get("axis", 0))], i), int(node.attrs.get("axis", 0))),  # type: ignore[arg-type]
-    "Trilu": _trilu,
-    "CumSum": _cumsum,
-    "Range": lambda node, start, stop, step: start + np.arange(node.out.type.shape[0], dtype=start.dtype) * step,
-    "ReduceSum": _reduce(np.sum),
-    "ReduceProd": _reduce(np.prod),
-    "ReduceMax": lambda node, x, axes=None: _reduce(np.max)(node, x, axes) if x.size else None,
-    "ReduceMin": lambda node, x, axes=None: _reduce(np.min)(node, x, axes) if x.size else None,
-}  # fmt: skip
+@computes("Mod")
+def _mod(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    if node.out.type.dtype.is_int and np.any(y == 0):
+        return None
+    return np.fmod(x, y) if node.int_attr("fmod", 0) else np.mod(x, y)
 
 
-# ------------------------------------------------------------------------------ views, of any size
+@computes("BitShift")
+def _shift(node: Node, x: np.ndarray, by: np.ndarray) -> np.ndarray | None:
+    if np.any(by >= x.dtype.itemsize * 8):
+        return None
+    if node.str_attr("direction") == "LEFT":
+        return np.left_shift(x, by)
+    return np.right_shift(x, by)
 
 
-def _slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor:
-    starts, ends, axes, steps = (
-        None if b is None else b.load().tolist() for b in (*bounds, None, None)[:4]
-    )
+@computes("Cast")
+def _cast(node: Node, x: np.ndarray) -> np.ndarray | None:
+    """A conversion; what comes out of range of the dtype is the runtime's choice."""
+    to = node.out.type.dtype
+    if node.operand(0).type.dtype.is_float and to.is_int and not _in_range(x, to):
+        return None
+    cast = x.astype(to.numpy)
+    saturates = to.is_float and to.bits == 8 and node.int_attr("saturate", 1)
+    if saturates and not np.isfinite(cast.astype(np.float32)).all():
+        return None  # numpy's conversion does not saturate
+    return cast
+
+
+def _in_range(x: np.ndarray, to: DType) -> bool:
+    """Return True where floats are values of an integer dtype of 8 bits or more, once truncated."""
+    if to.bits < 8:
+        return False
+    info, wide = np.iinfo(to.numpy), x.astype(np.float64)
+    return bool(np.all((wide >= info.min) & (wide < float(info.max) + 1)))
+
+
+@computes("ReduceSum")
+def _sum(
+    node: Node, x: np.ndarray, axes: np.ndarray | None = None
+) -> np.ndarray | None:
+    return _reduced(np.sum, node, x, axes)
+
+
+@computes("ReduceProd")
+def _prod(
+    node: Node, x: np.ndarray, axes: np.ndarray | None = None
+) -> np.ndarray | None:
+    return _reduced(np.prod, node, x, axes)
+
+
+@computes("ReduceMax")
+def _greatest(
+    node: Node, x: np.ndarray, axes: np.ndarray | None = None
+) -> np.ndarray | None:
+    return _reduced(np.max, node, x, axes) if x.size else None
+
+
+@computes("ReduceMin")
+def _least(
+    node: Node, x: np.ndarray, axes: np.ndarray | None = None
+) -> np.ndarray | None:
+    return _reduced(np.min, node, x, axes) if x.size else None
+
+
+def _reduced(
+    fn: Callable[..., Any], node: Node, x: np.ndarray, axes: np.ndarray | None
+) -> np.ndarray:
+    """A reduction over `axes`; no axes mean all of them, or none where the attribute says so."""
+    over = None
+    if axes is not None and axes.size:
+        over = tuple(map(int, axes))
+    elif node.int_attr("noop_with_empty_axes", 0):
+        return x
+    return fn(x, axis=over, keepdims=bool(node.int_attr("keepdims", 1)))
+
+
+@computes("CumSum")
+def _cumsum(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray | None:
+    if node.int_attr("exclusive", 0):
+        return None
+    along = int(axis)
+    if not node.int_attr("reverse", 0):
+        return np.cumsum(x, along, dtype=x.dtype)
+    backwards = np.cumsum(np.flip(x, along), along, dtype=x.dtype)
+    return np.flip(backwards, along)
+
+
+@computes("Trilu")
+def _trilu(node: Node, x: np.ndarray, k: np.ndarray | None = None) -> np.ndarray:
+    diagonal = 0 if k is None else int(k)
+    if node.int_attr("upper", 1):
+        return np.triu(x, diagonal)
+    return np.tril(x, diagonal)
+
+
+@computes("GatherElements")
+def _gather_elements(node: Node, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    axis = node.int_attr("axis", 0)
+    from_front = np.where(indices < 0, indices + x.shape[axis], indices)
+    return np.take_along_axis(x, from_front, axis)
+
+
+@computes("Range")
+def _range(
+    node: Node, start: np.ndarray, stop: np.ndarray, step: np.ndarray
+) -> np.ndarray:
+    count = node.out.type.static_shape[0]
+    return start + np.arange(count, dtype=start.dtype) * step
+
+
+# ------------------------------------------------------------------------------ recorded, of any size
+
+RECORDED: dict[str, Record] = {}
+
+
+def records(*kinds: str) -> Callable[[Rule], Rule]:
+    """Decorator: the function `(node, *tensors)` records these operators as views of tensors of any size.
+
+    It returns a tensor, one for each result, or None to leave the node alone.
+    """
+    return _enters(RECORDED, kinds)
+
+
+@records("Identity")
+def _identity(node: Node, x: Tensor) -> Tensor:
+    return x
+
+
+@records("Transpose")
+def _transpose(node: Node, x: Tensor) -> Tensor:
+    reverse = tuple(range(len(x.shape)))[::-1]
+    return views.transposed(x, node.ints_attr("perm", reverse))
+
+
+@records("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+def _reshape(node: Node, x: Tensor, *_: Tensor | None) -> Tensor:
+    return views.reshaped(x, node.out.type.static_shape)
+
+
+@records("Slice")
+def _slice(
+    node: Node,
+    x: Tensor,
+    starts: Tensor,
+    ends: Tensor,
+    axes: Tensor | None = None,
+    steps: Tensor | None = None,
+) -> Tensor:
+    firsts, lasts = starts.load().tolist(), ends.load().tolist()
+    along = range(len(firsts)) if axes is None else axes.load().tolist()
+    strides = [1] * len(firsts) if steps is None else steps.load().tolist()
     where = [slice(None)] * len(x.shape)
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):  # type: ignore[arg-type]
-        axis = axes[i] if axes is not None else i
-        step = steps[i] if steps is not None else 1
-        where[axis] = slice(
-            start, None if step < 0 and end < -x.shape[axis] else end, step
-        )
+    for axis, first, last, step in zip(along, firsts, lasts, strides, strict=True):
+        # an end before the first element, as only a step back has it
+        if step < 0 and last < -x.shape[axis]:
+            last = None
+        where[axis] = slice(first, last, step)
     return views.sliced(x, tuple(where))
 
 
+@records("Split")
 def _split(node: Node, x: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
     axis = _axis(node, x)
-    ends = np.cumsum([v.type.shape[axis] for v in node.outputs]).tolist()
-    return tuple(
-        views.sliced(
-            x,
-            tuple(
-                slice(a, b) if k == axis else slice(None) for k in range(len(x.shape))
-            ),
-        )
-        for a, b in zip([0, *ends], ends, strict=False)
-    )
+    parts, start = [], 0
+    for value in node.outputs:
+        end = start + value.type.static_shape[axis]
+        where = [slice(None)] * len(x.shape)
+        where[axis] = slice(start, end)
+        parts.append(views.sliced(x, tuple(where)))
+        start = end
+    return tuple(parts)
 
 
+@records("Expand")
 def _expand(node: Node, x: Tensor, _: Tensor) -> Tensor | None:
-    if _bytes(node.out) > SMALL and any(
-        user.op in BROADCASTING for user in node.out.users()
-    ):
+    large = _bytes(node.out) > SMALL
+    if large and any(user.op in BROADCASTING for user in node.out.users()):
         return None  # these take the constant as it is
-    return views.broadcasted(x, node.out.type.shape)  # type: ignore[arg-type]
+    return views.broadcasted(x, node.out.type.static_shape)
 
 
+@records("Tile")
+def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
+    return views.tiled(x, repeats.load().tolist())
+
+
+@records("Pad")
 def _pad(
     node: Node,
     x: Tensor,
@@ -313,68 +489,61 @@ def _pad(
     value: Tensor | None = None,
     axes: Tensor | None = None,
 ) -> Tensor | None:
+    """A constant around a tensor, on all axes; what Pad takes away stays with the runtime."""
+    if axes is not None or node.str_attr("mode", "constant") != "constant":
+        return None
     amounts = pads.load()
-    if (
-        axes is not None
-        or node.attrs.get("mode", "constant") != "constant"
-        or np.any(amounts < 0)
-    ):
+    if np.any(amounts < 0):
         return None
     fill = tensor(0, x.dtype) if value is None else views.reshaped(value, ())
     return views.padded(x, amounts.reshape(2, -1).T.tolist(), fill)
 
 
+@records("Gather")
 def _gather(node: Node, x: Tensor, index: Tensor) -> Tensor | None:
     if not index.is_small:
         return None
-    return _reshape(node, views.taken(x, index.load().reshape(-1), _axis(node, x)))
+    taken = views.taken(x, index.load().reshape(-1), _axis(node, x))
+    return _reshape(node, taken)
 
 
-def _reshape(node: Node, x: Tensor, *_: Tensor | None) -> Tensor:
-    return views.reshaped(x, node.out.type.shape)  # type: ignore[arg-type]
+@records("Concat")
+def _concat(node: Node, *parts: Tensor) -> Tensor:
+    return views.concatenated(parts, _axis(node, parts[0]))
 
 
 def _axis(node: Node, x: Tensor) -> int:
-    return int(node.attrs.get("axis", 0)) % len(x.shape)  # type: ignore[call-overload, operator]
-
-
-VIEWS: dict[str, Callable[..., Tensor | tuple[Tensor, ...] | None]] = {
-    "Identity": lambda node, x: x,
-    "Transpose": lambda node, x: views.transposed(x, _perm(node)),
-    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _reshape),
-    "Slice": _slice,
-    "Split": _split,
-    "Expand": _expand,
-    "Pad": _pad,
-    "Tile": lambda node, x, repeats: views.tiled(x, repeats.load().tolist()),
-    "Gather": _gather,
-    "Concat": lambda node, *parts: views.concatenated(parts, _axis(node, parts[0])),
-}
+    return node.int_attr("axis", 0) % len(x.shape)
 
 
 # ------------------------------------------------------------------------------ recorded, large operands
 
+RECORDED_LARGE: dict[str, Record] = {}
 
+
+def records_large(*kinds: str) -> Callable[[Rule], Rule]:
+    """Decorator like `records`, for operators that are computed at once where all operands are small."""
+    return _enters(RECORDED_LARGE, kinds)
+
+
+@records_large("Cast")
 def _record_cast(node: Node, x: Tensor) -> Tensor | None:
+    """A conversion of floats to floats, or of integers to a dtype as wide at most."""
     to = node.out.type.dtype
-    narrower = (
-        x.dtype.is_int and 8 <= to.bits <= x.dtype.bits and (to.is_int or to.is_float)
-    )
-    return (
-        views.casted(x, to) if narrower or (x.dtype.is_float and to.is_float) else None
-    )
+    if x.dtype.is_float:
+        return views.casted(x, to) if to.is_float else None
+    if not x.dtype.is_int or not (to.is_int or to.is_float):
+        return None
+    return views.casted(x, to) if 8 <= to.bits <= x.dtype.bits else None
 
 
+@records_large("Add", "Sub", "Mul", "Div", "Neg")
 def _record_elementwise(node: Node, *operands: Tensor) -> Tensor | None:
     if not node.out.type.dtype.is_float:
         return None
-    fn = COMPUTED[node.kind]
-    return views.mapped(
-        lambda *arrays: fn(node, *arrays), node.kind, node.out.type, *operands
-    )  # type: ignore[arg-type, return-value]
+    compute = COMPUTED[node.kind]
 
+    def computed(*arrays: np.ndarray) -> Any:
+        return compute(node, *arrays)
 
-RECORDED: dict[str, Callable[..., Tensor | None]] = {
-    "Cast": _record_cast,
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Neg"), _record_elementwise),
-}
+    return views.mapped(computed, node.kind, node.out.type, *operands)
