@@ -10,7 +10,12 @@ import j2o
 from tests.harness import assert_same
 
 SPECIAL = [np.nan, 1, -0.0, 0.0, -np.inf, 3, np.inf, 0.0, -0.0, 1, np.nan, -5]
-DTYPES = "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
+DTYPES = [
+    *("float16", "bfloat16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64"),
+    "bool",
+]
 
 
 def data(dtype, shape=(12,), seed=0):
