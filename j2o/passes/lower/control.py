@@ -135,7 +135,8 @@ def scan(
 
 def _never(op: Lowering, carry: Values) -> Values:
     """No round: the carries as they are, and nothing stacked."""
-    return [*carry, *(op.full(t.shape, 0, t.dtype) for t in op.out_types[len(carry) :])]
+    stacked = [op.full(t.shape, 0, t.dtype) for t in op.out_types[len(carry) :]]
+    return [*carry, *stacked]
 
 
 def _once(op: Lowering, body: Graph, carry: Values, xs: Values) -> Values:
@@ -169,7 +170,7 @@ def _as_loop(op: Lowering, scan: Scan) -> Values:
     body, count = scan.body, len(scan.carry)
     step, go_on = add_loop_inputs(body)
     if scan.xs:
-        _gather_rows(inside(op, body, body.start), scan, step)
+        _gather_rows(op, scan, step)
     body.set_outputs([go_on, *body.outputs])
     operands = [op.dim(scan.length), None, *scan.carry]
     results = op.node("onnx.Loop", operands, {}, scan.types, [body]).outputs
@@ -179,11 +180,13 @@ def _as_loop(op: Lowering, scan: Scan) -> Values:
     return [*results[:count], *stacked]
 
 
-def _gather_rows(inner: Lowering, scan: Scan, step: Value) -> None:
+def _gather_rows(op: Lowering, scan: Scan, step: Value) -> None:
     """Let the body of a Loop read the rows that a Scan would hand to it."""
+    inner = inside(op, scan.body, scan.body.start)
     row = step
     if scan.reverse:
-        row = inner.Sub(inner.dim(dims.sub(scan.length, 1)), step)
+        last = op.dim(dims.sub(scan.length, 1))
+        row = inner.Sub(last, step)
     first = 2 + len(scan.carry)
     for x in scan.xs:
         capture(scan.body, first, [inner.Gather(x, row, axis=0)])

@@ -1,7 +1,7 @@
 """The pass `lower`: every `lax.*` node becomes `onnx.*` nodes, by the rules in the files beside.
 
 A node with a lowering: its regions are lowered first, then its rule builds nodes in front of it. These take
-its place. A node with a decomposition: the JAX code is traced, inserted in front of it, and lowered node by node.
+its place. A node with a decomposition: the JAX code is traced, inserted in front of it, and lowered in turn.
 All operations without a rule are reported together.
 """
 
