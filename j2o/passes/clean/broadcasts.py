@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from j2o.ir.graph import Graph, Node
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.infer import broadcast_shape
 from j2o.ir.types import is_one, same_shape
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
 BROADCASTING = frozenset(
-    f"onnx.{kind}"
-    for kind in (
-        "Add Sub Mul Div Pow Mod Max Min And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Where "
-        "BitwiseAnd BitwiseOr BitwiseXor"
-    ).split()
+    [
+        # arithmetic
+        "onnx.Add",
+        "onnx.Div",
+        "onnx.Max",
+        "onnx.Min",
+        "onnx.Mod",
+        "onnx.Mul",
+        "onnx.Pow",
+        "onnx.Sub",
+        # Booleans and bits
+        "onnx.And",
+        "onnx.BitwiseAnd",
+        "onnx.BitwiseOr",
+        "onnx.BitwiseXor",
+        "onnx.Or",
+        "onnx.Xor",
+        # comparisons and selection
+        "onnx.Equal",
+        "onnx.Greater",
+        "onnx.GreaterOrEqual",
+        "onnx.Less",
+        "onnx.LessOrEqual",
+        "onnx.Where",
+    ]
 )
 
 
 @graph_pass("broadcasts", at="onnx", level=1)
 def broadcasts(graph: Graph, context: Context) -> int:
-    """Elementwise operators and MatMul broadcast by themselves: take Expands, and leading axes of size 1, off operands."""
+    """Take Expands, and leading axes of size 1, off the operands of what broadcasts by itself."""
     count = 0
     for node in context.fresh(graph, broadcasts, 1):
         if node.op in BROADCASTING:
@@ -32,16 +52,13 @@ def broadcasts(graph: Graph, context: Context) -> int:
 
 
 def _unexpand(node: Node, index: int) -> int:
-    value = node.inputs[index]
-    others = [
-        v.type.shape for i, v in enumerate(node.inputs) if i != index and v is not None
-    ]
-    count = 0
-    while value is not None and value.node is not None:
-        source = value.node.inputs[0] if value.node.inputs else None
-        if source is None or not (
-            value.op == "onnx.Expand" or _adds_leading_ones(value.node)
-        ):
+    """Take from one operand of an elementwise operator what that does by itself; returns how many nodes."""
+    operands = enumerate(node.inputs)
+    others = [v.type.shape for i, v in operands if i != index and v is not None]
+    value, count = node.inputs[index], 0
+    while value is not None:
+        source = _before_broadcast(value)
+        if source is None:
             break
         shape = broadcast_shape([source.type.shape, *others])
         if shape is None or not same_shape(shape, node.out.type.shape):
@@ -51,38 +68,37 @@ def _unexpand(node: Node, index: int) -> int:
     return count
 
 
+def _before_broadcast(value: Value) -> Value | None:
+    """What a value is an Expand of, or the same as with leading axes of size 1; else None."""
+    node = value.node
+    if node is None or not node.inputs:
+        return None
+    if value.op == "onnx.Expand" or _adds_leading_ones(node):
+        return node.inputs[0]
+    return None
+
+
 def _adds_leading_ones(node: Node) -> bool:
     if node.op not in ("onnx.Unsqueeze", "onnx.Reshape") or node.inputs[0] is None:
         return False
     before, after = node.inputs[0].type.shape, node.out.type.shape
     extra = len(after) - len(before)
-    return (
-        extra > 0
-        and all(map(is_one, after[:extra]))
-        and same_shape(after[extra:], before)
-    )
+    if extra <= 0 or not all(map(is_one, after[:extra])):
+        return False
+    return same_shape(after[extra:], before)
 
 
 def _unexpand_matmul(node: Node, index: int) -> int:
-    value, other = node.inputs[index], node.inputs[1 - index]
-    if (
-        value is None
-        or other is None
-        or value.op != "onnx.Expand"
-        or value.type.rank < 3
-    ):
+    """Take an Expand of a stack of matrices from an operand of MatMul, which broadcasts stacks."""
+    value, other = node.operand(index), node.operand(1 - index)
+    if value.op != "onnx.Expand" or value.type.rank < 3:
         return 0
-    source = value.node.inputs[0]  # type: ignore[union-attr]
-    if (
-        source is None
-        or source.type.rank < 2
-        or source.type.shape[-2:] != value.type.shape[-2:]
-    ):
+    source = value.producer.operand(0)
+    is_matrix = source.type.rank >= 2
+    if not is_matrix or source.type.shape[-2:] != value.type.shape[-2:]:
         return 0
-    if (
-        broadcast_shape([source.type.shape[:-2], other.type.shape[:-2]])
-        != node.out.type.shape[:-2]
-    ):
+    stacks = [source.type.shape[:-2], other.type.shape[:-2]]
+    if broadcast_shape(stacks) != node.out.type.shape[:-2]:
         return 0
     node.set_input(index, source)
     return 1

@@ -13,18 +13,22 @@ from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import Rule, RuleSet, rewrite
 
 RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+SQUEEZABLE = ("Sum", "Mean", "Max", "Min", "Prod")
+# a chain of these hands the number in a scalar on
+HANDING_ON = frozenset(["onnx.Cast", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
+# attributes that do not matter to a rule
 ANY = {
-    "Reshape": {"allowzero": ...},
-    "Flatten": {"axis": ...},
     "Concat": {"axis": ...},
-}  # attributes that do not matter to a rule
+    "Flatten": {"axis": ...},
+    "Reshape": {"allowzero": ...},
+}
 
 
 # ----------------------------------------------------------------------------------------------------- rules
 
 
 def _nothing(kind: str) -> Rule:
-    """An operator that gives its first operand back where the type is the same; its attributes do not matter."""
+    """An operator that gives its first operand back where the type is the same, whatever its attributes."""
 
     @rewrite(f"{kind.lower()}_nothing", level=1)
     def nothing(op, x):
@@ -45,11 +49,10 @@ def pad_nothing(op, x, pads):
 @pad_nothing.becomes
 def _(op, x, pads):
     """The type is no sign of it: one more in front and one less behind leave it as it was."""
-    return (
-        x
-        if pads.known is not None and all(type(p) is int and p == 0 for p in pads.known)
-        else None
-    )
+    amounts = pads.known_ints
+    if amounts is None or any(amounts):
+        return None
+    return x
 
 
 @rewrite("slice_nothing", level=1)
@@ -59,9 +62,10 @@ def slice_nothing(op, x, start, end, axes, steps):
 
 @slice_nothing.becomes
 def _(op, x, start, end, axes, steps):
-    return (
-        x if steps.known and all(s == 1 for s in steps.known) else None
-    )  # of another type unless it is all of x
+    """With steps of 1, x has another type unless the slice is all of it; the rewriter then declines."""
+    if not steps.known or any(step != 1 for step in steps.known):
+        return None
+    return x
 
 
 def _merged(outer: str, inner: str) -> Rule:
@@ -88,12 +92,13 @@ def transpose_transpose(op, x, first, second):
 
 @transpose_transpose.becomes
 def _(op, x, first, second):
-    inner, outer = (_permutation(perm, x.type.rank) for perm in (first, second))
+    inner = _permutation(first, x.type.rank)
+    outer = _permutation(second, x.type.rank)
     return op.transpose(x, [inner[i] for i in outer])
 
 
 def _permutation(perm: Sequence[int] | None, rank: int) -> Sequence[int]:
-    """What the attribute `perm` of a Transpose says: the axes in reverse where it is left out."""
+    """The axes that `perm` of a Transpose lists: all in reverse where it is left out."""
     return range(rank)[::-1] if perm is None else perm
 
 
@@ -111,43 +116,51 @@ def _(op, x, perm):
         return None
     if _needs_no_sizes(shape):
         return op.reshape(x, op.out_type.shape)
-    flat = op.squeeze(x, [i for i, d in enumerate(shape) if is_one(d)])
-    return op.unsqueeze(flat, [i for i, d in enumerate(op.out_type.shape) if is_one(d)])
+    flat = op.squeeze(x, _unit_axes(shape))
+    return op.unsqueeze(flat, _unit_axes(op.out_type.shape))
+
+
+def _unit_axes(shape: Shape) -> list[int]:
+    """The axes of size 1."""
+    return [axis for axis, size in enumerate(shape) if is_one(size)]
 
 
 def _needs_no_sizes(shape: Shape) -> bool:
-    """Whether a Reshape to `shape` can leave its one unknown size to the runtime."""
+    """Return True where a Reshape to `shape` can leave its one unknown size to the runtime."""
     return sum(type(d) is not int for d in shape) <= 1
 
 
 @rewrite("expand_expand", level=1)
-def expand_expand(op, x, s, t):
-    return op.Expand(op.Expand(x, s), t)
+def expand_expand(op, x, first, second):
+    return op.Expand(op.Expand(x, first), second)
 
 
 @expand_expand.becomes
-def _(op, x, s, t):
+def _(op, x, first, second):
     return op.expand(x, op.out_type.shape)
 
 
 @rewrite("slice_slice", level=1)
-def slice_slice(op, x, a, b, axes, steps, c, d, axes2, steps2):
-    return op.Slice(op.Slice(x, a, b, axes, steps), c, d, axes2, steps2)
+def slice_slice(op, x, starts, ends, axes, steps, starts2, ends2, axes2, steps2):
+    """Two slices along different axes are one."""
+    inner = op.Slice(x, starts, ends, axes, steps)
+    return op.Slice(inner, starts2, ends2, axes2, steps2)
 
 
 @slice_slice.becomes
-def _(op, x, a, b, axes, steps, c, d, axes2, steps2):
-    """One Slice over both sets of axes, where they differ."""
-    pairs = [
-        (p.known, q.known) for p, q in ((a, c), (b, d), (axes, axes2), (steps, steps2))
-    ]
-    if any(None in pair for pair in pairs):
+def _(op, x, starts, ends, axes, steps, starts2, ends2, axes2, steps2):
+    first = [operand.known for operand in (starts, ends, axes, steps)]
+    second = [operand.known for operand in (starts2, ends2, axes2, steps2)]
+    if None in first or None in second:
         return None
-    inner, outer = (from_zero(each.known, x.type.rank) for each in (axes, axes2))
+    inner = from_zero(axes.known, x.type.rank)
+    outer = from_zero(axes2.known, x.type.rank)
     if set(inner) & set(outer):
         return None
-    both = [(*p, *q) for p, q in pairs]
-    return op.Slice(x, *map(op.dims, both)) if dims.is_static(both[3]) else None
+    if not dims.is_static((*steps.known, *steps2.known)):
+        return None
+    both = [op.dims((*p, *q)) for p, q in zip(first, second, strict=True)]
+    return op.Slice(x, *both)
 
 
 @rewrite("mean", level=2)
@@ -159,96 +172,111 @@ def mean(op, x, axes, keep, n):
 
 @mean.becomes
 def _(op, x, axes, keep, n):
-    # a sum in float16 overflows where ReduceMean, which adds in float32, does not; no axes at all mean all of them
+    # a float16 sum overflows where ReduceMean, which adds in float32, does not; no axes mean all of them
     if not axes.known or x.type.dtype not in (DType.F32, DType.F64):
         return None
     count = dims.prod(x.type.shape[a] for a in from_zero(axes.known, x.type.rank))
-    inverse = op.root.op == "onnx.Mul"
     if not dims.known_ge(count, 1):  # the mean of nothing is NaN, ReduceMean's is 0
         return None
+    multiplies = op.root.op == "onnx.Mul"
+    if not (_is_inverse_of(n, count) if multiplies else _is_count(n, count)):
+        return None
+    return op.ReduceMean(x, axes, keepdims=keep)
+
+
+def _is_inverse_of(factor: Value, count: Dim) -> bool:
+    """Return True where a constant is 1 / `count`, rounded to its dtype."""
+    return type(count) is int and _is_number(factor, 1 / count)
+
+
+def _is_count(divisor: Value, count: Dim) -> bool:
+    """Return True where a value is `count`, rounded to its dtype where that is a number."""
     if type(count) is int:
-        if n.const is None or n.type.size != 1:
-            return None
-        number = np.asarray(1 / count if inverse else count).astype(n.type.dtype.numpy)
-        fits = n.const.load().reshape(()) == number
-    else:
-        fits = not inverse and size_of(n) == count
-    return op.ReduceMean(x, axes, keepdims=keep) if fits else None
+        return _is_number(divisor, count)
+    return size_of(divisor) == count
+
+
+def _is_number(value: Value, number: float) -> bool:
+    """Return True where a value is a constant of one element, `number` rounded to its dtype."""
+    if value.const is None or value.type.size != 1:
+        return False
+    rounded = np.asarray(number).astype(value.type.dtype.numpy)
+    return bool(value.const.load().reshape(()) == rounded)
 
 
 def size_of(value: Value) -> Dim | None:
-    """The size that a scalar holds: `Cast(Reshape(dims [n]))`; None where a narrow dtype on the way may not hold it."""
+    """The size that a scalar holds: `Cast(Reshape(dims [n]))`.
+
+    None where it holds something else, or a narrow dtype on the way may not hold it.
+    """
     node = value.node
-    while node is not None and node.op in (
-        "onnx.Cast",
-        "onnx.Reshape",
-        "onnx.Squeeze",
-        "onnx.Unsqueeze",
-    ):
+    while node is not None and node.op in HANDING_ON:
         if node.out.type.dtype.bits < 32:
             return None
-        known = node.inputs[0].known  # type: ignore[union-attr]
-        if known is not None:
-            return known[0] if len(known) == 1 else None
-        node = node.inputs[0].node  # type: ignore[union-attr]
+        source = node.operand(0)
+        if source.known is not None:
+            return source.known[0] if len(source.known) == 1 else None
+        node = source.node
     return None
 
 
 @rewrite("splat", level=1)
-def splat(op, x: Const, a, b, perm):
+def splat(op, x: Const, wide, shape_or_axes, perm):
     """One number in every place keeps being that in any shape."""
-    everywhere = op.Expand(x, a)
+    everywhere = op.Expand(x, wide)
     return op.either(
-        op.Reshape(everywhere, b, allowzero=...), op.Unsqueeze(everywhere, b), op.Squeeze(everywhere, b),
+        op.Reshape(everywhere, shape_or_axes, allowzero=...),
+        op.Unsqueeze(everywhere, shape_or_axes),
+        op.Squeeze(everywhere, shape_or_axes),
         op.Transpose(everywhere, perm=perm),
-    )  # fmt: skip
+    )
 
 
 @splat.becomes
-def _(op, x, a, b, perm):
-    return op.expand(op.reshape(x, ()), op.out_type.shape) if x.type.size == 1 else None
+def _(op, x, wide, shape_or_axes, perm):
+    if x.type.size != 1:
+        return None
+    return op.expand(op.reshape(x, ()), op.out_type.shape)
 
 
 @rewrite("reshape_ones", level=1)
-def reshape_ones(op, x, s):
+def reshape_ones(op, x, shape):
     """A Reshape to the same shape is nothing; one that only adds or removes axes of size 1 needs no shape."""
-    return op.Reshape(x, s, allowzero=...)
+    return op.Reshape(x, shape, allowzero=...)
 
 
 @reshape_ones.becomes
-def _(op, x, s):
+def _(op, x, shape):
     return op.view(x, op.out_type.shape)
 
 
 @rewrite("matmul_swapped", level=2)
-def matmul_swapped(op, a, b, p, q):
+def matmul_swapped(op, a, b, perm_a, perm_b):
     """aᵀ bᵀ = (b a)ᵀ, where one of the transposes only swaps the last two axes and so goes away."""
-    return op.MatMul(op.Transpose(a, perm=p), op.Transpose(b, perm=q))
+    return op.MatMul(op.Transpose(a, perm=perm_a), op.Transpose(b, perm=perm_b))
 
 
 @matmul_swapped.becomes
-def _(op, a, b, p, q):
+def _(op, a, b, perm_a, perm_b):
     rank = a.type.rank
     if b.type.rank != rank:
         return None
     swap = (*range(rank - 2), rank - 1, rank - 2)
-    p, q = (tuple(_permutation(perm, rank)) for perm in (p, q))
-    if swap not in (p, q):
+    perm_a = tuple(_permutation(perm_a, rank))
+    perm_b = tuple(_permutation(perm_b, rank))
+    if swap not in (perm_a, perm_b):
         return None
-    left, right = (
-        op.transpose(x, [perm[i] for i in swap]) for x, perm in ((b, q), (a, p))
-    )  # one of them is x itself
+    # swapped once more: one of the two is the operand itself
+    left = op.transpose(b, [perm_b[i] for i in swap])
+    right = op.transpose(a, [perm_a[i] for i in swap])
     return op.transpose(op.MatMul(left, right), swap)
 
 
 @rewrite("reduce_squeezes", level=1)
 def reduce_squeezes(op, x, axes, over):
-    """The inverse, for where nothing came of it."""
-    forms = [
-        getattr(op, f"Reduce{k}")(x, axes, keepdims=1)
-        for k in ("Sum", "Mean", "Max", "Min", "Prod")
-    ]
-    return op.either(*(op.Squeeze(form, over) for form in forms))
+    """The inverse of `unit_axes`, for where nothing came of it: a reduction and its Squeeze are one node."""
+    forms = [getattr(op, f"Reduce{kind}")(x, axes, keepdims=1) for kind in SQUEEZABLE]
+    return op.either(*[op.Squeeze(form, over) for form in forms])
 
 
 @reduce_squeezes.becomes
@@ -258,7 +286,8 @@ def _(op, x, axes, over):
     rank = x.type.rank
     if from_zero(axes.known, rank) != from_zero(over.known, rank):
         return None
-    return op.node(op.root.inputs[0].node.op, [x, axes], {"keepdims": 0}).out
+    reduction = op.root.operand(0).producer
+    return op.node(reduction.op, [x, axes], {"keepdims": 0}).out
 
 
 shapes = RuleSet(

@@ -1,15 +1,19 @@
 """`unit_axes`: Squeeze and Unsqueeze move behind what is computed from their results, where they cancel.
 
-The invariant, at every moment of the walk: a value in `views` has been retyped in place. A user that stands in the view's
-`done` takes the value as it is; every other user still means what the value was, `kind(value, axes)`. At the end each such
-user gets a Squeeze or Unsqueeze of its own kind, so that the graph is right again.
+The walk retypes results in place and repairs their users only at its end. The invariant, after each node:
+
+- A value in `views` has a new type; `View.type` is its old one, that of `View.kind` over `View.axes` of the value.
+- A use in `View.done` means the value as it is now.
+- Every other use still means what the value was: `kind(value, axes)`, of type `View.type`.
+
+At the end each use of the last sort gets a Squeeze or Unsqueeze of the value, and the graph is right again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
@@ -18,38 +22,47 @@ from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
 REDUCTIONS = frozenset(
-    f"onnx.Reduce{k}"
-    for k in ("Sum", "Mean", "Max", "Min", "Prod", "SumSquare", "L1", "L2", "LogSumExp")
+    [
+        "onnx.ReduceL1",
+        "onnx.ReduceL2",
+        "onnx.ReduceLogSumExp",
+        "onnx.ReduceMax",
+        "onnx.ReduceMean",
+        "onnx.ReduceMin",
+        "onnx.ReduceProd",
+        "onnx.ReduceSum",
+        "onnx.ReduceSumSquare",
+    ]
 )
 
 
 @graph_pass("unit_axes", at="onnx", level=2)
 def unit_axes(graph: Graph, context: Context) -> int:
-    """Move Squeeze and Unsqueeze behind what is computed from their results; reduce with axes kept and squeeze afterwards.
+    """Move Squeeze and Unsqueeze behind what is computed from their results; reduce with axes kept.
 
     So patterns that were written with and without kept axes look the same, and the two cancel where they meet.
     """
     views: Views = {}
     count = 0
     for node in context.fresh(graph, unit_axes, 1):
-        if (
-            not node.op.startswith("onnx.")
-            or len(node.outputs) != 1
-            or node.graph is not graph
-        ):
+        if not node.op.startswith("onnx.") or node.graph is not graph:
             continue
-        rule = _UNIT_AXES.get(node.op, _elementwise if node.spec.elementwise else None)
+        if len(node.outputs) != 1:
+            continue
+        rule = RULE_OF.get(node.op, _elementwise if node.spec.elementwise else None)
         if rule is not None and rule(node, views):
-            graph.journal.append(node)
             count += 1
     for value in views:
         _settle_view(value, views)
     return count
 
 
+# ------------------------------------------------------------------------------------------- the views
+
+
 @dataclass(slots=True)
 class View:
-    """A value whose type has been changed: users that do not stand in `done` still take it for `kind(value, axes)`."""
+    """A value whose type has changed: uses that are not `done` still take it for `kind(value, axes)`."""
 
     kind: str
     axes: tuple[int, ...]
@@ -60,51 +73,64 @@ class View:
 Views: TypeAlias = dict[Value, View]
 
 
+class UnitAxesRule(Protocol):
+    """Moves views through one node; returns whether it did."""
+
+    def __call__(self, node: Node, views: Views) -> bool: ...
+
+
+class Source(NamedTuple):
+    """What an operand is a Squeeze or Unsqueeze of; the axes count in the longer shape, from 0."""
+
+    value: Value
+    axes: tuple[int, ...]
+
+
 def _settle_view(value: Value, views: Views) -> None:
     """Give the users that still take a value for what it was a Squeeze or Unsqueeze of it."""
-    view, node = views[value], value.node
-    assert node is not None
+    view, node = views[value], value.producer
     rest = [use for use in value.uses if use not in view.done]
     if rest and node.graph is not None:
         op = Builder(node.graph, node.next, node.loc, value.hint)
-        old = op.node(
-            f"onnx.{view.kind}", [value, op.dims(view.axes)], types=[view.type]
-        ).out
+        operands, types = [value, op.dims(view.axes)], [view.type]
+        old = op.node(f"onnx.{view.kind}", operands, types=types).out
         for user, index in rest:
             user.set_input(index, old)
 
 
-def _seen(
-    node: Node, index: int, kind: str, views: Views
-) -> tuple[Value, tuple[int, ...]] | None:
-    """(x, axes) where an operand is `Squeeze(x, axes)` or `Unsqueeze(x, axes)`; axes count in the longer shape, from 0."""
-    value = node.inputs[index]
-    assert value is not None
+def _source(node: Node, index: int, kind: str, views: Views) -> Source | None:
+    """The source of an operand that is a view or node of `kind` (Squeeze or Unsqueeze), else None."""
+    value = node.operand(index)
     view = _view(node, index, views)
     if view is not None:
-        return (value, view.axes) if view.kind == kind else None
+        return Source(value, view.axes) if view.kind == kind else None
     maker = value.node
-    if (
-        maker is None
-        or maker.op != f"onnx.{kind}"
-        or len(maker.inputs) < 2
-        or maker.inputs[1] is None
-    ):
+    if maker is None or maker.op != f"onnx.{kind}":
         return None
-    x, known = maker.inputs[0], maker.inputs[1].known
-    if known is None or x is None or _view(maker, 0, views) is not None:
+    axes = _known_axes(maker)
+    if axes is None or _view(maker, 0, views) is not None:
         return None
-    return x, from_zero(known, (x if kind == "Squeeze" else value).type.rank)
+    source = maker.operand(0)
+    longer = source if kind == "Squeeze" else value
+    return Source(source, from_zero(axes, longer.type.rank))
+
+
+def _known_axes(node: Node) -> tuple[int, ...] | None:
+    """The axes that are the second operand of a node, where it has one and they are numbers."""
+    axes = node.optional(1)
+    return None if axes is None else axes.known_ints
 
 
 def _view(node: Node, index: int, views: Views) -> View | None:
-    """What a node still takes an operand for."""
-    view = views.get(node.inputs[index])  # type: ignore[arg-type]
+    """What a node still takes an operand for; None where it takes it as it is."""
+    view = views.get(node.operand(index))
     return view if view is not None and (node, index) not in view.done else None
 
 
 def _type_seen(node: Node, index: int, views: Views) -> Type:
-    return (_view(node, index, views) or node.inputs[index]).type  # type: ignore[union-attr]
+    """The type that a node takes an operand for."""
+    view = _view(node, index, views)
+    return node.operand(index).type if view is None else view.type
 
 
 def _take(node: Node, index: int, value: Value, views: Views) -> None:
@@ -119,90 +145,91 @@ def _take(node: Node, index: int, value: Value, views: Views) -> None:
 
 
 def _change(node: Node, kind: str, axes: tuple[int, ...], views: Views) -> bool:
-    """The node now computes what `kind` over `axes` must be applied to for its old users."""
+    """Retype a result to what `kind` over `axes` makes the old one of; its users still mean the old one."""
     old, shape = node.out.type, list(node.out.type.shape)
     if kind == "Squeeze":
-        for a in axes:
-            shape.insert(a, 1)
+        for axis in axes:
+            shape.insert(axis, 1)
     else:
-        shape = [d for a, d in enumerate(shape) if a not in axes]
-    node.out.type = old.with_shape(tuple(shape))
+        shape = [size for axis, size in enumerate(shape) if axis not in axes]
+    node.out.retype(old.with_shape(tuple(shape)))
     views[node.out] = View(kind, axes, old)
     return True
 
 
-def _cancels(kind: str, inverse: str) -> Callable[[Node, Views], bool]:
-    def rule(node: Node, views: Views) -> bool:
-        """Unsqueeze(Squeeze(x)) is x, and the other way round."""
-        x = node.inputs[0]
-        if (
-            x is None
-            or x not in views
-            or len(node.inputs) < 2
-            or node.inputs[1] is None
-            or not node.inputs[1].known
-        ):
-            return False
-        seen = _seen(node, 0, inverse, views)
-        rank = max(node.out.type.rank, _type_seen(node, 0, views).rank)
-        if seen is None or seen[1] != from_zero(node.inputs[1].known, rank):
-            return False
-        views[x].done.update(node.out.uses)
-        node.replace_by(x)
-        return True
+# ------------------------------------------------------------------------------------- moving and reducing
 
-    return rule
+
+def _squeeze(node: Node, views: Views) -> bool:
+    """Squeeze(Unsqueeze(x)) → x."""
+    return _cancel(node, "Unsqueeze", views)
+
+
+def _unsqueeze(node: Node, views: Views) -> bool:
+    """Unsqueeze(Squeeze(x)) → x."""
+    return _cancel(node, "Squeeze", views)
+
+
+def _cancel(node: Node, inverse: str, views: Views) -> bool:
+    """Let the users of a node take its operand as it is, where that is its inverse over the same axes."""
+    x, axes = node.operand(0), _known_axes(node)
+    if x not in views or not axes:
+        return False
+    source = _source(node, 0, inverse, views)
+    rank = max(node.out.type.rank, _type_seen(node, 0, views).rank)
+    if source is None or source.axes != from_zero(axes, rank):
+        return False
+    views[x].done.update(node.out.uses)
+    node.replace_by(x)
+    return True
 
 
 def _reduction(node: Node, views: Views) -> bool:
     """Reduce(x, keepdims=0) → Squeeze(Reduce(x)); Reduce(Unsqueeze(x)) → Unsqueeze(Reduce(x))."""
-    over = node.inputs[1] if len(node.inputs) > 1 else None
-    if over is None or not over.known:
+    over = _known_axes(node)
+    if not over:
         return False
-    rank = _type_seen(node, 0, views).rank
-    axes = from_zero(over.known, rank)
-    if node.attrs.get("keepdims", 1) == 0:
-        node.attrs["keepdims"] = 1
+    axes = from_zero(over, _type_seen(node, 0, views).rank)
+    if node.int_attr("keepdims", 1) == 0:
+        node.set_attr("keepdims", 1)
         return _change(node, "Squeeze", axes, views)
-    seen = _seen(node, 0, "Unsqueeze", views)
-    if seen is None or set(seen[1]) & set(axes):
+    source = _source(node, 0, "Unsqueeze", views)
+    if source is None or set(source.axes) & set(axes):
         return False
-    x, added = seen
-    assert node.graph is not None
-    _take(
-        node,
-        1,
-        Builder(node.graph, node, node.loc).dims([_without(added, a) for a in axes]),
-        views,
-    )
-    _take(node, 0, x, views)
-    return _change(node, "Unsqueeze", added, views)
+    op = Builder(node.home, node, node.loc)
+    kept = op.dims([_without(source.axes, axis) for axis in axes])
+    _take(node, 1, kept, views)
+    _take(node, 0, source.value, views)
+    return _change(node, "Unsqueeze", source.axes, views)
 
 
 def _without(axes: Sequence[int], axis: int) -> int:
     """The number of an axis when `axes` are gone."""
-    return axis - sum(a < axis for a in axes)
+    return axis - sum(gone < axis for gone in axes)
 
 
 def _transpose(node: Node, views: Views) -> bool:
     """Transpose(Unsqueeze(x)) → Unsqueeze(Transpose(x)), and the same for Squeeze."""
-    perm = cast("tuple[int, ...] | None", node.attrs.get("perm"))
-    if perm is None:
+    if "perm" not in node.attrs:
         return False
-    if seen := _seen(node, 0, "Unsqueeze", views):
-        x, added = seen
+    perm = node.ints_attr("perm")
+    if source := _source(node, 0, "Unsqueeze", views):
+        kind, added = "Unsqueeze", source.axes
         inner = tuple(_without(added, p) for p in perm if p not in added)
-        kind, axes = "Unsqueeze", tuple(i for i, p in enumerate(perm) if p in added)
-    elif seen := _seen(node, 0, "Squeeze", views):
-        x, removed = seen
-        kept = [a for a in range(x.type.rank) if a not in removed]
+        axes = tuple(i for i, p in enumerate(perm) if p in added)
+    elif source := _source(node, 0, "Squeeze", views):
+        kind, removed = "Squeeze", source.axes
+        kept = [a for a in range(source.value.type.rank) if a not in removed]
         inner = (*removed, *(kept[p] for p in perm))
-        kind, axes = "Squeeze", tuple(range(len(removed)))
+        axes = tuple(range(len(removed)))
     else:
         return False
-    _take(node, 0, x, views)
-    node.attrs["perm"] = inner
+    _take(node, 0, source.value, views)
+    node.set_attr("perm", inner)
     return _change(node, kind, axes, views)
+
+
+# ------------------------------------------------------------------------------------- elementwise operators
 
 
 def _elementwise(node: Node, views: Views) -> bool:
@@ -211,57 +238,80 @@ def _elementwise(node: Node, views: Views) -> bool:
 
 def _sink_squeeze(node: Node, views: Views) -> bool:
     """f(Squeeze(a), Squeeze(b), scalar) → Squeeze(f(a, b, scalar))."""
-    wide = [
-        i
-        for i, v in enumerate(node.inputs)
-        if v is not None and _type_seen(node, i, views).rank
-    ]
-    seen = [_seen(node, i, "Squeeze", views) for i in wide]
-    if not seen or any(
-        s is None or s[1] != seen[0][1] or s[0].type.rank != seen[0][0].type.rank
-        for s in seen
-    ):  # type: ignore[index]
+    sources: dict[int, Source] = {}
+    for index in _operands(node):
+        if not _type_seen(node, index, views).rank:
+            continue
+        source = _source(node, index, "Squeeze", views)
+        if source is None:
+            return False
+        sources[index] = source
+    forms = {(s.axes, s.value.type.rank) for s in sources.values()}
+    if len(forms) != 1:
         return False
-    for i, s in zip(wide, seen, strict=True):
-        _take(node, i, s[0], views)  # type: ignore[index]
-    return _change(node, "Squeeze", seen[0][1], views)  # type: ignore[index]
+    [(axes, _)] = forms
+    for index, source in sources.items():
+        _take(node, index, source.value, views)
+    return _change(node, "Squeeze", axes, views)
+
+
+def _operands(node: Node) -> list[int]:
+    """The places of the operands that are there."""
+    return [i for i, value in enumerate(node.inputs) if value is not None]
 
 
 def _sink_unsqueeze(node: Node, views: Views) -> bool:
-    """f(Unsqueeze(a), Unsqueeze(b), c) → Unsqueeze(f(a, b, c)) where c has no other sizes at the new axes."""
+    """f(Unsqueeze(a), Unsqueeze(b), c) → Unsqueeze(f(a, b, c)), where c has size 1 at the new axes."""
     rank, shape = node.out.type.rank, node.out.type.shape
-    operands = [i for i, v in enumerate(node.inputs) if v is not None]
-    types = {i: _type_seen(node, i, views) for i in operands}
-    found = {
-        i: s
-        for i in operands
-        if types[i].rank == rank and (s := _seen(node, i, "Unsqueeze", views))
-    }
-    axes = next((s[1] for s in found.values()), None)
-    if not axes or not all(is_one(shape[a]) for a in axes):
+    sources: dict[int, Source] = {}
+    for index in _operands(node):
+        if _type_seen(node, index, views).rank == rank:
+            source = _source(node, index, "Unsqueeze", views)
+            if source is not None:
+                sources[index] = source
+    axes = next((source.axes for source in sources.values()), None)
+    if not axes or not all(is_one(shape[axis]) for axis in axes):
         return False
-    squeezed: dict[int, list[int]] = {}  # constants, of which axes go
-    for i in operands:
-        own = [a - (rank - types[i].rank) for a in axes if a >= rank - types[i].rank]
-        if not own or (i in found and found[i][1] == axes):
-            continue
-        if node.inputs[i].const is None or not all(
-            is_one(types[i].shape[a]) for a in own
-        ):  # type: ignore[union-attr]
-            return False
-        squeezed[i] = own
-    op = Builder(node.graph, node, node.loc, node.out.hint)  # type: ignore[arg-type]
-    for i in operands:
-        if i in squeezed:
-            _take(node, i, op.squeeze(node.inputs[i], squeezed[i]), views)  # type: ignore[arg-type]
-        elif i in found and found[i][1] == axes:
-            _take(node, i, found[i][0], views)
+    sources = {i: source for i, source in sources.items() if source.axes == axes}
+    constants = _constants_to_squeeze(node, axes, sources, views)
+    if constants is None:
+        return False
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    for index in _operands(node):
+        if index in constants:
+            squeezed = op.squeeze(node.operand(index), constants[index])
+            _take(node, index, squeezed, views)
+        elif index in sources:
+            _take(node, index, sources[index].value, views)
     return _change(node, "Unsqueeze", axes, views)
 
 
-_UNIT_AXES: dict[str, Callable[[Node, Views], bool]] = {
+def _constants_to_squeeze(
+    node: Node, axes: tuple[int, ...], sources: dict[int, Source], views: Views
+) -> dict[int, list[int]] | None:
+    """The constant operands that have some of the new `axes`: for each, which, counted in its own shape.
+
+    None where an operand is neither one of `sources` nor a constant of size 1 at those axes.
+    """
+    rank = node.out.type.rank
+    constants: dict[int, list[int]] = {}
+    for index in _operands(node):
+        type = _type_seen(node, index, views)
+        missing = rank - type.rank
+        own = [axis - missing for axis in axes if axis >= missing]
+        if not own or index in sources:
+            continue
+        if node.operand(index).const is None:
+            return None
+        if not all(is_one(type.shape[axis]) for axis in own):
+            return None
+        constants[index] = own
+    return constants
+
+
+RULE_OF: dict[str, UnitAxesRule] = {
     "onnx.Transpose": _transpose,
-    "onnx.Squeeze": _cancels("Squeeze", "Unsqueeze"),
-    "onnx.Unsqueeze": _cancels("Unsqueeze", "Squeeze"),
+    "onnx.Squeeze": _squeeze,
+    "onnx.Unsqueeze": _unsqueeze,
     **dict.fromkeys(REDUCTIONS, _reduction),
 }
