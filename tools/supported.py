@@ -25,12 +25,13 @@ Written by `python -m tools.supported` from the rule tables and the results of c
 ({cases}).
 
 Real dtypes need no column of rules: what onnxruntime has no kernel for is cast by the legaliser. *ONNX*
-rules build nodes, *JAX* rules are plain JAX code traced at the operation's own types. The link leads to
-the file that has the rule: search it for the primitive's name in quotes, and see
-[writing-a-lowering.md](writing-a-lowering.md). Complex numbers are pairs of reals, typed keys arrays of words; a dot says that the
-primitive takes them. *Verified* has the dtypes in which cases of the suites agree with JAX, *symbolic*
-says whether cases with symbolic sizes do; what stands in neither is tested by `tests` alone, or through
-the primitives that it is made of.
+rules build nodes, *JAX* rules are plain JAX code traced at the operation's own types.
+The link leads to the file that has the rule: search it for the primitive's name in quotes, and see
+[writing-a-lowering.md](writing-a-lowering.md).
+Complex numbers are pairs of reals, typed keys arrays of words; a dot says that the primitive takes them.
+*Verified* has the dtypes in which cases of the suites agree with JAX, *symbolic* says whether cases with
+symbolic sizes do; what stands in neither is tested by `tests` alone, or through the primitives that it
+is made of.
 """
 LIMITS = """
 ## Primitives with code of their own
