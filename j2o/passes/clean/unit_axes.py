@@ -2,7 +2,7 @@
 
 The walk retypes results in place and repairs their users only at its end. The invariant, after each node:
 
-- A value in `views` has a new type; `View.type` is its old one, that of `View.kind` over `View.axes` of the value.
+- A value in `views` has a new type; `View.type` is its old one, that of `kind(value, axes)`.
 - A use in `View.done` means the value as it is now.
 - Every other use still means what the value was: `kind(value, axes)`, of type `View.type`.
 

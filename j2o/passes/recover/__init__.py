@@ -5,13 +5,13 @@ from j2o.passes.rewriting.rule import RuleSet
 
 recover = RuleSet(
     "recover",
-    (*softmax.RULES, *norms.RULES, *activations.RULES),
+    (*softmax.SOFTMAXES, *norms.LAYER_NORMS, *activations.ACTIVATIONS),
     level=2,
     doc="Softmax, normalisations, activations.",
 )
 recover_early = RuleSet(
     "recover_early",
-    activations.EARLY,
+    activations.EARLY_ACTIVATIONS,
     at="lax",
     level=2,
     doc="Activations whose parts have no operator of their own.",

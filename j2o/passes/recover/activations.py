@@ -1,4 +1,8 @@
-"""Gelu and Relu."""
+"""Gelu and Relu.
+
+Gelu is x Φ(x), Φ the distribution function of the normal distribution (Hendrycks and Gimpel, arXiv:1606.08415):
+exactly ½ x (1 + erf(x / √2)) = ½ x erfc(-x / √2), approximately ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ import ml_dtypes
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
 from j2o.passes.rewriting.language import Const
-from j2o.passes.rewriting.rule import RuleBuilder, identities, rewrite
+from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 ROOT_HALF, ROOT_TWO = math.sqrt(0.5), math.sqrt(2)
 
 
 def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
+    """Gelu of float32, from opset 20 on an operator; before that the exact one by Erf."""
     if x.type.dtype != DType.F32:
         return None
     if op.opset >= 20:
@@ -25,24 +30,23 @@ def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
 
 
 def _is_number(value: Value, number: float) -> bool:
-    """Whether a constant is one element, and that is `number` up to the rounding of its dtype."""
+    """Return True where a constant is one element, `number` up to the rounding of its dtype."""
     tensor = value.const
     if tensor is None or tensor.size != 1 or not tensor.dtype.is_float:
         return False
-    rounding = float(
-        ml_dtypes.finfo(tensor.dtype.numpy).eps
-    )  # twice that of one rounding: 1 / √2 has two
+    # twice the error of one rounding: 1 / √2 has two
+    rounding = float(ml_dtypes.finfo(tensor.dtype.numpy).eps)
     return math.isclose(float(tensor.scalar), number, rel_tol=rounding)
 
 
 @rewrite("gelu_erfc", at="lax")
 def gelu_erfc(op, x, c: Const):
-    """`jax.nn.gelu(x, approximate=False)`: 0.5 x erfc(-x √½)."""
-    rest = op.lax.erfc(
-        op.either(op.lax.mul(op.lax.neg(x), c), op.lax.neg(op.lax.mul(x, c)))
-    )
+    """½ x erfc(-x √½), as `jax.nn.gelu(x, approximate=False)` has it."""
+    inner = op.either(op.lax.mul(op.lax.neg(x), c), op.lax.neg(op.lax.mul(x, c)))
+    rest = op.lax.erfc(inner)
     return op.either(
-        op.lax.mul(op.lax.mul(0.5, x), rest), op.lax.mul(op.lax.mul(x, 0.5), rest)
+        op.lax.mul(op.lax.mul(0.5, x), rest),
+        op.lax.mul(op.lax.mul(x, 0.5), rest),
     )
 
 
@@ -53,39 +57,39 @@ def _(op, x, c):
 
 @rewrite("gelu_erf", at="lax")
 def gelu_erf(op, x, factor: Const, divisor: Const):
-    """½ x (1 + erf(x √½)), or x / √2."""
-    inner = op.lax.erf(op.either(op.lax.mul(x, factor), op.lax.div(x, divisor)))
-    one = op.either(op.lax.add(inner, 1.0), op.lax.add(1.0, inner))
-    half = op.either(op.lax.mul(x, 0.5), op.lax.mul(0.5, x))
-    scaled = op.either(op.lax.mul(one, 0.5), op.lax.mul(0.5, one))
+    """½ x (1 + erf(x √½)), in all orders, or with erf(x / √2)."""
+    inner = op.either(op.lax.mul(x, factor), op.lax.div(x, divisor))
+    erf = op.lax.erf(inner)
+    plus_one = op.either(op.lax.add(erf, 1.0), op.lax.add(1.0, erf))
+    half_x = op.either(op.lax.mul(x, 0.5), op.lax.mul(0.5, x))
+    half_of_it = op.either(op.lax.mul(plus_one, 0.5), op.lax.mul(0.5, plus_one))
     return op.either(
-        op.lax.mul(half, one),
-        op.lax.mul(one, half),
-        op.lax.mul(x, scaled),
-        op.lax.mul(scaled, x),
+        op.lax.mul(half_x, plus_one),
+        op.lax.mul(plus_one, half_x),
+        op.lax.mul(x, half_of_it),
+        op.lax.mul(half_of_it, x),
     )
 
 
 @gelu_erf.becomes
 def _(op, x, factor, divisor):
-    fits = (
-        _is_number(divisor, ROOT_TWO)
-        if factor is None
-        else _is_number(factor, ROOT_HALF)
-    )
+    if factor is None:
+        fits = _is_number(divisor, ROOT_TWO)
+    else:
+        fits = _is_number(factor, ROOT_HALF)
     return _gelu(op, x, "none") if fits else None
 
 
 @rewrite("gelu_tanh")
 def gelu_tanh(op, x, a: Const, b: Const):
-    """x ½ (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
+    """½ x (1 + tanh(a (x + b x³))) with a = √(2/π) and b = 0.044715."""
     cube = op.either(op.Pow(x, 3), op.Mul(op.Mul(x, x), x))
-    tanh = op.Tanh(op.Mul(op.Add(x, op.Mul(cube, b)), a))
-    one = op.Add(tanh, 1.0)
+    inner = op.Mul(op.Add(x, op.Mul(cube, b)), a)
+    plus_one = op.Add(op.Tanh(inner), 1.0)
     return op.either(
-        op.Mul(x, op.Mul(one, 0.5)),
-        op.Mul(op.Mul(x, 0.5), one),
-        op.Mul(op.Mul(x, one), 0.5),
+        op.Mul(x, op.Mul(plus_one, 0.5)),
+        op.Mul(op.Mul(x, 0.5), plus_one),
+        op.Mul(op.Mul(x, plus_one), 0.5),
     )
 
 
@@ -95,9 +99,16 @@ def _(op, x, a, b):
     return _gelu(op, x, "tanh") if fits else None
 
 
-RELU = (
-    lambda op, x: op.Max(x, 0.0),
-    lambda op, x: op.Relu(x) if x.type.dtype.is_float else None,
-)
-RULES = (gelu_tanh, *identities({"relu": RELU}))
-EARLY = (gelu_erfc, gelu_erf)
+@rewrite("relu")
+def relu(op, x):
+    """max(x, 0)."""
+    return op.Max(x, 0.0)
+
+
+@relu.becomes
+def _(op, x):
+    return op.Relu(x) if x.type.dtype.is_float else None
+
+
+ACTIVATIONS = (gelu_tanh, relu)
+EARLY_ACTIVATIONS = (gelu_erfc, gelu_erf)

@@ -1,6 +1,11 @@
-"""LayerNormalization in the spellings of flax, equinox, haiku, keras and hand-written code."""
+"""LayerNormalization in the spellings of flax, equinox, haiku, keras and hand-written code.
+
+It is (x - μ) / √(σ² + ε) · scale + bias, where μ and σ² are the mean and the variance of x over its last axes.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,71 +16,75 @@ from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
-def _form(x: Value, axes: Value, eps: Value) -> tuple[int, float] | None:
-    """The first of the axes, where they are all axes from there on and of known sizes, and epsilon."""
-    if (
-        axes.known is None
-        or x.type.dtype != DType.F32
-        or eps.const is None
-        or eps.type.size != 1
-    ):
+class Form(NamedTuple):
+    """The attributes of LayerNormalization."""
+
+    axis: int
+    epsilon: float
+
+
+def _form(x: Value, axes: Value, eps: Value) -> Form | None:
+    """The first of the axes and epsilon, where the axes are all from there on and their sizes are known."""
+    over, rank = axes.known_ints, x.type.rank
+    if not over or x.type.dtype != DType.F32:
         return None
-    rank = x.type.rank
-    over = sorted(int(a) % rank for a in axes.known)  # type: ignore[arg-type]
-    if not over or over != list(range(over[0], rank)):
+    if eps.const is None or eps.type.size != 1:
         return None
-    normalised = x.type.shape[over[0] :]
-    if (
-        not dims.is_static(normalised) or 0 in normalised
-    ):  # onnxruntime normalises no rows of nothing
+    ascending = sorted(axis % rank for axis in over)
+    first = ascending[0]
+    if ascending != list(range(first, rank)):
         return None
-    return over[0], float(eps.const.scalar)
+    normalised = x.type.shape[first:]
+    # onnxruntime normalises no rows of nothing
+    if not dims.is_static(normalised) or 0 in normalised:
+        return None
+    return Form(first, float(eps.const.scalar))
 
 
 def _per_feature(op: RuleBuilder, value: Value, x: Value, axis: int) -> Value | None:
     """A scale or shift of the normalised axes alone, in their shape; None where it is something else."""
     want, have = x.type.shape[axis:], value.type.shape
-    extra = len(have) - len(want)
-    if any(d != 1 for d in have[: max(extra, 0)]):
+    extra = max(len(have) - len(want), 0)
+    if any(size != 1 for size in have[:extra]):
         return None
-    if tuple(have[max(extra, 0) :]) == tuple(want):
-        return op.squeeze(value, range(extra)) if extra > 0 else value
-    return (
-        op.expand(value, want)
-        if len(have) <= len(want) and value.const is not None
-        else None
-    )
+    if tuple(have[extra:]) == tuple(want):
+        return op.squeeze(value, range(extra)) if extra else value
+    if extra or value.const is None:
+        return None
+    return op.expand(value, want)
 
 
 def _centred(op, x, axes):
+    """x - μ, and μ."""
     mean = op.ReduceMean(x, axes, keepdims=1)
     return op.Sub(x, mean), mean
 
 
 def _variances(op, x, axes):
-    """The two-pass form, and the mean of squares less the square of the mean."""
+    """σ², the mean of (x - μ)² in two passes or mean(x²) - μ² in one, and each with negative ones made 0."""
     centred, mean = _centred(op, x, axes)
-    two_pass = op.ReduceMean(
-        op.either(op.Mul(centred, centred), op.Pow(centred, 2)), axes, keepdims=1
-    )
-    fast = op.Sub(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), op.Mul(mean, mean))
+    squares = op.either(op.Mul(centred, centred), op.Pow(centred, 2))
+    two_pass = op.ReduceMean(squares, axes, keepdims=1)
+    mean_square = op.ReduceMean(op.Mul(x, x), axes, keepdims=1)
+    one_pass = op.Sub(mean_square, op.Mul(mean, mean))
     return op.either(
         two_pass,
-        fast,
-        *(
-            at_least(v)
-            for v in (two_pass, fast)
-            for at_least in (op.Relu, lambda v: op.Max(v, 0))
-        ),
+        one_pass,
+        op.Relu(two_pass),
+        op.Max(two_pass, 0),
+        op.Relu(one_pass),
+        op.Max(one_pass, 0),
     )
 
 
 def _deviation(op, x, axes, eps):
+    """√(σ² + ε)."""
     return op.Sqrt(op.Add(_variances(op, x, axes), eps))
 
 
 @rewrite("layer_norm")
 def layer_norm(op, x, axes, eps: Const, scale):
+    """(x - μ) / √(σ² + ε) · scale, in the orders in which libraries multiply and divide."""
     centred, _ = _centred(op, x, axes)
     std = _deviation(op, x, axes, eps)
     inverse = op.Reciprocal(std)
@@ -91,17 +100,15 @@ def _(op, x, axes, eps, scale):
     form = _form(x, axes, eps)
     if form is None:
         return None
-    axis, epsilon = form
-    scale = _per_feature(op, scale, x, axis)
-    return (
-        None
-        if scale is None
-        else op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon)
-    )
+    scale = _per_feature(op, scale, x, form.axis)
+    if scale is None:
+        return None
+    return op.LayerNormalization(x, scale, axis=form.axis, epsilon=form.epsilon)
 
 
 @rewrite("layer_norm_plain")
 def layer_norm_plain(op, x, axes, eps: Const):
+    """(x - μ) / √(σ² + ε)."""
     centred, _ = _centred(op, x, axes)
     std = _deviation(op, x, axes, eps)
     return op.either(op.Div(centred, std), op.Mul(centred, op.Reciprocal(std)))
@@ -112,30 +119,28 @@ def _(op, x, axes, eps):
     form = _form(x, axes, eps)
     if form is None or _is_scaled(op.root.out):
         return None
-    axis, epsilon = form
-    ones = op.const(np.ones(x.type.shape[axis:], np.float32))
-    return op.LayerNormalization(x, ones, axis=axis, epsilon=epsilon)
+    ones = op.const(np.ones(x.type.shape[form.axis :], np.float32))
+    return op.LayerNormalization(x, ones, axis=form.axis, epsilon=form.epsilon)
 
 
 def _is_scaled(value: Value) -> bool:
-    """Whether a multiplication follows, which the rule with a scale then takes in."""
+    """Return True where a multiplication follows, which the rule with a scale then takes in."""
     users = list(value.users())
     return len(users) == 1 and users[0].op == "onnx.Mul"
 
 
 @rewrite("layer_norm_bias")
 def layer_norm_bias(op, x, scale, bias, axis, epsilon):
+    """A LayerNormalization and a shift are one."""
     return op.Add(op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon), bias)
 
 
 @layer_norm_bias.becomes
 def _(op, x, scale, bias, axis, epsilon):
     bias = _per_feature(op, bias, x, axis % x.type.rank)
-    return (
-        None
-        if bias is None
-        else op.LayerNormalization(x, scale, bias, axis=axis, epsilon=epsilon)
-    )
+    if bias is None:
+        return None
+    return op.LayerNormalization(x, scale, bias, axis=axis, epsilon=epsilon)
 
 
-RULES = (layer_norm, layer_norm_plain, layer_norm_bias)
+LAYER_NORMS = (layer_norm, layer_norm_plain, layer_norm_bias)
