@@ -359,8 +359,8 @@ def check(
 ) -> Values:
     """The values as they are.
 
-    With `checks=True` the model refuses an index (or a bool) that stands for an error. A check of nothing is one
-    of all that the graph around it gives.
+    With `checks=True` the model refuses an index (or a bool) that stands for an error. A check of nothing is
+    one of all that the graph around it gives.
     """
     if not op.checks:
         op.notes.append(
