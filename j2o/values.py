@@ -8,13 +8,11 @@ but never fall. Anything else is a SpecError.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jax.core import Tracer
 
@@ -133,7 +131,7 @@ def _number(value: complex, wanted: Type, name: str) -> np.ndarray:
     if wanted.rank or rank > _rank(dtype):
         raise _refused(name, value, wanted)
     if dtype.is_int and isinstance(value, int):
-        low, high = _range(dtype)
+        low, high = dtype.integers
         if not low <= value <= high:
             why = f"{dtype.value} holds {low} to {high}"
             raise _refused(name, value, wanted, why)
@@ -166,13 +164,6 @@ def _rounded(value: Any, dtype: DType) -> tuple[np.ndarray, bool]:
     return array, bool(is_same or np.isfinite(complex(array)))
 
 
-@functools.cache
-def _range(dtype: DType) -> tuple[int, int]:
-    """The least and the greatest integer of a dtype."""
-    info = ml_dtypes.iinfo(dtype.numpy)
-    return int(info.min), int(info.max)
-
-
 def _converted(value: Any, wanted: Type, name: str) -> Any:
     """An array of another dtype than the wanted one, where it means the same."""
     if wanted.dtype.is_key:
@@ -196,7 +187,7 @@ def _narrowed(value: Any, wanted: Type, name: str) -> np.ndarray:
     subject = "it is" if array.ndim == 0 else "some of its values are"
     beyond = f"{subject} beyond what {wanted.dtype.value} holds"
     if wanted.dtype.is_int:
-        low, high = _range(wanted.dtype)
+        low, high = wanted.dtype.integers
         if array.size and not (low <= array.min() and array.max() <= high):
             raise _refused(name, value, wanted, beyond)
         return array.astype(wanted.dtype.numpy)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from jax import lax
 
 import j2o
 from j2o.backend.session import Session
@@ -278,3 +279,36 @@ def test_narrow_dtypes_through_control_flow_and_functions():
         return doubled, grown, block(x), block(doubled)
 
     j2o.compile(fn, ["i4[B]"]).verify(np.array([1, 0, 1], "int4"))
+
+
+INTEGERS = [d for d in DType if d.is_int]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda d: d.value)
+def test_arithmetic_at_the_ends_of_integers(dtype):
+    """Divisors are inputs: XLA on the CPU traps where it folds a division by 0."""
+    least, greatest = dtype.integers
+
+    def program(x, y, minus_one):
+        quotients = lax.div(x, y), lax.div(x, minus_one)
+        rests = lax.rem(x, y), lax.rem(x, minus_one)
+        bounded = lax.clamp(y, x, minus_one), jnp.max(x), jnp.min(x)
+        ones = jnp.ones_like(x)
+        folded = lax.div(jnp.full_like(x, least), ones), lax.rem(ones, ones)
+        return *quotients, *rests, *bounded, *folded, x.astype(jnp.float32)
+
+    with jax.enable_x64(True):
+        x = jnp.asarray([least, greatest, 0, 1, 1], dtype.numpy)
+        y = jnp.asarray([greatest, least, 1, 0, 1], dtype.numpy)
+        minus_one = jnp.asarray([-1 if least < 0 else 1] * 5, dtype.numpy)
+        for level in (0, 2):
+            model = j2o.compile(program, [x, y, minus_one], opt_level=level)
+            model.verify(x, y, minus_one)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda d: d.value)
+def test_floats_become_integers_that_saturate(dtype):
+    numbers = [-np.inf, -1e30, -1.5, 0.5, 1.5, 300.7, 1e30, np.inf, np.nan]
+    with jax.enable_x64(True):
+        x = jnp.asarray(numbers, np.float32)
+        j2o.compile(lambda x: x.astype(dtype.numpy), [x]).verify(x)

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-import ml_dtypes  # noqa: F401  (numpy knows its dtypes by name from here on)
+import ml_dtypes  # numpy knows its dtypes by name from here on
 import numpy as np
 
 if TYPE_CHECKING:
@@ -60,6 +60,14 @@ class DType(enum.Enum):
             return _NUMPY[self]
         except KeyError:
             raise TypeError(f"{self.value} has no numpy dtype") from None
+
+    @functools.cached_property
+    def integers(self) -> tuple[int, int]:
+        """The least and the greatest value of an integer dtype; TypeError for others."""
+        if not self.is_int:
+            raise TypeError(f"{self.value} is no integer dtype")
+        info = ml_dtypes.iinfo(self.numpy)  # numpy's knows no dtype of 2 or 4 bits
+        return int(info.min), int(info.max)
 
     def __repr__(self) -> str:
         return f"DType.{self.name}"

@@ -286,7 +286,8 @@ def _divide(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
         return np.divide(x, y)
     if np.any(y == 0):
         return None
-    if dtype.is_signed and np.any((x == np.iinfo(x.dtype).min) & (y == -1)):
+    least, _ = dtype.integers
+    if dtype.is_signed and np.any((x == least) & (y == -1)):
         return None
     quotient = x // y
     # numpy floors, ONNX truncates
@@ -327,8 +328,9 @@ def _in_range(x: np.ndarray, to: DType) -> bool:
     """Return True where floats are values of an integer dtype of 8 bits or more, once truncated."""
     if to.bits < 8:
         return False
-    info, wide = np.iinfo(to.numpy), x.astype(np.float64)
-    return bool(np.all((wide >= info.min) & (wide < float(info.max) + 1)))
+    least, greatest = to.integers
+    wide = x.astype(np.float64)
+    return bool(np.all((wide >= least) & (wide < float(greatest) + 1)))
 
 
 @computes("ReduceSum")

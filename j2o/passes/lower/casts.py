@@ -77,10 +77,10 @@ def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
     if x.type.dtype not in (DType.F32, DType.F64):
         x = op.cast(x, DType.F32)
     carrier = x.type.dtype
-    info = jnp.iinfo(to.numpy)
-    low, top = np.asarray([info.min, info.max], carrier.numpy)
+    least, greatest = to.integers
+    low, top = np.asarray([least, greatest], carrier.numpy)
     number = op.Where(op.IsNaN(x), op.const(0, carrier), x)
-    top_is_exact = int(top) <= info.max
+    top_is_exact = int(top) <= greatest
     if top_is_exact:
         whole = op.Clip(number, low, top)
         if to.bits < 8:
@@ -89,7 +89,7 @@ def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
     # `top` was rounded up to 2**n: the float below it is cast as it is, from it on a Where saturates
     below = np.nextafter(top, 0, dtype=carrier.numpy)
     cast = op.cast(op.Clip(number, low, below), to)
-    saturated = op.const(int(info.max), to)
+    saturated = op.const(greatest, to)
     return op.Where(op.GreaterOrEqual(number, top), saturated, cast)
 
 

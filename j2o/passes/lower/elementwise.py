@@ -221,7 +221,7 @@ def _safe_divisor(op: Lowering, x: Value, y: Value) -> Divisor:
     if known is None or (known == 0).any():
         zero = op.Equal(y, 0)
     if dtype.is_signed and (known is None or (known == -1).any()):
-        least = int(np.iinfo(dtype.numpy).min)
+        least, _ = dtype.integers
         wrapped = op.And(op.Equal(x, least), op.Equal(y, -1))
     found = [v for v in (zero, wrapped) if v is not None]
     if not found:

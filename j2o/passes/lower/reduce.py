@@ -32,8 +32,7 @@ def limits(dtype: DType) -> Limits:
         return Limits(False, True)
     if dtype.is_float:
         return Limits(-np.inf, np.inf)
-    info = jnp.iinfo(dtype.numpy)
-    return Limits(int(info.min), int(info.max))
+    return Limits(*dtype.integers)
 
 
 def _reduce(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
@@ -203,7 +202,7 @@ def _as_signed(op: Lowering, x: Value) -> tuple[Value, int | None]:
     if dtype not in (DType.U32, DType.U64):
         return x, None
     signed = DType(f"i{dtype.bits}")
-    flip = int(np.iinfo(signed.numpy).min)
+    flip, _ = signed.integers
     return op.BitwiseXor(op.cast(x, signed), flip), flip
 
 
