@@ -79,8 +79,8 @@ def checked_path(path: object) -> Path:
 def check_folder(target: Path) -> None:
     """Raise SaveError where the folder of `target` is missing or cannot be written, or no file stands there.
 
-    A link to a file, or to nothing, is as good as a file: the model takes its place, and what it leads to stays
-    as it is.
+    A link to a file, or to nothing, is as good as a file: the model takes its place, and what it leads to
+    stays as it is.
     """
     folder, name = target.parent, in_a_line(target)
     try:

@@ -1,8 +1,8 @@
 """One folder, and what is done to its files.
 
-That is done by a handle of the folder where the system has such, else by path (Windows). `Folder` never goes through a link and never out of its folder, wherever this is moved meanwhile. `PathFolder`
-does with what every system has: it takes turns by a file of its own, and renames files only when they are
-closed.
+That is done by a handle of the folder where the system has such, else by path (Windows). `Folder` never goes
+through a link and never out of its folder, wherever this is moved meanwhile. `PathFolder` does with what
+every system has: it takes turns by a file of its own, and renames files only when they are closed.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Folder:
         return self.os.pwrite(file, data, offset)
 
     def read(self, file: int, size: int, offset: int) -> bytes:
+        """Read at most `size` bytes from a place."""
         return os.pread(file, size, offset)
 
     def open_regular(self, name: str) -> int:
@@ -69,6 +70,7 @@ class Folder:
         return file
 
     def rename(self, old: str, new: str) -> None:
+        """Give a file another name; one that bore it is replaced."""
         self.os.rename(old, new, src_dir_fd=self.handle, dst_dir_fd=self.handle)
 
     def remove(self, name: str, abandoned: bool = False) -> None:
@@ -82,6 +84,7 @@ class Folder:
             self.os.close(file)
 
     def names(self) -> list[str]:
+        """The names of all that is in the folder."""
         return os.listdir(self.handle)
 
     def sync(self) -> None:
@@ -89,7 +92,7 @@ class Folder:
         self.os.fsync(self.handle)
 
     def begin(self) -> bool:
-        """Whether a save may begin: here always, as only what `lock` is for has to take turns."""
+        """Return True where a save may begin: here always, as only what `lock` is for has to take turns."""
         return True
 
     def lock(self) -> None:
@@ -97,6 +100,7 @@ class Folder:
         _lock(self.handle)
 
     def close(self) -> None:
+        """Give the folder back, and with it what `lock` or `begin` took."""
         self.os.close(self.handle)
 
 
@@ -150,7 +154,7 @@ class PathFolder(Folder):
         """Nothing: there is no call for it."""
 
     def begin(self) -> bool:
-        """Whether it is this save's turn; OSError where another's lasts too long."""
+        """Return True where it is this save's turn; OSError where another's lasts too long."""
         lock = f"{self.model}.lock"
         waited = time.monotonic() - self.started
         try:
@@ -185,7 +189,7 @@ _TEMPORARY = _BINARY | getattr(os, "O_TEMPORARY", 0)
 
 
 def folder_kind() -> type[Folder]:
-    """What this system can do."""
+    """Return `Folder` where this system can do all that it needs, else `PathFolder`."""
     has_handles = (
         hasattr(os, "pwrite")
         and hasattr(os, "O_DIRECTORY")

@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from j2o.errors import SpecError
 from j2o.ir.target import Target
@@ -22,19 +22,51 @@ OLDEST = 18
 DOMAINS = {"": "onnx", "com.microsoft": "ort"}
 # what onnxruntime calls the element type of a tensor
 ONNX_NAMES = {
-    "float": DType.F32, "double": DType.F64, "float16": DType.F16, "bfloat16": DType.BF16,
-    "bool": DType.BOOL, "string": DType.STRING,
-    **{f"int{n}": DType(f"i{n}") for n in (2, 4, 8, 16, 32, 64)},
-    **{f"uint{n}": DType(f"u{n}") for n in (2, 4, 8, 16, 32, 64)},
-    "float8e4m3fn": DType.F8E4M3FN, "float8e4m3fnuz": DType.F8E4M3FNUZ,
-    "float8e5m2": DType.F8E5M2, "float8e5m2fnuz": DType.F8E5M2FNUZ,
-    "float8e8m0": DType.F8E8M0FNU, "float4e2m1": DType.F4E2M1FN,
-}  # fmt: skip
+    "bool": DType.BOOL,
+    "string": DType.STRING,
+    "double": DType.F64,
+    "float": DType.F32,
+    "float16": DType.F16,
+    "bfloat16": DType.BF16,
+    "float8e4m3fn": DType.F8E4M3FN,
+    "float8e4m3fnuz": DType.F8E4M3FNUZ,
+    "float8e5m2": DType.F8E5M2,
+    "float8e5m2fnuz": DType.F8E5M2FNUZ,
+    "float8e8m0": DType.F8E8M0FNU,
+    "float4e2m1": DType.F4E2M1FN,
+    **{f"int{bits}": DType(f"i{bits}") for bits in (2, 4, 8, 16, 32, 64)},
+    **{f"uint{bits}": DType(f"u{bits}") for bits in (2, 4, 8, 16, 32, 64)},
+}
+PROVIDER = "CPUExecutionProvider"
+UNBOUNDED = 1000  # from here on, the last opset of a kernel stands for none
+
+
+def dtype_named(type: str) -> DType | None:
+    """Return the dtype of `tensor(float)`; None for what is no tensor, such as `seq(tensor(float))`."""
+    return ONNX_NAMES.get(type.removeprefix("tensor(").removesuffix(")"))
+
+
+class _Kernel(NamedTuple):
+    """A row of the snapshot. `constraints` has dtypes by the name of a type variable, as one text."""
+
+    op: str
+    first: int
+    last: int | None
+    constraints: dict[str, str]
+
+    def covers(self, version: int) -> bool:
+        """Return True where a version of the operator lies between the kernel's first and last."""
+        return self.first <= version and (self.last is None or version <= self.last)
 
 
 @functools.cache
 def _snapshot() -> dict[str, Any]:
     return json.loads(SNAPSHOT.read_text())
+
+
+def _kernels() -> Iterator[_Kernel]:
+    """The rows of the snapshot."""
+    return (_Kernel(*row) for row in _snapshot()["kernels"])
 
 
 def newest_opset() -> int:
@@ -43,25 +75,28 @@ def newest_opset() -> int:
 
 
 def _has(kind: str, opset: int) -> bool:
-    """Whether there is a kernel.
+    """Return True where there is a kernel for ONNX's operator `kind`.
 
-    One without a last opset is for one version of the operator alone, that of its first.
+    A kernel without a last opset is for one version of the operator alone, that of its first.
     """
     import onnx
 
     since = onnx.defs.get_schema(kind, opset).since_version
-    rows = (row[1:3] for row in _snapshot()["kernels"] if row[0] == f"onnx.{kind}")
-    return any(
-        first == since if last is None else first <= since <= last
-        for first, last in rows
-    )
+    for kernel in _kernels():
+        if kernel.op != f"onnx.{kind}":
+            continue
+        is_for_one = kernel.last is None
+        if kernel.first == since if is_for_one else kernel.covers(since):
+            return True
+    return False
 
 
 @functools.cache
 def target(opset: int | None = None, needs: str | None = None) -> Target:
-    """onnxruntime's CPU kernels at an opset, by default the newest that has an operator which the model `needs`.
+    """Return onnxruntime's CPU kernels at an opset.
 
-    SpecError where the opset is out of range or lacks that operator.
+    By default it is the newest that has an operator which the model `needs`. SpecError where the opset is out
+    of range or lacks that operator.
     """
     newest = newest_opset()
     if needs is not None:
@@ -74,12 +109,13 @@ def target(opset: int | None = None, needs: str | None = None) -> Target:
             f"opset={opset!r}: j2o writes opsets {OLDEST} to {newest}{what}"
         )
     rows: dict[str, list[Any]] = collections.defaultdict(list)
-    for op, first, last, constraints in _snapshot()["kernels"]:
-        version = opset if op.startswith("onnx.") else 1
-        if first <= version and (last is None or version <= last):
-            rows[op].append(
-                {name: _allowed(dtypes, opset) for name, dtypes in constraints.items()}
-            )
+    for kernel in _kernels():
+        if kernel.covers(opset if kernel.op.startswith("onnx.") else 1):
+            dtypes = {
+                name: _allowed(names, opset)
+                for name, names in kernel.constraints.items()
+            }
+            rows[kernel.op].append(dtypes)
     return Target(opset, dict(rows))
 
 
@@ -90,46 +126,44 @@ def _allowed(dtypes: str, opset: int) -> frozenset[DType]:
 
 
 def read_registry() -> dict[str, Any]:
-    """The installed onnxruntime's CPU kernels in the form of the snapshot."""
+    """Return the installed onnxruntime's CPU kernels in the form of the snapshot."""
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
 
-    rows = []
-    newest = 0
-    for kernel in get_all_opkernel_def():
-        if kernel.provider != "CPUExecutionProvider" or kernel.domain not in DOMAINS:
-            continue
-        first, last = kernel.version_range
-        if kernel.domain == "":
-            newest = max(newest, first)
-        constraints = {
-            name: " ".join(sorted(_dtypes(types)))
-            for name, types in sorted(kernel.type_constraints.items())
-        }
-        rows.append(
-            [
-                f"{DOMAINS[kernel.domain]}.{kernel.op_name}",
-                first,
-                None if last > 1000 else last,
-                constraints,
-            ]
-        )
+    registered = [
+        kernel
+        for kernel in get_all_opkernel_def()
+        if kernel.provider == PROVIDER and kernel.domain in DOMAINS
+    ]
+    firsts = [k.version_range[0] for k in registered if k.domain == ""]
     return {
         "onnxruntime": onnxruntime.__version__,
-        "opset": newest,
-        "kernels": sorted(rows, key=repr),
+        "opset": max(firsts, default=0),
+        "kernels": sorted(map(_row, registered), key=repr),
     }
 
 
+def _row(kernel: Any) -> list[Any]:
+    """A kernel of the registry as a row of the snapshot."""
+    first, last = kernel.version_range
+    constraints = {
+        name: " ".join(sorted(_dtypes(types)))
+        for name, types in sorted(kernel.type_constraints.items())
+    }
+    op = f"{DOMAINS[kernel.domain]}.{kernel.op_name}"
+    return [op, first, None if last > UNBOUNDED else last, constraints]
+
+
 def _dtypes(types: Sequence[str]) -> Iterator[str]:
-    """The names of the dtypes among types such as `tensor(float)` and `seq(tensor(float))`."""
+    """The names of the dtypes among types."""
     for type in types:
-        dtype = ONNX_NAMES.get(type.removeprefix("tensor(").removesuffix(")"))
+        dtype = dtype_named(type)
         if dtype is not None:
             yield dtype.value
 
 
 def main() -> None:
+    """Write the snapshot anew."""
     data = read_registry()
     kernels = ",\n".join(json.dumps(row) for row in data.pop("kernels"))
     SNAPSHOT.write_text(json.dumps(data)[:-1] + ', "kernels": [\n' + kernels + "\n]}\n")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from j2o.backend.kernels import ONNX_NAMES
+from j2o.backend.kernels import PROVIDER, dtype_named
 from j2o.backend.proto import ONNX_DTYPES, packed, unpacked
 from j2o.errors import CheckError, J2OError, LoadError
 from j2o.ir.types import DType
@@ -24,12 +24,25 @@ if TYPE_CHECKING:
     import onnx
 
 _NUMPYS_OWN = frozenset(
-    map(DType, "bool i8 i16 i32 i64 u8 u16 u32 u64 f16 f32 f64 string".split())
+    [
+        DType.BOOL,
+        DType.STRING,
+        *(DType(f"i{bits}") for bits in (8, 16, 32, 64)),
+        *(DType(f"u{bits}") for bits in (8, 16, 32, 64)),
+        *(DType(f"f{bits}") for bits in (16, 32, 64)),
+    ]
 )
+# how onnxruntime tells the name of a node that failed; `checks` names its nodes like that
+_FAILED_CHECK = re.compile(r"Name:'[^']*?check: (.*?)' Status Message", re.DOTALL)
 
 
 class Session:
-    """An onnxruntime session of a model in memory or in a file; LoadError where onnxruntime refuses it."""
+    """An onnxruntime session of a model in memory or in a file; LoadError where onnxruntime refuses it.
+
+    `inputs` and `outputs` have the dtypes by name, None for what is no tensor. Without `optimise`, the graph
+    runs as it is, and weights are not read before they are needed. `threads` is 0 for as many as there are
+    cores.
+    """
 
     def __init__(
         self,
@@ -44,33 +57,26 @@ class Session:
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         if not optimise:
-            options.graph_optimization_level = (
-                ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            )
-            options.add_session_config_entry(
-                "session.disable_prepacking", "1"
-            )  # which reads weights
-        source: Any = (
-            os.fspath(model)
-            if isinstance(model, str | os.PathLike)
-            else model.SerializeToString()
-        )
+            level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = level
+            # prepacking reads weights
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if isinstance(model, str | os.PathLike):
+            source: str | bytes = os.fspath(model)
+        else:
+            source = model.SerializeToString()
         try:
-            self.raw = ort.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
+            self.raw = ort.InferenceSession(source, options, providers=[PROVIDER])
         except Exception as error:
-            raise LoadError(
-                f"onnxruntime refuses the model: {' '.join(str(error).split())[:1000]}"
-            ) from error
-        self.inputs = {i.name: _dtype(i.type) for i in self.raw.get_inputs()}
-        self.outputs = {o.name: _dtype(o.type) for o in self.raw.get_outputs()}
-        self.is_plain = all(
-            d in _NUMPYS_OWN for d in (*self.inputs.values(), *self.outputs.values())
-        )
+            text = _one_line(error, 1000)
+            raise LoadError(f"onnxruntime refuses the model: {text}") from error
+        self.inputs = {i.name: dtype_named(i.type) for i in self.raw.get_inputs()}
+        self.outputs = {o.name: dtype_named(o.type) for o in self.raw.get_outputs()}
+        dtypes = (*self.inputs.values(), *self.outputs.values())
+        self.is_plain = all(dtype in _NUMPYS_OWN for dtype in dtypes)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once.
+        """Return the outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once.
 
         Raises CheckError where a check in the model does not hold, J2OError where onnxruntime stops for
         another reason: arrays that do not fit, or no memory left.
@@ -78,39 +84,34 @@ class Session:
         try:
             return self._run(feeds)
         except Exception as error:
-            if failed := re.search(
-                r"Name:'[^']*?check: (.*?)' Status Message", str(error), re.DOTALL
-            ):
+            if failed := _FAILED_CHECK.search(str(error)):
                 raise CheckError(
                     f"a check of the model does not hold: {failed.group(1)}"
                 ) from error
-            raise J2OError(
-                f"onnxruntime cannot run the model: {' '.join(str(error).split())[:500]}"
-            ) from error
+            text = _one_line(error, 500)
+            raise J2OError(f"onnxruntime cannot run the model: {text}") from error
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         if self.is_plain:
-            arrays = {
-                name: np.asarray(array, order="C") for name, array in feeds.items()
-            }
-            return self.raw.run(None, arrays)  # type: ignore[return-value]
+            results: Any = self.raw.run(None, arrays)
+            return results
         values = {
-            name: _to_ort(np.asarray(array, order="C"), self.inputs[name])
-            for name, array in feeds.items()
+            name: _to_ort(array, self.inputs[name]) for name, array in arrays.items()
         }
-        results = self.raw.run_with_ort_values(list(self.outputs), values)
+        found = self.raw.run_with_ort_values(list(self.outputs), values)
         return [
             _from_ort(value, dtype)
-            for value, dtype in zip(results, self.outputs.values(), strict=True)
+            for value, dtype in zip(found, self.outputs.values(), strict=True)
         ]
 
 
-def _dtype(type: str) -> DType | None:
-    """The dtype of `tensor(float)`; None for what is no tensor."""
-    return ONNX_NAMES.get(type.removeprefix("tensor(").removesuffix(")"))
+def _one_line(error: Exception, longest: int) -> str:
+    return " ".join(str(error).split())[:longest]
 
 
 def _to_ort(array: np.ndarray, dtype: DType | None) -> Any:
+    """An array as an OrtValue of this element type."""
     from onnxruntime import OrtValue
 
     if dtype is None or dtype in _NUMPYS_OWN:
@@ -126,6 +127,7 @@ def _to_ort(array: np.ndarray, dtype: DType | None) -> Any:
 
 
 def _from_ort(value: Any, dtype: DType | None) -> np.ndarray:
+    """The array in an OrtValue of this element type."""
     if dtype is None or dtype in _NUMPYS_OWN:
         return value.numpy()
     shape = tuple(value.shape())

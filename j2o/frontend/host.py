@@ -38,7 +38,7 @@ def name_of(function: Any) -> str:
 
 
 def error_of(function: Any) -> str | None:
-    """What a function raises, in words; None where it may return.
+    """Return what a function raises, in words; None where it may return.
 
     It cannot return where its code has no instruction that returns, and none that hands out a generator or a
     coroutine.

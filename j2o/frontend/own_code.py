@@ -50,20 +50,17 @@ def traced_code(eqn: Any) -> Any:
 
 
 def _holds(jaxpr: Any, wanted: Any) -> bool:
-    """Whether an equation occurs in a jaxpr or in one inside of it."""
+    """Return True where an equation occurs in a jaxpr or in one inside of it."""
     for eqn in jaxpr.eqns:
-        inner = [
-            getattr(j, "jaxpr", j)
-            for value in eqn.params.values()
-            for j in jaxprs_of(value)
-        ]
+        found = [j for value in eqn.params.values() for j in jaxprs_of(value)]
+        inner = [getattr(j, "jaxpr", j) for j in found]
         if _is_same(eqn, wanted) or any(_holds(j, wanted) for j in inner):
             return True
     return False
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two equations compute the same of their operands.
+    """Return True where two equations compute the same of their operands.
 
     Code may well use its primitive with other parameters.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,22 +36,14 @@ class Retracer:
         self, fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]
     ) -> Graph:
         """`fn` at operands of these types, as a graph of its own."""
-        # decompositions say their dtypes, and mean JAX's own defaults whatever the caller's settings are
-        strict = (
-            jax.numpy_rank_promotion("allow"),
-            jax.numpy_dtype_promotion("standard"),
-            jax.disable_jit(False),
-        )
-        with (
-            jax.enable_x64(True),
-            strict[0],
-            strict[1],
-            strict[2],
-            jax.debug_nans(False),
-            jax.debug_infs(False),
-        ):
-            args = [jax.ShapeDtypeStruct(t.shape, _jax_dtype(t.dtype)) for t in types]
-            closed = jax.make_jaxpr(functools.partial(fn, **params))(*args)
+        with contextlib.ExitStack() as settings:
+            for setting in _settings():
+                settings.enter_context(setting)
+            operands = [
+                jax.ShapeDtypeStruct(type.shape, _jax_dtype(type.dtype))
+                for type in types
+            ]
+            closed = jax.make_jaxpr(functools.partial(fn, **params))(*operands)
             return lift(
                 closed,
                 name=getattr(fn, "__name__", "fn"),
@@ -59,7 +52,20 @@ class Retracer:
             )
 
 
+def _settings() -> list[Any]:
+    """JAX's own defaults, whatever those of the caller are: decompositions say their dtypes."""
+    return [
+        jax.enable_x64(True),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.disable_jit(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+    ]
+
+
 def _jax_dtype(dtype: DType) -> Any:
-    return (
-        jax.random.key(0, impl=KEY_NAMES[dtype]).dtype if dtype.is_key else dtype.numpy
-    )
+    """The dtype as JAX has it, of typed keys too."""
+    if dtype.is_key:
+        return jax.random.key(0, impl=KEY_NAMES[dtype]).dtype
+    return dtype.numpy
