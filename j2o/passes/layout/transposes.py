@@ -1,14 +1,15 @@
 """Where transposes stand: for each permutation, a minimum cut decides which nodes run before it.
 
-Local rules cannot do this: on a residual block, moving a transpose down through one addition and up through the next each
-enable the other for ever. Here every layout-free node is a vertex. A node on the source side runs on the untransposed
-tensors ("moved"), one on the sink side stays; edges cost what the transposes cost that a cut makes necessary, each once,
-however many nodes use the result. The cut is Boykov and Kolmogorov's, by networkx.
+Local rules cannot do this: on a residual block, moving a transpose down through one addition and up through the next
+each enable the other for ever. Here every layout-free node is a vertex. A node on the source side runs on the
+untransposed tensors ("moved"), one on the sink side stays; edges cost what the transposes cost that a cut makes
+necessary, each once, however many nodes use the result. The cut is Boykov and Kolmogorov's, by networkx.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
@@ -25,6 +26,7 @@ Perm: TypeAlias = "tuple[int, ...]"
 TYPICAL = 16  # what a symbolic size counts as when transposes are weighed
 
 
+@functools.cache
 def inverse(perm: Perm) -> Perm:
     return tuple(np.argsort(perm).tolist())
 
@@ -48,7 +50,7 @@ def perm_of(node: Node | None) -> Perm | None:
     """The permutation of a Transpose, else None."""
     if node is None or node.op != "onnx.Transpose":
         return None
-    return tuple(node.attrs.get("perm", range(node.out.type.rank)[::-1]))  # type: ignore[arg-type]
+    return node.ints_attr("perm", range(node.out.type.rank)[::-1])
 
 
 # ------------------------------------------------------------------------------------- what may move
@@ -66,12 +68,10 @@ def _moved_attrs(node: Node, perm: Perm) -> Mapping[str, Attr]:
 
 
 def _free(node: Node, rank: int) -> bool:
-    """Whether the node can run in either layout."""
-    if (
-        not node.outputs
-        or node.graphs
-        or any(v.type.rank != rank for v in node.outputs)
-    ):
+    """Return True where the node can run in either layout."""
+    if not node.outputs or node.graphs:
+        return False
+    if any(v.type.rank != rank for v in node.outputs):
         return False
     if node.op in ALONG:
         return all(v is not None and v.type.rank == rank for v in node.inputs)
@@ -129,81 +129,98 @@ def _groups(graph: Graph, perm: Perm) -> Iterable[list[Node]]:
 
 
 def _absorbs(user: Node) -> bool:
-    """Whether a user takes the tensor in either layout: a reduction that drops axes."""
-    return (
-        user.op.startswith("onnx.Reduce")
-        and not user.attrs.get("keepdims", 1)
-        and len(user.inputs) > 1
-    )
+    """Return True where a user takes the tensor in either layout: a reduction that drops axes."""
+    if not user.op.startswith("onnx.Reduce") or len(user.inputs) < 2:
+        return False
+    return not user.int_attr("keepdims", 1)
 
 
 # ------------------------------------------------------------------------------------------ the cut
 
 
 def _weight(value: Value) -> float:
-    """What transposing a tensor costs: its elements, and something for the node itself."""
+    """The cost of transposing a tensor: its elements, and something for the node itself."""
     return math.prod(map(_typical, value.type.shape)) + 64.0
 
 
 def _typical(dim: Dim) -> int:
-    return (
-        dim
-        if type(dim) is int
-        else max(1, dims.evaluate(dim, dict.fromkeys(dims.symbols(dim), TYPICAL)))
-    )
+    """A size as a number, each symbol being TYPICAL."""
+    if type(dim) is int:
+        return dim
+    sizes = dict.fromkeys(dims.symbols(dim), TYPICAL)
+    return max(1, dims.evaluate(dim, sizes))
+
+
+SOURCE, SINK = "source", "sink"
+
+
+class _Network:
+    """What a minimum cut divides: nodes on the side of the source move, those on the side of the sink stay.
+
+    A value has two vertices more, `("stay", value)` and `("move", value)`: through them its transpose is paid for once,
+    however many of its users stay or move.
+    """
+
+    def __init__(self) -> None:
+        import networkx as nx  # takes 0.1 s, and most programs have nothing to move
+
+        self.flow = nx.DiGraph()
+        self.flow.add_nodes_from((SOURCE, SINK))
+
+    def edge(self, start: object, end: object, capacity: float = math.inf) -> None:
+        """Add to what it costs that `start` moves and `end` stays."""
+        so_far = self.flow.get_edge_data(start, end, {"capacity": 0.0})["capacity"]
+        self.flow.add_edge(start, end, capacity=so_far + capacity)
+
+    def moved(self) -> set[object]:
+        """The vertices on the side of the source of a minimum cut."""
+        import networkx as nx
+        from networkx.algorithms.flow import boykov_kolmogorov
+
+        cut = nx.minimum_cut(self.flow, SOURCE, SINK, flow_func=boykov_kolmogorov)
+        _, (moved, _) = cut
+        return moved
 
 
 def _plan(group: list[Node], perm: Perm) -> list[Node]:
     """The nodes of a group that should run before the transposes."""
-    import networkx as nx  # takes 0.1 s, and most programs have nothing to move
-    from networkx.algorithms.flow import boykov_kolmogorov
-
-    back, members = inverse(perm), set(group)
-    flow = nx.DiGraph()
-    source, sink = "source", "sink"
-    flow.add_nodes_from((source, sink))
-
-    def edge(a: object, b: object, capacity: float = math.inf) -> None:
-        flow.add_edge(
-            a,
-            b,
-            capacity=capacity + flow.get_edge_data(a, b, {"capacity": 0.0})["capacity"],
-        )
-
-    values = dict.fromkeys(v for n in group for v in (*n.inputs, *n.outputs))
-    for value in values:
-        if value is None or value.type.rank != len(perm):
-            continue
-        inside = [u for u in value.users() if u in members]
-        others = [u for u in value.users() if u not in members and not _absorbs(u)]
-        want_back = [u for u in others if perm_of(u) == back]
-        weight = _weight(value)
-        if value.node in members:
-            producer = value.node
-            stay, move = ("stay", value), ("move", value)
-            if len(want_back) < len(
-                others
-            ):  # someone outside wants the transposed tensor
-                edge(producer, sink, weight)
-            if inside:
-                edge(producer, stay, weight)
-                edge(move, producer, weight)
-                for user in inside:
-                    edge(stay, user)
-                    edge(user, move)
-            if want_back:
-                edge(source, producer, weight)
-        elif perm_of(value.node) == perm:
-            if not others:  # else the transpose stays in any case
-                edge(source, ("stay", value), weight)
-                for user in inside:
-                    edge(("stay", value), user)
-        elif value.const is None and not want_back and not _ones(value):
-            edge(("move", value), sink, weight)
-            for user in inside:
-                edge(user, ("move", value))
-    _, (moved, _) = nx.minimum_cut(flow, source, sink, flow_func=boykov_kolmogorov)
+    network, members = _Network(), set(group)
+    for value in dict.fromkeys(v for n in group for v in (*n.inputs, *n.outputs)):
+        if value is not None and value.type.rank == len(perm):
+            _enter(network, value, members, perm)
+    moved = network.moved()
     return [n for n in group if n in moved]
+
+
+def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> None:
+    """Enter what transposing a value costs, for each division of its producer and users."""
+    edge, weight = network.edge, _weight(value)
+    stay, move = ("stay", value), ("move", value)
+    inside = [u for u in value.users() if u in members]
+    others = [u for u in value.users() if u not in members and not _absorbs(u)]
+    want_back = [u for u in others if perm_of(u) == inverse(perm)]
+    if value.node in members:
+        producer = value.node
+        # someone outside wants the transposed tensor
+        if len(want_back) < len(others):
+            edge(producer, SINK, weight)
+        if inside:
+            edge(producer, stay, weight)
+            edge(move, producer, weight)
+            for user in inside:
+                edge(stay, user)
+                edge(user, move)
+        if want_back:
+            edge(SOURCE, producer, weight)
+    elif perm_of(value.node) == perm:
+        if not others:  # else the transpose stays in any case
+            edge(SOURCE, stay, weight)
+            for user in inside:
+                edge(stay, user)
+    elif value.const is None and not want_back and not _ones(value):
+        edge(move, SINK, weight)
+        for user in inside:
+            edge(user, move)
 
 
 # ------------------------------------------------------------------------------------------ the move
@@ -257,7 +274,10 @@ def _apply(graph: Graph, nodes: list[Node], perm: Perm) -> None:
 
 
 def _before(first: Node, second: Node) -> bool:
-    """Whether `first` is known to stand before `second`; looks at close neighbours only, so that it costs O(1)."""
+    """Return True where `first` is known to stand before `second`.
+
+    Looks at close neighbours only, so that it costs O(1).
+    """
     node = second.prev
     for _ in range(8):
         if node is None:

@@ -1,42 +1,95 @@
-"""Kernels: every node gets operands of a dtype that the target runs, by Cast pairs where it does not run it as it stands."""
+"""Kernels: every node gets operands of a dtype that the target runs, by Casts where it does not run as it stands."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import constraint_of
 from j2o.ir.target import Target
-from j2o.ir.types import OPSET_OF, DType, Type, is_in_onnx
+from j2o.ir.types import OPSET_OF, DType, is_in_onnx
 from j2o.ir.views import casted
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
 # what stands in for a dtype, nearest first: each holds all of its values
 WIDER: dict[DType, tuple[DType, ...]] = {
-    DType(k): tuple(map(DType, v.split()))
-    for k, v in {
-        "f16": "f32 f64", "bf16": "f32 f64", "f32": "f64", "bool": "u8 i32 i64 f32",
-        "i2": "i8 i16 i32 i64", "i4": "i8 i16 i32 i64", "i8": "i16 i32 i64 f32", "i16": "i32 i64 f32", "i32": "i64 f64",
-        "u2": "u8 i32 i64", "u4": "u8 i32 i64", "u8": "i16 i32 u32 i64 f32", "u16": "i32 u32 i64 f32", "u32": "i64 u64",
-        "f8e4m3fn": "f32", "f8e5m2": "f32", "f8e4m3fnuz": "f32", "f8e5m2fnuz": "f32", "f8e8m0fnu": "f32", "f4e2m1fn": "f32",
-        "f8e4m3b11fnuz": "f32", "f8e4m3": "f32", "f8e3m4": "f32",
-    }.items()
-}  # fmt: skip
+    DType.BOOL: (DType.U8, DType.I32, DType.I64, DType.F32),
+    # integers
+    DType.I2: (DType.I8, DType.I16, DType.I32, DType.I64),
+    DType.I4: (DType.I8, DType.I16, DType.I32, DType.I64),
+    DType.I8: (DType.I16, DType.I32, DType.I64, DType.F32),
+    DType.I16: (DType.I32, DType.I64, DType.F32),
+    DType.I32: (DType.I64, DType.F64),
+    DType.U2: (DType.U8, DType.I32, DType.I64),
+    DType.U4: (DType.U8, DType.I32, DType.I64),
+    DType.U8: (DType.I16, DType.I32, DType.U32, DType.I64, DType.F32),
+    DType.U16: (DType.I32, DType.U32, DType.I64, DType.F32),
+    DType.U32: (DType.I64, DType.U64),
+    # floats
+    DType.F16: (DType.F32, DType.F64),
+    DType.BF16: (DType.F32, DType.F64),
+    DType.F32: (DType.F64,),
+    # floats of 4 and 8 bits
+    DType.F4E2M1FN: (DType.F32,),
+    DType.F8E3M4: (DType.F32,),
+    DType.F8E4M3: (DType.F32,),
+    DType.F8E4M3B11FNUZ: (DType.F32,),
+    DType.F8E4M3FN: (DType.F32,),
+    DType.F8E4M3FNUZ: (DType.F32,),
+    DType.F8E5M2: (DType.F32,),
+    DType.F8E5M2FNUZ: (DType.F32,),
+    DType.F8E8M0FNU: (DType.F32,),
+}
 # same width, other sign: right where only the bits matter
 SAME_BITS = {
-    DType(a): DType(b)
-    for a, b in zip(
-        "u64 i64 u32 u16 i16 u8".split(), "i64 u64 i32 i16 u16 i8".split(), strict=True
-    )
+    DType.I16: DType.U16,
+    DType.I64: DType.U64,
+    DType.U8: DType.I8,
+    DType.U16: DType.I16,
+    DType.U32: DType.I32,
+    DType.U64: DType.I64,
 }
+# where only the bits of integers matter
 BITWISE = frozenset(
-    "Add Sub Mul Where Expand Pad Concat Reshape Transpose Slice Gather GatherND GatherElements ScatterND "
-    "ScatterElements Tile Equal BitwiseAnd BitwiseOr BitwiseXor BitwiseNot ReduceSum ReduceProd CumSum "
-    "MatMul Trilu Unsqueeze Squeeze Identity Neg".split()
+    [
+        # arithmetic modulo a power of two
+        "Add",
+        "CumSum",
+        "MatMul",
+        "Mul",
+        "Neg",
+        "ReduceProd",
+        "ReduceSum",
+        "Sub",
+        # bits
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Equal",
+        # what moves elements
+        "Concat",
+        "Expand",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "Pad",
+        "Reshape",
+        "ScatterElements",
+        "ScatterND",
+        "Slice",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 
 
@@ -71,40 +124,45 @@ def legalize(graph: Graph, context: Context) -> int:
 
 
 def _refuse_foreign_dtypes(graph: Graph, target: Target) -> None:
-    """UnsupportedError lists what has a dtype that ONNX lacks at the target's opset; casts of constants are done beforehand."""
+    """UnsupportedError lists what has a dtype that ONNX lacks at the opset, after casts of constants are done."""
     for node in graph:
-        if node.op == "onnx.Cast" and not _is_castable(
-            node.operand(0).type.dtype, target
-        ):
-            constant = node.operand(0).const
-            if constant is not None:
-                node.replace_by(
-                    Builder(graph, node).const(casted(constant, node.out.type.dtype))
-                )
+        if node.op == "onnx.Cast":
+            _cast_constant(graph, node, target)
+    problems = _foreign_dtypes(graph, target)
+    if problems:
+        raise UnsupportedError(problems)
+
+
+def _cast_constant(graph: Graph, node: Node, target: Target) -> None:
+    """Do the Cast of a constant of a dtype from which the target casts nothing."""
+    source = node.operand(0)
+    if source.const is None or _is_castable(source.type.dtype, target):
+        return
+    constant = casted(source.const, node.out.type.dtype)
+    node.replace_by(Builder(graph, node).const(constant))
+
+
+def _foreign_dtypes(graph: Graph, target: Target) -> list[str]:
+    """A message for each input, node and output of a dtype that the model cannot have."""
     problems = []
-    for name, value in zip(
-        graph.input_names, graph.inputs, strict=False
-    ):  # those of regions come from other values
+    # the inputs of regions have no names: they come from other values
+    for name, value in zip(graph.input_names, graph.inputs, strict=False):
         if _is_foreign(value, target):
             problems.append(f"input {name!r}: {_lacking(value.type.dtype, target)}")
     for node in graph:
         foreign = [v.type.dtype for v in node.outputs if _is_foreign(v, target)]
         if foreign and (node.op != "const" or node.used):
-            what = (
-                f"constant {node.out.hint!r}" if node.op == "const" else node.described
-            )
+            is_const = node.op == "const"
+            what = f"constant {node.out.hint!r}" if is_const else node.described
             problems.append(f"{what}: {_lacking(foreign[0], target)}")
     for name, value in zip(graph.output_names, graph.outputs, strict=False):
-        if (
-            value.node is None
-            and not _is_foreign(value, target)
-            and not _is_castable(value.type.dtype, target)
-        ):
-            problems.append(
-                f"output {name!r}: {target.name} cannot copy an input of {value.type.dtype.value}"
-            )
-    if problems:
-        raise UnsupportedError(problems)
+        if value.node is not None or _is_foreign(value, target):
+            continue
+        dtype = value.type.dtype
+        if not _is_castable(dtype, target):
+            copies_none = f"{target.name} cannot copy an input of {dtype.value}"
+            problems.append(f"output {name!r}: {copies_none}")
+    return problems
 
 
 def _is_foreign(value: Value, target: Target) -> bool:
@@ -134,30 +192,29 @@ def _not_carried(node: Node, target: Target) -> set[DType]:
 
 
 def _widen_regions(graph: Graph, node: Node, target: Target) -> None:
-    """Let control flow carry wider dtypes in the place of those that it has no kernel for, with casts at all ends."""
+    """Let control flow carry wider dtypes for those that it has no kernel for, with casts at all ends."""
     wide: dict[DType, DType] = {}
     for dtype in _not_carried(node, target):
         options = [w for w in WIDER.get(dtype, ()) if w in target.dtypes(node.op, "V")]
         if not options or not _is_castable(dtype, target):
-            raise UnsupportedError(
-                [
-                    f"{node.described}: {target.name} carries no {dtype.value} through {node.kind}"
-                ]
-            )
+            lacks = f"{target.name} carries no {dtype.value} through {node.kind}"
+            raise UnsupportedError([f"{node.described}: {lacks}"])
         wide[dtype] = options[0]
     for region in node.graphs:
         for value in region.inputs:
             _widen(value, wide, Builder(region, region.start))
         op = Builder(region, region.ret)
-        region.set_outputs(
-            [op.cast(v, wide.get(v.type.dtype, v.type.dtype)) for v in region.outputs]
-        )
+        region.set_outputs([_widened(op, v, wide) for v in region.outputs])
     op = Builder(graph, node, node.loc)
-    node.set_inputs(
-        [v and op.cast(v, wide.get(v.type.dtype, v.type.dtype)) for v in node.inputs]
-    )
+    node.set_inputs([v and _widened(op, v, wide) for v in node.inputs])
     for value in node.outputs:
         _widen(value, wide, Builder(graph, node.next, node.loc))
+
+
+def _widened(op: Builder, value: Value, wide: dict[DType, DType]) -> Value:
+    """A value in the dtype that stands in for its own."""
+    dtype = value.type.dtype
+    return op.cast(value, wide.get(dtype, dtype))
 
 
 def _widen(value: Value, wide: dict[DType, DType], op: Builder) -> None:
@@ -178,36 +235,27 @@ def _with_nans(graph: Graph, node: Node) -> bool:
     x, *axes = node.inputs
     found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
     extreme = op.node(node.op, node.inputs, node.attrs).out
-    node.replace_by(
-        op.Where(
-            op.cast(found, DType.BOOL), op.const(math.nan, extreme.type.dtype), extreme
-        )
-    )
+    nan = op.const(math.nan, extreme.type.dtype)
+    node.replace_by(op.Where(op.cast(found, DType.BOOL), nan, extreme))
     return True
 
 
 def _one_over(graph: Graph, node: Node) -> bool:
     """1 / y of integers in another form, as onnxruntime makes `z / y` of `1 / y * z`."""
-    one, y = node.inputs
-    if (
-        one is None
-        or y is None
-        or not node.out.type.dtype.is_int
-        or node.out.type != y.type
-    ):
+    one, y, dtype = node.operand(0), node.operand(1), node.out.type.dtype
+    if not dtype.is_int or node.out.type != y.type:
         return False
     if one.const is None or one.type.size != 1 or one.const.load().item() != 1:
         return False
-    op, dtype = Builder(graph, node, node.loc, node.out.hint), node.out.type.dtype
-    node.replace_by(
-        op.Div(op.const(-1, dtype), op.Neg(y))
-        if dtype.is_signed
-        else op.cast(op.Equal(y, 1), dtype)
-    )
+    op = Builder(graph, node, node.loc, node.out.hint)
+    if dtype.is_signed:
+        node.replace_by(op.Div(op.const(-1, dtype), op.Neg(y)))
+    else:
+        node.replace_by(op.cast(op.Equal(y, 1), dtype))
     return True
 
 
-# operators that the target runs, but not as ONNX has them: (graph, node) → whether it made the same of other nodes
+# operators that the target runs, but not as ONNX has them: (graph, node) → True where it made others of them
 FAULTY: dict[str, Callable[[Graph, Node], bool]] = {
     "onnx.ReduceMax": _with_nans,
     "onnx.ReduceMin": _with_nans,
@@ -220,14 +268,11 @@ def _variables(node: Node, target: Target) -> dict[str, DType]:
     found: dict[str, DType] = {}
     for i, value in enumerate(node.inputs):
         if value is not None:
-            found.setdefault(
-                constraint_of(node.kind, i, opset=target.opset), value.type.dtype
-            )
+            name = constraint_of(node.kind, i, opset=target.opset)
+            found.setdefault(name, value.type.dtype)
     for i, value in enumerate(node.outputs):
-        found.setdefault(
-            constraint_of(node.kind, i, output=True, opset=target.opset),
-            value.type.dtype,
-        )
+        name = constraint_of(node.kind, i, output=True, opset=target.opset)
+        found.setdefault(name, value.type.dtype)
     return found
 
 
@@ -252,22 +297,32 @@ def _choose(node: Node, target: Target) -> dict[str, DType] | None:
     """The dtype for each constraint in the kernel that is nearest; None where none will do."""
     options: dict[str, list[DType]] = {}
     for name, dtype in _variables(node, target).items():
-        same_bits = (
-            [SAME_BITS[dtype]] if node.kind in BITWISE and dtype in SAME_BITS else []
-        )
-        wider = WIDER.get(dtype, ()) if _is_castable(dtype, target) else ()
-        options[name] = [dtype, *same_bits, *wider]
-    choices: list[dict[str, DType]] = []
-    for row in target.rows[node.op]:
-        picks = {name: next((d for d in row_options if d in row.get(name, row_options)), None)
-                 for name, row_options in options.items()}  # fmt: skip
-        if None not in picks.values():
-            choices.append(picks)  # type: ignore[arg-type]
-    return min(
-        choices,
-        key=lambda picks: sum(options[n].index(d) for n, d in picks.items()),
-        default=None,
-    )
+        options[name] = [dtype]
+        if node.kind in BITWISE and dtype in SAME_BITS:
+            options[name].append(SAME_BITS[dtype])
+        if _is_castable(dtype, target):
+            options[name] += WIDER.get(dtype, ())
+
+    def distance(picks: dict[str, DType]) -> int:
+        return sum(options[name].index(dtype) for name, dtype in picks.items())
+
+    choices = (_picks(options, row) for row in target.rows[node.op])
+    fitting = [picks for picks in choices if picks is not None]
+    return min(fitting, key=distance, default=None)
+
+
+def _picks(
+    options: Mapping[str, list[DType]], row: Mapping[str, Collection[DType]]
+) -> dict[str, DType] | None:
+    """The first option of each constraint that a kernel takes; None where it takes none of one."""
+    picks: dict[str, DType] = {}
+    for name, dtypes in options.items():
+        taken = row.get(name, dtypes)
+        pick = next((dtype for dtype in dtypes if dtype in taken), None)
+        if pick is None:
+            return None
+        picks[name] = pick
+    return picks
 
 
 def _retype(graph: Graph, node: Node, chosen: dict[str, DType], target: Target) -> None:
@@ -275,23 +330,15 @@ def _retype(graph: Graph, node: Node, chosen: dict[str, DType], target: Target) 
     op = Builder(graph, node, node.loc, node.outputs[0].hint)
     inputs: list[Value | None] = []
     for i, value in enumerate(node.inputs):
-        want = (
-            chosen.get(constraint_of(node.kind, i, opset=target.opset))
-            if value is not None
-            else None
-        )
-        inputs.append(value if value is None or want is None else op.cast(value, want))
+        if value is not None:
+            name = constraint_of(node.kind, i, opset=target.opset)
+            value = op.cast(value, chosen.get(name, value.type.dtype))
+        inputs.append(value)
     types = []
     for i, value in enumerate(node.outputs):
-        want = chosen.get(
-            constraint_of(node.kind, i, output=True, opset=target.opset),
-            value.type.dtype,
-        )
-        types.append(Type(want, value.type.shape))
+        name = constraint_of(node.kind, i, output=True, opset=target.opset)
+        want = chosen.get(name, value.type.dtype)
+        types.append(value.type.with_dtype(want))
     new = op.node(node.op, inputs, node.attrs, types, node.graphs)
-    node.replace_by(
-        *[
-            op.cast(v, old.type.dtype)
-            for v, old in zip(new.outputs, node.outputs, strict=True)
-        ]
-    )
+    pairs = zip(new.outputs, node.outputs, strict=True)
+    node.replace_by(*[op.cast(value, old.type.dtype) for value, old in pairs])
