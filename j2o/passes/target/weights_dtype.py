@@ -1,14 +1,13 @@
-"""`weights_dtype`: large float weights are stored in another dtype, and a Cast or DequantizeLinear gives them back theirs.
+"""`weights_dtype`: large float weights are stored in another dtype; Cast or DequantizeLinear gives them back theirs.
 
-int8 is symmetric, with a scale for each output channel (ONNX DequantizeLinear) and for each matrix of a stack (blocked, from
-opset 21): the largest magnitude is 127. What is stored is computed while the model is written; so is the error, for the report.
+int8 is symmetric, with a scale for each output channel (ONNX DequantizeLinear) and for each matrix of a stack
+(blocked, from opset 21): the largest magnitude is 127. What is stored is computed while the model is written; so is
+the error, for the report.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -26,10 +25,8 @@ from j2o.passes.pipeline import graph_pass
 DTYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "int8": DType.I8}
 BLOCKED = 21  # the opset from which DequantizeLinear takes more than one axis of scales
 NAMED = 4096  # bytes from which a matrix that is a weight of the user's counts as large
-
-TINY = np.float32(
-    1e-36
-)  # largest magnitudes below this are stored as zeros: the inverse of their scale is none
+# largest magnitudes below this are stored as zeros: the inverse of their scale is none
+TINY = np.float32(1e-36)
 # a box and its values → what is stored for them, and what that stands for
 Convert: TypeAlias = "Callable[[Box, np.ndarray], tuple[np.ndarray, np.ndarray]]"
 
@@ -58,13 +55,10 @@ def weights_dtype(graph: Graph, context: Context) -> int:
 
 
 def _is_weight(tensor: Tensor, dtype: DType) -> bool:
-    """Whether a constant is a large float matrix or more, of the user's, in a wider dtype."""
-    is_wider = tensor.dtype.is_float and tensor.dtype.bits > max(8, dtype.bits)
-    return (
-        is_wider
-        and len(tensor.shape) > 1
-        and tensor.nbytes > (NAMED if tensor.name else SMALL)
-    )
+    """Return True where a constant is a large float matrix or more, of the user's, in a wider dtype."""
+    if not tensor.dtype.is_float or tensor.dtype.bits <= max(8, dtype.bits):
+        return False
+    return len(tensor.shape) > 1 and tensor.nbytes > (NAMED if tensor.name else SMALL)
 
 
 def _stored(
@@ -76,16 +70,22 @@ def _stored(
     opset: int,
 ) -> Value:
     """`value` made of what is stored for it."""
-    if dtype != DType.I8:
-        return op.cast(
-            op.const(
-                _measured(
-                    f"store[{dtype.value}]", tensor, dtype, _narrow(dtype), errors
-                )
-            ),
-            tensor.dtype,
-        )
-    reduced, where = _scaling(value, opset)
+    if dtype == DType.I8:
+        reduced, where = _scaling(value, opset)
+        return _quantised(op, tensor, reduced, where, errors)
+    how = f"store[{dtype.value}]"
+    stored = _measured(how, tensor, dtype, _narrow(dtype), errors)
+    return op.cast(op.const(stored), tensor.dtype)
+
+
+def _quantised(
+    op: Builder,
+    tensor: Tensor,
+    reduced: tuple[int, ...],
+    where: dict[str, int],
+    errors: dict[str, float],
+) -> Value:
+    """DequantizeLinear of a weight stored in int8, with one scale for what lies along the `reduced` axes."""
     kept = tuple(1 if k in reduced else d for k, d in enumerate(tensor.shape))
     scales = functools.cache(lambda: _scales(tensor, reduced, kept))
 
@@ -99,30 +99,27 @@ def _stored(
 
     shape = kept if "block_size" in where else (tensor.shape[where["axis"]],)
     type = Type(DType.F32, shape)
-    scale = View(
-        f"scale{list(reduced)}",
-        type,
-        (tensor,),
-        lambda: lambda box: scales().reshape(shape)[box],
-    )
+
+    def open_scales() -> Reader:
+        return lambda box: scales().reshape(shape)[box]
+
+    scale = View(f"scale{list(reduced)}", type, (tensor,), open_scales)
     scale.name = f"{scale.name}_scale"
-    stored = _measured(f"int8{list(reduced)}", tensor, dtype, convert, errors)
-    return op.cast(
-        op.DequantizeLinear(op.const(stored), op.const(scale), **where), tensor.dtype
-    )
+    stored = _measured(f"int8{list(reduced)}", tensor, DType.I8, convert, errors)
+    back = op.DequantizeLinear(op.const(stored), op.const(scale), **where)
+    return op.cast(back, tensor.dtype)
 
 
 def _narrow(dtype: DType) -> Convert:
-    """Rounds to a float dtype; finite values beyond float16's stay finite."""
-    top = float(np.finfo(np.float16).max) if dtype == DType.F16 else math.inf
+    """Round to a float dtype; finite values beyond float16's stay finite."""
+    top = np.finfo(np.float16).max
 
     def convert(_: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        finite = (
-            np.where(np.isfinite(array), np.clip(array, -top, top), array)
-            if top < math.inf
-            else array
-        )
-        stored = finite.astype(dtype.numpy)
+        rounded = array
+        if dtype == DType.F16:
+            within = np.clip(array, -float(top), float(top))
+            rounded = np.where(np.isfinite(array), within, array)
+        stored = rounded.astype(dtype.numpy)
         return stored, stored.astype(array.dtype)
 
     return convert
@@ -131,7 +128,10 @@ def _narrow(dtype: DType) -> Convert:
 def _measured(
     how: str, tensor: Tensor, dtype: DType, convert: Convert, errors: dict[str, float]
 ) -> View:
-    """What `convert` makes of a weight, box by box; reading all of it leaves its error (relative, root mean square) in `errors`."""
+    """A weight as `convert` stores it, box by box.
+
+    Reading all of it leaves its error (relative, root mean square) in `errors`.
+    """
 
     def open() -> Reader:
         read, sums = tensor.reader(), np.zeros(2)
@@ -143,9 +143,8 @@ def _measured(
                 for i, part in enumerate((np.subtract(back, array, out=back), array)):
                     flat = part.astype(np.float32, copy=False).ravel("K")
                     sums[i] += np.dot(flat, flat)
-                errors[tensor.name or tensor.key] = (
-                    float(np.sqrt(sums[0] / sums[1])) if sums[0] else 0.0
-                )
+                relative = float(np.sqrt(sums[0] / sums[1])) if sums[0] else 0.0
+                errors[tensor.name or tensor.key] = relative
             return stored
 
         return converted
@@ -156,33 +155,40 @@ def _measured(
 def _scales(
     tensor: Tensor, reduced: tuple[int, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """One scale for what lies along the `reduced` axes of a weight, which is read once; SpecError where one is not finite."""
+    """One scale for what lies along the `reduced` axes of a weight, read once; SpecError for one that is not finite."""
     largest, read = np.zeros(shape, np.float32), tensor.reader()
     for box in boxes(tensor.shape, CHUNK // tensor.dtype.numpy.itemsize):
         array, part = read(box), largest[unbroadcast(box, shape)]
-        for extreme in (
-            array.max(reduced, keepdims=True),
-            -array.min(reduced, keepdims=True),
-        ):
-            with np.errstate(over="ignore"):
-                np.maximum(part, extreme.astype(np.float32), out=part)
+        highest = array.max(reduced, keepdims=True)
+        lowest = array.min(reduced, keepdims=True)
+        with np.errstate(over="ignore"):
+            np.maximum(part, highest.astype(np.float32), out=part)
+            np.maximum(part, (-lowest).astype(np.float32), out=part)
     if not np.isfinite(largest).all():
-        what = f"weights_dtype='int8': {(tensor.name or tensor.key)!r} has values that are not finite in float32"
-        raise SpecError(f"{what}; 'bfloat16' stores them")
+        name = tensor.name or tensor.key
+        what = f"{name!r} has values that are not finite in float32"
+        raise SpecError(f"weights_dtype='int8': {what}; 'bfloat16' stores them")
     return np.where(largest < TINY, np.float32(1), largest / np.float32(127))
 
 
 def _scaling(value: Value, opset: int) -> tuple[tuple[int, ...], dict[str, int]]:
     """The axes along which elements share a scale, and the attributes of DequantizeLinear that say so."""
-    shape, summed = value.type.shape, sorted(_summed(value))
-    others = [k for k in range(len(shape)) if k not in summed]
+    shape, summed = value.type.static_shape, sorted(_summed(value))
+    axes = range(len(shape))
+    others = [axis for axis in axes if axis not in summed]
     if len(others) > 1 and len(summed) == 1 and opset >= BLOCKED:
-        return tuple(summed), {"axis": summed[0], "block_size": shape[summed[0]]}  # type: ignore[dict-item]
-    return tuple(k for k in range(len(shape)) if k != others[-1]), {"axis": others[-1]}
+        [blocked] = summed
+        return (blocked,), {"axis": blocked, "block_size": shape[blocked]}
+    channels = others[-1]
+    reduced = tuple(axis for axis in axes if axis != channels)
+    return reduced, {"axis": channels}
 
 
 def _summed(value: Value) -> set[int]:
-    """The axes of a weight that its first known use sums over, or reads together; the rest are of outputs, or of a stack."""
+    """The axes of a weight that its first known use sums over, or reads together.
+
+    The rest are of outputs, or of a stack.
+    """
     rank = value.type.rank
     for node, index in value.uses:
         match node.kind:
@@ -194,28 +200,27 @@ def _summed(value: Value) -> set[int]:
             case "Gather" | "GatherND" if rank == 2:
                 return {1}
             case "Transpose":
-                perm = node.attrs.get("perm") or tuple(range(rank))[::-1]
-                return {perm[k] for k in _summed(node.out)}  # type: ignore[index, misc]
+                perm = node.ints_attr("perm", range(rank)[::-1])
+                return {perm[axis] for axis in _summed(node.out)}
             case "Reshape" | "Squeeze" | "Unsqueeze" if node.out.type.is_static:
-                summed, groups = (
-                    _summed(node.out),
-                    axis_groups(value.type.shape, node.out.type.shape),
-                )  # type: ignore[arg-type]
-                axes = [
-                    range(old.start, old.stop)
-                    for old, new in groups
-                    if summed & {*range(new.start, new.stop)}
-                ]
-                return {*itertools.chain(*axes)}
+                return _before_reshape(value, node.out, _summed(node.out))
             case "Cast" | "Identity":
                 return _summed(node.out)
-            case (
-                "Scan" | "Loop"
-            ):  # what is scanned over lacks the first axis in the body
+            case "Scan" | "Loop":
+                # what is scanned over lacks the first axis in the body
                 inner = node.graphs[0].inputs[index]
                 return {k + rank - inner.type.rank for k in _summed(inner)}
             case "call":
-                return _summed(
-                    node.graph.functions[str(node.attrs["function"])].inputs[index]
-                )  # type: ignore[union-attr]
+                function = node.home.functions[node.str_attr("function")]
+                return _summed(function.inputs[index])
     return {rank - 2}
+
+
+def _before_reshape(value: Value, reshaped: Value, summed: set[int]) -> set[int]:
+    """The axes of a value that become those which are summed over in a new shape of it."""
+    axes: set[int] = set()
+    groups = axis_groups(value.type.static_shape, reshaped.type.static_shape)
+    for old, new in groups:
+        if summed & {*range(new.start, new.stop)}:
+            axes |= {*range(old.start, old.stop)}
+    return axes
