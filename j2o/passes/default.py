@@ -20,7 +20,7 @@ from j2o.passes.structure.functions import functions
 from j2o.passes.structure.inline import inline
 from j2o.passes.structure.repeats import repeats
 from j2o.passes.target.checks import checks
-from j2o.passes.target.contrib import activations, fused_matmul
+from j2o.passes.target.contrib import contrib_activations, fused_matmul
 from j2o.passes.target.legalize import legalize
 from j2o.passes.target.materialize import materialize
 from j2o.passes.target.weights_dtype import weights_dtype
@@ -60,7 +60,7 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
             dce,
         ]
     if opt_level >= 3:
-        steps += [fused_matmul, activations, dce, repeats]
+        steps += [fused_matmul, contrib_activations, dce, repeats]
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))

@@ -77,6 +77,6 @@ def _(op, x, bias, approximate):
     return getattr(op.ort, kind)(x, bias)
 
 
-activations = RuleSet(
+contrib_activations = RuleSet(
     "contrib", (quick_gelu, bias_gelu), level=3, doc="Activations of onnxruntime's own."
 )
