@@ -312,3 +312,29 @@ def test_floats_become_integers_that_saturate(dtype):
     with jax.enable_x64(True):
         x = jnp.asarray(numbers, np.float32)
         j2o.compile(lambda x: x.astype(dtype.numpy), [x]).verify(x)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda d: d.value)
+def test_bits_of_integers(dtype):
+    """Every pair of some values, among them the ends, and shifts by the width and beyond."""
+    least, greatest = dtype.integers
+    width = min(dtype.bits, greatest)
+    values = sorted(
+        {least, least + 1, 0, 1, greatest // 2 + 1, greatest - 1, greatest, width}
+    )
+    pairs = [(a, b) for a in values for b in values]
+    firsts, seconds = zip(*pairs, strict=True)
+
+    def program(x, y):
+        shifts = lax.shift_left, lax.shift_right_logical, lax.shift_right_arithmetic
+        binary = lax.bitwise_and, lax.bitwise_or, lax.bitwise_xor
+        unary = [lax.bitwise_not, lax.clz]
+        if dtype != DType.I4:  # where XLA also counts sign bits that it adds itself
+            unary.append(lax.population_count)
+        return *[f(x, y) for f in (*shifts, *binary)], *[f(x) for f in unary]
+
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.array(firsts, dtype.numpy))
+        y = jnp.asarray(np.array(seconds, dtype.numpy))
+        for level in (0, 2):
+            j2o.compile(program, [x, y], opt_level=level).verify(x, y)

@@ -11,6 +11,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.ir.types import DType
 
 PAGE = Path(__file__).parent.parent / "docs" / "semantics.md"
 NAN, INF = np.nan, np.inf
@@ -412,6 +413,13 @@ def logistic_tail():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+def ones_of_i4():
+    x = np.array([-8, -1, 7], DType.I4.numpy)
+    got, want = both(lax.population_count, x)
+    assert got.astype(int).tolist() == [1, 4, 3]
+    assert want.astype(int).tolist() != [1, 4, 3]
+
+
 def order_of_sums():
     x = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     bound = 1000 * np.finfo(np.float32).eps * np.abs(x).sum()
@@ -562,6 +570,7 @@ BOUNDED = {
     "infinity-in-pool": infinity_in_pool,
     "subnormal": subnormal,
     "logistic-tail": logistic_tail,
+    "ones-of-i4": ones_of_i4,
     "order-of-sums": order_of_sums,
     "sums-of-16-bits": sums_of_16_bits,
     "fused-16-bits": fused_16_bits,

@@ -304,7 +304,7 @@ def _mod(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
 
 @computes("BitShift")
 def _shift(node: Node, x: np.ndarray, by: np.ndarray) -> np.ndarray | None:
-    if np.any(by >= x.dtype.itemsize * 8):
+    if np.any(by >= node.out.type.dtype.bits):
         return None
     if node.str_attr("direction") == "LEFT":
         return np.left_shift(x, by)

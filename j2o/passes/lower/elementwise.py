@@ -409,10 +409,16 @@ def shift_right_logical(op: Lowering, x: Value, n: Value) -> Value:
 
 @lower("shift_right_arithmetic")
 def shift_right_arithmetic(op: Lowering, x: Value, n: Value) -> Value:
-    """The floor of x / 2**n. `~(~x >> n)` does it for negative numbers by a logical shift."""
-    if x.type.dtype.is_unsigned:
-        return shift_right_logical(op, x, n)
-    negative = op.Less(x, 0)
+    """The floor of x / 2**n for signed integers; XLA repeats the first bit of unsigned ones too.
+
+    `~(~x >> n)` does it where the first bit is set, by a logical shift.
+    """
+    dtype = x.type.dtype
+    if dtype.is_unsigned:
+        _, greatest = dtype.integers
+        negative = op.Greater(x, greatest // 2)
+    else:
+        negative = op.Less(x, 0)
     flipped = op.Where(negative, op.BitwiseNot(x), x)
     shifted = shift_right_logical(op, flipped, n)
     return op.Where(negative, op.BitwiseNot(shifted), shifted)
@@ -432,28 +438,43 @@ def _shift(op: Lowering, x: Value, n: Value, direction: str) -> Value:
     return op.Where(op.Less(amount, dtype.bits), out, op.const(0, dtype))
 
 
+class Bits(NamedTuple):
+    """The bits of integers as unsigned numbers: `width` of them, in a dtype of 8 bits or more."""
+
+    number: jax.Array
+    width: int
+
+
+def _bits_of(x: jax.Array) -> Bits:
+    width = jnp.iinfo(x.dtype).bits
+    holder = jnp.dtype(f"uint{max(width, 8)}")
+    number = x.astype(holder)
+    if width < 8:  # a negative number has filled the holder with ones
+        number = number & jnp.asarray(2**width - 1, holder)
+    return Bits(number, width)
+
+
 @lower_with("population_count")
 def population_count(x: jax.Array) -> jax.Array:
     """Sums of bits in pairs, fours, bytes (Warren, Hacker's Delight, 5-1)."""
-    width = x.dtype.itemsize * 8
-    unsigned = jnp.dtype(f"uint{width}")
+    number = _bits_of(x).number
+    size = number.dtype.itemsize
 
     def in_each_byte(byte: int) -> jax.Array:
-        return jnp.asarray(int(f"{byte:02x}" * (width // 8), 16), unsigned)
+        return jnp.asarray(int(f"{byte:02x}" * size, 16), number.dtype)
 
-    u = x.astype(unsigned)
-    pairs = u - ((u >> 1) & in_each_byte(0x55))
+    pairs = number - ((number >> 1) & in_each_byte(0x55))
     fours = (pairs & in_each_byte(0x33)) + ((pairs >> 2) & in_each_byte(0x33))
     eights = (fours + (fours >> 4)) & in_each_byte(0x0F)
     # the product adds all bytes up in the highest one
-    return ((eights * in_each_byte(0x01)) >> (width - 8)).astype(x.dtype)
+    total = (eights * in_each_byte(0x01)) >> (8 * (size - 1))
+    return total.astype(x.dtype)
 
 
 @lower_with("clz")
 def clz(x: jax.Array) -> jax.Array:
     """Leading zeros: smear the highest bit to the right, then count the ones."""
-    width = x.dtype.itemsize * 8
-    smeared = x.astype(jnp.dtype(f"uint{width}"))
+    smeared, width = _bits_of(x)
     shift = 1
     while shift < width:
         smeared = smeared | (smeared >> shift)
