@@ -313,6 +313,14 @@ def agree(a: Dim, b: Dim, divisible: bool = False) -> bool:
     return tried > 0
 
 
+def _numbers_in(tree: ast.AST) -> list[int]:
+    """The integers that an expression is written with."""
+    constants = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)
+    ]
+    return [number for number in constants if isinstance(number, int)]
+
+
 def _samples(
     names: Sequence[str], trees: list[ast.expr], constraints: Sequence[str]
 ) -> Iterator[dict[str, int]]:
@@ -321,12 +329,7 @@ def _samples(
     rows = [parse_constraint(text) for text in constraints]
     sides = [side for left, _, right in rows for side in (left, right)]
     names = sorted({*names, *(s for side in sides for s in symbols_in(side))})
-    written = [
-        int(n.value)
-        for t in trees + sides
-        for n in ast.walk(t)
-        if isinstance(n, ast.Constant)
-    ]  # type: ignore[arg-type]
+    written = [number for tree in trees + sides for number in _numbers_in(tree)]
     numbers = {abs(n - m) for n in (*written, 0) for m in (*written, 0)}
     near = sorted(
         {

@@ -152,10 +152,13 @@ def _shape(block: Block) -> Hashable:
     inside = {v: i for i, v in enumerate(v for n in block for v in n.outputs)}
     rows = _operands(block)[0]
     # a token has the contents of sizes and numbers; what is left are the places that values come from
-    places = tuple(
-        tuple((v, "outside") if type(v) is int else inside.get(v) for v in row)
-        for row in rows
-    )  # type: ignore[arg-type]
+
+    def place(operand: Value | int | None) -> Hashable:
+        if isinstance(operand, int):
+            return operand, "outside"
+        return None if operand is None else inside.get(operand)
+
+    places = tuple(tuple(map(place, row)) for row in rows)
     return tuple(map(_token, block)), places
 
 
