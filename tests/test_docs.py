@@ -36,6 +36,11 @@ def test_the_outputs_on_the_page_about_debugging_are_those_of_its_code():
     assert architecture.with_outputs(page) == page
 
 
+def test_the_outputs_on_the_page_about_the_graph_are_those_of_its_code():
+    page = (ROOT / "docs" / "ir.md").read_text()
+    assert architecture.with_outputs(page) == page
+
+
 def test_the_example_of_the_text_form_reads_and_prints():
     text = (ROOT / "docs" / "text-form.md").read_text().split("```")[1]
     graph = parse(text)
