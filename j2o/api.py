@@ -30,7 +30,7 @@ from j2o.ir.graph import Graph, Node
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Type
 from j2o.model import Boundary, Model
-from j2o.passes.context import Context
+from j2o.passes.context import Context, Options
 from j2o.passes.lower import has_rule
 from j2o.passes.pipeline import PassPipeline
 from j2o.passes.runner import run
@@ -259,7 +259,7 @@ def _optimise(
         target=request.target,
         retrace=Retracer(has_rule),
         opt_level=request.opt_level,
-        options={"weights_dtype": request.weights_dtype, "checks": request.checks},
+        options=_options(request),
         errors=report.quantisation,
         notes=report.notes,
     )
@@ -270,6 +270,13 @@ def _optimise(
         check = NumericCheck(graph, request.target, context.retrace)
         pipeline = pipeline.observing(check)
     report.passes = run(pipeline, graph, context, verify=request.verify)
+
+
+def _options(request: Request) -> Options:
+    """What the passes have to know of the request."""
+    name = request.weights_dtype
+    stored = None if name is None else DTYPES[name]
+    return Options(checks=request.checks, weights_dtype=stored)
 
 
 # ------------------------------------------------------------------------------------ the result

@@ -1,6 +1,9 @@
-"""Passes: what authors of their own need. `rewrite` makes a rule of a pattern, `graph_pass` a pass of a function."""
+"""Passes: what authors of their own need.
 
-from j2o.passes.context import Context
+`rewrite` makes a rule of a pattern, `graph_pass` a pass of a function.
+"""
+
+from j2o.passes.context import Context, Options
 from j2o.passes.pipeline import Fixpoint, PassPipeline, graph_pass
 from j2o.passes.rewriting.explain import Mismatch, why
 from j2o.passes.rewriting.language import Const
@@ -11,6 +14,7 @@ __all__ = [
     "Context",
     "Fixpoint",
     "Mismatch",
+    "Options",
     "PassPipeline",
     "RuleSet",
     "graph_pass",

@@ -6,12 +6,25 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+from j2o.errors import PassError
 from j2o.ir.graph import Graph, Node
 from j2o.ir.target import Target
-from j2o.ir.types import Type
+from j2o.ir.types import DType, Type
 
 Level: TypeAlias = Literal["lax", "onnx", "target"]
 Scope: TypeAlias = Literal["each", "root"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `compile` was asked for, where a pass has to know it.
+
+    `checks`: the model itself refuses sizes and values for which the program raises.
+    `weights_dtype`: what large float weights are stored in; None keeps their own dtype.
+    """
+
+    checks: bool = False
+    weights_dtype: DType | None = None
 
 
 class Retrace(Protocol):
@@ -24,29 +37,40 @@ class Retrace(Protocol):
         ...
 
 
+def no_retrace(
+    fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]
+) -> Graph:
+    """The tracer of a context that was given none: PassError."""
+    name = getattr(fn, "__name__", "JAX code")
+    raise PassError(
+        f"tracing {name}: this context has no tracer; "
+        "Context(retrace=Retracer()), of j2o.frontend.retrace, has one"
+    )
+
+
 @dataclass(frozen=True)
 class Context:
-    """What passes need of the rest of j2o, handed in by the caller of `run`."""
+    """What passes need of the rest of j2o, handed in by the caller of `run`.
+
+    Passes write to the fields after `options`. For the report: `errors` has what storing each weight
+    in another dtype cost, `notes` what is left out of the model. Of the running pass: `fired` has how
+    often each rewrite rule fired, `declined` how often a rule matched and was not used, and why.
+    `seen` has how much of a graph's journal a pass knows.
+    """
 
     target: Target | None = None
-    retrace: Any = None
+    retrace: Retrace = no_retrace
     opt_level: int = 2
-    options: dict[str, Any] = field(default_factory=dict)
-    errors: dict[str, float] = field(
-        default_factory=dict
-    )  # what quantising each weight cost, for the report
-    notes: list[str] = field(
-        default_factory=list
-    )  # what is left out of the model, for the report
-    fired: dict[str, int] = field(
-        default_factory=dict
-    )  # how often each rewrite rule of the running pass fired
-    declined: dict[tuple[str, str], int] = field(
-        default_factory=dict
-    )  # how often a rule matched and was declined, and why
-    seen: dict[tuple[Hashable, Graph], int] = field(
-        default_factory=dict
-    )  # how much of a graph's journal a pass knows
+    options: Options = Options()
+    errors: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    fired: dict[str, int] = field(default_factory=dict)
+    declined: dict[tuple[str, str], int] = field(default_factory=dict)
+    seen: dict[tuple[Hashable, Graph], int] = field(default_factory=dict)
+
+    def fire(self, rule: str) -> None:
+        """Count a rewrite, for the report."""
+        self.fired[rule] = self.fired.get(rule, 0) + 1
 
     def decline(self, rule: str, reason: str) -> None:
         """Count a match of a rule that did not become a rewrite, for the report."""
@@ -55,23 +79,22 @@ class Context:
     def fresh(self, graph: Graph, one: Hashable, depth: int) -> Iterable[Node]:
         """The nodes that the pass `one`, which looks `depth` operands deep, has not seen as they are now.
 
-        All of them the first time; later those in the journal since then, and the users of these. `one` is the pass itself,
-        not its name, which another may have too.
+        All of them the first time; later those in the journal since then, and the users of these. `one`
+        is the pass itself, not its name, which another may have too.
         """
-        mark = self.seen.get((one, graph))
+        known = self.seen.get((one, graph))
         self.seen[one, graph] = len(graph.journal)
-        if mark is None:
+        if known is None:
             return graph
-        found = dict.fromkeys(n for n in graph.journal[mark:] if n.graph is graph)
+        found = dict.fromkeys(n for n in graph.journal[known:] if n.graph is graph)
         edge = list(found)
         for _ in range(depth):
-            users = {
-                u: None
-                for n in edge
-                for v in n.outputs
-                for u, _ in v.uses
-                if u.graph is graph and u not in found
-            }
-            found.update(users)
-            edge = list(users)
+            edge = [n for n in _users(edge) if n.graph is graph and n not in found]
+            found.update(dict.fromkeys(edge))
         return list(found)
+
+
+def _users(nodes: Iterable[Node]) -> Iterable[Node]:
+    """The users of the results of nodes, each once."""
+    uses = (use for node in nodes for value in node.outputs for use in value.uses)
+    return dict.fromkeys(user for user, _ in uses)

@@ -141,7 +141,7 @@ class Driver:
         op.source = node
         op.target = self.context.target
         op.expand_with = self.expand
-        op.checks = bool(self.context.options.get("checks"))
+        op.checks = self.context.options.checks
         op.notes = self.context.notes
         return op
 

@@ -27,7 +27,7 @@ def checks(graph: Graph, context: Context) -> int:
 
     It checks what the runtime does not: that sizes fit each other and the constraints, and that scalars are scalars.
     """
-    asked = bool(context.options.get("checks"))
+    asked = context.options.checks
     count = _value_checks(graph, asked)
     return count + _size_checks(graph) if asked else count
 

@@ -34,7 +34,7 @@ Convert: TypeAlias = "Callable[[Box, np.ndarray], tuple[np.ndarray, np.ndarray]]
 @graph_pass("weights_dtype", at="target", level=0, scope="root")
 def weights_dtype(graph: Graph, context: Context) -> int:
     """Store large float weights as `compile(…, weights_dtype=…)` says."""
-    dtype = DTYPES.get(context.options.get("weights_dtype") or "")
+    dtype = context.options.weights_dtype
     if dtype is None:
         return 0
     count, opset = 0, context.target.opset if context.target is not None else 0
