@@ -24,7 +24,7 @@ class Net(nnx.Module):
     def __call__(self, x):
         for block in self.blocks:
             x = block(x)
-        return x * self.extra["scale"][...]
+        return jnp.tanh(x) * self.extra["scale"][...]
 
 
 class Counting(Net):

@@ -11,6 +11,7 @@ from j2o.passes.clean.shapes import shapes, tidy
 from j2o.passes.clean.simplify import simplify
 from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
+from j2o.passes.layout.affine import affine
 from j2o.passes.layout.gemm import gemm
 from j2o.passes.layout.transposes import transposes
 from j2o.passes.lower import lower_graph
@@ -53,6 +54,7 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     if opt_level >= 2:
         steps += [
             Fixpoint("clean", (*clean, unit_axes, recover), limit=6),
+            affine,
             transposes,
             Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
             gemm,

@@ -1,24 +1,22 @@
-"""`gemm`: linear operators take in what follows them.
+"""`gemm`: products of matrices take in the bias that follows them.
 
-A MatMul of two matrices with a bias becomes a Gemm; scales and shifts go into convolutions (`conv_affine`).
+A MatMul of two matrices with a bias becomes a Gemm.
 """
 
 from __future__ import annotations
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
-from j2o.passes.layout.conv_affine import fold_affine, only_user
+from j2o.passes.layout.affine import only_user
 from j2o.passes.pipeline import graph_pass
 
 
 @graph_pass("gemm", at="onnx", level=2)
 def gemm(graph: Graph) -> int:
-    """Fold scales and shifts into Conv and ConvTranspose; MatMul and Add of matrices to Gemm."""
+    """MatMul and Add of matrices to Gemm."""
     count = 0
     for node in graph:
-        if node.op in ("onnx.Conv", "onnx.ConvTranspose"):
-            count += fold_affine(node)
-        elif node.op == "onnx.MatMul":
+        if node.op == "onnx.MatMul":
             count += _to_gemm(node)
     return count
 

@@ -1,0 +1,425 @@
+"""`affine`: scales and shifts of channels go into the linear operator before them.
+
+So a batch norm in evaluation disappears, the scale of attention becomes part of a projection's
+weights, and a bias that is added behind a change of shape is added in front of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from j2o.ir import dims, views
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.tensor import ArrayTensor
+from j2o.ir.types import Dim, Shape, same_dim
+from j2o.passes.pipeline import graph_pass
+
+AFFINE = frozenset(["onnx.Add", "onnx.Div", "onnx.Mul", "onnx.Neg", "onnx.Sub"])
+RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
+
+
+@graph_pass("affine", at="onnx", level=2)
+def affine(graph: Graph) -> int:
+    """Fold scales and shifts into the weights and biases of Conv, ConvTranspose, Gemm and MatMul."""
+    count = 0
+    for node in graph:
+        linear = _linear(node)
+        if linear is not None:
+            count += _fold_input(linear) or _fold_output(linear)
+    return count
+
+
+def only_user(value: Value) -> Node | None:
+    """The one use of a value, where there is one and it is in the same graph."""
+    if len(value.uses) != 1:
+        return None
+    user = next(value.users())
+    return user if user.graph is value.graph else None
+
+
+# --------------------------------------------------------------------- linear operators
+
+
+class Linear(NamedTuple):
+    """A linear operator: where its weights are, and which of their axes count what.
+
+    `channels` counts the channels of the result, which lie along `result_axis` there; `inputs` is
+    the weights' axis that meets `input_axis` of the other operand, None where a factor of the input
+    cannot go into the weights.
+    """
+
+    node: Node
+    weight_at: int
+    channels: int
+    result_axis: int
+    inputs: int | None
+    input_axis: int
+
+    @property
+    def weight(self) -> Value:
+        return self.node.operand(self.weight_at)
+
+    @property
+    def takes_bias(self) -> bool:
+        """Return True where the operator has an operand for a bias."""
+        return self.node.op != "onnx.MatMul"
+
+    @property
+    def bias(self) -> Value | None:
+        return self.node.optional(2)
+
+    @property
+    def can_scale(self) -> bool:
+        """Return True where the weights are its own, and wide enough to be rounded once more."""
+        is_own = self.weight.const is not None and len(self.weight.uses) == 1
+        is_wide = self.node.out.type.dtype.bits >= 32
+        is_grouped = self.node.int_attr("group", 1) != 1
+        is_mixed = is_grouped and self.node.op == "onnx.ConvTranspose"
+        return is_own and is_wide and not is_mixed
+
+
+def _linear(node: Node) -> Linear | None:
+    """The description of a node that is a linear operator of floats with constant weights.
+
+    None for others.
+    """
+    match node.op:
+        case "onnx.Conv":
+            inputs = 1 if node.int_attr("group", 1) == 1 else None
+            linear = Linear(node, 1, 0, 1, inputs, 1)
+        case "onnx.ConvTranspose":
+            linear = Linear(node, 1, 1, 1, 0, 1)
+        case "onnx.Gemm":
+            linear = _linear_gemm(node)
+        case "onnx.MatMul":
+            linear = _linear_matmul(node)
+        case _:
+            return None
+    if linear is None or not node.out.type.dtype.is_float:
+        return None
+    is_known = linear.weight.const is not None
+    return linear if is_known and _bias_is_known(linear) else None
+
+
+def _linear_gemm(node: Node) -> Linear | None:
+    if node.attrs.get("beta", 1.0) != 1.0 or node.attrs.get("transA"):
+        return None
+    if node.attrs.get("transB"):
+        return Linear(node, 1, 0, 1, 1, 1)
+    return Linear(node, 1, 1, 1, 0, 1)
+
+
+def _linear_matmul(node: Node) -> Linear | None:
+    """A product with one constant matrix, on either side."""
+    left = node.operand(0)
+    right = node.operand(1)
+    rank = node.out.type.rank
+    if right.const is not None and right.type.rank == 2:
+        return Linear(node, 1, 1, rank - 1, 0, left.type.rank - 1)
+    if left.const is not None and left.type.rank == 2 and right.type.rank >= 2:
+        return Linear(node, 0, 0, rank - 2, 1, right.type.rank - 2)
+    return None
+
+
+def _bias_is_known(linear: Linear) -> bool:
+    """Return True where there is no bias, or one with a constant number a channel."""
+    if not linear.takes_bias or linear.bias is None:
+        return True
+    return _bias_numbers(linear, linear.bias) is not None
+
+
+def _bias_numbers(linear: Linear, bias: Value) -> np.ndarray | None:
+    """The bias as one number a channel. A bias of rank 1 has its one axis for the channels."""
+    rank = max(bias.type.rank, 1)
+    last = Channels((rank - 1,), (_channel_count(linear),))
+    return _numbers(bias, rank, last)
+
+
+def _channel_count(linear: Linear) -> int:
+    return linear.weight.type.static_shape[linear.channels] * _groups(linear)
+
+
+def _groups(linear: Linear) -> int:
+    """How often the weights' channels are there: ConvTranspose has them once for each group."""
+    if linear.node.op != "onnx.ConvTranspose":
+        return 1
+    return linear.node.int_attr("group", 1)
+
+
+# ---------------------------------------------------- where the channels of a value are
+
+
+class Channels(NamedTuple):
+    """The axes that count channels, in row-major order of the channel's number, and their sizes."""
+
+    axes: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+NOWHERE = Channels((), ())  # each element depends on many channels
+
+
+def _numbers(value: Value, rank: int, channels: Channels) -> np.ndarray | None:
+    """A small constant as one finite number a channel, in double precision; None for others.
+
+    `value` broadcasts with a tensor of `rank` axes that has its channels at `channels`. Where these
+    are nowhere, the result is one number.
+    """
+    tensor = value.const
+    if tensor is None or not tensor.is_small or len(tensor.shape) > rank:
+        return None
+    shape = (1,) * (rank - len(tensor.shape)) + tensor.shape
+    full = [1] * rank
+    for axis, size in zip(channels.axes, channels.sizes, strict=True):
+        full[axis] = size
+    if any(size not in (1, most) for size, most in zip(shape, full, strict=True)):
+        return None
+    others = [axis for axis in range(rank) if axis not in channels.axes]
+    spread = np.broadcast_to(tensor.load().reshape(shape), full)
+    numbers = spread.transpose(*channels.axes, *others).reshape(-1)
+    return numbers.astype(np.float64) if np.isfinite(numbers).all() else None
+
+
+def _moved(node: Node, channels: Channels) -> Channels | None:
+    """Where the channels are after a change of shape or layout.
+
+    None where they can no longer be told apart.
+    """
+    if node.op == "onnx.Transpose":
+        perm = node.ints_attr("perm")
+        axes = tuple(perm.index(axis) for axis in channels.axes)
+        return Channels(axes, channels.sizes)
+    if node.op in RESHAPES:
+        return _reshaped(node.operand(0).type.shape, node.out.type.shape, channels)
+    return None
+
+
+def _reshaped(old: Shape, new: Shape, channels: Channels) -> Channels | None:
+    """Where the channels are in another shape.
+
+    They must be neighbours there and here, with the same sizes around them.
+    """
+    if not channels.axes:
+        return channels
+    first = channels.axes[0]
+    end = first + len(channels.axes)
+    if channels.axes != tuple(range(first, end)):
+        return None
+    start = _axes_of_size(new, dims.prod(old[:first]))
+    behind = _axes_of_size(new[::-1], dims.prod(old[end:]))
+    if start is None or behind is None:
+        return None
+    axes = tuple(range(start, len(new) - behind))
+    sizes = tuple(size for size in (new[axis] for axis in axes) if type(size) is int)
+    is_whole = len(sizes) == len(axes) and np.prod(sizes) == np.prod(channels.sizes)
+    return Channels(axes, sizes) if is_whole else None
+
+
+def _axes_of_size(shape: Shape, size: Dim) -> int | None:
+    """How many axes in front have together `size` elements; the fewest, or None."""
+    for count in range(len(shape) + 1):
+        if same_dim(dims.prod(shape[:count]), size):
+            return count
+    return None
+
+
+# ----------------------------------------------------------------------------- the maps
+
+
+@dataclass
+class Map:
+    """y ↦ scale · y + shift with one number a channel, in double precision; `nodes` are those that
+    it stands for.
+
+    Where `channels` are nowhere, each element depends on all channels, and only a common factor can be taken.
+    """
+
+    scale: np.ndarray
+    shift: np.ndarray
+    channels: Channels
+    can_scale: bool
+    nodes: list[Node] = field(default_factory=list)
+
+    def follow(self, out: Value) -> None:
+        """Compose with the nodes behind `out`, one user after the other, as far as they are such maps."""
+        while (user := only_user(out)) is not None:
+            if user.op in AFFINE:
+                if not self._then(user, out):
+                    return
+                self.nodes.append(user)
+            elif user.op == "onnx.MatMul":  # linear in each operand
+                self.channels = NOWHERE
+            else:
+                moved = _moved(user, self.channels)
+                if moved is None:
+                    return
+                self.channels = moved
+            out = user.out
+
+    def _then(self, user: Node, value: Value) -> bool:
+        """Compose with what a node makes of `value`; False, and no change, where that is no such map."""
+        if user.out.type != value.type:
+            return False
+        if user.op == "onnx.Neg":
+            return self._multiply(-1.0)
+        is_left = user.operand(0) is value
+        other = user.operand(1 if is_left else 0)
+        number = _numbers(other, value.type.rank, self.channels)
+        if number is None:
+            return False
+        match user.op:
+            case "onnx.Mul":
+                return self._multiply(number)
+            case "onnx.Div":
+                # something divided by the value, or a channel divided by zero
+                if not is_left or not number.all():
+                    return False
+                return self._multiply(1.0 / number)
+            case "onnx.Sub" if is_left:
+                return self._add(-number)
+            case "onnx.Sub":
+                return self._can_add() and self._multiply(-1.0) and self._add(number)
+            case _:
+                return self._add(number)
+
+    def _multiply(self, factor: np.ndarray | float) -> bool:
+        if not self.can_scale:
+            return False
+        self.scale = self.scale * factor
+        self.shift = self.shift * factor
+        return True
+
+    def _can_add(self) -> bool:
+        return bool(self.channels.axes)
+
+    def _add(self, number: np.ndarray) -> bool:
+        if not self._can_add():
+            return False
+        self.shift = self.shift + number
+        return True
+
+    @property
+    def scales(self) -> bool:
+        return not (self.scale == 1).all()
+
+    @property
+    def shifts(self) -> bool:
+        return bool(self.shift.any())
+
+    def fits(self, dtype: np.dtype) -> bool:
+        """Return True where all numbers are finite in a float dtype."""
+        largest = np.finfo(dtype).max
+        return bool((np.abs([self.scale, self.shift]) <= largest).all())
+
+
+# ------------------------------------------------------------------- behind an operator
+
+
+@np.errstate(all="ignore")  # what is not finite in the end is left alone
+def _fold_output(linear: Linear) -> int:
+    """linear(x, w) · scale + shift → linear(x, w · scale) + shift; returns how many nodes went."""
+    count = _channel_count(linear)
+    bias = linear.bias if linear.takes_bias else None
+    known = None if bias is None else _bias_numbers(linear, bias)
+    found = Map(
+        scale=np.ones(count),
+        shift=np.zeros(count) if known is None else known,
+        channels=Channels((linear.result_axis,), (count,)),
+        can_scale=linear.can_scale,
+    )
+    found.follow(linear.node.out)
+    dtype = linear.node.out.type.dtype
+    if dtype.bits < 32 and (linear.takes_bias or len(found.nodes) > 1):
+        return 0  # each step of the program rounds, which only one addition keeps
+    if not _is_worth(linear, found) or not found.fits(dtype.numpy):
+        return 0
+    _rebuild(linear, found)
+    return len(found.nodes)
+
+
+def _is_worth(linear: Linear, found: Map) -> bool:
+    """Return True where nodes go, or where the one addition moves in front of changes of shape."""
+    if not found.nodes:
+        return False
+    added = 0 if linear.takes_bias or not found.shifts else 1
+    if added < len(found.nodes):
+        return True
+    return linear.node.out not in found.nodes[0].inputs
+
+
+def _rebuild(linear: Linear, found: Map) -> None:
+    """Make the operator with other weights and bias, and let the nodes go that it stands for."""
+    node = linear.node
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    inputs = list(node.inputs[:2])
+    if found.scales:
+        inputs[linear.weight_at] = _scaled(op, linear, linear.channels, found.scale)
+    shift = found.shift.astype(node.out.type.dtype.numpy)
+    if linear.takes_bias and (found.shifts or linear.bias is not None):
+        inputs.append(op.const(shift))
+    new = op.node(node.op, inputs, node.attrs).out
+    if not linear.takes_bias and found.shifts:
+        behind = node.out.type.rank - 1 - linear.result_axis
+        new = op.Add(new, op.const(shift.reshape(-1, *[1] * behind)))
+    value = node.out
+    node.replace_by(new)
+    for folded in found.nodes:
+        value = next(v for v in folded.operands if v.const is None)
+        folded.replace_by(value)
+
+
+def _scaled(op: Builder, linear: Linear, axis: int, scale: np.ndarray) -> Value:
+    """The weights times one factor for each slice along `axis`."""
+    weight = linear.weight.const
+    assert weight is not None
+    shape = [1] * len(weight.shape)
+    shape[axis] = -1
+    factor = ArrayTensor(scale.astype(weight.dtype.numpy).reshape(shape))
+    return op.const(views.mapped(np.multiply, "scaled", weight.type, weight, factor))
+
+
+# -------------------------------------------------------------- in front of an operator
+
+
+@np.errstate(all="ignore")
+def _fold_input(linear: Linear) -> int:
+    """linear(x · scale, w) → linear(x, scale · w); returns how many nodes went.
+
+    A shift stays: (x - mean) · w is exact where x is near a large mean, x · w - mean · w is not.
+    """
+    x = linear.node.operand(1 - linear.weight_at)
+    if linear.inputs is None or not linear.can_scale or len(x.uses) != 1:
+        return 0
+    if x.op not in ("onnx.Mul", "onnx.Div"):
+        return 0
+    count = linear.weight.type.static_shape[linear.inputs]
+    found = _factor(x, Channels((linear.input_axis,), (count,)))
+    if found is None:
+        return 0
+    source, factor = found
+    largest = np.finfo(x.type.dtype.numpy).max
+    if source.type != x.type or not (np.abs(factor) <= largest).all():
+        return 0
+    op = Builder(linear.node.home, linear.node, linear.node.loc, linear.node.out.hint)
+    weight = _scaled(op, linear, linear.inputs, factor)
+    linear.node.set_input(linear.weight_at, weight)
+    linear.node.set_input(1 - linear.weight_at, source)
+    x.producer.erase()
+    return 1
+
+
+def _factor(x: Value, channels: Channels) -> tuple[Value, np.ndarray] | None:
+    """What a product or quotient is of, and by which constant factor for each channel."""
+    left = x.producer.operand(0)
+    right = x.producer.operand(1)
+    number = _numbers(right, x.type.rank, channels)
+    if x.op == "onnx.Div":
+        return (left, 1.0 / number) if number is not None and number.all() else None
+    if number is not None:
+        return left, number
+    number = _numbers(left, x.type.rank, channels)
+    return (right, number) if number is not None else None
