@@ -1,15 +1,25 @@
-"""The `lax` dialect: one operation a JAX primitive, named as JAX names it. Types come from JAX's own avals."""
+"""The `lax` dialect: one operation a JAX primitive, named as JAX names it.
+
+There is no inference: types come from JAX's own avals.
+"""
 
 from __future__ import annotations
 
 from j2o.ir.ops import OpSpec, register_dialect
 
 EFFECTFUL = frozenset(
-    {"random_seed_effect", "debug_callback", "io_callback", "while_effect"}
+    {
+        "debug_callback",
+        "io_callback",
+        "random_seed_effect",
+        "while_effect",
+    }
 )
-COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"})
+COMMUTATIVE = frozenset({"add", "and", "eq", "max", "min", "mul", "ne", "or", "xor"})
 
-register_dialect(
-    "lax",
-    lambda kind: OpSpec(pure=kind not in EFFECTFUL, commutative=kind in COMMUTATIVE),
-)
+
+def _find(kind: str) -> OpSpec:
+    return OpSpec(pure=kind not in EFFECTFUL, commutative=kind in COMMUTATIVE)
+
+
+register_dialect("lax", _find)

@@ -1,4 +1,4 @@
-"""The `onnx` and `ort` dialects: specs read from ONNX's operator schemas, so that no operator needs a class here.
+"""The `onnx` and `ort` dialects: specs read from ONNX's operator schemas, so that none needs a class here.
 
 `onnx` is imported for its schemas alone (`onnx.defs`).
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +14,56 @@ import onnx.defs
 
 from j2o.ir import infer
 from j2o.ir.graph import Node
-from j2o.ir.ops import LABEL, OpSpec, no_inference, register_dialect
+from j2o.ir.ops import (
+    LABEL,
+    Infer,
+    OpSpec,
+    UnknownTypesError,
+    no_inference,
+    register_dialect,
+)
 from j2o.ir.types import Type
 
-TRAITS = {
-    "commutative": frozenset(
-        "Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor Max Min Sum Mean".split()
-    ),
-    "random": frozenset(
-        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split()
-    ),
-    "elementwise": frozenset(
-        "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip "
-        "Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu "
-        "Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh "
-        "Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor".split()
-    ),
-}
+COMMUTATIVE = frozenset(
+    {
+        # of numbers
+        "Add",
+        "Equal",
+        "Max",
+        "Mean",
+        "Min",
+        "Mul",
+        "Sum",
+        # of bits and truth values
+        "And",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Or",
+        "Xor",
+    }
+)
+RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+ELEMENTWISE = frozenset(
+    {
+        *infer.ONE_OPERAND,
+        *infer.ARITHMETIC,
+        *infer.COMPARISONS,
+        "Cast",
+        "IsInf",
+        "IsNaN",
+        "Where",
+    }
+)
 GRAPH_ATTRIBUTES = {
     "If": ("then_branch", "else_branch"),
     "Loop": ("body",),
@@ -43,15 +75,14 @@ CONTRIB = "com.microsoft"
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What is used of an ONNX operator schema: names of attributes, operand counts, type constraints by position."""
+    """The part of an ONNX operator's schema that j2o uses."""
 
     attributes: frozenset[str]
     min_inputs: int
     max_inputs: int
     min_outputs: int
-    inputs: tuple[
-        str, ...
-    ]  # the type constraint (or concrete type) of each operand, the last one repeated if variadic
+    # the type constraint (or concrete type) of each operand, the last one repeated if variadic
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     variadic: bool
     since: int
@@ -70,79 +101,115 @@ def schema(kind: str, opset: int | None = None) -> Schema:
     """The schema of an ONNX operator, the newest or that of an opset; KeyError where there is none."""
     newest = onnx.defs.onnx_opset_version()
     try:
-        s: Any = onnx.defs.get_schema(kind, opset or newest, "")
+        found: Any = onnx.defs.get_schema(kind, opset or newest, "")
     except onnx.defs.SchemaError:
         raise KeyError(kind) from None
-    variadic = (
-        bool(s.inputs)
-        and s.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
-    )
+    defaults = {
+        name: _default(attribute.default_value)
+        for name, attribute in found.attributes.items()
+        if not attribute.required and attribute.default_value.name
+    }
     return Schema(
-        frozenset(s.attributes), s.min_input, s.max_input, s.min_output, tuple(i.type_str for i in s.inputs),
-        tuple(o.type_str for o in s.outputs), variadic, s.since_version, s.has_function or s.has_context_dependent_function,
-        {n: _default(a.default_value) for n, a in s.attributes.items() if not a.required and a.default_value.name},
-    )  # fmt: skip
+        attributes=frozenset(found.attributes),
+        min_inputs=found.min_input,
+        max_inputs=found.max_input,
+        min_outputs=found.min_output,
+        inputs=tuple(operand.type_str for operand in found.inputs),
+        outputs=tuple(result.type_str for result in found.outputs),
+        variadic=_is_variadic(found),
+        since=found.since_version,
+        has_function=found.has_function or found.has_context_dependent_function,
+        defaults=defaults,
+    )
+
+
+def _is_variadic(found: Any) -> bool:
+    """Return True where the last operand of a schema stands for any number of them."""
+    variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
+    return bool(found.inputs) and found.inputs[-1].option == variadic
 
 
 @functools.cache
 def operators() -> frozenset[str]:
     """The names of all ONNX operators, for messages."""
-    return frozenset(s.name for s in onnx.defs.get_all_schemas() if not s.domain)
+    every = onnx.defs.get_all_schemas()
+    return frozenset(one.name for one in every if not one.domain)
 
 
 def _default(attribute: Any) -> Any:
     """The default of an attribute as plain data."""
     kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
-    return {
-        "FLOAT": attribute.f,
-        "INT": attribute.i,
-        "STRING": attribute.s.decode(),
-    }.get(kind, tuple(attribute.floats or attribute.ints or attribute.strings))
+    if kind == "FLOAT":
+        return attribute.f
+    if kind == "INT":
+        return attribute.i
+    if kind == "STRING":
+        return attribute.s.decode()
+    return tuple(attribute.floats or attribute.ints or attribute.strings)
 
 
 def constraint_of(
     kind: str, index: int, output: bool = False, opset: int | None = None
 ) -> str:
     """The type constraint of an operand or result: `T`, or a concrete type such as `tensor(int64)`."""
-    s = schema(kind, opset)
-    names = s.outputs if output else s.inputs
+    known = schema(kind, opset)
+    names = known.outputs if output else known.inputs
     return names[min(index, len(names) - 1)]
 
 
-def _tuple(types: Type | tuple[Type, ...]) -> tuple[Type, ...]:
-    return (types,) if isinstance(types, Type) else types
-
-
 def misuse(node: Node) -> str | None:
-    """What an ONNX operator's schema says against a node: an attribute that it has not, too many operands, too few."""
+    """How a node breaks its operator's schema, in words; None where it does not.
+
+    It has an attribute that the operator has not, too many operands or too few.
+    """
     known = schema(node.kind)
     for name in node.attrs:
         if name not in known.attributes and name != LABEL:
-            return f"{node.op} has no attribute {name!r}; it has {', '.join(sorted(known.attributes)) or 'none'}"
+            have = ", ".join(sorted(known.attributes)) or "none"
+            return f"{node.op} has no attribute {name!r}; it has {have}"
     given = len(node.inputs)
     if known.min_inputs <= given <= known.max_inputs:
         return None
     return f"{node.op} takes {known.operand_counts} operands, given {given}"
 
 
-def _checked(rule: infer.Rule) -> Callable[[Node], tuple[Type, ...]]:
-    def check(node: Node) -> tuple[Type, ...]:
-        if problem := misuse(node):
-            raise TypeError(problem)
-        return _tuple(rule(node))
+def _of_operator(inference: infer.Inference) -> Infer:
+    """The inference of an ONNX operator, which its schema checks first."""
 
-    return check
+    def checked(node: Node) -> tuple[Type, ...]:
+        if problem := misuse(node):
+            raise UnknownTypesError(problem)
+        return _tuple(inference(node))
+
+    return checked
+
+
+def _of_contrib(inference: infer.Inference) -> Infer:
+    """The inference of an operator of onnxruntime's own, which has no schema."""
+
+    def unchecked(node: Node) -> tuple[Type, ...]:
+        return _tuple(inference(node))
+
+    return unchecked
+
+
+def _tuple(types: Type | tuple[Type, ...]) -> tuple[Type, ...]:
+    return (types,) if isinstance(types, Type) else types
 
 
 def _find(kind: str) -> OpSpec:
-    schema(kind)  # KeyError where there is none
-    traits = {trait: kind in kinds for trait, kinds in TRAITS.items()}
-    return OpSpec(_checked(infer.RULES.get(kind, no_inference)), **traits)
+    """The spec of an ONNX operator; KeyError where there is none."""
+    schema(kind)  # which raises it
+    return OpSpec(
+        _of_operator(infer.INFERENCES.get(kind, no_inference)),
+        elementwise=kind in ELEMENTWISE,
+        commutative=kind in COMMUTATIVE,
+        random=kind in RANDOM,
+    )
 
 
 def _find_contrib(kind: str) -> OpSpec:
-    rule = infer.CONTRIB.get(kind, no_inference)
-    return OpSpec(lambda node: _tuple(rule(node)))
+    return OpSpec(_of_contrib(infer.CONTRIB_INFERENCES.get(kind, no_inference)))
 
 
 register_dialect("onnx", _find)

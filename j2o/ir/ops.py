@@ -1,11 +1,11 @@
-"""What is known of every operation: traits and type inference, looked up by name in its dialect's table."""
+"""The spec of every operation: traits and type inference, looked up by name in its dialect's table."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from j2o.ir.types import DType, Type
 
@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from j2o.ir.graph import Node
 
 
-LABEL = (
-    "label"  # an attribute that any ONNX node may have: its name in the exported file
-)
-
+# an attribute that any ONNX node may have: its name in the exported file
+LABEL = "label"
 
 Infer: TypeAlias = "Callable[[Node], tuple[Type, ...]]"
 
 
+class UnknownTypesError(TypeError):
+    """Operands and attributes do not tell the types of the outputs: whoever makes the node gives them."""
+
+
 def no_inference(node: Node) -> tuple[Type, ...]:
-    raise TypeError(f"{node.op} has no type inference: give the types of its outputs")
+    why = "has no type inference: give the types of its outputs"
+    raise UnknownTypesError(f"{node.op} {why}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +34,58 @@ class OpSpec:
 
     infer: Infer = no_inference
     pure: bool = True  # no effect beyond its outputs: may be removed, merged, moved
-    elementwise: bool = False  # every output element depends on the elements at its (broadcast) position alone
+    # every output element depends on the elements at its (broadcast) position alone
+    elementwise: bool = False
     commutative: bool = False  # the two operands may be exchanged
     random: bool = False  # equal operands do not mean equal results
 
 
+# ---------------------------------------------------------------------------- operations of no dialect
+
+
+def _infer_const(node: Node) -> tuple[Type, ...]:
+    """The tensor in `value`."""
+    value: Any = node.attrs["value"]
+    return (value.type,)
+
+
+def _infer_dims(node: Node) -> tuple[Type, ...]:
+    """A shape vector: the sizes in `dims`, one after the other."""
+    sizes: Any = node.attrs["dims"]
+    return (Type(DType.I64, (len(sizes),)),)
+
+
 def _infer_call(node: Node) -> tuple[Type, ...]:
+    """The results of the function that `function` names."""
     if node.graph is None:
-        raise TypeError(
-            "a call is inferred inside a graph: give the types of its outputs"
-        )
-    return tuple(
-        v.type for v in node.graph.functions[str(node.attrs["function"])].outputs
-    )
+        why = "a call is inferred inside a graph: give the types of its outputs"
+        raise UnknownTypesError(why)
+    function = node.graph.functions[node.str_attr("function")]
+    return tuple(value.type for value in function.outputs)
+
+
+def _infer_check(node: Node) -> tuple[Type, ...]:
+    """The operands behind the first, which is a bool: they stay what they are where it is false."""
+    return tuple(node.operand(i).type for i in range(1, len(node.inputs)))
+
+
+def _infer_return(node: Node) -> tuple[Type, ...]:
+    return ()
 
 
 CORE: dict[str, OpSpec] = {
-    "const": OpSpec(lambda node: (node.attrs["value"].type,)),  # type: ignore[union-attr]
-    "dims": OpSpec(lambda node: (Type(DType.I64, (len(node.attrs["dims"]),)),)),  # type: ignore[arg-type]
+    "const": OpSpec(_infer_const),
+    "dims": OpSpec(_infer_dims),
     "call": OpSpec(_infer_call),
-    "check": OpSpec(lambda node: tuple(v.type for v in node.inputs[1:])),  # type: ignore[union-attr]  # a bool, values
-    "return": OpSpec(lambda node: (), pure=False),
+    "check": OpSpec(_infer_check),
+    "return": OpSpec(_infer_return, pure=False),
 }
+# the files that register the built-in dialects when they are imported
 _MODULES = {
     "onnx": "onnx_ops",
     "ort": "onnx_ops",
     "lax": "lax_ops",
-}  # which register built-in dialects when imported
+}
 _DIALECTS: dict[str, Callable[[str], OpSpec]] = {}
 _CACHE: dict[str, OpSpec] = dict(CORE)
 

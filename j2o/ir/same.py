@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from j2o.ir.graph import Graph, Value
 
@@ -11,36 +11,37 @@ from j2o.ir.graph import Graph, Value
 def fingerprint(
     graph: Graph, numbers: dict[Value, int] | None = None
 ) -> tuple[Hashable, ...]:
-    """The types of the inputs, and a row for each node; equal for graphs that are the same but for names and source lines.
+    """The types of the inputs, and a row for each node.
 
-    Values count by their place in the graph, those from outside by identity. Types are text: graphs may have scopes of
-    dimensions of their own.
+    It is equal for graphs that are the same but for names and source lines. Values count by their place in
+    the graph, those from outside by identity. Types are text: graphs may have scopes of dimensions of their own.
     """
     numbers = {} if numbers is None else numbers
     for value in graph.inputs:
         numbers[value] = len(numbers)
-    rows: list[Hashable] = [tuple(str(v.type) for v in graph.inputs)]
+    rows: list[Hashable] = [_types(graph.inputs)]
     for node in graph:
         operands = tuple(
-            None if v is None else numbers.get(v, id(v)) for v in node.inputs
+            None if value is None else numbers.get(value, id(value))
+            for value in node.inputs
         )
-        attrs = tuple(sorted((k, repr(v)) for k, v in node.attrs.items()))
-        regions = tuple(fingerprint(g, numbers) for g in node.graphs)
-        rows.append(
-            (
-                node.op,
-                operands,
-                attrs,
-                tuple(str(v.type) for v in node.outputs),
-                regions,
-            )
-        )
+        named = ((name, repr(value)) for name, value in node.attrs.items())
+        attrs = tuple(sorted(named))
+        regions = tuple(fingerprint(region, numbers) for region in node.graphs)
+        rows.append((node.op, operands, attrs, _types(node.outputs), regions))
         for value in node.outputs:
             numbers[value] = len(numbers)
     return tuple(rows)
 
 
+def _types(values: Sequence[Value]) -> tuple[str, ...]:
+    return tuple(str(value.type) for value in values)
+
+
 def same(a: Graph, b: Graph) -> str | None:
     """The first difference in words, or None where the graphs are the same but for names and source lines."""
     pairs = itertools.zip_longest(fingerprint(a), fingerprint(b), fillvalue="the end")
-    return next((f"{x} and {y}" for x, y in pairs if x != y), None)
+    for x, y in pairs:
+        if x != y:
+            return f"{x} and {y}"
+    return None
