@@ -11,9 +11,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from j2o.errors import J2OError, J2OWarning, SpecError, raised
+from j2o.errors import J2OError, J2OWarning, SpecError, raised, shown
+
+if TYPE_CHECKING:
+    from j2o.ir.graph import Graph
+    from j2o.passes.pipeline import PassPipeline
+    from j2o.passes.rewriting.rule import Rule
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,9 +137,31 @@ def _passes_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opt-level",
         type=int,
+        default=3,
         choices=range(4),
         help="those that run at this level (default: 3, all of them)",
     )
+    why = parser.add_argument_group(
+        "why a rule does not fit",
+        "--why RULE PROGRAM asks the rule at every operation where it could fit, before its pass runs.",
+    )
+    why.add_argument(
+        "--why",
+        metavar="RULE",
+        help="the name of a rule, or one of your own: pkg.module:name, path/to/file.py:name",
+    )
+    why.add_argument(
+        "program",
+        nargs="?",
+        help="a function, pkg.module:name or path/to/file.py:name, or a file with the text of a graph, "
+        "as 'j2o dump' prints it",
+    )
+    why.add_argument(
+        "--after",
+        metavar="PASS",
+        help="where a rule of your own is put (default: after fold; on lax operations, after inline)",
+    )
+    _spec_arguments(why)
 
 
 def _dump_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +175,18 @@ def _program_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "function", help="what to compile: pkg.module:name, or path/to/file.py:name"
     )
+    _spec_arguments(parser)
+    parser.add_argument("--opt-level", type=int, default=2, choices=range(4))
+    parser.add_argument(
+        "--check",
+        default="",
+        choices=("", "numeric"),
+        help="run the graph after every pass, compare",
+    )
+
+
+def _spec_arguments(parser: argparse._ActionsContainer) -> None:
+    """What says at which inputs a function is compiled, and for which opset."""
     parser.add_argument(
         "--spec",
         action="append",
@@ -161,17 +200,10 @@ def _program_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="on symbolic sizes, for example 'T <= 512'",
     )
-    parser.add_argument("--opt-level", type=int, default=2, choices=range(4))
     parser.add_argument(
         "--opset",
         type=int,
         help="default: the newest that the installed onnxruntime runs",
-    )
-    parser.add_argument(
-        "--check",
-        default="",
-        choices=("", "numeric"),
-        help="run the graph after every pass, compare",
     )
 
 
@@ -183,22 +215,30 @@ def _number(text: str) -> int:
 
 
 def _load_function(text: str) -> Any:
-    """The object that `module:attribute.path` names; SpecError says which part is not there."""
+    """The function that `module:attribute.path` names."""
+    return _load("function", text)
+
+
+def _load(what: str, text: str) -> Any:
+    """The object that `module:attribute.path` names; SpecError says which part of `what` is not there."""
     module_name, colon, path = text.partition(":")
     if not colon or not path or not module_name:
-        raise SpecError(f"function {text!r}: write it as pkg.module:name")
-    load = _load_file if module_name.endswith(".py") else _load_module
+        raise SpecError(f"{what} {text!r}: write it as pkg.module:name")
+    is_file = module_name.endswith(".py")
+    if is_file and not Path(module_name).is_file():
+        raise SpecError(f"{what}: there is no file {module_name!r}")
+    load_module = _load_file if is_file else _load_module
     try:
-        found = load(module_name)
+        found = load_module(module_name)
     except J2OError:
         raise
     except (Exception, SystemExit) as error:
         why = f"{module_name} cannot be imported: {raised(error)}"
-        raise SpecError(f"function {text!r}: {why}") from error
+        raise SpecError(f"{what} {text!r}: {why}") from error
     for part in path.split("."):
         if not hasattr(found, part):
             where = getattr(found, "__name__", type(found).__name__)
-            raise SpecError(f"function {text!r}: {where} has no {part!r}")
+            raise SpecError(f"{what} {text!r}: {where} has no {part!r}")
         found = getattr(found, part)
     return found
 
@@ -211,8 +251,6 @@ def _load_module(name: str) -> Any:
 def _load_file(path: str) -> Any:
     """The module that a file is, whatever else bears its name; its neighbours can be imported by it."""
     file = Path(path)
-    if not file.is_file():
-        raise SpecError(f"function: there is no file {str(file)!r}")
     sys.path.insert(0, str(file.resolve().parent))
     name = file.stem if file.stem not in sys.modules else f"j2o_program_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -272,10 +310,76 @@ def _check(args: argparse.Namespace) -> int:
 def _passes(args: argparse.Namespace) -> int:
     from j2o.passes.default import default_pipeline
 
-    level = 3 if args.opt_level is None else args.opt_level
-    for one in dict.fromkeys(default_pipeline(level)):
+    pipeline = default_pipeline(args.opt_level)
+    if args.why is not None:
+        return _why(args, pipeline)
+    if args.program is not None:
+        raise SpecError(f"{args.program}: --why RULE says what is asked of it")
+    for one in dict.fromkeys(pipeline):
         print(f"{one.name:14} {one.at:7} level {one.level}  {one.doc}")
     return 0
+
+
+def _why(args: argparse.Namespace, pipeline: PassPipeline) -> int:
+    """Print, for each operation where a rule could fit, that it does, or which part does not and why."""
+    import j2o
+    from j2o.passes.rewriting.inquiry import Inquiry
+
+    if args.program is None:
+        raise SpecError(
+            "--why: a function or a file with the text of a graph is needed"
+        )
+    inquiry = Inquiry(_rule(args.why, pipeline))
+    if Path(args.program).is_file():
+        from j2o.request import target_for
+
+        inquiry.ask(_graph_of(Path(args.program)), target_for(None, args.opset, None))
+        print(inquiry)
+        return 0
+    if ":" in args.why:
+        place = args.after or ("inline" if inquiry.rule.at == "lax" else "fold")
+        pipeline = pipeline.after(place, inquiry.rule)
+    with _Status("compiling"):
+        model = j2o.compile(
+            _load_function(args.program),
+            args.spec,
+            constraints=args.constraint,
+            opset=args.opset,
+            passes=inquiry.put_before_rule(pipeline),
+        )
+    print(inquiry)
+    name = inquiry.rule.name
+    rewrites = sum(record.rules.get(name, 0) for record in model.report.passes)
+    print(f"rewrites by {name}: {rewrites}")
+    return 0
+
+
+def _rule(text: str, pipeline: PassPipeline) -> Rule:
+    """The rule of that name, or one of the user's own, `module:name`."""
+    from j2o.passes.rewriting.rule import Rule, RuleSet
+
+    found = _load("rule", text) if ":" in text else pipeline.find(text)
+    if isinstance(found, Rule):
+        return found
+    if isinstance(found, RuleSet):
+        names = ", ".join(rule.name for rule in found.rules)
+        raise SpecError(f"--why {text}: it is a set of rules; ask one of {names}")
+    raise SpecError(f"--why {text}: {shown(found)} is no rule")
+
+
+def _graph_of(file: Path) -> Graph:
+    """The graph whose text a file has."""
+    from j2o.errors import ParseError
+    from j2o.ir.text import parse
+
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ParseError) as error:
+        problem = str(error) if isinstance(error, ParseError) else "it is no text"
+        needed = (
+            "the text of a graph as 'j2o dump' prints it, or a function, module:name"
+        )
+        raise SpecError(f"{file}: {problem}; needed is {needed}") from None
 
 
 def _dump(args: argparse.Namespace) -> int:
@@ -327,7 +431,9 @@ COMMANDS = {
         "check a model: structure, shapes, where its weights lie; onnxruntime must load it",
     ),
     "passes": Command(
-        _passes, _passes_arguments, "list the passes in the order they run"
+        _passes,
+        _passes_arguments,
+        "list the passes in the order they run; with --why, say where a rule does not fit",
     ),
     "dump": Command(_dump, _dump_arguments, "print the graph after a pass"),
 }

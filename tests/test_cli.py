@@ -10,6 +10,7 @@ from j2o.cli import main
 
 PROGRAM = """
 import jax.numpy as jnp
+from j2o.passes import rewrite
 
 VALUE = 5
 
@@ -22,6 +23,19 @@ def halved(x):
 
 def stopped(x):
     raise SystemExit(0)
+
+def soft(x):
+    right = jnp.exp(x - x.max(1, keepdims=True))
+    wrong = jnp.exp(x)
+    return right / right.sum(1, keepdims=True) + wrong / wrong.sum(1, keepdims=True)
+
+@rewrite("clipped", at="onnx", level=2)
+def clipped(op, x):
+    return op.Min(op.Max(x, 0.0), 6.0)
+
+@clipped.becomes
+def _(op, x):
+    return op.Clip(x, 0.0, 6.0)
 """
 
 
@@ -184,6 +198,76 @@ def test_every_command_has_help(capsys):
             main([command, "--help"])
         assert stop.value.code == 0
     assert "only those of one level" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------- why a rule does not fit
+
+GRAPH = """
+graph @main(%x: f32[B,4]) -> ("y") dims (B) {
+  %zero = const 0.0 : f32[]
+  %six = const 6.0 : f32[]
+  %lower = onnx.Max(%x, %zero) : f32[B,4]
+  %both = onnx.Min(%lower, %six) : f32[B,4]
+  %upper = onnx.Min(%x, %six) : f32[B,4]
+  %y = onnx.Add(%both, %upper) : f32[B,4]
+  return %y
+}
+"""
+
+FITS_AT_ONE = """\
+clipped fits at 1 of 2 nodes
+  %both = Min(f32[B,4], f32[]): fits
+  %upper = Min(f32[B,4], f32[])
+    in        Max(x, 0.0), operand 0 of Min(Max(x, 0.0), 6.0)
+    expected  Max
+    found     the input %x: f32[B,4]
+"""
+
+
+def test_a_rule_is_asked_at_each_node_of_a_text(program, tmp_path, capsys):
+    file = tmp_path / "graph.txt"
+    file.write_text(GRAPH)
+    assert main(["passes", "--why", f"{program}:clipped", str(file)]) == 0
+    assert capsys.readouterr().out == FITS_AT_ONE
+
+
+def test_a_rule_is_asked_while_a_program_is_compiled(program, capsys):
+    argv = ["passes", "--why", "softmax", f"{program}:soft", "--spec", "f32[B,8]"]
+    assert main(argv) == 0
+    head, fits, other, *rows, last = capsys.readouterr().out.splitlines()
+    assert head == "softmax fits at 1 of 2 nodes"
+    assert fits.endswith("json.py:20: fits")
+    assert "json.py:20" in other
+    assert [row.split()[0] for row in rows] == ["in", "expected", "found"]
+    assert rows[1].split() == ["expected", "Sub"]
+    assert rows[2].endswith("the input %x: f32[B,8]")
+    assert last == "rewrites by softmax: 1"
+
+
+def test_a_rule_of_ones_own_is_put_into_the_pipeline(program, capsys):
+    rule = f"{program}:clipped"
+    argv = ["passes", "--why", rule, f"{program}:soft", "--spec", "f32[B,8]"]
+    for place in ([], ["--after", "cse"]):
+        assert main([*argv, *place]) == 0
+        out = capsys.readouterr().out
+        assert out == "clipped: there is no onnx.Min\nrewrites by clipped: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--why", "softmax"], "a function or a file with the text of a graph"),
+        (["--why", "softmaxx", "m:f"], "did you mean 'softmax'?"),
+        (["--why", "recover", "m:f"], "a set of rules; ask one of softmax, "),
+        (["--why", "fold", "m:f"], "is no rule"),
+        (["--why", "softmax", __file__], "line 1, column 1: expected 'graph'"),
+        (["--why", "softmax", sys.executable], "it is no text"),
+        (["--why", "/no/such/file.py:rule", "m:f"], "rule: there is no file"),
+        (["m:f"], "--why RULE says what is asked"),
+    ],
+)
+def test_a_rule_that_cannot_be_asked(capsys, argv, words):
+    assert words in refused(capsys, "passes", *argv)
 
 
 def fake_python(folder: Path, version: str) -> Path:

@@ -543,3 +543,10 @@ def test_every_pass_can_be_left_out_or_what_needs_it_is_told(name):
         result()
     for told in getattr(error.value, "operations", [str(error.value)]):
         assert "\n" not in told
+
+
+def test_a_context_without_a_tracer_says_so():
+    graph = parse("graph @main(%x: f32[4]) { %y = lax.erf_inv(%x) : f32[4] return %y }")
+    message = r"tracing erf_inv: this context has no tracer; Context\(retrace="
+    with pytest.raises(PassError, match=message):
+        j2o.default_pipeline(0).find("lower")(graph, Context())

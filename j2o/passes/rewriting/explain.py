@@ -37,7 +37,8 @@ class Mismatch:
     found: str
 
     def __str__(self) -> str:
-        return f"{self.rule} does not fit at {self.node}: in {self.part}, expected {self.expected}, found {self.found}"
+        where = f"{self.rule} does not fit at {self.node}: in {self.part}"
+        return f"{where}, expected {self.expected}, found {self.found}"
 
 
 @dataclass(frozen=True)
