@@ -12,6 +12,7 @@ from j2o.passes.clean.simplify import simplify
 from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
+from j2o.passes.layout.contractions import contractions
 from j2o.passes.layout.gemm import gemm
 from j2o.passes.layout.transposes import transposes
 from j2o.passes.lower import lower_graph
@@ -55,6 +56,7 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
         steps += [
             Fixpoint("clean", (*clean, unit_axes, recover), limit=6),
             affine,
+            contractions,
             transposes,
             Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
             gemm,

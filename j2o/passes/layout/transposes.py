@@ -23,7 +23,7 @@ from j2o.ir.types import Attr, Dim, is_one
 from j2o.passes.pipeline import graph_pass
 
 Perm: TypeAlias = "tuple[int, ...]"
-TYPICAL = 16  # what a symbolic size counts as when transposes are weighed
+TYPICAL = 128  # what a symbolic size counts as when transposes are weighed
 
 
 @functools.cache
@@ -77,10 +77,7 @@ def _free(node: Node, rank: int) -> bool:
         return all(v is not None and v.type.rank == rank for v in node.inputs)
     if not node.spec.elementwise:
         return False
-    return all(
-        v is None or v.type.rank in (0, rank) or v.const is not None or _ones(v)
-        for v in node.inputs
-    )
+    return all(v is None or v.type.rank <= rank for v in node.inputs)
 
 
 def _ones(value: Value) -> bool:
@@ -138,7 +135,7 @@ def _absorbs(user: Node) -> bool:
 # ------------------------------------------------------------------------------------------ the cut
 
 
-def _weight(value: Value) -> float:
+def weight(value: Value) -> float:
     """The cost of transposing a tensor: its elements, and something for the node itself."""
     return math.prod(map(_typical, value.type.shape)) + 64.0
 
@@ -186,7 +183,8 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
     """The nodes of a group that should run before the transposes."""
     network, members = _Network(), set(group)
     for value in dict.fromkeys(v for n in group for v in (*n.inputs, *n.outputs)):
-        if value is not None and value.type.rank == len(perm):
+        # one of lower rank broadcasts, and gets leading axes of size 1 before it is transposed
+        if value is not None and 0 < value.type.rank <= len(perm):
             _enter(network, value, members, perm)
     moved = network.moved()
     return [n for n in group if n in moved]
@@ -194,7 +192,7 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
 
 def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> None:
     """Enter what transposing a value costs, for each division of its producer and users."""
-    edge, weight = network.edge, _weight(value)
+    edge, cost = network.edge, weight(value)
     stay, move = ("stay", value), ("move", value)
     inside = [u for u in value.users() if u in members]
     others = [u for u in value.users() if u not in members and not _absorbs(u)]
@@ -203,22 +201,22 @@ def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> N
         producer = value.node
         # someone outside wants the transposed tensor
         if len(want_back) < len(others):
-            edge(producer, SINK, weight)
+            edge(producer, SINK, cost)
         if inside:
-            edge(producer, stay, weight)
-            edge(move, producer, weight)
+            edge(producer, stay, cost)
+            edge(move, producer, cost)
             for user in inside:
                 edge(stay, user)
                 edge(user, move)
         if want_back:
-            edge(SOURCE, producer, weight)
+            edge(SOURCE, producer, cost)
     elif perm_of(value.node) == perm:
         if not others:  # else the transpose stays in any case
-            edge(SOURCE, stay, weight)
+            edge(SOURCE, stay, cost)
             for user in inside:
                 edge(stay, user)
     elif value.const is None and not want_back and not _ones(value):
-        edge(move, SINK, weight)
+        edge(move, SINK, cost)
         for user in inside:
             edge(user, move)
 

@@ -1,0 +1,312 @@
+"""`contractions`: products of tensors are arranged so that the fewest elements are transposed.
+
+A MatMul multiplies stacks of matrices, [batch…, rows, inner] by [batch…, inner, columns]. Which of two tensors is on the
+left is free, and so is the order of several axes that together are the batch, the rows, the columns or the inner axis.
+This pass reads a MatMul together with the transposes and reshapes around it as one contraction, as Einsum would write it,
+and makes it again in the order that costs least.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from j2o.ir import dims
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.types import Dim, Shape, is_one, same_dim
+from j2o.passes.layout.affine import RESHAPES, only_user
+from j2o.passes.layout.transposes import perm_of, weight
+from j2o.passes.pipeline import graph_pass
+
+Label: TypeAlias = int  # one axis of the contraction, as a letter of Einsum
+Labels: TypeAlias = "tuple[Label, ...]"
+
+
+@graph_pass("contractions", at="onnx", level=2)
+def contractions(graph: Graph) -> int:
+    """Make MatMuls again where another arrangement transposes fewer elements."""
+    count = 0
+    for node in [node for node in graph if node.op == "onnx.MatMul"]:
+        contraction = _read(node)
+        if contraction is None:
+            continue
+        best = min(_arrangements(contraction), key=contraction.cost)
+        if contraction.cost(best) < contraction.cost(contraction.found):
+            _write(contraction, best)
+            count += 1
+    return count
+
+
+# --------------------------------------------------------------------------------- the contraction
+
+
+class Arrangement(NamedTuple):
+    """The order of the axes. `rows` are those of the left operand alone, `columns` those of the right one alone.
+
+    With `swapped`, the MatMul's second operand is on the left.
+    """
+
+    swapped: bool
+    batch: Labels
+    rows: Labels
+    inner: Labels
+    columns: Labels
+
+    @property
+    def left(self) -> Labels:
+        return (*self.batch, *self.rows, *self.inner)
+
+    @property
+    def right(self) -> Labels:
+        return (*self.batch, *self.inner, *self.columns)
+
+    @property
+    def result(self) -> Labels:
+        return (*self.batch, *self.rows, *self.columns)
+
+
+class Tensor(NamedTuple):
+    """A tensor at the edge of a contraction, and the labels of its axes. Axes of size 1 have none."""
+
+    value: Value
+    labels: Labels
+
+    @property
+    def weight(self) -> float:
+        """The cost of transposing the tensor.
+
+        A constant is transposed while it is written; one that something else uses would be written twice.
+        """
+        if self.value.const is None:
+            return weight(self.value)
+        return 0.0 if len(self.value.uses) == 1 else math.inf
+
+
+@dataclass
+class Contraction:
+    """A MatMul of `first` and `second`, whose result becomes `last`; `found` is how it is arranged now.
+
+    `scalars` are elementwise nodes between the MatMul and `last` that treat all elements alike.
+    """
+
+    node: Node
+    first: Tensor
+    second: Tensor
+    last: Tensor
+    found: Arrangement
+    sizes: dict[Label, Dim]
+    scalars: list[Node]
+
+    def cost(self, order: Arrangement) -> tuple[float, bool]:
+        """The elements that are transposed; of equal costs, the one that leaves the largest tensor most as it is."""
+        pairs = self._pairs(order)
+        elements = sum(
+            tensor.weight for tensor, labels in pairs if tensor.labels != labels
+        )
+        largest, labels = max(pairs, key=lambda pair: pair[0].weight)
+        batch = set(order.batch)
+        before = [label for label in largest.labels if label not in batch]
+        after = [label for label in labels if label not in batch]
+        return elements, before != after
+
+    def _pairs(self, order: Arrangement) -> list[tuple[Tensor, Labels]]:
+        """Each tensor, with the order in which the MatMul has its axes."""
+        left, right = self.first, self.second
+        if order.swapped:
+            left, right = right, left
+        return [(left, order.left), (right, order.right), (self.last, order.result)]
+
+
+def _arrangements(contraction: Contraction) -> Iterator[Arrangement]:
+    """The arrangements that leave some tensor's axes in their order; those that leave large ones come first."""
+    tensors = [contraction.first, contraction.second, contraction.last]
+    tensors.sort(key=lambda tensor: -tensor.weight)
+    found = contraction.found
+    parts = [
+        _orders(labels, tensors)
+        for labels in (found.batch, found.rows, found.inner, found.columns)
+    ]
+    for batch, rows, inner, columns in itertools.product(*parts):
+        yield Arrangement(False, batch, rows, inner, columns)
+        yield Arrangement(True, batch, columns, inner, rows)
+
+
+def _orders(labels: Labels, tensors: Iterable[Tensor]) -> Iterable[Labels]:
+    """The orders that these labels have in those of the tensors that have them all."""
+    orders = [
+        tuple(label for label in tensor.labels if label in labels) for tensor in tensors
+    ]
+    return dict.fromkeys(order for order in orders if len(order) == len(labels))
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+@dataclass
+class _Reader:
+    """Gives labels to the axes of tensors, and remembers their sizes."""
+
+    graph: Graph
+    sizes: dict[Label, Dim] = field(default_factory=dict)
+
+    def labelled(self, value: Value) -> tuple[Tensor, list[Labels]]:
+        """A tensor with new labels, and the labels of each axis."""
+        groups: list[Labels] = []
+        for size in value.type.shape:
+            group: Labels = ()
+            if not is_one(size):
+                group = (len(self.sizes),)
+                self.sizes[group[0]] = size
+            groups.append(group)
+        return Tensor(value, _joined(groups)), groups
+
+    def operand(self, value: Value) -> tuple[Tensor, list[Labels]]:
+        """The tensor that an operand is a transpose and a reshape of, and the labels of each axis of the operand."""
+        node = value.node
+        if node is None or node.graph is not self.graph or len(value.uses) != 1:
+            return self.labelled(value)
+        perm = perm_of(node)
+        if perm is not None:
+            tensor, groups = self.operand(node.operand(0))
+            return tensor, [groups[axis] for axis in perm]
+        if node.op in RESHAPES:
+            tensor, groups = self.operand(node.operand(0))
+            merged = self.regrouped(_joined(groups), value.type.shape)
+            if merged is not None:
+                return tensor, merged
+        return self.labelled(value)
+
+    def result(self, value: Value, groups: list[Labels]) -> tuple[Tensor, list[Node]]:
+        """The last tensor that the result of a MatMul is transposed and reshaped to, and the scalar nodes between."""
+        scalars: list[Node] = []
+        while (user := only_user(value)) is not None:
+            perm = perm_of(user)
+            if perm is not None:
+                groups = [groups[axis] for axis in perm]
+            elif user.op in RESHAPES:
+                parted = self.regrouped(_joined(groups), user.out.type.shape)
+                if parted is None:
+                    break
+                groups = parted
+            elif _treats_all_alike(user, value):
+                scalars.append(user)
+            else:
+                break
+            value = user.out
+        return Tensor(value, _joined(groups)), scalars
+
+    def regrouped(self, labels: Labels, shape: Shape) -> list[Labels] | None:
+        """The labels of each axis of a reshape, None where it divides a label's axis."""
+        groups: list[Labels] = []
+        at = 0
+        for size in shape:
+            start = at
+            product: Dim = 1
+            while not same_dim(product, size):
+                if at == len(labels):
+                    return None
+                product = dims.mul(product, self.sizes[labels[at]])
+                at += 1
+            groups.append(labels[start:at])
+        return groups if at == len(labels) else None
+
+    def same(self, one: Labels, other: Labels) -> bool:
+        """Return True where two groups have the same sizes, one for one."""
+        if len(one) != len(other):
+            return False
+        pairs = zip(one, other, strict=True)
+        return all(same_dim(self.sizes[a], self.sizes[b]) for a, b in pairs)
+
+
+def _joined(groups: Iterable[Labels]) -> Labels:
+    return tuple(itertools.chain.from_iterable(groups))
+
+
+def _treats_all_alike(node: Node, value: Value) -> bool:
+    """Return True for an elementwise function of `value` and of scalars."""
+    if not node.spec.elementwise or len(node.outputs) != 1 or node.graphs:
+        return False
+    others = [operand for operand in node.operands if operand is not value]
+    is_scalar = all(operand.type.rank == 0 for operand in others)
+    return is_scalar and node.out.type == value.type
+
+
+def _read(node: Node) -> Contraction | None:
+    """A MatMul and what is around it as a contraction.
+
+    None where stacks of matrices broadcast.
+    """
+    first, second = node.operand(0), node.operand(1)
+    if first.type.rank != second.type.rank or first.type.rank < 2 or first is second:
+        return None
+    reader = _Reader(node.home)
+    left, left_groups = reader.operand(first)
+    right, right_groups = reader.operand(second)
+    *left_batch, rows, left_inner = left_groups
+    *right_batch, right_inner, columns = right_groups
+    shared = [*left_batch, left_inner]
+    renamed = [*right_batch, right_inner]
+    pairs = list(zip(shared, renamed, strict=True))
+    if not all(reader.same(one, other) for one, other in pairs):
+        return None
+    names = dict(zip(_joined(renamed), _joined(shared), strict=True))
+    labels = tuple(names.get(label, label) for label in right.labels)
+    found = Arrangement(False, _joined(left_batch), rows, left_inner, columns)
+    last, scalars = reader.result(node.out, [*left_batch, rows, columns])
+    right = Tensor(right.value, labels)
+    return Contraction(node, left, right, last, found, reader.sizes, scalars)
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def _write(contraction: Contraction, order: Arrangement) -> None:
+    """Make the contraction in this order, and let the old nodes go."""
+    node, last, sizes = contraction.node, contraction.last, contraction.sizes
+    old = last.value.producer  # the scalars between stand in front of it
+    op = Builder(node.home, old, node.loc, node.out.hint)
+    left, right = contraction.first, contraction.second
+    if order.swapped:
+        left, right = right, left
+    batch = _sizes(sizes, order.batch)
+    rows = dims.prod(_sizes(sizes, order.rows))
+    inner = dims.prod(_sizes(sizes, order.inner))
+    columns = dims.prod(_sizes(sizes, order.columns))
+    a = _arranged(op, left, order.left, sizes)
+    b = _arranged(op, right, order.right, sizes)
+    product = op.MatMul(
+        op.reshape(a, (*batch, rows, inner)), op.reshape(b, (*batch, inner, columns))
+    )
+    for scalar in contraction.scalars:
+        product = _repeated(op, scalar, product)
+    parted = op.reshape(product, _sizes(sizes, order.result))
+    perm = [order.result.index(label) for label in last.labels]
+    op.hint = last.value.hint
+    out = op.reshape(op.transpose(parted, perm), last.value.type.shape)
+    last.value.replace_by(out)
+    erase_dead(old)
+
+
+def _sizes(sizes: dict[Label, Dim], labels: Labels) -> Shape:
+    return tuple(sizes[label] for label in labels)
+
+
+def _arranged(
+    op: Builder, tensor: Tensor, order: Labels, sizes: dict[Label, Dim]
+) -> Value:
+    """A tensor without its axes of size 1, its other axes in this order."""
+    plain = op.reshape(tensor.value, _sizes(sizes, tensor.labels))
+    return op.transpose(plain, [tensor.labels.index(label) for label in order])
+
+
+def _repeated(op: Builder, scalar: Node, value: Value) -> Value:
+    """An elementwise node on another tensor in place of its one operand that is no scalar."""
+    inputs: Sequence[Value | None] = [
+        operand if operand is None or operand.type.rank == 0 else value
+        for operand in scalar.inputs
+    ]
+    return op.node(scalar.op, inputs, scalar.attrs).out

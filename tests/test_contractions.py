@@ -1,0 +1,68 @@
+"""`contractions` with whole programs: how many transposes are left, and that the values stay JAX's."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.harness import agrees, normal, operators
+
+T, HEADS, GROUPS, SIZE = 5, 2, 3, 4
+
+
+def attention(q, k, v):
+    """Grouped-query attention, its tensors in the order [batch, time, heads, (groups,) size]."""
+    scores = jnp.einsum("bqhgs,bkhs->ghbqk", q, k) * 0.5
+    weights = jax.nn.softmax(scores, axis=-1)
+    return jnp.einsum("ghbqk,bkhs->bqhgs", weights, v)
+
+
+def test_scores_of_attention_are_not_transposed():
+    q = normal(2, T, HEADS, GROUPS, SIZE)
+    k, v = normal(2, T, HEADS, SIZE), normal(2, T, HEADS, SIZE)[::-1].copy()
+    head = f"{HEADS},{SIZE}"
+    specs = [
+        f"f32[B,T,{HEADS},{GROUPS},{SIZE}]",
+        f"f32[B,T,{head}]",
+        f"f32[B,T,{head}]",
+    ]
+    model = agrees(attention, [q, k, v], specs, atol=1e-5)
+    moved = [node for node in model.graph if node.op == "onnx.Transpose"]
+    # those of q, k, v and of the result; none of the scores, which are larger
+    assert len(moved) == 4
+    assert all(str(node.out.type).count("T") == 1 for node in moved)
+
+
+def test_a_dense_layer_on_columns_is_one_on_rows():
+    w = normal(3, 4)
+    model = agrees(lambda x: (w @ x.T).T, [normal(2, 4)], ["f32[B,4]"])
+    assert operators(model) == ["MatMul"]
+
+
+EQUATIONS = [
+    "abij,abjk->abik",
+    "aijb,bkja->kiab",
+    "iab,jab->ij",
+    "aij,kja->aki",
+    "abcij,abkj->cikab",
+    "aib,ajb->jia",
+    "ijab,bak->kji",
+    "a1ib,jab->1jai",
+]
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_products_of_any_order_of_axes(equation, swapped):
+    operands, _, result = equation.replace("1", "z").partition("->")
+    first, second = operands.split(",")
+    sizes = dict(zip("abcijkz", (2, 3, 2, 4, 5, 3, 1), strict=True))
+    if swapped:
+        first, second = second, first
+    x = normal(*[sizes[letter] for letter in first])
+    y = normal(*[sizes[letter] for letter in second])
+
+    def fn(x, y):
+        out = jnp.einsum(f"{first},{second}->{result}", x, y)
+        return jnp.tanh(jnp.moveaxis(out * 0.25, 0, -1))
+
+    agrees(fn, [x, y], atol=1e-5)
