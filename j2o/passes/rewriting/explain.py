@@ -1,19 +1,21 @@
-"""`why`: the part of a rule that does not fit at a node. For people and tests; the driver of rules does without it.
+"""`why`: the part of a rule that does not fit at a node.
 
-It walks pattern and graph as `matches` does, and keeps where each way of matching ended. The way that got farthest is the
-one that the author meant: a gelu with a wrong constant fails at the constant, not at the first operand of the other order.
+It is for people and tests; the driver of rules does without it.
+
+It walks pattern and graph as `matches` does, and keeps where each way of matching ended. The way
+that got farthest is the one that the author meant: a gelu with a wrong constant fails at the
+constant, not at the first operand of the other order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from j2o.errors import PassError, shown
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.target import Target
-from j2o.passes.rewriting.language import Apply, Either, Wild, text
+from j2o.passes.rewriting.language import Apply, Either, Pattern, Wild, text
 from j2o.passes.rewriting.matching import (
     Match,
     aligned,
@@ -28,7 +30,10 @@ LONGEST = 120  # characters of a part of a pattern
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Why a rule does not rewrite at a node: the part of the pattern, what was expected there, and what was found."""
+    """Why a rule does not rewrite at a node.
+
+    `part` is the part of the pattern that does not fit, `expected` what was to be there, `found` what is.
+    """
 
     rule: str
     node: str
@@ -54,13 +59,12 @@ class End:
 def why(rule: Rule, node: Node, target: Target | None = None) -> Mismatch | None:
     """Why `rule` does not rewrite at `node`; None where it does. The graph stays as it is.
 
-    `target` is what the replacement may ask about, as `Context.target`. Raises PassError for what is no rule, and where the
-    replacement raises.
+    `target` is what the replacement may ask about, as `Context.target`. Raises PassError for what is
+    no rule, and where the replacement raises.
     """
     if not isinstance(rule, Rule):
-        raise PassError(
-            f"why: a rule is needed, given {shown(rule)}; default_pipeline(3).find(name) finds one by its name"
-        )
+        advice = "default_pipeline(3).find(name) finds one by its name"
+        raise PassError(f"why: a rule is needed, given {shown(rule)}; {advice}")
     end = _end(rule, node, target)
     if end is None:
         return None
@@ -68,93 +72,87 @@ def why(rule: Rule, node: Node, target: Target | None = None) -> Mismatch | None
 
 
 def _end(rule: Rule, node: Node, target: Target | None) -> End | None:
+    """Where the way of matching ends that gets farthest; None where one leads to a rewrite."""
+    pattern = rule.pattern
     if len(node.outputs) != 1:
-        return End(
-            _short(rule.pattern),
-            "an operation of one result",
-            f"{len(node.outputs)} results",
-            0,
-        )
+        found = f"{len(node.outputs)} results"
+        return End(_short(pattern), "an operation of one result", found, 0)
     if not node.out.uses:
-        return End(_short(rule.pattern), "a result that is used", "no use of it", 0)
-    far = End("", "", "", -1)
-    for attempt in _attempts(rule.pattern, node.out, Match(), node.home, "the pattern"):
-        end = (
-            _refused(rule, node, attempt, target)
-            if isinstance(attempt, Match)
-            else attempt
-        )
+        return End(_short(pattern), "a result that is used", "no use of it", 0)
+    farthest = End("", "", "", -1)
+    for attempt in _attempts(pattern, node.out, Match(), node.home, "the pattern"):
+        end: End | None
+        if isinstance(attempt, Match):
+            end = _refused(rule, node, attempt, target)
+        else:
+            end = attempt
         if end is None:
             return None
-        if end.progress > far.progress:
-            far = end
-    return far
+        if end.progress > farthest.progress:
+            farthest = end
+    return farthest
 
 
 def _refused(rule: Rule, node: Node, match: Match, target: Target | None) -> End | None:
     """Why a match of the whole pattern leads to nothing; None where it leads to a rewrite."""
-    done = _progress(match) + 1
+    progress = _progress(match) + 1
     if not rule.shared and used_outside(match.nodes):
-        return End(
-            "the match",
-            "no use of the values inside it",
-            f"{USED_OUTSIDE}: {_outside_use(match.nodes)}",
-            done,
-        )
-    op, result, objection = rule.build(node, match, target)
-    op.undo()
-    if result is None:
-        return End(
-            "the replacement", f"a value of type {node.out.type}", objection, done + 1
-        )
-    return None
+        found = f"{USED_OUTSIDE}: {_outside_use(match.nodes)}"
+        return End("the match", "no use of the values inside it", found, progress)
+    made = rule.build(node, match, target)
+    made.op.undo()
+    if made.value is not None:
+        return None
+    expected = f"a value of type {node.out.type}"
+    return End("the replacement", expected, made.objection, progress + 1)
 
 
 def _outside_use(nodes: Sequence[Node]) -> str:
-    covered = set(map(id, nodes))
-    uses = [
-        (inner, user)
-        for inner in nodes[1:]
-        for user in inner.out.users()
-        if id(user) not in covered
-    ]
-    inner, user = uses[0]
-    return f"%{inner.out.hint} of {inner.op} by {_node(user)}"
+    """The first use, outside of a match, of a value inside it."""
+    for inner in nodes[1:]:
+        for user in inner.out.users():
+            if user not in nodes:
+                return f"%{inner.out.hint} of {inner.op} by {_node(user)}"
+    raise ValueError("no value is used outside of the match")
 
 
-# ---------------------------------------------------------------------------------------------- matching
+# ----------------------------------------------------------------------------- matching
 
 
 def _attempts(
-    pattern: Any, value: Value | None, match: Match, home: Graph, place: str
+    pattern: Pattern, value: Value | None, match: Match, home: Graph, place: str
 ) -> Iterator[Match | End]:
     """Every way of matching: the bindings where it succeeds, and where it ends if not."""
     if isinstance(pattern, Either):
         for option in pattern.options:
             yield from _attempts(option, value, match, home, place)
-        return
-    if isinstance(pattern, Apply):
-        if value is not None and (problem := _other_node(pattern, value, home)) is None:
-            yield from _node_attempts(pattern, value.producer, match, home)
-            return
-        found = "nothing" if value is None else problem
-        yield End(
-            f"{_short(pattern)}, {place}",
-            _name(pattern.op),
-            str(found),
-            _progress(match),
-        )
-        return
-    found = next(matches(pattern, value, match, home), None)
-    yield (
-        found
-        if found is not None
-        else End(place, _wanted(pattern, match), _value(value), _progress(match))
-    )
+    elif isinstance(pattern, Apply):
+        yield from _operation_attempts(pattern, value, match, home, place)
+    else:
+        found = next(matches(pattern, value, match, home), None)
+        if found is not None:
+            yield found
+        else:
+            wanted = _wanted(pattern, match)
+            yield End(place, wanted, _value(value), _progress(match))
 
 
-def _other_node(pattern: Apply, value: Value, home: Graph) -> str | None:
+def _operation_attempts(
+    pattern: Apply, value: Value | None, match: Match, home: Graph, place: str
+) -> Iterator[Match | End]:
+    """Every way of matching an operation."""
+    other = _other_node(pattern, value, home)
+    if value is None or other is not None:
+        part = f"{_short(pattern)}, {place}"
+        yield End(part, _name(pattern.op), str(other), _progress(match))
+    else:
+        yield from _node_attempts(pattern, value.producer, match, home)
+
+
+def _other_node(pattern: Apply, value: Value | None, home: Graph) -> str | None:
     """What stands in the place of an operation, None where it is that one and may belong to a match."""
+    if value is None:
+        return "nothing"
     node = value.node
     if node is None or node.op != pattern.op:
         return _value(value)
@@ -168,14 +166,12 @@ def _other_node(pattern: Apply, value: Value, home: Graph) -> str | None:
 def _node_attempts(
     pattern: Apply, node: Node, match: Match, home: Graph
 ) -> Iterator[Match | End]:
+    """Every way of matching an operation with a node of that operation."""
     wanted, inputs = aligned(pattern, node)
     if len(inputs) != len(wanted):
-        yield End(
-            _short(pattern),
-            f"{len(wanted)} operands",
-            f"{len(inputs)} in {_node(node)}",
-            _progress(match) + 1,
-        )
+        found = f"{len(inputs)} in {_node(node)}"
+        expected = f"{len(wanted)} operands"
+        yield End(_short(pattern), expected, found, _progress(match) + 1)
         return
     start = Match(match.values, (*match.nodes, node))
     bound = _attrs(pattern, node, start)
@@ -190,34 +186,32 @@ def _node_attempts(
 def _attrs(pattern: Apply, node: Node, match: Match) -> Match | End:
     """The bindings of attributes, or the first that differs."""
     defaults = defaults_of(node.op)
-    part, done = _short(pattern), _progress(match)
+    progress = _progress(match)
+
+    def end(expected: str, got: object) -> End:
+        return End(_short(pattern), expected, f"{got!r} in {_node(node)}", progress)
+
     for name, want in pattern.attrs.items():
         got = node.attrs.get(name, defaults.get(name))
         if isinstance(want, Wild):
             bound = match.bind(want.name, got)
             if bound is None:
-                return End(
-                    part,
-                    f"{name} = {want.name} = {match.values[want.name]!r}",
-                    f"{got!r} in {_node(node)}",
-                    done,
-                )
+                before = match.values[want.name]
+                return end(f"{name} = {want.name} = {before!r}", got)
             match = bound
         elif want is not ... and got != want:
-            return End(part, f"{name} = {want!r}", f"{got!r} in {_node(node)}", done)
+            return end(f"{name} = {want!r}", got)
     for name, got in node.attrs.items():
         default = defaults.get(name, got)
         if name not in pattern.attrs and default != got:
-            expected = (
-                f"{name} = {default!r}, the default (the pattern does not mention it)"
-            )
-            return End(part, expected, f"{got!r} in {_node(node)}", done)
+            remark = "the default (the pattern does not mention it)"
+            return end(f"{name} = {default!r}, {remark}", got)
     return match
 
 
 def _all_attempts(
     pattern: Apply,
-    wanted: Sequence[Any],
+    wanted: Sequence[Pattern],
     values: Sequence[Value | None],
     match: Match,
     home: Graph,
@@ -240,36 +234,33 @@ def _progress(match: Match) -> int:
     return 4 * len(match.nodes) + len(match.values)
 
 
-# ------------------------------------------------------------------------------------------------- words
+# -------------------------------------------------------------------------------- words
 
 
-def _wanted(pattern: Any, match: Match) -> str:
+def _wanted(pattern: Pattern, match: Match) -> str:
     """What a parameter or a number of a pattern stands for."""
     if pattern is None:
         return "no operand"
     if not isinstance(pattern, Wild):
         return f"a constant {pattern!r}"
     if pattern.name in match.values:
-        return f"the {pattern.name} from before, {_value(match.values[pattern.name])}"
-    return (
-        f"a constant for {pattern.name}"
-        if pattern.const
-        else f"a value for {pattern.name}"
-    )
+        before = _value(match.values[pattern.name])
+        return f"the {pattern.name} from before, {before}"
+    kind = "constant" if pattern.const else "value"
+    return f"a {kind} for {pattern.name}"
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
+    """A value, or what an attribute is, in words."""
     if value is None:
         return "nothing"
     if not isinstance(value, Value):
         return repr(value)
     tensor = value.const
+    if tensor is not None and tensor.size == 1:
+        return f"a constant {tensor.scalar!r}"
     if tensor is not None:
-        return (
-            f"a constant {tensor.scalar!r}"
-            if tensor.size == 1
-            else f"a constant {value.type}"
-        )
+        return f"a constant {value.type}"
     if value.node is None:
         return f"the input %{value.hint}: {value.type}"
     return _node(value.node)
@@ -284,6 +275,6 @@ def _name(op: str) -> str:
     return op.removeprefix("onnx.")
 
 
-def _short(pattern: Any) -> str:
+def _short(pattern: Pattern) -> str:
     line = text(pattern)
     return line if len(line) <= LONGEST else line[: LONGEST - 2] + " …"

@@ -83,7 +83,10 @@ class Inquiry:
 
 
 def pass_of(rule: Rule, pipeline: PassPipeline) -> str:
-    """The name of the first pass that a rule belongs to, which may be the rule itself; PassError if none does."""
+    """The name of the first pass that a rule belongs to, which may be the rule itself.
+
+    PassError if none does.
+    """
     for one in pipeline:
         if one is rule or rule in getattr(one, "rules", ()):
             return one.name

@@ -1,17 +1,19 @@
-"""The language of patterns: what a pattern function may build, and what is wrong with one that can never match.
+"""The language of patterns: what a pattern function may build, and what is wrong with it.
 
-A pattern is traced once, when its rule is made. It is a tree of operations (`Apply`), alternatives (`Either`), parameters
-(`Wild`), Python numbers, None for an operand that is left out, and `...` for any further operands. All that can be known
-of it then is checked then: a pattern that no graph fits would only be silent later.
+A pattern is traced once, when its rule is made. It is a tree of operations (`Apply`), alternatives
+(`Either`), parameters (`Wild`), Python numbers, None for an operand that is left out, and `...` for
+any further operands. All that can be known of it then is checked then: a pattern that no graph fits
+would only be silent later.
 """
 
 from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import EllipsisType
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,7 +30,7 @@ class Const:
 
 @dataclass(frozen=True, eq=False)
 class Wild:
-    """A parameter of the pattern."""
+    """A parameter of the pattern. With `const` it binds only constants."""
 
     name: str
     const: bool
@@ -36,23 +38,28 @@ class Wild:
 
 @dataclass(frozen=True, eq=False)
 class Apply:
-    """An operation in a pattern."""
+    """An operation in a pattern: its full name, operands and attributes."""
 
     op: str
-    inputs: tuple[Any, ...]
+    inputs: tuple[Pattern, ...]
     attrs: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Either:
-    options: tuple[Any, ...]
+    """Alternatives in a pattern."""
+
+    options: tuple[Pattern, ...]
+
+
+Number: TypeAlias = bool | int | float | complex
+Pattern: TypeAlias = Apply | Either | Wild | Number | EllipsisType | None
 
 
 def _apply(op: str, *inputs: Any, **attrs: Any) -> Apply:
-    operands = tuple([x.item() if isinstance(x, np.generic) else x for x in inputs])
-    return Apply(
-        op, operands, {name: attribute(value) for name, value in attrs.items()}
-    )
+    operands = [x.item() if isinstance(x, np.generic) else x for x in inputs]
+    attributes = {name: attribute(value) for name, value in attrs.items()}
+    return Apply(op, tuple(operands), attributes)
 
 
 class PatternBuilder(Dialect):
@@ -60,67 +67,82 @@ class PatternBuilder(Dialect):
 
     def __init__(self) -> None:
         super().__init__(_apply, "onnx")
-        self.lax, self.ort = Dialect(_apply, "lax"), Dialect(_apply, "ort")
+        self.lax = Dialect(_apply, "lax")
+        self.ort = Dialect(_apply, "ort")
 
     def apply(self, op: str, *inputs: Any, **attrs: Any) -> Apply:
         """An operation by its full name, of any domain: `op.apply("kernels.Twice", x)`."""
         return _apply(op, *inputs, **attrs)
 
     def either(self, *options: Any) -> Either:
+        """Whichever of the options fits."""
         return Either(options)
 
     def maybe(self, kind: str, x: Any, **attrs: Any) -> Either:
+        """The ONNX operation on `x`, or `x` itself."""
         return Either((_apply(f"onnx.{kind}", x, **attrs), x))
 
 
-# ----------------------------------------------------------------------------------------------- tracing
+# ------------------------------------------------------------------------------ tracing
 
 
-def trace_pattern(
-    name: str, at: Level, pattern: Callable[..., Any]
-) -> tuple[Any, tuple[str, ...]]:
-    """What a pattern function builds, and the names of its parameters; PassError where no graph can have it."""
-    wilds = [
-        Wild(p.name, _is_const(p.annotation))
-        for p in parameters_of(f"rule {name}: the pattern", pattern)
-    ]
+class TracedPattern(NamedTuple):
+    """What a pattern function builds, and the names of its parameters."""
+
+    pattern: Pattern
+    parameters: tuple[str, ...]
+
+
+def trace_pattern(name: str, at: Level, function: Callable[..., Any]) -> TracedPattern:
+    """Call a pattern function once; PassError where no graph can have what it builds."""
+    parameters = parameters_of(f"rule {name}: the pattern", function)
+    wilds = [Wild(p.name, _is_const(p.annotation)) for p in parameters]
     try:
-        traced = pattern(PatternBuilder(), *wilds)
+        pattern = function(PatternBuilder(), *wilds)
     except Exception as error:
-        raise PassError(
-            f"rule {name}: the pattern raised {raised(error)}; it can only build operations"
-        ) from error
-    for root in roots(traced):
+        what = f"rule {name}: the pattern raised {raised(error)}"
+        raise PassError(f"{what}; it can only build operations") from error
+    for root in roots(pattern):
         if not isinstance(root, Apply):
-            raise PassError(
-                f"rule {name}: the pattern must be an operation, not {_kind(root)}"
-            )
+            what = f"rule {name}: the pattern must be an operation"
+            raise PassError(f"{what}, not {_kind(root)}")
+    _check_parts(name, at, pattern)
+    _check_parameters(name, wilds, pattern)
+    return TracedPattern(pattern, tuple(wild.name for wild in wilds))
+
+
+def _check_parts(name: str, at: Level, pattern: Pattern) -> None:
+    """PassError for an operation or an operand that there cannot be."""
+    for part in parts(pattern):
+        if isinstance(part, Apply):
+            _check_operation(name, at, part)
+        elif problem := _problem_of_operand(part):
+            raise PassError(f"rule {name}: {problem}")
+
+
+def _check_parameters(name: str, wilds: Sequence[Wild], pattern: Pattern) -> None:
+    """PassError for a parameter that does not occur, or in two roles."""
     as_operand: set[str] = set()
     as_attribute: set[str] = set()
-    for part in parts(traced):
+    for part in parts(pattern):
         if isinstance(part, Wild):
             as_operand.add(part.name)
         elif isinstance(part, Apply):
-            _check_operation(name, at, part)
-            as_attribute.update(
-                a.name for a in part.attrs.values() if isinstance(a, Wild)
-            )
-        elif problem := _problem_of_operand(part):
-            raise PassError(f"rule {name}: {problem}")
+            bound = [a for a in part.attrs.values() if isinstance(a, Wild)]
+            as_attribute.update(wild.name for wild in bound)
     for wild in wilds:
+        what = f"rule {name}: the parameter {wild.name!r}"
         if wild.name not in as_operand | as_attribute:
-            raise PassError(
-                f"rule {name}: the parameter {wild.name!r} does not occur in the pattern {text(traced)}"
-            )
+            raise PassError(f"{what} does not occur in the pattern {text(pattern)}")
         if wild.name in as_operand & as_attribute:
-            raise PassError(
-                f"rule {name}: the parameter {wild.name!r} is both an operand and an attribute"
-            )
-    return traced, tuple(w.name for w in wilds)
+            raise PassError(f"{what} is both an operand and an attribute")
 
 
 def parameters_of(what: str, fn: Any) -> list[inspect.Parameter]:
-    """The parameters after the first, `op`, that a pattern or a replacement takes; PassError where there are others."""
+    """The parameters after the first, `op`, that a pattern or a replacement takes.
+
+    `what` names it in the PassError for a function that takes others.
+    """
     if not callable(fn):
         raise PassError(
             f"{what}: a function (op, *parameters) is needed, given {shown(fn)}"
@@ -131,9 +153,11 @@ def parameters_of(what: str, fn: Any) -> list[inspect.Parameter]:
         raise PassError(
             f"{what}: {shown(fn)} does not tell its parameters; wrap it in a function"
         ) from None
-    plain = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    by_position = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    plain = [p for p in parameters if p.kind in by_position]
     if not plain or len(plain) != len(parameters):
         taken = ", ".join(str(p).partition(":")[0] for p in parameters)
         raise PassError(
@@ -143,125 +167,144 @@ def parameters_of(what: str, fn: Any) -> list[inspect.Parameter]:
 
 
 def _is_const(annotation: Any) -> bool:
-    """Whether a parameter is annotated `Const`; where annotations are not evaluated, by the last part of its name."""
-    return annotation is Const or (
-        isinstance(annotation, str) and annotation.rpartition(".")[2] == "Const"
-    )
+    """Return True where a parameter is annotated `Const`.
+
+    Annotations that are not evaluated are strings; the last part of the name counts.
+    """
+    if isinstance(annotation, str):
+        return annotation.rpartition(".")[2] == "Const"
+    return annotation is Const
 
 
-def parts(pattern: Any) -> Iterator[Any]:
-    """Everything in a pattern, each operation before its operands; attributes and a final `...` are not entered."""
+def parts(pattern: Pattern) -> Iterator[Pattern]:
+    """Everything in a pattern, each operation before its operands.
+
+    Attributes are not entered, and a final `...` is left out.
+    """
     yield pattern
     if isinstance(pattern, Apply):
-        last = len(pattern.inputs) - 1
-        for i, operand in enumerate(pattern.inputs):
-            if operand is not ... or i < last:
-                yield from parts(operand)
+        operands = pattern.inputs
+        if operands and operands[-1] is ...:
+            operands = operands[:-1]
+        for operand in operands:
+            yield from parts(operand)
     elif isinstance(pattern, Either):
         for option in pattern.options:
             yield from parts(option)
 
 
-def _problem_of_operand(part: Any) -> str | None:
-    """What is wrong with what stands for an operand."""
+def _problem_of_operand(part: object) -> str | None:
+    """What is wrong with what stands for an operand, None for nothing."""
     if isinstance(part, Either):
         return None if part.options else "either() needs options"
-    if part is None or isinstance(part, numbers.Number):
+    if part is None or isinstance(part, Wild | numbers.Number):
         return None
     if part is ...:
         return "... stands for all further operands, so it must be the last"
-    what = "a constant tensor is bound by a parameter, and looked at in the replacement"
-    return f"{shown(part)} is no operand: parameters, operations, numbers and None are; {what}"
-
-
-def _kind(root: Any) -> str:
-    return (
-        f"the parameter {root.name!r} alone" if isinstance(root, Wild) else shown(root)
+    allowed = "parameters, operations, numbers and None are"
+    advice = (
+        "a constant tensor is bound by a parameter, and looked at in the replacement"
     )
+    return f"{shown(part)} is no operand: {allowed}; {advice}"
 
 
-# ------------------------------------------------------------------------------------------------ checks
+def _kind(root: object) -> str:
+    if isinstance(root, Wild):
+        return f"the parameter {root.name!r} alone"
+    return shown(root)
+
+
+# ------------------------------------------------------------------------------- checks
 
 
 def _check_operation(name: str, at: Level, part: Apply) -> None:
     """PassError for an operation that no graph at that level has."""
-    dialect, _, kind = (
-        part.op.rpartition(".")
-        if not part.op.startswith("lax.")
-        else part.op.partition(".")
-    )
-    if (dialect == "lax") != (at == "lax"):
-        raise PassError(
-            f"rule {name} works at {at!r}, where there is no {part.op}: op.lax.exp(x) is for at='lax', op.Exp(x) for 'onnx'"
-        )
+    is_lax = part.op.startswith("lax.")
+    split = str.partition if is_lax else str.rpartition
+    dialect, _, kind = split(part.op, ".")
+    if is_lax != (at == "lax"):
+        what = f"rule {name} works at {at!r}, where there is no {part.op}"
+        advice = "op.lax.exp(x) is for at='lax', op.Exp(x) for 'onnx'"
+        raise PassError(f"{what}: {advice}")
     if dialect == "onnx":
-        try:
-            known = schema(kind)
-        except KeyError:
-            raise PassError(
-                f"rule {name}: there is no ONNX operator {kind!r}{meant(kind, operators())}"
-            ) from None
-        if problem := _problem_of_operator(kind, known, part):
-            raise PassError(f"rule {name}: {problem}")
+        _check_operator(name, kind, part)
     for attr, value in part.attrs.items():
         if isinstance(value, Apply | Either):
-            raise PassError(
-                f"rule {name}: the attribute {attr} of {kind} cannot be an operation; a parameter binds it"
-            )
+            what = f"rule {name}: the attribute {attr} of {kind}"
+            raise PassError(f"{what} cannot be an operation; a parameter binds it")
+
+
+def _check_operator(name: str, kind: str, part: Apply) -> None:
+    """PassError for an ONNX operation that the operator's schema does not allow."""
+    try:
+        known = schema(kind)
+    except KeyError:
+        similar = meant(kind, operators())
+        what = f"there is no ONNX operator {kind!r}{similar}"
+        raise PassError(f"rule {name}: {what}") from None
+    if problem := _problem_of_operator(kind, known, part):
+        raise PassError(f"rule {name}: {problem}")
 
 
 def _problem_of_operator(kind: str, known: Schema, part: Apply) -> str | None:
     """What ONNX's schema of an operator says against its use in a pattern."""
     for attr in part.attrs:
         if attr not in known.attributes and attr != LABEL:
+            similar = meant(attr, known.attributes)
             has = ", ".join(sorted(known.attributes)) or "none"
-            return f"{kind} has no attribute {attr!r}{meant(attr, known.attributes)}; it has {has}"
+            return f"{kind} has no attribute {attr!r}{similar}; it has {has}"
     given = len(part.inputs)
     rest = given > 0 and part.inputs[-1] is ...
     least = given - 1 if rest else given
     if least > known.max_inputs or (not rest and given < known.min_inputs):
-        return f"{kind} takes {known.operand_counts} operands, the pattern gives it {least}"
+        takes = f"{kind} takes {known.operand_counts} operands"
+        return f"{takes}, the pattern gives it {least}"
     if known.min_outputs > 1:
-        return f"{kind} has {known.min_outputs} results; a pattern is of operations that have one"
+        results = f"{kind} has {known.min_outputs} results"
+        return f"{results}; a pattern is of operations that have one"
     return None
 
 
-# ----------------------------------------------------------------------------------------- about patterns
+# ----------------------------------------------------------------------- about patterns
 
 
-def roots(pattern: Any) -> list[Any]:
-    """The operations that a match can end in."""
-    return (
-        [r for option in pattern.options for r in roots(option)]
-        if isinstance(pattern, Either)
-        else [pattern]
-    )
+def roots(pattern: Pattern) -> list[Pattern]:
+    """What a match can end in: the pattern, or its options."""
+    if isinstance(pattern, Either):
+        return [root for option in pattern.options for root in roots(option)]
+    return [pattern]
 
 
-def required(pattern: Any) -> frozenset[str]:
+def required(pattern: Pattern) -> frozenset[str]:
     """The operations without which nothing matches."""
     if isinstance(pattern, Apply):
-        return frozenset([pattern.op]).union(*map(required, pattern.inputs))
+        own = frozenset([pattern.op])
+        return own.union(*map(required, pattern.inputs))
     if isinstance(pattern, Either):
         first, *rest = map(required, pattern.options)
         return first.intersection(*rest)
     return frozenset()
 
 
-def depth_of(pattern: Any) -> int:
+def depth_of(pattern: Pattern) -> int:
     """How many operations a pattern has above one another."""
     if isinstance(pattern, Apply):
         return 1 + max(map(depth_of, pattern.inputs), default=0)
-    return max(map(depth_of, pattern.options)) if isinstance(pattern, Either) else 0
+    if isinstance(pattern, Either):
+        return max(map(depth_of, pattern.options))
+    return 0
 
 
-def text(pattern: Any) -> str:
+def text(pattern: object) -> str:
     """A pattern as it is written: `Min(Max(x, 0.0), 6.0)`."""
     if isinstance(pattern, Wild):
         return pattern.name
     if isinstance(pattern, Either):
         return f"either({', '.join(map(text, pattern.options))})"
     if isinstance(pattern, Apply):
-        attrs = [f"{name}={text(value)}" for name, value in pattern.attrs.items()]
-        return f"{pattern.op.removeprefix('onnx.')}({', '.join([*map(text, pattern.inputs), *attrs])})"
+        kind = pattern.op.removeprefix("onnx.")
+        arguments = list(map(text, pattern.inputs))
+        for name, value in pattern.attrs.items():
+            arguments.append(f"{name}={text(value)}")
+        return f"{kind}({', '.join(arguments)})"
     return "..." if pattern is ... else repr(pattern)

@@ -8,42 +8,48 @@
     def _(op, x):
         return op.Clip(x, 0.0, 6.0)
 
-The pattern is traced once. A parameter that it uses as an operand binds a value, as an attribute that attribute; one
-annotated `Const` binds constants alone. The same parameter twice means the same value (constants: equal contents), a
-Python scalar a constant of one element of that value (a zero: of that sign). Commutative operations match in both orders;
-`op.either(a, b)` matches either, `op.maybe("Cast", x)` the operation on `x` or `x` itself. Attributes that a pattern
-does not mention must have their default, where they have one; `name=...` accepts any value, and `...` as the last
+The pattern is traced once. A parameter that it uses as an operand binds a value, as an attribute
+that attribute; one annotated `Const` binds constants alone. The same parameter twice means the same
+value (constants: equal contents), a Python scalar a constant of one element of that value (a zero:
+of that sign). Commutative operations match in both orders; `op.either(a, b)` matches either,
+`op.maybe("Cast", x)` the operation on `x` or `x` itself. Attributes that a pattern does not mention
+must have their default, where they have one; `name=...` accepts any value, and `...` as the last
 operand any further operands.
 
-A match is refused where a value inside it is used outside (but with `shared=True`), and declined where the replacement
-is None or of another type; the report counts both with the reason, `op.decline("why")` gives one, and `why` in `explain.py`
-tells why a rule does not fit at a node. The replacement is built with the ordinary builder; `op.root` is the root of the
-match. What can never work raises PassError: in a pattern and in a replacement's parameters where the rule is made, in what
-a replacement gives where it runs.
+A match is refused where a value inside it is used outside (but with `shared=True`), and declined
+where the replacement is None or of another type; the report counts both with the reason,
+`op.decline("why")` gives one, and `why` in `explain.py` tells why a rule does not fit at a node.
+The replacement is built with the ordinary builder; `op.root` is the root of the match. What can
+never work raises PassError: in a pattern and in a replacement's parameters where the rule is made,
+in what a replacement gives where it runs.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from j2o.errors import J2OError, PassError, raised, shown
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.target import Target
+from j2o.ir.types import Type
 from j2o.passes.context import Context, Level
 from j2o.passes.pipeline import Pass, check_name, first_line
 from j2o.passes.rewriting.driver import rewrite_graph
 from j2o.passes.rewriting.language import (
+    Apply,
     Const,
+    Pattern,
     depth_of,
     parameters_of,
     required,
     roots,
     trace_pattern,
 )
-from j2o.passes.rewriting.matching import Match, check_inputs, matches, used_outside
+from j2o.passes.rewriting.matching import Match, matches, quick_test, used_outside
 
 __all__ = ["Const", "Rule", "RuleBuilder", "RuleSet", "identities", "rewrite"]
 
@@ -55,29 +61,31 @@ USED_OUTSIDE = "a value inside the match is used outside of it"
 class Rule(Pass):
     """A pattern with its replacement; a pass by itself."""
 
-    pattern: Any
+    pattern: Pattern
     parameters: tuple[str, ...]
     shared: bool = False
     replacement: Replacement | None = None
 
     def becomes(self, replacement: Replacement) -> Replacement:
-        """Decorator that gives the rule its replacement; PassError where that takes other parameters than the pattern."""
+        """Decorator that gives the rule its replacement.
+
+        Raises PassError where that takes other parameters than the pattern.
+        """
         given = parameters_of(f"rule {self.name}: the replacement", replacement)
         taken = [p.name for p in given if p.default is p.empty]
-        if len(taken) != len(self.parameters) or not all(
-            map(_same_parameter, taken, self.parameters)
-        ):
-            raise PassError(
-                f"rule {self.name}: the replacement takes (op, {', '.join(taken)}), "
-                f"the pattern (op, {', '.join(self.parameters)}); both take the same parameters in the same order"
-            )
+        if not _same_parameters(taken, self.parameters):
+            here = f"rule {self.name}: the replacement takes (op, {', '.join(taken)})"
+            there = f"the pattern (op, {', '.join(self.parameters)})"
+            needed = "both take the same parameters in the same order"
+            raise PassError(f"{here}, {there}; {needed}")
         self.replacement = replacement
         return replacement
 
     @functools.cached_property
     def roots(self) -> list[tuple[str, Callable[[Node], bool]]]:
         """The operations that a match can end in, with a quick test of their operands."""
-        return [(root.op, check_inputs(root)) for root in roots(self.pattern)]
+        operations = [one for one in roots(self.pattern) if isinstance(one, Apply)]
+        return [(one.op, quick_test(one)) for one in operations]
 
     @functools.cached_property
     def required(self) -> frozenset[str]:
@@ -93,80 +101,97 @@ class Rule(Pass):
         return rewrite_graph(graph, [self], context or Context(opt_level=3), self)
 
     def apply(self, node: Node, context: Context) -> tuple[Node, ...] | None:
-        """Rewrite at `node`: the nodes made, or None where the rule does not fit. A match that is declined is counted."""
+        """Rewrite at `node`: the nodes made, or None where the rule does not fit.
+
+        Where all matches are declined, that is counted, with a reason.
+        """
         reason = ""
         for match in matches(self.pattern, node.out, Match(), node.home):
             if not self.shared and used_outside(match.nodes):
                 reason = reason or USED_OUTSIDE
                 continue
-            op, result, objection = self.build(node, match, context.target)
-            if result is None:
-                op.undo()
-                reason = objection
+            made = self.build(node, match, context.target)
+            if made.value is None:
+                made.op.undo()
+                reason = made.objection
                 continue
-            node.out.replace_by(result)
+            node.out.replace_by(made.value)
             for old in match.nodes:
                 erase_dead(old)
-            return tuple(n for n in op.made if n.graph is not None)
+            return tuple(n for n in made.op.made if n.graph is not None)
         if reason:
             context.decline(self.name, reason)
         return None
 
-    def build(
-        self, node: Node, match: Match, target: Any
-    ) -> tuple[RuleBuilder, Value | None, str]:
-        """The replacement of a match, built in front of `node`: a value, or None and the reason why it is declined.
+    def build(self, node: Node, match: Match, target: Target | None) -> Built:
+        """The replacement of a match, built in front of `node`.
 
         Raises PassError where the replacement raises, or gives what can replace nothing.
         """
         op = RuleBuilder(node, target)
+        bound = [match.values.get(name) for name in self.parameters]
         try:
-            result = self.checked_replacement()(
-                op, *[match.values.get(p) for p in self.parameters]
-            )
+            result = self.checked_replacement()(op, *bound)
         except J2OError:
             raise
         except Exception as error:
-            raise PassError(
-                f"rule {self.name} at {node.described}: {raised(error)}"
-            ) from error
+            raise PassError(f"{self.at_node(node)}: {raised(error)}") from error
         if result is None:
-            return op, None, op.reason or "the replacement is None"
-        if not isinstance(result, Value):
-            raise PassError(
-                f"rule {self.name} at {node.described}: the replacement is {shown(result)}; a value is needed, or None to decline"
-            )
-        if not _is_visible(result, op.graph):
-            raise PassError(
-                f"rule {self.name} at {node.described}: the replacement %{result.hint} is a value of another graph, or of none"
-            )
+            return Built(op, None, op.reason or "the replacement is None")
+        if problem := _problem_of_result(op, result):
+            raise PassError(f"{self.at_node(node)}: the replacement {problem}")
         if result.type != node.out.type:
-            return op, None, f"the replacement is {result.type}, not {node.out.type}"
+            unlike = f"the replacement is {result.type}, not {node.out.type}"
+            return Built(op, None, unlike)
         if result is node.out:
-            return op, None, "the replacement is what it replaces"
-        made = set(map(id, op.made))
-        if made and any(id(user) in made for user, _ in node.out.uses):
-            raise PassError(
-                f"rule {self.name} at {node.described}: the replacement is made of the value that it replaces"
-            )
-        return op, result, ""
+            return Built(op, None, "the replacement is what it replaces")
+        made = set(op.made)
+        if made and any(user in made for user in node.out.users()):
+            what = "the replacement is made of the value that it replaces"
+            raise PassError(f"{self.at_node(node)}: {what}")
+        return Built(op, result, "")
+
+    def at_node(self, node: Node) -> str:
+        """Rule and node, as messages begin."""
+        return f"rule {self.name} at {node.described}"
 
     def checked_replacement(self) -> Replacement:
         """The replacement; PassError where the rule has none."""
         if self.replacement is None:
-            raise PassError(
-                f"rule {self.name} has no replacement: give it one with @{self.name}.becomes"
-            )
+            advice = f"give it one with @{self.name}.becomes"
+            raise PassError(f"rule {self.name} has no replacement: {advice}")
         return self.replacement
 
 
-def _same_parameter(given: str, wanted: str) -> bool:
-    """Whether a parameter has the same name, or is marked as not used by an underscore."""
-    return given == wanted or given.startswith("_")
+class Built(NamedTuple):
+    """What a replacement gives: a value, or None and the reason why the match is declined."""
+
+    op: RuleBuilder
+    value: Value | None
+    objection: str
+
+
+def _same_parameters(given: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Return True for the same names; one that is not used may begin with an underscore."""
+    if len(given) != len(wanted):
+        return False
+    return all(
+        one == other or one.startswith("_")
+        for one, other in zip(given, wanted, strict=True)
+    )
+
+
+def _problem_of_result(op: RuleBuilder, result: object) -> str | None:
+    """What is wrong with what a replacement gives, None for nothing."""
+    if not isinstance(result, Value):
+        return f"is {shown(result)}; a value is needed, or None to decline"
+    if not _is_visible(result, op.graph):
+        return f"%{result.hint} is a value of another graph, or of none"
+    return None
 
 
 def _is_visible(value: Value, graph: Graph) -> bool:
-    """Whether a value is one of this graph or of those around it."""
+    """Return True for a value of this graph, or of one around it."""
     scope: Graph | None = graph
     while scope is not None and value.graph is not scope:
         scope = scope.outer
@@ -176,14 +201,17 @@ def _is_visible(value: Value, graph: Graph) -> bool:
 class RuleBuilder(Builder):
     """The builder of replacements: inserts before the root of the match, with its location and name."""
 
-    def __init__(self, node: Node, target: Any) -> None:
-        assert node.graph is not None
-        super().__init__(node.graph, node, node.loc, node.out.hint)
-        self.root, self.target = node, target
+    def __init__(self, node: Node, target: Target | None) -> None:
+        super().__init__(node.home, node, node.loc, node.out.hint)
+        self.root = node
+        self.target = target
         self.reason = ""
 
     def decline(self, reason: str) -> None:
-        """Decline the match, `return op.decline("the axis is not the last")`: the report and `why` give the reason."""
+        """Decline the match: `return op.decline("the axis is not the last")`.
+
+        The report and `why` give the reason.
+        """
         self.reason = reason
 
     def undo(self) -> None:
@@ -192,12 +220,13 @@ class RuleBuilder(Builder):
             made.erase()
 
     @property
-    def out_type(self) -> Any:
+    def out_type(self) -> Type:
         """The type of what is replaced."""
         return self.root.out.type
 
     @property
     def opset(self) -> int:
+        """The opset of the target; 18, the oldest, where there is none."""
         return 18 if self.target is None else self.target.opset
 
 
@@ -206,22 +235,16 @@ def rewrite(
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Decorator that makes a `Rule` of a pattern function `(op, *parameters)`.
 
-    Raises PassError for a pattern that no graph can have: an unknown operator or attribute, operands that it cannot take, a
-    parameter that does not occur.
+    With `shared`, values inside a match may be used outside of it. Raises PassError for a pattern that
+    no graph can have: an unknown operator or attribute, operands that it cannot take, a parameter
+    that does not occur.
     """
     check_name(name, "rewrite")
 
-    def make(pattern: Callable[..., Any]) -> Rule:
-        traced, parameters = trace_pattern(name, at, pattern)
-        return Rule(
-            name,
-            traced,
-            parameters,
-            shared,
-            at=at,
-            level=level,
-            doc=first_line(pattern),
-        )
+    def make(function: Callable[..., Any]) -> Rule:
+        pattern, parameters = trace_pattern(name, at, function)
+        doc = first_line(function)
+        return Rule(name, pattern, parameters, shared, at=at, level=level, doc=doc)
 
     return make
 
@@ -233,9 +256,8 @@ def identities(
     rules = []
     for name, row in table.items():
         if not isinstance(row, tuple) or len(row) != 2:
-            raise PassError(
-                f"identities: {name}: a pair (pattern, replacement) is needed, given {shown(row)}"
-            )
+            needed = "a pair (pattern, replacement) is needed"
+            raise PassError(f"identities: {name}: {needed}, given {shown(row)}")
         pattern, replacement = row
         rule = rewrite(name, **options)(pattern)
         rule.becomes(replacement)
@@ -251,25 +273,22 @@ class RuleSet(Pass):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        this = f"rule set {self.name}"
         if not isinstance(self.rules, list | tuple):
-            raise PassError(
-                f"rule set {self.name}: a list or tuple of rules is needed, given {shown(self.rules)}"
-            )
+            needed = "a list or tuple of rules is needed"
+            raise PassError(f"{this}: {needed}, given {shown(self.rules)}")
         self.rules = tuple(self.rules)
         names: set[str] = set()
         for rule in self.rules:
             if not isinstance(rule, Rule):
-                raise PassError(
-                    f"rule set {self.name}: {shown(rule)} is no rule; @rewrite(name) makes one"
-                )
+                advice = "@rewrite(name) makes one"
+                raise PassError(f"{this}: {shown(rule)} is no rule; {advice}")
             if rule.name in names:
-                raise PassError(
-                    f"rule set {self.name}: two rules are named {rule.name!r}; neither could be left out alone"
-                )
+                what = f"two rules are named {rule.name!r}"
+                raise PassError(f"{this}: {what}; neither could be left out alone")
             if (rule.at == "lax") != (self.at == "lax"):
-                raise PassError(
-                    f"rule set {self.name} works at {self.at!r}, its rule {rule.name} at {rule.at!r}"
-                )
+                level = f"its rule {rule.name} at {rule.at!r}"
+                raise PassError(f"{this} works at {self.at!r}, {level}")
             names.add(rule.name)
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
