@@ -1,14 +1,15 @@
-"""Convolutions: `conv_general_dilated` in every form as Conv, ConvTranspose, ConvInteger, or one MatMul of gathered patches.
+"""Convolutions: `conv_general_dilated` as Conv, ConvTranspose, ConvInteger, or a MatMul of patches.
 
-Operands are brought to ONNX's layout first (batch, channels, spatial…; out channels, in channels, spatial…); all that
-follows works on that form. Sources: `jax.lax.conv_general_dilated` (XLA's Conv), ONNX's Conv, ConvTranspose, ConvInteger.
+Operands are brought to ONNX's layout first: the data to (batch, channels, space…), the weights to
+(channels of the result, channels, space…). All that follows works in that layout. Sources:
+`jax.lax.conv_general_dilated` (XLA's Conv), ONNX's Conv, ConvTranspose, ConvInteger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,247 +17,348 @@ from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type, same_dim
 from j2o.passes.lower.casts import convert
-from j2o.passes.lower.dot import accumulator, contract
-from j2o.passes.lower.shape import arange, pad_with, rev, slice_axes
+from j2o.passes.lower.dot import accumulator, contract, pick
+from j2o.passes.lower.shape import Padding, arange, pad_with, rev, slice_axes
 from j2o.passes.lower.table import Lowering, lower
 
 BYTES = frozenset({DType.I8, DType.U8})
+AxisPadding: TypeAlias = tuple[Dim, Dim]  # before, after
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a convolution in ONNX's layout has besides its operands; `out` is the shape of the result in that layout."""
+    """The parameters of a convolution in ONNX's layout, one entry an axis of space.
+
+    `out` is the shape of the whole result in that layout.
+    """
 
     strides: Sequence[int]
-    padding: Sequence[tuple[Dim, Dim]]
+    padding: Sequence[AxisPadding]
     lhs_dilation: Sequence[int]
     rhs_dilation: Sequence[int]
     groups: Dim
     out: Shape
 
+    @property
+    def is_dense(self) -> bool:
+        """True where neither the data nor the weights have gaps between their elements."""
+        return all(d == 1 for d in (*self.lhs_dilation, *self.rhs_dilation))
+
 
 @lower("conv_general_dilated")
 def conv_general_dilated(
-    op: Lowering, x: Value, w: Value, *, window_strides: Sequence[int], padding: Sequence[tuple[Dim, Dim]],
-    lhs_dilation: Sequence[int], rhs_dilation: Sequence[int], dimension_numbers: Any, feature_group_count: Dim = 1,
-    batch_group_count: Dim = 1, preferred_element_type: DType | None = None, **_: Any,
-) -> Value:  # fmt: skip
-    """Layouts as transposes, batch groups as feature groups, then the operator that fits."""
+    op: Lowering,
+    x: Value,
+    w: Value,
+    *,
+    window_strides: Sequence[int],
+    padding: Sequence[AxisPadding],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    dimension_numbers: Any,
+    feature_group_count: Dim = 1,
+    batch_group_count: Dim = 1,
+    preferred_element_type: DType | None = None,
+    **_: Any,
+) -> Value:
+    """Layouts become transposes, batch groups become feature groups; then comes the operator that fits."""
+    if _has_no_elements(op.out_shape, x.type.shape, w.type.shape):
+        return op.full(op.out_shape, 0, op.out_dtype)  # nothing, or sums of nothing
     spec = dimension_numbers
-    out = tuple(op.out_shape[axis] for axis in spec.out_spec)
-    if any(same_dim(d, 0) for v in (op.out_type, x.type, w.type) for d in v.shape):
-        return op.full(op.out_shape, 0, op.out_dtype)  # no elements, or sums of none
-    x, w = op.transpose(x, spec.lhs_spec), op.transpose(w, spec.rhs_spec)
+    x = op.transpose(x, spec.lhs_spec)
+    w = op.transpose(w, spec.rhs_spec)
+    groups = feature_group_count
     if not same_dim(batch_group_count, 1):
-        x = _batch_groups_to_channels(op, x, batch_group_count)
-    groups = (
-        feature_group_count if same_dim(batch_group_count, 1) else batch_group_count
-    )
+        groups = batch_group_count
+        x = _batch_groups_to_channels(op, x, groups)
+    out = pick(op.out_shape, spec.out_spec)
     form = Form(window_strides, padding, lhs_dilation, rhs_dilation, groups, out)
     y = _convolve(op, x, w, form, accumulator(op, x, w, preferred_element_type))
-    return op.transpose(
-        convert(op, y, op.out_dtype), np.argsort(spec.out_spec).tolist()
-    )
+    to_jax_layout = np.argsort(spec.out_spec).tolist()
+    return op.transpose(convert(op, y, op.out_dtype), to_jax_layout)
+
+
+def _has_no_elements(*shapes: Shape) -> bool:
+    """Return True where one of the shapes is known to have no elements."""
+    return any(same_dim(d, 0) for shape in shapes for d in shape)
 
 
 def _batch_groups_to_channels(op: Lowering, x: Value, groups: Dim) -> Value:
-    """Group g of the batch convolves with group g of the filters: the same as groups of channels."""
-    n, c, *spatial = x.type.shape
-    each = dims.floordiv(n, groups)
-    split = op.transpose(
-        op.reshape(x, (groups, each, c, *spatial)), (1, 0, *range(2, x.type.rank + 1))
-    )
-    return op.reshape(split, (each, dims.mul(groups, c), *spatial))
+    """Group g of the batch meets group g of the filters: the same as groups of channels."""
+    batch, channels, *space = x.type.shape
+    each = dims.floordiv(batch, groups)
+    split = op.reshape(x, (groups, each, channels, *space))
+    turned = op.transpose(split, (1, 0, *range(2, split.type.rank)))
+    return op.reshape(turned, (each, dims.mul(groups, channels), *space))
 
 
 def _convolve(op: Lowering, x: Value, w: Value, form: Form, dtype: DType) -> Value:
-    static_groups = type(form.groups) is int and x.type.rank > 2
-    if (
-        static_groups
-        and {x.type.dtype, w.type.dtype} <= BYTES
-        and op.out_dtype.is_int
-        and op.out_dtype.bits <= 32
-    ):
-        return _direct(op, "ConvInteger", x, w, form, DType.I32)  # exact modulo 2**32
+    """The operator that fits, summing in `dtype`; where none does, a MatMul."""
+    fits_operators = type(form.groups) is int and x.type.rank > 2
+    if fits_operators and _is_of_bytes(op, x, w):
+        return _direct(op, "ConvInteger", x, w, form, DType.I32)
     x, w = op.cast(x, dtype), op.cast(w, dtype)
-    if not static_groups or not op.supports("Conv", dtype):
+    if not fits_operators or not op.supports("Conv", dtype):
         return _patches_times_weights(op, x, w, form)
-    if _is_transposed(x, w, form):
+    if _is_transposed(x, form):
         return _transposed(op, x, w, form)
     return _direct(op, "Conv", x, w, form, dtype)
+
+
+def _is_of_bytes(op: Lowering, x: Value, w: Value) -> bool:
+    """Return True where ConvInteger does it: its sums are exact modulo 2**32."""
+    gives_integers = op.out_dtype.is_int and op.out_dtype.bits <= 32
+    return gives_integers and {x.type.dtype, w.type.dtype} <= BYTES
+
+
+# ------------------------------------------------------------------------------------ Conv, ConvInteger
 
 
 def _direct(
     op: Lowering, operator: str, x: Value, w: Value, form: Form, dtype: DType
 ) -> Value:
-    """Conv or ConvInteger; what their `pads` cannot say (negative, symbolic, between the elements) is padded before."""
-    dense = all(d == 1 for d in (*form.lhs_dilation, *form.rhs_dilation))
-    same = same_padding(x.type.shape[2:], w.type.shape[2:], form.strides, form.padding)
-    pads, auto, out = None, same if dense else None, form.out
+    """Conv or ConvInteger.
+
+    What their `pads` cannot say (negative, symbolic, between the elements) is padded before.
+    """
+    kernel = w.type.shape[2:]
+    pads, auto, out = None, None, form.out
+    if form.is_dense:
+        auto = same_padding(x.type.shape[2:], kernel, form.strides, form.padding)
     if auto is None:
-        padded, padding = _padded(op, x, form, keep=True)
-        pads = (*(low for low, _ in padding), *(high for _, high in padding))
-        x = wide_enough(
-            op,
-            padded,
-            range(2, x.type.rank),
-            pads,
-            w.type.shape[2:],
-            form.rhs_dilation,
-            0,
-        )
-        out = out if x is padded else (*out[:2], *(dims.maximum(d, 1) for d in out[2:]))
+        left = _pads_of_operator(form)
+        pads = (*(low for low, _ in left), *(high for _, high in left))
+        padded = _padded(op, x, form, left)
+        space = range(2, x.type.rank)
+        x = wide_enough(op, padded, space, pads, kernel, form.rhs_dilation, 0)
+        if x is not padded:
+            out = (*out[:2], *(dims.maximum(d, 1) for d in out[2:]))
     y = op.apply(
-        f"onnx.{operator}", x, w, strides=tuple(form.strides), dilations=tuple(form.rhs_dilation), group=form.groups,
-        pads=pads, auto_pad=auto, types=[Type(dtype, out)],
-    )  # fmt: skip
+        f"onnx.{operator}",
+        x,
+        w,
+        strides=tuple(form.strides),
+        dilations=tuple(form.rhs_dilation),
+        group=form.groups,
+        pads=pads,
+        auto_pad=auto,
+        types=[Type(dtype, out)],
+    )
     return slice_axes(op, y, (0,) * y.type.rank, form.out, (1,) * y.type.rank)
 
 
 def wide_enough(
-    op: Lowering, x: Value, axes: Sequence[int], pads: Sequence[int], kernel: Sequence[Dim], dilations: Sequence[int],
+    op: Lowering,
+    x: Value,
+    axes: Sequence[int],
+    pads: Sequence[int],
+    kernel: Sequence[Dim],
+    dilations: Sequence[int],
     value: Any,
-) -> Value:  # fmt: skip
-    """`x`, with `value` after it where it may be smaller than one window, which operators refuse; JAX then has no windows."""
-    config: list[tuple[Dim, Dim, int]] = [(0, 0, 0)] * x.type.rank
+) -> Value:
+    """`x`, with `value` after it where it may be smaller than one window.
+
+    Operators refuse what is smaller; JAX then has no windows. `pads` are what the operator adds on `axes`:
+    the amounts before, then those after.
+    """
+    config: list[Padding] = [(0, 0, 0)] * x.type.rank
     for i, axis in enumerate(axes):
         length = dims.add(x.type.shape[axis], pads[i] + pads[i + len(axes)])
-        span = dims.add(dims.mul(dims.sub(kernel[i], 1), dilations[i]), 1)
-        config[axis] = (0, dims.maximum(dims.sub(span, length), 0), 0)
+        window = dims.add(_reach(kernel[i], dilations[i]), 1)
+        missing = dims.maximum(dims.sub(window, length), 0)
+        config[axis] = (0, missing, 0)
     return pad_with(op, x, op.const(value, x.type.dtype), config)
+
+
+def _reach(kernel: Dim, dilation: int) -> Dim:
+    """How far the last element of a window lies from its first."""
+    return dims.mul(dims.sub(kernel, 1), dilation)
 
 
 def same_padding(
     sizes: Sequence[Dim],
     kernel: Sequence[Dim],
     strides: Sequence[int],
-    padding: Sequence[tuple[Dim, Dim]],
+    padding: Sequence[AxisPadding],
 ) -> str | None:
-    """`auto_pad`, where symbolic padding is what JAX's "SAME" or "SAME_LOWER" gives on every axis: no sizes at run time.
+    """`auto_pad`, where symbolic padding is JAX's "SAME" or "SAME_LOWER" on every axis: no sizes at run time.
 
-    onnxruntime takes it otherwise where windows are dilated, or have gaps between them: those are padded by numbers.
+    None where it is another one, or known. None, too, for windows with gaps between them: onnxruntime takes
+    `auto_pad` otherwise there. It does so for dilated windows too, for which the caller must not ask.
     """
     if all(type(p) is int for pair in padding for p in pair):
         return None
-    pairs = []
-    for n, k, s in zip(sizes, kernel, strides, strict=True):
-        if not dims.known_ge(k, s) or not dims.known_ge(n, 1):
+    upper, lower = [], []
+    for size, window, stride in zip(sizes, kernel, strides, strict=True):
+        if not dims.known_ge(window, stride) or not dims.known_ge(size, 1):
             return None
-        total = dims.maximum(
-            dims.sub(dims.add(dims.mul(dims.sub(dims.ceildiv(n, s), 1), s), k), n), 0
-        )
-        less = dims.floordiv(total, 2)
-        pairs.append((less, dims.sub(total, less)))
-    if list(map(tuple, padding)) == pairs:
+        total = _same_total(size, window, stride)
+        half = dims.floordiv(total, 2)
+        more = dims.sub(total, half)
+        upper.append((half, more))
+        lower.append((more, half))
+    given = [tuple(pair) for pair in padding]
+    if given == upper:
         return "SAME_UPPER"
-    return (
-        "SAME_LOWER"
-        if list(map(tuple, padding)) == [pair[::-1] for pair in pairs]
-        else None
-    )
+    return "SAME_LOWER" if given == lower else None
+
+
+def _same_total(size: Dim, window: Dim, stride: int) -> Dim:
+    """The padding of an axis, of both sides together, by which there are ceil(size / stride) windows."""
+    last_start = dims.mul(dims.sub(dims.ceildiv(size, stride), 1), stride)
+    needed = dims.add(last_start, window)
+    return dims.maximum(dims.sub(needed, size), 0)
+
+
+def _pads_of_operator(form: Form) -> list[tuple[int, int]]:
+    """The padding of each axis where `pads` can say it, which is known and not negative; else (0, 0)."""
+    left = []
+    for low, high in form.padding:
+        can_say = type(low) is int and type(high) is int and low >= 0 and high >= 0
+        left.append((int(low), int(high)) if can_say else (0, 0))
+    return left
 
 
 def _padded(
-    op: Lowering, x: Value, form: Form, keep: bool
-) -> tuple[Value, list[tuple[int, int]]]:
-    """`x` dilated and padded, and the padding that is left for the operator, where `keep` lets it have any."""
-    rest: list[tuple[int, int]] = []
-    config: list[tuple[Dim, Dim, int]] = [(0, 0, 0), (0, 0, 0)]
-    for (low, high), dilation in zip(form.padding, form.lhs_dilation, strict=True):
-        stays = (
-            keep and type(low) is int and type(high) is int and low >= 0 and high >= 0
-        )
-        rest.append((int(low), int(high)) if stays else (0, 0))
-        config.append((0, 0, dilation - 1) if stays else (low, high, dilation - 1))
-    return pad_with(op, x, op.const(0, x.type.dtype), config), rest
+    op: Lowering, x: Value, form: Form, left: Sequence[tuple[int, int]]
+) -> Value:
+    """`x` dilated, and padded but for what is left to the operator."""
+    config: list[Padding] = [(0, 0, 0), (0, 0, 0)]
+    for pair, pair_left, dilation in zip(
+        form.padding, left, form.lhs_dilation, strict=True
+    ):
+        low = dims.sub(pair[0], pair_left[0])
+        high = dims.sub(pair[1], pair_left[1])
+        config.append((low, high, dilation - 1))
+    return pad_with(op, x, op.const(0, x.type.dtype), config)
 
 
 # --------------------------------------------------------------------------------- transposed convolutions
 
 
-def _is_transposed(x: Value, w: Value, form: Form) -> bool:
-    """Whether the convolution spreads its input: then ConvTranspose does not multiply with the zeros in between.
+def _is_transposed(x: Value, form: Form) -> bool:
+    """Return True where the convolution spreads its input.
 
-    An input that grows; one that shrinks (the gradient of weights is such a case) would mostly be computed to be cut off.
+    ConvTranspose then multiplies with none of the zeros in between. The input must grow: of one that shrinks
+    (the gradient of weights is such a case) most would be computed to be cut off.
     """
-    return (
-        any(d != 1 for d in form.lhs_dilation)
-        and all(s == 1 for s in form.strides)
-        and all(
-            dims.known_ge(o, n)
-            for o, n in zip(form.out[2:], x.type.shape[2:], strict=True)
-        )
-    )
+    spreads = any(d != 1 for d in form.lhs_dilation)
+    if not spreads or any(s != 1 for s in form.strides):
+        return False
+    sizes = zip(form.out[2:], x.type.shape[2:], strict=True)
+    return all(dims.known_ge(out, size) for out, size in sizes)
+
+
+class TransposedAxis(NamedTuple):
+    """The padding of one axis for ConvTranspose, which cuts its full result by `pads`.
+
+    `after` is what its attributes cannot hold: it is padded, or cut where negative, after the operator.
+    """
+
+    pads: tuple[int, int]
+    output_padding: int
+    after: Padding
+
+
+def _transposed_axis(
+    padding: AxisPadding, kernel: Dim, dilation: int, spacing: int
+) -> TransposedAxis:
+    """The amounts for one axis.
+
+    The full result has `reach` elements more at each end than that of `conv_general_dilated` without padding.
+    """
+    reach = _reach(kernel, dilation)
+    cut_low = dims.sub(reach, padding[0])
+    cut_high = dims.sub(reach, padding[1])
+    held_low, held_high = _held(cut_low), _held(cut_high)
+    more = -cut_high if type(cut_high) is int else 0
+    if not 0 < more < spacing:
+        more = 0
+    after_low = dims.sub(held_low, cut_low)
+    after_high = dims.sub(dims.sub(held_high, cut_high), more)
+    return TransposedAxis((held_low, held_high), more, (after_low, after_high, 0))
+
+
+def _held(cut: Dim) -> int:
+    """An amount as `pads` can hold it; 0 where it cannot."""
+    return cut if type(cut) is int and cut >= 0 else 0
 
 
 def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
-    """ConvTranspose of the reversed kernel, whose `pads` cut the full result where `conv_general_dilated` pads too little.
-
-    Amounts that its attributes cannot hold are cut or padded after it.
-    """
-    pads, extra, rest = ([], []), [], [(0, 0, 0), (0, 0, 0)]
-    for i, (low, high) in enumerate(form.padding):
-        reach = dims.mul(dims.sub(w.type.shape[2 + i], 1), form.rhs_dilation[i])
-        cut = [dims.sub(reach, low), dims.sub(reach, high)]
-        held = [c if type(c) is int and c >= 0 else 0 for c in cut]
-        more = (
-            -cut[1] if type(cut[1]) is int and 0 < -cut[1] < form.lhs_dilation[i] else 0
-        )
-        pads[0].append(held[0])
-        pads[1].append(held[1])
-        extra.append(more)
-        rest.append(
-            (dims.sub(held[0], cut[0]), dims.sub(dims.sub(held[1], cut[1]), more), 0)
-        )  # type: ignore[arg-type]
+    """ConvTranspose of the reversed weights, cut and padded to what `conv_general_dilated` gives."""
+    axes = []
+    for axis in range(len(form.padding)):
+        kernel, dilation = w.type.shape[2 + axis], form.rhs_dilation[axis]
+        spacing = form.lhs_dilation[axis]
+        axes.append(_transposed_axis(form.padding[axis], kernel, dilation, spacing))
+    low = [axis.pads[0] for axis in axes]
+    high = [axis.pads[1] for axis in axes]
+    output_padding = tuple(axis.output_padding for axis in axes)
     full = op.ConvTranspose(
-        x, _swapped(op, w, form.groups), strides=tuple(form.lhs_dilation), dilations=tuple(form.rhs_dilation),
-        group=form.groups, pads=(*pads[0], *pads[1]), output_padding=tuple(extra) if any(extra) else None,
-    )  # fmt: skip
-    return pad_with(op, full, op.const(0, x.type.dtype), rest)
-
-
-def _swapped(op: Lowering, w: Value, groups: Any) -> Value:
-    """Weights `(out, in / groups, …)` as ConvTranspose takes them: `(in, out / groups, …)`, reversed in space."""
-    axes = range(2, w.type.rank)
-    w = rev(op, w, dimensions=[a for a in axes if not same_dim(w.type.shape[a], 1)])
-    if groups == 1:
-        return op.transpose(w, (1, 0, *axes))
-    out, inner, *spatial = w.type.shape
-    split = op.reshape(w, (groups, dims.floordiv(out, groups), inner, *spatial))
-    turned = op.transpose(split, (0, 2, 1, *range(3, w.type.rank + 1)))
-    return op.reshape(
-        turned, (dims.mul(groups, inner), dims.floordiv(out, groups), *spatial)
+        x,
+        _weights_of_transposed(op, w, form.groups),
+        strides=tuple(form.lhs_dilation),
+        dilations=tuple(form.rhs_dilation),
+        group=form.groups,
+        pads=(*low, *high),
+        output_padding=output_padding if any(output_padding) else None,
     )
+    after = [(0, 0, 0), (0, 0, 0), *(axis.after for axis in axes)]
+    return pad_with(op, full, op.const(0, x.type.dtype), after)
+
+
+def _weights_of_transposed(op: Lowering, w: Value, groups: Dim) -> Value:
+    """Weights `(out, in / groups, …)` as ConvTranspose takes them.
+
+    Those are `(in, out / groups, …)`, reversed in space.
+    """
+    space = range(2, w.type.rank)
+    to_reverse = [a for a in space if not same_dim(w.type.shape[a], 1)]
+    w = rev(op, w, dimensions=to_reverse)
+    if same_dim(groups, 1):
+        return op.transpose(w, (1, 0, *space))
+    out, inner, *kernel = w.type.shape
+    each = dims.floordiv(out, groups)
+    split = op.reshape(w, (groups, each, inner, *kernel))
+    turned = op.transpose(split, (0, 2, 1, *range(3, split.type.rank)))
+    return op.reshape(turned, (dims.mul(groups, inner), each, *kernel))
 
 
 # ------------------------------------------------------------------------------- where Conv has no kernel
 
 
 def _patches_times_weights(op: Lowering, x: Value, w: Value, form: Form) -> Value:
-    """Gather what each position of the result sees, and contract with the weights in one MatMul (any dtype that it takes)."""
-    x, _ = _padded(op, x, form, keep=False)
-    n, kernel, out = x.type.rank - 2, w.type.shape[2:], form.out
-    for i in reversed(range(n)):  # (batch, channels, out₁, kernel₁, out₂, kernel₂, …)
-        seen = _positions(
-            op, out[2 + i], kernel[i], form.strides[i], form.rhs_dilation[i]
-        )
+    """Gather what each position of the result sees, and contract it with the weights.
+
+    That is one MatMul, of any dtype that MatMul takes.
+    """
+    kernel, out = w.type.shape[2:], form.out
+    n = len(kernel)
+    x = _padded(op, x, form, [(0, 0)] * n)
+    # to (batch, channels, out of axis 0, kernel of axis 0, out of axis 1, …): from the last axis on
+    for i in reversed(range(n)):
+        strides, dilations = form.strides, form.rhs_dilation
+        seen = _positions(op, out[2 + i], kernel[i], strides[i], dilations[i])
         x = op.Gather(x, seen, axis=2 + i)
-    batch, _, *rest = x.type.shape
+    batch, _, *patches = x.type.shape
     filters, inner = w.type.shape[:2]
     each = dims.floordiv(filters, form.groups)
-    x = op.reshape(x, (batch, form.groups, inner, *rest))
+    x = op.reshape(x, (batch, form.groups, inner, *patches))
     w = op.reshape(w, (form.groups, each, inner, *kernel))
-    windows = range(4, 3 + 2 * n, 2)
-    y = contract(op, x, w, [2, *windows], [2, *range(3, 3 + n)], [1], [0])
+    x_kernel = range(4, 4 + 2 * n, 2)
+    w_kernel = range(3, 3 + n)
+    y = contract(op, x, w, [2, *x_kernel], [2, *w_kernel], [1], [0])
     y = op.reshape(y, (form.groups, batch, *out[2:], each))
-    return op.reshape(op.transpose(y, (1, 0, 2 + n, *range(2, 2 + n))), out)
+    channels_second = op.transpose(y, (1, 0, 2 + n, *range(2, 2 + n)))
+    return op.reshape(channels_second, out)
 
 
 def _positions(
     op: Lowering, out: Dim, kernel: Dim, stride: int, dilation: int
 ) -> Value:
-    """`i64[out, kernel]`: where along the input each tap of each window lies."""
+    """`i64[out, kernel]`: where along the input each element of each window lies."""
     if type(out) is int and type(kernel) is int:
-        return op.const(np.arange(out)[:, None] * stride + np.arange(kernel) * dilation)
+        starts = np.arange(out)[:, None] * stride
+        return op.const(starts + np.arange(kernel) * dilation)
     starts = op.Mul(op.unsqueeze(arange(op, out, DType.I64), [1]), stride)
     return op.Add(starts, op.Mul(arange(op, kernel, DType.I64), dilation))
