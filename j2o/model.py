@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from j2o.arguments import flag
 from j2o.compare import Comparison, check_tolerance, difference
 from j2o.errors import SpecError, VerificationError
-from j2o.ir import dims
 from j2o.ir.graph import Graph
+from j2o.ir.sizes import fit
 from j2o.ir.types import Type
 from j2o.nchw import to_nchw, to_nhwc
 from j2o.report import Report, count_ops
@@ -202,7 +202,7 @@ class Model:
             where += [f"input {name!r}, axis {axis}" for axis in range(len(shape))]
             axes += wanted.shape
             sizes += shape
-        dims.fit(where, axes, sizes, self.graph.root.dims.constraints)
+        fit(where, axes, sizes, self.graph.root.dims.constraints)
 
     def _run(self, flat: Sequence[Any]) -> Any:
         """The function's result for leaves that fit."""

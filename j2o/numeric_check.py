@@ -17,6 +17,7 @@ from j2o.backend.session import Session
 from j2o.errors import DimensionError, InvalidGraphError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
+from j2o.ir.sizes import check_constraints
 from j2o.ir.target import Target
 from j2o.ir.types import DType, Type
 from j2o.passes.clean.dce import dce
@@ -132,7 +133,7 @@ def _sizes(graph: Graph) -> dict[str, int]:
         for step in (1, 0):
             sizes = {name: base + step * i for i, name in enumerate(names)}
             try:
-                dims.check_constraints(graph.dims.constraints, sizes)
+                check_constraints(graph.dims.constraints, sizes)
             except DimensionError:
                 continue
             if all(

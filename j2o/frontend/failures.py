@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from j2o.errors import DimensionError, J2OError, TraceError
-from j2o.ir.dims import Inconclusive, settling
+from j2o.ir.dims import Inconclusive
+from j2o.ir.dims_settle import settling
 from j2o.ir.places import LIBRARY, is_installed
 
 LONGEST = 400

@@ -18,6 +18,7 @@ import jax
 
 from j2o.errors import DimensionError
 from j2o.ir import dims
+from j2o.ir.dims_settle import settling
 
 Attempt: TypeAlias = Callable[[Sequence[Any]], Any]
 Question: TypeAlias = Callable[[Exception], object]
@@ -133,4 +134,4 @@ def _outcome(
 
 def _is_about_sizes(error: Exception) -> bool:
     """Return True for a question about sizes that constraints may settle."""
-    return isinstance(error, dims.Inconclusive) or bool(dims.settling(str(error)))
+    return isinstance(error, dims.Inconclusive) or bool(settling(str(error)))

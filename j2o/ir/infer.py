@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from j2o.ir import dims
+from j2o.ir.dims_agree import agree
 from j2o.ir.graph import Node, Value
 from j2o.ir.ops import UnknownTypesError
 from j2o.ir.tensor import Tensor
@@ -371,7 +372,7 @@ def _rest(node: Node, size: Dim, others: Sequence[Dim]) -> Dim:
 
 def _same_size(a: Dim, b: Dim) -> bool:
     """Return True where two numbers of elements are equal, or agree at all of many sizes."""
-    return same_dim(a, b) or dims.agree(a, b, divisible=True)
+    return same_dim(a, b) or agree(a, b, divisible=True)
 
 
 @infers("Flatten")

@@ -12,6 +12,8 @@ from typing import Any
 
 from j2o.errors import J2OError, PassError, UnsupportedError, raised, shown
 from j2o.ir import dims
+from j2o.ir.dims_agree import agree_shapes
+from j2o.ir.dims_settle import settling
 from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.types import Type
 from j2o.passes.components.complex import COMPLEX
@@ -177,7 +179,7 @@ class Driver:
 def _undecided(node: Node, error: dims.Inconclusive) -> str:
     """What is not known of symbolic sizes at a node, and what would settle it."""
     question = str(error).partition("\n")[0]
-    constraints = [f"constraints={list(c)}" for c in dims.settling(question)]
+    constraints = [f"constraints={list(c)}" for c in settling(question)]
     remedy = " or ".join(constraints) or "a number in the spec"
     return f"{node.described}: {question.rstrip('.')}; {remedy} would settle it"
 
@@ -206,7 +208,7 @@ def _settle(values: Any, node: Node, what: str) -> None:
 def _fits(value: Value, want: Type) -> bool:
     have = value.type
     return have == want or (
-        have.dtype == want.dtype and dims.agree_shapes(have.shape, want.shape)
+        have.dtype == want.dtype and agree_shapes(have.shape, want.shape)
     )
 
 

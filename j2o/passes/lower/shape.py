@@ -9,6 +9,7 @@ import numpy as np
 
 from j2o.errors import DimensionError
 from j2o.ir import dims
+from j2o.ir.dims_agree import agree
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type, same_dim
 from j2o.passes.lower.table import Lowering, lower
@@ -41,7 +42,7 @@ def reshape(
     number of elements is not the same for every size of the symbolic axes.
     """
     size = dims.prod(new_sizes)
-    if not dims.agree(x.type.size, size, divisible=True):
+    if not agree(x.type.size, size, divisible=True):
         shape = ", ".join(map(str, new_sizes))
         raise DimensionError(
             f"{op.loc}: {x.type} does not fit into the shape {shape} for every size; "

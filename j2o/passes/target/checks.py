@@ -15,6 +15,7 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Value
 from j2o.ir.ops import LABEL
+from j2o.ir.sizes import Requirement, requirements
 from j2o.ir.types import DType
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
@@ -61,7 +62,7 @@ def _size_checks(graph: Graph) -> int:
     op = sizes.op
     names = dict(zip(graph.inputs, graph.input_names, strict=True))
     places = [f"input {names[value]} axis {axis}" for value, axis in axes_of(graph)]
-    required = dims.requirements(declared_dims(graph), graph.dims.constraints)
+    required = requirements(declared_dims(graph), graph.dims.constraints)
     passed = op.const(np.zeros(1, np.int64))
     for r in required:
         index = op.cast(_broken(sizes, r), DType.I64)
@@ -93,7 +94,7 @@ def _size_checks(graph: Graph) -> int:
     return len(required)
 
 
-def _broken(sizes: Sizes, r: dims.Requirement) -> Value:
+def _broken(sizes: Sizes, r: Requirement) -> Value:
     """Whether the requirement does not hold: `bool[1]`."""
     op = sizes.op
     left = sizes.axis(r.axis) if r.left is None else sizes.term(r.left)

@@ -18,6 +18,7 @@ from j2o.errors import DimensionError
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.sizes import sources
 from j2o.ir.types import Dim, DType, Type, same_dim
 from j2o.passes.pipeline import graph_pass
 
@@ -48,9 +49,7 @@ def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
             needs[name] = set()
             function = root.functions[name]
             declared = declared_dims(function)
-            needs[name] = _used(function, need, set(declared)) - set(
-                dims.sources(declared)
-            )
+            needs[name] = _used(function, need, set(declared)) - set(sources(declared))
         return needs[name]
 
     for name, function in root.functions.items():
@@ -122,7 +121,7 @@ class Sizes:
         self.graph = graph
         self.axes = axes_of(graph)
         declared = declared_dims(graph)
-        self.sources = dims.sources(declared)
+        self.sources = sources(declared)
         # an expression that an input has as a size is read there, whatever its symbols are
         self.read: dict[str, int] = {}
         for i, d in enumerate(declared):
