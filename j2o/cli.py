@@ -370,7 +370,7 @@ def _rule(text: str, pipeline: PassPipeline) -> Rule:
 def _graph_of(file: Path) -> Graph:
     """The graph whose text a file has."""
     from j2o.errors import ParseError
-    from j2o.ir.text import parse
+    from j2o.ir.parser import parse
 
     try:
         return parse(file.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from j2o.ir.text import parse
+from j2o.ir.parser import parse
 from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS
 from j2o.passes.structure.inline import KEPT
 from tools import architecture, supported

@@ -10,7 +10,7 @@ from flax import nnx
 
 import j2o
 from examples import zoo
-from j2o.ir.text import parse
+from j2o.ir.parser import parse
 from j2o.passes.structure.functions import functions
 from tests.harness import normal
 

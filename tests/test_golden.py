@@ -26,8 +26,8 @@ import pytest
 import j2o
 from j2o.backend.kernels import target
 from j2o.frontend.retrace import Retracer
+from j2o.ir.parser import parse
 from j2o.ir.same import same
-from j2o.ir.text import parse
 from j2o.numeric_check import NumericCheck
 from j2o.passes.clean.dce import dce
 from j2o.passes.context import Context

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 import j2o
 from examples import zoo
 from j2o.ir import Builder, DimScope, DType, Graph, Type, parse
+from j2o.ir.notation import stem
+from j2o.ir.parser import tensors_of
+from j2o.ir.printer import to_text
 from j2o.ir.same import same
-from j2o.ir.text import stem, tensors_of, to_text
 from tests.harness import stable_id
 
 

@@ -11,7 +11,7 @@ from examples.custom_pass import relu6
 from j2o.backend.kernels import target
 from j2o.errors import NotConvergingError, PassError
 from j2o.ir.build import Builder
-from j2o.ir.text import parse
+from j2o.ir.parser import parse
 from j2o.ir.types import DType
 from j2o.passes import Const, RuleSet, identities, rewrite, why
 from j2o.passes.context import Context

@@ -9,7 +9,7 @@ import j2o
 from j2o.errors import PassError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
-from j2o.ir.text import parse
+from j2o.ir.parser import parse
 from j2o.ir.types import DType, Type
 from j2o.passes import Context, Fixpoint, PassPipeline, graph_pass, rewrite
 from j2o.passes.clean.cse import cse

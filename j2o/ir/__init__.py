@@ -14,7 +14,7 @@ _NAMES = {
     "types": "DType Type",
     "dims": "DimScope",
     "graph": "Graph Loc Node Value",
-    "text": "parse",
+    "parser": "parse",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = list(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from j2o.ir.build import Builder
     from j2o.ir.dims import DimScope
     from j2o.ir.graph import Graph, Loc, Node, Value
-    from j2o.ir.text import parse
+    from j2o.ir.parser import parse
     from j2o.ir.types import DType, Type
 
 

@@ -583,7 +583,7 @@ class Graph:
         verify(self)
 
     def __str__(self) -> str:
-        from j2o.ir.text import to_text
+        from j2o.ir.printer import to_text
 
         return to_text(self)
 
