@@ -14,6 +14,7 @@ from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
 from j2o.passes.layout.contractions import contractions
 from j2o.passes.layout.gemm import gemm
+from j2o.passes.layout.projections import projections
 from j2o.passes.layout.transposes import transposes
 from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
@@ -57,6 +58,7 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
             Fixpoint("clean", (*clean, unit_axes, recover), limit=6),
             affine,
             contractions,
+            projections,
             transposes,
             Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
             gemm,

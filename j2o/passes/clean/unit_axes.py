@@ -197,13 +197,13 @@ def _reduction(node: Node, views: Views) -> bool:
     if source is None or set(source.axes) & set(axes):
         return False
     op = Builder(node.home, node, node.loc)
-    kept = op.dims([_without(source.axes, axis) for axis in axes])
+    kept = op.dims([_position(source.axes, axis) for axis in axes])
     _take(node, 1, kept, views)
     _take(node, 0, source.value, views)
     return _change(node, "Unsqueeze", source.axes, views)
 
 
-def _without(axes: Sequence[int], axis: int) -> int:
+def _position(axes: Sequence[int], axis: int) -> int:
     """The number of an axis when `axes` are gone."""
     return axis - sum(gone < axis for gone in axes)
 
@@ -215,7 +215,7 @@ def _transpose(node: Node, views: Views) -> bool:
     perm = node.ints_attr("perm")
     if source := _source(node, 0, "Unsqueeze", views):
         kind, added = "Unsqueeze", source.axes
-        inner = tuple(_without(added, p) for p in perm if p not in added)
+        inner = tuple(_position(added, p) for p in perm if p not in added)
         axes = tuple(i for i, p in enumerate(perm) if p in added)
     elif source := _source(node, 0, "Squeeze", views):
         kind, removed = "Squeeze", source.axes
@@ -227,6 +227,23 @@ def _transpose(node: Node, views: Views) -> bool:
     _take(node, 0, source.value, views)
     node.set_attr("perm", inner)
     return _change(node, kind, axes, views)
+
+
+def _along(node: Node, views: Views) -> bool:
+    """Softmax(Unsqueeze(x)) → Unsqueeze(Softmax(x)) along an axis of x, and the same for Squeeze."""
+    axis = node.int_attr("axis", -1) % _type_seen(node, 0, views).rank
+    if source := _source(node, 0, "Unsqueeze", views):
+        if axis in source.axes:
+            return False
+        kind, inner = "Unsqueeze", _position(source.axes, axis)
+    elif source := _source(node, 0, "Squeeze", views):
+        longer = range(source.value.type.rank)
+        kind, inner = "Squeeze", [a for a in longer if a not in source.axes][axis]
+    else:
+        return False
+    _take(node, 0, source.value, views)
+    node.set_attr("axis", inner)
+    return _change(node, kind, source.axes, views)
 
 
 # ------------------------------------------------------------------------------------- elementwise operators
@@ -261,7 +278,10 @@ def _operands(node: Node) -> list[int]:
 
 
 def _sink_unsqueeze(node: Node, views: Views) -> bool:
-    """f(Unsqueeze(a), Unsqueeze(b), c) → Unsqueeze(f(a, b, c)), where c has size 1 at the new axes."""
+    """f(Unsqueeze(a), Unsqueeze(b), c) → Unsqueeze(f(a, b, c)), where c has size 1 at the new axes.
+
+    Of the axes of an Unsqueeze, those go along that have size 1 in the result as well.
+    """
     rank, shape = node.out.type.rank, node.out.type.shape
     sources: dict[int, Source] = {}
     for index in _operands(node):
@@ -269,10 +289,18 @@ def _sink_unsqueeze(node: Node, views: Views) -> bool:
             source = _source(node, index, "Unsqueeze", views)
             if source is not None:
                 sources[index] = source
-    axes = next((source.axes for source in sources.values()), None)
-    if not axes or not all(is_one(shape[axis]) for axis in axes):
+    units = {
+        index: tuple(axis for axis in source.axes if is_one(shape[axis]))
+        for index, source in sources.items()
+    }
+    axes = next(iter(units.values()), None)
+    if not axes:
         return False
-    sources = {i: source for i, source in sources.items() if source.axes == axes}
+    sources = {i: source for i, source in sources.items() if units[i] == axes}
+    if any(
+        source.axes != axes and source.value in views for source in sources.values()
+    ):
+        return False
     constants = _constants_to_squeeze(node, axes, sources, views)
     if constants is None:
         return False
@@ -282,8 +310,14 @@ def _sink_unsqueeze(node: Node, views: Views) -> bool:
             squeezed = op.squeeze(node.operand(index), constants[index])
             _take(node, index, squeezed, views)
         elif index in sources:
-            _take(node, index, sources[index].value, views)
+            _take(node, index, _without_axes(op, sources[index], axes), views)
     return _change(node, "Unsqueeze", axes, views)
+
+
+def _without_axes(op: Builder, source: Source, axes: tuple[int, ...]) -> Value:
+    """The Unsqueeze of a source that makes all of its axes but these."""
+    rest = [_position(axes, axis) for axis in source.axes if axis not in axes]
+    return op.unsqueeze(source.value, rest)
 
 
 def _constants_to_squeeze(
@@ -310,6 +344,8 @@ def _constants_to_squeeze(
 
 
 RULE_OF: dict[str, UnitAxesRule] = {
+    "onnx.LogSoftmax": _along,
+    "onnx.Softmax": _along,
     "onnx.Transpose": _transpose,
     "onnx.Squeeze": _squeeze,
     "onnx.Unsqueeze": _unsqueeze,
