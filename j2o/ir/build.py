@@ -1,8 +1,9 @@
 """The builder: `op.Add(x, 1.0)` makes one node, infers its type, and inserts it.
 
-Attribute access gives operations: `op.Relu` is `onnx.Relu`, `op.lax.exp` is `lax.exp`, `op.ort.FusedMatMul` a contrib
-operator. Operands may be values, None (an optional input left out), Python scalars and numpy arrays; the latter become
-constants, scalars of the dtype of the first value among the operands.
+Attribute access gives operations: `op.Relu` is `onnx.Relu`, `op.lax.exp` is `lax.exp`,
+`op.ort.FusedMatMul` a contrib operator. Operands may be values, None (an optional input left out),
+Python scalars and numpy arrays. The latter two become constants: arrays of their own dtype, scalars
+of that of the first value among the operands.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +20,12 @@ from j2o.ir.ops import spec
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
 from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_dim, same_shape
 
+if TYPE_CHECKING:
+    from j2o.ir.target import Target
+
+# the dtypes of Python's scalars, and of numpy's kinds where these hold sequences of them
 _SCALARS = {bool: DType.BOOL, int: DType.I64, float: DType.F32}
+_OF_KIND = {"b": DType.BOOL, "i": DType.I64, "u": DType.I64, "f": DType.F32}
 POOLED = 64  # bytes; constants up to this size are looked up before they are made
 
 
@@ -27,16 +33,18 @@ class Dialect:
     """Operations of one domain as methods: `op.lax.exp(x)`."""
 
     def __init__(self, apply: Callable[..., Any], name: str) -> None:
-        self._apply, self._name = apply, name
+        self._apply = apply
+        self._name = name
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
         return functools.partial(self._apply, f"{self._name}.{kind}")
 
 
 class Builder:
-    """Inserts nodes into `graph`, before `before` or at the end; `loc` and `hint` go to what it makes.
+    """Inserts nodes into `graph`, in front of `before` or at the end; `loc` and `hint` go to what it makes.
 
-    The lowering driver sets `node` (the node being lowered), `types` (the types its rule must produce) and `target`.
+    `made` lists its nodes in the order in which they were made. `target` is what must be able to
+    run them, where whoever made the builder has set it.
     """
 
     def __init__(
@@ -46,9 +54,12 @@ class Builder:
         loc: Loc | None = None,
         hint: str = "",
     ) -> None:
-        self.graph, self.before, self.loc, self.hint = graph, before, loc, hint
+        self.graph = graph
+        self.before = before
+        self.loc = loc
+        self.hint = hint
         self.made: list[Node] = []
-        self.target: Any = None
+        self.target: Target | None = None
 
     @property
     def lax(self) -> Dialect:
@@ -59,15 +70,6 @@ class Builder:
     def ort(self) -> Dialect:
         """`op.ort.FusedMatMul(x, y)`, contrib operators of onnxruntime."""
         return Dialect(self.apply, "ort")
-
-    def at(self, node: Node) -> Builder:
-        """A builder that inserts before `node`, with its location and hint."""
-        assert node.graph is not None
-        other = Builder(
-            node.graph, node, node.loc, node.outputs[0].hint if node.outputs else ""
-        )
-        other.target = self.target
-        return other
 
     # ------------------------------------------------------------------- nodes
 
@@ -87,9 +89,8 @@ class Builder:
             except Exception:
                 node.set_inputs(())
                 raise
-            node.outputs = tuple(
-                [Value(t, node, i, self.hint) for i, t in enumerate(inferred)]
-            )
+            values = [Value(t, node, i, self.hint) for i, t in enumerate(inferred)]
+            node.outputs = tuple(values)
         else:
             for value in node.outputs:
                 value.hint = self.hint
@@ -107,7 +108,8 @@ class Builder:
     ) -> Any:
         """One node; returns its value, or the tuple of its values where there are several.
 
-        Attributes that are None are left out. `types` gives the output types where inference cannot know them.
+        Attributes that are None are left out. `types` are the types of the outputs, where inference
+        cannot know them.
         """
         values: Sequence[Value | None] = operands
         if any([type(v) is not Value for v in operands]):
@@ -115,11 +117,7 @@ class Builder:
             values = [self.value(v, like) for v in operands]
         if types is not None:
             types = [t.with_shape(plain_shape(t.shape)) for t in types]
-        plain = (
-            {k: attribute(v) for k, v in attrs.items() if v is not None}
-            if attrs
-            else None
-        )
+        plain = {k: attribute(v) for k, v in attrs.items() if v is not None}
         outputs = self.node(op, values, plain, types, graphs).outputs
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -139,36 +137,42 @@ class Builder:
         return self.const(v, like)
 
     def const(self, value: Any, dtype: DType | None = None) -> Value:
-        """A constant of a scalar, a sequence, an array or a `Tensor`; Python ints are i64 and floats f32 without `dtype`.
+        """A constant of a scalar, a sequence, an array or a `Tensor`, converted where `dtype` is given.
 
-        A graph holds a small constant once, at its front.
+        Without it Python's integers are i64 and its floats f32. A graph holds a small constant
+        once, at its front.
         """
         if type(value) in _SCALARS:
-            dtype = dtype or _SCALARS[type(value)]
-            return self.pooled(
-                (dtype, repr(value)), "const", lambda: {"value": tensor(value, dtype)}
-            )
-        if dtype is None and not isinstance(value, Tensor | np.ndarray | np.generic):
-            kind = np.asarray(value).dtype.kind
-            dtype = {"b": DType.BOOL, "i": DType.I64, "u": DType.I64, "f": DType.F32}[
-                kind
-            ]
-        if dtype is not None and isinstance(value, np.ndarray | np.generic):
-            value = np.asarray(value).astype(dtype.numpy)
-        made = tensor(value, dtype)
+            return self._scalar(value, dtype or _SCALARS[type(value)])
+        if isinstance(value, np.ndarray | np.generic):
+            array = np.asarray(value)
+            made = tensor(array if dtype is None else array.astype(dtype.numpy))
+        elif isinstance(value, Tensor):
+            made = value
+        else:
+            made = tensor(value, dtype or _OF_KIND[np.asarray(value).dtype.kind])
         if isinstance(made, ArrayTensor) and made.array.nbytes <= POOLED:
             key = (made.dtype, made.shape, made.array.tobytes())
             return self.pooled(key, "const", lambda: {"value": made})
         return self.node("const", (), {"value": made}).out
 
+    def _scalar(self, value: bool | int | float, dtype: DType) -> Value:
+        """The constant of a Python scalar."""
+        key = (dtype, repr(value))
+        return self.pooled(key, "const", lambda: {"value": tensor(value, dtype)})
+
     def pooled(
         self, key: Hashable, op: str, attrs: Callable[[], Mapping[str, Attr]]
     ) -> Value:
-        """The node without operands that `key` stands for; made where the graph does not have it yet."""
+        """The node without operands that `key` stands for, made where the graph does not have it yet.
+
+        `op` and `attrs()` are what it is made of.
+        """
 
         def make() -> Node:
             node = Node(op, (), (), attrs(), (), self.loc)
-            node.outputs = (Value(spec(op).infer(node)[0], node, 0, self.hint),)
+            (type,) = spec(op).infer(node)
+            node.outputs = (Value(type, node, 0, self.hint),)
             self.made.append(node)
             return node
 
@@ -182,9 +186,12 @@ class Builder:
         """A shape vector: `i64[n]`, a constant where it is static."""
         dims = plain_shape(dims)
         if all(type(d) is int for d in dims):
-            return self.pooled(
-                dims, "const", lambda: {"value": tensor(dims, DType.I64)}
-            )
+
+            def numbers() -> Mapping[str, Attr]:
+                return {"value": tensor(dims, DType.I64)}
+
+            return self.pooled(dims, "const", numbers)
+
         return self.pooled(dims, "dims", lambda: {"dims": dims})
 
     def dim(self, dim: Dim, dtype: DType = DType.I64) -> Value:
@@ -194,10 +201,13 @@ class Builder:
             return self.const(dim, dtype)
         return self.cast(self.Reshape(self.dims((dim,)), self.dims(())), dtype)
 
-    # -------------------------------------- the few that every rule needs, no node where none is needed
+    # ---------------------- the few that every rule needs, no node where none is needed
 
     def cast(self, x: Value, dtype: DType) -> Value:
-        """ONNX Cast, which saturates no float and rounds to the nearest; `x` itself where it has the dtype."""
+        """`x` itself where it has the dtype, else ONNX Cast.
+
+        It gives infinity where a float of 8 bits is too small, and rounds to the nearest.
+        """
         if x.type.dtype == dtype:
             return x
         saturate = 0 if dtype.is_float and dtype.bits == 8 else None
@@ -207,59 +217,59 @@ class Builder:
     def reshape(self, x: Value, shape: Shape) -> Value:
         """`x` in another static or symbolic shape."""
         view = self.view(x, shape)
-        return (
-            view if view is not None else self.Reshape(x, self.dims(shape), allowzero=1)
-        )
+        if view is not None:
+            return view
+        return self.Reshape(x, self.dims(shape), allowzero=1)
 
     def view(self, x: Value, shape: Shape) -> Value | None:
-        """`x` in a shape that differs by axes of size 1 alone, by Unsqueeze or Squeeze; None for another shape."""
-        have, want = x.type.shape, plain_shape(shape)
+        """`x` in a shape that differs by axes of size 1 alone; None for other shapes.
+
+        Unsqueeze or Squeeze gives it.
+        """
+        have = x.type.shape
+        want = plain_shape(shape)
         if same_shape(have, want):
             return x
-        if len(want) > len(have) and (axes := ones_added(have, want)) is not None:
-            return self.Unsqueeze(x, self.dims(axes))
-        if len(want) < len(have) and (axes := ones_added(want, have)) is not None:
-            return self.Squeeze(x, self.dims(axes))
-        return None
+        if len(want) > len(have):
+            added = ones_added(have, want)
+            return None if added is None else self.Unsqueeze(x, self.dims(added))
+        left_out = ones_added(want, have)
+        return None if left_out is None else self.Squeeze(x, self.dims(left_out))
 
     def expand(self, x: Value, shape: Shape) -> Value:
         """`x` broadcast to `shape` (numpy's rules)."""
         shape = plain_shape(shape)
-        if 0 in shape and all(
-            type(d) is int for d in shape
-        ):  # onnxruntime drops an Expand of ones to nothing
-            return self.const(np.zeros(shape, x.type.dtype.numpy))
-        return (
-            x if same_shape(x.type.shape, shape) else self.Expand(x, self.dims(shape))
-        )
+        static = tuple(size for size in shape if type(size) is int)
+        if 0 in static and len(static) == len(shape):
+            # an empty constant: onnxruntime drops an Expand of ones to nothing
+            return self.const(np.zeros(static, x.type.dtype.numpy))
+        if same_shape(x.type.shape, shape):
+            return x
+        return self.Expand(x, self.dims(shape))
 
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:
-        perm = tuple(int(p) for p in perm)
-        return x if perm == tuple(range(len(perm))) else self.Transpose(x, perm=perm)
+        """`x` with its axes in the order `perm`."""
+        perm = tuple(int(axis) for axis in perm)
+        if perm == tuple(range(len(perm))):
+            return x
+        return self.Transpose(x, perm=perm)
 
     def unsqueeze(self, x: Value, axes: Sequence[int]) -> Value:
+        """`x` with axes of size 1 at these places of the result."""
         return self.Unsqueeze(x, self.dims(axes)) if len(axes) else x
 
     def squeeze(self, x: Value, axes: Sequence[int]) -> Value:
+        """`x` without these axes, all of size 1."""
         return self.Squeeze(x, self.dims(axes)) if len(axes) else x
 
     def slice(self, x: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
         """`x[start:end:step]` along one axis; bounds may be symbolic and lie inside the axis."""
         start, end = plain_shape((start, end))
-        if (
-            type(start) is int
-            and start == 0
-            and step == 1
-            and end == x.type.shape[axis]
-        ):
+        at_front = type(start) is int and start == 0
+        if at_front and step == 1 and end == x.type.shape[axis]:
             return x
-        return self.Slice(
-            x,
-            self.dims((start,)),
-            self.dims((end,)),
-            self.dims((axis,)),
-            self.dims((step,)),
-        )
+        bounds = [self.dims((number,)) for number in (start, end, axis, step)]
+        return self.Slice(x, *bounds)
 
     def region(
         self,
@@ -268,14 +278,18 @@ class Builder:
         body: Callable[..., Any],
         hints: Sequence[str] = (),
     ) -> Graph:
-        """A region graph: `body(op, *inputs)` builds it and returns its value or values."""
+        """A region with inputs of these types: `body(op, *inputs)` builds it and returns its value or values.
+
+        `hints` name the first inputs.
+        """
         graph = Graph(name)
-        inputs = [
-            graph.add_input(t, hints[i] if i < len(hints) else "")
-            for i, t in enumerate(types)
-        ]
+        inputs = [graph.add_input(type) for type in types]
+        for value, hint in zip(inputs, hints, strict=False):
+            value.hint = hint
         inner = copy.copy(self)
-        inner.graph, inner.before, inner.made = graph, None, []
+        inner.graph = graph
+        inner.before = None
+        inner.made = []
         results = body(inner, *inputs)
         graph.set_outputs([results] if isinstance(results, Value) else list(results))
         return graph
@@ -287,11 +301,9 @@ def attribute(value: Any) -> Attr:
         value = value.tolist()
     if type(value) in (list, tuple):  # a named tuple stays one
         return tuple([attribute(v) for v in value])
-    return (
-        value.item()
-        if isinstance(value, np.integer | np.floating | np.bool_)
-        else value
-    )
+    if isinstance(value, np.integer | np.floating | np.bool_):
+        return value.item()
+    return value
 
 
 def plain_shape(shape: Iterable[Dim]) -> Shape:
@@ -300,15 +312,15 @@ def plain_shape(shape: Iterable[Dim]) -> Shape:
 
 
 def ones_added(short: Shape, long: Shape) -> list[int] | None:
-    """Which axes of `long`, all of size 1, `short` lacks; None where that is not the difference."""
-    axes, rest = [], list(short)
-    for k in reversed(
-        range(len(long))
-    ):  # from the end: of several in a row the first are those added
-        if rest and same_dim(rest[-1], long[k]):
+    """The axes of `long`, all of size 1, that `short` lacks; None where that is not the difference."""
+    added: list[int] = []
+    rest = list(short)
+    # from the end: of several ones in a row the first are those added
+    for axis in reversed(range(len(long))):
+        if rest and same_dim(rest[-1], long[axis]):
             rest.pop()
-        elif is_one(long[k]):
-            axes.append(k)
+        elif is_one(long[axis]):
+            added.append(axis)
         else:
             return None
-    return None if rest else axes[::-1]
+    return None if rest else added[::-1]

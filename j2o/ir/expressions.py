@@ -1,7 +1,8 @@
-"""Expressions of sizes as text, read into Python's syntax trees: `B`, `2*B*T + 3`, `T//2`, `max(B, 4)`, `T <= 512`.
+"""Expressions of sizes as text, read into Python's syntax trees: `B`, `2*B*T + 3`, `max(B, 4)`, `T <= 512`.
 
-Python's own parser is not used: text may come from anywhere, and deep nesting breaks it. What would take long to evaluate or
-fits no size is refused while reading, so that a text takes time linear in its length.
+Python's own parser is not used: text may come from anywhere, and deep nesting breaks it. An
+expression that would take long to evaluate, or fits no size, is refused while it is read. So a text
+takes time linear in its length.
 
     sum     = product {("+" | "-") product}
     product = sign {("*" | "//" | "%") sign}
@@ -16,6 +17,7 @@ import ast
 import keyword
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -26,13 +28,14 @@ TERMS = 1000  # in an expression when it is multiplied out
 DEPTH = 50  # of brackets and signs
 TOKENS = 4000  # in one expression
 CONSTRAINT_TOKENS = 200  # in a constraint, which JAX reads too
+# the functions, and how many operands they take
 FUNCTIONS = {
     "floordiv": 2,
     "mod": 2,
     "max": 2,
     "min": 2,
     "non_negative": 1,
-}  # and how many operands they take
+}
 COMPARISONS = ("==", "<=", ">=")
 SUMS: dict[str, type[ast.operator]] = {"+": ast.Add, "-": ast.Sub}
 PRODUCTS: dict[str, type[ast.operator]] = {
@@ -41,7 +44,18 @@ PRODUCTS: dict[str, type[ast.operator]] = {
     "%": ast.Mod,
 }
 
-_TOKEN = re.compile(r"\s*+(?:(\d++)|([^\W\d]\w*+)|(//|\*\*|[<>=]=?|[-+*%^(),])|(\Z))")
+NO_COMPARISON = "not one comparison by '<=', '>=' or '==' such as 'T <= 512'"
+NO_EXPONENT = "the exponent of a power must be a number from 0 to 63"
+
+_TOKEN = re.compile(
+    r"""\s*+(?:
+        (\d++)                                # a number
+      | ([^\W\d]\w*+)                        # a name
+      | (//|\*\*|[<>=]=?|[-+*%^(),])          # a sign
+      | (\Z)                                 # the end
+    )""",
+    re.VERBOSE,
+)
 
 
 def read_shape(text: str) -> list[ast.expr]:
@@ -62,30 +76,38 @@ def read_constraint(text: str) -> tuple[ast.expr, str, ast.expr]:
     left = reader.sum().tree
     sign = reader.take(COMPARISONS)
     if sign is None:
-        reader.fail("not one comparison by '<=', '>=' or '==' such as 'T <= 512'")
+        reader.fail(NO_COMPARISON)
     right = reader.sum().tree
     if not reader.at_end():
-        reader.fail("not one comparison by '<=', '>=' or '==' such as 'T <= 512'")
+        reader.fail(NO_COMPARISON)
     return left, sign, right
 
 
 @dataclass
 class _Part:
-    """An expression, with bounds on its terms and on the sum of their coefficients once it is multiplied out."""
+    """An expression, and bounds on what it becomes when it is multiplied out."""
 
     tree: ast.expr
-    terms: int
-    size: int
+    terms: int  # how many there are at most
+    size: int  # the sum of their coefficients is at most this
 
 
 class _Reader:
-    """Where in a text the reading stands. Its methods read what the grammar says, and give what they read."""
+    """A text, and the place in it where the reading stands.
+
+    The methods `sum`, `product`, … read the rule of the grammar that bears their name, and return
+    what they read.
+    """
 
     def __init__(self, text: str, limit: int = TOKENS) -> None:
-        self.text, self.limit = text, limit
-        self.pos = self.depth = self.tokens = 0
+        self.text = text
+        self.limit = limit  # of tokens in one expression
+        self.pos = 0
+        self.depth = 0  # of brackets and signs
+        self.tokens = 0
         self.token = ""
-        self.is_number = self.is_name = False
+        self.is_number = False
+        self.is_name = False
         self.step()
 
     def begin(self) -> None:
@@ -104,7 +126,8 @@ class _Reader:
             self.fail()
         self.pos = match.end()
         self.token = match[1] or match[2] or match[3] or ""
-        self.is_number, self.is_name = match[1] is not None, match[2] is not None
+        self.is_number = match[1] is not None
+        self.is_name = match[2] is not None
         self.tokens += 1
         if self.tokens > self.limit:
             self.fail(f"an expression of more than {self.limit} parts")
@@ -115,7 +138,7 @@ class _Reader:
     def take(
         self, tokens: tuple[str, ...] | dict[str, type[ast.operator]]
     ) -> str | None:
-        """The token, if it is one of these."""
+        """Step over the token and return it, if it is one of these; else None."""
         found = self.token
         if found not in tokens:
             return None
@@ -127,6 +150,7 @@ class _Reader:
             self.fail()
 
     def bounded(self, tree: ast.expr, terms: int, size: int) -> _Part:
+        """An expression whose bounds are no larger than they may be."""
         if size > LARGEST:
             self.fail("numbers above 2**63 - 1")
         if terms > TERMS:
@@ -138,8 +162,14 @@ class _Reader:
         while (sign := self.take(SUMS)) is not None:
             right = self.product()
             tree = ast.BinOp(left.tree, SUMS[sign](), right.tree)
-            left = self.bounded(tree, left.terms + right.terms, left.size + right.size)
+            left = self.added(tree, [left, right])
         return left
+
+    def added(self, tree: ast.expr, parts: Sequence[_Part]) -> _Part:
+        """An expression that has no more terms than its parts together."""
+        terms = sum(part.terms for part in parts)
+        size = sum(part.size for part in parts)
+        return self.bounded(tree, terms, size)
 
     def product(self) -> _Part:
         left = self.sign()
@@ -147,13 +177,10 @@ class _Reader:
             right = self.sign()
             tree = ast.BinOp(left.tree, PRODUCTS[sign](), right.tree)
             if sign == "*":
-                left = self.bounded(
-                    tree, left.terms * right.terms, left.size * right.size
-                )
+                terms = left.terms * right.terms
+                left = self.bounded(tree, terms, left.size * right.size)
             else:
-                left = self.bounded(
-                    tree, left.terms + right.terms, left.size + right.size
-                )
+                left = self.added(tree, [left, right])
         return left
 
     def sign(self) -> _Part:
@@ -162,18 +189,19 @@ class _Reader:
         self.deeper()
         operand = self.sign()
         self.depth -= 1
-        return _Part(ast.UnaryOp(ast.USub(), operand.tree), operand.terms, operand.size)
+        tree = ast.UnaryOp(ast.USub(), operand.tree)
+        return _Part(tree, operand.terms, operand.size)
 
     def power(self) -> _Part:
         base = self.atom()
         if self.take(("**", "^")) is None:
             return base
         if not self.is_number or len(self.token) > 2 or int(self.token) > 63:
-            self.fail("the exponent of a power must be a number from 0 to 63")
+            self.fail(NO_EXPONENT)
         exponent = int(self.token)
         self.step()
         if self.token in ("**", "^"):
-            self.fail("the exponent of a power must be a number from 0 to 63")
+            self.fail(NO_EXPONENT)
         tree = ast.BinOp(base.tree, ast.Pow(), ast.Constant(exponent))
         return self.bounded(tree, base.terms**exponent, base.size**exponent)
 
@@ -195,17 +223,18 @@ class _Reader:
         return inside
 
     def symbol(self, name: str) -> _Part:
+        """The symbol of a name that has been read."""
         name = unicodedata.normalize("NFKC", name)  # as Python reads names
         if keyword.iskeyword(name) or not name.isidentifier():
             self.fail(f"{name!r} is no name for a size")
         return _Part(ast.Name(name), 1, 1)
 
     def call(self, name: str) -> _Part:
+        """The call of a function whose name has been read."""
         count = FUNCTIONS.get(name)
         if count is None:
-            self.fail(
-                f"{name[:40]!r} is no function of sizes; {', '.join(FUNCTIONS)} are"
-            )
+            known = ", ".join(FUNCTIONS)
+            self.fail(f"{name[:40]!r} is no function of sizes; {known} are")
         self.expect("(")
         self.deeper()
         operands = [self.sum()]
@@ -215,12 +244,11 @@ class _Reader:
         self.depth -= 1
         if len(operands) != count:
             self.fail(f"{name} takes {count} operands, given {len(operands)}")
-        tree = ast.Call(ast.Name(name), [o.tree for o in operands], [])
-        return self.bounded(
-            tree, sum(o.terms for o in operands), sum(o.size for o in operands)
-        )
+        trees = [operand.tree for operand in operands]
+        return self.added(ast.Call(ast.Name(name), trees, []), operands)
 
     def deeper(self) -> None:
+        """Go into a bracket or behind a sign; DimensionError where there are too many."""
         self.depth += 1
         if self.depth > DEPTH:
             self.fail(f"nested deeper than {DEPTH}")

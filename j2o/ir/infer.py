@@ -36,7 +36,7 @@ def infers(*kinds: str, table: dict[str, Inference] = INFERENCES) -> Callable[[F
     return register
 
 
-# ---------------------------------------------------------- operands and attributes, as inferences read them
+# ------------------------------------- operands and attributes, as inferences read them
 
 
 def fail(node: Node, why: str) -> UnknownTypesError:
@@ -103,7 +103,7 @@ def _put(shape: Shape, axis: int, *sizes: Dim) -> Shape:
     return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 
-# -------------------------------------------------------------------------------------------- broadcasting
+# ------------------------------------------------------------------------- broadcasting
 
 
 def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
@@ -130,7 +130,7 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
     return tuple(out)
 
 
-# ------------------------------------------------------------------------------------------ elementwise
+# -------------------------------------------------------------------------- elementwise
 
 
 ONE_OPERAND = (  # functions of each element, whose type stays
@@ -263,7 +263,7 @@ def where(node: Node) -> Type:
     return Type(a.dtype, broadcast(node, [condition.shape, a.shape, b.shape]))
 
 
-# ------------------------------------------------------------------------------------------- other dtypes
+# ------------------------------------------------------------------------- other dtypes
 
 
 @infers("Cast")
@@ -317,7 +317,7 @@ def dropout(node: Node) -> tuple[Type, ...]:
     return x, x.with_dtype(DType.BOOL)
 
 
-# ------------------------------------------------------------------------------------------------ shapes
+# ------------------------------------------------------------------------------- shapes
 
 
 @infers("Shape")
@@ -346,18 +346,24 @@ def reshape(node: Node) -> Type:
     wanted = list(_known(node, 1))
     if not node.attrs.get("allowzero"):
         wanted = [_or_as_it_was(x, axis, size) for axis, size in enumerate(wanted)]
-    open_axes = [i for i, d in enumerate(wanted) if type(d) is int and d == -1]
+    open_axes = [axis for axis, size in enumerate(wanted) if _is(size, -1)]
     if open_axes:
         axis = open_axes[0]
-        wanted[axis] = _rest(node, x.size, wanted[:axis] + wanted[axis + 1 :])
+        others = wanted[:axis] + wanted[axis + 1 :]
+        wanted[axis] = _rest(node, x.size, others)
     elif not _same_size(dims.prod(wanted), x.size):
         raise fail(node, f"{x.size} elements in the shape {wanted}")
     return x.with_shape(tuple(wanted))
 
 
+def _is(size: Dim, number: int) -> bool:
+    """Return True where a size is that number, and no expression."""
+    return type(size) is int and size == number
+
+
 def _or_as_it_was(x: Type, axis: int, size: Dim) -> Dim:
     """The size that a Reshape asks for; 0 stands for that of the operand."""
-    return x.shape[axis] if type(size) is int and size == 0 else size
+    return x.shape[axis] if _is(size, 0) else size
 
 
 def _rest(node: Node, size: Dim, others: Sequence[Dim]) -> Dim:
@@ -380,7 +386,9 @@ def flatten(node: Node) -> Type:
     """A matrix: the axes in front of `axis`, and the others."""
     x = _type(node, 0)
     axis = node.int_attr("axis", 1)
-    return x.with_shape((dims.prod(x.shape[:axis]), dims.prod(x.shape[axis:])))
+    rows = dims.prod(x.shape[:axis])
+    columns = dims.prod(x.shape[axis:])
+    return x.with_shape((rows, columns))
 
 
 @infers("Unsqueeze")
@@ -531,7 +539,7 @@ def depth_space(node: Node) -> Type:
     return x.with_shape((batch, channels, *sides))
 
 
-# --------------------------------------------------------------------------------- indexing, sorting
+# -------------------------------------------------------------------- indexing, sorting
 
 
 @infers("Gather")
@@ -554,7 +562,8 @@ def gather_nd(node: Node) -> Type:
     indexed_axes = indices.shape[-1]
     if type(indexed_axes) is not int:
         raise fail(node, "the last axis of the indices must be static")
-    return x.with_shape((*indices.shape[:-1], *x.shape[batch_axes + indexed_axes :]))
+    taken = x.shape[batch_axes + indexed_axes :]  # of each place that is read
+    return x.with_shape((*indices.shape[:-1], *taken))
 
 
 @infers("OneHot")
@@ -575,7 +584,7 @@ def top_k(node: Node) -> tuple[Type, ...]:
     return out, out.with_dtype(DType.I64)
 
 
-# ------------------------------------------------------------------------------------------ reductions
+# --------------------------------------------------------------------------- reductions
 
 
 REDUCTIONS = (
@@ -614,7 +623,7 @@ def _reduced(node: Node, shape: Shape, axes: Sequence[int]) -> Shape:
     return tuple(d for i, d in enumerate(shape) if i not in axes)
 
 
-# -------------------------------------------------------------------------------- linear algebra, convolution
+# ---------------------------------------------------------- linear algebra, convolution
 
 
 @infers("MatMul")
@@ -679,7 +688,7 @@ def einsum(node: Node) -> Type:
     return Type(types[0].dtype, tuple(sizes[c] for c in right))
 
 
-# ------------------------------------------------------------------------- windows: convolution, pooling
+# -------------------------------------------------------- windows: convolution, pooling
 
 
 def window_size(
@@ -794,10 +803,11 @@ def pool(node: Node) -> Type:
 @infers("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(node: Node) -> Type:
     x = _type(node, 0)
-    return x.with_shape((*x.shape[:2], *(1,) * (x.rank - 2)))
+    ones = (1,) * (x.rank - 2)
+    return x.with_shape((*x.shape[:2], *ones))
 
 
-# -------------------------------------------------------------------------------- transforms, attention
+# ---------------------------------------------------------------- transforms, attention
 
 
 @infers("DFT")
@@ -822,7 +832,7 @@ def attention(node: Node) -> Type:
     return query.with_shape((*query.shape[:2], heads))
 
 
-# ------------------------------------------------------------------------------------------ control flow
+# ------------------------------------------------------------------------- control flow
 
 
 @infers("If")
@@ -842,7 +852,7 @@ def loop(node: Node) -> tuple[Type, ...]:
     return tuple(v.type for v in body.outputs[1:])
 
 
-# ------------------------------------------------------------------------- onnxruntime's own operators
+# ---------------------------------------------------------- onnxruntime's own operators
 
 CONTRIB_SAME_TYPE = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding")
 infers(*CONTRIB_SAME_TYPE, table=CONTRIB_INFERENCES)(same_as_first)
@@ -858,4 +868,6 @@ def fused_matmul(node: Node) -> Type:
 
 def _transposed_if(node: Node, flag: str, shape: Shape) -> Shape:
     """The shape of an operand, its last two axes exchanged where the attribute `flag` says so."""
-    return (*shape[:-2], *shape[:-3:-1]) if node.attrs.get(flag) else shape
+    if not node.attrs.get(flag):
+        return shape
+    return (*shape[:-2], *reversed(shape[-2:]))

@@ -1,4 +1,4 @@
-"""Marks: how a call that is to stay a function is told from others, from the user's decorator to the passes."""
+"""Marks: how a call that is to stay a function is told from others, from the decorator to the passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _marking = contextvars.ContextVar("marking", default=False)
 
 
 def is_marking() -> bool:
-    """Whether marked calls are to be told apart now: while j2o traces a program."""
+    """Return True while marked calls are told apart: while j2o traces a program."""
     return _marking.get()
 
 

@@ -40,7 +40,7 @@ class OpSpec:
     random: bool = False  # equal operands do not mean equal results
 
 
-# ---------------------------------------------------------------------------- operations of no dialect
+# ------------------------------------------------------------- operations of no dialect
 
 
 def _infer_const(node: Node) -> tuple[Type, ...]:

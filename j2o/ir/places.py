@@ -1,4 +1,7 @@
-"""Paths of source files as a model may carry them: the same on every machine, and telling nothing of the author's."""
+"""Paths of source files as a model may carry them.
+
+They are the same on every machine, and tell nothing of the author's.
+"""
 
 from __future__ import annotations
 
@@ -18,33 +21,32 @@ CELL = re.compile(r"<ipython-input-.*>|.*[/\\]ipykernel_\d+[/\\]\d+\.py")
 def portable(file: str) -> str:
     """A source file's path from where it belongs, with `/` between its steps.
 
-    A file of an installed package from that package on (`flax/nnx/nn/linear.py`), one of a package of the user's own from
-    the top package on, any other from its project's folder on, where one is found, else its name alone. A cell of a
-    notebook is `<cell>`.
+    - A file of an installed package: from that package on (`flax/nnx/nn/linear.py`).
+    - One of a package of the user's own: from the top package on.
+    - Any other: from its project's folder on, where one is found, else its name alone.
+    - A cell of a notebook: `<cell>`.
     """
     if CELL.fullmatch(file):
         return "<cell>"
     if file.startswith("<"):
         return file
     path = Path(os.path.abspath(file))
-    root = (
-        _package_folder(path)
-        or _above_the_top_package(path)
-        or _project(path)
-        or path.parent
-    )
+    installed = _package_folder(path)
+    root = installed or _above_the_top_package(path) or _project(path) or path.parent
     return path.relative_to(root).as_posix()
 
 
 def is_installed(file: str) -> bool:
-    """Whether a file is one of an installed package."""
-    return any(f"{os.sep}{folder}{os.sep}" in file for folder in PACKAGES)
+    """Return True where a file is one of an installed package."""
+    steps = [f"{os.sep}{folder}{os.sep}" for folder in PACKAGES]
+    return any(step in file for step in steps)
 
 
 def _package_folder(path: Path) -> Path | None:
     """The folder of installed packages, or that of Python's own library, that a file lies in."""
     for folder in path.parents:
-        if folder.name in PACKAGES or folder == Path(LIBRARY):
+        is_library = folder == Path(LIBRARY)
+        if is_library or folder.name in PACKAGES:
             return folder
     return None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from j2o.ir.graph import Graph, Value
+from j2o.ir.types import Attr
 
 
 def fingerprint(
@@ -14,24 +15,36 @@ def fingerprint(
     """The types of the inputs, and a row for each node.
 
     It is equal for graphs that are the same but for names and source lines. Values count by their place in
-    the graph, those from outside by identity. Types are text: graphs may have scopes of dimensions of their own.
+    the graph, those from outside by identity. Types are text, as graphs may have scopes of dimensions of
+    their own.
     """
-    numbers = {} if numbers is None else numbers
+    if numbers is None:
+        numbers = {}
     for value in graph.inputs:
         numbers[value] = len(numbers)
     rows: list[Hashable] = [_types(graph.inputs)]
     for node in graph:
-        operands = tuple(
-            None if value is None else numbers.get(value, id(value))
-            for value in node.inputs
+        row = (
+            node.op,
+            tuple(_number(value, numbers) for value in node.inputs),
+            _texts(node.attrs),
+            _types(node.outputs),
+            tuple(fingerprint(region, numbers) for region in node.graphs),
         )
-        named = ((name, repr(value)) for name, value in node.attrs.items())
-        attrs = tuple(sorted(named))
-        regions = tuple(fingerprint(region, numbers) for region in node.graphs)
-        rows.append((node.op, operands, attrs, _types(node.outputs), regions))
+        rows.append(row)
         for value in node.outputs:
             numbers[value] = len(numbers)
     return tuple(rows)
+
+
+def _number(value: Value | None, numbers: dict[Value, int]) -> int | None:
+    """The number of an operand; None where it is left out."""
+    return None if value is None else numbers.get(value, id(value))
+
+
+def _texts(attrs: Mapping[str, Attr]) -> tuple[tuple[str, str], ...]:
+    """Attributes as text, sorted by name."""
+    return tuple((name, repr(attrs[name])) for name in sorted(attrs))
 
 
 def _types(values: Sequence[Value]) -> tuple[str, ...]:

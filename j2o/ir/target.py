@@ -25,16 +25,23 @@ class Target:
     name: str = "onnxruntime CPU"
 
     def supports(self, op: str, dtype: DType, constraint: str | None = None) -> bool:
-        """Whether some kernel of `op` takes `dtype` for its (first) type constraint."""
+        """Return True where some kernel of `op` takes `dtype` for a constraint (see `dtypes`)."""
         return dtype in self.dtypes(op, constraint)
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 (targets are few and live long)
     def dtypes(self, op: str, constraint: str | None = None) -> frozenset[DType]:
-        """The dtypes that any kernel of `op` takes for a constraint, by default `T`, `T1` or the first there is."""
+        """The dtypes that any kernel of `op` takes for a constraint, by default for the main one."""
         found: set[DType] = set()
         for row in self.rows.get(op, ()):
-            name = constraint or next(
-                (c for c in ("T", "T1") if c in row), next(iter(row), None)
-            )
-            found |= row.get(name, frozenset()) if name else frozenset()
+            name = constraint or _main_constraint(row)
+            if name is not None:
+                found |= row.get(name, frozenset())
         return frozenset(found)
+
+
+def _main_constraint(row: Row) -> str | None:
+    """`T`, `T1` or the first there is; None where an operator has none."""
+    for name in ("T", "T1"):
+        if name in row:
+            return name
+    return next(iter(row), None)

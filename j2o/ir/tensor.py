@@ -1,7 +1,8 @@
 """Constants: a dtype, a shape, a key, and a way to read the data when it is needed.
 
-Small constants are arrays in memory. Large ones are read while the model is written, one box (a range along every axis)
-after the other; what passes do to them (see `views`) is done to each box, so that no large constant is ever whole in memory.
+Small constants are arrays in memory. Large ones are read while the model is written, one box (a
+range along every axis) after the other. What passes do to them (see `views`) is done to each box,
+so that no large constant is ever whole in memory.
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ import numpy as np
 from j2o.errors import SpecError
 from j2o.ir.types import DType, Type, dtype_of
 
-SMALL = (
-    64 * 1024
-)  # bytes; constants up to this size are computed with, larger ones only recorded
+# bytes; constants up to this size are computed with, larger ones only recorded
+SMALL = 64 * 1024
 CHUNK = 16 * 1024 * 1024  # bytes read at a time
 
-Box: TypeAlias = (
-    "tuple[slice, ...]"  # start and stop along every axis, in the array and not empty
-)
+# start and stop along every axis, in the array and not empty
+Box: TypeAlias = "tuple[slice, ...]"
 Reader: TypeAlias = "Callable[[Box], np.ndarray]"
 
 _serial = itertools.count()
@@ -36,9 +35,8 @@ class Tensor:
 
     __slots__ = ("dtype", "key", "shape")
 
-    name = (
-        ""  # the path in the user's tree of what the data comes from, where it has one
-    )
+    # the path in the user's tree of what the data comes from, where it has one
+    name = ""
 
     dtype: DType
     shape: tuple[int, ...]
@@ -62,7 +60,10 @@ class Tensor:
         return self.nbytes <= SMALL
 
     def reader(self) -> Reader:
-        """What reads boxes of the array; open files and whatever else reading needs is released with it."""
+        """A function that reads boxes of the array.
+
+        It holds open files and all else that reading needs; these are released with it.
+        """
         raise NotImplementedError
 
     def load(self) -> np.ndarray:
@@ -70,12 +71,14 @@ class Tensor:
         return self.reader()(whole(self.shape))
 
     def chunks(self, limit: int = CHUNK) -> Iterator[np.ndarray]:
-        """The elements in row-major order, as one-dimensional C-contiguous arrays of at most `limit` bytes (or one element).
+        """The elements in row-major order, as one-dimensional C-contiguous arrays.
 
-        Memory stays within a few times `limit` where the source can be read in part.
+        Each has at most `limit` bytes, or one element. Memory stays within a few times `limit`
+        where the source can be read in part.
         """
         read = self.reader()
-        for box in boxes(self.shape, max(1, limit // self.dtype.numpy.itemsize)):
+        elements = limit // self.dtype.numpy.itemsize
+        for box in boxes(self.shape, max(1, elements)):
             yield contiguous(read(box)).reshape(-1)
 
     @property
@@ -84,12 +87,11 @@ class Tensor:
         return self.load().item()
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, Tensor)
-            and self.key == other.key
-            and self.dtype == other.dtype
-            and self.shape == other.shape
-        )
+        if self is other:
+            return True
+        if not isinstance(other, Tensor) or self.key != other.key:
+            return False
+        return self.dtype == other.dtype and self.shape == other.shape
 
     def __hash__(self) -> int:
         return hash((self.key, self.shape))
@@ -106,12 +108,11 @@ class ArrayTensor(Tensor):
     def __init__(
         self, array: np.ndarray, key: str | None = None, name: str = ""
     ) -> None:
-        self.array, self.name = array, name or key or ""
+        self.array = array
+        self.name = name or key or ""
         self.dtype = dtype_of(array.dtype)
         self.shape = array.shape
-        self.key = key or (
-            _content_key(array) if array.nbytes <= SMALL else f"array_{next(_serial)}"
-        )
+        self.key = key or _key(array)
 
     def reader(self) -> Reader:
         return lambda box: self.array[(*box, ...)]  # the dots keep a scalar an array
@@ -121,77 +122,97 @@ class ArrayTensor(Tensor):
 
 
 class LazyTensor(Tensor):
-    """A constant that is read when asked for: `open()` gives its reader. SpecError names the tensor where that fails."""
+    """A constant that is read when asked for: `open()` gives its reader.
+
+    SpecError names the tensor where reading fails.
+    """
 
     __slots__ = ("_open", "name")
 
     def __init__(self, type: Type, key: str, open: Callable[[], Reader]) -> None:
-        self.dtype, self.shape, self.key = type.dtype, type.static_shape, key
-        self.name, self._open = key, open
+        self.dtype = type.dtype
+        self.shape = type.static_shape
+        self.key = key
+        self.name = key
+        self._open = open
 
     def reader(self) -> Reader:
         read = self._guarded(self._open)
         return lambda box: self._guarded(read, box)
 
     def _guarded(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """The function's result; SpecError where it fails."""
         try:
             return fn(*args)
         except SpecError as error:
             raise SpecError(f"weights {self.key!r}: {error}") from error
         except Exception as error:  # whatever a source of the user's raises
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise SpecError(
-                f"weights {self.key!r}: reading failed with {what}"
-            ) from error
+            failed = f"weights {self.key!r}: reading failed with {what}"
+            raise SpecError(failed) from error
 
 
 def tensor(value: object, dtype: DType | None = None) -> Tensor:
-    """A tensor of a Python scalar, a sequence or an array; `dtype` converts (Python ints wrap, as JAX's constants do not)."""
+    """A tensor of a Python scalar, a sequence or an array, converted where `dtype` is given.
+
+    OverflowError where the dtype does not hold a Python integer.
+    """
     if isinstance(value, Tensor):
         return value
     array = np.asarray(value, dtype=None if dtype is None else dtype.numpy)
     return ArrayTensor(array)
 
 
-_text = functools.cache(
-    str
-)  # numpy takes longer for the name of a dtype than the digest of a few elements does
+# numpy takes longer for the name of a dtype than the digest of a few elements does
+_text = functools.cache(str)
 
 
-def _content_key(array: np.ndarray) -> str:
+def _key(array: np.ndarray) -> str:
+    """The digest of a small array's contents; a new number for a large one."""
+    if array.nbytes > SMALL:
+        return f"array_{next(_serial)}"
     digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=8)
     digest.update(f"{_text(array.dtype)}{array.shape}".encode())
     return digest.hexdigest()
 
 
-# -------------------------------------------------------------------------------------------------- boxes
+# -------------------------------------------------------------------------------- boxes
 
 
 def whole(shape: Sequence[int]) -> Box:
     """The box that is all of an array."""
-    return tuple(slice(0, d) for d in shape)
+    return tuple(slice(0, size) for size in shape)
 
 
 def extents(box: Box) -> tuple[int, ...]:
     """The shape of what a box holds."""
-    return tuple(s.stop - s.start for s in box)
+    return tuple(span.stop - span.start for span in box)
 
 
 def boxes(shape: Sequence[int], limit: int) -> Iterator[Box]:
     """The boxes of at most `limit` elements, in row-major order, that make up an array."""
     if 0 in shape:
         return
-    axis = next(
-        (k for k in range(len(shape)) if math.prod(shape[k + 1 :]) <= limit), None
-    )
-    if axis is None:
+    if not shape:
         yield ()
         return
-    step = limit // math.prod(shape[axis + 1 :])
-    for index in itertools.product(*(range(d) for d in shape[:axis])):
-        for start in range(0, shape[axis], step):
-            rows = slice(start, min(start + step, shape[axis]))
-            yield (*(slice(i, i + 1) for i in index), rows, *whole(shape[axis + 1 :]))
+    axis = _axis_to_cut(shape, limit)
+    size = shape[axis]
+    inner = shape[axis + 1 :]
+    step = limit // math.prod(inner)
+    for index in itertools.product(*map(range, shape[:axis])):
+        outer = [slice(number, number + 1) for number in index]
+        for start in range(0, size, step):
+            rows = slice(start, min(start + step, size))
+            yield (*outer, rows, *whole(inner))
+
+
+def _axis_to_cut(shape: Sequence[int], limit: int) -> int:
+    """The outermost axis of which one number, with all that is inside it, keeps to the limit."""
+    for axis in range(len(shape)):
+        if math.prod(shape[axis + 1 :]) <= limit:
+            return axis
+    return len(shape) - 1
 
 
 BLOCK = 256  # rows turned at a time, few enough to stay in the nearest cache
@@ -201,18 +222,19 @@ PAD = 192  # bytes between them beyond a row, so that a column does not fall on 
 def contiguous(array: np.ndarray) -> np.ndarray:
     """`array` in C order; a copy only where it is not.
 
-    A transposed array is turned in blocks that are first copied to rows of an uneven length: numpy's own copy walks
-    down columns whose elements, for a width that is a power of two, evict each other from the cache.
+    A transposed array is turned in blocks that are first copied to rows of an uneven length. For
+    numpy's own copy walks down columns whose elements, where the width is a power of two, evict
+    each other from the cache.
     """
     if array.flags.c_contiguous or array.nbytes <= SMALL:
         return np.ascontiguousarray(array).reshape(array.shape)
     unit = _unit_axis(array)
-    last = max(k for k, d in enumerate(array.shape) if d > 1)
+    last = max(axis for axis, size in enumerate(array.shape) if size > 1)
     if unit == last:
         return np.ascontiguousarray(array)
     out = np.empty(array.shape, array.dtype)
     step = max(8, BLOCK // math.prod(array.shape[unit + 1 : last]))
-    outer_axes = [k for k in range(array.ndim) if k not in (unit, last)]
+    outer_axes = [axis for axis in range(array.ndim) if axis not in (unit, last)]
     order = [*outer_axes, last, unit]
     for start in range(0, array.shape[last], step):
         piece = (*[slice(None)] * last, slice(start, start + step))

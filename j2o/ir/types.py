@@ -7,12 +7,14 @@ import functools
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ml_dtypes  # numpy knows its dtypes by name from here on
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from j2o.ir.dims import SymDim
     from j2o.ir.tensor import Tensor
 
@@ -23,26 +25,48 @@ Shape: TypeAlias = "tuple[Dim, ...]"
 class DType(enum.Enum):
     """An element type; the value is its name in the text form.
 
-    `KEY_*` are JAX's typed PRNG keys and `C64`/`C128` complex numbers: they live in the `lax` dialect alone, until
-    the `components` pass has turned each into arrays of plain numbers.
+    `KEY_*` are JAX's typed PRNG keys, `C64` and `C128` complex numbers. These live in the `lax`
+    dialect alone, until the passes in `components` have turned each into arrays of plain numbers.
     """
 
     BOOL = "bool"
-    I2, I4, I8, I16, I32, I64 = "i2", "i4", "i8", "i16", "i32", "i64"
-    U2, U4, U8, U16, U32, U64 = "u2", "u4", "u8", "u16", "u32", "u64"
-    F16, BF16, F32, F64 = "f16", "bf16", "f32", "f64"
-    F8E4M3FN, F8E5M2 = "f8e4m3fn", "f8e5m2"
-    F8E4M3FNUZ, F8E5M2FNUZ = "f8e4m3fnuz", "f8e5m2fnuz"
-    F8E4M3B11FNUZ, F8E4M3, F8E3M4, F8E8M0FNU = (
-        "f8e4m3b11fnuz",
-        "f8e4m3",
-        "f8e3m4",
-        "f8e8m0fnu",
-    )
+    # integers with a sign
+    I2 = "i2"
+    I4 = "i4"
+    I8 = "i8"
+    I16 = "i16"
+    I32 = "i32"
+    I64 = "i64"
+    # integers without
+    U2 = "u2"
+    U4 = "u4"
+    U8 = "u8"
+    U16 = "u16"
+    U32 = "u32"
+    U64 = "u64"
+    # floats
+    F16 = "f16"
+    BF16 = "bf16"
+    F32 = "f32"
+    F64 = "f64"
+    # floats of 8 and 4 bits, named by the bits of exponent and mantissa
+    F8E4M3FN = "f8e4m3fn"
+    F8E5M2 = "f8e5m2"
+    F8E4M3FNUZ = "f8e4m3fnuz"
+    F8E5M2FNUZ = "f8e5m2fnuz"
+    F8E4M3B11FNUZ = "f8e4m3b11fnuz"
+    F8E4M3 = "f8e4m3"
+    F8E3M4 = "f8e3m4"
+    F8E8M0FNU = "f8e8m0fnu"
     F4E2M1FN = "f4e2m1fn"
-    C64, C128 = "c64", "c128"
+    # complex numbers
+    C64 = "c64"
+    C128 = "c128"
     STRING = "string"
-    KEY_FRY, KEY_RBG, KEY_UNSAFE_RBG = "key<fry>", "key<rbg>", "key<urbg>"
+    # keys
+    KEY_FRY = "key<fry>"
+    KEY_RBG = "key<rbg>"
+    KEY_UNSAFE_RBG = "key<urbg>"
 
     if TYPE_CHECKING:
         is_float: bool
@@ -72,63 +96,95 @@ class DType(enum.Enum):
     def __repr__(self) -> str:
         return f"DType.{self.name}"
 
-    __hash__ = (
-        object.__hash__
-    )  # members are single objects; Enum's own hash is ten times slower
+    # members are single objects, and Enum's own hash is ten times slower
+    __hash__ = object.__hash__
+
+
+_WITH_BITS = re.compile(r"(bf|[fiuc])(\d+)")  # kind and number of bits
 
 
 def _describe(dtype: DType) -> None:
+    """Give a dtype the attributes that its name tells."""
     name = dtype.value
+    match = _WITH_BITS.match(name)
+    kind = match[1] if match else ""
     dtype.is_key = name.startswith("key<")
-    dtype.is_complex = name in ("c64", "c128")
-    dtype.is_float = name.startswith(("f", "bf"))
-    dtype.is_unsigned = name[0] == "u" and name[1].isdigit()
-    dtype.is_signed = name[0] == "i"
+    dtype.is_complex = kind == "c"
+    dtype.is_float = kind in ("f", "bf")
+    dtype.is_signed = kind == "i"
+    dtype.is_unsigned = kind == "u"
     dtype.is_int = dtype.is_signed or dtype.is_unsigned
-    digits = "".join(
-        c
-        for c in name.removeprefix("bf")[1 if name[0] != "b" else 0 :].split("e")[0]
-        if c.isdigit()
-    )
-    dtype.bits = {"bool": 8, "string": 0}.get(name) or int(digits or 0)
+    dtype.bits = int(match[2]) if match else 0
+    if name == "bool":
+        dtype.bits = 8
 
 
 for _dtype in DType:
     _describe(_dtype)
 
-_NAMES = {  # those that numpy and ml_dtypes have
-    **{f"i{n}": f"int{n}" for n in (2, 4, 8, 16, 32, 64)},
-    **{f"u{n}": f"uint{n}" for n in (2, 4, 8, 16, 32, 64)},
-    **{f"f{n}": f"float{n}" for n in (16, 32, 64)},
-    **{
-        d.value: d.value.replace("f", "float", 1).replace("e", "_e", 1)
-        for d in DType
-        if d.value.startswith(("f8", "f4"))
-    },
-    **{
-        "bool": "bool",
-        "bf16": "bfloat16",
-        "c64": "complex64",
-        "c128": "complex128",
-        "string": "object",
-    },
+_NAMES = {  # in numpy and ml_dtypes; keys have none
+    DType.BOOL: "bool",
+    DType.I2: "int2",
+    DType.I4: "int4",
+    DType.I8: "int8",
+    DType.I16: "int16",
+    DType.I32: "int32",
+    DType.I64: "int64",
+    DType.U2: "uint2",
+    DType.U4: "uint4",
+    DType.U8: "uint8",
+    DType.U16: "uint16",
+    DType.U32: "uint32",
+    DType.U64: "uint64",
+    DType.F16: "float16",
+    DType.BF16: "bfloat16",
+    DType.F32: "float32",
+    DType.F64: "float64",
+    DType.F8E4M3FN: "float8_e4m3fn",
+    DType.F8E5M2: "float8_e5m2",
+    DType.F8E4M3FNUZ: "float8_e4m3fnuz",
+    DType.F8E5M2FNUZ: "float8_e5m2fnuz",
+    DType.F8E4M3B11FNUZ: "float8_e4m3b11fnuz",
+    DType.F8E4M3: "float8_e4m3",
+    DType.F8E3M4: "float8_e3m4",
+    DType.F8E8M0FNU: "float8_e8m0fnu",
+    DType.F4E2M1FN: "float4_e2m1fn",
+    DType.C64: "complex64",
+    DType.C128: "complex128",
+    DType.STRING: "object",
 }
-_NUMPY = {DType(k): np.dtype(v) for k, v in _NAMES.items()}
-_FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
-NUMPY_NAMES = {v: DType(k) for k, v in _NAMES.items() if k != "string"}
-# the opset that brought a dtype to ONNX, where it is not one of the first; the last three have never come
-OPSET_OF = {
-    **dict.fromkeys(
-        (DType.F8E4M3FN, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ), 19
-    ),
-    **dict.fromkeys((DType.I4, DType.U4), 21),
+_NUMPY = {dtype: np.dtype(name) for dtype, name in _NAMES.items()}
+_FROM_NUMPY = {known: dtype for dtype, known in _NUMPY.items()}
+NUMPY_NAMES = {
+    name: dtype for dtype, name in _NAMES.items() if dtype is not DType.STRING
+}
+# the opset that brought a dtype to ONNX, where it is not one of the first; None where none has
+OPSET_OF: dict[DType, int | None] = {
+    DType.F8E4M3FN: 19,
+    DType.F8E5M2: 19,
+    DType.F8E4M3FNUZ: 19,
+    DType.F8E5M2FNUZ: 19,
+    DType.I4: 21,
+    DType.U4: 21,
     DType.F4E2M1FN: 23,
     DType.F8E8M0FNU: 24,
-    **dict.fromkeys((DType.I2, DType.U2), 25),
-    **dict.fromkeys((DType.F8E4M3B11FNUZ, DType.F8E4M3, DType.F8E3M4)),
+    DType.I2: 25,
+    DType.U2: 25,
+    DType.F8E4M3B11FNUZ: None,
+    DType.F8E4M3: None,
+    DType.F8E3M4: None,
 }
 # dtypes that onnxruntime cannot copy: it has no Identity for them
-NOT_COPIED = frozenset(map(DType, "i2 u2 i4 u4 f8e8m0fnu f4e2m1fn".split()))
+NOT_COPIED = frozenset(
+    {
+        DType.I2,
+        DType.U2,
+        DType.I4,
+        DType.U4,
+        DType.F8E8M0FNU,
+        DType.F4E2M1FN,
+    }
+)
 # what JAX calls the generator of typed keys
 KEY_NAMES = {
     DType.KEY_FRY: "threefry2x32",
@@ -137,24 +193,26 @@ KEY_NAMES = {
 }
 
 
-def dtype_of(numpy_dtype: object) -> DType:
-    """The DType of a numpy dtype (ml_dtypes included), or TypeError."""
+def dtype_of(numpy_dtype: DTypeLike) -> DType:
+    """The DType of a numpy dtype (ml_dtypes included); TypeError where there is none."""
     try:
-        return _FROM_NUMPY[np.dtype(numpy_dtype)]  # type: ignore[arg-type]
+        return _FROM_NUMPY[np.dtype(numpy_dtype)]
     except KeyError:
         raise TypeError(f"no j2o dtype for numpy's {numpy_dtype}") from None
 
 
 def exact_attrs(attrs: Mapping[str, Attr]) -> Hashable:
-    """Attributes as a key that is the same for what ONNX does not tell apart: 0.0 and -0.0, 1 and 1.0 differ, 1 and True do not."""
-    return (
-        tuple([(name, _exact(value)) for name, value in sorted(attrs.items())])
-        if attrs
-        else ()
-    )
+    """Attributes as a key, which is the same for those that ONNX does not tell apart.
+
+    0.0 and -0.0 have two keys, as have 1 and 1.0; 1 and True have one.
+    """
+    if not attrs:
+        return ()
+    return tuple([(name, _exact(value)) for name, value in sorted(attrs.items())])
 
 
 def _exact(value: Attr) -> Hashable:
+    """One attribute in such a key: a float by its bits."""
     if type(value) is float:
         return float, value.hex()
     if type(value) is tuple:
@@ -163,18 +221,21 @@ def _exact(value: Attr) -> Hashable:
 
 
 def is_in_onnx(dtype: DType, opset: int) -> bool:
-    """Whether ONNX has a dtype at an opset."""
+    """Return True where ONNX has a dtype at an opset."""
     since = OPSET_OF.get(dtype, 0)
     return since is not None and since <= opset
 
 
 def is_one(d: Dim) -> bool:
-    """Whether a size is the number 1."""
+    """Return True where a size is the number 1."""
     return type(d) is int and d == 1
 
 
 def same_dim(a: Dim, b: Dim) -> bool:
-    """`a == b`, faster: JAX subtracts expressions to compare them, which their hashes save where they differ."""
+    """`a == b`, faster.
+
+    JAX subtracts expressions to compare them. Where they differ, their hashes save that.
+    """
     return a is b or (hash(a) == hash(b) and a == b)
 
 
@@ -192,12 +253,13 @@ def same_shape(a: Shape, b: Shape) -> bool:
 
 def dim_text(dim: Dim) -> str:
     """A size as text: `-floordiv(B, -2)`, where JAX prints a space behind each sign."""
-    return str(dim) if type(dim) is int else re.sub(r"(^|[(,] ?)- ", r"\1-", str(dim))
+    text = str(dim)
+    return text if type(dim) is int else re.sub(r"(^|[(,] ?)- ", r"\1-", text)
 
 
 def from_zero(axes: Sequence[Dim], rank: int) -> tuple[int, ...]:
     """Axes, sorted, each once, none counted from the end."""
-    return tuple(sorted({int(a) % rank for a in axes}))  # type: ignore[arg-type]
+    return tuple(sorted({int(axis) % rank for axis in axes}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,11 +270,11 @@ class Type:
     shape: Shape
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, Type)
-            and self.dtype is other.dtype
-            and same_shape(self.shape, other.shape)
-        )
+        if self is other:
+            return True
+        if not isinstance(other, Type) or self.dtype is not other.dtype:
+            return False
+        return same_shape(self.shape, other.shape)
 
     def __hash__(self) -> int:
         return hash((self.dtype, self.shape))
@@ -247,11 +309,15 @@ class Type:
         return Type(dtype, self.shape)
 
     def __str__(self) -> str:
-        return f"{self.dtype.value}[{','.join(map(dim_text, self.shape))}]"
+        sizes = ",".join(map(dim_text, self.shape))
+        return f"{self.dtype.value}[{sizes}]"
 
 
 class Struct:
-    """An immutable record inside an attribute, such as JAX's GatherDimensionNumbers: a name and named fields."""
+    """An immutable record inside an attribute: a name and named fields.
+
+    JAX's GatherDimensionNumbers becomes one.
+    """
 
     __slots__ = ("fields", "name")
 
@@ -262,7 +328,7 @@ class Struct:
     name: str
     fields: dict[str, Attr]
 
-    def __getattr__(self, key: str):
+    def __getattr__(self, key: str) -> Any:
         try:
             return self.fields[key]
         except KeyError:
@@ -272,17 +338,17 @@ class Struct:
         raise AttributeError("Struct is immutable")
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Struct)
-            and self.name == other.name
-            and self.fields == other.fields
-        )
+        if not isinstance(other, Struct):
+            return False
+        return self.name == other.name and self.fields == other.fields
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.fields.items())))
 
     def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.fields.items())})"
+        fields = ", ".join(f"{key}={value!r}" for key, value in self.fields.items())
+        return f"{self.name}({fields})"
 
 
+# a value that an attribute may have
 Attr: TypeAlias = "bool | int | float | str | DType | Tensor | SymDim | Struct | tuple[Attr, ...] | None"

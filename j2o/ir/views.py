@@ -6,7 +6,9 @@ What comes of small constants is computed at once.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -16,12 +18,17 @@ from j2o.ir.tensor import ArrayTensor, Box, Reader, Tensor, contiguous, extents,
 from j2o.ir.types import DType, Type
 
 COVER = 2**20  # bytes that may be read at once to get at fewer
-Shape: TypeAlias = "tuple[int, ...]"
+StaticShape: TypeAlias = "tuple[int, ...]"
 Cut: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
+ReadFrom: TypeAlias = "Callable[[Reader, Box], np.ndarray]"  # a box, by a reader
+Cover: TypeAlias = "Callable[[Box], tuple[Box, Cut]]"
 
 
 class View(Tensor):
-    """What `open` reads of other tensors. `how` describes it and goes into the key."""
+    """A constant made of others, `bases`: what `open()` returns reads it.
+
+    `how` describes it and goes into the key.
+    """
 
     __slots__ = ("_open", "bases", "how", "name")
 
@@ -32,13 +39,16 @@ class View(Tensor):
         bases: tuple[Tensor, ...],
         open: Callable[[], Reader],
     ) -> None:
-        self.how, self.bases, self._open = how, bases, open
-        self.dtype, self.shape = type.dtype, type.static_shape
-        self.key = f"{how}({','.join(b.key for b in bases)})"
-        names = {b.name for b in bases if b.name}
-        self.name = (
-            names.pop() if len(names) == 1 else ""
-        )  # what is made from one weight keeps its name
+        self.how = how
+        self.bases = bases
+        self._open = open
+        self.dtype = type.dtype
+        self.shape = type.static_shape
+        keys = ",".join(base.key for base in bases)
+        self.key = f"{how}({keys})"
+        # what is made from one weight keeps its name
+        names = {base.name for base in bases if base.name}
+        self.name = names.pop() if len(names) == 1 else ""
 
     def reader(self) -> Reader:
         return self._open()
@@ -47,18 +57,17 @@ class View(Tensor):
 def view(
     how: str, type: Type, bases: tuple[Tensor, ...], open: Callable[[], Reader]
 ) -> Tensor:
-    """What `open` reads of `bases`: at once where all are small, else recorded."""
+    """A constant made of `bases` (see `View`): computed at once where all are small, else recorded."""
     made = View(how, type, bases, open)
     if not made.size:
         return ArrayTensor(np.empty(made.shape, made.dtype.numpy), name=made.name)
-    if made.is_small and all(b.is_small for b in bases):
-        return ArrayTensor(contiguous(np.asarray(made.load())), name=made.name)
+    if made.is_small and all(base.is_small for base in bases):
+        array = np.asarray(made.load())
+        return ArrayTensor(contiguous(array), name=made.name)
     return made
 
 
-def _of(
-    how: str, x: Tensor, shape: Sequence[int], read: Callable[[Reader, Box], np.ndarray]
-) -> Tensor:
+def _of(how: str, x: Tensor, shape: Sequence[int], read: ReadFrom) -> Tensor:
     """A view of one tensor, of its dtype: `read(source, box)` makes a box of it."""
 
     def open() -> Reader:
@@ -73,31 +82,34 @@ def mapped(
     """`fn` of tensors, element by element, these broadcast against each other by numpy's rules."""
 
     def open() -> Reader:
-        readers = [(b.shape, b.reader()) for b in bases]
+        readers = [(base.shape, base.reader()) for base in bases]
 
         def read(box: Box) -> np.ndarray:
+            parts = [part(unbroadcast(box, shape)) for shape, part in readers]
             with np.errstate(all="ignore"):
-                return fn(*(r(unbroadcast(box, shape)) for shape, r in readers))
+                return fn(*parts)
 
         return read
 
     return view(how, type, bases, open)
 
 
-def unbroadcast(box: Box, shape: Shape) -> Box:
+def unbroadcast(box: Box, shape: StaticShape) -> Box:
     """The part of an array of that shape which a box of what it is broadcast to shows."""
-    own = box[len(box) - len(shape) :]
-    return tuple(
-        slice(0, 1) if size == 1 else wanted
-        for size, wanted in zip(shape, own, strict=True)
-    )
+    part = list(box[len(box) - len(shape) :])
+    for axis, size in enumerate(shape):
+        if size == 1:
+            part[axis] = slice(0, 1)
+    return tuple(part)
 
 
 def casted(x: Tensor, dtype: DType) -> Tensor:
     """`x` converted as numpy does it."""
-    return mapped(
-        lambda a: a.astype(dtype.numpy), f"cast[{dtype.value}]", Type(dtype, x.shape), x
-    )
+
+    def convert(array: np.ndarray) -> np.ndarray:
+        return array.astype(dtype.numpy)
+
+    return mapped(convert, f"cast[{dtype.value}]", Type(dtype, x.shape), x)
 
 
 def transposed(x: Tensor, perm: tuple[int, ...]) -> Tensor:
@@ -105,17 +117,19 @@ def transposed(x: Tensor, perm: tuple[int, ...]) -> Tensor:
     back = [perm.index(axis) for axis in range(len(perm))]
 
     def read_transposed(read: Reader, box: Box) -> np.ndarray:
-        source_box = tuple(box[k] for k in back)
+        source_box = tuple(box[axis] for axis in back)
         return read(source_box).transpose(perm)
 
-    return _of(f"transpose{list(perm)}", x, [x.shape[p] for p in perm], read_transposed)
+    shape = [x.shape[axis] for axis in perm]
+    return _of(f"transpose{list(perm)}", x, shape, read_transposed)
 
 
-def broadcasted(x: Tensor, shape: Shape) -> Tensor:
+def broadcasted(x: Tensor, shape: StaticShape) -> Tensor:
     """`x` broadcast to `shape` by numpy's rules."""
 
     def read_broadcast(read: Reader, box: Box) -> np.ndarray:
-        return np.broadcast_to(read(unbroadcast(box, x.shape)), extents(box))
+        part = read(unbroadcast(box, x.shape))
+        return np.broadcast_to(part, extents(box))
 
     return _of(f"broadcast{list(shape)}", x, shape, read_broadcast)
 
@@ -130,14 +144,19 @@ def padded(x: Tensor, widths: Sequence[Sequence[int]], value: Tensor) -> Tensor:
     return x
 
 
-def _resized(shape: Shape, axis: int, size: int) -> Shape:
+def _resized(shape: StaticShape, axis: int, size: int) -> StaticShape:
     """A shape with another size in one place."""
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 
+def _narrowed(box: Box, axis: int, span: slice) -> Box:
+    """A box with another range along one axis."""
+    return (*box[:axis], span, *box[axis + 1 :])
+
+
 def concatenated(parts: tuple[Tensor, ...], axis: int) -> Tensor:
     """Tensors joined along an axis. A source is opened when the first box needs it."""
-    ends = np.cumsum([p.shape[axis] for p in parts]).tolist()
+    ends = list(itertools.accumulate(part.shape[axis] for part in parts))
     starts = [0, *ends[:-1]]
     shape = _resized(parts[0].shape, axis, ends[-1])
     in_turn = math.prod(shape[:axis]) == 1  # what has been read is not needed again
@@ -153,17 +172,15 @@ def concatenated(parts: tuple[Tensor, ...], axis: int) -> Tensor:
             return readers[i]
 
         def piece(i: int, box: Box) -> np.ndarray:
-            """What the part `i` has of the box."""
-            wanted = box[axis]
-            own = slice(
-                max(0, wanted.start - starts[i]),
-                min(parts[i].shape[axis], wanted.stop - starts[i]),
-            )
-            return contiguous(reader(i)((*box[:axis], own, *box[axis + 1 :])))
+            """The elements of the box that the part `i` has."""
+            start = max(0, box[axis].start - starts[i])
+            stop = min(parts[i].shape[axis], box[axis].stop - starts[i])
+            read_part = reader(i)
+            return contiguous(read_part(_narrowed(box, axis, slice(start, stop))))
 
         def read(box: Box) -> np.ndarray:
             wanted = box[axis]
-            pieces = []
+            pieces: list[np.ndarray] = []
             for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
                 if start < min(end, wanted.stop) and end > wanted.start:
                     pieces.append(piece(i, box))
@@ -174,15 +191,15 @@ def concatenated(parts: tuple[Tensor, ...], axis: int) -> Tensor:
     return view(f"concat[{axis}]", Type(parts[0].dtype, shape), parts, open)
 
 
-# ------------------------------------------------- through larger boxes of what they are made of
+# ---------------------------------------- through larger boxes of what they are made of
 
 
-def _through(
-    how: str, x: Tensor, shape: Sequence[int], cover: Callable[[Box], tuple[Box, Cut]]
-) -> Tensor:
-    """A view whose boxes are cut out of larger ones: `cover(box)` is what is read of `x`, and what cuts out of that.
+def _through(how: str, x: Tensor, shape: Sequence[int], cover: Cover) -> Tensor:
+    """A view whose boxes are cut out of larger ones.
 
-    A box that would take far more than it holds is put together of two halves.
+    `cover(box)` is the box of `x` that is read, and the function that cuts the wanted box out of
+    what it holds. A box for which far more must be read than it holds is put together of two
+    halves.
     """
 
     def nbytes(box: Box) -> int:
@@ -190,16 +207,25 @@ def _through(
 
     def read(source: Reader, box: Box) -> np.ndarray:
         outer, cut = cover(box)
-        axis = next((k for k, s in enumerate(box) if s.stop - s.start > 1), None)
+        axis = _axis_to_halve(box)
         if axis is None or nbytes(outer) <= max(COVER, 2 * nbytes(box)):
             return cut(source(outer))
-        start, stop = box[axis].start, box[axis].stop
+        start = box[axis].start
+        stop = box[axis].stop
         middle = (start + stop) // 2
-        first = read(source, (*box[:axis], slice(start, middle), *box[axis + 1 :]))
-        second = read(source, (*box[:axis], slice(middle, stop), *box[axis + 1 :]))
+        first = read(source, _narrowed(box, axis, slice(start, middle)))
+        second = read(source, _narrowed(box, axis, slice(middle, stop)))
         return np.concatenate([first, second], axis)
 
     return _of(how, x, shape, read)
+
+
+def _axis_to_halve(box: Box) -> int | None:
+    """The outermost axis along which a box is longer than 1, if there is one."""
+    for axis, length in enumerate(extents(box)):
+        if length > 1:
+            return axis
+    return None
 
 
 class _Every:
@@ -214,7 +240,8 @@ class _Every:
     def part(self, wanted: slice) -> tuple[slice, slice]:
         """The run of the source that has the wanted elements, and what picks them out of that run."""
         chosen = self.numbers[wanted]
-        low, high = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
+        low = min(chosen[0], chosen[-1])
+        high = max(chosen[0], chosen[-1])
         return slice(low, high + 1), slice(None, None, chosen.step)
 
 
@@ -230,15 +257,17 @@ class _Listed:
     def part(self, wanted: slice) -> tuple[slice, np.ndarray]:
         """The run of the source that has the wanted elements, and what picks them out of that run."""
         chosen = self.numbers[wanted]
-        low, high = int(chosen.min()), int(chosen.max())
+        low = int(chosen.min())
+        high = int(chosen.max())
         return slice(low, high + 1), chosen - low
 
 
 def sliced(x: Tensor, where: tuple[slice, ...]) -> Tensor:
     """`x[where]`, one slice for each axis."""
-    ranges = [range(size)[s] for s, size in zip(where, x.shape, strict=True)]
+    pairs = zip(where, x.shape, strict=True)
+    ranges = [range(size)[span] for span, size in pairs]
     written = ",".join(f"{r.start}:{r.stop}:{r.step}" for r in ranges)
-    return _picked(f"slice[{written}]", x, [_Every(r) for r in ranges])
+    return _picked(f"slice[{written}]", x, [_Every(numbers) for numbers in ranges])
 
 
 def taken(x: Tensor, index: np.ndarray, axis: int) -> Tensor:
@@ -246,16 +275,19 @@ def taken(x: Tensor, index: np.ndarray, axis: int) -> Tensor:
     from_start = np.where(index < 0, index + x.shape[axis], index)
     picks: list[_Every | _Listed] = [_Every(range(size)) for size in x.shape]
     picks[axis] = _Listed(from_start)
-    return _picked(f"take[{axis},{ArrayTensor(from_start).key}]", x, picks)
+    written = ArrayTensor(from_start).key
+    return _picked(f"take[{axis},{written}]", x, picks)
 
 
 def _picked(how: str, x: Tensor, picks: Sequence[_Every | _Listed]) -> Tensor:
-    """What is picked of `x`, independently along each axis."""
+    """A view of the elements that are picked of `x`, independently along each axis."""
 
     def cover(box: Box) -> tuple[Box, Cut]:
-        parts = [pick.part(wanted) for pick, wanted in zip(picks, box, strict=True)]
+        pairs = zip(picks, box, strict=True)
+        parts = [pick.part(wanted) for pick, wanted in pairs]
+        outer = tuple(run for run, _ in parts)
         inner = tuple(inside for _, inside in parts)
-        return tuple(outer for outer, _ in parts), lambda array: array[inner]
+        return outer, operator.itemgetter(inner)
 
     return _through(how, x, [len(pick) for pick in picks], cover)
 
@@ -264,26 +296,28 @@ def tiled(x: Tensor, repeats: Sequence[int]) -> Tensor:
     """`np.tile(x, repeats)`, one number for each axis."""
     apart: list[int] = []  # each axis with one of size 1 before it, which is broadcast
     wide: list[int] = []
+    shape: list[int] = []
     for count, size in zip(repeats, x.shape, strict=True):
         apart += [1, size]
         wide += [count, size]
-    shape = tuple(count * size for count, size in zip(repeats, x.shape, strict=True))
-    return reshaped(broadcasted(reshaped(x, tuple(apart)), tuple(wide)), shape)
+        shape.append(count * size)
+    repeated = broadcasted(reshaped(x, tuple(apart)), tuple(wide))
+    return reshaped(repeated, tuple(shape))
 
 
 class _Run(NamedTuple):
-    """What a box of a reshaped tensor needs of one group of axes: a run of `count` elements.
+    """A run of `count` elements: what a box of a reshaped tensor needs of one group of axes.
 
     The wanted ones begin at the number `first` in the run, and lie `steps` apart along the box's axes.
     """
 
     count: int
     first: int
-    wanted: Shape
+    wanted: StaticShape
     steps: list[int]
 
 
-def reshaped(x: Tensor, shape: Shape) -> Tensor:
+def reshaped(x: Tensor, shape: StaticShape) -> Tensor:
     """`x` with its elements, in row-major order, in another shape."""
     if x.is_small:
         return ArrayTensor(contiguous(x.load()).reshape(shape), name=x.name)
@@ -293,73 +327,78 @@ def reshaped(x: Tensor, shape: Shape) -> Tensor:
         outer: list[slice] = []
         runs: list[_Run] = []
         for old, new in groups:
-            wanted = box[new]
-            steps = [
-                math.prod(shape[k + 1 : new.stop]) for k in range(new.start, new.stop)
-            ]
-            first = sum(s.start * step for s, step in zip(wanted, steps, strict=True))
-            last = sum(
-                (s.stop - 1) * step for s, step in zip(wanted, steps, strict=True)
-            )
-            part, start = _flat_cover(x.shape[old], first, last)
+            part, run = _run(x.shape[old], shape[new], box[new])
             outer += part
-            runs.append(
-                _Run(math.prod(extents(part)), first - start, extents(wanted), steps)
-            )
+            runs.append(run)
         return tuple(outer), functools.partial(_cut_runs, runs)
 
     return _through(f"reshape{list(shape)}", x, shape, cover)
 
 
+def _run(old: StaticShape, new: StaticShape, wanted: Box) -> tuple[Box, _Run]:
+    """The part of the old axes of a group that holds a box of the new ones, and the run of elements in it."""
+    steps = [math.prod(new[axis + 1 :]) for axis in range(len(new))]
+    first = 0
+    last = 0
+    for span, step in zip(wanted, steps, strict=True):
+        first += span.start * step
+        last += (span.stop - 1) * step
+    part, start = _flat_cover(old, first, last)
+    count = math.prod(extents(part))
+    return part, _Run(count, first - start, extents(wanted), steps)
+
+
 def _cut_runs(runs: Sequence[_Run], array: np.ndarray) -> np.ndarray:
     """The wanted elements of an array that holds one run for each group of axes, without a copy."""
     flat = contiguous(array).reshape(-1)
-    unit, first = (
-        flat.itemsize,
-        0,
-    )  # bytes between neighbours of the group; the first wanted byte
+    unit = flat.itemsize  # bytes between neighbours of the group
+    first = 0  # the first wanted byte
     size: list[int] = []
     strides: list[int] = []
     for run in reversed(runs):
         first += run.first * unit
         size = [*run.wanted, *size]
-        strides = [*(unit * step for step in run.steps), *strides]
+        own = [unit * step for step in run.steps]
+        strides = [*own, *strides]
         unit *= run.count
     wanted = flat[first // flat.itemsize :]
     return np.lib.stride_tricks.as_strided(wanted, size, strides, writeable=False)
 
 
-def axis_groups(old: Shape, new: Shape) -> list[tuple[slice, slice]]:
+def axis_groups(old: StaticShape, new: StaticShape) -> list[tuple[slice, slice]]:
     """Runs of axes of two shapes of the same size, none of it 0, that hold the same elements."""
-    groups = []
-    old_end = new_end = 0
+    groups: list[tuple[slice, slice]] = []
+    old_end = 0
+    new_end = 0
     while old_end < len(old) or new_end < len(new):
-        old_start, new_start = old_end, new_end
+        old_start = old_end
+        new_start = new_end
         old_end = min(old_end + 1, len(old))
         new_end = min(new_end + 1, len(new))
-        while True:
-            have, want = (
-                math.prod(old[old_start:old_end]),
-                math.prod(new[new_start:new_end]),
-            )
-            if have == want:
-                break
+        have = math.prod(old[old_start:old_end])
+        want = math.prod(new[new_start:new_end])
+        while have != want:  # the side that has fewer elements takes one axis more
             if have < want:
+                have *= old[old_end]
                 old_end += 1
             else:
+                want *= new[new_end]
                 new_end += 1
         groups.append((slice(old_start, old_end), slice(new_start, new_end)))
     return groups
 
 
-def _flat_cover(shape: Shape, first: int, last: int) -> tuple[Box, int]:
-    """The smallest box that is one run of elements and has those from `first` to `last`; the number of its first one."""
-    low = [int(k) for k in np.unravel_index(first, shape)]
-    high = [int(k) for k in np.unravel_index(last, shape)]
-    differing = (k for k in range(len(shape)) if low[k] != high[k])
-    axis = next(
-        differing, len(shape) - 1
-    )  # the outermost axis along which the box is longer than 1
-    box = tuple(slice(low[k], high[k] + 1) for k in range(axis + 1))
-    inner = shape[axis + 1 :]
-    return (*box, *whole(inner)), first - first % math.prod(inner)
+def _flat_cover(shape: StaticShape, first: int, last: int) -> tuple[Box, int]:
+    """The smallest box that is one run of elements and has those from `first` to `last`.
+
+    The number of the first element of that run comes with it.
+    """
+    low = [int(number) for number in np.unravel_index(first, shape)]
+    high = [int(number) for number in np.unravel_index(last, shape)]
+    outer: list[slice] = []
+    for from_, to in zip(low, high, strict=True):
+        outer.append(slice(from_, to + 1))
+        if from_ != to:  # the box is longer than 1 from here on: all that is inside
+            break
+    inner = shape[len(outer) :]
+    return (*outer, *whole(inner)), first - first % math.prod(inner)
