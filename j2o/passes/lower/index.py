@@ -1,7 +1,9 @@
 """Gather, scatter and dynamic slices in JAX's general form.
 
-`lax.gather` takes windows of `slice_sizes` at start indices; here every form becomes one GatherND over all indexed axes, with
-the windows' offsets added to the starts, and the common forms one Gather. Scatters are the same turned around.
+`lax.gather` takes windows of `slice_sizes` at start indices. Every form becomes one GatherND over all
+indexed axes, with the offsets in the windows added to the starts; the common forms become one Gather or
+Slice. Scatters are the same turned around. Sources: `jax.lax.gather` and `jax.lax.scatter` (XLA's), ONNX's
+GatherND, ScatterND and ScatterElements.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, same_dim
 from j2o.passes.components.split import computes
+from j2o.passes.lower.dot import pick
 from j2o.passes.lower.elementwise import never_nan, where
 from j2o.passes.lower.reduce import apply_elementwise, limits, loop
 from j2o.passes.lower.shape import arange, pad_with, slice_axes
@@ -28,11 +31,12 @@ from j2o.passes.lower.table import Lowering, lower
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Which windows of an operand an index names: what the dimension numbers of gather and scatter share.
+class IndexedWindows:
+    """The windows of an operand that an index names: what the dimension numbers of gather and scatter share.
 
-    Column k of the index holds starts along the axis `axes[k]` of the operand. An axis in `batching` runs along with an axis
-    of the index, which it is mapped to. Results and updates do not have the `dropped` axes, nor those in `batching`.
+    Column k of the index holds starts along the axis `axes[k]` of the operand. An axis in `batching` runs
+    along with an axis of the index, which it is mapped to. Results and updates do not have the `dropped`
+    axes, nor those in `batching`.
     """
 
     axes: Sequence[int]
@@ -42,63 +46,72 @@ class Windows:
 
     @property
     def kept(self) -> list[int]:
-        return [
-            a
-            for a in range(len(self.sizes))
-            if a not in self.dropped and a not in self.batching
-        ]
+        """The axes of the operand that results and updates have."""
+        away = {*self.dropped, *self.batching}
+        return [a for a in range(len(self.sizes)) if a not in away]
 
     def indexed(self, shape: Shape) -> list[int]:
         """The axes that need an index, at least one; the windows take the others whole."""
         named = {*self.axes, *self.dropped, *self.batching}
-        return [
-            a
-            for a, d in enumerate(shape)
-            if a in named or not same_dim(self.sizes[a], d)
-        ] or [0]
+        found = []
+        for axis, size in enumerate(shape):
+            if axis in named or not same_dim(self.sizes[axis], size):
+                found.append(axis)
+        return found or [0]
 
     def clamped(self, op: Lowering, index: Value, shape: Shape) -> Value:
         """The starts, moved so that the windows lie inside."""
-        limits = [dims.sub(shape[a], self.sizes[a]) for a in self.axes]
-        return op.Max(op.Min(index, op.dims(limits)), 0) if limits else index
+        if not self.axes:
+            return index
+        last_starts = [dims.sub(shape[a], self.sizes[a]) for a in self.axes]
+        return op.Max(op.Min(index, op.dims(last_starts)), 0)
 
     def places(self, op: Lowering, index: Value, shape: Shape) -> Value:
-        """`i64[batch…, inner…, n]`: where each element of the windows lies along the `n` indexed axes."""
-        batch, indexed = index.type.shape[:-1], self.indexed(shape)
-        inner = [a for a in self.kept if a in indexed]  # windows that are spelled out
+        """`i64[batch…, inner…, n]`: where each element of the windows lies along the `n` indexed axes.
+
+        The inner axes are those of the windows that are indexed, too: their elements are spelled out.
+        """
+        indexed = self.indexed(shape)
+        inner = [a for a in self.kept if a in indexed]
         if list(self.axes) == indexed and not inner:
             return index
-        grid = (*batch, *(self.sizes[a] for a in inner))
-
-        def line(size: Dim, axis: int) -> Value:
-            """0, 1, … along one axis of the grid."""
-            return op.reshape(
-                arange(op, size, DType.I64),
-                tuple(size if i == axis else 1 for i in range(len(grid) + 1)),
-            )
-
         columns = []
-        for a in indexed:
-            parts = []
-            if a in self.axes:
-                k = self.axes.index(a)
-                starts = (
-                    op.Gather(index, np.array([k]), axis=len(batch))
-                    if len(self.axes) > 1
-                    else index
-                )
-                parts.append(
-                    op.reshape(starts, (*batch, *(1,) * len(inner), 1))
-                    if batch
-                    else starts
-                )
-            if a in self.batching:
-                parts.append(line(shape[a], self.batching[a]))
-            if a in inner and not same_dim(self.sizes[a], 1):
-                parts.append(line(self.sizes[a], len(batch) + inner.index(a)))
-            column = functools.reduce(op.Add, parts or [op.const([0])])
-            columns.append(op.expand(column, (*grid, 1)))
+        for axis in indexed:
+            columns.append(self._column(op, index, axis, shape[axis], inner))
         return op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
+
+    def _column(
+        self, op: Lowering, index: Value, axis: int, size: Dim, inner: Sequence[int]
+    ) -> Value:
+        """`i64[batch…, inner…, 1]`: where each element lies along one axis, which has this size."""
+        batch = index.type.shape[:-1]
+        column_shape = (*batch, *pick(self.sizes, inner), 1)
+        rank = len(column_shape)
+        parts = []
+        if axis in self.axes:
+            parts.append(self._starts(op, index, axis, len(inner)))
+        if axis in self.batching:
+            parts.append(_line(op, size, self.batching[axis], rank))
+        if axis in inner and not same_dim(self.sizes[axis], 1):
+            along = len(batch) + inner.index(axis)
+            parts.append(_line(op, self.sizes[axis], along, rank))
+        total = functools.reduce(op.Add, parts or [op.const([0])])
+        return op.expand(total, column_shape)
+
+    def _starts(self, op: Lowering, index: Value, axis: int, inner: int) -> Value:
+        """`i64[batch…, 1…, 1]`: the starts along one axis, with ones for the inner axes."""
+        batch = index.type.shape[:-1]
+        starts = index
+        if len(self.axes) > 1:
+            column = np.array([self.axes.index(axis)])
+            starts = op.Gather(index, column, axis=len(batch))
+        return op.reshape(starts, (*batch, *(1,) * inner, 1)) if batch else starts
+
+
+def _line(op: Lowering, size: Dim, axis: int, rank: int) -> Value:
+    """0, 1, … along one axis of an array of this rank that has size 1 elsewhere."""
+    shape = tuple(size if i == axis else 1 for i in range(rank))
+    return op.reshape(arange(op, size, DType.I64), shape)
 
 
 # ------------------------------------------------------------------------------------------------ slices
@@ -106,17 +119,13 @@ class Windows:
 
 @lower("dynamic_slice")
 def dynamic_slice(op: Lowering, x: Value, *starts: Value, slice_sizes: Shape) -> Value:
+    """A window of this shape; its starts are moved so that it lies inside."""
     axes = _cut_axes(x.type.shape, slice_sizes)
     if not axes:
         return x
-    w = Windows(axes, (), {}, slice_sizes)
-    return _window(
-        op,
-        x,
-        w.clamped(op, _stacked(op, starts, axes), x.type.shape),
-        slice_sizes,
-        axes,
-    )
+    windows = IndexedWindows(axes, (), {}, slice_sizes)
+    begin = windows.clamped(op, _stacked(op, starts, axes), x.type.shape)
+    return _window(op, x, begin, slice_sizes, axes)
 
 
 @lower("dynamic_update_slice")
@@ -128,11 +137,12 @@ def dynamic_update_slice(
     if not axes:
         return update
     numbers = lax.ScatterDimensionNumbers(tuple(range(x.type.rank)), (), tuple(axes))
-    return _scatter(op, x, _stacked(op, starts, axes), update, numbers, "clip", None)
+    index = _stacked(op, starts, axes)
+    return _scatter(op, x, index, update, numbers, "clip", None)
 
 
 def _cut_axes(shape: Shape, sizes: Shape) -> list[int]:
-    """On which axes a window of these sizes is less than the whole."""
+    """The axes on which a window of these sizes is less than the whole."""
     return [i for i, d in enumerate(shape) if not same_dim(d, sizes[i])]
 
 
@@ -142,26 +152,23 @@ def _stacked(op: Lowering, starts: Sequence[Value], axes: Sequence[int]) -> Valu
     return op.Concat(*parts, axis=0) if len(parts) > 1 else parts[0]
 
 
-def _to_i64(op: Lowering, i: Value) -> Value:
-    if i.type.dtype == DType.U64:  # beyond the signed range is past the end in any case
-        i = op.Where(op.Less(i, 2**63), i, op.const(2**63 - 1, DType.U64))
-    return op.cast(i, DType.I64)
+def _to_i64(op: Lowering, index: Value) -> Value:
+    if index.type.dtype == DType.U64:
+        # beyond the signed range is past the end in any case
+        greatest = op.const(2**63 - 1, DType.U64)
+        index = op.Where(op.Less(index, 2**63), index, greatest)
+    return op.cast(index, DType.I64)
 
 
 def _window(
     op: Lowering, x: Value, begin: Value, sizes: Shape, axes: Sequence[int]
 ) -> Value:
-    """The window of these sizes that starts at `begin`, `i64[len(axes)]`, on some axes and is whole on the others."""
+    """The window that starts at `begin`, `i64[len(axes)]`, on some axes and is whole on the others."""
     end = op.Add(begin, op.dims([sizes[i] for i in axes]))
     shape = tuple(sizes[i] if i in axes else d for i, d in enumerate(x.type.shape))
-    return op.apply(
-        "onnx.Slice",
-        x,
-        begin,
-        end,
-        np.asarray(axes, np.int64),
-        types=[x.type.with_shape(shape)],
-    )
+    places = np.asarray(axes, np.int64)
+    result = x.type.with_shape(shape)
+    return op.apply("onnx.Slice", x, begin, end, places, types=[result])
 
 
 # ------------------------------------------------------------------------------------------------ gather
@@ -169,168 +176,288 @@ def _window(
 
 @lower("gather")
 def gather(
-    op: Lowering, x: Value, indices: Value, *, dimension_numbers: Any, slice_sizes: Shape, mode: str = "fill_or_drop",
-    fill_value: Any = None, **_: Any,
-) -> Value:  # fmt: skip
-    d = dimension_numbers
-    batching = dict(
-        zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True)
+    op: Lowering,
+    x: Value,
+    indices: Value,
+    *,
+    dimension_numbers: Any,
+    slice_sizes: Shape,
+    mode: str = "fill_or_drop",
+    fill_value: Any = None,
+    **_: Any,
+) -> Value:
+    """Windows at the indices.
+
+    A window that does not lie inside is filled with a value (mode "fill_or_drop" or "fill"), or moved inside
+    ("clip", and "promise_in_bounds", as XLA does it).
+    """
+    numbers = dimension_numbers
+    operand_batch = numbers.operand_batching_dims
+    index_batch = numbers.start_indices_batching_dims
+    windows = IndexedWindows(
+        numbers.start_index_map,
+        numbers.collapsed_slice_dims,
+        dict(zip(operand_batch, index_batch, strict=True)),
+        slice_sizes,
     )
-    w = Windows(d.start_index_map, d.collapsed_slice_dims, batching, slice_sizes)
     index = _to_i64(op, indices)
-    clipped = w.clamped(op, index, x.type.shape)  # XLA clamps what was promised, too
-    out = _gathered(op, x, clipped, w, d.offset_dims)
+    inside = windows.clamped(op, index, x.type.shape)
+    out = _gathered(op, x, inside, windows, numbers.offset_dims)
     if mode in ("fill_or_drop", "fill"):
-        out = _filled(op, out, op.Equal(index, clipped), d.offset_dims, fill_value)
+        fits = op.Equal(index, inside)
+        out = _filled(op, out, fits, numbers.offset_dims, fill_value)
     return op.reshape(out, op.out_shape)
 
 
 def _gathered(
-    op: Lowering, x: Value, index: Value, w: Windows, offset_dims: Sequence[int]
+    op: Lowering,
+    x: Value,
+    index: Value,
+    windows: IndexedWindows,
+    offset_dims: Sequence[int],
 ) -> Value:
     """One Gather of rows along a single axis, one Slice for a single index, else GatherND."""
-    shape, axes = x.type.shape, list(w.axes)
-    indexed = w.indexed(shape)
-    batch = [~k for k in range(index.type.rank - 1)]
-    if len(axes) == 1 and indexed == axes == list(w.dropped):
-        out = op.Gather(x, op.reshape(index, index.type.shape[:-1]), axis=axes[0])
-        have = [*range(axes[0]), *batch, *range(axes[0] + 1, len(shape))]
-    elif axes and not batch and set(indexed) <= set(axes):
-        return op.squeeze(_window(op, x, index, w.sizes, axes), w.dropped)
+    rank, axes = x.type.rank, list(windows.axes)
+    indexed = windows.indexed(x.type.shape)
+    batch = [~k for k in range(index.type.rank - 1)]  # names for the axes of the index
+    takes_rows = len(axes) == 1 and indexed == axes == list(windows.dropped)
+    takes_one_window = bool(axes) and not batch and set(indexed) <= set(axes)
+    if takes_rows:
+        (axis,) = axes
+        rows = op.reshape(index, index.type.shape[:-1])
+        out = op.Gather(x, rows, axis=axis)
+        have = [*range(axis), *batch, *range(axis + 1, rank)]
+    elif takes_one_window:
+        window = _window(op, x, index, windows.sizes, axes)
+        return op.squeeze(window, windows.dropped)
     else:
-        whole = [a for a in range(len(shape)) if a not in indexed]
-        out = op.GatherND(
-            op.transpose(x, [*indexed, *whole]), w.places(op, index, shape)
-        )
-        have = [*batch, *(a for a in w.kept if a in indexed), *whole]
-    # the axes of windows go where `offset_dims` say, those of the index, ~0, ~1, …, between them
-    windows, batches = iter(w.kept), iter(batch)
-    want = [
-        next(windows) if i in offset_dims else next(batches) for i in range(len(have))
-    ]
+        whole = [a for a in range(rank) if a not in indexed]
+        indexed_first = op.transpose(x, [*indexed, *whole])
+        places = windows.places(op, index, x.type.shape)
+        out = op.GatherND(indexed_first, places)
+        inner = [a for a in windows.kept if a in indexed]
+        have = [*batch, *inner, *whole]
+    want = _interleaved(windows.kept, batch, offset_dims)
     return op.transpose(out, [have.index(a) for a in want])
 
 
+def _interleaved(
+    kept: Sequence[int], batch: Sequence[int], offset_dims: Sequence[int]
+) -> list[int]:
+    """The axes of a result: those of the windows where `offset_dims` say, those of the index between them."""
+    windows, batches = iter(kept), iter(batch)
+    order = []
+    for i in range(len(kept) + len(batch)):
+        order.append(next(windows) if i in offset_dims else next(batches))
+    return order
+
+
 def _filled(
-    op: Lowering, out: Value, good: Value, offset_dims: Sequence[int], fill_value: Any
+    op: Lowering, out: Value, fits: Value, offset_dims: Sequence[int], fill_value: Any
 ) -> Value:
-    """The fill value wherever a window did not fit."""
-    inside = op.Equal(
-        op.ReduceMin(op.cast(good, DType.I32), np.array([-1]), keepdims=0), 1
-    )
+    """The fill value wherever a window did not fit: on some axis, for `fits` has them all."""
+    inside = op.Equal(_on_all_axes(op, fits), 1)
     dtype, sizes = out.type.dtype, iter(inside.type.shape)
     shape = tuple(1 if i in offset_dims else next(sizes) for i in range(out.type.rank))
     if fill_value is None:
-        fill_value = math.nan if dtype.is_float else limits(dtype)[not dtype.is_signed]
+        fill_value = _default_fill(dtype)
     return where(op, op.reshape(inside, shape), out, op.const(fill_value, dtype))
+
+
+def _on_all_axes(op: Lowering, fits: Value) -> Value:
+    """`i32`: 1 where the last axis of a bool array has no False, else 0."""
+    return op.ReduceMin(op.cast(fits, DType.I32), np.array([-1]), keepdims=0)
+
+
+def _default_fill(dtype: DType) -> Any:
+    """NaN; of integers the least signed, or the greatest unsigned number."""
+    if dtype.is_float:
+        return math.nan
+    least, greatest = limits(dtype)
+    return least if dtype.is_signed else greatest
 
 
 # ----------------------------------------------------------------------------------------------- scatter
 
-ONE_THREAD = (
-    1 << 16
-)  # elements that onnxruntime's ScatterND does not divide among threads
-_REDUCTIONS = {"scatter": None, "scatter-add": "add", "scatter-mul": "mul", "scatter-min": "min", "scatter-max": "max",
-               "scatter_add": "add", "scatter_mul": "mul", "scatter_min": "min", "scatter_max": "max", "scatter-sub": "sub", "scatter_sub": "sub"}  # fmt: skip
+# elements that onnxruntime's ScatterND does not divide among threads
+ONE_THREAD = 1 << 16
+
+# how ScatterND combines what is there with what comes; versions of JAX write the names in either way
+REDUCTIONS: dict[str, str | None] = {
+    "scatter": None,
+    "scatter-add": "add",
+    "scatter-max": "max",
+    "scatter-min": "min",
+    "scatter-mul": "mul",
+    "scatter-sub": "sub",
+    "scatter_add": "add",
+    "scatter_max": "max",
+    "scatter_min": "min",
+    "scatter_mul": "mul",
+    "scatter_sub": "sub",
+}
+# booleans are combined as 0 and 1
+REDUCTIONS_OF_BOOLS = {"add": "max", "max": "max", "min": "min", "mul": "min"}
 
 
-@lower(*_REDUCTIONS)
+@lower(*REDUCTIONS)
 def scatter(
-    op: Lowering, x: Value, *operands: Value, dimension_numbers: Any, mode: str = "fill_or_drop",
-    unique_indices: bool = False, **_: Any,
-) -> Value | Sequence[Value]:  # fmt: skip
-    reduction = _REDUCTIONS[op.source.kind]
+    op: Lowering,
+    x: Value,
+    *operands: Value,
+    dimension_numbers: Any,
+    mode: str = "fill_or_drop",
+    unique_indices: bool = False,
+    **_: Any,
+) -> Value | Sequence[Value]:
+    """Updates put, or combined with what is there, at indices.
+
+    A window that does not lie inside is dropped, or in mode "clip" moved inside.
+    """
+    numbers = dimension_numbers
     if computes(op.source):
-        return _applied(op, [x, *operands], dimension_numbers, mode, unique_indices)
+        return _applied(op, [x, *operands], numbers, mode, unique_indices)
     indices, updates = operands
+    reduction = REDUCTIONS[op.source.kind]
     if reduction == "sub":
         reduction, updates = "add", op.Neg(updates)
-    dtype, d = x.type.dtype, dimension_numbers
-    if dtype == DType.BOOL and reduction:
-        reduction = {"add": "max", "max": "max", "mul": "min", "min": "min"}[reduction]
-    wide = (
-        DType.I32
-        if dtype == DType.BOOL
-        else DType.F32
-        if dtype.is_float and dtype.bits <= 16
-        else dtype
-    )
-    if wide == dtype or not reduction:
-        return _scatter(op, x, indices, updates, d, mode, reduction)
-    return op.cast(
-        _scatter(
-            op, op.cast(x, wide), indices, op.cast(updates, wide), d, mode, reduction
-        ),
-        dtype,
-    )
+    dtype = x.type.dtype
+    if reduction:
+        if dtype == DType.BOOL:
+            reduction = REDUCTIONS_OF_BOOLS[reduction]
+        wide = _combined_in(dtype)
+        x, updates = op.cast(x, wide), op.cast(updates, wide)
+    out = _scatter(op, x, indices, updates, numbers, mode, reduction)
+    return op.cast(out, dtype)
+
+
+def _combined_in(dtype: DType) -> DType:
+    """The dtype in which ScatterND has kernels that combine."""
+    if dtype == DType.BOOL:
+        return DType.I32
+    return DType.F32 if dtype.is_float and dtype.bits <= 16 else dtype
+
+
+# ------------------------------------------------------------------------------- scatter of any function
 
 
 def _applied(
-    op: Lowering, operands: Sequence[Value], d: Any, mode: str, unique: bool
+    op: Lowering, operands: Sequence[Value], numbers: Any, mode: str, unique: bool
 ) -> Sequence[Value]:
-    """`lax.scatter_apply`: the user's function of elements and updates, one index after the other where they may meet."""
-    n, region = len(operands) // 2, op.source.graphs[0]
-    shape, spread = operands[0].type.shape, operands[-1].type.shape
-    windows = list(d.update_window_dims)
-    batch = [i for i in range(len(spread)) if i not in windows]
-    count = 1 if unique else dims.prod(spread[i] for i in batch)
-    width = dims.prod(spread if unique else [spread[i] for i in windows])
-    size = dims.prod(shape)
+    """`lax.scatter_apply`: a function of elements and updates, one index after the other where they may meet.
+
+    The operands are arrays, the indices, then the updates of each array. The arrays are flattened into tables
+    with an element more, which takes what is dropped.
+    """
+    count = len(operands) // 2
+    arrays, indices, updates = operands[:count], operands[count], operands[count + 1 :]
+    shape, update_shape = arrays[0].type.shape, updates[0].type.shape
+    windows = list(numbers.update_window_dims)
+    batch = [i for i in range(len(update_shape)) if i not in windows]
+    if unique:
+        rounds, width = 1, dims.prod(update_shape)
+    else:
+        rounds = dims.prod(pick(update_shape, batch))
+        width = dims.prod(pick(update_shape, windows))
 
     def rows(v: Value) -> Value:
-        return op.reshape(op.transpose(v, [*batch, *windows]), (count, width))
+        """One row a round."""
+        return op.reshape(op.transpose(v, [*batch, *windows]), (rounds, width))
 
-    places = rows(
-        op.jax(_places, operands[n], shape=shape, updates=spread, d=d, mode=mode)
-    )
-    updates = [rows(v) for v in operands[n + 1 :]]
-    # an element more, which takes what is dropped
-    tables = [
-        op.Concat(op.reshape(v, (size,)), op.full((1,), 0, v.type.dtype), axis=0)
-        for v in operands[:n]
-    ]
+    where_to: dict[str, Any] = {"shape": shape, "updates": update_shape}
+    places = rows(op.jax(_places, indices, numbers=numbers, mode=mode, **where_to))
+    update_rows = [rows(v) for v in updates]
+    tables = [_with_one_more(op, v) for v in arrays]
+    region = op.source.graphs[0]
 
-    def body(inner: Lowering, i: Value, *lines: Value) -> list[Value]:
+    def body(inner: Lowering, i: Value, *state: Value) -> list[Value]:
         at = inner.Gather(places, i, axis=0)
-        old, new = (
-            [inner.Gather(v, at, axis=0) for v in lines],
-            [inner.Gather(v, i, axis=0) for v in updates],
-        )
+        old = [inner.Gather(table, at, axis=0) for table in state]
+        new = [inner.Gather(row, i, axis=0) for row in update_rows]
         made = apply_elementwise(inner, region, [*old, *new])
-        return [
-            inner.ScatterElements(v, at, m, axis=0)
-            for v, m in zip(lines, made, strict=True)
-        ]
+        changed = zip(state, made, strict=True)
+        return [inner.ScatterElements(table, at, v, axis=0) for table, v in changed]
 
-    return [
-        op.reshape(op.slice(v, 0, 0, size), shape)
-        for v in loop(op, count, tables, body)
-    ]
+    results = loop(op, rounds, tables, body)
+    size = dims.prod(shape)
+    return [op.reshape(op.slice(table, 0, 0, size), shape) for table in results]
+
+
+def _with_one_more(op: Lowering, array: Value) -> Value:
+    """An array, flattened, and a zero."""
+    flat = op.reshape(array, (array.type.size,))
+    return op.Concat(flat, op.full((1,), 0, array.type.dtype), axis=0)
 
 
 def _places(
-    indices: jax.Array, *, shape: Shape, updates: Shape, d: Any, mode: str
+    indices: jax.Array, *, shape: Shape, updates: Shape, numbers: Any, mode: str
 ) -> jax.Array:
-    """Where in the flattened operand each element of the updates goes; past its end where it is dropped."""
-    windows = iter(d.update_window_dims)
-    fixed = (*d.inserted_window_dims, *d.operand_batching_dims)
-    sizes = tuple(
-        1 if i in fixed else updates[next(windows)] for i in range(len(shape))
+    """Where in the flattened operand each element of the updates goes; past its end where it is dropped.
+
+    The places are what a gather with the same windows takes from 0, 1, 2, …
+    """
+    windows = iter(numbers.update_window_dims)
+    dropped = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    sizes = []
+    for axis in range(len(shape)):
+        sizes.append(1 if axis in dropped else updates[next(windows)])
+    gather_numbers = lax.GatherDimensionNumbers(
+        offset_dims=tuple(numbers.update_window_dims),
+        collapsed_slice_dims=tuple(numbers.inserted_window_dims),
+        start_index_map=tuple(numbers.scatter_dims_to_operand_dims),
+        operand_batching_dims=tuple(numbers.operand_batching_dims),
+        start_indices_batching_dims=tuple(numbers.scatter_indices_batching_dims),
     )
-    names = lax.GatherDimensionNumbers(
-        tuple(d.update_window_dims), tuple(d.inserted_window_dims), tuple(d.scatter_dims_to_operand_dims),
-        tuple(d.operand_batching_dims), tuple(d.scatter_indices_batching_dims),
-    )  # fmt: skip
-    table = lax.iota(jnp.int64, dims.prod(shape)).reshape(shape)
+    size = dims.prod(shape)
+    table = lax.iota(jnp.int64, size).reshape(shape)
     at = lax.gather(
         table,
         indices,
-        names,
-        sizes,
+        gather_numbers,
+        tuple(sizes),
         mode="clip" if mode == "clip" else "fill",
         fill_value=-1,
     )
-    return jnp.where(at < 0, dims.prod(shape), at)
+    return jnp.where(at < 0, size, at)
+
+
+# -------------------------------------------------------------------------- scatter as ScatterND
+
+
+class ScatterPlan(NamedTuple):
+    """How a scatter becomes ScatterND, which indexes the first axes of its operand.
+
+    It takes the other axes whole. `order` are the axes of the operand, the indexed ones first;
+    `updates_order` those of the updates, the axes of the index first. `room` is 1 on axes that get an element
+    more, because they may have none: the runtime takes no index into nothing.
+    """
+
+    windows: IndexedWindows
+    order: list[int]
+    updates_order: list[int]
+    room: list[int]
+
+
+def _plan(shape: Shape, updates: Shape, numbers: Any) -> ScatterPlan:
+    """The plan for an operand and updates of these shapes."""
+    rank = len(shape)
+    operand_batch = numbers.operand_batching_dims
+    index_batch = numbers.scatter_indices_batching_dims
+    batching = dict(zip(operand_batch, index_batch, strict=True))
+    dropped = numbers.inserted_window_dims
+    kept = [a for a in range(rank) if a not in dropped and a not in batching]
+    along = dict(zip(kept, numbers.update_window_dims, strict=True))  # of the updates
+    sizes = tuple(updates[along[a]] if a in along else 1 for a in range(rank))
+    axes = numbers.scatter_dims_to_operand_dims
+    windows = IndexedWindows(axes, dropped, batching, sizes)
+    indexed = windows.indexed(shape)
+    order = [*indexed, *(a for a in range(rank) if a not in indexed)]
+    batch = [i for i in range(len(updates)) if i not in numbers.update_window_dims]
+    updates_order = [*batch, *(along[a] for a in order if a in along)]
+    room = [0] * rank
+    for i, axis in enumerate(indexed):
+        room[i] = int(not dims.known_ge(shape[axis], 1))
+    return ScatterPlan(windows, order, updates_order, room)
 
 
 def _scatter(
@@ -338,133 +465,122 @@ def _scatter(
     x: Value,
     indices: Value,
     updates: Value,
-    d: Any,
+    numbers: Any,
     mode: str,
     reduction: str | None,
 ) -> Value:
+    """Updates put at the indices, or combined with what is there by one of ScatterND's reductions."""
     if not x.type.shape:  # a scalar is the one row of an operand
-        one = _scatter(
-            op,
-            op.reshape(x, (1,)),
-            indices,
-            updates,
-            lax.ScatterDimensionNumbers((), (0,), ()),
-            mode,
-            reduction,
-        )
-        return op.reshape(one, ())
-    rank, index = x.type.rank, _to_i64(op, indices)
-    batching = dict(
-        zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True)
-    )
-    rest = [
-        a for a in range(rank) if a not in d.inserted_window_dims and a not in batching
-    ]
-    at = dict(
-        zip(rest, d.update_window_dims, strict=True)
-    )  # the axes of the updates that windows lie along
-    sizes = tuple(updates.type.shape[at[a]] if a in at else 1 for a in range(rank))
-    w = Windows(d.scatter_dims_to_operand_dims, d.inserted_window_dims, batching, sizes)
-    kept = w.clamped(op, index, x.type.shape)
-    nd = w.places(op, kept, x.type.shape)
-    indexed = w.indexed(x.type.shape)
-    order = [*indexed, *(a for a in range(rank) if a not in indexed)]
-    batch = [i for i in range(updates.type.rank) if i not in d.update_window_dims]
-    flat = op.transpose(updates, [*batch, *(at[a] for a in order if a in at)])
-    base = op.transpose(x, order)
-    shape = base.type.shape
-    # an element more where an axis may have none: the runtime takes no index into nothing
-    more = [
-        (0, int(i < len(indexed) and not dims.known_ge(n, 1)), 0)
-        for i, n in enumerate(shape)
-    ]
-    base = pad_with(op, base, op.const(0, base.type.dtype), more)
-    if mode == "clip" or not w.axes:
-        out = _reduced(op, base, nd, flat, reduction)
+        row, one_row = op.reshape(x, (1,)), lax.ScatterDimensionNumbers((), (0,), ())
+        out = _scatter(op, row, indices, updates, one_row, mode, reduction)
+        return op.reshape(out, ())
+    plan = _plan(x.type.shape, updates.type.shape, numbers)
+    index = _to_i64(op, indices)
+    inside = plan.windows.clamped(op, index, x.type.shape)
+    places = plan.windows.places(op, inside, x.type.shape)
+    rows = op.transpose(updates, plan.updates_order)
+    turned = op.transpose(x, plan.order)
+    base = _padded_after(op, turned, plan.room)
+    if mode == "clip" or not plan.windows.axes:
+        out = _reduced(op, base, places, rows, reduction)
     else:
-        good = op.ReduceMin(
-            op.cast(op.Equal(index, kept), DType.I32), np.array([-1]), keepdims=0
-        )
-        out = _dropping(op, base, nd, flat, op.Less(good, 1), reduction)
-    return op.transpose(
-        slice_axes(op, out, (0,) * rank, shape, (1,) * rank), np.argsort(order).tolist()
-    )
+        misfits = op.Less(_on_all_axes(op, op.Equal(index, inside)), 1)
+        out = _dropping(op, base, places, rows, misfits, reduction)
+    out = _first_elements(op, out, turned.type.shape)
+    return op.transpose(out, np.argsort(plan.order).tolist())
 
 
-def _reduced(
-    op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None
-) -> Value:
-    """`updates` put or accumulated at `nd`. onnxruntime's max and min overlook NaN, which is put in afterwards."""
-    dtype = base.type.dtype
-    out = _accumulated(op, base, nd, updates, reduction)
-    if reduction not in ("max", "min") or not dtype.is_float:
-        return out
-    if not never_nan(
-        updates
-    ):  # NaN is added, and to all other elements -0, which changes none
-        nans = op.Where(
-            op.IsNaN(updates), op.const(math.nan, dtype), op.const(-0.0, dtype)
-        )
-        out = _accumulated(op, out, nd, nans, "add")
-    if not never_nan(base):
-        out = op.Where(op.IsNaN(base), base, out)
-    return out
+def _padded_after(op: Lowering, x: Value, amounts: Sequence[int]) -> Value:
+    """`x` with zeros after it."""
+    config = [(0, amount, 0) for amount in amounts]
+    return pad_with(op, x, op.const(0, x.type.dtype), config)
 
 
-def _accumulated(
-    op: Lowering, base: Value, nd: Value, updates: Value, reduction: str | None
-) -> Value:
-    """ScatterND; for what onnxruntime would divide among threads that get in each other's way, ScatterElements."""
-    sizes, depth = updates.type.shape, nd.type.shape[-1]
-    small = all(type(n) is int for n in sizes) and dims.prod(sizes) <= ONE_THREAD
-    if small or not reduction or op.source.attrs.get("unique_indices"):
-        return op.ScatterND(base, nd, updates, reduction=reduction)
-    lead, width = base.type.shape[:depth], dims.prod(base.type.shape[depth:])
-    strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
-    rows = op.reshape(
-        op.ReduceSum(op.Mul(nd, strides), np.array([-1]), keepdims=0),
-        (dims.prod(nd.type.shape[:-1]), 1),
-    )
-    grid = (rows.type.shape[0], width)
-    table = op.reshape(base, (dims.prod(lead), width))
-    places, added = op.expand(rows, grid), op.reshape(updates, grid)
-    out = op.apply(
-        "onnx.ScatterElements",
-        table,
-        places,
-        added,
-        axis=0,
-        reduction=reduction,
-        types=[table.type],
-    )
-    return op.reshape(out, base.type.shape)
+def _first_elements(op: Lowering, x: Value, shape: Shape) -> Value:
+    """`x` cut to a shape."""
+    rank = len(shape)
+    return slice_axes(op, x, (0,) * rank, shape, (1,) * rank)
 
 
 def _dropping(
     op: Lowering,
     base: Value,
-    nd: Value,
-    flat: Value,
+    places: Value,
+    updates: Value,
     misfits: Value,
     reduction: str | None,
 ) -> Value:
-    """Windows that do not fit are dropped: their updates change nothing, or go to an extra row that is cut off again."""
-    dtype, shape, rank = base.type.dtype, base.type.shape, base.type.rank
+    """Windows that do not fit are dropped.
+
+    Their updates change nothing, or go to an extra row that is cut off again.
+    """
 
     def spread(like: Value) -> Value:
-        return op.reshape(
-            misfits, (*misfits.type.shape, *(1,) * (like.type.rank - misfits.type.rank))
-        )
+        """`misfits`, with ones for the axes that it has not."""
+        ones = (1,) * (like.type.rank - misfits.type.rank)
+        return op.reshape(misfits, (*misfits.type.shape, *ones))
 
+    dtype, shape = base.type.dtype, base.type.shape
     if reduction:
-        least, greatest = limits(dtype)
-        unit = {"add": -0.0, "mul": 1, "min": greatest, "max": least}[reduction]
-        return _reduced(
-            op, base, nd, op.Where(spread(flat), op.const(unit, dtype), flat), reduction
-        )
-    away = op.dims([shape[0], *(0,) * (nd.type.shape[-1] - 1)])
-    padded = pad_with(
-        op, base, op.const(0, dtype), [(0, int(i == 0), 0) for i in range(rank)]
+        unit = op.const(_unit(reduction, dtype), dtype)
+        harmless = op.Where(spread(updates), unit, updates)
+        return _reduced(op, base, places, harmless, reduction)
+    extra_row = op.dims([shape[0], *(0,) * (places.type.shape[-1] - 1)])
+    padded = _padded_after(op, base, [1, *(0,) * (len(shape) - 1)])
+    away = op.Where(spread(places), extra_row, places)
+    return _first_elements(op, op.ScatterND(padded, away, updates), shape)
+
+
+def _unit(reduction: str, dtype: DType) -> Any:
+    """The value that changes nothing in a reduction."""
+    least, greatest = limits(dtype)
+    return {"add": -0.0, "mul": 1, "min": greatest, "max": least}[reduction]
+
+
+def _reduced(
+    op: Lowering, base: Value, places: Value, updates: Value, reduction: str | None
+) -> Value:
+    """`updates` put or combined. onnxruntime's max and min overlook NaN, which is put in afterwards."""
+    dtype = base.type.dtype
+    out = _combined(op, base, places, updates, reduction)
+    if reduction not in ("max", "min") or not dtype.is_float:
+        return out
+    if not never_nan(updates):
+        # NaN is added, and to all other elements -0, which changes none
+        nan, nothing = op.const(math.nan, dtype), op.const(-0.0, dtype)
+        nans = op.Where(op.IsNaN(updates), nan, nothing)
+        out = _combined(op, out, places, nans, "add")
+    if not never_nan(base):
+        out = op.Where(op.IsNaN(base), base, out)
+    return out
+
+
+def _combined(
+    op: Lowering, base: Value, places: Value, updates: Value, reduction: str | None
+) -> Value:
+    """ScatterND, where onnxruntime does not divide it among threads that get in each other's way.
+
+    There it is ScatterElements, of the flattened operand.
+    """
+    shape = updates.type.shape
+    is_small = all(type(n) is int for n in shape) and dims.prod(shape) <= ONE_THREAD
+    is_safe = is_small or not reduction or op.source.attrs.get("unique_indices")
+    if is_safe:
+        return op.ScatterND(base, places, updates, reduction=reduction)
+    depth = places.type.shape[-1]
+    lead, rest = base.type.shape[:depth], base.type.shape[depth:]
+    strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
+    flat_places = op.ReduceSum(op.Mul(places, strides), np.array([-1]), keepdims=0)
+    count, width = dims.prod(places.type.shape[:-1]), dims.prod(rest)
+    column = op.reshape(flat_places, (count, 1))
+    table = op.reshape(base, (dims.prod(lead), width))
+    out = op.apply(
+        "onnx.ScatterElements",
+        table,
+        op.expand(column, (count, width)),
+        op.reshape(updates, (count, width)),
+        axis=0,
+        reduction=reduction,
+        types=[table.type],
     )
-    out = op.ScatterND(padded, op.Where(spread(nd), away, nd), flat)
-    return slice_axes(op, out, (0,) * rank, shape, (1,) * rank)
+    return op.reshape(out, base.type.shape)
