@@ -1,9 +1,10 @@
 """Where transposes stand: for each permutation, a minimum cut decides which nodes run before it.
 
-Local rules cannot do this: on a residual block, moving a transpose down through one addition and up through the next
-each enable the other for ever. Here every layout-free node is a vertex. A node on the source side runs on the
-untransposed tensors ("moved"), one on the sink side stays; edges cost what the transposes cost that a cut makes
-necessary, each once, however many nodes use the result. The cut is Boykov and Kolmogorov's, by networkx.
+Local rules cannot do this: on a residual block, moving a transpose down through one addition and up
+through the next each enable the other for ever. Here every layout-free node is a vertex. A node on
+the source side runs on the untransposed tensors ("moved"), one on the sink side stays; edges cost
+what the transposes cost that a cut makes necessary, each once, however many nodes use the result.
+The cut is Boykov and Kolmogorov's, by networkx.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -28,20 +29,22 @@ TYPICAL = 128  # what a symbolic size counts as when transposes are weighed
 
 @functools.cache
 def inverse(perm: Perm) -> Perm:
+    """The permutation that undoes `perm`."""
     return tuple(np.argsort(perm).tolist())
 
 
 @graph_pass("transposes", at="onnx", level=2)
 def transposes(graph: Graph) -> int:
     """Run layout-free nodes in whichever layout makes the remaining transposes cheapest."""
-    count = collections.Counter(p for n in graph if (p := perm_of(n)) is not None)
+    perms = map(perm_of, graph)
+    count = collections.Counter(perm for perm in perms if perm is not None)
     moved = 0
     for perm, _ in count.most_common():
         groups = list(_groups(graph, perm))
         for group in groups:
             nodes = _plan(group, perm)
             if nodes:
-                _apply(graph, nodes, perm)
+                _Move(graph, nodes, perm).run()
                 moved += len(nodes)
     return moved
 
@@ -53,7 +56,7 @@ def perm_of(node: Node | None) -> Perm | None:
     return node.ints_attr("perm", range(node.out.type.rank)[::-1])
 
 
-# ------------------------------------------------------------------------------------- what may move
+# ------------------------------------------------------------------------ what may move
 
 
 # operations along one axis, the attribute `axis`, which by default is the last
@@ -64,7 +67,8 @@ def _moved_attrs(node: Node, perm: Perm) -> Mapping[str, Attr]:
     """The attributes of a node that runs before the transpose."""
     if node.op not in ALONG:
         return node.attrs
-    return {**node.attrs, "axis": perm[int(node.attrs.get("axis", -1)) % len(perm)]}  # type: ignore[arg-type]
+    axis = node.int_attr("axis", -1) % len(perm)
+    return {**node.attrs, "axis": perm[axis]}
 
 
 def _free(node: Node, rank: int) -> bool:
@@ -81,48 +85,70 @@ def _free(node: Node, rank: int) -> bool:
 
 
 def _ones(value: Value) -> bool:
+    """Return True where all sizes are 1, so that a transpose costs nothing."""
     return all(map(is_one, value.type.shape))
 
 
-def _groups(graph: Graph, perm: Perm) -> Iterable[list[Node]]:
-    """Connected layout-free nodes around transposes by `perm`, where there is more than one transpose to gain from."""
-    back, rank, seen = inverse(perm), len(perm), set[Node]()
-    starts = [
-        u
-        for n in graph
-        if perm_of(n) == perm
-        for u in n.out.users()
-        if u.graph is graph and _free(u, rank)
-    ]
-    for start in starts:
+def _groups(graph: Graph, perm: Perm) -> Iterator[list[Node]]:
+    """Connected layout-free nodes around transposes by `perm`.
+
+    Only groups where there is more than one transpose to gain from.
+    """
+    rank = len(perm)
+    seen: set[Node] = set()
+    for start in _starts(graph, perm):
         if start in seen:
             continue
-        group, todo, gains = [], [start], set[Value]()
+        group: list[Node] = []
+        gains: set[Value] = set()
         seen.add(start)
+        todo = [start]
         while todo:
             node = todo.pop()
             group.append(node)
-            near: list[Node] = []
-            for value in node.inputs:
-                if value is None or value.type.rank != rank:
+            gains.update(_gains(node, perm))
+            for other in _neighbours(node, perm):
+                if other in seen or other.graph is not graph:
                     continue
-                if perm_of(value.node) == perm:
-                    gains.add(value)
-                elif value.node is not None:
-                    near.append(value.node)
-                if value.const is None:
-                    near += value.users()
-            for value in node.outputs:
-                for user in value.users():
-                    near.append(user)
-                    if perm_of(user) == back or _absorbs(user):
-                        gains.add(value)
-            for other in near:
-                if other not in seen and other.graph is graph and _free(other, rank):
+                if _free(other, rank):
                     seen.add(other)
                     todo.append(other)
         if len(gains) > 1:
             yield group
+
+
+def _starts(graph: Graph, perm: Perm) -> Iterator[Node]:
+    """The layout-free users of transposes by `perm`."""
+    for node in graph:
+        if perm_of(node) != perm:
+            continue
+        for user in node.out.users():
+            if user.graph is graph and _free(user, len(perm)):
+                yield user
+
+
+def _gains(node: Node, perm: Perm) -> Iterator[Value]:
+    """The operands and results of a node that might be transposed no more if it moved."""
+    for value in node.operands:
+        if perm_of(value.node) == perm:
+            yield value
+    back = inverse(perm)
+    for value in node.outputs:
+        if any(perm_of(user) == back or _absorbs(user) for user in value.users()):
+            yield value
+
+
+def _neighbours(node: Node, perm: Perm) -> Iterator[Node]:
+    """The nodes that share a value with a node, but not through a transpose by `perm` in front of it."""
+    for value in node.operands:
+        if value.type.rank != len(perm):
+            continue
+        if value.node is not None and perm_of(value.node) != perm:
+            yield value.node
+        if value.const is None:
+            yield from value.users()
+    for value in node.outputs:
+        yield from value.users()
 
 
 def _absorbs(user: Node) -> bool:
@@ -132,7 +158,7 @@ def _absorbs(user: Node) -> bool:
     return not user.int_attr("keepdims", 1)
 
 
-# ------------------------------------------------------------------------------------------ the cut
+# ------------------------------------------------------------------------------ the cut
 
 
 def weight(value: Value) -> float:
@@ -154,8 +180,8 @@ SOURCE, SINK = "source", "sink"
 class _Network:
     """What a minimum cut divides: nodes on the side of the source move, those on the side of the sink stay.
 
-    A value has two vertices more, `("stay", value)` and `("move", value)`: through them its transpose is paid for once,
-    however many of its users stay or move.
+    A value has two vertices more, `("stay", value)` and `("move", value)`: through them its
+    transpose is paid for once, however many of its users stay or move.
     """
 
     def __init__(self) -> None:
@@ -181,10 +207,12 @@ class _Network:
 
 def _plan(group: list[Node], perm: Perm) -> list[Node]:
     """The nodes of a group that should run before the transposes."""
-    network, members = _Network(), set(group)
-    for value in dict.fromkeys(v for n in group for v in (*n.inputs, *n.outputs)):
+    network = _Network()
+    members = set(group)
+    values = [v for node in group for v in (*node.operands, *node.outputs)]
+    for value in dict.fromkeys(values):
         # one of lower rank broadcasts, and gets leading axes of size 1 before it is transposed
-        if value is not None and 0 < value.type.rank <= len(perm):
+        if 0 < value.type.rank <= len(perm):
             _enter(network, value, members, perm)
     moved = network.moved()
     return [n for n in group if n in moved]
@@ -192,83 +220,115 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
 
 def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> None:
     """Enter what transposing a value costs, for each division of its producer and users."""
-    edge, cost = network.edge, weight(value)
-    stay, move = ("stay", value), ("move", value)
-    inside = [u for u in value.users() if u in members]
-    others = [u for u in value.users() if u not in members and not _absorbs(u)]
-    want_back = [u for u in others if perm_of(u) == inverse(perm)]
+    users = list(value.users())
+    inside = [user for user in users if user in members]
+    others = [user for user in users if user not in members and not _absorbs(user)]
+    back = inverse(perm)
+    want_back = [user for user in others if perm_of(user) == back]
     if value.node in members:
-        producer = value.node
-        # someone outside wants the transposed tensor
-        if len(want_back) < len(others):
-            edge(producer, SINK, cost)
-        if inside:
-            edge(producer, stay, cost)
-            edge(move, producer, cost)
-            for user in inside:
-                edge(stay, user)
-                edge(user, move)
+        if len(want_back) < len(others):  # someone outside wants it transposed
+            network.edge(value.node, SINK, weight(value))
+        _enter_inner(network, value, inside)
         if want_back:
-            edge(SOURCE, producer, cost)
+            network.edge(SOURCE, value.node, weight(value))
     elif perm_of(value.node) == perm:
         if not others:  # else the transpose stays in any case
-            edge(SOURCE, stay, cost)
-            for user in inside:
-                edge(stay, user)
+            _enter_transposed(network, value, inside)
     elif value.const is None and not want_back and not _ones(value):
-        edge(move, SINK, cost)
-        for user in inside:
-            edge(user, move)
+        _enter_plain(network, value, inside)
 
 
-# ------------------------------------------------------------------------------------------ the move
+def _enter_inner(network: _Network, value: Value, inside: list[Node]) -> None:
+    """A value that a node of the group makes, and others use."""
+    if not inside:
+        return
+    stay, move = ("stay", value), ("move", value)
+    network.edge(value.node, stay, weight(value))
+    network.edge(move, value.node, weight(value))
+    for user in inside:
+        network.edge(stay, user)
+        network.edge(user, move)
 
 
-def _apply(graph: Graph, nodes: list[Node], perm: Perm) -> None:
-    """Re-make `nodes` on untransposed operands; transposes appear where the two sides meet."""
-    back, chosen = inverse(perm), set(nodes)
-    moved: dict[Value, Value] = {}
+def _enter_transposed(network: _Network, value: Value, inside: list[Node]) -> None:
+    """The result of a transpose in front of the group: it goes if no user stays."""
+    stay = ("stay", value)
+    network.edge(SOURCE, stay, weight(value))
+    for user in inside:
+        network.edge(stay, user)
 
-    def operand(value: Value | None, node: Node) -> Value | None:
-        if value is None or value.type.rank == 0:
-            return value
-        if value in moved:
-            return moved[value]
-        if perm_of(value.node) == perm:
-            return value.node.inputs[0]  # type: ignore[union-attr]
-        op = Builder(graph, node, node.loc, value.hint)
-        if value.type.rank < len(perm):
-            value = op.reshape(
-                value, (1,) * (len(perm) - value.type.rank) + value.type.shape
-            )
-        existing = next(
-            (
-                u
-                for u in value.users()
-                if perm_of(u) == back and u.graph is graph and _before(u, node)
-            ),
-            None,
-        )
-        return existing.out if existing is not None else op.Transpose(value, perm=back)
 
-    for node in [n for n in graph if n in chosen]:
-        op = Builder(graph, node, node.loc)
-        new = op.node(
-            node.op, [operand(v, node) for v in node.inputs], _moved_attrs(node, perm)
-        )
+def _enter_plain(network: _Network, value: Value, inside: list[Node]) -> None:
+    """Any other operand of the group: it is transposed back if a user moves."""
+    move = ("move", value)
+    network.edge(move, SINK, weight(value))
+    for user in inside:
+        network.edge(user, move)
+
+
+# ----------------------------------------------------------------------------- the move
+
+
+class _Move:
+    """Nodes made again on untransposed operands; transposes appear where the two sides meet.
+
+    `moved` has the new value of each old one.
+    """
+
+    def __init__(self, graph: Graph, nodes: Iterable[Node], perm: Perm) -> None:
+        self.graph = graph
+        self.perm = perm
+        self.back = inverse(perm)
+        self.chosen = set(nodes)
+        self.moved: dict[Value, Value] = {}
+
+    def run(self) -> None:
+        """Make all nodes again, in their order, and erase the old ones."""
+        nodes = [node for node in self.graph if node in self.chosen]
+        for node in nodes:
+            self.remake(node)
+        for node in reversed(nodes):
+            node.erase()
+
+    def remake(self, node: Node) -> None:
+        """Make one node again; the other nodes use what it makes."""
+        op = Builder(self.graph, node, node.loc)
+        operands = [self.operand(value, node) for value in node.inputs]
+        new = op.node(node.op, operands, _moved_attrs(node, self.perm))
         for old, value in zip(node.outputs, new.outputs, strict=True):
             value.hint = old.hint
-            moved[old] = value
+            self.moved[old] = value
             for user in list(old.users()):
-                if perm_of(user) == back:
+                if perm_of(user) == self.back:
                     user.replace_by(value)
-            if any(u not in chosen for u in old.users()):
+            if any(user not in self.chosen for user in old.users()):
                 op.hint = old.hint
-                old.replace_by(
-                    op.Transpose(value, perm=perm), where=lambda u: u not in chosen
-                )
-    for node in reversed([n for n in graph if n in chosen]):
-        node.erase()
+                transposed = op.Transpose(value, perm=self.perm)
+                old.replace_by(transposed, where=lambda user: user not in self.chosen)
+
+    def operand(self, value: Value | None, node: Node) -> Value | None:
+        """What stands for an operand of a node that moves."""
+        if value is None or value.type.rank == 0:
+            return value
+        if value in self.moved:
+            return self.moved[value]
+        if perm_of(value.node) == self.perm:
+            return value.producer.operand(0)
+        op = Builder(self.graph, node, node.loc, value.hint)
+        missing = len(self.perm) - value.type.rank
+        if missing:
+            value = op.reshape(value, (1,) * missing + value.type.shape)
+        existing = self.transposed_back(value, node)
+        return op.Transpose(value, perm=self.back) if existing is None else existing
+
+    def transposed_back(self, value: Value, node: Node) -> Value | None:
+        """The result of a transpose of `value` that stands before a node, None where there is none."""
+        for user in value.users():
+            if perm_of(user) != self.back or user.graph is not self.graph:
+                continue
+            if _before(user, node):
+                return user.out
+        return None
 
 
 def _before(first: Node, second: Node) -> bool:
