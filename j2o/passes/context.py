@@ -1,4 +1,4 @@
-"""What passes are handed: the target, the tracer, the options, and what has changed since they last looked."""
+"""What passes are handed: target, tracer, options, and what has changed since they last looked."""
 
 from __future__ import annotations
 

@@ -34,8 +34,9 @@ BACK = (materialize, checks, legalize)
 def default_pipeline(opt_level: int = 2) -> PassPipeline:
     """The passes of a level: 0 only lowers, 1 cleans up, 2 optimises, 3 goes on for onnxruntime alone.
 
-    Level 3 takes operators of onnxruntime's own, and calls functions for repeated blocks. The pipeline knows its level: given to
-    `compile` as `passes`, it runs at that. Raises SpecError for a level outside 0 to 3.
+    Level 3 takes operators of onnxruntime's own, and calls functions for repeated blocks. The pipeline
+    knows its level: given to `compile` as `passes`, it runs at that. Raises SpecError for a level outside
+    0 to 3.
     """
     if not is_level(opt_level):
         raise SpecError(f"opt_level={shown(opt_level)}: 0, 1, 2 or 3 is needed")

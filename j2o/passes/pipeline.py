@@ -1,8 +1,9 @@
 """Passes and pipelines of passes.
 
-A pass says its name, the level of the IR it works at and the optimisation level it starts at. The runner (`runner.py`),
-not the pass, walks functions and regions, verifies, times, counts and dumps. What an author gets wrong is a PassError,
-as early as it can be known: where the pass is made, where it is put into a pipeline, and only then where it runs.
+A pass says its name, the level of the IR it works at and the optimisation level it starts at. The
+runner (`runner.py`), not the pass, walks functions and regions, verifies, times, counts and dumps.
+What an author gets wrong is a PassError, as early as it can be known: where the pass is made, where
+it is put into a pipeline, and only then where it runs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from j2o.passes.context import Context, Level, Scope
 class Pass:
     """What the runner calls; returns the number of changes, 0 where nothing changed.
 
-    `at` is the level of the IR that it works at, `level` the optimisation level from which on it runs.
+    `at` is the level of the IR that it works at, `level` the optimisation level from which on it runs,
+    `doc` a sentence for `j2o passes`. With scope "each" it is called for the root, every function and
+    every region, with "root" once.
     """
 
     name: str
@@ -36,18 +39,16 @@ class Pass:
 
     def __post_init__(self) -> None:
         check_name(self.name, "pass")
+        this = f"pass {self.name}"
         if self.at not in get_args(Level):
-            raise PassError(
-                f"pass {self.name}: at={shown(self.at)}; 'lax', 'onnx' or 'target' is needed"
-            )
+            needed = "'lax', 'onnx' or 'target' is needed"
+            raise PassError(f"{this}: at={shown(self.at)}; {needed}")
         if not is_level(self.level):
-            raise PassError(
-                f"pass {self.name}: level={shown(self.level)}; 0, 1, 2 or 3 is needed"
-            )
+            needed = "0, 1, 2 or 3 is needed"
+            raise PassError(f"{this}: level={shown(self.level)}; {needed}")
         if self.scope not in get_args(Scope):
-            raise PassError(
-                f"pass {self.name}: scope={shown(self.scope)}; 'each' or 'root' is needed"
-            )
+            needed = "'each' or 'root' is needed"
+            raise PassError(f"{this}: scope={shown(self.scope)}; {needed}")
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
         raise NotImplementedError
@@ -59,23 +60,23 @@ class Pass:
 def check_name(name: Any, what: str) -> None:
     """Raise PassError for a name that cannot be asked for on the command line and in `without`."""
     if not isinstance(name, str) or not name.isprintable() or name.split() != [name]:
-        raise PassError(
-            f"{what}: name={shown(name)}; a string without spaces is needed"
-        )
+        needed = "a string without spaces is needed"
+        raise PassError(f"{what}: name={shown(name)}; {needed}")
 
 
 def is_level(level: Any) -> bool:
-    """Whether this is an optimisation level; numpy's integers count, bools do not."""
-    return (
-        isinstance(level, int | np.integer)
-        and not isinstance(level, bool)
-        and bool(0 <= level <= 3)
-    )
+    """Return True for an optimisation level; numpy's integers count, bools do not."""
+    if isinstance(level, bool) or not isinstance(level, int | np.integer):
+        return False
+    return bool(0 <= level <= 3)
 
 
 @dataclass(eq=False, repr=False)
 class GraphPass(Pass):
-    """A pass made of a function of a graph and the `Context`; `gives` is the level that it brings the graph to."""
+    """A pass made of a function of a graph and the `Context`.
+
+    `gives` is the level of the IR that it brings the graph to, None where it leaves it.
+    """
 
     fn: Callable[[Graph, Context], int]
     _: KW_ONLY
@@ -95,8 +96,8 @@ def graph_pass(
 ) -> Callable[[Callable[..., int]], GraphPass]:
     """Make a pass of a function `(graph) -> changes` or `(graph, context) -> changes`.
 
-    `scope="each"`: called for the root, every function and every region; `"root"`: once, for the root. Raises PassError for
-    what is not such a function, and for a name or a level that there cannot be.
+    `scope="each"`: called for the root, every function and every region; `"root"`: once, for the root.
+    Raises PassError for what is not such a function, and for a name or a level that there cannot be.
     """
     check_name(name, "graph_pass")
 
@@ -110,39 +111,41 @@ def graph_pass(
 
 
 def _takes_context(name: str, fn: Any) -> bool:
-    """Whether a pass function takes the `Context` besides the graph; PassError where it takes neither form."""
-    if not callable(fn):
-        raise PassError(
-            f"pass {name}: a function (graph) or (graph, context) is needed, given {shown(fn)}"
-        )
-    try:
-        parameters = list(inspect.signature(fn).parameters.values())
-    except (
-        TypeError,
-        ValueError,
-    ):  # no signature is known of some functions written in C
-        raise PassError(
-            f"pass {name}: {shown(fn)} does not tell its parameters; wrap it in a function (graph)"
-        ) from None
-    positional = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    needed = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    with_context = len(positional) > 1 and (
-        positional[1].default is inspect.Parameter.empty
-        or positional[1].name == "context"
+    """Return True where a pass function takes the `Context` besides the graph.
+
+    Raises PassError where it takes neither `(graph)` nor `(graph, context)`.
+    """
+    parameters = _parameters(name, fn)
+    kinds = inspect.Parameter
+    by_position = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+    for_more = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+    positional = [p for p in parameters if p.kind in by_position]
+    single = [p for p in parameters if p.kind not in for_more]
+    needed = [p.name for p in single if p.default is p.empty]
+    second = positional[1] if len(positional) > 1 else None
+    with_context = second is not None and (
+        second.default is second.empty or second.name == "context"
     )
     given = [p.name for p in positional[: 2 if with_context else 1]]
-    if (not given and not several) or set(needed) - set(given):
-        raise PassError(
-            f"pass {name}: its function takes ({', '.join(needed)}); (graph) or (graph, context) is needed"
-        )
+    takes_graph = bool(given) or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if not takes_graph or set(needed) - set(given):
+        takes = f"its function takes ({', '.join(needed)})"
+        wanted = "(graph) or (graph, context) is needed"
+        raise PassError(f"pass {name}: {takes}; {wanted}")
     return with_context
+
+
+def _parameters(name: str, fn: Any) -> list[inspect.Parameter]:
+    """The parameters of a pass function; PassError where it is none, or does not tell."""
+    if not callable(fn):
+        needed = "a function (graph) or (graph, context) is needed"
+        raise PassError(f"pass {name}: {needed}, given {shown(fn)}")
+    try:
+        return list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # some functions written in C have no signature
+        what = f"{shown(fn)} does not tell its parameters"
+        advice = "wrap it in a function (graph)"
+        raise PassError(f"pass {name}: {what}; {advice}") from None
 
 
 def _without_context(fn: Callable[[Graph], int]) -> Callable[[Graph, Context], int]:
@@ -153,7 +156,7 @@ def _without_context(fn: Callable[[Graph], int]) -> Callable[[Graph, Context], i
 
 
 def first_line(fn: Callable[..., Any]) -> str:
-    """What the documentation of a function starts with."""
+    """The first line of a function's docstring, "" where it has none."""
     return (fn.__doc__ or "").strip().partition("\n")[0]
 
 
@@ -167,16 +170,15 @@ class Fixpoint:
 
     def __post_init__(self) -> None:
         check_name(self.name, "group")
-        passes = _sequence(self.passes, f"group {self.name}")
+        this = f"group {self.name}"
+        passes = _sequence(self.passes, this)
         for one in passes:
             if isinstance(one, Fixpoint):
-                raise PassError(
-                    f"group {self.name}: it cannot hold the group {one.name!r}; put that before or after it"
-                )
+                what = f"it cannot hold the group {one.name!r}"
+                raise PassError(f"{this}: {what}; put that before or after it")
         if not isinstance(self.limit, int) or self.limit < 1:
-            raise PassError(
-                f"group {self.name}: limit={shown(self.limit)}; a number of rounds from 1 up is needed"
-            )
+            needed = "a number of rounds from 1 up is needed"
+            raise PassError(f"{this}: limit={shown(self.limit)}; {needed}")
         object.__setattr__(self, "passes", tuple(map(as_pass, passes)))
 
 
@@ -185,26 +187,26 @@ Observer: TypeAlias = Callable[[str, Graph], Any]
 
 
 def as_pass(given: Any) -> Pass:
-    """A pass, also where an object of the user's own class only is like one: a name, at, level, and a call."""
+    """A pass, made where an object of the user's own class is only like one.
+
+    It is like one if it has `name`, `at`, `level` and can be called. Raises PassError for what is none.
+    """
     if isinstance(given, PassPipeline):
-        raise PassError(
-            f"passes: given a whole {given!r} as one pass; give the passes in it, *pipeline"
-        )
+        advice = "give the passes in it, *pipeline"
+        raise PassError(f"passes: given a whole {given!r} as one pass; {advice}")
     missing = [name for name in ("name", "at", "level") if not hasattr(given, name)]
     if missing or not callable(given):
-        raise PassError(
-            f"passes: {shown(given)} is no pass: it has no {missing[0] if missing else 'call'}; "
-            "@graph_pass(name, at=..., level=...) makes a pass of a function, @rewrite(name) one of a pattern"
-        )
+        lacks = f"it has no {missing[0] if missing else 'call'}"
+        of_function = "@graph_pass(name, at=..., level=...) makes a pass of a function"
+        advice = f"{of_function}, @rewrite(name) one of a pattern"
+        raise PassError(f"passes: {shown(given)} is no pass: {lacks}; {advice}")
     if isinstance(given, Pass):
-        Pass.__post_init__(
-            given
-        )  # a subclass with an `__init__` of its own may not have asked
+        # a subclass with an `__init__` of its own may not have asked
+        Pass.__post_init__(given)
         return given
     own: Any = given
-    return graph_pass(
-        own.name, at=own.at, level=own.level, scope=getattr(own, "scope", "each")
-    )(own)
+    scope: Scope = getattr(own, "scope", "each")
+    return graph_pass(own.name, at=own.at, level=own.level, scope=scope)(own)
 
 
 def _sequence(given: Any, what: str) -> tuple[Any, ...]:
@@ -218,9 +220,9 @@ def _sequence(given: Any, what: str) -> tuple[Any, ...]:
 class PassPipeline:
     """An immutable list of passes; the methods return changed copies.
 
-    `level` is the optimisation level that it runs at: passes and rules that start at a higher one are left out, and the report
-    says so. None takes that of `compile`. Raises PassError for what is no pass, and for one that works on `lax` operations
-    where there are none any more.
+    `level` is the optimisation level that it runs at: passes and rules that start at a higher one are
+    left out, and the report says so. None takes that of `compile`. Raises PassError for what is no
+    pass, and for one that works on `lax` operations where there are none any more.
     """
 
     steps: tuple[Step, ...]
@@ -230,22 +232,17 @@ class PassPipeline:
 
     def __post_init__(self) -> None:
         steps = _sequence(self.steps, "PassPipeline")
-        object.__setattr__(
-            self,
-            "steps",
-            tuple(s if isinstance(s, Fixpoint) else as_pass(s) for s in steps),
-        )
+        checked = [one if isinstance(one, Fixpoint) else as_pass(one) for one in steps]
+        object.__setattr__(self, "steps", tuple(checked))
         if self.level is not None and not is_level(self.level):
-            raise PassError(
-                f"PassPipeline: level={shown(self.level)}; 0, 1, 2, 3 or None is needed"
-            )
+            needed = "0, 1, 2, 3 or None is needed"
+            raise PassError(f"PassPipeline: level={shown(self.level)}; {needed}")
         if self.check not in ("", "numeric"):
             raise PassError(f"check={shown(self.check)}: 'numeric', or '' for none")
         for observer in _sequence(self.observers, "observers"):
             if not callable(observer):
-                raise PassError(
-                    f"observing: a function (pass name, graph) is needed, given {shown(observer)}"
-                )
+                needed = "a function (pass name, graph) is needed"
+                raise PassError(f"observing: {needed}, given {shown(observer)}")
         _check_order(self)
 
     def __iter__(self) -> Iterator[Pass]:
@@ -254,6 +251,7 @@ class PassPipeline:
             yield from _passes_of(step)
 
     def names(self) -> list[str]:
+        """The names of the passes in order."""
         return [p.name for p in self]
 
     def find(self, name: str) -> Any:
@@ -272,7 +270,10 @@ class PassPipeline:
         return self._insert(name, passes, 0)
 
     def checking(self, check: str) -> PassPipeline:
-        """With `"numeric"`: `compile` runs the graph after every pass and names the first that changes what it computes."""
+        """With `"numeric"`: `compile` runs the graph after every pass, and compares.
+
+        It names the first pass that changes what the graph computes.
+        """
         return dataclasses.replace(self, check=check)
 
     def observing(self, observer: Observer) -> PassPipeline:
@@ -290,8 +291,9 @@ class PassPipeline:
     def fixpoint(self, name: str, *names: str) -> PassPipeline:
         """With the named passes as one group that runs until nothing changes.
 
-        Each is taken from the first place where it stands, out of another group if need be (a group's name stands for all
-        its passes); the new group stands where the first of them stood, or before the group that held it.
+        Each is taken from the first place where it stands, out of another group if need be. A group's
+        name stands for all its passes. The new group stands where the first of them stood, or before the
+        group that held it.
         """
         if not names:
             raise PassError(f"fixpoint {name}: name the passes that run in turn")
@@ -308,9 +310,8 @@ class PassPipeline:
                 steps.append(left)
         if waiting:
             raise self._unknown(waiting[0])
-        return dataclasses.replace(
-            self, steps=(*steps[:place], Fixpoint(name, tuple(taken)), *steps[place:])
-        )
+        steps.insert(place, Fixpoint(name, tuple(taken)))
+        return dataclasses.replace(self, steps=tuple(steps))
 
     def _insert(self, name: str, passes: Sequence[Pass], offset: int) -> PassPipeline:
         steps = _inserted(self.steps, name, passes, offset)
@@ -322,8 +323,9 @@ class PassPipeline:
         groups = [step.name for step in self.steps if isinstance(step, Fixpoint)]
         names = list(dict.fromkeys(self.names() + groups))
         similar = meant(name, names + [rule.name for rule in self._rules()])
+        there = ", ".join(names)
         return PassError(
-            f"passes: there is no {shown(name)}; there are {', '.join(names)}{similar}"
+            f"passes: there is no {shown(name)}; there are {there}{similar}"
         )
 
     def _rules(self) -> Iterator[Any]:
@@ -342,10 +344,10 @@ def _check_order(passes: Iterable[Pass]) -> None:
     lowered: Pass | None = None
     for one in passes:
         if one.at == "lax" and lowered is not None:
-            raise PassError(
-                f"passes: {one.name!r} (at='lax') stands after {lowered.name!r} (at={lowered.at!r}); "
-                "what works at 'lax' comes before 'lower', what works at 'onnx' or 'target' after it"
-            )
+            behind = f"{one.name!r} (at='lax') stands after {lowered.name!r}"
+            advice = "what works at 'lax' comes before 'lower'"
+            other = "what works at 'onnx' or 'target' after it"
+            raise PassError(f"passes: {behind} (at={lowered.at!r}); {advice}, {other}")
         if one.at != "lax" or getattr(one, "gives", None) not in (None, "lax"):
             lowered = one
 
@@ -357,43 +359,54 @@ def _inserted(
     for i, step in enumerate(steps):
         if step.name == name:
             return (*steps[: i + offset], *passes, *steps[i + offset :])
-        inner = (
-            _inserted(step.passes, name, passes, offset)
-            if isinstance(step, Fixpoint)
-            else None
-        )
+        if not isinstance(step, Fixpoint):
+            continue
+        inner = _inserted(step.passes, name, passes, offset)
         if inner is not None:
-            return (
-                *steps[:i],
-                dataclasses.replace(step, passes=inner),
-                *steps[i + 1 :],
-            )
+            group = dataclasses.replace(step, passes=inner)
+            return (*steps[:i], group, *steps[i + 1 :])
     return None
 
 
 def _without(
     steps: Sequence[Any], names: Sequence[str], missing: list[str]
 ) -> tuple[Any, ...]:
-    """Without what is named, and groups and rule sets without what is named in them. Found names leave `missing`."""
+    """Without what is named, and groups and rule sets without what is named in them.
+
+    Names that are found leave `missing`. A group of which nothing is left goes too.
+    """
     kept = []
     for step in steps:
-        parts = next(
-            (name for name in ("passes", "rules") if hasattr(step, name)), None
-        )
         if step.name in names:
             if step.name in missing:
                 missing.remove(step.name)
             continue
-        left = _without(getattr(step, parts), names, missing) if parts else ()
-        if not parts or left == getattr(step, parts):
+        field = _field_of_parts(step)
+        if field is None:
+            kept.append(step)
+            continue
+        parts = getattr(step, field)
+        left = _without(parts, names, missing)
+        if left == parts:
             kept.append(step)
         elif left:
-            kept.append(dataclasses.replace(step, **{parts: left}))
+            kept.append(dataclasses.replace(step, **{field: left}))
     return tuple(kept)
 
 
+def _field_of_parts(step: Any) -> str | None:
+    """The field in which a group has its passes, or a set of rules its rules."""
+    for field in ("passes", "rules"):
+        if hasattr(step, field):
+            return field
+    return None
+
+
 def _taken(step: Step, waiting: list[str], taken: list[Pass]) -> Step | None:
-    """What is left of a step once the passes of these names have moved from it to `taken`; their names leave `waiting`."""
+    """What is left of a step once the passes of these names have moved from it to `taken`.
+
+    Their names leave `waiting`. None where nothing is left.
+    """
     if step.name in waiting:
         waiting.remove(step.name)
         taken += _passes_of(step)

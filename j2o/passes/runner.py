@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from j2o.errors import InvalidGraphError, J2OError, PassError, raised, shown
-from j2o.ir.graph import Graph
+from j2o.ir.graph import Graph, Value
 from j2o.passes.context import Context
 from j2o.passes.pipeline import Fixpoint, Observer, Pass, PassPipeline
 
@@ -19,8 +19,8 @@ from j2o.passes.pipeline import Fixpoint, Observer, Pass, PassPipeline
 class PassRecord:
     """What one pass did: changes, seconds, and the nodes of the root graph before and after.
 
-    `rules` has how often each rewrite rule fired, `declined` for each rule how often it matched and was not used, by reason.
-    `left_out` says why a pass did not run, "" where it did.
+    `rules` has how often each rewrite rule fired, `declined` for each rule how often it matched and was
+    not used, by reason. `left_out` says why a pass did not run, "" where it did.
     """
 
     name: str
@@ -47,82 +47,98 @@ class PassRecord:
 def run(
     pipeline: PassPipeline, graph: Graph, context: Context, *, verify: bool = False
 ) -> list[PassRecord]:
-    """Run a pipeline over a root graph, in place, at the optimisation level of the pipeline, or else of the context.
+    """Run a pipeline over a root graph, in place.
 
-    With `verify`, the graph is verified after every pass that changed it, and InvalidGraphError names the pass that broke it.
+    It runs at the optimisation level of the pipeline, or else of the context. With `verify`, the graph
+    is verified after every pass that changed it, and InvalidGraphError names the pass that broke it.
     Raises PassError where a pass or an observer raises, or does not tell the number of its changes.
     """
     if pipeline.level is not None:
         context = dataclasses.replace(context, opt_level=pipeline.level)
+    runner = _Runner(graph, context, pipeline.observers, verify)
     records: list[PassRecord] = []
     for step in pipeline.steps:
-        group = (
-            step
-            if isinstance(step, Fixpoint)
-            else Fixpoint(step.name, (step,), limit=1)
-        )
-        records += _run_fixpoint(group, graph, context, pipeline.observers, verify)
+        alone = not isinstance(step, Fixpoint)
+        group = Fixpoint(step.name, (step,), limit=1) if alone else step
+        records += runner.run_group(group)
     context.seen.clear()
     for each in all_graphs(graph):
         each.journal.clear()  # it keeps what was erased alive
     return records
 
 
-def _run_fixpoint(
-    group: Fixpoint,
-    graph: Graph,
-    context: Context,
-    observers: Sequence[Observer],
-    verify: bool,
-) -> list[PassRecord]:
-    """Run passes in turn; one is left out while no other has changed anything since its last run."""
-    records = [PassRecord(p.name) for p in group.passes]
-    version, seen = 0, [-1] * len(records)
-    for _ in range(group.limit):
-        for i, one in enumerate(group.passes):
-            if seen[i] != version:
-                version += _run_one(one, graph, context, records[i], observers, verify)
-                seen[i] = version
-        if all(v == version for v in seen):
-            break
-    return records
+@dataclass
+class _Runner:
+    """Runs passes over one root graph."""
 
+    graph: Graph
+    context: Context
+    observers: Sequence[Observer]
+    verify: bool
 
-def _run_one(
-    one: Pass,
-    graph: Graph,
-    context: Context,
-    record: PassRecord,
-    observers: Sequence[Observer],
-    verify: bool,
-) -> int:
-    if one.level > context.opt_level:
-        record.left_out = f"it starts at level {one.level}, the pipeline is of level {context.opt_level}"
-        return 0
-    before = graph.length
-    known = _journalled(graph) if verify else 0
-    interface = _interface(graph) if verify and one.at != "lax" else None
-    start = time.perf_counter()
-    changes = sum(
-        _called(one, each, context)
-        for each in ([graph] if one.scope == "root" else all_graphs(graph))
-    )
-    record.seconds += time.perf_counter() - start
-    if not record.runs:
-        record.nodes_before = before
-    record.runs += 1
-    record.changes += changes
-    record.nodes_after = graph.length
-    record.take_rules(context)
-    if verify and (changes or _journalled(graph) != known):
-        _verify(one.name, graph)
-        if interface is not None and interface != _interface(graph):
-            raise InvalidGraphError(
-                f"after pass {one.name}: inputs and outputs are {_interface(graph)}, not {interface}"
+    def run_group(self, group: Fixpoint) -> list[PassRecord]:
+        """Run passes in turn; one is left out while no other has changed anything since its last run."""
+        records = [PassRecord(one.name) for one in group.passes]
+        version = 0
+        seen = [-1] * len(records)
+        for _ in range(group.limit):
+            for i, one in enumerate(group.passes):
+                if seen[i] != version:
+                    version += self.run_one(one, records[i])
+                    seen[i] = version
+            if all(each == version for each in seen):
+                break
+        return records
+
+    def run_one(self, one: Pass, record: PassRecord) -> int:
+        """Run a pass on all the graphs that it is for; returns the number of its changes."""
+        level = self.context.opt_level
+        if one.level > level:
+            record.left_out = (
+                f"it starts at level {one.level}, the pipeline is of level {level}"
             )
-    for observer in observers:
-        _observed(observer, one.name, graph)
-    return changes
+            return 0
+        if not record.runs:
+            record.nodes_before = self.graph.length
+        before = _StateBefore(self.graph, one) if self.verify else None
+        changes = self.call(one, record)
+        record.runs += 1
+        record.changes += changes
+        record.nodes_after = self.graph.length
+        record.take_rules(self.context)
+        if before is not None:
+            before.verify_after(changes)
+        for observer in self.observers:
+            _observed(observer, one.name, self.graph)
+        return changes
+
+    def call(self, one: Pass, record: PassRecord) -> int:
+        """Call a pass for each graph that it is for, and take the time."""
+        start = time.perf_counter()
+        graphs = [self.graph] if one.scope == "root" else all_graphs(self.graph)
+        changes = sum(_called(one, each, self.context) for each in graphs)
+        record.seconds += time.perf_counter() - start
+        return changes
+
+
+class _StateBefore:
+    """What is known of a graph before a pass runs, to verify what the pass leaves."""
+
+    def __init__(self, graph: Graph, one: Pass) -> None:
+        self.graph = graph
+        self.name = one.name
+        self.known = _journalled(graph)
+        self.interface = _interface(graph) if one.at != "lax" else None
+
+    def verify_after(self, changes: int) -> None:
+        """InvalidGraphError where the graph is not valid, or has other inputs or outputs."""
+        if not changes and _journalled(self.graph) == self.known:
+            return
+        _verify(self.name, self.graph)
+        interface = _interface(self.graph)
+        if self.interface is not None and interface != self.interface:
+            what = f"inputs and outputs are {interface}, not {self.interface}"
+            raise InvalidGraphError(f"after pass {self.name}: {what}")
 
 
 def _called(one: Pass, graph: Graph, context: Context) -> int:
@@ -136,9 +152,8 @@ def _called(one: Pass, graph: Graph, context: Context) -> int:
     if type(changes) is int and changes >= 0:
         return changes
     if not isinstance(changes, int | np.integer | np.bool_) or changes < 0:
-        raise PassError(
-            f"pass {one.name}: it returned {shown(changes)}; the number of its changes is needed, 0 for none"
-        )
+        needed = "the number of its changes is needed, 0 for none"
+        raise PassError(f"pass {one.name}: it returned {shown(changes)}; {needed}")
     return int(changes)
 
 
@@ -152,12 +167,16 @@ def _observed(observer: Observer, name: str, graph: Graph) -> None:
 
 
 def _interface(graph: Graph) -> str:
-    """Dtypes and ranks of a model's inputs and outputs: only the passes on `lax`, which split complex numbers, change them."""
-    sides = (graph.inputs, graph.outputs)
-    return " -> ".join(
-        ", ".join(f"{v.type.dtype.value} of rank {v.type.rank}" for v in values)
-        for values in sides
-    )
+    """Dtypes and ranks of a model's inputs and outputs.
+
+    Only the passes on `lax`, which split complex numbers, change them.
+    """
+    return f"{_kinds(graph.inputs)} -> {_kinds(graph.outputs)}"
+
+
+def _kinds(values: Sequence[Value]) -> str:
+    kinds = [f"{v.type.dtype.value} of rank {v.type.rank}" for v in values]
+    return ", ".join(kinds)
 
 
 def _journalled(graph: Graph) -> int:

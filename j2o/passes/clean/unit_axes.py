@@ -40,7 +40,8 @@ REDUCTIONS = frozenset(
 def unit_axes(graph: Graph, context: Context) -> int:
     """Move Squeeze and Unsqueeze behind what is computed from their results; reduce with axes kept.
 
-    So patterns that were written with and without kept axes look the same, and the two cancel where they meet.
+    So patterns that were written with and without kept axes look the same, and the two cancel where they
+    meet.
     """
     views: Views = {}
     count = 0

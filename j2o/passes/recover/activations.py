@@ -1,7 +1,8 @@
 """Gelu and Relu.
 
-Gelu is x Φ(x), Φ the distribution function of the normal distribution (Hendrycks and Gimpel, arXiv:1606.08415):
-exactly ½ x (1 + erf(x / √2)) = ½ x erfc(-x / √2), approximately ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))).
+Gelu is x Φ(x), Φ the distribution function of the normal distribution (Hendrycks and Gimpel,
+arXiv:1606.08415): exactly ½ x (1 + erf(x / √2)) = ½ x erfc(-x / √2),
+approximately ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """LayerNormalization in the spellings of flax, equinox, haiku, keras and hand-written code.
 
-It is (x - μ) / √(σ² + ε) · scale + bias, where μ and σ² are the mean and the variance of x over its last axes.
+It is (x - μ) / √(σ² + ε) · scale + bias, where μ and σ² are the mean and the variance of x over its
+last axes.
 """
 
 from __future__ import annotations
