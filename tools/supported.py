@@ -12,7 +12,7 @@ from typing import Any
 
 from j2o.frontend.host import CALLING, PRINTING
 from j2o.frontend.own_code import primitives_with_code
-from j2o.passes.components.split import BILINEAR, COMPLEX, EACH, FLATTENED, KEYS
+from j2o.passes.components.tables import BILINEAR, COMPLEX, EACH, FLATTENED, KEYS
 from j2o.passes.lower import elementwise, has_rule
 from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, OneOperator
 from j2o.passes.structure.inline import CALLS

@@ -1,7 +1,9 @@
 """Complex arithmetic on pairs of reals: one formula a primitive, in plain JAX.
 
-Operands that are complex come as `Z(re, im)`, real ones as arrays; complex results are `Z`. The formulas keep what is
-finite finite (Kahan, "Branch cuts for complex elementary functions", 1987, for square roots and the inverse functions).
+A complex operand comes as `Pair(re, im)`, two floats of one shape and dtype, a real one as an
+array; a complex result is a `Pair`. The formulas are XLA's on CPU or keep finite what is finite:
+square roots, tanh and the inverse functions follow Kahan, "Branch cuts for complex elementary
+functions, or much ado about nothing's sign bit" (1987).
 """
 
 from __future__ import annotations
@@ -9,467 +11,732 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from j2o.errors import UnsupportedError
-from j2o.ir.types import DType
+from j2o.ir.types import Dim, DType
+from j2o.passes.components.tables import COMPLEX, on_pairs
+
+Array: TypeAlias = jax.Array
+LN2 = math.log(2)
 
 
-class Z(NamedTuple):
-    re: Any
-    im: Any
+class Pair(NamedTuple):
+    """A complex array as two real ones of its shape."""
+
+    re: Array
+    im: Array
 
 
-Binary = Callable[[Z, Z], Z]
+Binary: TypeAlias = Callable[[Pair, Pair], Pair]
 
 
-def _each(fn: Callable[..., Any], *numbers: Z) -> Z:
+def _each(fn: Callable[..., Any], *numbers: Pair) -> Pair:
     """`fn` of the real parts and of the imaginary parts."""
-    return Z(*map(fn, *numbers))
+    return Pair(*map(fn, *numbers))
 
 
-def _where(test: Any, a: Z, b: Z) -> Z:
+def _where(test: Array, a: Pair, b: Pair) -> Pair:
     return _each(functools.partial(jnp.where, test), a, b)
 
 
-def _one(like: Z) -> Z:
-    return Z(jnp.ones_like(like.re), jnp.zeros_like(like.re))
+def _real(re: Array) -> Pair:
+    """A real number as a complex one."""
+    return Pair(re, jnp.zeros_like(re))
+
+
+def _one(like: Pair) -> Pair:
+    return _real(jnp.ones_like(like.re))
 
 
 def _part(dtype: DType) -> Any:
+    """The dtype of the parts of a complex dtype."""
     return jnp.float32 if dtype == DType.C64 else jnp.float64
 
 
-def convert(z: Any, *, new_dtype: DType, **_: Any) -> Any:
+# -------------------------------------------------------------------- making and taking
+
+
+@on_pairs("complex")
+def from_parts(re: Array, im: Array) -> Pair:
+    return Pair(*jnp.broadcast_arrays(re, im))
+
+
+@on_pairs("real")
+def real_part(z: Pair) -> Array:
+    return z.re
+
+
+@on_pairs("imag")
+def imaginary_part(z: Pair) -> Array:
+    return z.im
+
+
+@on_pairs("conj")
+def conjugate(z: Pair | Array, **_: Any) -> Pair:
+    """Of a real operand too, which becomes complex."""
+    if isinstance(z, Pair):
+        return Pair(z.re, -z.im)
+    return Pair(z, z * 0)
+
+
+@on_pairs("convert_element_type")
+def convert(z: Pair | Array, *, new_dtype: DType, **_: Any) -> Pair | Array:
+    """From or to a complex dtype; a real one takes the real part, a bool says whether the number is not 0."""
     if new_dtype.is_complex:
-        part = _part(new_dtype)
-        z = z if isinstance(z, Z) else Z(z, jnp.zeros(z.shape, part))
-        return Z(z.re.astype(part), z.im.astype(part))
-    return (
-        (z.re != 0) | (z.im != 0)
-        if new_dtype == DType.BOOL
-        else z.re.astype(new_dtype.numpy)
-    )
+        return _complex(z, new_dtype)
+    assert isinstance(z, Pair)
+    if new_dtype == DType.BOOL:
+        return (z.re != 0) | (z.im != 0)
+    return z.re.astype(new_dtype.numpy)
 
 
-def iota(*, dtype: DType, shape: Sequence[Any], dimension: int) -> Z:
-    re = lax.broadcasted_iota(_part(dtype), tuple(shape), dimension)
-    return Z(re, jnp.zeros_like(re))
+def _complex(z: Pair | Array, dtype: DType) -> Pair:
+    """A real or complex operand in a complex dtype."""
+    part = _part(dtype)
+    if not isinstance(z, Pair):
+        z = Pair(z, jnp.zeros(z.shape, part))
+    return Pair(z.re.astype(part), z.im.astype(part))
 
 
-# ---------------------------------------------------------------------------------------------- comparison
+@on_pairs("iota")
+def iota(*, dtype: DType, shape: Sequence[Dim], dimension: int) -> Pair:
+    sizes: Any = tuple(shape)
+    return _real(lax.broadcasted_iota(_part(dtype), sizes, dimension))
 
 
-def _less(a: Z, b: Z) -> Any:
+# --------------------------------------------------------------------------- comparison
+
+
+@on_pairs("is_finite")
+def is_finite(z: Pair) -> Array:
+    return jnp.isfinite(z.re) & jnp.isfinite(z.im)
+
+
+@on_pairs("eq")
+def equal(a: Pair, b: Pair) -> Array:
+    return (a.re == b.re) & (a.im == b.im)
+
+
+@on_pairs("ne")
+def not_equal(a: Pair, b: Pair) -> Array:
+    return (a.re != b.re) | (a.im != b.im)
+
+
+@on_pairs("lt")
+def less(a: Pair, b: Pair) -> Array:
     """Lexicographic order, as JAX has it."""
     return (a.re < b.re) | ((a.re == b.re) & (a.im < b.im))
 
 
-def _less_equal(a: Z, b: Z) -> Any:
+@on_pairs("le")
+def less_equal(a: Pair, b: Pair) -> Array:
     return (a.re < b.re) | ((a.re == b.re) & (a.im <= b.im))
 
 
-def max_(a: Z, b: Z) -> Z:
+@on_pairs("gt")
+def greater(a: Pair, b: Pair) -> Array:
+    return less(b, a)
+
+
+@on_pairs("ge")
+def greater_equal(a: Pair, b: Pair) -> Array:
+    return less_equal(b, a)
+
+
+@on_pairs("max")
+def maximum(a: Pair, b: Pair) -> Pair:
     """The second where they do not compare: JAX's complex extremes do not propagate NaN."""
-    return _where(_less(b, a), a, b)
+    return _where(less(b, a), a, b)
 
 
-def min_(a: Z, b: Z) -> Z:
-    return _where(_less(a, b), a, b)
+@on_pairs("min")
+def minimum(a: Pair, b: Pair) -> Pair:
+    return _where(less(a, b), a, b)
 
 
-# ---------------------------------------------------------------------------------------------- arithmetic
+@on_pairs("clamp")
+def clamp(low: Pair, z: Pair, high: Pair) -> Pair:
+    return minimum(maximum(low, z), high)
 
 
-def _mul(a: Z, b: Z) -> Z:
-    return Z(a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re)
+# --------------------------------------------------------------------------- arithmetic
 
 
-def _i(z: Z) -> Z:
-    """i·z, exact."""
-    return Z(-z.im, z.re)
+def _mul(a: Pair, b: Pair) -> Pair:
+    re = a.re * b.re - a.im * b.im
+    return Pair(re, a.re * b.im + a.im * b.re)
 
 
-def _minus_i(z: Z) -> Z:
-    return Z(z.im, -z.re)
-
-
-def _plus(z: Z, x: float) -> Z:
-    return Z(z.re + x, z.im)
-
-
-def _ordered(z: Z) -> tuple[Any, Any]:
-    """The larger and the smaller of |re| and |im|."""
-    a, b = jnp.abs(z.re), jnp.abs(z.im)
-    return jnp.maximum(a, b), jnp.minimum(a, b)
-
-
-def abs_(z: Z) -> Any:
-    """Without overflow where the result is finite."""
-    large, small = _ordered(z)
-    ratio = small / jnp.where(large == 0, jnp.ones_like(large), large)
-    infinite = jnp.isinf(z.re) | jnp.isinf(z.im)
-    return jnp.where(
-        infinite, jnp.full_like(large, jnp.inf), large * jnp.sqrt(1 + ratio * ratio)
-    )
-
-
-def multiplied(a: Any, b: Any, *, out_dtype: DType) -> Z:
-    """Of operands that are converted first; other products are made part by part."""
-    return _mul(convert(a, new_dtype=out_dtype), convert(b, new_dtype=out_dtype))
-
-
-def div(a: Z, b: Z) -> Z:
-    """Smith's method: scaled by the larger part of the divisor."""
-    wide = jnp.abs(b.re) >= jnp.abs(b.im)
-    large, small = jnp.where(wide, b.re, b.im), jnp.where(wide, b.im, b.re)
-    ratio = jnp.where(small == 0, jnp.zeros_like(small), small / large)
-    below = large + small * ratio
-    p, q = jnp.where(wide, a.re, a.im), jnp.where(wide, a.im, a.re)
-    re = (p + q * ratio) / below
-    im = (q - p * ratio) / below
-    return Z(re, jnp.where(wide, im, -im))
-
-
-def integer_pow(z: Z, *, y: int) -> Z:
-    if y < 0:
-        return div(_one(z), integer_pow(z, y=-y))
-    result, base = None, z
-    while y:
-        if y & 1:
-            result = base if result is None else _mul(result, base)
-        base, y = _mul(base, base) if y > 1 else base, y >> 1
-    return _one(z) if result is None else result
-
-
-def pow_(a: Z, b: Any) -> Z:
-    """exp(b log a), and what XLA has where that is undefined: a base of 0, 1 or infinity, an exponent of 0."""
-    exponent = (
-        b
-        if isinstance(b, Z)
-        else Z(b.astype(a.re.dtype), jnp.zeros(b.shape, a.re.dtype))
-    )
-    general = exp(_mul(exponent, log(a)))
-    nothing = jnp.zeros_like(general.re)
-    none, one, undefined, infinite = (
-        Z(nothing + v, nothing) for v in (0, 1, math.nan, math.inf)
-    )
-    positive, negative = (
-        (exponent.im == 0) & side for side in (exponent.re > 0, exponent.re < 0)
-    )
-    is_real = a.im == 0
-    zero, unit, endless = (is_real & (a.re == v) for v in (0, 1, math.inf))
-    out = _where(
-        zero, _where(positive & zero, none, Z(undefined.re, undefined.re)), general
-    )
-    out = _where(endless & positive, infinite, _where(endless & negative, none, out))
-    return _where(unit | ((exponent.re == 0) & (exponent.im == 0)), one, out)
-
-
-def sign(z: Z) -> Z:
-    size = abs_(z)
-    none = size == 0
-    size = jnp.where(none, jnp.ones_like(size), size)
-    return _each(lambda p: jnp.where(none, p, p / size), z)
-
-
-# --------------------------------------------------------------------------- powers, exponentials, logarithms
-
-
-def sqrt(z: Z) -> Z:
-    half = jnp.sqrt(0.5 * jnp.abs(z.re) + 0.5 * abs_(z))
-    safe = jnp.where(half == 0, jnp.ones_like(half), half)
-    other = jnp.abs(z.im) / (2 * safe)
-    right, infinite = z.re >= 0, jnp.isinf(z.im)
-    re, im = jnp.where(right, half, other), jnp.where(right, other, half)
-    re, im = (jnp.where(infinite, jnp.full_like(p, jnp.inf), p) for p in (re, im))
-    return Z(re, jnp.copysign(im, z.im))
-
-
-def exp(z: Z) -> Z:
-    size = jnp.exp(z.re)
-    flat = z.im == 0
-    return Z(
-        jnp.where(flat, size, size * jnp.cos(z.im)),
-        jnp.where(flat, z.im, size * jnp.sin(z.im)),
-    )
-
-
-def expm1(z: Z) -> Z:
-    half = jnp.sin(0.5 * z.im)
-    return Z(
-        jnp.expm1(z.re) * jnp.cos(z.im) - 2 * half * half, jnp.exp(z.re) * jnp.sin(z.im)
-    )
-
-
-def log(z: Z) -> Z:
-    """Near the unit circle the logarithm of the size comes from |z|² - 1."""
-    large, small = _ordered(z)
-    near = 0.5 * jnp.log1p((large - 1) * (large + 1) + small * small)
-    size = jnp.where((large > 0.5) & (large < 2), near, jnp.log(abs_(z)))
-    return Z(size, jnp.arctan2(z.im, z.re))
-
-
-def log1p(z: Z) -> Z:
-    tiny = (jnp.abs(z.re) < 0.5) & (jnp.abs(z.im) < 0.5)
-    near = 0.5 * jnp.log1p(z.re * (2 + z.re) + z.im * z.im)
-    return Z(jnp.where(tiny, near, log(_plus(z, 1)).re), jnp.arctan2(z.im, 1 + z.re))
-
-
-# ------------------------------------------------------------------------------------------- trigonometry
-
-
-def sin(z: Z) -> Z:
-    return Z(jnp.sin(z.re) * jnp.cosh(z.im), jnp.cos(z.re) * jnp.sinh(z.im))
-
-
-def cos(z: Z) -> Z:
-    return Z(jnp.cos(z.re) * jnp.cosh(z.im), -jnp.sin(z.re) * jnp.sinh(z.im))
-
-
-def tanh(z: Z) -> Z:
-    far = jnp.abs(z.re) > 20
-    a = jnp.where(far, jnp.zeros_like(z.re), z.re)
-    t, s = jnp.tan(z.im), jnp.sinh(a)
-    beta, rho = 1 + t * t, jnp.sqrt(1 + s * s)
-    below = 1 + beta * s * s
-    im = 4 * jnp.sin(z.im) * jnp.cos(z.im) * jnp.exp(-2 * jnp.abs(z.re))
-    return Z(
-        jnp.where(far, jnp.sign(z.re), beta * rho * s / below),
-        jnp.where(far, im, t / below),
-    )
-
-
-def _cross(a: Z, b: Z) -> Any:
+def _cross(a: Pair, b: Pair) -> Array:
     """Im(conj(a)·b)."""
     return a.re * b.im - a.im * b.re
 
 
-def asin(z: Z) -> Z:
-    below, above = sqrt(Z(1 - z.re, -z.im)), sqrt(_plus(z, 1))
-    return Z(
-        jnp.arctan2(z.re, _mul(below, above).re), jnp.arcsinh(_cross(below, above))
+def _times_i(z: Pair) -> Pair:
+    """i·z, exact."""
+    return Pair(-z.im, z.re)
+
+
+def _over_i(z: Pair) -> Pair:
+    """z/i, exact."""
+    return Pair(z.im, -z.re)
+
+
+def _plus(z: Pair, x: float) -> Pair:
+    return Pair(z.re + x, z.im)
+
+
+def _times(z: Pair, x: float) -> Pair:
+    return Pair(z.re * x, z.im * x)
+
+
+def _ordered(z: Pair) -> tuple[Array, Array]:
+    """The larger and the smaller of |re| and |im|."""
+    re = jnp.abs(z.re)
+    im = jnp.abs(z.im)
+    return jnp.maximum(re, im), jnp.minimum(re, im)
+
+
+@on_pairs("abs")
+def modulus(z: Pair) -> Array:
+    """Without overflow where the result is finite; infinite where a part is, whatever the other."""
+    large, small = _ordered(z)
+    ratio = small / jnp.where(large == 0, jnp.ones_like(large), large)
+    infinite = jnp.isinf(z.re) | jnp.isinf(z.im)
+    finite_size = large * jnp.sqrt(1 + ratio * ratio)
+    return jnp.where(infinite, jnp.full_like(large, jnp.inf), finite_size)
+
+
+@on_pairs("sign")
+def sign(z: Pair) -> Pair:
+    """z / |z|, and 0 for 0."""
+    size = modulus(z)
+    is_zero = size == 0
+    size = jnp.where(is_zero, jnp.ones_like(size), size)
+    return _each(lambda part: jnp.where(is_zero, part, part / size), z)
+
+
+@on_pairs("mul")
+def mul(a: Pair | Array, b: Pair | Array, *, out_dtype: DType) -> Pair:
+    """The product of operands that are converted first; other products are made part by part."""
+    return _mul(_complex(a, out_dtype), _complex(b, out_dtype))
+
+
+@on_pairs("div")
+def div(a: Pair, b: Pair) -> Pair:
+    """Smith's method (Algorithm 116, 1962): all is scaled by the larger part of the divisor."""
+    re_is_larger = jnp.abs(b.re) >= jnp.abs(b.im)
+    large = jnp.where(re_is_larger, b.re, b.im)
+    small = jnp.where(re_is_larger, b.im, b.re)
+    ratio = jnp.where(small == 0, jnp.zeros_like(small), small / large)
+    divisor = large + small * ratio
+    # where the imaginary part is the larger, both numbers are divided by i
+    p = jnp.where(re_is_larger, a.re, a.im)
+    q = jnp.where(re_is_larger, a.im, a.re)
+    re = (p + q * ratio) / divisor
+    im = (q - p * ratio) / divisor
+    return Pair(re, jnp.where(re_is_larger, im, -im))
+
+
+@on_pairs("square")
+def square(z: Pair) -> Pair:
+    re = (z.re - z.im) * (z.re + z.im)
+    return Pair(re, 2 * z.re * z.im)
+
+
+@on_pairs("integer_pow")
+def integer_pow(z: Pair, *, y: int) -> Pair:
+    """The squares of `z` that the bits of `y` choose, multiplied."""
+    if y < 0:
+        return div(_one(z), integer_pow(z, y=-y))
+    result = None
+    power = z
+    while y:
+        if y & 1:
+            result = power if result is None else _mul(result, power)
+        y >>= 1
+        if y:
+            power = _mul(power, power)
+    return _one(z) if result is None else result
+
+
+@on_pairs("pow")
+def power(base: Pair, exponent: Pair | Array) -> Pair:
+    """exp(exponent · log(base)), and XLA's results where that is undefined.
+
+    With an exponent of 0 or a base of 1: 1. With a base of 0: 0 for a real exponent over 0, else
+    NaN. With a base of +infinity: infinity for a real exponent over 0, 0 for one below.
+    """
+    if not isinstance(exponent, Pair):
+        exponent = _real(exponent.astype(base.re.dtype))
+    general = exp(_mul(exponent, log(base)))
+    zero = _real(jnp.zeros_like(general.re))
+    one = _plus(zero, 1)
+    nan = _plus(zero, math.nan)
+    infinity = _plus(zero, math.inf)
+
+    is_positive = (exponent.im == 0) & (exponent.re > 0)
+    is_negative = (exponent.im == 0) & (exponent.re < 0)
+    is_zero = (exponent.re == 0) & (exponent.im == 0)
+    of_zero = _equals(base, 0)
+    of_one = _equals(base, 1)
+    of_infinity = _equals(base, math.inf)
+
+    result = _where(of_zero, Pair(nan.re, nan.re), general)
+    result = _where(of_zero & is_positive, zero, result)
+    result = _where(of_infinity & is_negative, zero, result)
+    result = _where(of_infinity & is_positive, infinity, result)
+    return _where(of_one | is_zero, one, result)
+
+
+def _equals(z: Pair, x: float) -> Array:
+    return (z.im == 0) & (z.re == x)
+
+
+# ----------------------------------------------------- powers, exponentials, logarithms
+
+
+@on_pairs("sqrt")
+def sqrt(z: Pair) -> Pair:
+    larger = jnp.sqrt(0.5 * jnp.abs(z.re) + 0.5 * modulus(z))
+    divisor = jnp.where(larger == 0, jnp.ones_like(larger), larger)
+    smaller = jnp.abs(z.im) / (2 * divisor)
+    is_right = z.re >= 0
+    size = Pair(
+        jnp.where(is_right, larger, smaller),
+        jnp.where(is_right, smaller, larger),
+    )
+    infinite = jnp.isinf(z.im)
+    size = _each(
+        lambda part: jnp.where(infinite, jnp.full_like(part, jnp.inf), part), size
+    )
+    return Pair(size.re, jnp.copysign(size.im, z.im))
+
+
+@on_pairs("rsqrt")
+def rsqrt(z: Pair) -> Pair:
+    return div(_one(z), sqrt(z))
+
+
+@on_pairs("cbrt")
+def cbrt(z: Pair) -> Pair:
+    """The principal cube root."""
+    third = _each(lambda part: part / 3, log(z))
+    return exp(third)
+
+
+@on_pairs("exp")
+def exp(z: Pair) -> Pair:
+    """An imaginary part of 0 stays as it is, also where the real part overflows."""
+    size = jnp.exp(z.re)
+    is_real = z.im == 0
+    re = jnp.where(is_real, size, size * jnp.cos(z.im))
+    return Pair(re, jnp.where(is_real, z.im, size * jnp.sin(z.im)))
+
+
+@on_pairs("exp2")
+def exp2(z: Pair) -> Pair:
+    return exp(_times(z, LN2))
+
+
+@on_pairs("expm1")
+def expm1(z: Pair) -> Pair:
+    """With cos(im) - 1 = -2 sin²(im/2), which loses no digits near 0."""
+    half = jnp.sin(0.5 * z.im)
+    re = jnp.expm1(z.re) * jnp.cos(z.im) - 2 * half * half
+    return Pair(re, jnp.exp(z.re) * jnp.sin(z.im))
+
+
+@on_pairs("log")
+def log(z: Pair) -> Pair:
+    """Near the unit circle the logarithm of the size comes from |z|² - 1."""
+    large, small = _ordered(z)
+    square_less_one = (large - 1) * (large + 1) + small * small
+    near = 0.5 * jnp.log1p(square_less_one)
+    is_near = (large > 0.5) & (large < 2)
+    size = jnp.where(is_near, near, jnp.log(modulus(z)))
+    return Pair(size, jnp.arctan2(z.im, z.re))
+
+
+@on_pairs("log1p")
+def log1p(z: Pair) -> Pair:
+    """Near 0 the logarithm of the size comes from |1 + z|² - 1."""
+    is_tiny = (jnp.abs(z.re) < 0.5) & (jnp.abs(z.im) < 0.5)
+    near = 0.5 * jnp.log1p(z.re * (2 + z.re) + z.im * z.im)
+    size = jnp.where(is_tiny, near, log(_plus(z, 1)).re)
+    return Pair(size, jnp.arctan2(z.im, 1 + z.re))
+
+
+@on_pairs("logistic")
+def logistic(z: Pair) -> Pair:
+    negative = Pair(-z.re, -z.im)
+    return div(_one(z), _plus(exp(negative), 1))
+
+
+# ------------------------------------------------------------------------- trigonometry
+
+
+@on_pairs("sin")
+def sin(z: Pair) -> Pair:
+    re = jnp.sin(z.re) * jnp.cosh(z.im)
+    return Pair(re, jnp.cos(z.re) * jnp.sinh(z.im))
+
+
+@on_pairs("cos")
+def cos(z: Pair) -> Pair:
+    re = jnp.cos(z.re) * jnp.cosh(z.im)
+    return Pair(re, -jnp.sin(z.re) * jnp.sinh(z.im))
+
+
+@on_pairs("tan")
+def tan(z: Pair) -> Pair:
+    return _over_i(tanh(_times_i(z)))
+
+
+@on_pairs("sinh")
+def sinh(z: Pair) -> Pair:
+    return _over_i(sin(_times_i(z)))
+
+
+@on_pairs("cosh")
+def cosh(z: Pair) -> Pair:
+    return cos(_times_i(z))
+
+
+@on_pairs("tanh")
+def tanh(z: Pair) -> Pair:
+    """Kahan's CTANH, with his names: t = tan(im), s = sinh(re), beta = 1 + t², rho = √(1 + s²).
+
+    The result is (beta·rho·s + i·t) / (1 + beta·s²); far from 0 it is ±1, with an imaginary part
+    that vanishes.
+    """
+    is_far = jnp.abs(z.re) > 20
+    t = jnp.tan(z.im)
+    s = jnp.sinh(jnp.where(is_far, jnp.zeros_like(z.re), z.re))
+    beta = 1 + t * t
+    rho = jnp.sqrt(1 + s * s)
+    divisor = 1 + beta * s * s
+    far_im = 4 * jnp.sin(z.im) * jnp.cos(z.im) * jnp.exp(-2 * jnp.abs(z.re))
+    return Pair(
+        jnp.where(is_far, jnp.sign(z.re), beta * rho * s / divisor),
+        jnp.where(is_far, far_im, t / divisor),
     )
 
 
-def acos(z: Z) -> Z:
-    below, above = sqrt(Z(1 - z.re, -z.im)), sqrt(_plus(z, 1))
-    return Z(2 * jnp.arctan2(below.re, above.re), jnp.arcsinh(_cross(above, below)))
+def _roots(z: Pair) -> tuple[Pair, Pair]:
+    """√(1 - z) and √(1 + z)."""
+    return sqrt(Pair(1 - z.re, -z.im)), sqrt(_plus(z, 1))
 
 
-def acosh(z: Z) -> Z:
-    below, above = sqrt(_plus(z, -1)), sqrt(_plus(z, 1))
-    return Z(
-        jnp.arcsinh(below.re * above.re + below.im * above.im),
-        2 * jnp.arctan2(below.im, above.re),
-    )
+@on_pairs("asin")
+def asin(z: Pair) -> Pair:
+    """Kahan's CASIN: atan(re / Re(√(1 - z) √(1 + z))) + i·asinh(Im(conj(√(1 - z)) √(1 + z)))."""
+    minus, plus = _roots(z)
+    re = jnp.arctan2(z.re, _mul(minus, plus).re)
+    return Pair(re, jnp.arcsinh(_cross(minus, plus)))
 
 
-def atanh(z: Z) -> Z:
+@on_pairs("acos")
+def acos(z: Pair) -> Pair:
+    """Kahan's CACOS: 2 atan(Re √(1 - z) / Re √(1 + z)) + i·asinh(Im(conj(√(1 + z)) √(1 - z)))."""
+    minus, plus = _roots(z)
+    re = 2 * jnp.arctan2(minus.re, plus.re)
+    return Pair(re, jnp.arcsinh(_cross(plus, minus)))
+
+
+@on_pairs("atan")
+def atan(z: Pair) -> Pair:
+    return _over_i(atanh(_times_i(z)))
+
+
+@on_pairs("asinh")
+def asinh(z: Pair) -> Pair:
+    return _over_i(asin(_times_i(z)))
+
+
+@on_pairs("acosh")
+def acosh(z: Pair) -> Pair:
+    """Kahan's CACOSH: asinh(Re(conj(√(z - 1)) √(z + 1))) + 2i·atan(Im √(z - 1) / Re √(z + 1))."""
+    minus = sqrt(_plus(z, -1))
+    plus = sqrt(_plus(z, 1))
+    re = jnp.arcsinh(minus.re * plus.re + minus.im * plus.im)
+    return Pair(re, 2 * jnp.arctan2(minus.im, plus.re))
+
+
+@on_pairs("atanh")
+def atanh(z: Pair) -> Pair:
     gap = 1 - z.re
     re = 0.25 * jnp.log1p(4 * z.re / (gap * gap + z.im * z.im))
-    return Z(re, 0.5 * jnp.arctan2(2 * z.im, gap * (1 + z.re) - z.im * z.im))
+    im = 0.5 * jnp.arctan2(2 * z.im, gap * (1 + z.re) - z.im * z.im)
+    return Pair(re, im)
 
 
-# ------------------------------------------------------------------------------- products and extremes of many
+# -------------------------------------------------------- products and extremes of many
 
 
-def _reduction(
-    z: Z, *, combine: Binary, unit: float, axes: Sequence[int], **_: Any
-) -> Z:
+class Fold(NamedTuple):
+    """What many numbers are combined with.
+
+    `unit`, a real number, changes nothing that it is combined with.
+    """
+
+    combine: Binary
+    unit: float
+
+
+PRODUCT = Fold(_mul, 1.0)
+GREATEST = Fold(maximum, -math.inf)
+LEAST = Fold(minimum, math.inf)
+
+
+@on_pairs("reduce_prod")
+def reduce_prod(z: Pair, *, axes: Sequence[int], **_: Any) -> Pair:
+    return _reduced(z, PRODUCT, axes)
+
+
+@on_pairs("reduce_max")
+def reduce_max(z: Pair, *, axes: Sequence[int], **_: Any) -> Pair:
+    return _reduced(z, GREATEST, axes)
+
+
+@on_pairs("reduce_min")
+def reduce_min(z: Pair, *, axes: Sequence[int], **_: Any) -> Pair:
+    return _reduced(z, LEAST, axes)
+
+
+@on_pairs("cumprod")
+def cumprod(z: Pair, *, axis: int, reverse: bool) -> Pair:
+    return _cumulative(z, PRODUCT, axis, reverse)
+
+
+@on_pairs("cummax")
+def cummax(z: Pair, *, axis: int, reverse: bool) -> Pair:
+    return _cumulative(z, GREATEST, axis, reverse)
+
+
+@on_pairs("cummin")
+def cummin(z: Pair, *, axis: int, reverse: bool) -> Pair:
+    return _cumulative(z, LEAST, axis, reverse)
+
+
+@on_pairs("reduce_window_max")
+def reduce_window_max(z: Pair, **windows: Any) -> Pair:
+    return _of_windows(z, GREATEST, **windows)
+
+
+@on_pairs("reduce_window_min")
+def reduce_window_min(z: Pair, **windows: Any) -> Pair:
+    return _of_windows(z, LEAST, **windows)
+
+
+def _reduced(z: Pair, fold: Fold, axes: Sequence[int]) -> Pair:
     for axis in sorted(axes, reverse=True):
-        z = _running(z, axis, combine, unit)[1]
+        z = _running(z, fold, axis).last
     return z
 
 
-def _cumulative(z: Z, *, combine: Binary, unit: float, axis: int, reverse: bool) -> Z:
-    flipped = functools.partial(_each, lambda p: jnp.flip(p, axis) if reverse else p)
-    return flipped(_running(flipped(z), axis, combine, unit)[0])
+def _cumulative(z: Pair, fold: Fold, axis: int, reverse: bool) -> Pair:
+    if not reverse:
+        return _running(z, fold, axis).all
+    flip = functools.partial(jnp.flip, axis=axis)
+    flipped = _running(_each(flip, z), fold, axis).all
+    return _each(flip, flipped)
 
 
-def _running(z: Z, axis: int, combine: Binary, unit: float) -> tuple[Z, Z]:
-    """All of the running results along an axis, and the last; `unit` is that of `combine`, a real number."""
-    rows = _each(lambda p: jnp.moveaxis(p, axis, 0), z)
+class Running(NamedTuple):
+    """What the first elements along an axis give together, for one, two, … of them; `last` lacks the axis."""
+
+    all: Pair
+    last: Pair
+
+
+def _running(z: Pair, fold: Fold, axis: int) -> Running:
+    rows = _each(lambda part: jnp.moveaxis(part, axis, 0), z)
     shape = rows.re.shape[1:]
-    start = Z(
-        jnp.full_like(rows.re, unit, shape=shape), jnp.zeros_like(rows.re, shape=shape)
+    start = Pair(
+        jnp.full_like(rows.re, fold.unit, shape=shape),
+        jnp.zeros_like(rows.re, shape=shape),
     )
 
-    def step(total: Z, row: Z) -> tuple[Z, Z]:
-        total = combine(total, row)
+    def step(total: Pair, row: Pair) -> tuple[Pair, Pair]:
+        total = fold.combine(total, row)
         return total, total
 
     last, results = lax.scan(step, start, rows)
-    return _each(lambda p: jnp.moveaxis(p, 0, axis), results), last
+    results = _each(lambda part: jnp.moveaxis(part, 0, axis), results)
+    return Running(results, last)
 
 
-def _window_extreme(z: Z, *, combine: Binary, unit: float, **windows: Any) -> Z:
-    scalars = tuple(jnp.asarray(v, z.re.dtype) for v in (unit, 0))
-    forms = {
-        k: tuple(windows[k])
-        for k in (
-            "window_dimensions",
-            "window_strides",
-            "base_dilation",
-            "window_dilation",
-        )
-    }
-    padding = [tuple(pair) for pair in windows["padding"]]
-    computation = lambda a, b: tuple(combine(Z(*a), Z(*b)))  # noqa: E731
-    return Z(
-        *lax.reduce_window(tuple(z), scalars, computation, padding=padding, **forms)
-    )
-
-
-# ------------------------------------------------------------------------------------------------ scatters
-
-
-def _scatter(
-    z: Z,
-    indices: Any,
-    updates: Z,
+def _of_windows(
+    z: Pair,
+    fold: Fold,
     *,
+    window_dimensions: Sequence[int],
+    window_strides: Sequence[int],
+    padding: Sequence[Sequence[int]],
+    base_dilation: Sequence[int],
+    window_dilation: Sequence[int],
+) -> Pair:
+    """Each window of `z`, folded into one number."""
+    unit = Pair(jnp.asarray(fold.unit, z.re.dtype), jnp.asarray(0, z.re.dtype))
+
+    def combine(a: Any, b: Any) -> tuple[Array, ...]:
+        return tuple(fold.combine(Pair(*a), Pair(*b)))
+
+    results = lax.reduce_window(
+        tuple(z),
+        tuple(unit),
+        combine,
+        window_dimensions=tuple(window_dimensions),
+        window_strides=tuple(window_strides),
+        padding=[tuple(pair) for pair in padding],  # pyright: ignore[reportArgumentType]
+        base_dilation=tuple(base_dilation),
+        window_dilation=tuple(window_dilation),
+    )
+    return Pair(*results)
+
+
+# ----------------------------------------------------------------------------- scatters
+
+
+@on_pairs("scatter-mul", "scatter_mul")
+def scatter_mul(z: Pair, indices: Array, updates: Pair, **params: Any) -> Pair:
+    return _scattered(z, indices, updates, _mul, **params)
+
+
+@on_pairs("scatter-max", "scatter_max")
+def scatter_max(z: Pair, indices: Array, updates: Pair, **params: Any) -> Pair:
+    return _scattered(z, indices, updates, maximum, **params)
+
+
+@on_pairs("scatter-min", "scatter_min")
+def scatter_min(z: Pair, indices: Array, updates: Pair, **params: Any) -> Pair:
+    return _scattered(z, indices, updates, minimum, **params)
+
+
+def _scattered(
+    z: Pair,
+    indices: Array,
+    updates: Pair,
     combine: Binary,
+    *,
     dimension_numbers: Any,
     mode: str,
     **_: Any,
-) -> Z:
-    """One window after the other: each is read, combined and put back."""
-    d, batch = dimension_numbers, indices.shape[:-1]
-    lines = [
-        lax.broadcasted_iota(indices.dtype, (*batch, 1), i)
-        for i in d.scatter_indices_batching_dims
-    ]
-    starts = jnp.concatenate([indices, *lines], -1)
-    axes = (*d.scatter_dims_to_operand_dims, *d.operand_batching_dims)
-    single = tuple(sorted((*d.inserted_window_dims, *d.operand_batching_dims)))
-    window = tuple(range(len(d.update_window_dims)))
-    rest = [i for i in range(updates.re.ndim) if i not in d.update_window_dims]
-    seen = tuple(updates.re.shape[i] for i in d.update_window_dims)
-    news = _each(
-        lambda u: jnp.transpose(u, (*rest, *d.update_window_dims)).reshape(-1, *seen),
-        updates,
-    )
-    sizes = iter(seen)
-    sizes = tuple(1 if i in single else next(sizes) for i in range(z.re.ndim))
-    read, write = (
-        lax.GatherDimensionNumbers(window, single, axes),
-        lax.ScatterDimensionNumbers(window, single, axes),
-    )
+) -> Pair:
+    """One window after the other: each is read, combined and put back.
+
+    A batch dimension of `z` is treated as one that the indices choose from, in windows of size 1.
+    """
+    numbers = dimension_numbers
+    axes = (*numbers.scatter_dims_to_operand_dims, *numbers.operand_batching_dims)
+    single = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    single = tuple(sorted(single))
+    sizes = [updates.re.shape[axis] for axis in numbers.update_window_dims]
+    whole = tuple(range(len(sizes)))
+    read = lax.GatherDimensionNumbers(whole, single, axes)
+    write = lax.ScatterDimensionNumbers(whole, single, axes)
+    slice_sizes = _with_ones(sizes, single)
     outside = "clip" if mode == "clip" else "drop"
 
-    def step(z: Z, row: Any) -> tuple[Z, None]:
+    def step(z: Pair, row: tuple[Array, Pair]) -> tuple[Pair, None]:
         start, new = row
-        old = _each(lambda p: lax.gather(p, start, read, sizes, mode="clip"), z)
-        return _each(
-            lambda p, n: lax.scatter(p, start, n, write, mode=outside),
-            z,
-            combine(old, new),
-        ), None
 
-    return lax.scan(step, z, (starts.reshape(-1, len(axes)), news))[0]
+        def taken(part: Array) -> Array:
+            return lax.gather(part, start, read, slice_sizes, mode="clip")
+
+        def put_back(part: Array, window: Array) -> Array:
+            return lax.scatter(part, start, window, write, mode=outside)
+
+        return _each(put_back, z, combine(_each(taken, z), new)), None
+
+    starts = _starts(indices, numbers)
+    windows = _each(lambda part: _rows_of_windows(part, numbers), updates)
+    return lax.scan(step, z, (starts, windows))[0]
 
 
-# ---------------------------------------------------------------------------------------------- matrices
+def _with_ones(sizes: Sequence[int], single: Sequence[int]) -> tuple[int, ...]:
+    """Sizes with a 1 at each axis of `single`."""
+    whole = list(sizes)
+    for axis in single:
+        whole.insert(axis, 1)
+    return tuple(whole)
 
 
-def of_decomposition(primitive: str) -> Callable[..., tuple[Any, ...]]:
-    """The plain JAX code that a primitive is lowered with, for operands in parts; its complex arithmetic is split in turn."""
+def _starts(indices: Array, numbers: Any) -> Array:
+    """Where each window begins, one row a window: its index, and its place in each batch dimension."""
+    batch = (*indices.shape[:-1], 1)
+    places = [
+        lax.broadcasted_iota(indices.dtype, batch, axis)
+        for axis in numbers.scatter_indices_batching_dims
+    ]
+    starts = jnp.concatenate([indices, *places], -1)
+    return starts.reshape(-1, starts.shape[-1])
 
-    def rule(*operands: Any, **params: Any) -> tuple[Any, ...]:
-        from j2o.passes.lower.table import (
-            DECOMPOSITIONS,
-        )  # asked when it is needed: a user's rule may have come since
+
+def _rows_of_windows(updates: Array, numbers: Any) -> Array:
+    """Updates with the windows one after the other on the first axis."""
+    inside = numbers.update_window_dims
+    between = [axis for axis in range(updates.ndim) if axis not in inside]
+    sizes = [updates.shape[axis] for axis in inside]
+    return jnp.transpose(updates, (*between, *inside)).reshape(-1, *sizes)
+
+
+# ----------------------------------------------------------------------------- matrices
+
+
+def of_decomposition(primitive: str) -> Callable[..., tuple[Array, ...]]:
+    """The plain JAX code that a primitive is lowered with, for operands in parts.
+
+    Its complex arithmetic is split in turn. UnsupportedError where the user has put a rule that
+    builds ONNX nodes in its place.
+    """
+
+    def in_parts(*operands: Pair | Array, **params: Any) -> tuple[Array, ...]:
+        # asked when it is needed: a user's rule may have come since
+        from j2o.passes.lower.table import DECOMPOSITIONS
 
         if primitive not in DECOMPOSITIONS:
-            raise UnsupportedError(
-                [
-                    f"{primitive}: its rule builds ONNX nodes, which take no complex numbers"
-                ]
-            )
-        results = DECOMPOSITIONS[primitive](
-            *(lax.complex(*x) if isinstance(x, Z) else x for x in operands), **params
-        )
-        results = results if isinstance(results, tuple) else (results,)
-        return tuple(
-            part
-            for r in results
-            for part in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,))
-        )
+            why = "its rule builds ONNX nodes, which take no complex numbers"
+            raise UnsupportedError([f"{primitive}: {why}"])
+        arrays = [lax.complex(*x) if isinstance(x, Pair) else x for x in operands]
+        results = DECOMPOSITIONS[primitive](*arrays, **params)
+        if not isinstance(results, tuple):
+            results = (results,)
+        parts: list[Array] = []
+        for result in results:
+            is_complex = jnp.iscomplexobj(result)
+            parts += [result.real, result.imag] if is_complex else [result]
+        return tuple(parts)
 
-    return rule
+    return in_parts
 
 
+# what is lowered with plain JAX code
 MATRICES = (
-    "cholesky eig eigh geqp3 geqrf hessenberg householder_product lu ormqr qr schur svd triangular_solve tridiagonal "
-    "tridiagonal_solve"
+    # factorisations
+    "cholesky",
+    "geqp3",
+    "geqrf",
+    "lu",
+    "qr",
+    "svd",
+    # products with the factor Q
+    "householder_product",
+    "ormqr",
+    # eigenvalues, and the forms on the way to them
+    "eig",
+    "eigh",
+    "hessenberg",
+    "schur",
+    "tridiagonal",
+    # solvers
+    "triangular_solve",
+    "tridiagonal_solve",
 )
-
-# --------------------------------------------------------------------------------------------- the table
-
-LN2 = math.log(2)
-COMPLEX: dict[str, Callable[..., Any]] = {
-    "complex": lambda re, im: Z(*jnp.broadcast_arrays(re, im)),
-    "real": lambda z: z.re,
-    "imag": lambda z: z.im,
-    "conj": lambda z, **_: Z(z.re, -z.im) if isinstance(z, Z) else Z(z, z * 0),
-    "convert_element_type": convert,
-    "iota": iota,
-    "is_finite": lambda z: jnp.isfinite(z.re) & jnp.isfinite(z.im),
-    "eq": lambda a, b: (a.re == b.re) & (a.im == b.im),
-    "ne": lambda a, b: (a.re != b.re) | (a.im != b.im),
-    "lt": _less,
-    "le": _less_equal,
-    "gt": lambda a, b: _less(b, a),
-    "ge": lambda a, b: _less_equal(b, a),
-    "max": max_,
-    "min": min_,
-    "clamp": lambda low, z, high: min_(max_(low, z), high),
-    "abs": abs_,
-    "sign": sign,
-    "div": div,
-    "mul": multiplied,
-    "square": lambda z: Z((z.re - z.im) * (z.re + z.im), 2 * z.re * z.im),
-    "integer_pow": integer_pow,
-    "pow": pow_,
-    "sqrt": sqrt,
-    "rsqrt": lambda z: div(_one(z), sqrt(z)),
-    "cbrt": lambda z: exp(_each(lambda p: p / 3, log(z))),
-    "exp": exp,
-    "exp2": lambda z: exp(_each(lambda p: p * LN2, z)),
-    "expm1": expm1,
-    "log": log,
-    "log1p": log1p,
-    "logistic": lambda z: div(_one(z), _plus(exp(Z(-z.re, -z.im)), 1)),
-    "sin": sin,
-    "cos": cos,
-    "tan": lambda z: _minus_i(tanh(_i(z))),
-    "asin": asin,
-    "acos": acos,
-    "atan": lambda z: _minus_i(atanh(_i(z))),
-    "sinh": lambda z: _minus_i(sin(_i(z))),
-    "cosh": lambda z: cos(_i(z)),
-    "tanh": tanh,
-    "asinh": lambda z: _minus_i(asin(_i(z))),
-    "acosh": acosh,
-    "atanh": atanh,
-}
-COMPLEX.update({_name: of_decomposition(_name) for _name in MATRICES.split()})
-for _name, _cumulated, _combine, _unit in (
-    ("prod", "cumprod", _mul, 1.0), ("max", "cummax", max_, -math.inf), ("min", "cummin", min_, math.inf)
-):  # fmt: skip
-    COMPLEX[f"reduce_{_name}"] = functools.partial(
-        _reduction, combine=_combine, unit=_unit
-    )
-    COMPLEX[_cumulated] = functools.partial(_cumulative, combine=_combine, unit=_unit)
-    if _name != "prod":
-        COMPLEX[f"reduce_window_{_name}"] = functools.partial(
-            _window_extreme, combine=_combine, unit=_unit
-        )
-for _name, _combine in (("mul", _mul), ("max", max_), ("min", min_)):
-    COMPLEX[f"scatter-{_name}"] = COMPLEX[f"scatter_{_name}"] = functools.partial(
-        _scatter, combine=_combine
-    )
+COMPLEX.update({name: of_decomposition(name) for name in MATRICES})

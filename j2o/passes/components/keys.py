@@ -1,19 +1,22 @@
-"""PRNG keys as arrays of 32-bit words, `u32[..., 2]` (threefry) or `u32[..., 4]` (rbg): the formulas are JAX's own.
+"""PRNG keys as arrays of words of 32 bits, `u32[..., 2]` (threefry) or `u32[..., 4]` (rbg).
 
-A rule takes key words for keys and gives key words, as a tuple of one array a word, where the primitive gives keys.
+The formulas are JAX's own, on the raw words. A key of more than one dimension is mapped over.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.extend import random
 
-from j2o.ir.types import KEY_NAMES, DType
+from j2o.ir.types import DType, Shape
+from j2o.passes.components.tables import on_words
+
+Array: TypeAlias = jax.Array
+Words: TypeAlias = "tuple[Array, ...]"  # one array for each word of a key
 
 # JAX's functions on raw keys: `seed`, `split`, `random_bits`, `fold_in`
 IMPLEMENTATIONS: dict[DType, Any] = {
@@ -30,59 +33,68 @@ def _over(fn: Callable[..., Any], rank: int) -> Callable[..., Any]:
     return fn
 
 
-@functools.cache
-def on_words(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """JAX's code for a primitive whose first operand is an array of typed keys, as a rule that takes their words."""
-
-    def rule(keys: Any, *operands: Any, impl: DType, **params: Any) -> Any:
-        return fn(
-            jax.random.wrap_key_data(keys, impl=KEY_NAMES[impl]), *operands, **params
-        )
-
-    return rule
-
-
-def words(keys: Any) -> tuple[Any, ...]:
+def words(keys: Array) -> Words:
     """The parts that are stacked on a last axis."""
     return tuple(keys[..., i] for i in range(keys.shape[-1]))
 
 
-def random_seed(seeds: Any, *, impl: DType) -> Any:
-    return words(_over(IMPLEMENTATIONS[impl].seed, seeds.ndim)(seeds))
+# ----------------------------------------------------------------------------- new keys
 
 
-def random_split(keys: Any, *, shape: Sequence[Any], impl: DType) -> Any:
-    return words(
-        _over(lambda k: IMPLEMENTATIONS[impl].split(k, tuple(shape)), keys.ndim - 1)(
-            keys
-        )
-    )
+@on_words("random_seed")
+def random_seed(seeds: Array, *, impl: DType) -> Words:
+    seed = _over(IMPLEMENTATIONS[impl].seed, seeds.ndim)
+    return words(seed(seeds))
 
 
-def random_fold_in(keys: Any, messages: Any, *, impl: DType) -> Any:
+@on_words("random_split")
+def random_split(keys: Array, *, shape: Shape, impl: DType) -> Words:
+    """`shape` new keys of each key: `u32[*keys, *shape, words]` before it is taken apart."""
+
+    def split(key: Array) -> Array:
+        return IMPLEMENTATIONS[impl].split(key, tuple(shape))
+
+    return words(_over(split, keys.ndim - 1)(keys))
+
+
+@on_words("random_fold_in")
+def random_fold_in(keys: Array, messages: Array, *, impl: DType) -> Words:
+    """One new key of each key and message, which are broadcast."""
     shape = jnp.broadcast_shapes(keys.shape[:-1], messages.shape)
     keys = jnp.broadcast_to(keys, (*shape, keys.shape[-1]))
-    return words(
-        _over(IMPLEMENTATIONS[impl].fold_in, len(shape))(
-            keys, jnp.broadcast_to(messages, shape)
-        )
-    )
+    messages = jnp.broadcast_to(messages, shape)
+    fold_in = _over(IMPLEMENTATIONS[impl].fold_in, len(shape))
+    return words(fold_in(keys, messages))
 
 
-def random_bits(keys: Any, *, bit_width: int, shape: Sequence[Any], impl: DType) -> Any:
-    return _over(
-        lambda k: IMPLEMENTATIONS[impl].random_bits(k, bit_width, tuple(shape)),
-        keys.ndim - 1,
-    )(keys)
+@on_words("random_bits")
+def random_bits(keys: Array, *, bit_width: int, shape: Shape, impl: DType) -> Array:
+    """Unsigned integers of `bit_width` bits, `shape` of them for each key."""
+
+    def bits(key: Array) -> Array:
+        return IMPLEMENTATIONS[impl].random_bits(key, bit_width, tuple(shape))
+
+    return _over(bits, keys.ndim - 1)(keys)
 
 
-KEYS: dict[str, Callable[..., Any]] = {
-    "random_seed": random_seed,
-    "random_split": random_split,
-    "random_fold_in": random_fold_in,
-    "random_bits": random_bits,
-    "random_wrap": lambda data, impl: words(data),
-    "random_unwrap": lambda keys, impl: keys,
-    "eq": lambda a, b, impl: (a == b).all(-1),
-    "ne": lambda a, b, impl: (a != b).any(-1),
-}
+# ---------------------------------------------------------------- keys as what they are
+
+
+@on_words("random_wrap")
+def random_wrap(data: Array, *, impl: DType) -> Words:
+    return words(data)
+
+
+@on_words("random_unwrap")
+def random_unwrap(keys: Array, *, impl: DType) -> Array:
+    return keys
+
+
+@on_words("eq")
+def equal(a: Array, b: Array, *, impl: DType) -> Array:
+    return (a == b).all(-1)
+
+
+@on_words("ne")
+def not_equal(a: Array, b: Array, *, impl: DType) -> Array:
+    return (a != b).any(-1)

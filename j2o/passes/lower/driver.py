@@ -16,9 +16,8 @@ from j2o.ir.dims_agree import agree_shapes
 from j2o.ir.dims_settle import settling
 from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.types import Type
-from j2o.passes.components.complex import COMPLEX
-from j2o.passes.components.keys import KEYS
 from j2o.passes.components.split import placeholders, split_components
+from j2o.passes.components.tables import COMPLEX, KEYS
 from j2o.passes.context import Context
 from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     casts,
