@@ -1,8 +1,10 @@
 """The graph: values, nodes, and graphs of them in SSA form with use lists.
 
-A region (the body of a scan, a branch of a cond) is a graph too and may use values of the graphs around it; a function
-is a graph that may not. Results are the operands of a final `return` node, so replacing a value needs no special case.
-Inserting, erasing and replacing cost O(1) for each node and use touched.
+A region (the body of a scan, a branch of a cond) is a graph too and may use values of the graphs around it.
+A function is a graph that may not. Results are the operands of a final `return` node, so replacing a value
+needs no special case. Inserting, erasing and replacing cost O(1) for each node and use touched.
+
+`docs/ir.md` has what a pass may rely on and what it must leave true.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _split(op: str) -> tuple[str, str, str]:
-    """Dialect, dot and kind. A domain of ONNX operators may have dots in its name, as may a primitive of JAX."""
+    """Return dialect, dot and kind.
+
+    A domain of ONNX operators may have dots in its name, as may a primitive of JAX.
+    """
     return op.partition(".") if op.startswith("lax.") else op.rpartition(".")
 
 
@@ -43,7 +48,9 @@ class Loc:
 class Value:
     """One tensor: the result of a node or an input of a graph. Compared by identity.
 
-    `node` is the producer, None for an input of a graph, whose graph is then `home`.
+    `node` is the producer, None for an input of a graph, whose graph is then `home`. `index` is the place
+    among the outputs or inputs, `hint` the name that is proposed for the text and the model. `uses` are pairs
+    of a node and the place of the operand, in the order in which they came.
     """
 
     __slots__ = ("hint", "home", "index", "node", "type", "uses")
@@ -52,9 +59,12 @@ class Value:
         self, type: Type, owner: Node | Graph, index: int, hint: str = ""
     ) -> None:
         self.type = type
-        self.node, self.home = (
-            (owner, None) if isinstance(owner, Node) else (None, owner)
-        )
+        self.node: Node | None = None
+        self.home: Graph | None = None
+        if isinstance(owner, Node):
+            self.node = owner
+        else:
+            self.home = owner
         self.index = index
         self.hint = hint
         self.uses: dict[tuple[Node, int], None] = {}
@@ -73,16 +83,21 @@ class Value:
     def const(self) -> Tensor | None:
         """The constant, when the value is one."""
         node = self.node
-        return node.attrs["value"] if node is not None and node.op == "const" else None  # type: ignore[return-value]
+        if node is None or node.op != "const":
+            return None
+        return node.attrs["value"]  # type: ignore[return-value]  # a Tensor
 
     @property
     def known(self) -> tuple[Dim, ...] | None:
-        """The entries of a shape vector (or the one entry of an integer scalar): of a `dims` node or a small constant."""
+        """The entries of a shape vector, or the one entry of an integer scalar.
+
+        They are known of a `dims` node and of a small constant; None for other values.
+        """
         node = self.node
         if node is None:
             return None
         if node.op == "dims":
-            return node.attrs["dims"]  # type: ignore[return-value]
+            return node.attrs["dims"]  # type: ignore[return-value]  # sizes
         tensor = self.const
         if (
             tensor is None
@@ -140,7 +155,10 @@ class Value:
 
 
 class Node:
-    """One operation. Operands may be None where ONNX leaves an optional input out."""
+    """One operation. Operands may be None where ONNX leaves an optional input out.
+
+    `graphs` are its regions, `graph` is where it stands, between `prev` and `next`.
+    """
 
     __slots__ = (
         "attrs",
@@ -193,6 +211,7 @@ class Node:
 
     @property
     def spec(self) -> OpSpec:
+        """What is known of the operation, such as whether it has effects."""
         return spec(self.op)
 
     @property
@@ -208,27 +227,31 @@ class Node:
     @property
     def described(self) -> str:
         """`exp(f32[B,3]) at model.py:12`, for messages."""
-        operands = ", ".join(str(v.type) for v in self.inputs if v is not None)
-        return f"{self.kind}({operands}){f' at {self.loc}' if self.loc else ''}"
+        types = [str(value.type) for value in self.operands]
+        return f"{self.kind}({', '.join(types)}){self._at}"
+
+    @property
+    def _at(self) -> str:
+        return f" at {self.loc}" if self.loc else ""
 
     # ------------------------------------------------ operands and attributes, with their types
 
     @property
     def home(self) -> Graph:
-        """The graph that the node stands in; ValueError where it stands in none (not inserted yet, or erased)."""
+        """The graph that the node stands in; ValueError where it is not inserted yet, or erased."""
         if self.graph is None:
             raise ValueError(f"{self.op} is in no graph")
         return self.graph
 
     def operand(self, index: int) -> Value:
-        """One operand; ValueError where it is left out."""
+        """Return one operand; ValueError where it is left out."""
         value = self.inputs[index] if index < len(self.inputs) else None
         if value is None:
             raise ValueError(f"{self.op} has no operand {index}")
         return value
 
     def optional(self, index: int) -> Value | None:
-        """One operand, None where it is left out."""
+        """Return one operand, None where it is left out."""
         return self.inputs[index] if index < len(self.inputs) else None
 
     @property
@@ -237,24 +260,29 @@ class Node:
         return tuple(value for value in self.inputs if value is not None)
 
     def int_attr(self, name: str, default: int | None = None) -> int:
-        """An integer attribute; ValueError where there is none and no default, TypeError for another kind."""
+        """Return an integer attribute.
+
+        Of all accessors: ValueError where there is none and no default, TypeError for another kind.
+        """
         return self._attr(name, default, int)
 
     def float_attr(self, name: str, default: float | None = None) -> float:
-        """A float attribute; an integer stands for the float of its value."""
+        """Return a float attribute; an integer stands for the float of its value."""
         value = self._attr(name, default, (int, float))
         return float(value)
 
     def str_attr(self, name: str, default: str | None = None) -> str:
+        """Return an attribute that is text."""
         return self._attr(name, default, str)
 
     def dtype_attr(self, name: str, default: DType | None = None) -> DType:
+        """Return an attribute that is an element type."""
         return self._attr(name, default, DType)
 
     def ints_attr(
         self, name: str, default: Sequence[int] | None = None
     ) -> tuple[int, ...]:
-        """An attribute that is a sequence of integers."""
+        """Return an attribute that is a sequence of integers."""
         value = self._attr(name, None if default is None else tuple(default), tuple)
         if not all(type(entry) is int for entry in value):
             raise TypeError(
@@ -305,6 +333,7 @@ class Node:
 
     @property
     def used(self) -> bool:
+        """True where an output has a user."""
         for value in self.outputs:  # noqa: SIM110  (a loop is twice as fast as `any`)
             if value.uses:
                 return True
@@ -321,16 +350,11 @@ class Node:
         if self.graph is not None:
             self.graph.unlink(self)
         for i, value in enumerate(self.inputs):
-            if value is not None:
-                del value.uses[self, i]
-                if (
-                    value.uses
-                    and value.node is not None
-                    and value.node.graph is not None
-                ):
-                    value.node.graph.journal.append(
-                        value.node
-                    )  # it has fewer users now
+            if value is None:
+                continue
+            del value.uses[self, i]
+            if value.uses and value.node is not None:
+                value.node.touch()  # it has fewer users now
         self.inputs = ()
         for value in self.outputs:
             value.node = None  # no cycle is left for the collector
@@ -345,22 +369,36 @@ class Node:
         self.erase()
 
     def __repr__(self) -> str:
-        types = ", ".join(str(v.type) for v in self.outputs)
-        return f"<{self.op} : {types}{f' at {self.loc}' if self.loc else ''}>"
+        types = [str(value.type) for value in self.outputs]
+        return f"<{self.op} : {', '.join(types)}{self._at}>"
 
 
 class Graph:
     """Inputs, nodes in an order in which every value is defined before its uses, and a final `return`.
 
-    `functions`, `dims`, `input_names` and `output_names` belong to the root alone. `journal` lists the nodes that were
-    inserted, got other operands or lost users, in the order in which that happened: a pass that runs again looks at these.
-    `ops` counts the nodes of each operation, `holders` are those with regions, in the order of their insertion.
+    `functions`, `dims`, `input_names` and `output_names` belong to the root alone. `journal` lists the nodes
+    that were inserted, changed or lost users, in the order in which that happened: a pass that runs again
+    looks at these. `ops` counts the nodes of each operation, `holders` are those with regions, in the order
+    of their insertion.
     """
 
     __slots__ = (
-        "_dims", "_functions", "_pool", "first", "holders", "input_names", "inputs", "journal", "last", "length", "name", "ops",
-        "output_names", "parent", "parent_graph",
-    )  # fmt: skip
+        "_dims",
+        "_functions",
+        "_pool",
+        "first",
+        "holders",
+        "input_names",
+        "inputs",
+        "journal",
+        "last",
+        "length",
+        "name",
+        "ops",
+        "output_names",
+        "parent",
+        "parent_graph",
+    )
 
     def __init__(self, name: str = "main", dims: DimScope | None = None) -> None:
         self.name = name
@@ -396,6 +434,7 @@ class Graph:
 
     @property
     def root(self) -> Graph:
+        """The outermost graph, which holds the functions too."""
         top = self.top
         return top.parent_graph.root if top.parent_graph is not None else top
 
@@ -424,6 +463,7 @@ class Graph:
         return root._dims
 
     def add_input(self, type: Type, hint: str = "") -> Value:
+        """Append an input."""
         value = Value(type, self, len(self.inputs), hint)
         self.inputs.append(value)
         return value
@@ -448,10 +488,12 @@ class Graph:
             yield node
             # a node erased by the caller leaves its old successor; one inserted right after is visited
             node = node.next if node.graph is self else following
+            # `following` may be erased too
             while node is not None and node.graph is not self:
                 node = node.next
 
     def __reversed__(self) -> Iterator[Node]:
+        """Iterate over the nodes from `return` on backwards; the caller may erase the node that it has."""
         node = self.last
         while node is not None:
             previous = node.prev
@@ -462,7 +504,10 @@ class Graph:
         return self.length
 
     def walk(self) -> Iterator[Node]:
-        """The nodes of this graph and of the regions in it, each before its regions; functions are not entered."""
+        """Iterate over the nodes of this graph and of the regions in it, each before its regions.
+
+        Functions are not entered.
+        """
         for node in self:
             yield node
             for graph in node.graphs:
@@ -495,7 +540,10 @@ class Graph:
         return node
 
     def pooled(self, key: Hashable, make: Callable[[], Node]) -> Value:
-        """The output of a node without operands that is there once, at the front: what `make()` gives the first time."""
+        """Return the output of a node without operands that is there once, at the front of the graph.
+
+        It is the node that `make()` gives the first time. `key` tells nodes apart.
+        """
         value = self._pool.get(key)
         if value is None or value.graph is not self:
             value = self._pool[key] = self.insert(make(), before=self.first).out
@@ -503,7 +551,10 @@ class Graph:
 
     @property
     def start(self) -> Node | None:
-        """The first node with operands or effects: in front of it stand the constants, which all that is put here may use."""
+        """The first node with operands or effects.
+
+        In front of it stand the constants: what is put here may use all of them.
+        """
         node = self.first
         while node is not None and node.op in ("const", "dims"):
             node = node.next
@@ -560,13 +611,14 @@ class Graph:
     # ------------------------------------------------------------------- copies
 
     def clone(self, values: dict[Value, Value] | None = None) -> Graph:
-        """A copy with regions and functions; values of graphs around it are kept, or taken from `values`."""
+        """Return a copy with regions and functions.
+
+        Values of graphs around it are kept, or taken from `values`, which learns what each value became.
+        """
         values = {} if values is None else values
         copy = Graph(self.name, self._dims)
-        copy.input_names, copy.output_names = (
-            list(self.input_names),
-            list(self.output_names),
-        )
+        copy.input_names = list(self.input_names)
+        copy.output_names = list(self.output_names)
         for value in self.inputs:
             values[value] = copy.add_input(value.type, value.hint)
         for node in self:
@@ -577,7 +629,10 @@ class Graph:
         return copy
 
     def verify(self) -> None:
-        """Raise `InvalidGraphError`, with the offending node and its source line, where the graph breaks a rule of the IR."""
+        """Raise `InvalidGraphError` where the graph breaks a rule of the IR.
+
+        The error names the offending node and its source line.
+        """
         from j2o.ir.verify import verify
 
         verify(self)
@@ -592,32 +647,34 @@ class Graph:
 
 
 def clone_node(node: Node, values: dict[Value, Value]) -> Node:
-    """A copy of a node with operands taken from `values` where they are there; `values` learns the new outputs."""
-    inputs = [values.get(v, v) if v is not None else None for v in node.inputs]
-    graphs = [g.clone(values) for g in node.graphs]
-    copy = Node(
-        node.op,
-        inputs,
-        [v.type for v in node.outputs],
-        node.attrs,
-        graphs,
-        node.loc,
-        [v.hint for v in node.outputs],
-    )
+    """Return a copy of a node, its operands taken from `values` where they are there.
+
+    `values` learns the new outputs.
+    """
+    inputs = [
+        None if value is None else values.get(value, value) for value in node.inputs
+    ]
+    graphs = [graph.clone(values) for graph in node.graphs]
+    types = [value.type for value in node.outputs]
+    hints = [value.hint for value in node.outputs]
+    copy = Node(node.op, inputs, types, node.attrs, graphs, node.loc, hints)
     values.update(zip(node.outputs, copy.outputs, strict=True))
     return copy
 
 
 def splice(graph: Graph, args: Sequence[Value], before: Node) -> tuple[Value, ...]:
-    """Move the nodes of `graph` in front of `before`, its inputs replaced by `args`; returns its outputs. Consumes `graph`."""
+    """Move the nodes of `graph` in front of `before`, its inputs replaced by `args`, and return its outputs.
+
+    `graph` is used up: nobody may use it afterwards.
+    """
     for value, arg in zip(graph.inputs, args, strict=True):
         value.replace_by(arg)
-    assert before.graph is not None
+    home = before.home
     outputs = graph.outputs
     for node in graph:
         if node.op != "return":
             graph.unlink(node)
-            before.graph.insert(node, before=before)
+            home.insert(node, before=before)
     graph.ret.set_inputs(())
     return outputs
 
@@ -629,6 +686,6 @@ def erase_dead(node: Node) -> None:
         one = stack.pop()
         if one.graph is None or one.op == "return" or one.used or not one.spec.pure:
             continue
-        before = [v.node for v in one.inputs if v is not None and v.node is not None]
+        producers = [value.node for value in one.operands]
         one.erase()
-        stack += before
+        stack += [producer for producer in producers if producer is not None]
