@@ -9,16 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_NAMES = {
-    "build": "Builder",
-    "types": "DType Type",
-    "dims": "DimScope",
-    "graph": "Graph Loc Node Value",
-    "parser": "parse",
-}
-_WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
-__all__ = list(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
-
 if TYPE_CHECKING:
     from j2o.ir.build import Builder
     from j2o.ir.dims import DimScope
@@ -26,11 +16,34 @@ if TYPE_CHECKING:
     from j2o.ir.parser import parse
     from j2o.ir.types import DType, Type
 
+__all__ = [
+    "Builder",
+    "DType",
+    "DimScope",
+    "Graph",
+    "Loc",
+    "Node",
+    "Type",
+    "Value",
+    "parse",
+]
+_MODULES = {  # which define these names, and are imported at their first use
+    "Builder": "build",
+    "DType": "types",
+    "DimScope": "dims",
+    "Graph": "graph",
+    "Loc": "graph",
+    "Node": "graph",
+    "Type": "types",
+    "Value": "graph",
+    "parse": "parser",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'j2o.ir' has no attribute {name!r}")
-    found = globals()[name] = getattr(
-        importlib.import_module(f"j2o.ir.{_WHERE[name]}"), name
-    )
+    module = importlib.import_module(f"j2o.ir.{_MODULES[name]}")
+    found = getattr(module, name)
+    globals()[name] = found
     return found

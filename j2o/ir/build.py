@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -132,7 +132,7 @@ class Builder:
         """`v` as an operand: scalars become constants of dtype `like`, arrays keep theirs."""
         if v is None or isinstance(v, Value):
             return v
-        if isinstance(v, Tensor | np.ndarray | np.generic):
+        if isinstance(v, Tensor) or _is_numpy(v):
             return self.const(v)
         return self.const(v, like)
 
@@ -144,7 +144,7 @@ class Builder:
         """
         if type(value) in _SCALARS:
             return self._scalar(value, dtype or _SCALARS[type(value)])
-        if isinstance(value, np.ndarray | np.generic):
+        if _is_numpy(value):
             array = np.asarray(value)
             made = tensor(array if dtype is None else array.astype(dtype.numpy))
         elif isinstance(value, Tensor):
@@ -295,6 +295,11 @@ class Builder:
         return graph
 
 
+def _is_numpy(value: object) -> bool:
+    """Return True for numpy's arrays and scalars."""
+    return isinstance(value, np.ndarray | np.generic)
+
+
 def attribute(value: Any) -> Attr:
     """An attribute as plain immutable data: numpy's numbers and lists of them become Python's."""
     if isinstance(value, np.ndarray):
@@ -302,7 +307,7 @@ def attribute(value: Any) -> Attr:
     if type(value) in (list, tuple):  # a named tuple stays one
         return tuple([attribute(v) for v in value])
     if isinstance(value, np.integer | np.floating | np.bool_):
-        return value.item()
+        return cast("bool | int | float", value.item())
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Generator
 
 MARK = "j2o.function:"  # starts the name of a jit that `@j2o.function` made
 _marking = contextvars.ContextVar("marking", default=False)
@@ -16,7 +16,7 @@ def is_marking() -> bool:
 
 
 @contextlib.contextmanager
-def marking() -> Iterator[None]:
+def marking() -> Generator[None]:
     """While this lasts, marked calls are told apart."""
     token = _marking.set(True)
     try:

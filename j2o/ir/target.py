@@ -21,7 +21,9 @@ class Target:
     """
 
     opset: int
-    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Row]] = field(
+        default_factory=dict[str, "Sequence[Row]"]
+    )
     name: str = "onnxruntime CPU"
 
     def supports(self, op: str, dtype: DType, constraint: str | None = None) -> bool:

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import ml_dtypes  # numpy knows its dtypes by name from here on
 import numpy as np
@@ -216,7 +216,7 @@ def _exact(value: Attr) -> Hashable:
     if type(value) is float:
         return float, value.hex()
     if type(value) is tuple:
-        return tuple(map(_exact, value))
+        return tuple(map(_exact, cast("tuple[Attr, ...]", value)))
     return value
 
 

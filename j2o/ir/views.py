@@ -306,12 +306,12 @@ def tiled(x: Tensor, repeats: Sequence[int]) -> Tensor:
 
 
 class _Run(NamedTuple):
-    """A run of `count` elements: what a box of a reshaped tensor needs of one group of axes.
+    """A run of `length` elements: what a box of a reshaped tensor needs of one group of axes.
 
     The wanted ones begin at the number `first` in the run, and lie `steps` apart along the box's axes.
     """
 
-    count: int
+    length: int
     first: int
     wanted: StaticShape
     steps: list[int]
@@ -344,8 +344,8 @@ def _run(old: StaticShape, new: StaticShape, wanted: Box) -> tuple[Box, _Run]:
         first += span.start * step
         last += (span.stop - 1) * step
     part, start = _flat_cover(old, first, last)
-    count = math.prod(extents(part))
-    return part, _Run(count, first - start, extents(wanted), steps)
+    length = math.prod(extents(part))
+    return part, _Run(length, first - start, extents(wanted), steps)
 
 
 def _cut_runs(runs: Sequence[_Run], array: np.ndarray) -> np.ndarray:
@@ -360,7 +360,7 @@ def _cut_runs(runs: Sequence[_Run], array: np.ndarray) -> np.ndarray:
         size = [*run.wanted, *size]
         own = [unit * step for step in run.steps]
         strides = [*own, *strides]
-        unit *= run.count
+        unit *= run.length
     wanted = flat[first // flat.itemsize :]
     return np.lib.stride_tricks.as_strided(wanted, size, strides, writeable=False)
 
