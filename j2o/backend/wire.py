@@ -103,22 +103,20 @@ class _Walk:
                 if key in fields:
                     self.content(data, at, stop, fields[key], depth)
                 at = stop
-            elif wire == _VARINT:
-                while data[at] > 127:
-                    at += 1
+            elif wire == _VARINT and data[at] < 128:  # most numbers are small
                 at += 1
-            elif wire == _FIXED32:
-                at += 4
-            elif wire == _FIXED64:
-                at += 8
             else:
-                raise Damaged
+                at = _behind_number(data, at, wire)
             if parts > PARTS:
                 break
+        self.finish(parts, at == end)
+
+    def finish(self, parts: int, at_end: bool) -> None:
+        """Count the fields of a message; Damaged where the last one goes beyond its end."""
         self.parts += parts
         if self.parts > PARTS:
             raise Costly(f"it has more than {PARTS:,} fields (names, sizes, …)")
-        if at != end:
+        if not at_end:
             raise Damaged
 
     def begin(self, fields: _Message, depth: int) -> None:
@@ -163,6 +161,19 @@ class _Walk:
             self.message(bytes(data[at:stop]), 0, size, kind, depth + 1)
         else:
             self.message(data, at, stop, kind, depth + 1)
+
+
+def _behind_number(data: Any, at: int, wire: int) -> int:
+    """The place behind a number that stands at `at`; Damaged for a wire type that ONNX does not have."""
+    if wire == _VARINT:
+        while data[at] > 127:
+            at += 1
+        return at + 1
+    if wire == _FIXED32:
+        return at + 4
+    if wire == _FIXED64:
+        return at + 8
+    raise Damaged
 
 
 def _varint(data: Any, at: int) -> tuple[int, int]:

@@ -39,6 +39,8 @@ ATOMS = frozenset(
         types.ModuleType,
     ]
 )
+# functions, and what they consist of
+CODE = (types.MethodType, functools.partial, types.FunctionType, types.CellType)
 # packages whose objects are not looked into
 WITHOUT_PARTS = frozenset(["builtins", "jaxlib", "numpy", "typing", "inspect"])
 
@@ -111,17 +113,8 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
 
     A name is "" where the path should not show the step.
     """
-    if isinstance(x, types.MethodType):
-        yield "", x.__self__
-        yield "", x.__func__
-    elif isinstance(x, functools.partial):
-        yield "", x.func
-        yield from ((str(i), argument) for i, argument in enumerate(x.args))
-        yield from x.keywords.items()
-    elif isinstance(x, types.FunctionType):
-        yield from _function_parts(x)
-    elif isinstance(x, types.CellType):
-        yield "", content_of(x)
+    if isinstance(x, CODE):
+        yield from _code_parts(x)
     elif isinstance(x, dict | list | tuple):
         yield from _elements(x)
     elif is_variable(x):
@@ -134,6 +127,21 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
         yield from _linen_parts(x)
     elif type(x).__module__.partition(".")[0] not in WITHOUT_PARTS:
         yield from _object_parts(x)
+
+
+def _code_parts(x: Any) -> Iterator[tuple[str, Any]]:
+    """What a function or method of Python's own holds, with arguments bound to it or not."""
+    if isinstance(x, types.MethodType):
+        yield "", x.__self__
+        yield "", x.__func__
+    elif isinstance(x, functools.partial):
+        yield "", x.func
+        yield from ((str(i), argument) for i, argument in enumerate(x.args))
+        yield from x.keywords.items()
+    elif isinstance(x, types.CellType):
+        yield "", content_of(x)
+    else:
+        yield from _function_parts(x)
 
 
 def _elements(x: Any) -> Iterator[tuple[str, Any]]:
