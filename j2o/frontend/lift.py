@@ -83,7 +83,7 @@ def lift(
     keep = const or (lambda array: ArrayTensor(np.asarray(array)))
     lifter = _Lifter(keep, located, has_rule, [] if notes is None else notes)
     graph = lifter.graph(closed.jaxpr, closed.consts, name, hints)
-    graph._dims = dims
+    graph.own_dims = dims
     if lifter.problems:
         raise UnsupportedError(lifter.problems)
     return graph

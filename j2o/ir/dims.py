@@ -9,6 +9,10 @@ JAX asks about them, `sizes.py` tells the symbols' sizes from those of axes.
 Uses of private JAX: `InconclusiveDimensionOperation`, and the constraints of a `SymbolicScope`.
 """
 
+# typeshed has no types for operator.floordiv and operator.pow:
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import ast
@@ -119,7 +123,8 @@ def scope_of(dim: SymDim) -> export.SymbolicScope:
 
 def constraints_of(scope: export.SymbolicScope) -> list[str]:
     """Return the constraints that a scope was made with, as text."""
-    return [str(c.debug_str) for c in scope._explicit_constraints]
+    explicit = scope._explicit_constraints  # pyright: ignore[reportPrivateUsage]
+    return [str(constraint.debug_str) for constraint in explicit]
 
 
 def constrained(shapes: Sequence[Shape], constraint: Sequence[str]) -> list[Shape]:
@@ -172,12 +177,18 @@ def parse_constraint(text: str) -> Constraint:
     return Constraint(_JaxSyntax().visit(left), sign, _JaxSyntax().visit(right))
 
 
+_JAX_NAMES: dict[type[ast.operator], str] = {
+    ast.FloorDiv: "floordiv",
+    ast.Mod: "mod",
+}
+
+
 class _JaxSyntax(ast.NodeTransformer):
     """Writes `a//b` and `a%b` as jax.export does: `floordiv(a, b)` and `mod(a, b)`."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
-        name = {ast.FloorDiv: "floordiv", ast.Mod: "mod"}.get(type(node.op))
+        name = _JAX_NAMES.get(type(node.op))
         return ast.Call(ast.Name(name), [node.left, node.right], []) if name else node
 
 
@@ -341,19 +352,28 @@ def largest_number(dim: SymDim) -> int:
 
 # -------------------------------------------------------------------------------------- evaluation
 
+
+def _non_negative(number: int) -> int:
+    return max(number, 0)
+
+
+def _non_negative_size(size: Dim) -> Dim:
+    return maximum(size, 0)
+
+
 ON_NUMBERS: Functions = {
     "floordiv": operator.floordiv,
     "mod": operator.mod,
     "max": max,
     "min": min,
-    "non_negative": lambda a: max(a, 0),
+    "non_negative": _non_negative,
 }
 ON_EXPRESSIONS: Functions = {
     "floordiv": floordiv,
     "mod": mod,
     "max": maximum,
     "min": minimum,
-    "non_negative": lambda a: maximum(a, 0),
+    "non_negative": _non_negative_size,
 }
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -396,9 +416,10 @@ def evaluate_tree(
         case ast.Call(func=ast.Name(id=name), args=args) if name in functions:
             operands = [evaluate_tree(arg, sizes, functions) for arg in args]
             return functions[name](*operands)
-    raise DimensionError(
-        f"{ast.unparse(tree)!r} is not an expression of sizes such as 'B', '2*T + 1', 'T//2'"
-    )
+        case _:
+            text = repr(ast.unparse(tree))
+            such_as = "such as 'B', '2*T + 1', 'T//2'"
+            raise DimensionError(f"{text} is not an expression of sizes {such_as}")
 
 
 def _evaluate_chain(

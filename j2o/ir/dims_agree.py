@@ -141,3 +141,5 @@ def _bend(point: dict[str, int], constraint: Constraint) -> None:
         ):
             rest = evaluate_tree(constraint.right, point)
             point[name] += (rest - point[name]) % divisor
+        case _:
+            pass

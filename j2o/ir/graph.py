@@ -234,7 +234,7 @@ class Node:
     def _at(self) -> str:
         return f" at {self.loc}" if self.loc else ""
 
-    # ------------------------------------------------ operands and attributes, with their types
+    # ---------------------------------------- operands and attributes, with their types
 
     @property
     def home(self) -> Graph:
@@ -376,15 +376,14 @@ class Node:
 class Graph:
     """Inputs, nodes in an order in which every value is defined before its uses, and a final `return`.
 
-    `functions`, `dims`, `input_names` and `output_names` belong to the root alone. `journal` lists the nodes
-    that were inserted, changed or lost users, in the order in which that happened: a pass that runs again
-    looks at these. `ops` counts the nodes of each operation, `holders` are those with regions, in the order
-    of their insertion.
+    `functions`, `dims`, `input_names` and `output_names` belong to the root alone; `own_functions`
+    and `own_dims` are those of this graph, whether it is one or not. `journal` lists the nodes that
+    were inserted, changed or lost users, in the order in which that happened: a pass that runs
+    again looks at these. `ops` counts the nodes of each operation, `holders` are those with
+    regions, in the order of their insertion.
     """
 
     __slots__ = (
-        "_dims",
-        "_functions",
         "_pool",
         "first",
         "holders",
@@ -396,6 +395,8 @@ class Graph:
         "name",
         "ops",
         "output_names",
+        "own_dims",
+        "own_functions",
         "parent",
         "parent_graph",
     )
@@ -412,8 +413,8 @@ class Graph:
         self.holders: dict[Node, None] = {}
         self.journal: list[Node] = []
         self._pool: dict[Hashable, Value] = {}
-        self._dims = dims
-        self._functions: dict[str, Graph] = {}
+        self.own_dims = dims
+        self.own_functions: dict[str, Graph] = {}
         self.input_names: list[str] = []
         self.output_names: list[str] = []
 
@@ -441,14 +442,14 @@ class Graph:
     @property
     def functions(self) -> dict[str, Graph]:
         """The functions of the root, by name."""
-        return self.root._functions
+        return self.root.own_functions
 
     def add_function(self, graph: Graph) -> Graph:
         """Add a function to the root under its name, which must be free."""
         root = self.root
-        if graph.name in root._functions:
+        if graph.name in root.own_functions:
             raise ValueError(f"there is a function @{graph.name} already")
-        root._functions[graph.name] = graph
+        root.own_functions[graph.name] = graph
         graph.parent_graph = root
         return graph
 
@@ -458,9 +459,9 @@ class Graph:
         from j2o.ir.dims import DimScope
 
         root = self.root
-        if root._dims is None:
-            root._dims = DimScope()
-        return root._dims
+        if root.own_dims is None:
+            root.own_dims = DimScope()
+        return root.own_dims
 
     def add_input(self, type: Type, hint: str = "") -> Value:
         """Append an input."""
@@ -616,16 +617,16 @@ class Graph:
         Values of graphs around it are kept, or taken from `values`, which learns what each value became.
         """
         values = {} if values is None else values
-        copy = Graph(self.name, self._dims)
+        copy = Graph(self.name, self.own_dims)
         copy.input_names = list(self.input_names)
         copy.output_names = list(self.output_names)
         for value in self.inputs:
             values[value] = copy.add_input(value.type, value.hint)
         for node in self:
             copy.insert(clone_node(node, values))
-        for name, function in self._functions.items():
-            copy._functions[name] = function.clone()
-            copy._functions[name].parent_graph = copy
+        for name, function in self.own_functions.items():
+            copy.own_functions[name] = function.clone()
+            copy.own_functions[name].parent_graph = copy
         return copy
 
     def verify(self) -> None:

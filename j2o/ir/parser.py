@@ -38,7 +38,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
@@ -169,7 +169,7 @@ class _Cursor:
         return items
 
     @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
+    def inside(self) -> Generator[None]:
         """Read one level deeper."""
         self.depth += 1
         if self.depth > NESTED:
@@ -210,6 +210,12 @@ def parse(text: str, tensors: Mapping[str, Tensor | np.ndarray] | None = None) -
     key and type; reading it raises SpecError. Raises ParseError, with line and column where it is the text
     that does not fit. Takes time linear in the text.
     """
+    _check_arguments(text, tensors)
+    return _Parser(text, tensors or {}).root()
+
+
+def _check_arguments(text: object, tensors: object) -> None:
+    """Raise ParseError for arguments of another kind than `parse` takes."""
     if not isinstance(text, str):
         raise ParseError(f"text: given a {type(text).__name__}, a str is needed")
     if tensors is not None and not isinstance(tensors, Mapping):
@@ -217,13 +223,12 @@ def parse(text: str, tensors: Mapping[str, Tensor | np.ndarray] | None = None) -
         raise ParseError(
             f"tensors: given a {given}, a mapping from keys to arrays is needed"
         )
-    return _Parser(text, tensors or {}).root()
 
 
 def tensors_of(graph: Graph) -> dict[str, Tensor]:
     """Return all constants of a graph by key, functions included: what `parse` needs to restore it wholly."""
     found: dict[str, Tensor] = {}
-    for top in (graph, *graph._functions.values()):
+    for top in (graph, *graph.own_functions.values()):
         for node in top.walk():
             for value in node.attrs.values():
                 if isinstance(value, Tensor):
@@ -265,7 +270,7 @@ class _Parser(_Cursor):
     def root(self) -> Graph:
         self.skip(START)
         root = self.graph("graph", outermost=True)
-        root._dims = self.scope
+        root.own_dims = self.scope
         while self.has_word("function"):
             self.values = {}
             start = self.pos

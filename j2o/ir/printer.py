@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import cast
 
 from j2o.ir import dims as dim_ops
 from j2o.ir.graph import Graph, Loc, Node, Value
@@ -38,7 +39,7 @@ class _Printer:
 
     def root(self, graph: Graph) -> str:
         self.graph(graph, "", "graph")
-        for function in graph._functions.values():
+        for function in graph.own_functions.values():
             self.names = {}
             self.counts = {}
             self.graph(function, "", "function")
@@ -92,7 +93,7 @@ class _Printer:
 
     def scope(self, graph: Graph) -> str:
         """Return the symbols in the order in which types mention them, and the constraints."""
-        if graph._dims is None:
+        if graph.own_dims is None:
             return ""
         symbols = dict.fromkeys(
             name
@@ -103,8 +104,8 @@ class _Printer:
         parts: list[str] = []
         if symbols:
             parts.append(f"dims ({', '.join(symbols)})")
-        if graph._dims.constraints:
-            parts.append(f"where {_strings(graph._dims.constraints)}")
+        if graph.own_dims.constraints:
+            parts.append(f"where {_strings(graph.own_dims.constraints)}")
         return f"\n    {' '.join(parts)}" if parts else ""
 
     def node(self, node: Node, indent: str) -> None:
@@ -177,11 +178,18 @@ def attr_text(value: Attr) -> str:
         case DType():
             return value.value
         case tuple():
-            return f"[{', '.join(map(attr_text, value))}]"
+            entries = cast("tuple[Attr, ...]", value)
+            return f"[{', '.join(map(attr_text, entries))}]"
         case Struct():
             return f"{value.name}({_fields(value.fields.items())})"
         case Tensor():
             return f"tensor({literal(value)} : {value.type})"
+        case _:
+            return _expression(value)
+
+
+def _expression(value: object) -> str:
+    """Return a symbolic size as text; TypeError for another object."""
     if not dim_ops.is_symbolic(value):
         kind = type(value).__name__
         raise TypeError(f"{value!r} of type {kind} is not a plain attribute")
