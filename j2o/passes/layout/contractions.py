@@ -1,9 +1,10 @@
 """`contractions`: products of tensors are arranged so that the fewest elements are transposed.
 
-A MatMul multiplies stacks of matrices, [batch…, rows, inner] by [batch…, inner, columns]. Which of two tensors is on the
-left is free, and so is the order of several axes that together are the batch, the rows, the columns or the inner axis.
-This pass reads a MatMul together with the transposes and reshapes around it as one contraction, as Einsum would write it,
-and makes it again in the order that costs least.
+A MatMul multiplies stacks of matrices, [batch…, rows, inner] by [batch…, inner, columns]. Which of
+two tensors is on the left is free, and so is the order of several axes that together are the batch,
+the rows, the columns or the inner axis. This pass reads a MatMul together with the transposes and
+reshapes around it as one contraction, as Einsum would write it, and makes it again in the order
+that costs least.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def contractions(graph: Graph) -> int:
     return count
 
 
-# --------------------------------------------------------------------------------- the contraction
+# ---------------------------------------------------------------------- the contraction
 
 
 class Arrangement(NamedTuple):
-    """The order of the axes. `rows` are those of the left operand alone, `columns` those of the right one alone.
+    """The order of the axes.
+
+    `rows` are those of the left operand alone, `columns` those of the right one alone.
 
     With `swapped`, the MatMul's second operand is on the left.
     """
@@ -102,7 +105,10 @@ class Contraction:
     scalars: list[Node]
 
     def cost(self, order: Arrangement) -> tuple[float, bool]:
-        """The elements that are transposed; of equal costs, the one that leaves the largest tensor most as it is."""
+        """The elements that are transposed.
+
+        Of equal costs, the one that leaves the largest tensor most as it is.
+        """
         pairs = self._pairs(order)
         elements = sum(
             tensor.weight for tensor, labels in pairs if tensor.labels != labels
@@ -122,7 +128,10 @@ class Contraction:
 
 
 def _arrangements(contraction: Contraction) -> Iterator[Arrangement]:
-    """The arrangements that leave some tensor's axes in their order; those that leave large ones come first."""
+    """The arrangements that leave some tensor's axes in their order.
+
+    Those that leave large ones come first.
+    """
     tensors = [contraction.first, contraction.second, contraction.last]
     tensors.sort(key=lambda tensor: -tensor.weight)
     found = contraction.found
@@ -143,7 +152,7 @@ def _orders(labels: Labels, tensors: Iterable[Tensor]) -> Iterable[Labels]:
     return dict.fromkeys(order for order in orders if len(order) == len(labels))
 
 
-# ---------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------ reading
 
 
 @dataclass
@@ -165,7 +174,10 @@ class _Reader:
         return Tensor(value, _joined(groups)), groups
 
     def operand(self, value: Value) -> tuple[Tensor, list[Labels]]:
-        """The tensor that an operand is a transpose and a reshape of, and the labels of each axis of the operand."""
+        """The tensor that an operand is a transpose and a reshape of.
+
+        With it, the labels of each axis of the operand.
+        """
         node = value.node
         if node is None or node.graph is not self.graph or len(value.uses) != 1:
             return self.labelled(value)
@@ -181,7 +193,10 @@ class _Reader:
         return self.labelled(value)
 
     def result(self, value: Value, groups: list[Labels]) -> tuple[Tensor, list[Node]]:
-        """The last tensor that the result of a MatMul is transposed and reshaped to, and the scalar nodes between."""
+        """The last tensor that the result of a MatMul is transposed and reshaped to.
+
+        With it, the scalar nodes between.
+        """
         scalars: list[Node] = []
         while (user := only_user(value)) is not None:
             perm = perm_of(user)
@@ -261,7 +276,7 @@ def _read(node: Node) -> Contraction | None:
     return Contraction(node, left, right, last, found, reader.sizes, scalars)
 
 
-# ---------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------ writing
 
 
 def _write(contraction: Contraction, order: Arrangement) -> None:

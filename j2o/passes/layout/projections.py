@@ -1,7 +1,8 @@
 """`projections`: products of one tensor with several constant matrices become one product and a Split.
 
-So the projections of attention to queries, keys and values read their input once. Where the parts are then reshaped to heads of
-one size, the product is reshaped instead, and the Split divides the heads.
+So the projections of attention to queries, keys and values read their input once. Where the parts
+are then reshaped to heads of one size, the product is reshaped instead, and the Split divides the
+heads.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from j2o.passes.pipeline import graph_pass
 
 @graph_pass("projections", at="onnx", level=2)
 def projections(graph: Graph) -> int:
-    """One MatMul in place of several of the same tensor with matrices of their own, where that leaves fewer nodes."""
+    """One MatMul in place of several of the same tensor, where that leaves fewer nodes."""
     count = 0
     seen: set[Value] = set()
     for node in graph:

@@ -301,10 +301,14 @@ class _Move:
             for user in list(old.users()):
                 if perm_of(user) == self.back:
                     user.replace_by(value)
-            if any(user not in self.chosen for user in old.users()):
+            if any(map(self.stays, old.users())):
                 op.hint = old.hint
                 transposed = op.Transpose(value, perm=self.perm)
-                old.replace_by(transposed, where=lambda user: user not in self.chosen)
+                old.replace_by(transposed, where=self.stays)
+
+    def stays(self, node: Node) -> bool:
+        """Return True for a node that runs on transposed tensors as before."""
+        return node not in self.chosen
 
     def operand(self, value: Value | None, node: Node) -> Value | None:
         """What stands for an operand of a node that moves."""
