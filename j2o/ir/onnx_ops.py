@@ -12,8 +12,9 @@ from typing import Any
 import onnx
 import onnx.defs
 
-from j2o.ir import infer
 from j2o.ir.graph import Node
+from j2o.ir.inference import elementwise
+from j2o.ir.inference.table import CONTRIB_INFERENCES, INFERENCES, Inference
 from j2o.ir.ops import (
     LABEL,
     Infer,
@@ -55,9 +56,9 @@ RANDOM = frozenset(
 )
 ELEMENTWISE = frozenset(
     {
-        *infer.ONE_OPERAND,
-        *infer.ARITHMETIC,
-        *infer.COMPARISONS,
+        *elementwise.ONE_OPERAND,
+        *elementwise.ARITHMETIC,
+        *elementwise.COMPARISONS,
         "Cast",
         "IsInf",
         "IsNaN",
@@ -173,7 +174,7 @@ def misuse(node: Node) -> str | None:
     return f"{node.op} takes {known.operand_counts} operands, given {given}"
 
 
-def _of_operator(inference: infer.Inference) -> Infer:
+def _of_operator(inference: Inference) -> Infer:
     """The inference of an ONNX operator, which its schema checks first."""
 
     def checked(node: Node) -> tuple[Type, ...]:
@@ -184,7 +185,7 @@ def _of_operator(inference: infer.Inference) -> Infer:
     return checked
 
 
-def _of_contrib(inference: infer.Inference) -> Infer:
+def _of_contrib(inference: Inference) -> Infer:
     """The inference of an operator of onnxruntime's own, which has no schema."""
 
     def unchecked(node: Node) -> tuple[Type, ...]:
@@ -201,7 +202,7 @@ def _find(kind: str) -> OpSpec:
     """The spec of an ONNX operator; KeyError where there is none."""
     schema(kind)  # which raises it
     return OpSpec(
-        _of_operator(infer.INFERENCES.get(kind, no_inference)),
+        _of_operator(INFERENCES.get(kind, no_inference)),
         elementwise=kind in ELEMENTWISE,
         commutative=kind in COMMUTATIVE,
         random=kind in RANDOM,
@@ -209,7 +210,7 @@ def _find(kind: str) -> OpSpec:
 
 
 def _find_contrib(kind: str) -> OpSpec:
-    return OpSpec(_of_contrib(infer.CONTRIB_INFERENCES.get(kind, no_inference)))
+    return OpSpec(_of_contrib(CONTRIB_INFERENCES.get(kind, no_inference)))
 
 
 register_dialect("onnx", _find)

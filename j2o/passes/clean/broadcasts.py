@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.infer import broadcast_shape
+from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.types import is_one, same_shape
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
