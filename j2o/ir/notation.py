@@ -51,7 +51,7 @@ def quoted(text: str) -> str:
 
 
 def elements_text(tensor: ArrayTensor) -> str:
-    """Return `1.5` for a scalar, `[1, 2]` in row-major order for others, `0x…` where numbers would lose bits."""
+    """Return `1.5` for a scalar, `[1, 2]` in row-major order for others; `0x…` where numbers lose bits."""
     items = _items(tensor)
     if items is None or not _keeps_bits(items, tensor):
         return BYTES + np.ascontiguousarray(tensor.array).tobytes().hex()
@@ -59,7 +59,7 @@ def elements_text(tensor: ArrayTensor) -> str:
 
 
 def _items(tensor: ArrayTensor) -> list[str] | None:
-    """Return the elements, each as text; None for dtypes without a text for a number, such as complex ones."""
+    """Return the elements, each as text; None for dtypes whose numbers have no text, such as complex ones."""
     array = tensor.array
     dtype = tensor.dtype
     if dtype is DType.STRING:

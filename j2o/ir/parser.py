@@ -25,9 +25,9 @@ tells what they mean, with an example.
     literal    = "@"name | ["@"name] element | ["@"name] "[" [element {"," element}] "]"
     element    = "0x" hexadecimal bytes | "true" | "false" | number | string
 
-    value      = "%" and letters, digits, `_./$`                    name   = letters, digits, `_.`, or a string
-    type       = dtype "[" [size {"," size}] "]"                    symbol = letters, digits, `_`
-    strings    = "(" [string {"," string}] ")"                      string = as in JSON
+    value      = "%" and letters, digits, `_./$`            name   = letters, digits, `_.`, or a string
+    type       = dtype "[" [size {"," size}] "]"            symbol = letters, digits, `_`
+    strings    = "(" [string {"," string}] ")"              string = as in JSON
     size       = an expression; the grammar of these is in `expressions.py`
 
 Reading takes time linear in the text, whatever the text is. ParseError names line and column.

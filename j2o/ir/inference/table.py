@@ -51,7 +51,11 @@ def operand(node: Node, index: int) -> Value:
 
 
 def type_of(node: Node, index: int) -> Type:
-    return operand(node, index).type
+    """The type of an operand; UnknownTypesError where it is left out."""
+    value = node.optional(index)
+    if value is None:
+        raise fail(node, f"operand {index} is missing")
+    return value.type
 
 
 def types_of(node: Node) -> list[Type]:
