@@ -56,10 +56,9 @@ def _settling_shapes(message: str) -> list[Option]:
         if len(one) != len(other):
             continue
         pairs = zip(one, other, strict=True)
-        # two different numbers are never equal
-        option = [_equal(a, b) for a, b in pairs if a != b and not (a + b).isdigit()]
+        option = tuple([_equal(a, b) for a, b in pairs if _may_be_equal(a, b)])
         if option:
-            return [tuple(option)]
+            return [option]
     return []
 
 
@@ -69,7 +68,15 @@ def _sizes(text: str) -> list[str] | None:
         tree = ast.parse(text.replace("^", "**"), mode="eval").body
     except SyntaxError:
         return None
-    return [ast.unparse(d) for d in tree.elts] if isinstance(tree, ast.Tuple) else None
+    if not isinstance(tree, ast.Tuple):
+        return None
+    return [ast.unparse(size) for size in tree.elts]
+
+
+def _may_be_equal(a: str, b: str) -> bool:
+    """Return True for two sizes that differ as text, and are not two numbers."""
+    is_symbolic = not (a.isdigit() and b.isdigit())
+    return a != b and is_symbolic
 
 
 def _equal(a: str, b: str) -> str:
@@ -86,7 +93,8 @@ def _at_least(more: str, less: str, by: int) -> str:
         return f"{less} <= {int(more) - by}"
     if less.isdigit():
         return f"{more} >= {int(less) + by}"
-    return f"{more} >= {less} + {by}" if by else f"{more} >= {less}"
+    right = f"{less} + {by}" if by else less
+    return f"{more} >= {right}"
 
 
 def _solved(text: str) -> str | None:
