@@ -1,6 +1,7 @@
 """`components`: complex numbers become pairs of reals, typed PRNG keys their words of 32 bits.
 
-ONNX has neither. A value splits into parts of its own shape: `c64[B,3]` into two `f32[B,3]`, `key<fry>[B]` into two
+ONNX has neither. A value splits into parts of its own
+shape: `c64[B,3]` into two `f32[B,3]`, `key<fry>[B]` into two
 `u32[B]`. Operations that only move elements, and linear ones, are applied to each part. Bilinear
 ones are applied to each pair of parts. For the rest there are formulas in plain JAX. `tables.py`
 says which operation is which. At the boundary of the model the parts are stacked on a last axis.

@@ -1,4 +1,4 @@
-"""How operations on complex numbers and typed keys are split: tables, and the decorators that fill two of them.
+"""How operations on complex numbers and typed keys are split: tables, and decorators that fill two of them.
 
 `PARTS` has what a value splits into. `EACH`, `BILINEAR` and `FLATTENED` name primitives that need no code of
 their own. The others have a formula, a function of plain JAX code with the primitive's own parameters:

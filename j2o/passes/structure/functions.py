@@ -1,14 +1,14 @@
-"""Functions: what `@j2o.function` marked becomes a function graph and calls of it; equal bodies share one definition.
+"""Functions: what `@j2o.function` marked becomes a function graph and calls of it.
 
-A function may not use values from outside: the weights that its body holds become inputs, so blocks that differ in
-nothing but their weights have equal bodies.
+A function may not use values from outside: the weights that its body holds become inputs. So blocks that
+differ in nothing but their weights have equal bodies, and equal bodies share one definition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
-from j2o.ir.graph import Graph, Node, Value, clone_node
+from j2o.ir.graph import Graph, Loc, Node, Value, clone_node
 from j2o.ir.marks import MARK
 from j2o.ir.same import fingerprint
 from j2o.ir.tensor import Tensor
@@ -30,6 +30,7 @@ class Outliner:
         self.made: dict[Hashable, Graph] = {}
 
     def run(self, graph: Graph) -> int:
+        """Outline the marked nodes of a graph and its regions, inner ones first; returns their number."""
         count = 0
         for node in graph:
             for region in node.graphs:
@@ -41,7 +42,6 @@ class Outliner:
 
     def outline(self, node: Node) -> None:
         """Replace a marked node by a call; its region becomes a function or is found to equal one."""
-        assert node.graph is not None
         body = node.graphs[0]
         name = str(node.attrs["name"]).removeprefix(MARK) or "function"
         for inside, value in zip(body.inputs, node.inputs, strict=True):
@@ -50,17 +50,9 @@ class Outliner:
         node.graphs = ()
         body.parent = None
         function = self.shared(body, name)
-        types, hints = [v.type for v in node.outputs], [v.hint for v in node.outputs]
-        call = Node(
-            "call",
-            [*node.inputs, *outer],
-            types,
-            {"function": function.name},
-            (),
-            node.loc,
-            hints,
-        )
-        node.graph.insert(call, before=node)
+        operands = [*node.inputs, *outer]
+        call = call_of(function, operands, node.outputs, node.loc)
+        node.home.insert(call, before=node)
         node.replace_by(*call.outputs)
 
     def shared(self, body: Graph, name: str) -> Graph:
@@ -69,24 +61,39 @@ class Outliner:
         if key in self.made:
             return self.made[key]
         functions = self.root.functions
-        body.name, n = name, 0
+        body.name = name
+        number = 0
         while body.name in functions:
-            n += 1
-            body.name = f"{name}_{n}"
+            number += 1
+            body.name = f"{name}_{number}"
         self.made[key] = self.root.add_function(body)
         return body
 
 
-def lift_weights(body: Graph, holder: Node) -> list[Value]:
-    """Make what a body holds or takes from outside inputs of it; returns the values for these, in front of `holder`.
+def call_of(
+    function: Graph,
+    operands: Sequence[Value | None],
+    results: Sequence[Value],
+    loc: Loc | None,
+) -> Node:
+    """A call of a function, not inserted yet, whose results have the types and hints of `results`."""
+    types = [value.type for value in results]
+    hints = [value.hint for value in results]
+    attrs = {"function": function.name}
+    return Node("call", operands, types, attrs, (), loc, hints)
 
-    Scalars without a name stay: they belong to the program text. Equal constants become one input.
+
+def lift_weights(body: Graph, holder: Node) -> list[Value]:
+    """Make inputs of what a body holds or takes from outside.
+
+    Returns the values for these inputs, in their order; constants are moved in front of
+    `holder`. Scalars without a name stay: they belong to the program text. Equal constants become one input.
     """
-    assert holder.graph is not None
     inputs: dict[Tensor | Value, Value] = {}
     outer: list[Value] = []
 
     def given(key: Tensor | Value, value: Value) -> Value:
+        """The input that stands for a value; one for each key."""
         if key not in inputs:
             inputs[key] = body.add_input(value.type, role(value))
             outer.append(value)
@@ -98,9 +105,8 @@ def lift_weights(body: Graph, holder: Node) -> list[Value]:
                 node.set_input(i, given(value.const or value, value))
         tensor = node.out.const if node.op == "const" else None
         if tensor is not None and (tensor.shape or tensor.name):
-            assert node.graph is not None
-            node.graph.unlink(node)
-            copy = holder.graph.insert(clone_node(node, {}), before=holder)
+            node.home.unlink(node)
+            copy = holder.home.insert(clone_node(node, {}), before=holder)
             node.out.replace_by(given(tensor, copy.out))
             if not copy.used and copy.out not in outer:
                 copy.erase()
@@ -108,13 +114,14 @@ def lift_weights(body: Graph, holder: Node) -> list[Value]:
 
 
 def role(value: Value | None) -> str:
-    """What a function may call an input that is `value` at one call: the end of a weight's path."""
+    """A name for the input of a function that is `value` at one call: the end of a weight's path."""
     if value is None or value.const is None:
         return "x"
     return "_".join(value.const.name.split("/")[-2:])
 
 
 def _is_inside(graph: Graph | None, body: Graph) -> bool:
+    """Return True where a graph is `body` or a region inside of it."""
     while graph is not None and graph is not body:
         graph = graph.outer
     return graph is body

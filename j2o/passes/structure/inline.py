@@ -13,45 +13,74 @@ from j2o.passes.pipeline import graph_pass
 
 # primitives that run their (first) region on their operands; for custom_jvp/vjp that is the function itself
 CALLS = frozenset(
-    "lax.jit lax.pjit lax.closed_call lax.core_call lax.call lax.remat lax.remat2 lax.checkpoint "
-    "lax.custom_jvp_call lax.custom_vjp_call lax.custom_vjp_call_jaxpr lax.custom_lin lax.named_call "
-    "lax.composite lax.shard_map lax.core_closed_call lax.xla_call lax.custom_gradient lax.run_state "
-    "lax.jvp_call lax.reduced_precision_call lax.linear_call lax.custom_vmap_call".split()
+    [
+        # compiled or called as they stand
+        "lax.call",
+        "lax.closed_call",
+        "lax.composite",
+        "lax.core_call",
+        "lax.core_closed_call",
+        "lax.jit",
+        "lax.named_call",
+        "lax.pjit",
+        "lax.run_state",
+        "lax.shard_map",
+        "lax.xla_call",
+        # with derivatives of their own
+        "lax.custom_gradient",
+        "lax.custom_jvp_call",
+        "lax.custom_lin",
+        "lax.custom_vjp_call",
+        "lax.custom_vjp_call_jaxpr",
+        "lax.custom_vmap_call",
+        "lax.jvp_call",
+        "lax.linear_call",
+        # computed again for a derivative, or in another precision
+        "lax.checkpoint",
+        "lax.reduced_precision_call",
+        "lax.remat",
+        "lax.remat2",
+    ]
 )
 SOLVE = "lax.custom_linear_solve"
 CALLBACKS = frozenset(["lax.pure_callback", "lax.io_callback", "lax.debug_callback"])
-KEPT: set[str] = (
-    set()
-)  # names of such primitives that have a rule of their own, which `lower` calls
+# names of such primitives that have a rule of their own, which `lower` calls
+KEPT: set[str] = set()
 
 
 def keep(primitive: str) -> None:
-    """Leave what this primitive calls to the rule that there is for it; nothing for a primitive that is never inlined."""
+    """Leave what this primitive calls to its rule; a primitive that is never inlined stays as it is."""
     if f"lax.{primitive}" in (*CALLS, SOLVE):
         KEPT.add(primitive)
 
 
 @graph_pass("inline", at="lax", level=0, scope="root")
 def inline(graph: Graph) -> int:
-    """Put the bodies of calls in place of the calls, but for what `@j2o.function` or a rule of the user's own keeps."""
+    """Put the bodies of calls in place of the calls; what `@j2o.function` or a user's rule keeps stays."""
     count = 0
     for node in graph:
         for region in node.graphs:
             count += inline(region)
         if node.kind in KEPT and node.dialect == "lax":
             continue
-        if node.op == SOLVE:
-            inline_solve(node)
-            count += 1
-        elif node.op == "lax.cond" and node.attrs.get("branches_platforms"):
-            inline_platform(node)
-            count += 1
-        elif node.op == "lax.cond" and any(map(error_in, node.graphs)):
-            count += inline_error(node)
-        elif node.op in CALLS and node.graphs and not is_marked(node):
-            inline_call(node)
-            count += 1
+        count += _inline_node(node)
     return count
+
+
+def _inline_node(node: Node) -> bool:
+    """Inline one node where it is a call or a choice that is made now; returns whether it was."""
+    if node.op == SOLVE:
+        inline_solve(node)
+        return True
+    if node.op == "lax.cond":
+        if node.attrs.get("branches_platforms"):
+            inline_platform(node)
+            return True
+        return any(map(error_in, node.graphs)) and inline_error(node)
+    if node.op in CALLS and node.graphs and not is_marked(node):
+        inline_call(node)
+        return True
+    return False
 
 
 def inline_call(node: Node) -> None:
@@ -61,17 +90,18 @@ def inline_call(node: Node) -> None:
 
 
 def inline_solve(node: Node) -> None:
-    """Replace custom_linear_solve by its solver: the second of (matvec, solve), the third of (matvec, vecmat, solve, …).
+    """Replace custom_linear_solve by its solver.
 
-    Operands are what the functions capture, in the order of their names in `const_lengths`, and the right-hand side.
+    That is the second of the regions (matvec, solve), or the third of (matvec, vecmat, solve,
+    transpose_solve).
+    Operands are what the regions capture, in this order, and the right-hand side.
     """
     counts: Any = node.attrs["const_lengths"]
     first = counts.matvec + counts.vecmat
     side = first + counts.solve + counts.transpose_solve
     solver = node.graphs[len(node.graphs) // 2]
-    _replace(
-        node, solver, [*node.inputs[first : first + counts.solve], *node.inputs[side:]]
-    )
+    captured = node.inputs[first : first + counts.solve]
+    _replace(node, solver, [*captured, *node.inputs[side:]])
 
 
 def inline_platform(node: Node) -> None:
@@ -84,58 +114,51 @@ def inline_platform(node: Node) -> None:
 
 
 def error_in(branch: Graph) -> str:
-    """What a branch raises whenever it runs, in words; "" where it may come to its end."""
-    return next(
-        (
-            str(n.attrs["raises"])
-            for n in branch
-            if n.op in CALLBACKS and n.attrs.get("raises")
-        ),
-        "",
-    )
+    """The error that a branch raises whenever it runs, in words; "" where it may come to its end."""
+    for node in branch:
+        if node.op in CALLBACKS and node.attrs.get("raises"):
+            return str(node.attrs["raises"])
+    return ""
 
 
-def inline_error(node: Node) -> int:
-    """Replace a choice that ends in an error for some of its branches by the others, and a check of the index.
+def inline_error(node: Node) -> bool:
+    """Replace a choice, some branches of which end in an error, by the others and a check of the index.
 
-    The results go through the check: where nobody uses them, JAX does not look for the error either.
+    The results go through the check: where nobody uses them, JAX does not look for the error either. Returns
+    False, with nothing changed, where all branches end in an error.
     """
     errors = [error_in(branch) for branch in node.graphs]
     failing = tuple(i for i, error in enumerate(errors) if error)
     running = [i for i, error in enumerate(errors) if not error]
     if not running:
-        return 0
-    words = " or ".join(dict.fromkeys(errors[i] for i in failing))
-    attrs = {"raises": words, "failing": failing, "branches": len(errors)}
-    types = [v.type for v in node.outputs]
-    hints = [v.hint for v in node.outputs]
-    check = node.home.insert(
-        Node(
-            "lax.check",
-            [node.inputs[0], *node.outputs],
-            types,
-            attrs,
-            (),
-            node.loc,
-            hints,
-        ),
-        before=node.next,
-    )
-    for old, new in zip(node.outputs, check.outputs, strict=True):
-        old.replace_by(new, where=functools.partial(operator.is_not, check))
+        return False
+    _check_index(node, errors, failing)
     for i in failing:
         _forget(node.graphs[i])
     if len(running) == 1:
         _replace(node, node.graphs[running[0]], node.inputs[1:])
-        return 1
-    first = node.graphs[running[0]]
-    node.graphs = tuple(
-        branch if i in running else first.clone()
-        for i, branch in enumerate(node.graphs)
-    )
+        return True
+    # the index keeps its meaning: another branch stands where one failed
+    branches = list(node.graphs)
+    for i in failing:
+        branches[i] = branches[running[0]].clone()
+    node.graphs = tuple(branches)
     for branch in node.graphs:
         branch.parent = node
-    return 1
+    return True
+
+
+def _check_index(node: Node, errors: Sequence[str], failing: tuple[int, ...]) -> None:
+    """Let the results of a choice go through a check that its index is of no failing branch."""
+    words = " or ".join(dict.fromkeys(errors[i] for i in failing))
+    attrs = {"raises": words, "failing": failing, "branches": len(errors)}
+    operands = [node.operand(0), *node.outputs]
+    types = [v.type for v in node.outputs]
+    hints = [v.hint for v in node.outputs]
+    check = Node("lax.check", operands, types, attrs, (), node.loc, hints)
+    node.home.insert(check, before=node.next)
+    for old, new in zip(node.outputs, check.outputs, strict=True):
+        old.replace_by(new, where=functools.partial(operator.is_not, check))
 
 
 def _forget(branch: Graph) -> None:
@@ -145,10 +168,9 @@ def _forget(branch: Graph) -> None:
 
 
 def our_platform(platforms: Sequence[Any]) -> int:
-    """Which entry is for the CPU, where JAX's values to compare with come from."""
-    return next(
-        i for i, names in enumerate(platforms) if names is None or "cpu" in names
-    )
+    """The place of the entry for the CPU, where JAX's values to compare with come from; None is for all."""
+    fits = [names is None or "cpu" in names for names in platforms]
+    return fits.index(True)
 
 
 def _replace(node: Node, body: Graph, args: Sequence[Value | None]) -> None:
@@ -160,5 +182,5 @@ def _replace(node: Node, body: Graph, args: Sequence[Value | None]) -> None:
 
 
 def is_marked(node: Node) -> bool:
-    """Whether a node is a call that the user asked to keep as a function."""
+    """Return True for a call that the user asked to keep as a function."""
     return bool(node.graphs) and str(node.attrs.get("name", "")).startswith(MARK)
