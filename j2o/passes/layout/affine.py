@@ -242,6 +242,7 @@ class Map:
     shift: np.ndarray
     channels: Channels
     can_scale: bool
+    name: str = ""  # where the user has the shift, or the first of several
     nodes: list[Node] = field(default_factory=list)
 
     def follow(self, out: Value) -> None:
@@ -251,6 +252,8 @@ class Map:
                 if not self._then(user, out):
                     return
                 self.nodes.append(user)
+                if user.op in ("onnx.Add", "onnx.Sub"):
+                    self._take_name(user)
             elif user.op == "onnx.MatMul":  # linear in each operand
                 self.channels = NOWHERE
             else:
@@ -285,6 +288,11 @@ class Map:
                 return self._can_add() and self._multiply(-1.0) and self._add(number)
             case _:
                 return self._add(number)
+
+    def _take_name(self, user: Node) -> None:
+        """Name the shift after a constant that is added, where it has no name yet."""
+        names = [v.const.name for v in user.operands if v.const is not None]
+        self.name = self.name or "".join(names)
 
     def _multiply(self, factor: np.ndarray | float) -> bool:
         if not self.can_scale:
@@ -330,6 +338,7 @@ def _fold_output(linear: Linear) -> int:
         shift=np.zeros(count) if known is None else known,
         channels=Channels((linear.result_axis,), (count,)),
         can_scale=linear.can_scale,
+        name=bias.const.name if bias is not None and bias.const is not None else "",
     )
     found.follow(linear.node.out)
     dtype = linear.node.out.type.dtype
@@ -358,13 +367,13 @@ def _rebuild(linear: Linear, found: Map) -> None:
     inputs = list(node.inputs[:2])
     if found.scales:
         inputs[linear.weight_at] = _scaled(op, linear, linear.channels, found.scale)
-    shift = found.shift.astype(node.out.type.dtype.numpy)
+    shift = ArrayTensor(found.shift.astype(node.out.type.dtype.numpy), name=found.name)
     if linear.takes_bias and (found.shifts or linear.bias is not None):
         inputs.append(op.const(shift))
     new = op.node(node.op, inputs, node.attrs).out
     if not linear.takes_bias and found.shifts:
         behind = node.out.type.rank - 1 - linear.result_axis
-        new = op.Add(new, op.const(shift.reshape(-1, *[1] * behind)))
+        new = op.Add(new, op.const(views.reshaped(shift, (shift.size, *[1] * behind))))
     value = node.out
     node.replace_by(new)
     for folded in found.nodes:
