@@ -7,6 +7,7 @@ from j2o.passes.clean.broadcasts import broadcasts
 from j2o.passes.clean.cse import cse
 from j2o.passes.clean.dce import dce, unused
 from j2o.passes.clean.fold import fold
+from j2o.passes.clean.ranges import ranges
 from j2o.passes.clean.shapes import shapes, tidy
 from j2o.passes.clean.simplify import simplify
 from j2o.passes.clean.unit_axes import unit_axes
@@ -56,7 +57,21 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
         steps.append(Fixpoint("clean", clean, limit=4))
     if opt_level >= 2:
         steps += [
-            Fixpoint("clean", (*clean, unit_axes, recover), limit=6),
+            Fixpoint(
+                "clean",
+                (
+                    fold,
+                    simplify,
+                    ranges,
+                    shapes,
+                    broadcasts,
+                    cse,
+                    dce,
+                    unit_axes,
+                    recover,
+                ),
+                limit=6,
+            ),
             affine,
             contractions,
             projections,

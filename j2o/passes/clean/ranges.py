@@ -1,0 +1,219 @@
+"""`ranges`: what cannot happen goes: clamps, wrap-arounds, fills and selections of which the outcome is known.
+
+Everything here is about integers and Booleans, which have no NaN and one zero; of floats nothing is looked at but which
+of two operands a Where gives. What is replaced has the same elements, one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.types import DType
+from j2o.passes.clean.facts import Facts
+from j2o.passes.clean.indices import INDEX_REWRITES
+from j2o.passes.clean.intervals import (
+    always_greater,
+    extreme_of,
+    fits,
+    has_interval,
+    never_less,
+)
+from j2o.passes.context import Context
+from j2o.passes.pipeline import graph_pass
+
+Rewrite: TypeAlias = Callable[[Builder, Node, Facts], "Value | None"]
+LOOKS_BACK = 3  # nodes of an index: a clamp, a conversion, a wrap-around
+
+
+@graph_pass("ranges", at="onnx", level=2, scope="root")
+def ranges(graph: Graph, context: Context) -> int:
+    """Remove clamps, wrap-arounds, fills and selections of which the outcome is known."""
+    facts = Facts()
+    graphs = (graph, *graph.functions.values())
+    return sum(_improve_graph(one, facts, context) for one in graphs)
+
+
+def _improve_graph(graph: Graph, facts: Facts, context: Context) -> int:
+    """Improve the nodes of a graph, then those of the regions in it."""
+    count = 0
+    for node in context.fresh(graph, ranges, LOOKS_BACK):
+        if node.graph is graph and node.op.startswith("onnx."):
+            count += _improve(node, facts)
+    for holder in list(graph.holders):
+        for region in holder.graphs:
+            count += _improve_graph(region, facts, context)
+    return count
+
+
+def _improve(node: Node, facts: Facts) -> bool:
+    """Replace a node by something simpler; returns whether there is."""
+    if len(node.outputs) != 1 or node.graphs:
+        return False
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    new = _filled(op, node, facts)
+    for rewrite in REWRITES.get(node.op, ()):
+        new = new or rewrite(op, node, facts)
+    if new is None:
+        return False
+    node.replace_by(_spread(op, new, node.out))
+    return True
+
+
+def _spread(op: Builder, x: Value, like: Value) -> Value:
+    """`x` broadcast to the shape of another value."""
+    missing = like.type.rank - x.type.rank
+    return op.expand(op.unsqueeze(x, range(missing)), like.type.shape)
+
+
+def _filled(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """One number everywhere, where that is all that a value can hold."""
+    value = node.out
+    if not has_interval(value) or not node.inputs:
+        return None
+    if node.op == "onnx.Expand" and node.operand(0).const is not None:
+        return None
+    interval = facts.of(value)
+    if not interval.is_single:
+        return None
+    dtype = value.type.dtype
+    number = bool(interval.low) if dtype is DType.BOOL else interval.low
+    return op.full(value.type.shape, number, dtype)
+
+
+# ------------------------------------------------------------------------------------------- clamps
+
+
+def _max(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """A Max without the operands that are never the greatest."""
+    return _extreme(op, node, facts, greatest=True)
+
+
+def _min(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """A Min without the operands that are never the least."""
+    return _extreme(op, node, facts, greatest=False)
+
+
+def _extreme(op: Builder, node: Node, facts: Facts, greatest: bool) -> Value | None:
+    if not has_interval(node.out):
+        return None
+    kept = list(node.operands)
+    for value in node.operands:
+        others = [v for v in kept if v is not value]
+        if any(_outdoes(other, value, facts, greatest) for other in others):
+            kept = others
+    if len(kept) == len(node.operands):
+        return None
+    return kept[0] if len(kept) == 1 else op.apply(node.op, *kept)
+
+
+def _outdoes(a: Value, b: Value, facts: Facts, greatest: bool) -> bool:
+    """Return True where a Max (or a Min) of `a` and `b` is always `a`."""
+    more, less = (a, b) if greatest else (b, a)
+    return never_less(facts.of(more), facts.of(less))
+
+
+def _clip(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """A Clip without a bound that is never passed."""
+    if not has_interval(node.out):
+        return None
+    x, low, high = node.operand(0), node.optional(1), node.optional(2)
+    raised = facts.of(x)
+    if low is not None and never_less(raised, facts.of(low)):
+        low = None
+    if low is not None:
+        raised = extreme_of([raised, facts.of(low)], least=False)
+    # the upper bound counts where the two cross
+    if high is not None and never_less(facts.of(high), raised):
+        high = None
+    if (low, high) == (node.optional(1), node.optional(2)):
+        return None
+    return x if low is None and high is None else op.Clip(x, low, high)
+
+
+def _mod(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """The rest of a number from 0 on that is less than the divisor is that number."""
+    if not has_interval(node.out):
+        return None
+    x, divisor = node.operands
+    interval = facts.of(x)
+    is_rest = interval.low >= 0 and always_greater(facts.of(divisor), interval)
+    return x if is_rest else None
+
+
+def _abs(op: Builder, node: Node, facts: Facts) -> Value | None:
+    x = node.operand(0)
+    return x if has_interval(x) and facts.of(x).low >= 0 else None
+
+
+# --------------------------------------------------------------------------------------- conversions
+
+
+def _cast(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """Two conversions are one where the dtype between holds all numbers that there are."""
+    between = node.operand(0)
+    if between.op != "onnx.Cast" or not has_interval(between):
+        return None
+    x = between.producer.operand(0)
+    if not has_interval(x) or not fits(facts.of(x), between.type.dtype):
+        return None
+    if x.type.dtype is node.out.type.dtype:
+        return x
+    return op.node("onnx.Cast", [x], node.attrs).out
+
+
+# ---------------------------------------------------------------------------------- Booleans, selections
+
+
+def _where(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """What a condition that is known chooses, also of floats: a Where copies elements."""
+    condition, a, b = node.operands
+    known = facts.of(condition)
+    if not known.is_single:
+        return None
+    return a if known.low else b
+
+
+def _and(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """The one operand where the other is true under it."""
+    a, b = node.operands
+    for value, other in ((a, b), (b, a)):
+        if facts.given(other, value, True).low:
+            return value
+    return None
+
+
+def _or(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """The one operand where the other is false without it."""
+    a, b = node.operands
+    for value, other in ((a, b), (b, a)):
+        if not facts.given(other, value, False).high:
+            return value
+    return None
+
+
+def _xor(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """The one operand, or its negation, where the other is known."""
+    a, b = node.operands
+    for value, other in ((a, b), (b, a)):
+        known = facts.of(other)
+        if known.is_single:
+            return op.Not(value) if known.low else value
+    return None
+
+
+REWRITES: dict[str, Sequence[Rewrite]] = {
+    "onnx.Abs": (_abs,),
+    "onnx.And": (_and,),
+    "onnx.Cast": (_cast,),
+    "onnx.Clip": (_clip,),
+    "onnx.Max": (_max,),
+    "onnx.Min": (_min,),
+    "onnx.Mod": (_mod,),
+    "onnx.Or": (_or,),
+    "onnx.Where": (_where,),
+    "onnx.Xor": (_xor,),
+    **INDEX_REWRITES,
+}
