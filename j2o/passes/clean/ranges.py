@@ -1,7 +1,7 @@
-"""`ranges`: what cannot happen goes: clamps, wrap-arounds, fills and selections of which the outcome is known.
+"""`ranges`: clamps, wrap-arounds, fills and selections go of which the outcome is known.
 
-Everything here is about integers and Booleans, which have no NaN and one zero; of floats nothing is looked at but which
-of two operands a Where gives. What is replaced has the same elements, one by one.
+Everything here is about integers and Booleans, which have no NaN and one zero. Of floats it matters only which of
+two operands a Where gives. What is replaced has the same elements, one by one.
 """
 
 from __future__ import annotations
