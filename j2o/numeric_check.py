@@ -57,31 +57,25 @@ class NumericCheck:
 
     def __call__(self, name: str, graph: Graph) -> None:
         outputs, values, places = self.evaluate(graph)
-        if (
-            self.outputs
-            and name != INEXACT
-            and not all(map(_close, self.outputs, outputs))
-        ):
-            culprit = next(
-                (
-                    k
-                    for k, v in values.items()
-                    if k in self.values and not _close(self.values[k], v)
-                ),
-                None,
-            )
-            where = f", first in {places[culprit]}" if culprit else ""
-            which = next(
-                n
-                for n, a, b in zip(
-                    graph.output_names, self.outputs, outputs, strict=True
+        if self.outputs and name != INEXACT:
+            pairs = zip(graph.output_names, self.outputs, outputs, strict=True)
+            changed = [n for n, before, after in pairs if not _close(before, after)]
+            if changed:
+                culprit = self.first_changed(values)
+                where = f", first in {places[culprit]}" if culprit else ""
+                what = f"output {changed[0]!r}{where}"
+                raise InvalidGraphError(
+                    f"pass {name} changes what the model computes: {what}"
                 )
-                if not _close(a, b)
-            )
-            raise InvalidGraphError(
-                f"pass {name} changes what the model computes: output {which!r}{where}"
-            )
-        self.outputs, self.values = outputs, values
+        self.outputs = outputs
+        self.values = values
+
+    def first_changed(self, values: dict[str, np.ndarray]) -> str | None:
+        """The name of the first value that is another than before the pass; None where all are the same."""
+        for name, value in values.items():
+            if name in self.values and not _close(self.values[name], value):
+                return name
+        return None
 
     def evaluate(
         self, graph: Graph
@@ -92,13 +86,10 @@ class NumericCheck:
         from.
         """
         copy = graph.clone()
-        made = [
-            v
-            for n in copy
-            if n.op not in ("const", "dims", "return")
-            for v in n.outputs
-            if v.type.dtype != DType.STRING
-        ]
+        made: list[Value] = []
+        for node in copy:
+            if node.op not in ("const", "dims", "return"):
+                made += [v for v in node.outputs if v.type.dtype != DType.STRING]
         count = len(copy.outputs)
         copy.set_outputs([*copy.outputs, *made])
         copy.output_names = [f"output_{i}" for i in range(count + len(made))]
@@ -109,14 +100,16 @@ class NumericCheck:
             if name not in self.feeds:
                 self.feeds[name] = _data(value.type, self.sizes, len(self.feeds))
         assert self.context.target is not None
-        arrays = Session(to_proto(copy, self.context.target.opset), optimise=False).run(
-            self.feeds
-        )
-        unique = {k for k, n in Counter(keys).items() if n == 1}
-        rows = [
-            r for r in zip(keys, arrays[count:], places, strict=True) if r[0] in unique
-        ]
-        return arrays[:count], {k: a for k, a, _ in rows}, {k: p for k, _, p in rows}
+        proto = to_proto(copy, self.context.target.opset)
+        arrays = Session(proto, optimise=False).run(self.feeds)
+        values: dict[str, np.ndarray] = {}
+        place_of: dict[str, str] = {}
+        occurrences = Counter(keys)
+        for key, array, place in zip(keys, arrays[count:], places, strict=True):
+            if occurrences[key] == 1:
+                values[key] = array
+                place_of[key] = place
+        return arrays[:count], values, place_of
 
 
 def _place(value: Value) -> str:
@@ -155,13 +148,13 @@ def _data(type: Type, sizes: dict[str, int], seed: int) -> np.ndarray:
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if (
-        a.dtype.kind in "biu" or "int" in a.dtype.name
-    ):  # those of 2 and 4 bits are no kind of numpy's
+    # integers of 2 and 4 bits are no kind of numpy's
+    if a.dtype.kind in "biu" or "int" in a.dtype.name:
         return bool((a == b).all())
     eps = {2: 1e-3, 4: 1e-7, 8: 2e-16}.get(a.dtype.itemsize, 0.1)
-    x, y = a.astype(np.float64), b.astype(np.float64)
+    x = a.astype(np.float64)
+    y = b.astype(np.float64)
     scale = np.max(np.abs(x), initial=1, where=np.isfinite(x))
-    return bool(
-        np.allclose(x, y, rtol=1000 * eps, atol=300 * eps * scale, equal_nan=True)
-    )
+    rtol = 1000 * eps
+    atol = 300 * eps * scale
+    return bool(np.allclose(x, y, rtol=rtol, atol=atol, equal_nan=True))

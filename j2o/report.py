@@ -21,9 +21,9 @@ def count_ops(graph: Graph) -> dict[str, int]:
     """
     counts: collections.Counter[str] = collections.Counter()
     for top in (graph, *graph.functions.values()):
-        counts.update(
-            node.op for node in top.walk() if node.op not in ("const", "return")
-        )
+        for node in top.walk():
+            if node.op not in ("const", "return"):
+                counts[node.op] += 1
     return dict(counts.most_common())
 
 
@@ -53,19 +53,15 @@ class Report:
         warnings.warn(text, J2OWarning, stacklevel=_frames_of_j2o())
 
     def __str__(self) -> str:
-        stages = ", ".join(
-            f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items()
-        )
-        lines = [
-            stages,
-            f"{sum(self.ops_before.values())} operations before, {sum(self.ops_after.values())} after",
-        ]
+        stages = [f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items()]
+        before = sum(self.ops_before.values())
+        after = sum(self.ops_after.values())
+        lines = [", ".join(stages), f"{before} operations before, {after} after"]
         width = max((len(p.name) for p in self.passes), default=4)
         for p in self.passes:
             if p.changes or p.declined:
-                lines.append(
-                    f"  {p.name:{width}}  {p.changes:6d} changes  {1e3 * p.seconds:8.2f} ms"
-                )
+                time = f"{1e3 * p.seconds:8.2f} ms"
+                lines.append(f"  {p.name:{width}}  {p.changes:6d} changes  {time}")
             lines += [f"  {'':{width}}    {row}" for row in _rules(p)]
             if p.left_out:
                 lines.append(f"  {p.name}: left out, {p.left_out}")
@@ -83,18 +79,19 @@ def _rules(record: PassRecord) -> Iterator[str]:
         declined = sum(reasons.values())
         row = f"{name}: {record.rules.get(name, 0) + declined} matched"
         if declined:
-            why = "; ".join(
-                f"{reason} ({count})" if len(reasons) > 1 else reason
-                for reason, count in reasons.items()
-            )
-            row += f", {declined} declined: {why}"
+            why = list(reasons)
+            if len(reasons) > 1:
+                why = [f"{reason} ({count})" for reason, count in reasons.items()]
+            row += f", {declined} declined: {'; '.join(why)}"
         yield row
 
 
 def _frames_of_j2o() -> int:
     """The `stacklevel` at which a warning of the caller shows the line that called j2o."""
     package = os.path.dirname(__file__) + os.sep
-    level, frame = 1, sys._getframe(1)
+    level = 1
+    frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
-        level, frame = level + 1, frame.f_back
+        level += 1
+        frame = frame.f_back
     return level

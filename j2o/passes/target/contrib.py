@@ -1,4 +1,4 @@
-"""Operators that onnxruntime alone has (domain com.microsoft), for level 3, where its kernels take the dtype."""
+"""Operators of onnxruntime alone (domain com.microsoft), at level 3, where its kernels take the dtype."""
 
 from __future__ import annotations
 

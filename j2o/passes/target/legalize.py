@@ -1,4 +1,4 @@
-"""Kernels: every node gets operands of a dtype that the target runs, by Casts where it does not run as it stands."""
+"""Kernels: every node gets operands of a dtype that the target runs, by Casts where it does not run as it is."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Symbolic sizes become values: late, once each, and only where nothing else says them.
 
-`dims [B, 2*T, 8]` has no operands until here. Every symbol is read once, from the axis of a graph input that it is (or
-solves to); every expression is computed once; a Reshape says `0` or `-1` instead where that is certain to be right.
+`dims [B, 2*T, 8]` has no operands until here. Every symbol is read once, from the axis of a graph input that
+it is (or solves to). Every expression is computed once. A Reshape says `0` or `-1` instead where that is
+certain to be right.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import ast
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +42,10 @@ FORMS = frozenset(("Cast", "Reshape", "Squeeze", "Unsqueeze"))
 
 
 def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
-    """Give functions the sizes that their own inputs do not tell as further inputs; symbol → input, for each function."""
+    """Give functions further inputs for the sizes that their own inputs do not tell.
+
+    Returns these inputs by their symbols, for each function by its name.
+    """
     needs: dict[str, set[str]] = {}
     handed: dict[str, dict[str, Value]] = {}
 
@@ -53,55 +58,74 @@ def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
         return needs[name]
 
     for name, function in root.functions.items():
-        handed[name] = {
-            s: function.add_input(Type(DType.I64, (1,)), s) for s in sorted(need(name))
-        }
+        symbols = sorted(need(name))
+        size = Type(DType.I64, (1,))
+        handed[name] = {s: function.add_input(size, s) for s in symbols}
     for top in (root, *root.functions.values()):
         for node in top.walk():
             if node.op == "call":
-                extra = sorted(needs[str(node.attrs["function"])])
-                if extra:
-                    assert node.graph is not None
-                    op = Builder(node.graph, node, node.loc)
-                    sizes = [
-                        op.node("dims", (), {"dims": (root.dims.dim(s),)}).out
-                        for s in extra
-                    ]
-                    node.set_inputs([*node.inputs, *sizes])
+                _hand_to_call(root, node, sorted(needs[node.str_attr("function")]))
     return handed
+
+
+def _hand_to_call(root: Graph, call: Node, symbols: Sequence[str]) -> None:
+    """Give a call the sizes of these symbols as further operands."""
+    if not symbols:
+        return
+    op = Builder(call.home, call, call.loc)
+    sizes: list[Value] = []
+    for symbol in symbols:
+        sizes.append(op.node("dims", (), {"dims": (root.dims.dim(symbol),)}).out)
+    call.set_inputs([*call.inputs, *sizes])
 
 
 def _used(graph: Graph, need: Callable[[str], set[str]], told: set[Dim]) -> set[str]:
     """The symbols in the sizes that are used, but for those that inputs have as they are."""
     found: set[str] = set()
     for node in graph.walk():
+        sizes: list[Dim] = []
         if node.op == "dims":
-            for d in node.attrs["dims"]:  # type: ignore[union-attr]
-                if d not in told:  # type: ignore[operator]
-                    found.update(dims.symbols(d))  # type: ignore[arg-type]
+            sizes += _entries(node)
         elif node.op == "call":
-            found |= need(str(node.attrs["function"]))
-        found.update(
-            s
-            for out in _unsure(node)
-            for d in out.type.shape
-            if d not in told
-            for s in dims.symbols(d)
-        )
+            found |= need(node.str_attr("function"))
+        for out in _unsure(node):
+            sizes += out.type.shape
+        for size in sizes:
+            if size not in told:
+                found.update(dims.symbols(size))
     return found
 
 
+def _entries(node: Node) -> tuple[Dim, ...]:
+    """The sizes that a `dims` node puts into a vector."""
+    entries: Any = node.attrs["dims"]
+    return entries
+
+
 def _unsure(node: Node) -> list[Value]:
-    """The rows that a Loop puts together, where it may run no rounds and does not know their sizes: it then has 0 for them."""
-    stacked = node.outputs[len(node.inputs) - 2 :] if node.op == "onnx.Loop" else ()
-    sure = [
-        dims.known_ge(v.type.shape[0], 1) or dims.is_static(v.type.shape[1:])
-        for v in stacked
-    ]
-    return [v for v, known in zip(stacked, sure, strict=True) if v.uses and not known]
+    """The stacked rows of a Loop that may run no rounds and does not know their sizes.
+
+    The runtime then has 0 for these sizes.
+    """
+    if node.op != "onnx.Loop":
+        return []
+    unsure: list[Value] = []
+    for stacked in node.outputs[len(node.inputs) - 2 :]:
+        rounds, *row = stacked.type.shape
+        if not stacked.uses or dims.known_ge(rounds, 1) or dims.is_static(tuple(row)):
+            continue
+        unsure.append(stacked)
+    return unsure
 
 
 # ------------------------------------------------------------------------------------------------- scopes
+
+
+def _is_of_sizes(node: Node) -> bool:
+    """Return True for an operator that sizes are computed or brought to another form with."""
+    if not node.op.startswith("onnx."):
+        return False
+    return node.spec.elementwise or node.kind in FORMS
 
 
 def axes_of(graph: Graph) -> list[tuple[Value, int]]:
@@ -137,22 +161,23 @@ class Sizes:
         for node in found:
             self.reshapes(node)
             if node.used:
-                # a vector is put together where it is used, of sizes that stand at the top
-                node.replace_by(self.vector(node.attrs["dims"]))  # type: ignore[arg-type]
+                node.replace_by(self.vector(_entries(node)))
             else:
                 node.erase()
         self.raise_sizes()
-        for out in [v for n in self.graph.walk() for v in _unsure(n)]:
-            op = Builder(out.node.graph, out.node.next, out.node.loc, out.hint)  # type: ignore[union-attr, arg-type]
-            sized = op.node(
-                "onnx.Reshape",
-                [out, self.vector(out.type.shape)],
-                {"allowzero": 1},
-                [out.type],
-            )
-            out.replace_by(sized.out, where=functools.partial(operator.is_not, sized))
+        for stacked in [v for n in self.graph.walk() for v in _unsure(n)]:
+            self.give_sizes(stacked)
         self.anchor.erase()
         return len(found)
+
+    def give_sizes(self, stacked: Value) -> None:
+        """Let the users of a Loop's stacked rows take them in the shape that they have without rows, too."""
+        loop = stacked.producer
+        op = Builder(loop.home, loop.next, loop.loc, stacked.hint)
+        shape = self.vector(stacked.type.shape)
+        attrs = {"allowzero": 1}
+        sized = op.node("onnx.Reshape", [stacked, shape], attrs, [stacked.type])
+        stacked.replace_by(sized.out, where=functools.partial(operator.is_not, sized))
 
     def vector(self, entries: tuple[Dim, ...]) -> Value:
         """The sizes one after the other, numbers in a row as one constant."""
@@ -166,67 +191,67 @@ class Sizes:
             else:
                 parts += map(self.size, run)
         self.op.hint = "shape"
-        made = self.made[key] = (
-            parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=0)
-        )
+        made = parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=0)
+        self.made[key] = made
         return made
 
     def reshapes(self, node: Node) -> None:
         """Let the Reshapes that use this vector do without it, where `0` and `-1` are certain to say the same."""
         for user in list(node.out.users()):
-            if user.op != "onnx.Reshape" or user.inputs[1] is not node.out:
+            if user.op != "onnx.Reshape" or user.operand(1) is not node.out:
                 continue
-            short = short_shape(user.inputs[0].type.shape, node.attrs["dims"])  # type: ignore[union-attr, arg-type]
-            if short is not None:
-                assert user.graph is not None
-                op = Builder(user.graph, user, user.loc)
-                attrs = {k: v for k, v in user.attrs.items() if k != "allowzero"}
-                new = op.node(
-                    "onnx.Reshape",
-                    [user.inputs[0], op.const(np.asarray(short, np.int64))],
-                    attrs,
-                    [user.out.type],
-                )
-                new.out.hint = user.out.hint
-                user.replace_by(new.out)
+            x = user.operand(0)
+            short = short_shape(x.type.shape, _entries(node))
+            if short is None:
+                continue
+            op = Builder(user.home, user, user.loc)
+            attrs = {k: v for k, v in user.attrs.items() if k != "allowzero"}
+            operands = [x, op.const(np.asarray(short, np.int64))]
+            new = op.node("onnx.Reshape", operands, attrs, [user.out.type])
+            new.out.hint = user.out.hint
+            user.replace_by(new.out)
 
     def raise_sizes(self) -> None:
         """Move what is computed of sizes alone to the top, out of loops and branches."""
-        sizes, after = set(self.made.values()), False
+        sizes = set(self.made.values())
+        is_behind = False
         for node in self.graph.walk():
-            after = after or node is self.anchor
-            inputs = [v for v in node.inputs if v is not None and v.const is None]
-            form = node.op.startswith("onnx.") and (
-                node.spec.elementwise or node.kind in FORMS
-            )
-            if after and form and inputs and sizes.issuperset(inputs):
-                self.op.hint, self.op.loc = node.out.hint, node.loc
-                given = [
-                    self.op.const(v.const)
-                    if v is not None and v.const is not None
-                    else v
-                    for v in node.inputs
-                ]
-                moved = self.op.node(node.op, given, node.attrs, [node.out.type])
-                node.replace_by(moved.out)
-                sizes.add(moved.out)
+            is_behind = is_behind or node is self.anchor
+            inputs = [v for v in node.operands if v.const is None]
+            if not is_behind or not inputs or not _is_of_sizes(node):
+                continue
+            if sizes.issuperset(inputs):
+                moved = self.raised(node)
+                node.replace_by(moved)
+                sizes.add(moved)
+
+    def raised(self, node: Node) -> Value:
+        """The same node at the top, with constants of its own."""
+        self.op.hint = node.out.hint
+        self.op.loc = node.loc
+        operands: list[Value | None] = []
+        for value in node.inputs:
+            tensor = None if value is None else value.const
+            operands.append(value if tensor is None else self.op.const(tensor))
+        return self.op.node(node.op, operands, node.attrs, [node.out.type]).out
 
     # ------------------------------------------------------------------ sizes
 
     def size(self, dim: Dim) -> Value:
         """The value of an expression, `i64[1]`."""
-        return self.term(
-            ast.Constant(dim) if type(dim) is int else dims.parse_expression(dim)
-        )
+        if type(dim) is int:
+            return self.term(ast.Constant(dim))
+        return self.term(dims.parse_expression(dim))
 
     def term(self, node: ast.expr) -> Value:
         """The value of an expression that is written as a syntax tree, `i64[1]`."""
         key = ast.unparse(node)
         if key not in self.made:
             self.op.hint = key if key.isidentifier() else "size"
-            self.made[key] = (
-                self.axis(self.read[key]) if key in self.read else self.expression(node)
-            )
+            if key in self.read:
+                self.made[key] = self.axis(self.read[key])
+            else:
+                self.made[key] = self.expression(node)
         return self.made[key]
 
     def axis(self, number: int) -> Value:
@@ -235,9 +260,11 @@ class Sizes:
         return self.op.Shape(value, start=axis, end=axis + 1)
 
     def symbol(self, name: str) -> Value:
+        """The value of a symbol, solved from the axis that it is read from; DimensionError where no axis has it."""
         if name not in self.sources:
             raise DimensionError(
-                f"the size {name} cannot be read from any input of @{self.graph.name}: give {name} as a dimension of one"
+                f"the size {name} cannot be read from any input of @{self.graph.name}: "
+                f"give {name} as a dimension of one"
             )
         source = self.sources[name]
         out = self.axis(source.axis)
@@ -245,12 +272,11 @@ class Sizes:
             out = self.op.Sub(out, self.size(source.offset))
         if source.factor == 1:
             return out
-        factor = self.size(
-            source.factor
-        )  # the runtime stops the process at a division by 0
-        return self.op.Div(
-            out, factor if type(source.factor) is int else self.op.Max(factor, 1)
-        )
+        factor = self.size(source.factor)
+        if type(source.factor) is not int:
+            # the runtime stops the process at a division by 0
+            factor = self.op.Max(factor, 1)
+        return self.op.Div(out, factor)
 
     def expression(self, node: ast.expr) -> Value:
         op = self.op
@@ -288,19 +314,24 @@ class Sizes:
 
 
 def short_shape(old: tuple[Dim, ...], new: tuple[Dim, ...]) -> list[int] | None:
-    """The shape vector of a Reshape as numbers, with 0 (this axis as it was) and at most one -1; None where it takes more."""
+    """The shape vector of a Reshape as numbers, with 0 (this axis as it was) and at most one -1.
+
+    None where that is not enough, or not certain to be right.
+    """
     if any(type(d) is int and d == 0 for d in new):
         return None  # a 0 would be read as "as it was"
-    kept = [i < len(old) and same_dim(old[i], d) for i, d in enumerate(new)]
-    out = [
-        d if type(d) is int else 0 if as_it_was else -1
-        for d, as_it_was in zip(new, kept, strict=True)
-    ]
+    out: list[int] = []
+    for i, size in enumerate(new):
+        if type(size) is int:
+            out.append(size)
+        else:
+            is_kept = i < len(old) and same_dim(old[i], size)
+            out.append(0 if is_kept else -1)
+    if -1 not in out:
+        return out
     if out.count(-1) > 1:
         return None
     # with an axis of size 0 around, -1 is ambiguous
-    if -1 in out and not all(
-        type(d) is int or dims.known_ge(d, 1) for i, d in enumerate(new) if out[i] != -1
-    ):
-        return None
-    return out
+    others = [size for size, entry in zip(new, out, strict=True) if entry != -1]
+    is_certain = all(type(size) is int or dims.known_ge(size, 1) for size in others)
+    return out if is_certain else None
