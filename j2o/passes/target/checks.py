@@ -1,12 +1,13 @@
-"""Checks inside the model: a node fails for sizes that break a constraint or an expression in an input's shape.
+"""Checks inside the model: a node fails for sizes that break a constraint or an expression in an
+input's shape.
 
-So does one for values for which the program raises: a `check` takes a bool, and values that stay what they are
-where it is false.
+So does one for values for which the program raises: a `check` takes a bool, and values that stay
+what they are where it is false.
 
-A check is a Gather from `[0]`. Its index is 0 where the requirement holds, else 1, which is out of bounds; its
-name says what was asked. Checks form a chain, so that the first one that does not hold is reported. Its end,
-`[0]` again, says "as it was" to a Reshape that every input passes. That costs nothing, and no optimiser can tell
-that the checks are not needed.
+A check is a Gather from `[0]`. Its index is 0 where the requirement holds, else 1, which is out of
+bounds; its name says what was asked. Checks form a chain, so that the first one that does not hold
+is reported. Its end, `[0]` again, says "as it was" to a Reshape that every input passes. That costs
+nothing, and no optimiser can tell that the checks are not needed.
 """
 
 from __future__ import annotations

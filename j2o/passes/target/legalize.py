@@ -1,4 +1,7 @@
-"""Kernels: every node gets operands of a dtype that the target runs, by Casts where it does not run as it is."""
+"""Kernels.
+
+Every node gets operands of a dtype that the target runs, by Casts where it does not run as it is.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +127,7 @@ def legalize(graph: Graph, context: Context) -> int:
 
 
 def _refuse_foreign_dtypes(graph: Graph, target: Target) -> None:
-    """UnsupportedError lists what has a dtype that ONNX lacks at the opset, after casts of constants are done."""
+    """Raise UnsupportedError with all values whose dtype ONNX lacks at the opset."""
     for node in graph:
         if node.op == "onnx.Cast":
             _cast_constant(graph, node, target)
@@ -228,7 +231,10 @@ def _widen(value: Value, wide: dict[DType, DType], op: Builder) -> None:
 
 
 def _with_nans(graph: Graph, node: Node) -> bool:
-    """Make the greatest or least of a row with a NaN NaN: onnxruntime overlooks all but those that come first."""
+    """Make the greatest or least of a row with a NaN NaN.
+
+    Onnxruntime overlooks all but those that come first.
+    """
     if not node.out.type.dtype.is_float:
         return False
     op = Builder(graph, node, node.loc, node.out.hint)

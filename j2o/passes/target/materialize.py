@@ -38,7 +38,7 @@ def materialize(graph: Graph) -> int:
 # beside elementwise operators, what sizes are brought to
 FORMS = frozenset(("Cast", "Reshape", "Squeeze", "Unsqueeze"))
 
-# ---------------------------------------------------------------------------------------------- functions
+# ---------------------------------------------------------------------------- functions
 
 
 def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
@@ -118,7 +118,7 @@ def _unsure(node: Node) -> list[Value]:
     return unsure
 
 
-# ------------------------------------------------------------------------------------------------- scopes
+# ------------------------------------------------------------------------------- scopes
 
 
 def _is_of_sizes(node: Node) -> bool:
@@ -196,7 +196,7 @@ class Sizes:
         return made
 
     def reshapes(self, node: Node) -> None:
-        """Let the Reshapes that use this vector do without it, where `0` and `-1` are certain to say the same."""
+        """Let Reshapes do without this vector where `0` and `-1` are certain to say the same."""
         for user in list(node.out.users()):
             if user.op != "onnx.Reshape" or user.operand(1) is not node.out:
                 continue
@@ -260,7 +260,10 @@ class Sizes:
         return self.op.Shape(value, start=axis, end=axis + 1)
 
     def symbol(self, name: str) -> Value:
-        """The value of a symbol, solved from the axis that it is read from; DimensionError where no axis has it."""
+        """The value of a symbol, solved from the axis that it is read from.
+
+        DimensionError where no axis has it.
+        """
         if name not in self.sources:
             raise DimensionError(
                 f"the size {name} cannot be read from any input of @{self.graph.name}: "

@@ -1,8 +1,9 @@
-"""`weights_dtype`: large float weights are stored in another dtype; Cast or DequantizeLinear gives them theirs.
+"""`weights_dtype`: large float weights are stored in another dtype; Cast or DequantizeLinear gives
+them theirs.
 
-int8 is symmetric, with a scale for each output channel (ONNX DequantizeLinear) and for each matrix of a stack
-(blocked, from opset 21): the largest magnitude is 127. What is stored is computed while the model is written; so is
-the error, for the report.
+int8 is symmetric, with a scale for each output channel (ONNX DequantizeLinear) and for each matrix
+of a stack (blocked, from opset 21): the largest magnitude is 127. What is stored is computed while
+the model is written; so is the error, for the report.
 """
 
 from __future__ import annotations
@@ -155,7 +156,10 @@ def _measured(
 def _scales(
     tensor: Tensor, reduced: tuple[int, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """One scale for what lies along the `reduced` axes of a weight, read once; SpecError for one that is not finite."""
+    """One scale for what lies along the `reduced` axes of a weight, read once.
+
+    SpecError for one that is not finite.
+    """
     largest, read = np.zeros(shape, np.float32), tensor.reader()
     for box in boxes(tensor.shape, CHUNK // tensor.dtype.numpy.itemsize):
         array, part = read(box), largest[unbroadcast(box, shape)]
