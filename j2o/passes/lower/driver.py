@@ -31,6 +31,7 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     shape,
     sort,
     window,
+    window_gradients,
 )
 from j2o.passes.lower.decompositions import (  # noqa: F401  (as above)
     eigen,

@@ -35,6 +35,22 @@ def limits(dtype: DType) -> Limits:
     return Limits(*dtype.integers)
 
 
+def unit_of_add(dtype: DType) -> int:
+    return 0
+
+
+def unit_of_mul(dtype: DType) -> int:
+    return 1
+
+
+def unit_of_max(dtype: DType) -> Any:
+    return limits(dtype).least
+
+
+def unit_of_min(dtype: DType) -> Any:
+    return limits(dtype).greatest
+
+
 def _reduce(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
     """One of ONNX's reductions; `x` itself over no axes, which for ONNX would be all."""
     if not axes:
@@ -315,35 +331,23 @@ def cumsum(op: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
 
 @lower_with("cumprod")
 def cumprod(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
-    return _cumulative(x, axis, reverse, lax.mul, _one, _in_blocks)
+    return _cumulative(x, axis, reverse, lax.mul, unit_of_mul, _in_blocks)
 
 
 @lower_with("cummax")
 def cummax(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
-    return _cumulative(x, axis, reverse, lax.max, _least, _in_blocks)
+    return _cumulative(x, axis, reverse, lax.max, unit_of_max, _in_blocks)
 
 
 @lower_with("cummin")
 def cummin(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
-    return _cumulative(x, axis, reverse, lax.min, _greatest, _in_blocks)
+    return _cumulative(x, axis, reverse, lax.min, unit_of_min, _in_blocks)
 
 
 @lower_with("cumlogsumexp")
 def cumlogsumexp(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
     """One combination is twenty nodes: as few of them as can be."""
-    return _cumulative(x, axis, reverse, jnp.logaddexp, _least, _by_doubling)
-
-
-def _one(dtype: DType) -> int:
-    return 1
-
-
-def _least(dtype: DType) -> Any:
-    return limits(dtype).least
-
-
-def _greatest(dtype: DType) -> Any:
-    return limits(dtype).greatest
+    return _cumulative(x, axis, reverse, jnp.logaddexp, unit_of_max, _by_doubling)
 
 
 def _cumulative(

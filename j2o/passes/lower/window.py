@@ -1,8 +1,9 @@
-"""Sliding windows: pooling, its gradients, and `reduce_window` with any computation.
+"""Sliding windows: pooling, and `reduce_window` with any computation.
 
-A window lies over the operand with padding around (and, by `base_dilation`, between) its elements. Sums and extremes are
-AveragePool and MaxPool where those have kernels; else each axis in its turn is reduced by combining shifted slices. Sources:
-`jax.lax.reduce_window` and XLA's ReduceWindow and SelectAndScatter, ONNX's MaxPool and AveragePool.
+A window lies over the operand with padding around (and, by `base_dilation`, between) its elements. Sums and
+extremes are AveragePool and MaxPool where those have kernels; else each axis in its turn is reduced by
+combining shifted slices. Sources: `jax.lax.reduce_window` and XLA's ReduceWindow, ONNX's
+MaxPool and AveragePool.
 """
 
 from __future__ import annotations
@@ -12,17 +13,14 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
-from j2o.ir.types import Dim, DType, Shape, dtype_of, same_dim
+from j2o.ir.types import Dim, DType, Shape, same_dim
 from j2o.passes.lower.conv import same_padding, wide_enough
 from j2o.passes.lower.dot import pick
 from j2o.passes.lower.elementwise import max_, min_
@@ -34,11 +32,17 @@ from j2o.passes.lower.reduce import (
     reduce_min,
     reduce_prod,
     reduce_sum,
+    unit_of_add,
+    unit_of_max,
+    unit_of_min,
+    unit_of_mul,
 )
-from j2o.passes.lower.shape import arange, pad_with, slice_axes
-from j2o.passes.lower.table import Lowering, lower, lower_with
+from j2o.passes.lower.shape import Padding, pad_with, slice_axes
+from j2o.passes.lower.table import Lowering, lower
 
 Combine: TypeAlias = Callable[[Lowering, Value, Value], Value]
+# a builder, the results so far, the elements at one place of the windows -> the new results
+Computation: TypeAlias = Callable[[Lowering, list[Value], list[Value]], list[Value]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,57 +58,50 @@ class Windows:
 
     def spread(self, op: Lowering, x: Value, value: Any) -> Value:
         """`x` with `value` as padding."""
-        config = [
-            (low, high, b - 1)
-            for (low, high), b in zip(self.padding, self.base, strict=True)
-        ]
+        config: list[Padding] = []
+        for (low, high), base in zip(self.padding, self.base, strict=True):
+            config.append((low, high, base - 1))
         return pad_with(op, x, op.const(value, x.type.dtype), config)
 
     @property
     def is_padded(self) -> bool:
-        return any(not same_dim(p, 0) for pair in self.padding for p in pair) or any(
-            b != 1 for b in self.base
-        )
+        """True where there is padding around the operand, or between its elements."""
+        around = any(not same_dim(p, 0) for pair in self.padding for p in pair)
+        return around or any(b != 1 for b in self.base)
 
     def keeps(self, axis: int) -> bool:
-        """Whether the windows leave an axis as it is."""
-        still = (
-            same_dim(self.sizes[axis], 1)
-            and self.strides[axis] == 1
-            and self.base[axis] == 1
-        )
-        return still and all(same_dim(p, 0) for p in self.padding[axis])
+        """Return True where the windows leave an axis as it is."""
+        has_windows = not same_dim(self.sizes[axis], 1) or self.strides[axis] != 1
+        if has_windows or self.base[axis] != 1:
+            return False
+        return all(same_dim(p, 0) for p in self.padding[axis])
 
     def offsets(self) -> Iterator[tuple[int, ...]]:
-        """The places in a window, in row-major order."""
-        if not dims.is_static(self.sizes):
-            raise UnsupportedError(["gradients of a window of symbolic size"])
-        return itertools.product(
-            *(
-                range(0, s * d, d)
-                for s, d in zip(self.sizes, self.dilations, strict=True)
-            )
-        )  # type: ignore[operator]
+        """The places in a window, in row-major order. UnsupportedError for a symbolic size."""
+        places = []
+        for size, dilation in zip(self.sizes, self.dilations, strict=True):
+            if type(size) is not int:
+                raise UnsupportedError(["gradients of a window of symbolic size"])
+            places.append(range(0, size * dilation, dilation))
+        return itertools.product(*places)
 
     def at(self, op: Lowering, x: Value, offset: Sequence[int] | Value) -> Value:
-        """What the windows have at one place, of the padded operand."""
+        """What the windows have at one place, of the padded operand.
+
+        The place is known, or an `i64[rank]`.
+        """
         if isinstance(offset, Value):
-            end = op.Add(
-                offset,
-                op.dims(
-                    [
-                        dims.mul(n, s)
-                        for n, s in zip(self.counts, self.strides, strict=True)
-                    ]
-                ),
-            )
-            axes, kept = np.arange(x.type.rank), [x.type.with_shape(self.counts)]
-            return op.apply(
-                "onnx.Slice", x, offset, end, axes, np.asarray(self.strides), types=kept
-            )
+            return self._at_computed_place(op, x, offset)
         for axis, start in enumerate(offset):
             x = _every(op, x, axis, start, self.counts[axis], self.strides[axis])
         return x
+
+    def _at_computed_place(self, op: Lowering, x: Value, offset: Value) -> Value:
+        lengths = list(map(dims.mul, self.counts, self.strides))
+        end = op.Add(offset, op.dims(lengths))
+        axes, steps = np.arange(x.type.rank), np.asarray(self.strides)
+        result = x.type.with_shape(self.counts)
+        return op.apply("onnx.Slice", x, offset, end, axes, steps, types=[result])
 
 
 def _every(
@@ -114,10 +111,9 @@ def _every(
     shape = x.type.shape
     if start == 0 and stride == 1 and same_dim(count, shape[axis]):
         return x
-    end = dims.add(
-        start, dims.mul(count, stride)
-    )  # may lie past the axis: ONNX clamps it
-    kept = x.type.with_shape((*shape[:axis], count, *shape[axis + 1 :]))
+    # the end may lie past the axis: ONNX clamps it
+    end = dims.add(start, dims.mul(count, stride))
+    result = x.type.with_shape((*shape[:axis], count, *shape[axis + 1 :]))
     return op.apply(
         "onnx.Slice",
         x,
@@ -125,24 +121,29 @@ def _every(
         op.dims((end,)),
         np.array([axis]),
         np.array([stride]),
-        types=[kept],
+        types=[result],
     )
 
 
-def _windows(
-    op: Lowering, *, window_dimensions: Shape, window_strides: Any, padding: Any, base_dilation: Any = None,
-    window_dilation: Any = None, **_: Any,
-) -> Windows:  # fmt: skip
-    """From the parameters of JAX's primitives."""
+def windows_of(
+    op: Lowering,
+    *,
+    window_dimensions: Shape,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[Dim, Dim]],
+    base_dilation: Sequence[int] | None = None,
+    window_dilation: Sequence[int] | None = None,
+    **_: Any,
+) -> Windows:
+    """The windows that the parameters of JAX's primitives describe."""
     ones = (1,) * len(window_dimensions)
-    base, dilations = base_dilation or ones, window_dilation or ones
     return Windows(
-        window_dimensions,
-        window_strides,
-        padding,
-        base,
-        dilations,
-        op.out_types[0].shape,
+        sizes=window_dimensions,
+        strides=window_strides,
+        padding=padding,
+        base=base_dilation or ones,
+        dilations=window_dilation or ones,
+        counts=op.out_types[0].shape,
     )
 
 
@@ -151,140 +152,203 @@ def _windows(
 
 @dataclass(frozen=True)
 class Monoid:
-    """A computation that may be done one axis after the other: how two are combined, how a whole axis is."""
+    """A computation that may be done one axis after the other.
+
+    It has a way to combine two, one to reduce a whole axis, and a unit, which changes nothing.
+    """
 
     combine: Combine
     whole: Callable[..., Value]
     unit: Callable[[DType], Any]
 
 
+def _add(op: Lowering, x: Value, y: Value) -> Value:
+    return op.Add(x, y)
+
+
+def _mul(op: Lowering, x: Value, y: Value) -> Value:
+    return op.Mul(x, y)
+
+
 MONOIDS = {
-    "add": Monoid(lambda op, a, b: op.Add(a, b), reduce_sum, lambda dtype: 0),
-    "mul": Monoid(lambda op, a, b: op.Mul(a, b), reduce_prod, lambda dtype: 1),
-    "max": Monoid(max_, reduce_max, lambda dtype: limits(dtype)[0]),
-    "min": Monoid(min_, reduce_min, lambda dtype: limits(dtype)[1]),
+    "add": Monoid(_add, reduce_sum, unit_of_add),
+    "max": Monoid(max_, reduce_max, unit_of_max),
+    "min": Monoid(min_, reduce_min, unit_of_min),
+    "mul": Monoid(_mul, reduce_prod, unit_of_mul),
 }
-# what the computations of `reduce_window` are after lowering; booleans are combined as 0 and 1
-BY_OPERATOR = {
+# the monoids that the computations of `reduce_window` are, by their operator after lowering
+MONOID_OF_OPERATOR = {
     "Add": "add",
-    "Mul": "mul",
     "Max": "max",
     "Min": "min",
-    "Or": "max",
+    "Mul": "mul",
+    # booleans are combined as 0 and 1
     "And": "min",
+    "Or": "max",
 }
 
 
-@lower("reduce_window_sum", "reduce_window_max", "reduce_window_min")
-def reduce_window_monoid(op: Lowering, x: Value, **windows: Any) -> Value:
-    """One of the reductions that JAX has a primitive of its own for."""
-    kind = {"sum": "add"}.get(name := op.source.kind.rpartition("_")[2], name)
-    return _reduce(op, x, kind, _windows(op, **windows))
+@lower("reduce_window_sum")
+def reduce_window_sum(op: Lowering, x: Value, **windows: Any) -> Value:
+    return _reduce_windows(op, x, "add", windows_of(op, **windows))
 
 
-def _reduce(op: Lowering, x: Value, kind: str, w: Windows) -> Value:
+@lower("reduce_window_max")
+def reduce_window_max(op: Lowering, x: Value, **windows: Any) -> Value:
+    return _reduce_windows(op, x, "max", windows_of(op, **windows))
+
+
+@lower("reduce_window_min")
+def reduce_window_min(op: Lowering, x: Value, **windows: Any) -> Value:
+    return _reduce_windows(op, x, "min", windows_of(op, **windows))
+
+
+def _reduce_windows(op: Lowering, x: Value, kind: str, w: Windows) -> Value:
     """A monoid over windows, in the dtype of `x`. Padding counts for nothing."""
-    dtype = x.type.dtype
+    monoid, dtype = MONOIDS[kind], x.type.dtype
     if any(same_dim(d, 0) for d in w.counts):
         return op.full(w.counts, 0, dtype)
     if dtype == DType.BOOL:
-        return op.cast(_reduce(op, op.cast(x, DType.I32), kind, w), DType.BOOL)
+        numbers = op.cast(x, DType.I32)
+        return op.cast(_reduce_windows(op, numbers, kind, w), DType.BOOL)
     if all(same_dim(d, 1) for d in w.sizes):
-        return w.at(op, w.spread(op, x, MONOIDS[kind].unit(dtype)), [0] * len(w.sizes))
-    return _pool(op, x, kind, w) or _shifted(op, x, MONOIDS[kind], w)
+        return w.at(op, w.spread(op, x, monoid.unit(dtype)), [0] * len(w.sizes))
+    plan = _pool_plan(op, x, kind, w)
+    if plan is None:
+        return _shifted(op, x, monoid, w)
+    return _pool(op, x, kind, w, plan)
 
 
 # ------------------------------------------------------------------------------ MaxPool and AveragePool
 
 
-def _pool(op: Lowering, x: Value, kind: str, w: Windows) -> Value | None:
-    """The pooling operator of the monoid; None where it has no kernel.
+POOLING_OPERATORS = {"add": "AveragePool", "max": "MaxPool", "min": "MaxPool"}
 
-    onnxruntime's MaxPool differs from JAX, which gives NaN and -inf, in two places: a NaN may be passed over, and a window
-    of nothing but -inf that has padding gives the lowest finite number.
-    """
+
+class PoolPlan(NamedTuple):
+    """How the reduction of windows becomes one pooling operator: over these axes, 1 to 3, in this dtype."""
+
+    operator: str
+    axes: list[int]
+    dtype: DType
+
+
+def _pool_plan(op: Lowering, x: Value, kind: str, w: Windows) -> PoolPlan | None:
+    """The plan; None where there is no such operator, or no kernel for these windows and dtype."""
     dtype = x.type.dtype
-    narrow = dtype in (DType.F16, DType.BF16)
-    operator = {"add": "AveragePool", "max": "MaxPool", "min": "MaxPool"}.get(kind)
-    still = [
-        same_dim(s, 1) and w.strides[i] == 1 and w.counts[i] == x.type.shape[i]
-        for i, s in enumerate(w.sizes)
-    ]
-    axes = [i for i, alone in enumerate(still) if not alone]
-    static = all(type(w.sizes[i]) is int for i in axes)
-    if (
-        operator is None
-        or not static
-        or not 1 <= len(axes) <= 3
-        or any(same_dim(d, 0) for d in x.type.shape)
-    ):
+    axes = _pooled_axes(x, w)
+    if kind not in POOLING_OPERATORS or not 1 <= len(axes) <= 3:
         return None
-    if not op.supports(operator, DType.F32 if narrow else dtype) or (
-        kind == "min" and not dtype.is_float
-    ):
+    if not all(type(w.sizes[i]) is int for i in axes):
         return None
-    if kind == "add" and op.opset < 19 and any(w.dilations[i] != 1 for i in axes):
+    if any(same_dim(d, 0) for d in x.type.shape):
         return None
-    if narrow:
-        return op.cast(_pool(op, op.cast(x, DType.F32), kind, w), dtype)  # type: ignore[arg-type]
+    if kind == "min" and not dtype.is_float:  # it is the max of negated numbers
+        return None
+    is_dilated = any(w.dilations[i] != 1 for i in axes)
+    if kind == "add" and is_dilated and op.opset < 19:
+        return None
+    wide = DType.F32 if dtype in (DType.F16, DType.BF16) else dtype
+    operator = POOLING_OPERATORS[kind]
+    return PoolPlan(operator, axes, wide) if op.supports(operator, wide) else None
+
+
+def _pooled_axes(x: Value, w: Windows) -> list[int]:
+    """The axes that the windows do not leave as they are."""
+    axes = []
+    for i, size in enumerate(w.sizes):
+        is_single = same_dim(size, 1) and w.strides[i] == 1
+        if not (is_single and w.counts[i] == x.type.shape[i]):
+            axes.append(i)
+    return axes
+
+
+def _pool(op: Lowering, x: Value, kind: str, w: Windows, plan: PoolPlan) -> Value:
+    """The monoid by the operator of the plan.
+
+    onnxruntime's MaxPool differs from JAX, which gives NaN and -inf, in two places: a NaN may be passed over,
+    and a window of nothing but -inf that has padding gives the lowest finite number.
+    """
+    values = op.cast(x, plan.dtype)
     if kind == "min":
-        x = op.Neg(x)
-    unit = limits(dtype)[0] if operator == "MaxPool" else 0
+        values = op.Neg(values)
+    y = _pooled(op, values, w, plan)
+    if kind == "add":
+        y = op.Mul(y, float(np.prod(pick(w.sizes, plan.axes))))
+    elif kind == "min":
+        y = op.Neg(y)
+    return op.cast(y, x.type.dtype)
+
+
+def _pooled(op: Lowering, x: Value, w: Windows, plan: PoolPlan) -> Value:
+    """The operator, with padding that it cannot do done before it, and the axes that it takes last."""
+    axes, is_average = plan.axes, plan.operator == "AveragePool"
+    unit = 0 if is_average else limits(plan.dtype).least
+    sizes, dilations = pick(w.sizes, axes), pick(w.dilations, axes)
     auto, pads, counts = _auto_padding(x, w, axes), None, w.counts
     if auto is None:
         pads, rest = _split_padding(w, axes)
         padded = rest.spread(op, x, unit)
-        x = wide_enough(
-            op, padded, axes, pads, pick(w.sizes, axes), pick(w.dilations, axes), unit
-        )
+        x = wide_enough(op, padded, axes, pads, sizes, dilations, unit)
         if x is not padded:
-            counts = tuple(
-                dims.maximum(d, 1) if i in axes else d for i, d in enumerate(counts)
-            )
+            counts = _at_least_one(counts, axes)
     others = [i for i in range(x.type.rank) if i not in axes]
     order = [*others, *axes]
-    shape = pick(counts, order)
-    flat = _to_batch_and_channel(op, op.transpose(x, order), len(others))
+    turned = op.transpose(x, order)
+    flat = _to_batch_and_channel(op, turned, len(others))
+    result = flat.type.with_shape((*flat.type.shape[:2], *pick(counts, axes)))
     y = op.apply(
-        f"onnx.{operator}", flat, kernel_shape=pick(w.sizes, axes), strides=pick(w.strides, axes), pads=pads, auto_pad=auto,
-        dilations=pick(w.dilations, axes) if any(w.dilations[i] != 1 for i in axes) else None,
-        count_include_pad=1 if kind == "add" else None,
-        types=[flat.type.with_shape((*flat.type.shape[:2], *shape[len(others) :]))],
-    )  # fmt: skip
-    y = op.transpose(op.reshape(y, shape), np.argsort(order).tolist())
-    y = slice_axes(op, y, (0,) * len(order), w.counts, (1,) * len(order))
-    if kind == "add":
-        return op.Mul(y, float(np.prod(pick(w.sizes, axes))))
-    return op.Neg(y) if kind == "min" else y
+        f"onnx.{plan.operator}",
+        flat,
+        kernel_shape=sizes,
+        strides=pick(w.strides, axes),
+        pads=pads,
+        auto_pad=auto,
+        dilations=dilations if any(d != 1 for d in dilations) else None,
+        count_include_pad=1 if is_average else None,
+        types=[result],
+    )
+    back = op.reshape(y, pick(counts, order))
+    y = op.transpose(back, np.argsort(order).tolist())
+    return slice_axes(op, y, (0,) * len(order), w.counts, (1,) * len(order))
+
+
+def _at_least_one(counts: Shape, axes: Sequence[int]) -> Shape:
+    """The number of windows on each axis, where there is one at least on some of them."""
+    return tuple(dims.maximum(d, 1) if i in axes else d for i, d in enumerate(counts))
 
 
 def _auto_padding(x: Value, w: Windows, axes: Sequence[int]) -> str | None:
     """`auto_pad`, where it says the padding of all axes."""
-    plain = all(w.base[i] == 1 and w.dilations[i] == 1 for i in range(len(w.base)))
-    if not plain or any(
-        not same_dim(p, 0)
-        for i, pair in enumerate(w.padding)
-        if i not in axes
-        for p in pair
-    ):
+    if any(d != 1 for d in (*w.base, *w.dilations)):
         return None
-    return same_padding(
-        *(pick(v, axes) for v in (x.type.shape, w.sizes, w.strides, w.padding))
-    )
+    others = [pair for i, pair in enumerate(w.padding) if i not in axes]
+    if any(not same_dim(p, 0) for pair in others for p in pair):
+        return None
+    sizes, kernel = pick(x.type.shape, axes), pick(w.sizes, axes)
+    return same_padding(sizes, kernel, pick(w.strides, axes), pick(w.padding, axes))
 
 
 def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Windows]:
-    """`pads` of a pooling operator (static, from 0 to less than the kernel), and the padding to be done before it."""
-    low, high, rest = [], [], list(w.padding)
+    """`pads` of a pooling operator, and the windows with the padding that is left, to be done before it.
+
+    `pads` are static, and from 0 to less than the kernel.
+    """
+    low, high = [], []
+    rest = list(w.padding)
     for i in axes:
-        pair = w.padding[i]
-        fits = w.base[i] == 1 and all(
-            type(p) is int and 0 <= p < w.sizes[i] for p in pair
-        )
-        low.append(int(pair[0]) if fits else 0)
-        high.append(int(pair[1]) if fits else 0)
-        rest[i] = (0, 0) if fits else pair
+        fits = w.base[i] == 1 and all(_fits(p, w.sizes[i]) for p in w.padding[i])
+        before, after = w.padding[i] if fits else (0, 0)
+        low.append(before)
+        high.append(after)
+        if fits:
+            rest[i] = (0, 0)
     return (*low, *high), dataclasses.replace(w, padding=rest)
+
+
+def _fits(amount: Dim, size: Dim) -> bool:
+    """Return True for an amount of padding that a pooling operator takes, over a window of this size."""
+    return type(amount) is int and type(size) is int and 0 <= amount < size
 
 
 def _to_batch_and_channel(op: Lowering, x: Value, others: int) -> Value:
@@ -292,15 +356,13 @@ def _to_batch_and_channel(op: Lowering, x: Value, others: int) -> Value:
     shape = x.type.shape
     if others < 2:
         return op.unsqueeze(x, list(range(others, 2)))
-    if not dims.known_ge(
-        shape[others - 1], 1
-    ):  # of all axes only the first may have no elements
+    last = shape[others - 1]
+    # of all axes only the first may have no elements
+    if not dims.known_ge(last, 1):
         return op.reshape(x, (dims.prod(shape[:others]), 1, *shape[others:]))
-    return (
-        x
-        if others == 2
-        else op.reshape(x, (dims.prod(shape[: others - 1]), *shape[others - 1 :]))
-    )
+    if others == 2:
+        return x
+    return op.reshape(x, (dims.prod(shape[: others - 1]), last, *shape[others:]))
 
 
 # ---------------------------------------------------------------------------------- shifted slices
@@ -315,48 +377,45 @@ def _shifted(op: Lowering, x: Value, monoid: Monoid, w: Windows) -> Value:
 
 
 def _slide(op: Lowering, x: Value, monoid: Monoid, axis: int, w: Windows) -> Value:
-    size, stride, dilation, count = (
-        w.sizes[axis],
-        w.strides[axis],
-        w.dilations[axis],
-        w.counts[axis],
-    )
-    length = x.type.shape[axis]
-    if (
-        same_dim(size, length)
-        and not same_dim(size, 1)
-        and same_dim(count, 1)
-        and dilation == 1
-    ):
+    """Reduce along one axis: as a whole, in a loop, or by shifted slices, as its size asks for."""
+    size, stride, dilation = w.sizes[axis], w.strides[axis], w.dilations[axis]
+    count = w.counts[axis]
+    covers_all = same_dim(size, x.type.shape[axis]) and same_dim(count, 1)
+    if covers_all and not same_dim(size, 1) and dilation == 1:
         return op.unsqueeze(monoid.whole(op, x, axes=[axis]), [axis])
     if type(size) is not int:
-        one = [
-            [v if i == axis else 1 for i in range(x.type.rank)]
-            for v in (size, stride, dilation)
-        ]
-        counts = (*x.type.shape[:axis], count, *x.type.shape[axis + 1 :])
-        alone = Windows(
-            tuple(one[0]),
-            one[1],
-            [(0, 0)] * x.type.rank,
-            [1] * x.type.rank,
-            one[2],
-            counts,
-        )
-        unit = op.const(monoid.unit(x.type.dtype), x.type.dtype)
-        return _fold(
-            op,
-            [x],
-            [unit],
-            alone,
-            lambda op, acc, items: [monoid.combine(op, *acc, *items)],
-        )[0]
+        return _slide_in_a_loop(op, x, monoid, axis, w)
     if size <= 4 or stride * 2 >= size:
         parts = [_every(op, x, axis, k * dilation, count, stride) for k in range(size)]
         return functools.reduce(functools.partial(monoid.combine, op), parts)
-    return _every(
-        op, _doubled(op, x, monoid, axis, size, dilation), axis, 0, count, stride
+    each = _doubled(op, x, monoid, axis, size, dilation)
+    return _every(op, each, axis, 0, count, stride)
+
+
+def _slide_in_a_loop(
+    op: Lowering, x: Value, monoid: Monoid, axis: int, w: Windows
+) -> Value:
+    """Reduce along one axis by windows whose size is known at run time alone."""
+    rank = x.type.rank
+
+    def on_this_axis(value: Any) -> tuple[Any, ...]:
+        return tuple(value if i == axis else 1 for i in range(rank))
+
+    def combine(op: Lowering, so_far: list[Value], items: list[Value]) -> list[Value]:
+        return [monoid.combine(op, *so_far, *items)]
+
+    shape, dtype = x.type.shape, x.type.dtype
+    alone = Windows(
+        sizes=on_this_axis(w.sizes[axis]),
+        strides=on_this_axis(w.strides[axis]),
+        padding=[(0, 0)] * rank,
+        base=[1] * rank,
+        dilations=on_this_axis(w.dilations[axis]),
+        counts=(*shape[:axis], w.counts[axis], *shape[axis + 1 :]),
     )
+    unit = op.const(monoid.unit(dtype), dtype)
+    (out,) = _fold(op, [x], [unit], alone, combine)
+    return out
 
 
 def _doubled(
@@ -365,13 +424,16 @@ def _doubled(
     """Windows of stride 1 from windows of 1, 2, 4, …: about 2 log₂(size) combinations."""
 
     def joined(a: Value, b: Value, shift: int) -> Value:
-        rest = dims.maximum(dims.sub(b.type.shape[axis], shift), 0)
-        count = rest if b is a else dims.minimum(rest, a.type.shape[axis])
-        return monoid.combine(
-            op, _every(op, a, axis, 0, count, 1), _every(op, b, axis, shift, count, 1)
-        )
+        """Windows of `a` with those of `b` that begin `shift` later."""
+        count = dims.maximum(dims.sub(b.type.shape[axis], shift), 0)
+        if b is not a:
+            count = dims.minimum(count, a.type.shape[axis])
+        first = _every(op, a, axis, 0, count, 1)
+        second = _every(op, b, axis, shift, count, 1)
+        return monoid.combine(op, first, second)
 
-    power, covered, out = x, 0, None
+    power = x  # windows of 2**bit elements
+    out, covered = None, 0  # windows of `covered` elements, so far
     for bit in range(size.bit_length()):
         if size >> bit & 1:
             out = power if out is None else joined(out, power, covered * dilation)
@@ -387,183 +449,101 @@ def _doubled(
 
 @lower("reduce_window")
 def reduce_window(op: Lowering, *operands: Value, **windows: Any) -> Sequence[Value]:
-    """A monoid where the computation is one, else the computation for each place in the window, from the initial values on."""
+    """Any computation over windows, from the initial values on.
+
+    It is a reduction where the computation is a monoid, else the computation for each place in the window.
+    """
     n = len(operands) // 2
     xs, inits = operands[:n], operands[n:]
-    w = _windows(op, **windows)
+    w = windows_of(op, **windows)
     region = op.source.graphs[0]
     kind = _monoid_of(region) if n == 1 else None
     if kind is not None:
-        out, init = _reduce(op, xs[0], kind, w), inits[0]
-        unit = MONOIDS[kind].unit(
-            DType.I32 if init.type.dtype == DType.BOOL else init.type.dtype
-        )
-        known = (
-            init.const is not None
-            and init.type.dtype != DType.BOOL
-            and bool(init.const.scalar == unit)
-        )
-        return [
-            out
-            if known
-            else op.expand(
-                apply_elementwise(op, region, [out, op.expand(init, w.counts)])[0],
-                w.counts,
-            )
-        ]
+        out = _reduce_windows(op, xs[0], kind, w)
+        if _is_unit(inits[0], MONOIDS[kind]):
+            return [out]
+        start = op.expand(inits[0], w.counts)
+        (combined,) = apply_elementwise(op, region, [out, start])
+        return [op.expand(combined, w.counts)]
     if any(same_dim(d, 0) for d in w.counts):
         return [op.full(w.counts, 0, v.type.dtype) for v in xs]
-    return _fold(
-        op,
-        xs,
-        inits,
-        w,
-        lambda op, acc, items: apply_elementwise(op, region, [*acc, *items]),
-    )
+
+    def compute(op: Lowering, so_far: list[Value], items: list[Value]) -> list[Value]:
+        return apply_elementwise(op, region, [*so_far, *items])
+
+    return _fold(op, xs, inits, w, compute)
 
 
 def _monoid_of(region: Graph) -> str | None:
-    """Which monoid a lowered computation is: one node, of both of its inputs."""
+    """The monoid that a lowered computation is: one node, of both of its inputs."""
     body = [node for node in region if node.op != "return"]
-    if len(body) != 1 or body[0].dialect != "onnx" or region.outputs != body[0].outputs:
+    if len(body) != 1 or body[0].dialect != "onnx":
         return None
-    return (
-        BY_OPERATOR.get(body[0].kind)
-        if set(body[0].inputs) == set(region.inputs)
-        else None
-    )
+    (node,) = body
+    if region.outputs != node.outputs or set(node.inputs) != set(region.inputs):
+        return None
+    return MONOID_OF_OPERATOR.get(node.kind)
+
+
+def _is_unit(init: Value, monoid: Monoid) -> bool:
+    """Return True where an initial value is known to change nothing."""
+    dtype = init.type.dtype
+    if init.const is None or dtype == DType.BOOL:
+        return False
+    return bool(init.const.scalar == monoid.unit(dtype))
+
+
+class Mask(NamedTuple):
+    """Which elements of a padded operand are real, and how windows lie over these flags.
+
+    Axes without windows have size 1.
+    """
+
+    is_real: Value
+    windows: Windows
+
+
+def _mask(op: Lowering, shape: Shape, w: Windows) -> Mask:
+    """The mask of an operand of this shape."""
+    keeps = [w.keeps(axis) for axis in range(len(shape))]
+    flags_shape = tuple(1 if keeps[i] else d for i, d in enumerate(shape))
+    counts = tuple(1 if keeps[i] else d for i, d in enumerate(w.counts))
+    is_real = w.spread(op, op.full(flags_shape, True, DType.BOOL), False)
+    return Mask(is_real, dataclasses.replace(w, counts=counts))
 
 
 def _fold(
-    op: Lowering, xs: Sequence[Value], inits: Sequence[Value], w: Windows,
-    computation: Callable[[Lowering, list[Value], list[Value]], list[Value]],
-) -> list[Value]:  # fmt: skip
+    op: Lowering,
+    xs: Sequence[Value],
+    inits: Sequence[Value],
+    w: Windows,
+    compute: Computation,
+) -> list[Value]:
     """The computation over the places of a window, one after the other; padding is passed over.
 
     In a loop where the sizes of the windows are known at run time alone.
     """
     spread = [w.spread(op, x, 0) for x in xs]
-    real, plain = None, w
-    if w.is_padded:  # one mask for all that lies along the axes without windows
-        still = [w.keeps(i) for i in range(len(w.counts))]
-        shape = tuple(1 if still[i] else n for i, n in enumerate(xs[0].type.shape))
-        plain = dataclasses.replace(
-            w, counts=tuple(1 if still[i] else n for i, n in enumerate(w.counts))
-        )
-        real = w.spread(op, op.full(shape, True, DType.BOOL), False)
+    mask = _mask(op, xs[0].type.shape, w) if w.is_padded else None
     start = [op.expand(v, w.counts) for v in inits]
 
     def step(
-        op: Lowering, acc: Sequence[Value], offset: Sequence[int] | Value
+        op: Lowering, so_far: Sequence[Value], offset: Sequence[int] | Value
     ) -> list[Value]:
-        new = computation(op, list(acc), [w.at(op, x, offset) for x in spread])
-        if real is None:
+        items = [w.at(op, x, offset) for x in spread]
+        new = compute(op, list(so_far), items)
+        if mask is None:
             return new
-        here = plain.at(op, real, offset)
-        return [op.Where(here, v, old) for v, old in zip(new, acc, strict=True)]
+        here = mask.windows.at(op, mask.is_real, offset)
+        return [op.Where(here, v, old) for v, old in zip(new, so_far, strict=True)]
 
     if dims.is_static(w.sizes):
         return functools.reduce(functools.partial(step, op), w.offsets(), start)
-    sizes, rows = (
-        op.dims(w.sizes),
-        op.dims([dims.prod(w.sizes[i + 1 :]) for i in range(len(w.sizes))]),
-    )
+    sizes = op.dims(w.sizes)
+    strides = op.dims([dims.prod(w.sizes[i + 1 :]) for i in range(len(w.sizes))])
 
-    def body(op: Lowering, place: Value, *acc: Value) -> list[Value]:
-        return step(
-            op, acc, op.Mul(op.Mod(op.Div(place, rows), sizes), np.asarray(w.dilations))
-        )
+    def body(op: Lowering, place: Value, *so_far: Value) -> list[Value]:
+        position = op.Mod(op.Div(place, strides), sizes)
+        return step(op, so_far, op.Mul(position, np.asarray(w.dilations)))
 
     return list(loop(op, dims.prod(w.sizes), start, body))
-
-
-# ------------------------------------------------------------------------------ gradients of max-pooling
-
-
-@lower_with("select_and_gather_add")
-def select_and_gather_add(
-    tangents: jax.Array, x: jax.Array, *, select_prim: str, **windows: Any
-) -> jax.Array:
-    """The tangent at the extreme of each window; the first of equal ones."""
-
-    def choose(
-        best: tuple[jax.Array, ...], item: tuple[jax.Array, ...]
-    ) -> tuple[jax.Array, ...]:
-        keep = getattr(lax, select_prim)(best[0], item[0])
-        return tuple(
-            lax.select(keep, old, new) for old, new in zip(best, item, strict=True)
-        )
-
-    unit = limits(dtype_of(x.dtype))[select_prim == "le"]
-    inits = tuple(jnp.asarray(v, x.dtype) for v in (unit, 0))
-    return lax.reduce_window((x, tangents), inits, choose, **windows)[1]
-
-
-@lower("select_and_scatter_add")
-def select_and_scatter_add(
-    op: Lowering, source: Value, x: Value, *, select_prim: str, **windows: Any
-) -> Value:
-    """Each element of `source` is added where the extreme of its window lies, the first of equal ones."""
-    w = dataclasses.replace(_windows(op, **windows), counts=source.type.shape)
-    dtype = x.type.dtype
-    if any(same_dim(d, 0) for d in (*w.counts, *x.type.shape)):
-        return op.full(op.out_shape, 0, dtype)
-    operator = {"ge": "GreaterOrEqual", "le": "LessOrEqual"}[select_prim]
-    padded = w.spread(op, x, limits(dtype)[select_prim == "le"])
-    shape = padded.type.shape
-    first, *others = w.offsets()
-    best, place = (
-        w.at(op, padded, first),
-        op.full(w.counts, 0, DType.I64),
-    )  # of the extreme, in the window
-    for offset in others:
-        value = w.at(op, padded, offset)
-        here = op.dim(
-            dims.total(
-                dims.mul(start, dims.prod(shape[i + 1 :]))
-                for i, start in enumerate(offset)
-            )
-        )
-        keep = op.apply(f"onnx.{operator}", best, value)
-        best, place = op.Where(keep, best, value), op.Where(keep, place, here)
-    for axis in range(
-        x.type.rank
-    ):  # from places in the window to places in the padded operand
-        step = op.dim(dims.mul(w.strides[axis], dims.prod(shape[axis + 1 :])))
-        starts = op.Mul(arange(op, w.counts[axis], DType.I64), step)
-        place = op.Add(
-            place,
-            op.reshape(
-                starts, tuple(d if i == axis else 1 for i, d in enumerate(w.counts))
-            ),
-        )
-    added = _scatter_add(
-        op,
-        op.reshape(place, (source.type.size,)),
-        op.reshape(source, (source.type.size,)),
-        shape,
-    )
-    return pad_with(
-        op,
-        added,
-        op.const(0, dtype),
-        [(dims.sub(0, a), dims.sub(0, b), 0) for a, b in w.padding],
-    )
-
-
-def _scatter_add(op: Lowering, places: Value, values: Value, shape: Shape) -> Value:
-    """Zeros of `shape` with flat `values` added at flat `places`; 16-bit floats, which it does not add, in float32."""
-    dtype = values.type.dtype
-    wide = (
-        DType.F32
-        if dtype in (DType.F16, DType.BF16)
-        else DType.U8
-        if dtype == DType.BOOL
-        else dtype
-    )
-    size = dims.prod(shape)
-    zeros = op.full((size,), 0, wide)
-    out = op.ScatterElements(
-        zeros, places, op.cast(values, wide), axis=0, reduction="add"
-    )
-    return op.cast(op.reshape(out, shape), dtype)
