@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.inference.table import broadcast_shape
-from j2o.ir.types import is_one, same_shape
+from j2o.ir.types import Shape, is_one, same_shape
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
@@ -61,11 +62,29 @@ def _unexpand(node: Node, index: int) -> int:
         if source is None:
             break
         shape = broadcast_shape([source.type.shape, *others])
-        if shape is None or not same_shape(shape, node.out.type.shape):
+        if shape is None:
+            break
+        if value.op == "onnx.Expand" and _lacks_ones_alone(shape, node.out):
+            node.set_input(index, _with_leading_ones(node, source))
+            count += 1
+            break
+        if not same_shape(shape, node.out.type.shape):
             break
         node.set_input(index, source)
         value, count = source, count + 1
     return count
+
+
+def _lacks_ones_alone(shape: Shape, out: Value) -> bool:
+    """Return True where leading axes of size 1 are all that a result would lose."""
+    extra = out.type.rank - len(shape)
+    return extra > 0 and same_shape((1,) * extra + shape, out.type.shape)
+
+
+def _with_leading_ones(node: Node, source: Value) -> Value:
+    """An operand with as many axes as the result has."""
+    op = Builder(node.home, node, node.loc, source.hint)
+    return op.unsqueeze(source, range(node.out.type.rank - source.type.rank))
 
 
 def _before_broadcast(value: Value) -> Value | None:

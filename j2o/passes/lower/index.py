@@ -21,7 +21,7 @@ from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape, same_dim
+from j2o.ir.types import Dim, DType, Shape, is_one, same_dim
 from j2o.passes.components.split import computes
 from j2o.passes.lower.dot import pick
 from j2o.passes.lower.elementwise import never_nan, where
@@ -256,7 +256,7 @@ def _filled(
     op: Lowering, out: Value, fits: Value, offset_dims: Sequence[int], fill_value: Any
 ) -> Value:
     """The fill value wherever a window did not fit: on some axis, for `fits` has them all."""
-    inside = op.Equal(_on_all_axes(op, fits), 1)
+    inside = _on_all_axes(op, fits)
     dtype, sizes = out.type.dtype, iter(inside.type.shape)
     shape = tuple(1 if i in offset_dims else next(sizes) for i in range(out.type.rank))
     if fill_value is None:
@@ -265,8 +265,11 @@ def _filled(
 
 
 def _on_all_axes(op: Lowering, fits: Value) -> Value:
-    """`i32`: 1 where the last axis of a bool array has no False, else 0."""
-    return op.ReduceMin(op.cast(fits, DType.I32), np.array([-1]), keepdims=0)
+    """True where the last axis of a bool array has no False."""
+    if is_one(fits.type.shape[-1]):
+        return op.squeeze(fits, [fits.type.rank - 1])
+    least = op.ReduceMin(op.cast(fits, DType.I32), np.array([-1]), keepdims=0)
+    return op.Equal(least, 1)
 
 
 def _default_fill(dtype: DType) -> Any:
@@ -484,7 +487,7 @@ def _scatter(
     if mode == "clip" or not plan.windows.axes:
         out = _reduced(op, base, places, rows, reduction)
     else:
-        misfits = op.Less(_on_all_axes(op, op.Equal(index, inside)), 1)
+        misfits = op.Not(_on_all_axes(op, op.Equal(index, inside)))
         out = _dropping(op, base, places, rows, misfits, reduction)
     out = _first_elements(op, out, turned.type.shape)
     return op.transpose(out, np.argsort(plan.order).tolist())
