@@ -113,6 +113,16 @@ def test_halves_of_places_are_quotients():
     assert not {"Where", "Sign", "Less", "And"} & set(operators(model))
 
 
+def test_remainders_are_one_operator():
+    def remainders(x, i):
+        return x + jnp.arange(x.shape[0]) % 3, i % 5, jnp.mod(i, 7)
+
+    index = np.array([0, 4, -1, -5, -6, 2**31 - 1, -(2**31)], np.int32)
+    model = agrees(remainders, [TABLE[:, 0], index], ["f32[t]", "i32[n]"])
+    assert operators(model).count("Mod") == 3
+    assert not {"Where", "Div", "Less"} & set(operators(model))
+
+
 def test_causal_masks_have_one_comparison():
     def masked(x):
         t = x.shape[0]

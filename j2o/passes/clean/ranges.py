@@ -7,7 +7,7 @@ two operands a Where gives. What is replaced has the same elements, one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
@@ -15,6 +15,7 @@ from j2o.ir.types import DType
 from j2o.passes.clean.facts import Facts
 from j2o.passes.clean.indices import INDEX_REWRITES
 from j2o.passes.clean.intervals import (
+    NO,
     always_greater,
     extreme_of,
     fits,
@@ -52,9 +53,13 @@ def _improve(node: Node, facts: Facts) -> bool:
     """Replace a node by something simpler; returns whether there is."""
     if len(node.outputs) != 1 or node.graphs:
         return False
+    number = _only_number(node, facts)
+    rewrites = REWRITES.get(node.op, ())
+    if number is None and not rewrites:
+        return False
     op = Builder(node.home, node, node.loc, node.out.hint)
-    new = _filled(op, node, facts)
-    for rewrite in REWRITES.get(node.op, ()):
+    new = None if number is None else _filled(op, number, node.out)
+    for rewrite in rewrites:
         new = new or rewrite(op, node, facts)
     if new is None:
         return False
@@ -68,19 +73,21 @@ def _spread(op: Builder, x: Value, like: Value) -> Value:
     return op.expand(op.unsqueeze(x, range(missing)), like.type.shape)
 
 
-def _filled(op: Builder, node: Node, facts: Facts) -> Value | None:
-    """One number everywhere, where that is all that a value can hold."""
-    value = node.out
-    if not has_interval(value) or not node.inputs:
+def _only_number(node: Node, facts: Facts) -> int | None:
+    """The number that all elements must be, where a node works it out."""
+    if not has_interval(node.out) or not node.inputs:
         return None
     if node.op == "onnx.Expand" and node.operand(0).const is not None:
         return None
-    interval = facts.of(value)
-    if not interval.is_single:
-        return None
-    dtype = value.type.dtype
-    number = bool(interval.low) if dtype is DType.BOOL else interval.low
-    return op.full(value.type.shape, number, dtype)
+    interval = facts.of(node.out)
+    return interval.low if interval.is_single else None
+
+
+def _filled(op: Builder, number: int, like: Value) -> Value:
+    """One number everywhere."""
+    dtype = like.type.dtype
+    element = bool(number) if dtype is DType.BOOL else number
+    return op.full(like.type.shape, element, dtype)
 
 
 # ------------------------------------------------------------------------------------------- clamps
@@ -148,6 +155,54 @@ def _abs(op: Builder, node: Node, facts: Facts) -> Value | None:
     return x if has_interval(x) and facts.of(x).low >= 0 else None
 
 
+# ---------------------------------------------------------------------------------------- remainders
+#
+# JAX's `rem` is x - (x / y) y, where the quotient is rounded towards 0; its sign is that of x. Its `mod` is
+# Where(rem < 0, rem + y, rem) for a positive y: ONNX's Mod, which has the sign of y.
+
+
+class Remainder(NamedTuple):
+    """A value is `x - (x / y) * y`."""
+
+    x: Value
+    y: Value
+
+
+def _remainder_of(value: Value) -> Remainder | None:
+    """The operands of a remainder of integers; None of another value."""
+    if value.op != "onnx.Sub" or not value.type.dtype.is_int:
+        return None
+    x, multiple = value.producer.operands
+    if multiple.op != "onnx.Mul":
+        return None
+    a, b = multiple.producer.operands
+    for quotient, y in ((a, b), (b, a)):
+        if quotient.op == "onnx.Div" and quotient.producer.operands == (x, y):
+            return Remainder(x, y)
+    return None
+
+
+def _rem(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """The remainder of a number from 0 on by a positive one."""
+    found = _remainder_of(node.out)
+    if found is None or facts.of(found.x).low < 0 or facts.of(found.y).low <= 0:
+        return None
+    return op.Mod(found.x, found.y)
+
+
+def _modulo(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """A remainder by a positive number, with that added where it is negative."""
+    condition, moved, rest = node.operands
+    found = _remainder_of(rest)
+    if found is None or condition.op != "onnx.Less" or moved.op != "onnx.Add":
+        return None
+    subject, zero = condition.producer.operands
+    if subject is not rest or facts.of(zero) != NO or facts.of(found.y).low <= 0:
+        return None
+    sums = ((rest, found.y), (found.y, rest))
+    return op.Mod(*found) if moved.producer.operands in sums else None
+
+
 # --------------------------------------------------------------------------------------- conversions
 
 
@@ -213,7 +268,8 @@ REWRITES: dict[str, Sequence[Rewrite]] = {
     "onnx.Min": (_min,),
     "onnx.Mod": (_mod,),
     "onnx.Or": (_or,),
-    "onnx.Where": (_where,),
+    "onnx.Sub": (_rem,),
+    "onnx.Where": (_where, _modulo),
     "onnx.Xor": (_xor,),
     **INDEX_REWRITES,
 }
