@@ -24,7 +24,12 @@ def test_a_layer_of_attention_is_what_one_would_draw():
         return jnp.einsum("bths,hsm->btm", mixed, wo) + bo
 
     x = normal(2, 5, MODEL) / 4
-    model = agrees(fn, [x], [f"f32[B,T,{MODEL}]"], rtol=1e-4, atol=1e-4)
+    specs = [f"f32[B,T,{MODEL}]"]
+    model = agrees(fn, [x], specs, rtol=1e-4, atol=1e-4, opset=23)
+    assert operators(model) == [
+        *["MatMul", "Add", "Split", "Attention", "MatMul", "Add"]
+    ]
+    model = agrees(fn, [x], specs, rtol=1e-4, atol=1e-4, opset=22)
     assert operators(model) == [
         # projections
         *["MatMul", "Add", "Reshape", "Split"],

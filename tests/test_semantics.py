@@ -524,6 +524,19 @@ def fewer_roundings():
     np.testing.assert_allclose(got, want, rtol=3e-7)
 
 
+def masked_attention():
+    x = f32(30, 0, 0, 30, INF, INF).reshape(3, 2)
+    got, want = both(attended, x)
+    assert np.isnan(got[0]).all()
+    assert (want[0] == f32(1, 2)).all()
+
+
+def attended(x):
+    """Attention in which no time looks at a later one. The values are constant."""
+    scores = jnp.where(np.tri(3, dtype=bool), x @ x.T, -2e38)
+    return jax.nn.softmax(scores) @ f32(1, 2, 3, 4, 5, 6).reshape(3, 2)
+
+
 def nan_bits():
     x = np.array([0xFFC00001, 0x7FC00001, 0x7F800001], np.uint32).view(np.float32)
     got, _ = both(lambda x: lax.bitcast_convert_type(x, jnp.uint32) & 0x7F800000, x)
@@ -575,6 +588,7 @@ BOUNDED = {
     "fused-16-bits": fused_16_bits,
     "elementary-functions": elementary_functions,
     "fewer-roundings": fewer_roundings,
+    "masked-attention": masked_attention,
     "nan-bits": nan_bits,
     "ones-of-i4": ones_of_i4,
     "complex-edges": complex_edges,

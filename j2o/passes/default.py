@@ -20,6 +20,7 @@ from j2o.passes.layout.transposes import transposes
 from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
 from j2o.passes.recover import recover, recover_early
+from j2o.passes.recover.attention import attention
 from j2o.passes.structure.functions import functions
 from j2o.passes.structure.inline import inline
 from j2o.passes.structure.repeats import repeats
@@ -74,6 +75,9 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
             ),
             affine,
             contractions,
+            attention,
+            shapes,
+            dce,
             projections,
             transposes,
             Fixpoint("layout", (fold, shapes, cse, dce), limit=3),

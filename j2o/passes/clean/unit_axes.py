@@ -11,6 +11,7 @@ At the end each use of the last sort gets a Squeeze or Unsqueeze of the value, a
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
@@ -45,20 +46,28 @@ def unit_axes(graph: Graph, context: Context) -> int:
     """
     views: Views = {}
     count = 0
-    for node in context.fresh(graph, unit_axes, 1):
-        if not node.op.startswith("onnx.") or node.graph is not graph:
-            continue
-        if len(node.outputs) != 1:
-            continue
-        rule = RULE_OF.get(node.op, _elementwise if node.spec.elementwise else None)
-        if rule is not None and rule(node, views):
+    todo = collections.deque(context.fresh(graph, unit_axes, 1))
+    while todo:
+        node = todo.popleft()
+        if _move(node, graph, views):
             count += 1
+            todo.extend(node.out.users())
     for value in views:
         _settle_view(value, views)
     return count
 
 
-# ------------------------------------------------------------------------------------------- the views
+def _move(node: Node, graph: Graph, views: Views) -> bool:
+    """Move a Squeeze or Unsqueeze of an operand behind a node, once; returns whether there was one."""
+    if not node.op.startswith("onnx.") or node.graph is not graph:
+        return False
+    if len(node.outputs) != 1 or node.out in views:
+        return False
+    rule = RULE_OF.get(node.op, _elementwise if node.spec.elementwise else None)
+    return rule is not None and rule(node, views)
+
+
+# ---------------------------------------------------------------------------- the views
 
 
 @dataclass(slots=True)
@@ -158,7 +167,7 @@ def _change(node: Node, kind: str, axes: tuple[int, ...], views: Views) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------------------- moving and reducing
+# ------------------------------------------------------------------ moving and reducing
 
 
 def _squeeze(node: Node, views: Views) -> bool:
@@ -247,7 +256,7 @@ def _along(node: Node, views: Views) -> bool:
     return _change(node, kind, source.axes, views)
 
 
-# ------------------------------------------------------------------------------------- elementwise operators
+# ---------------------------------------------------------------- elementwise operators
 
 
 def _elementwise(node: Node, views: Views) -> bool:

@@ -32,7 +32,7 @@ def contractions(graph: Graph) -> int:
     """Make MatMuls again where another arrangement transposes fewer elements."""
     count = 0
     for node in [node for node in graph if node.op == "onnx.MatMul"]:
-        contraction = _read(node)
+        contraction = read_contraction(node)
         if contraction is None:
             continue
         best = min(_arrangements(contraction), key=contraction.cost)
@@ -250,7 +250,7 @@ def _treats_all_alike(node: Node, value: Value) -> bool:
     return is_scalar and node.out.type == value.type
 
 
-def _read(node: Node) -> Contraction | None:
+def read_contraction(node: Node) -> Contraction | None:
     """A MatMul and what is around it as a contraction.
 
     None where stacks of matrices broadcast.
@@ -291,8 +291,8 @@ def _write(contraction: Contraction, order: Arrangement) -> None:
     rows = dims.prod(_sizes(sizes, order.rows))
     inner = dims.prod(_sizes(sizes, order.inner))
     columns = dims.prod(_sizes(sizes, order.columns))
-    a = _arranged(op, left, order.left, sizes)
-    b = _arranged(op, right, order.right, sizes)
+    a = arranged(op, left, order.left, sizes)
+    b = arranged(op, right, order.right, sizes)
     product = op.MatMul(
         op.reshape(a, (*batch, rows, inner)), op.reshape(b, (*batch, inner, columns))
     )
@@ -310,7 +310,7 @@ def _sizes(sizes: dict[Label, Dim], labels: Labels) -> Shape:
     return tuple(sizes[label] for label in labels)
 
 
-def _arranged(
+def arranged(
     op: Builder, tensor: Tensor, order: Labels, sizes: dict[Label, Dim]
 ) -> Value:
     """A tensor without its axes of size 1, its other axes in this order."""

@@ -1,0 +1,392 @@
+"""`attention`: scores, their mask, Softmax and the weighted sum of values become ONNX's Attention
+(since opset 23).
+
+Both products are read as contractions, so that it does not matter how a program orders and merges
+axes: heads and time may stand anywhere, and several query heads may share a head of keys and
+values. Where all tensors are [batch, time, heads, size], Attention takes them with heads and size
+merged, and no transpose is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from j2o.ir import dims
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_shape
+from j2o.passes.context import Context
+from j2o.passes.layout.affine import RESHAPES
+from j2o.passes.layout.contractions import (
+    Contraction,
+    Label,
+    Labels,
+    Tensor,
+    arranged,
+    read_contraction,
+)
+from j2o.passes.layout.transposes import perm_of
+from j2o.passes.pipeline import graph_pass
+
+SINCE = 23  # the opset that brought Attention
+# A masked score is taken to be this or less: adding it to a score then gives itself. See
+# `masked-attention` in semantics.md.
+MASKED = -1e30
+
+
+@graph_pass("attention", at="onnx", level=2)
+def attention(graph: Graph, context: Context) -> int:
+    """Softmax(Q Kᵀ · scale + mask) V → Attention(Q, K, V, mask), where the target has it for the dtype."""
+    if context.target is None or context.target.opset < SINCE:
+        return 0
+    count = 0
+    for node in graph:
+        if node.op != "onnx.MatMul":
+            continue
+        if not context.target.supports("onnx.Attention", node.out.type.dtype):
+            continue
+        found = _read(node)
+        if found is not None:
+            _write(found)
+            count += 1
+    return count
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+class Mask(NamedTuple):
+    """What is added to scores.
+
+    With `where`, `value` is true for the scores that count, others are `masked`.
+    """
+
+    value: Value
+    where: bool
+    masked: float
+
+
+class Axes(NamedTuple):
+    """The labels of attention's axes. `groups` are the query heads that share a head of keys and values."""
+
+    batch: Labels
+    heads: Labels
+    groups: Labels
+    queries: Labels
+    keys: Labels
+
+    @property
+    def rows(self) -> Labels:
+        return (*self.batch, *self.heads, *self.groups, *self.queries)
+
+
+class Found(NamedTuple):
+    """Attention in a graph.
+
+    Two contractions and what is between them. `axes` are labels of the first contraction.
+    """
+
+    scores: Contraction
+    values: Contraction
+    mask: Mask | None
+    scale: float
+    axes: Axes
+    to_scores: dict[Label, Label]  # from labels of the second contraction
+
+
+def _read(node: Node) -> Found | None:
+    """The attention whose weighted sum of values is this MatMul; None where it is none."""
+    values = read_contraction(node)
+    if values is None:
+        return None
+    weights = values.first.value
+    if weights.op != "onnx.Softmax" or len(weights.uses) != 1:
+        return None
+    scores, mask = _unmasked(weights.producer.operand(0))
+    product = _product_behind(scores)
+    contraction = None if product is None else read_contraction(product)
+    if contraction is None or contraction.last.value is not scores:
+        return None
+    scale = _scale(contraction)
+    names = _same_axes(values.first, contraction.last)
+    if scale is None or names is None:
+        return None
+    axes = _axes(contraction, values, names)
+    if axes is None or _axis_of(weights.producer) != _place(weights, values):
+        return None
+    return Found(contraction, values, mask, scale, axes, names)
+
+
+def _axis_of(softmax: Node) -> int:
+    return softmax.int_attr("axis", -1) % softmax.out.type.rank
+
+
+def _place(weights: Value, values: Contraction) -> int | None:
+    """The axis of the weights that the second contraction sums over, where it is one."""
+    if len(values.found.inner) != 1:
+        return None
+    places = [a for a, size in enumerate(weights.type.shape) if not is_one(size)]
+    return places[values.first.labels.index(values.found.inner[0])]
+
+
+def _unmasked(value: Value) -> tuple[Value, Mask | None]:
+    """Scores without their mask, which is a Where with a large negative number or the sum with a bias."""
+    node = value.node
+    if node is None or len(value.uses) != 1:
+        return value, None
+    if node.op == "onnx.Where":
+        masked = _number(node.operand(2))
+        scores = node.operand(1)
+        if masked is None or not -np.inf < masked <= MASKED:
+            return value, None
+        if _keeps_shape(scores, value):
+            return scores, Mask(node.operand(0), True, masked)
+    if node.op == "onnx.Add":
+        for scores, bias in (node.operands, node.operands[::-1]):
+            if _keeps_shape(scores, value) and _product_behind(scores) is not None:
+                return scores, Mask(bias, False, 0.0)
+    return value, None
+
+
+def _keeps_shape(scores: Value, value: Value) -> bool:
+    """Return True where a mask has not broadcast the scores, but for axes of size 1 in front."""
+    missing = value.type.rank - scores.type.rank
+    return same_shape((*[1] * missing, *scores.type.shape), value.type.shape)
+
+
+def _number(value: Value) -> float | None:
+    """The one number that all elements of a small constant are."""
+    tensor = value.const
+    if tensor is None or not tensor.is_small or not tensor.size:
+        return None
+    elements = tensor.load().astype(np.float64)
+    first = elements.flat[0]
+    return float(first) if (elements == first).all() else None
+
+
+def _product_behind(value: Value) -> Node | None:
+    """The MatMul that a value comes from by changes of shape and constant factors alone."""
+    while (node := value.node) is not None and len(value.uses) == 1:
+        if node.op == "onnx.MatMul":
+            return node
+        is_change = node.op in RESHAPES or perm_of(node) is not None
+        if is_change:
+            value = node.operand(0)
+        elif _factor(node) is not None:
+            value = next(v for v in node.operands if v.const is None)
+        else:
+            return None
+    return None
+
+
+def _factor(node: Node) -> float | None:
+    """The constant that a node multiplies by."""
+    if node.op not in ("onnx.Mul", "onnx.Div"):
+        return None
+    left, right = map(_number, node.operands)
+    if right is not None:
+        return right if node.op == "onnx.Mul" else 1.0 / right if right else None
+    return left if node.op == "onnx.Mul" else None
+
+
+def _scale(contraction: Contraction) -> float | None:
+    """The product of the factors behind a contraction; None where something else stands there."""
+    scale = 1.0
+    for node in contraction.scalars:
+        factor = _factor(node)
+        if factor is None:
+            return None
+        scale *= factor
+    return scale if np.isfinite(scale) else None
+
+
+def _same_axes(weights: Tensor, scores: Tensor) -> dict[Label, Label] | None:
+    """For the labels of the weights those of the scores, which lie at the same axes."""
+    if len(weights.labels) != len(scores.labels):
+        return None
+    return dict(zip(weights.labels, scores.labels, strict=True))
+
+
+def _axes(
+    scores: Contraction, values: Contraction, names: dict[Label, Label]
+) -> Axes | None:
+    """What the axes are, where both contractions are those of attention."""
+    first, second = scores.found, values.found
+    rows = {names[label] for label in second.rows}
+    batch = {names[label] for label in second.batch}
+    inner = tuple(names[label] for label in second.inner)
+    if inner != first.columns or len(inner) != 1:
+        return None
+    if rows != set(first.rows) or batch != set(first.batch):
+        return None
+    if len(first.inner) != 1 or len(second.columns) != 1 or len(batch) > 2:
+        return None
+    outer = [label for label in scores.first.labels if label in batch]
+    for groups, queries in _divided(first.rows):
+        axes = Axes(tuple(outer[:-1]), tuple(outer[-1:]), groups, queries, inner)
+        if _stands_in_order(scores.first, axes, first.inner):
+            return axes
+    return None
+
+
+def _divided(rows: Labels) -> Iterator[tuple[Labels, Labels]]:
+    """The ways in which rows may be groups of heads and queries."""
+    if len(rows) == 1:
+        yield (), rows
+    if len(rows) == 2:
+        yield rows[:1], rows[1:]
+        yield rows[1:], rows[:1]
+
+
+def _stands_in_order(queries: Tensor, axes: Axes, size: Labels) -> bool:
+    """Return True where groups stand right behind their head: together they are the query heads."""
+    heads = (*axes.heads, *axes.groups)
+    merged = (*axes.batch, *axes.queries, *heads, *size)
+    apart = (*axes.batch, *heads, *axes.queries, *size)
+    return not axes.groups or queries.labels in (merged, apart)
+
+
+def _mask_shape(found: Found) -> dict[Label, Dim]:
+    """The size that a mask has at each label of the scores: theirs, or 1."""
+    assert found.mask is not None
+    scores = found.scores.last
+    mask = found.mask.value.type.shape
+    # a mask of higher rank than the scores has axes of size 1 in front
+    sizes = (*[1] * (scores.value.type.rank - len(mask)), *mask)[
+        -scores.value.type.rank :
+    ]
+    places = [a for a, s in enumerate(scores.value.type.shape) if not is_one(s)]
+    pairs = zip(scores.labels, places, strict=True)
+    return {label: sizes[place] for label, place in pairs}
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def _write(found: Found) -> None:
+    """Make the Attention, and let the nodes go that it stands for."""
+    scores, values, axes = found.scores, found.values, found.axes
+    last = values.last
+    old = last.value.producer
+    op = Builder(values.node.home, old, values.node.loc, last.value.hint)
+    back = {label: name for name, label in found.to_scores.items()}
+    heads = (*axes.heads, *axes.groups)
+    head_size, value_size = scores.found.inner, values.found.columns
+
+    def named(labels: Labels) -> Labels:
+        """Labels of the scores as labels of the second contraction."""
+        return tuple(back[label] for label in labels)
+
+    shared, times = named(axes.heads), named(axes.keys)
+    sides = (
+        Side(scores.first, axes.batch, heads, axes.queries, head_size, scores.sizes),
+        Side(scores.second, axes.batch, axes.heads, axes.keys, head_size, scores.sizes),
+        Side(values.second, named(axes.batch), shared, times, value_size, values.sizes),
+    )
+    result = Side(
+        last,
+        named(axes.batch),
+        named(heads),
+        named(axes.queries),
+        value_size,
+        values.sizes,
+    )
+    is_merged = all(side.has_heads_behind_time for side in (*sides, result))
+    attrs: dict[str, Attr] = {"scale": found.scale}
+    if is_merged:
+        attrs["q_num_heads"] = sides[0].head_count
+        attrs["kv_num_heads"] = sides[1].head_count
+    operands = [side.operand(op, is_merged) for side in sides]
+    if found.mask is not None:
+        operands.append(_bias(op, found, sides[0].dtype))
+    type = Type(sides[0].dtype, result.shape(is_merged))
+    out = op.node("onnx.Attention", operands, attrs, [type]).out
+    last.value.replace_by(result.restored(op, out, is_merged))
+    erase_dead(old)
+
+
+class Side(NamedTuple):
+    """One of the four tensors of attention, and the labels of its axes."""
+
+    tensor: Tensor
+    batch: Labels
+    heads: Labels
+    time: Labels
+    size: Labels
+    sizes: dict[Label, Dim]
+
+    @property
+    def dtype(self) -> DType:
+        return self.tensor.value.type.dtype
+
+    @property
+    def merged(self) -> Labels:
+        return (*self.batch, *self.time, *self.heads, *self.size)
+
+    @property
+    def apart(self) -> Labels:
+        return (*self.batch, *self.heads, *self.time, *self.size)
+
+    @property
+    def has_heads_behind_time(self) -> bool:
+        """Return True where the tensor is [batch, time, heads, size] with so many heads."""
+        is_known = type(self._product(self.heads)) is int
+        return is_known and self.tensor.labels == self.merged
+
+    @property
+    def head_count(self) -> int:
+        return int(self._product(self.heads))
+
+    def _product(self, labels: Labels) -> Dim:
+        return dims.prod([self.sizes[label] for label in labels])
+
+    def shape(self, is_merged: bool) -> Shape:
+        """The shape that Attention has for it: of rank 3 with heads and size merged, else of rank 4."""
+        batch, time = self._product(self.batch), self._product(self.time)
+        if is_merged:
+            return (batch, time, self._product((*self.heads, *self.size)))
+        return batch, self._product(self.heads), time, self._product(self.size)
+
+    def operand(self, op: Builder, is_merged: bool) -> Value:
+        """The tensor as an operand of Attention."""
+        order = self.merged if is_merged else self.apart
+        plain = arranged(op, self.tensor, order, self.sizes)
+        return op.reshape(plain, self.shape(is_merged))
+
+    def restored(self, op: Builder, out: Value, is_merged: bool) -> Value:
+        """The result of Attention in the order and shape of the tensor."""
+        order = self.merged if is_merged else self.apart
+        plain = op.reshape(out, tuple(self.sizes[label] for label in order))
+        perm = [order.index(label) for label in self.tensor.labels]
+        return op.reshape(op.transpose(plain, perm), self.tensor.value.type.shape)
+
+
+def _bias(op: Builder, found: Found, dtype: DType) -> Value:
+    """A mask as what is added to the scores, [batch or 1, heads or 1, queries, keys].
+
+    onnxruntime's kernel wants its last two axes in full.
+    """
+    mask, axes = found.mask, found.axes
+    assert mask is not None
+    bias = mask.value
+    if mask.where:
+        numbers = np.array([0.0, mask.masked]).astype(dtype.numpy)
+        bias = op.Where(bias, op.const(numbers[0]), op.const(numbers[1]))
+    own, full = _mask_shape(found), found.scores.sizes
+    sizes = own  # of the mask that is made
+    merged = (*axes.heads, *axes.groups)
+    if len({is_one(sizes[label]) for label in merged}) > 1:
+        sizes = {**own, **{label: full[label] for label in merged}}
+    labels = found.scores.last.labels
+    order = (*axes.rows, *axes.keys)
+    plain = op.reshape(bias, tuple(own[label] for label in labels))
+    plain = op.expand(plain, tuple(sizes[label] for label in labels))
+    moved = op.transpose(plain, [labels.index(label) for label in order])
+    batch = dims.prod([sizes[label] for label in axes.batch])
+    heads = dims.prod([sizes[label] for label in merged])
+    queries, keys = (*axes.queries, *axes.keys)
+    shaped = op.reshape(moved, (batch, heads, sizes[queries], sizes[keys]))
+    return op.expand(shaped, (batch, heads, full[queries], full[keys]))

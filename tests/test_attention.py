@@ -1,0 +1,107 @@
+"""`attention` with whole programs: how they are spelled, and that the values stay JAX's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.harness import agrees, normal, operators
+
+T, S, HEADS, SIZE = 5, 7, 4, 8
+LOW = float(np.finfo(np.float32).min) * 0.7
+
+
+def tensors(shape_of_heads=(HEADS, HEADS)):
+    query_heads, heads = shape_of_heads
+    q = normal(2, T, query_heads, SIZE)
+    k, v = normal(2, S, heads, SIZE), normal(2, S, heads, SIZE + 1)[..., 1:].copy()
+    return q, k, v
+
+
+def spelled_with_einsum(q, k, v, mask=None):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.float32(np.sqrt(SIZE))
+    if mask is not None:
+        scores = jnp.where(mask, scores, LOW)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v)
+
+
+def spelled_by_jax(q, k, v, mask=None):
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+
+def spelled_for_one_example(q, k, v):
+    return jax.vmap(spelled_with_heads_first)(q, k, v)
+
+
+def spelled_with_heads_first(q, k, v):
+    q, k, v = (jnp.swapaxes(x, 0, 1) for x in (q, k, v))
+    scores = q * SIZE**-0.5 @ jnp.swapaxes(k, 1, 2)
+    return jnp.swapaxes(jax.nn.softmax(scores, axis=-1) @ v, 0, 1)
+
+
+SPELLINGS = [spelled_with_einsum, spelled_for_one_example]
+
+
+@pytest.mark.parametrize("fn", SPELLINGS)
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_attention_is_one_node(fn, symbolic):
+    q, k, v = tensors()
+    times = [f"f32[B,T,{HEADS},{SIZE}]", *2 * [f"f32[B,S,{HEADS},{SIZE}]"]]
+    model = agrees(fn, [q, k, v], times if symbolic else None, atol=1e-5)
+    assert operators(model).count("Attention") == 1
+    assert not {"MatMul", "Softmax"} & set(operators(model))
+
+
+MASKS = {
+    "of times": np.arange(T)[:, None] + 2 >= np.arange(S),
+    "of keys": (np.arange(S) < np.array([[3], [6]]))[:, None, None],
+    "of heads": np.random.default_rng(0).random((1, HEADS, T, S)) < 0.5,
+    "of all": np.random.default_rng(1).random((2, HEADS, T, S)) < 0.5,
+    "with rows that see nothing": np.arange(T)[:, None] > np.arange(S) + 1,
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("fn", [spelled_with_einsum, spelled_by_jax])
+def test_masks_of_every_shape(fn, mask):
+    array = np.asarray(MASKS[mask])
+    array = array.reshape((1,) * (4 - array.ndim) + array.shape)
+    model = agrees(lambda *x: fn(*x, array), tensors(), atol=1e-5)
+    assert operators(model).count("Attention") == 1
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (4, 1), (6, 3)])
+def test_query_heads_share_heads_of_keys_and_values(heads):
+    query_heads, shared = heads
+    q, k, v = tensors(heads)
+
+    def fn(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+    specs = [f"f32[B,T,{query_heads},{SIZE}]", *2 * [f"f32[B,S,{shared},{SIZE}]"]]
+    model = agrees(fn, [q, k, v], specs, atol=1e-5)
+    assert operators(model).count("Attention") == 1
+
+
+def test_a_bias_is_added_to_the_scores():
+    bias = normal(1, HEADS, T, S)
+    model = agrees(
+        lambda q, k, v, b: jax.nn.dot_product_attention(q, k, v, bias=b),
+        [*tensors(), bias],
+        atol=1e-5,
+    )
+    assert operators(model).count("Attention") == 1
+
+
+@pytest.mark.parametrize("opset", [18, 22])
+def test_opsets_without_attention_have_its_parts(opset):
+    model = agrees(spelled_with_einsum, tensors(), atol=1e-5, opset=opset)
+    assert "Attention" not in operators(model)
+
+
+def test_gradients_use_the_weights_as_well():
+    def fn(q, k, v):
+        return jax.grad(lambda q: spelled_with_einsum(q, k, v).sum())(q)
+
+    model = agrees(fn, tensors(), atol=1e-5)
+    assert "Softmax" in operators(model) or "Exp" in operators(model)
