@@ -51,6 +51,28 @@ def test_a_lookup_that_clamps_is_two_operators():
     assert left(lambda x, i: x[i], ["f32[10,2]", "i32[]"]) == ["Clip", "Gather"]
 
 
+@pytest.mark.parametrize("mode", ["fill", "clip"])
+def test_columns_of_places_count_from_the_end(mode):
+    def along(x, i):
+        return jnp.take_along_axis(x, i, axis=1, mode=mode)
+
+    index = np.stack([EDGES, EDGES[::-1]])
+    model = agrees(along, [TABLE.T.copy(), index], ["f32[b,10]", "i32[b,n]"])
+    assert not {"Less", "Min", "Max"} & set(operators(model))
+
+
+def test_updates_at_any_index():
+    def put(x, i, u):
+        return (
+            x.at[i].set(u),
+            x.at[i].add(u),
+            lax.dynamic_update_slice(x, u[None], (i, 0)),
+        )
+
+    for index in EDGES:
+        agrees(put, [TABLE, index, TABLE[3]], ["f32[10,2]", "i32[]", "f32[2]"])
+
+
 def test_a_lookup_inside_is_one_gather():
     def argmax(x, y):
         return y[jnp.argmax(x > 0, axis=-1)]

@@ -12,7 +12,7 @@ the same place, below -n both are the first place, above n - 1 both are the last
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from j2o.ir import dims
@@ -211,27 +211,70 @@ def _number(op: Builder, number: Dim, like: Value) -> Value:
 
 
 def _count_from_the_end(op: Builder, node: Node, facts: Facts) -> Value | None:
-    """A gather or scatter at an index that is not wrapped around, and in one clamp at most."""
-    several = node.op in ("onnx.GatherND", "onnx.ScatterND")
-    shape = node.operand(0).type.shape
-    value = node.operand(1)
-    if several and not is_one(value.type.shape[-1]):
+    """A gather or scatter at places that are not wrapped around, and in one clamp at most."""
+    axis = node.int_attr("axis", 0)
+    size = node.operand(0).type.shape[axis]
+    places = _plain(op, node.operand(1), Axis(size), facts)
+    return None if places is None else _with_places(op, node, places)
+
+
+def _count_from_the_ends(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """The same where the last axis of the places has a column for each axis that they count along."""
+    places = node.operand(1)
+    columns = _columns(places)
+    first = node.int_attr("batch_dims", 0)
+    sizes = node.operand(0).type.shape[first : first + len(columns)]
+    # these two take no other dtype than i64
+    axes = [Axis(size, is_wide=True) for size in sizes]
+    if places.type.shape[-1] != len(columns):
         return None
-    axis = node.int_attr("batch_dims" if several else "axis", 0)
+    new = [_plain(op, c, a, facts) for c, a in zip(columns, axes, strict=True)]
+    if not any(new):
+        return None
+    parts = [c if n is None else n for c, n in zip(columns, new, strict=True)]
+    joined = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-1)
+    return _with_places(op, node, joined)
+
+
+def _columns(places: Value) -> Sequence[Value]:
+    """The values that places are put together of, one a column; the places themselves where they are not."""
+    if places.op != "onnx.Concat":
+        return [places]
+    node = places.producer
+    along_last = node.int_attr("axis") in (-1, places.type.rank - 1)
+    is_split = along_last and all(is_one(v.type.shape[-1]) for v in node.operands)
+    return node.operands if is_split else [places]
+
+
+def _with_places(op: Builder, node: Node, places: Value) -> Value:
+    operands = [node.operand(0), places, *node.inputs[2:]]
+    return op.node(node.op, operands, node.attrs, [node.out.type]).out
+
+
+class Axis(NamedTuple):
+    """How many elements an axis has that places count along, and whether the places must be i64."""
+
+    size: Dim
+    is_wide: bool = False
+
+
+def _plain(op: Builder, value: Value, axis: Axis, facts: Facts) -> Value | None:
+    """Places along an axis, of the source of `value`, clamped at most; None where `value` is that already."""
+    if value.op == "onnx.Expand":
+        inner = _plain(op, value.producer.operand(0), axis, facts)
+        return None if inner is None else op.expand(inner, value.type.shape)
     index = read_index(value, facts)
-    bounds = _plain_bounds(index, shape[axis], facts)
+    bounds = _plain_bounds(index, axis.size, facts)
     if bounds is None:
         return None
-    dtype = _index_dtype(index.source, bounds)
-    # GatherND and ScatterND take no other than i64
-    dtypes = (index.source.type.dtype, dtype, DType.I64 if several else dtype)
-    conversions = sum(a is not b for a, b in itertools.pairwise(dtypes))
+    own = index.source.type.dtype
+    inside = _index_dtype(index.source, bounds)
+    last = DType.I64 if axis.is_wide else inside
+    conversions = (own is not inside) + (inside is not last)
     if not _pays(index, bounds, value, conversions):
         return None
-    new = op.cast(_clamp(op, op.cast(index.source, dtype), bounds), dtypes[-1])
-    operands = list(node.inputs)
-    operands[1] = op.reshape(new, value.type.shape)
-    return op.node(node.op, operands, node.attrs, [node.out.type]).out
+    clamped = _clamp(op, op.cast(index.source, inside), bounds)
+    return op.reshape(op.cast(clamped, last), value.type.shape)
 
 
 def _pays(index: Index, bounds: Bounds, value: Value, conversions: int) -> bool:
@@ -318,9 +361,9 @@ INDEX_REWRITES = {
     "onnx.Equal": (_inside,),
     "onnx.Gather": (_count_from_the_end,),
     "onnx.GatherElements": (_count_from_the_end,),
-    "onnx.GatherND": (_count_from_the_end,),
+    "onnx.GatherND": (_count_from_the_ends,),
     "onnx.ScatterElements": (_count_from_the_end,),
-    "onnx.ScatterND": (_count_from_the_end,),
+    "onnx.ScatterND": (_count_from_the_ends,),
     "onnx.Slice": (_row,),
     "onnx.Squeeze": (_row_alone,),
 }
