@@ -1,4 +1,4 @@
-"""What `ranges` removes: by the operators that are left, and against JAX at indices inside and outside of axes."""
+"""What `ranges` removes: operators that are left, and JAX's values inside and outside of axes."""
 
 import jax.numpy as jnp
 import numpy as np

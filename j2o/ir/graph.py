@@ -334,7 +334,7 @@ class Node:
     @property
     def used(self) -> bool:
         """True where an output has a user."""
-        for value in self.outputs:  # noqa: SIM110  (a loop is twice as fast as `any`)
+        for value in self.outputs:  # a loop is twice as fast as `any`
             if value.uses:
                 return True
         return False

@@ -245,7 +245,7 @@ def same_shape(a: Shape, b: Shape) -> bool:
         return True
     if len(a) != len(b):
         return False
-    for x, y in zip(a, b):  # noqa: B905, SIM110  (lengths are equal; a loop is twice as fast as `all`)
+    for x, y in zip(a, b):  # noqa: B905  (lengths are equal; a loop is twice as fast as `all`)
         if x is not y and not same_dim(x, y):
             return False
     return True

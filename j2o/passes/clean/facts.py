@@ -75,10 +75,10 @@ class Facts:
         rule = RULES.get(node.op)
         return None if rule is None else rule(value, *map(self.if_any, node.inputs))
 
-    # ------------------------------------------------------------------------------ under a condition
+    # ---------------------------------------------------------------- under a condition
 
     def given(self, value: Value, condition: Value, holds: bool) -> Interval:
-        """The interval of those elements of a value at whose (broadcast) place a condition holds, or does not."""
+        """The interval of those elements at whose (broadcast) place a condition holds, or does not."""
         known: Known = {}
         for subject, interval in self._consequences(condition, holds, DEPTH):
             known[subject] = both(known.get(subject, interval), interval)
@@ -186,7 +186,7 @@ class Facts:
             return NO
         return RULES["onnx.And"](node.out, one, other)
 
-    # -------------------------------------------------------------------------------- inputs of bodies
+    # ----------------------------------------------------------------- inputs of bodies
 
     def _of_input(self, value: Value) -> Interval | None:
         """The number of a round, or a counter: a carried value to which a body only adds a number."""

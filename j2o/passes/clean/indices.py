@@ -6,8 +6,9 @@ JAX's `x[i]` of an axis of n elements is, of an index that is not known,
     c = Max(Min(w, n - 1), 0)      the clamp
     Gather(x, c)                   and, where what lies outside is filled, Where(Equal(w, c), …, NaN)
 
-With d = Clip(i, -n, n - 1) this is Gather(x, d) and Where(Equal(i, d), …): from -n to -1 and from 0 to n - 1 both are
-the same place, below -n both are the first place, above n - 1 both are the last. `i + n` cannot overflow where i < 0.
+With d = Clip(i, -n, n - 1) this is Gather(x, d) and Where(Equal(i, d), …): from -n to -1 and from 0
+to n - 1 both are the same place, below -n both are the first place, above n - 1 both are the last.
+`i + n` cannot overflow where i < 0.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Bounds(NamedTuple):
     high: Dim | None = None
 
 
-# ----------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------ reading
 
 
 def read_index(value: Value, facts: Facts) -> Index:
@@ -161,7 +162,7 @@ def _wrapped(value: Value, facts: Facts) -> tuple[Value, Dim] | None:
     return (index, size) if is_size and index.type == value.type else None
 
 
-# ----------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------ writing
 
 
 def _plain_bounds(index: Index, size: Dim, facts: Facts) -> Bounds | None:
@@ -207,7 +208,7 @@ def _number(op: Builder, number: Dim, like: Value) -> Value:
     return op.dims((number,)) if like.type.rank else op.dim(number)
 
 
-# ----------------------------------------------------------------------------------- gathers and scatters
+# ----------------------------------------------------------------- gathers and scatters
 
 
 def _count_from_the_end(op: Builder, node: Node, facts: Facts) -> Value | None:

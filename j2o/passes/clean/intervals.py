@@ -1,7 +1,8 @@
 """What is known of integers and Booleans: the interval that the elements of a value lie in.
 
-An interval is claimed only where no result wraps around in its dtype; where one could, all that the dtype holds is
-the answer. It tells nothing of elements that are not there, and so is right for empty arrays.
+An interval is claimed only where no result wraps around in its dtype; where one could, all that the
+dtype holds is the answer. It tells nothing of elements that are not there, and so is right for
+empty arrays.
 
 An axis is taken to have fewer than 2³¹ elements: JAX itself counts along axes in int32.
 """
@@ -98,7 +99,7 @@ def of_tensor(tensor: Tensor) -> Interval | None:
     return Interval(int(array.min()), int(array.max()))
 
 
-# ------------------------------------------------------------------------------------ comparing two
+# ------------------------------------------------------------------------ comparing two
 
 
 def never_less(a: Interval, b: Interval) -> bool:
@@ -116,7 +117,7 @@ def always_greater(a: Interval, b: Interval) -> bool:
     return never_less(a, plus(b, YES))
 
 
-# --------------------------------------------------------------------------------------- combining
+# ---------------------------------------------------------------------------- combining
 
 
 def union(a: Interval, b: Interval) -> Interval:
@@ -204,7 +205,7 @@ def _truncated(x: int, y: int) -> int:
     return x // y if x >= 0 else -(-x // y)
 
 
-# ------------------------------------------------------------------------------------ rules: movement
+# ---------------------------------------------------------------------- rules: movement
 #
 # A rule is given a value and the intervals of the operands of its node, None for floats and for what is left
 # out. It gives None where it knows nothing.
@@ -290,7 +291,7 @@ def _one_hot(
     return values
 
 
-# ------------------------------------------------------------------------------ rules: places and sizes
+# -------------------------------------------------------------- rules: places and sizes
 
 
 @interval_of("Range")
@@ -333,7 +334,7 @@ def _shape(value: Value, *_: Interval | None) -> Interval:
     return Interval(0, LONGEST)
 
 
-# ------------------------------------------------------------------------------------ rules: arithmetic
+# -------------------------------------------------------------------- rules: arithmetic
 
 
 @interval_of("Add")
@@ -429,7 +430,7 @@ def _cast(value: Value, x: Interval | None) -> Interval | None:
     return NO if x.is_single else EITHER
 
 
-# ------------------------------------------------------------------------------------ rules: reductions
+# -------------------------------------------------------------------- rules: reductions
 
 
 @interval_of("ReduceMax", "ReduceMin")
@@ -451,7 +452,7 @@ def _sum(value: Value, x: Interval | None, *_: Interval | None) -> Interval | No
     return union(NO, times(x, Interval(0, count)))
 
 
-# ------------------------------------------------------------------------------------ rules: Booleans
+# ---------------------------------------------------------------------- rules: Booleans
 
 
 @interval_of("Less")

@@ -1,7 +1,7 @@
 """`ranges`: clamps, wrap-arounds, fills and selections go of which the outcome is known.
 
-Everything here is about integers and Booleans, which have no NaN and one zero. Of floats it matters only which of
-two operands a Where gives. What is replaced has the same elements, one by one.
+Everything here is about integers and Booleans, which have no NaN and one zero. Of floats it matters
+only which of two operands a Where gives. What is replaced has the same elements, one by one.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _filled(op: Builder, number: int, like: Value) -> Value:
     return op.full(like.type.shape, element, dtype)
 
 
-# ------------------------------------------------------------------------------------------- clamps
+# ------------------------------------------------------------------------------- clamps
 
 
 def _max(op: Builder, node: Node, facts: Facts) -> Value | None:
@@ -155,7 +155,7 @@ def _abs(op: Builder, node: Node, facts: Facts) -> Value | None:
     return x if has_interval(x) and facts.of(x).low >= 0 else None
 
 
-# ---------------------------------------------------------------------------------------- remainders
+# --------------------------------------------------------------------------- remainders
 #
 # JAX's `rem` is x - (x / y) y, where the quotient is rounded towards 0; its sign is that of x. Its `mod` is
 # Where(rem < 0, rem + y, rem) for a positive y: ONNX's Mod, which has the sign of y.
@@ -203,7 +203,7 @@ def _modulo(op: Builder, node: Node, facts: Facts) -> Value | None:
     return op.Mod(*found) if moved.producer.operands in sums else None
 
 
-# --------------------------------------------------------------------------------------- conversions
+# -------------------------------------------------------------------------- conversions
 
 
 def _cast(op: Builder, node: Node, facts: Facts) -> Value | None:
@@ -219,7 +219,7 @@ def _cast(op: Builder, node: Node, facts: Facts) -> Value | None:
     return op.node("onnx.Cast", [x], node.attrs).out
 
 
-# ---------------------------------------------------------------------------------- Booleans, selections
+# ----------------------------------------------------------------- Booleans, selections
 
 
 def _where(op: Builder, node: Node, facts: Facts) -> Value | None:

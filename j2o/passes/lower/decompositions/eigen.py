@@ -1,8 +1,9 @@
 """Eigenvalues and singular values, as plain JAX, for one matrix and mapped over batch dimensions.
 
-Symmetric matrices and singular values by Jacobi rotations, which need nothing but elementwise operations on whole
-matrices: in each round every row is rotated with a partner, and n - 1 rounds bring each pair together once (the circle
-method of tournaments). General matrices by Householder reduction to Hessenberg form and the shifted QR algorithm.
+Symmetric matrices and singular values by Jacobi rotations, which need nothing but elementwise
+operations on whole matrices: in each round every row is rotated with a partner, and n - 1 rounds
+bring each pair together once (the circle method of tournaments). General matrices by Householder
+reduction to Hessenberg form and the shifted QR algorithm.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ Array = jax.Array
 SWEEPS = 24  # of Jacobi rotations at most; 5 to 10 are usual
 
 
-# ------------------------------------------------------------------------------------------------ Jacobi
+# ------------------------------------------------------------------------------- Jacobi
 
 
 def partners(n: Dim) -> Any:
-    """`[rounds, n]`, int32: with which row each row is rotated in each round; with itself where `n` is odd and it rests.
+    """`[rounds, n]`, int32: with which row each row is rotated in each round; with itself where `n`
+    is odd and it rests.
 
-    The circle method: in round r, the rows i and j with i + j = r (modulo an odd number) meet. The row that would meet
-    itself rests, or meets the last row where their number is even.
+    The circle method: in round r, the rows i and j with i + j = r (modulo an odd number) meet. The
+    row that would meet itself rests, or meets the last row where their number is even.
     """
     xp: Any = np if type(n) is int else jnp
     odd = dims.add(dims.sub(n, 1), dims.mod(n, 2))  # n - 1 or n
@@ -60,7 +62,8 @@ def partners(n: Dim) -> Any:
 def rotation(
     own: Array, other: Array, between: Array, first: Array
 ) -> tuple[Array, Array]:
-    """Cosines and sines (with a phase) of the rotations that make `[[own, between], [between^H, other]]` diagonal.
+    """Cosines and sines (with a phase) of the rotations that make `[[own, between], [between^H,
+    other]]` diagonal.
 
     `first` tells which row of a pair it is, for pairs whose diagonal elements are equal.
     """
@@ -79,7 +82,10 @@ def rotation(
 def swept(
     sweep: Callable[..., tuple[Array, ...]], start: tuple[Array, ...], tolerance: Any
 ) -> tuple[Array, ...]:
-    """What is left of a measure, and the matrices, once it is no more than the tolerance; `sweep` gives both anew."""
+    """What is left of a measure, and the matrices, once it is no more than the tolerance.
+
+    `sweep` gives both anew.
+    """
 
     def going(state: tuple[Array, ...]) -> Array:
         count, measure = state[:2]
@@ -113,7 +119,7 @@ def hermitian(a: Array, lower: bool) -> Array:
     return half + half.conj().T + on_diagonal
 
 
-# ------------------------------------------------------------------------------- symmetric eigenvalues
+# ---------------------------------------------------------------- symmetric eigenvalues
 
 
 @lower_with("eigh")
@@ -121,7 +127,10 @@ def hermitian(a: Array, lower: bool) -> Array:
 def eigh(
     a: Array, *, lower: bool, subset_by_index: tuple[int, int] | None = None, **_: Any
 ) -> tuple[Array, Array]:
-    """Eigenvectors and ascending eigenvalues of the matrix that one triangle of `a` holds; NaN where none are found."""
+    """Eigenvectors and ascending eigenvalues of the matrix that one triangle of `a` holds.
+
+    NaN where none are found.
+    """
     n = a.shape[0]
     if type(n) is int and n == 0:
         return a, jnp.zeros((0,), a.real.dtype)
@@ -178,7 +187,7 @@ def _jacobi(a: Array, tolerance: Array) -> tuple[Array, Array, Array]:
     return left, a, v
 
 
-# ------------------------------------------------------------------------------------- singular values
+# ---------------------------------------------------------------------- singular values
 
 
 @lower_with("svd")
@@ -191,7 +200,10 @@ def svd(
     subset_by_index: tuple[int, int] | None = None,
     **_: Any,
 ) -> tuple[Array, ...]:
-    """Descending singular values, and U and V^H where asked for: one-sided Jacobi (Hestenes) on the shorter side."""
+    """Descending singular values, and U and V^H where asked for.
+
+    One-sided Jacobi (Hestenes) on the shorter side.
+    """
     rows, columns = a.shape
     options = {
         "full_matrices": full_matrices,
@@ -217,7 +229,8 @@ def _svd(
 ) -> tuple[Array, ...]:
     """Of a matrix with at least as many rows as columns, or of symbolic sizes.
 
-    The rotated rows are s_i u_i^H; their QR factorisation completes U where values are 0, and to a full matrix.
+    The rotated rows are s_i u_i^H; their QR factorisation completes U where values are 0, and to a
+    full matrix.
     """
     rows, columns = a.shape
     if type(columns) is int and columns == 0:

@@ -1,7 +1,9 @@
-"""Fourier transforms of values in parts (re, im), which is how the `components` pass hands complex numbers on.
+"""Fourier transforms of values in parts (re, im), which is how the `components` pass hands complex
+numbers on.
 
-A static length is a product with a constant matrix, made in double precision; a long one is factored (Cooley and Tukey)
-or, where it is prime, becomes a convolution of a power of two (Bluestein). A symbolic length is ONNX's DFT.
+A static length is a product with a constant matrix, made in double precision; a long one is
+factored (Cooley and Tukey) or, where it is prime, becomes a convolution of a power of two
+(Bluestein). A symbolic length is ONNX's DFT.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def fft(
     return _dft_nodes(op, operands, fft_type, lengths)
 
 
-# ---------------------------------------------------------------------------------- static lengths
+# ----------------------------------------------------------------------- static lengths
 
 
 def _of_parts(
@@ -117,7 +119,7 @@ def _factor(n: int) -> int:
 def _cooley_tukey(
     x: Parts, first: int, second: int, inverse: bool, scale: float
 ) -> Parts:
-    """The transform of length first · second as transforms along both axes of a grid, with a twist in between."""
+    """The transform of length first · second: along both axes of a grid, with a twist in between."""
     shape = x.re.shape
     grid = (*shape[:-1], first, second)
     x = _of_each(x, lambda part: part.reshape(grid).mT)
@@ -184,7 +186,7 @@ def _mirrored(re: Array, im: Array, *, n: Dim) -> tuple[Array, Array]:
     return jnp.concatenate([re, rest_re], -1), jnp.concatenate([im, -rest_im], -1)
 
 
-# --------------------------------------------------------------------------------- symbolic lengths
+# --------------------------------------------------------------------- symbolic lengths
 
 
 def _dft_nodes(

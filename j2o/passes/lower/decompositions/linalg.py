@@ -1,8 +1,10 @@
-"""Factorisations and solvers of dense matrices, as plain JAX: Cholesky, triangular systems, LU, QR, tridiagonal systems.
+"""Factorisations and solvers of dense matrices, as plain JAX: Cholesky, triangular systems, LU, QR,
+tridiagonal systems.
 
-Written for one matrix and mapped over batch dimensions. A block of columns is factored by a scan with a few operations a
-column, on the transposed block, whose rows lie together in memory; the rest of the matrix follows by matrix products. A
-symbolic size is one block. Results are LAPACK's, as on JAX's CPU backend.
+Written for one matrix and mapped over batch dimensions. A block of columns is factored by a scan
+with a few operations a column, on the transposed block, whose rows lie together in memory; the rest
+of the matrix follows by matrix products. A symbolic size is one block. Results are LAPACK's, as on
+JAX's CPU backend.
 """
 
 from __future__ import annotations
@@ -83,7 +85,10 @@ def diagonal(a: Array) -> Array:
 
 
 def wide(a: Array) -> Array:
-    """In double precision: where one step builds on the other, single precision would lose its last digits."""
+    """In double precision.
+
+    Where one step builds on the other, single precision would lose its last digits.
+    """
     return a.astype(jnp.complex128 if jnp.iscomplexobj(a) else jnp.float64)
 
 
@@ -104,13 +109,16 @@ def swapped(at: Array, i: Array, j: Array) -> Array:
     return jnp.where(at == i, j, jnp.where(at == j, i, at))
 
 
-# ---------------------------------------------------------------------------------------------- Cholesky
+# ----------------------------------------------------------------------------- Cholesky
 
 
 @lower_with("cholesky")
 @batched
 def cholesky(a: Array) -> Array:
-    """The lower factor, with the upper triangle of `a` above it; all NaN where `a` is not positive definite."""
+    """The lower factor, with the upper triangle of `a` above it.
+
+    All NaN where `a` is not positive definite.
+    """
     n = a.shape[-1]
     if type(n) is int and n == 0:
         return a
@@ -168,7 +176,7 @@ def symmetric_product(a: Array, c: Array, *, alpha: float, beta: float) -> Array
     return alpha * (a @ a.mT) + beta * c
 
 
-# ------------------------------------------------------------------------------------ triangular systems
+# ------------------------------------------------------------------- triangular systems
 
 
 @lower_with("triangular_solve")
@@ -233,7 +241,7 @@ def _substitute_block(a: Array, b: Array, lower: bool, unit: bool) -> Array:
     return x
 
 
-# ---------------------------------------------------------------------------------------------------- LU
+# ----------------------------------------------------------------------------------- LU
 
 
 @lower_with("lu")
@@ -259,7 +267,10 @@ def lu(a: Array) -> tuple[Array, Array, Array]:
 
 
 def _lu_panel(panel: Array, steps: Dim) -> tuple[Array, Array, Array]:
-    """The first columns of LU: packed, pivots, order of rows; `panel` and the packed result are transposed."""
+    """The first columns of LU: packed, pivots, order of rows.
+
+    `panel` and the packed result are transposed.
+    """
     columns, at = positions(panel.shape[0]), positions(panel.shape[1])
     if type(steps) is int and steps == 0:
         return panel, at[:0], at
@@ -309,7 +320,7 @@ def lu_pivots_to_permutation(pivots: Array, *, permutation_size: Dim) -> Array:
     return order
 
 
-# ---------------------------------------------------------------------------------------------------- QR
+# ----------------------------------------------------------------------------------- QR
 
 
 class Reflector(NamedTuple):
@@ -338,7 +349,8 @@ def reflector(x: Array, j: Array, at: Array) -> Reflector:
 def _qr_panel(
     panel: Array, steps: Dim, fixed: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    """The first columns of QR, packed, their `tau`, and the order of columns; `panel` and the packed result are transposed.
+    """The first columns of QR, packed, their `tau`, and the order of columns; `panel` and the
+    packed result are transposed.
 
     With `fixed`, columns are exchanged: past the first `fixed` ones, the largest that is left comes next.
     """
@@ -373,7 +385,10 @@ def _qr_panel(
 @lower_with("geqp3")
 @batched
 def geqp3(a: Array, marks: Array, **_: Any) -> tuple[Array, Array, Array]:
-    """As geqrf, with pivoting; columns that have a mark are exchanged to the front. Their order counts from 1."""
+    """As geqrf, with pivoting.
+
+    Columns that have a mark are exchanged to the front. Their order counts from 1.
+    """
     at = positions(a.shape[1])
 
     def step(
@@ -470,7 +485,7 @@ def qr(
     return (q, r) if order is None else (q, r, order)
 
 
-# ----------------------------------------------------------------------------------- tridiagonal systems
+# ------------------------------------------------------------------ tridiagonal systems
 
 
 class Row(NamedTuple):
@@ -486,7 +501,10 @@ class Row(NamedTuple):
 
 
 class Eliminated(NamedTuple):
-    """A row of the triangle that elimination leaves: `diagonal x_i + upper x_{i+1} + second x_{i+2} = right`."""
+    """A row of the triangle that elimination leaves.
+
+    `diagonal x_i + upper x_{i+1} + second x_{i+2} = right`.
+    """
 
     diagonal: Array
     upper: Array
@@ -503,7 +521,10 @@ def _row_sizes(lower: Array, diagonal: Array, upper: Array) -> Array:
 def _eliminate(
     row: Row, below: tuple[Array, Row], *, by_size: bool
 ) -> tuple[Row, Eliminated]:
-    """One step of elimination with partial pivoting: the two rows are exchanged where the lower one has the larger pivot."""
+    """One step of elimination with partial pivoting.
+
+    The two rows are exchanged where the lower one has the larger pivot.
+    """
     lower, following = below
     keep = (lower == 0) | (
         jnp.abs(row.diagonal) * following.size >= jnp.abs(lower) * row.size
@@ -540,7 +561,8 @@ def _eliminate(
 def tridiagonal_solve(
     dl: Array, d: Array, du: Array, b: Array, *, perturb_singular: bool = False
 ) -> Array:
-    """Gaussian elimination with partial pivoting; a singular matrix gives NaN, or has its pivots moved off zero.
+    """Gaussian elimination with partial pivoting; a singular matrix gives NaN, or has its pivots
+    moved off zero.
 
     `dl`, `d`, `du` and `b` are the diagonals and the right-hand sides, as in JAX's primitive.
     """
@@ -578,7 +600,10 @@ def tridiagonal_solve(
 
 
 def _nudge(done: Eliminated, last: Row) -> Array:
-    """By how much a pivot is moved away from zero: a rounding error of the triangle's largest element (LAPACK's lagtf)."""
+    """By how much a pivot is moved away from zero.
+
+    A rounding error of the triangle's largest element (LAPACK's lagtf).
+    """
     triangle = jnp.stack([done.diagonal, done.upper, done.second])
     end = jnp.stack([last.diagonal, last.upper])
     largest = jnp.maximum(jnp.max(jnp.abs(triangle), initial=0), jnp.max(jnp.abs(end)))
@@ -586,7 +611,10 @@ def _nudge(done: Eliminated, last: Row) -> Array:
 
 
 def _divided(b: Array, pivot: Array, nudge: Array) -> Array:
-    """`b / pivot`, the pivot moved away from zero, by `nudge` and twice that and so on, where it overflows (LAPACK's lagts)."""
+    """`b / pivot`, the pivot moved away from zero where it overflows (LAPACK's lagts).
+
+    It moves by `nudge`, twice that, and so on.
+    """
     tiny = jnp.finfo(b.dtype).tiny
     largest = jnp.max(jnp.abs(b), initial=0)
 

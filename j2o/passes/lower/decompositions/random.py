@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +24,33 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 @lower_with("threefry2x32")
 def threefry2x32(key0: Any, key1: Any, x0: Any, x1: Any) -> Any:
     """Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)."""
-    keys = (key0, key1, key0 ^ key1 ^ np.uint32(0x1BD11BDA))
-    x0, x1 = x0 + key0, x1 + key1
-    for i in range(5):
-        for r in ROTATIONS[i % 2]:
+    parity = key0 ^ key1 ^ np.uint32(0x1BD11BDA)
+    keys = (key0, key1, parity)
+    x0 = x0 + key0
+    x1 = x1 + key1
+    for group in range(5):
+        for distance in ROTATIONS[group % 2]:
             x0 = x0 + x1
-            rotated = (x1 << np.uint32(r)) | lax.shift_right_logical(
-                x1, np.uint32(32 - r)
-            )
-            x1 = x0 ^ rotated
-        x0, x1 = x0 + keys[(i + 1) % 3], x1 + keys[(i + 2) % 3] + np.uint32(i + 1)
+            x1 = x0 ^ _rotated_left(x1, distance)
+        x0 = x0 + keys[(group + 1) % 3]
+        x1 = x1 + keys[(group + 2) % 3] + np.uint32(group + 1)
     return x0, x1
+
+
+def _rotated_left(x: Any, distance: int) -> Any:
+    """The bits of a 32-bit word, moved towards the high end and in again at the low end."""
+    high = x << np.uint32(distance)
+    low = lax.shift_right_logical(x, np.uint32(32 - distance))
+    return high | low
 
 
 @lower("iota_2x32_shape")
 def iota_2x32_shape(op: Lowering, *, shape: Shape) -> tuple[Value, Value]:
     """The flat index of every element, as its upper and lower 32 bits."""
     index = op.reshape(arange(op, dims.prod(shape), DType.I64), shape)
-    return op.cast(op.Div(index, 2**32), DType.U32), op.cast(
-        op.Mod(index, 2**32), DType.U32
-    )
+    upper = op.cast(op.Div(index, 2**32), DType.U32)
+    lower = op.cast(op.Mod(index, 2**32), DType.U32)
+    return upper, lower
 
 
 @lower_with("rng_uniform")
@@ -52,33 +59,36 @@ def rng_uniform(low: Any, high: Any, *, shape: Sequence[Any]) -> Any:
     return jax.random.uniform(jax.random.key(0), tuple(shape), low.dtype, low, high)
 
 
-# --------------------------------------------------------------------- XLA's generators (xla/hlo/builder/lib/prng.cc)
+# --------------------------------------- XLA's generators (xla/hlo/builder/lib/prng.cc)
 
 
 @lower_with("rng_bit_generator")
 def rng_bit_generator(
     key: Any, *, shape: Sequence[Any], dtype: DType, algorithm: str
 ) -> tuple[Any, Any]:
-    """The next state and random bits; the default algorithm is XLA's on CPU, Philox. The state is u64[2] or its words."""
+    """The next state and random bits.
+
+    The default algorithm is XLA's on CPU, Philox. The state is u64[2] or its words.
+    """
     state = key if key.shape == (2,) else _u64(key[0::2], key[1::2])
     wide = dtype.bits == 64
     generate = _threefry_bits if algorithm == "rng_three_fry" else _philox_bits
     count, bits = generate(state, tuple(shape), wide)
-    state = lax.concatenate(
-        [state[:1], state[1:] + lax.convert_element_type(count, np.uint64)], 0
-    )
+    following = state[1:] + lax.convert_element_type(count, np.uint64)
+    state = lax.concatenate([state[:1], following], 0)
     if key.shape != (2,):
-        state = lax.reshape(
-            lax.concatenate([w[:, None] for w in _u32s(state)], 1), (4,)
-        )
+        columns = [words[:, None] for words in _u32s(state)]
+        state = lax.reshape(lax.concatenate(columns, 1), (4,))
     return state, lax.convert_element_type(bits, dtype.numpy)
 
 
 def _u32s(x: Any) -> tuple[Any, Any]:
     """The lower and the upper halves of u64."""
-    low, high = x & np.uint64(0xFFFFFFFF), lax.shift_right_logical(x, np.uint64(32))
-    return lax.convert_element_type(low, np.uint32), lax.convert_element_type(
-        high, np.uint32
+    low = x & np.uint64(0xFFFFFFFF)
+    high = lax.shift_right_logical(x, np.uint64(32))
+    return (
+        lax.convert_element_type(low, np.uint32),
+        lax.convert_element_type(high, np.uint32),
     )
 
 
@@ -89,60 +99,90 @@ def _u64(low: Any, high: Any) -> Any:
 def _threefry_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, Any]:
     """Two words an element, or one each for the halves of the first even dimension, else of the largest."""
     if dims.is_static(shape) or wide:
-        even = [i for i, d in enumerate(shape) if d % 2 == 0]
-        at = (
-            even[0]
-            if even
-            else max(range(len(shape)), key=shape.__getitem__, default=0)
-        )
+        even = [axis for axis, size in enumerate(shape) if size % 2 == 0]
+        largest = max(range(len(shape)), key=shape.__getitem__, default=0)
+        at = even[0] if even else largest
         return _threefry_halves(state, shape, wide, at)
     sizes = jnp.asarray(shape, np.int64)
-    at = jnp.where((sizes % 2 == 0).any(), (sizes % 2 == 0).argmax(), sizes.argmax())
-    return lax.switch(
-        at,
-        [
-            functools.partial(_threefry_halves, state, shape, wide, i)
-            for i in range(len(shape))
-        ],
-    )
+    is_even = sizes % 2 == 0
+    at = jnp.where(is_even.any(), is_even.argmax(), sizes.argmax())
+    branches = [
+        functools.partial(_threefry_halves, state, shape, wide, axis)
+        for axis in range(len(shape))
+    ]
+    return lax.switch(at, branches)
 
 
 def _threefry_halves(
     state: Any, shape: tuple[Any, ...], wide: bool, at: int
 ) -> tuple[Any, Any]:
     """How many counters there are, and the bits, with dimension `at` made of two halves."""
-    half = (
-        shape
-        if wide
-        else tuple(-(-d // 2) if i == at else d for i, d in enumerate(shape))
-    )
-    n = math.prod(half)
-    counters = (state[1] + jnp.arange(n, dtype=np.uint64)).reshape(half)
+    half = list(shape)
+    if shape and not wide:
+        half[at] = -(-shape[at] // 2)
+    count = math.prod(half)
+    counters = (state[1] + jnp.arange(count, dtype=np.uint64)).reshape(half)
     words = threefry2x32(*_u32s(state[0]), *_u32s(counters))
-    if wide or not shape:
-        return jnp.asarray(n, np.uint64), _u64(*words) if wide else words[0]
-    pairs = jnp.stack(words, at + 1).reshape(
-        *shape[:at], 2 * half[at], *shape[at + 1 :]
-    )
-    return jnp.asarray(n, np.uint64), lax.slice_in_dim(pairs, 0, shape[at], axis=at)
+    used = jnp.asarray(count, np.uint64)
+    if wide:
+        return used, _u64(*words)
+    if not shape:
+        return used, words[0]
+    both = (*shape[:at], 2 * half[at], *shape[at + 1 :])
+    pairs = jnp.stack(words, at + 1).reshape(both)
+    return used, lax.slice_in_dim(pairs, 0, shape[at], axis=at)
+
+
+class PhiloxBlock(NamedTuple):
+    """The 128 bits of a Philox-4x32 counter, the lowest word first. Each word may be an array."""
+
+    word0: Any
+    word1: Any
+    word2: Any
+    word3: Any
+
+
+# the multipliers of words 0 and 2, and what is added to the two keys in each round (Weyl sequences)
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def _philox_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, Any]:
-    """Philox-4x32 with 10 rounds (Salmon et al.), four words a counter; the counter is 128 bits, the key its upper half."""
-    size, (key, low) = math.prod(shape), state
-    n = -(-size // (2 if wide else 4))
-    steps = jnp.arange(n, dtype=np.uint64)
-    (a, b), (k0, k1) = _u32s(low + steps), _u32s(key)
-    c, d = _u32s(key + (low + steps < steps))
-    for i in range(10):
-        (b_, c_), (d_, a_) = (
-            _u32s(x.astype(np.uint64) * np.uint64(m))
-            for x, m in ((a, 0xD2511F53), (c, 0xCD9E8D57))
-        )
-        bump0, bump1 = (
-            np.uint32(i * 0x9E3779B9 % 2**32),
-            np.uint32(i * 0xBB67AE85 % 2**32),
-        )
-        a, b, c, d = a_ ^ b ^ (k0 + bump0), d_, c_ ^ d ^ (k1 + bump1), b_
-    words = (_u64(a, b), _u64(c, d)) if wide else (a, b, c, d)
-    return n, jnp.stack(words, 1).reshape(-1)[:size].reshape(shape)
+    """Philox-4x32 with 10 rounds (Salmon et al. 2011), four words a counter.
+
+    The counter is 128 bits, the key its upper half.
+    """
+    key, low = state
+    size = math.prod(shape)
+    count = -(-size // (2 if wide else 4))
+    steps = jnp.arange(count, dtype=np.uint64)
+    carry = low + steps < steps
+    block = PhiloxBlock(*_u32s(low + steps), *_u32s(key + carry))
+    keys = _u32s(key)
+    for number in range(10):
+        block = _philox_round(block, keys, number)
+    words = block
+    if wide:
+        lower = _u64(block.word0, block.word1)
+        upper = _u64(block.word2, block.word3)
+        words = (lower, upper)
+    bits = jnp.stack(words, 1).reshape(-1)
+    return count, bits[:size].reshape(shape)
+
+
+def _philox_round(
+    block: PhiloxBlock, keys: tuple[Any, Any], number: int
+) -> PhiloxBlock:
+    """One round: words 0 and 2 are multiplied, the halves of the products are mixed with words 1 and 3."""
+    product0 = block.word0.astype(np.uint64) * np.uint64(PHILOX_MULTIPLIERS[0])
+    product2 = block.word2.astype(np.uint64) * np.uint64(PHILOX_MULTIPLIERS[1])
+    low0, high0 = _u32s(product0)
+    low2, high2 = _u32s(product2)
+    key0 = keys[0] + np.uint32(number * PHILOX_WEYL[0] % 2**32)
+    key1 = keys[1] + np.uint32(number * PHILOX_WEYL[1] % 2**32)
+    return PhiloxBlock(
+        word0=high2 ^ block.word1 ^ key0,
+        word1=low2,
+        word2=high0 ^ block.word3 ^ key1,
+        word3=low0,
+    )

@@ -1,7 +1,8 @@
 """Hessenberg, tridiagonal and Schur forms, and eigenvalues of general matrices, as plain JAX.
 
-The QR algorithm with implicit shifts (Francis): single shifts for complex matrices, double ones for real matrices. All of
-it is Householder reflections of the whole matrix, in double precision, one matrix of a batch after the other.
+The QR algorithm with implicit shifts (Francis): single shifts for complex matrices, double ones for
+real matrices. All of it is Householder reflections of the whole matrix, in double precision, one
+matrix of a batch after the other.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def in_turn(fn: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, 
     return mapped
 
 
-# ------------------------------------------------------------------------------ Hessenberg, tridiagonal
+# -------------------------------------------------------------- Hessenberg, tridiagonal
 
 
 def reflected(a: Array, v: Array, tau: Array) -> Array:
@@ -99,11 +100,14 @@ def below_diagonal(a: Array) -> Array:
     return diagonal(jnp.concatenate([a[1:], a[:1]]))[: dims.sub(a.shape[0], 1)]
 
 
-# ------------------------------------------------------------------------------------------ QR algorithm
+# ------------------------------------------------------------------------- QR algorithm
 
 
 class Window(NamedTuple):
-    """The rows `low` to `high` of H that a sweep works on; below `high`, H is done. `low == high` where all is."""
+    """The rows `low` to `high` of H that a sweep works on.
+
+    Below `high`, H is done. `low == high` where all is.
+    """
 
     low: Array
     high: Array
@@ -124,7 +128,8 @@ EXCEPTIONAL = 10  # every so many sweeps without progress, another shift is take
 
 
 def schur_form(a: Array) -> tuple[Array, Array, Array]:
-    """T, Z with A = Z T Z^H, and whether the iteration ended: T is triangular, or has 2x2 blocks where `a` is real.
+    """T, Z with A = Z T Z^H, and whether the iteration ended: T is triangular, or has 2x2 blocks
+    where `a` is real.
 
     The implicitly shifted QR algorithm: Golub and Van Loan, Matrix Computations, 7.5.
     """
@@ -210,8 +215,8 @@ def _last_block(h: Array, end: Array) -> tuple[Array, Array, Array, Array]:
 def _first_column(h: Array, low: Array, high: Array, is_exceptional: Array) -> Array:
     """The first column of the shifted matrix: of H - s, or of H² - t H + d where `h` is real.
 
-    The shifts are the eigenvalues of the last 2x2 block, or the one nearer to its corner; now and then another, to leave
-    a cycle.
+    The shifts are the eigenvalues of the last 2x2 block, or the one nearer to its corner; now and
+    then another, to leave a cycle.
     """
     a, b, c, d = _last_block(h, high)
     at = positions(h.shape[0])
@@ -236,7 +241,10 @@ def _nearer_eigenvalue(a: Array, b: Array, c: Array, d: Array) -> Array:
 
 
 def _split_blocks(h: Array, z: Array) -> Pair:
-    """Rotate each 2x2 block: to a triangle where its eigenvalues are real, else to equal diagonal elements."""
+    """Rotate each 2x2 block.
+
+    To a triangle where its eigenvalues are real, else to equal diagonal elements.
+    """
     n = h.shape[0]
     at = positions(n)
     row, column = at[:, None], at
@@ -259,7 +267,7 @@ def _split_blocks(h: Array, z: Array) -> Pair:
 def _block_rotation(
     a: Array, b: Array, c: Array, d: Array
 ) -> tuple[Array, Array, Array]:
-    """Cosine and sine for the real block [[a, b], [c, d]], and whether its eigenvalues are real (LAPACK's lanv2)."""
+    """Cosine and sine for the real block [[a, b], [c, d]], and if its eigenvalues are real (lanv2)."""
     half = (a - d) / 2
     discriminant = half * half + b * c
     is_real = discriminant >= 0
@@ -289,7 +297,7 @@ def schur(a: Array, *, compute_schur_vectors: bool, **_: Any) -> tuple[Array, ..
     return tuple(jnp.where(found, r, jnp.nan).astype(a.dtype) for r in results)
 
 
-# ------------------------------------------------------------------------------------------- eigenvalues
+# -------------------------------------------------------------------------- eigenvalues
 
 
 @lower_with("eig")
@@ -331,7 +339,10 @@ def _without_rounded_parts(values: Array, t: Array) -> Array:
 
 
 def _triangular_vectors(t: Array) -> Array:
-    """The eigenvectors of an upper triangle, as columns, by back substitution; scaled so that none grows beyond 1."""
+    """The eigenvectors of an upper triangle, as columns, by back substitution.
+
+    Scaled so that none grows beyond 1.
+    """
     at, values = positions(t.shape[0]), diagonal(t)
     least = epsilon(t) * jnp.max(jnp.abs(t))
     least = jnp.where(least == 0, 1, least)
