@@ -30,7 +30,56 @@ from j2o.passes.target.legalize import legalize
 from j2o.passes.target.materialize import materialize
 from j2o.passes.target.weights_dtype import weights_dtype
 
-BACK = (materialize, checks, legalize)
+# each table is a stage, one pass a line, in the order in which they run
+FRONT: tuple[Step, ...] = (
+    inline,
+    unused,
+    components,
+    functions,
+)
+CLEAN = (
+    fold,
+    simplify,
+    shapes,
+    broadcasts,
+    cse,
+    dce,
+)
+CLEAN_AND_RECOVER = (
+    fold,
+    simplify,
+    ranges,
+    shapes,
+    broadcasts,
+    cse,
+    dce,
+    unit_axes,
+    recover,
+)
+LAYOUT: tuple[Step, ...] = (
+    affine,
+    contractions,
+    attention,  # it reads contractions
+    shapes,
+    dce,
+    projections,
+    transposes,
+    Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
+    gemm,
+    tidy,
+    dce,
+)
+ONNXRUNTIME: tuple[Step, ...] = (
+    fused_matmul,
+    contrib_activations,
+    dce,
+    repeats,
+)
+BACK: tuple[Step, ...] = (
+    materialize,
+    checks,
+    legalize,
+)
 
 
 def default_pipeline(opt_level: int = 2) -> PassPipeline:
@@ -43,50 +92,17 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     if not is_level(opt_level):
         raise SpecError(f"opt_level={shown(opt_level)}: 0, 1, 2 or 3 is needed")
     opt_level = int(opt_level)
-    early: tuple[Step, ...] = (recover_early,) if opt_level >= 2 else ()
-    steps: list[Step] = [
-        inline,
-        unused,
-        components,
-        functions,
-        *early,
-        lower_graph,
-        dce,
-    ]
-    clean = (fold, simplify, shapes, broadcasts, cse, dce)
-    if opt_level == 1:
-        steps.append(Fixpoint("clean", clean, limit=4))
+    steps = [*FRONT]
     if opt_level >= 2:
-        steps += [
-            Fixpoint(
-                "clean",
-                (
-                    fold,
-                    simplify,
-                    ranges,
-                    shapes,
-                    broadcasts,
-                    cse,
-                    dce,
-                    unit_axes,
-                    recover,
-                ),
-                limit=6,
-            ),
-            affine,
-            contractions,
-            attention,
-            shapes,
-            dce,
-            projections,
-            transposes,
-            Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
-            gemm,
-            tidy,
-            dce,
-        ]
+        steps.append(recover_early)
+    steps += [lower_graph, dce]
+    if opt_level == 1:
+        steps.append(Fixpoint("clean", CLEAN, limit=4))
+    if opt_level >= 2:
+        steps.append(Fixpoint("clean", CLEAN_AND_RECOVER, limit=6))
+        steps += LAYOUT
     if opt_level >= 3:
-        steps += [fused_matmul, contrib_activations, dce, repeats]
+        steps += ONNXRUNTIME
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))
