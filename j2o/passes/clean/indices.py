@@ -29,9 +29,8 @@ from j2o.passes.clean.intervals import (
     plus,
     single,
 )
+from j2o.passes.clean.shapes import RESHAPES
 
-# these hand the numbers of their first operand on, in another shape
-RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
 # the dtypes of indices that ONNX takes
 INDEX_DTYPES = (DType.I32, DType.I64)
 

@@ -10,6 +10,7 @@ An axis is taken to have fewer than 2³¹ elements: JAX itself counts along axes
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -301,9 +302,7 @@ def _range(
     if not start.is_single or not step.is_single or step.low <= 0:
         return None
     (count,) = value.type.shape
-    last = plus(of_dim(count), single(-1))
-    # of an axis, whatever its size is computed from
-    last = last._replace(low=0, high=min(max(last.high, 0), LONGEST - 1), least=None)
+    last = _places(count)  # of an axis, whatever its size is computed from
     return plus(start, times(last, step))._replace(low=start.low, least=None)
 
 
@@ -446,9 +445,7 @@ def _sum(value: Value, x: Interval | None, *_: Interval | None) -> Interval | No
     type = value.producer.operand(0).type
     if x is None or not type.is_static:
         return None
-    count = 1
-    for size in type.static_shape:
-        count *= size
+    count = math.prod(type.static_shape)
     return union(NO, times(x, Interval(0, count)))
 
 

@@ -12,10 +12,13 @@ from j2o.ir.types import Dim, DType, Shape, from_zero, is_one
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import Rule, RuleSet, rewrite
 
-RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+# these hand the elements of their first operand on, in another shape
+RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
+# of two in a row, one is left
+MERGED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 SQUEEZABLE = ("Sum", "Mean", "Max", "Min", "Prod")
 # a chain of these hands the number in a scalar on
-HANDING_ON = frozenset(["onnx.Cast", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
+HANDING_ON = RESHAPES | {"onnx.Cast"}
 # attributes that do not matter to a rule
 ANY = {
     "Concat": {"axis": ...},
@@ -296,7 +299,7 @@ shapes = RuleSet(
         *map(_nothing, ("Expand", "Concat", "Tile")),
         pad_nothing,
         slice_nothing,
-        *(_merged(outer, inner) for outer in RESHAPES for inner in RESHAPES),
+        *(_merged(outer, inner) for outer in MERGED for inner in MERGED),
         transpose_transpose,
         transpose_ones,
         expand_expand,

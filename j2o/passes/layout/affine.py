@@ -16,10 +16,10 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.tensor import ArrayTensor
 from j2o.ir.types import Dim, Shape, same_dim
+from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.pipeline import graph_pass
 
 AFFINE = frozenset(["onnx.Add", "onnx.Div", "onnx.Mul", "onnx.Neg", "onnx.Sub"])
-RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
 
 
 @graph_pass("affine", at="onnx", level=2)

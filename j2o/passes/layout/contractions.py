@@ -19,7 +19,8 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.types import Dim, Shape, is_one, same_dim
-from j2o.passes.layout.affine import RESHAPES, only_user
+from j2o.passes.clean.shapes import RESHAPES
+from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.transposes import perm_of, weight
 from j2o.passes.pipeline import graph_pass
 
@@ -287,10 +288,10 @@ def _write(contraction: Contraction, order: Arrangement) -> None:
     left, right = contraction.first, contraction.second
     if order.swapped:
         left, right = right, left
-    batch = _sizes(sizes, order.batch)
-    rows = dims.prod(_sizes(sizes, order.rows))
-    inner = dims.prod(_sizes(sizes, order.inner))
-    columns = dims.prod(_sizes(sizes, order.columns))
+    batch = sizes_of(sizes, order.batch)
+    rows = dims.prod(sizes_of(sizes, order.rows))
+    inner = dims.prod(sizes_of(sizes, order.inner))
+    columns = dims.prod(sizes_of(sizes, order.columns))
     a = arranged(op, left, order.left, sizes)
     b = arranged(op, right, order.right, sizes)
     product = op.MatMul(
@@ -298,7 +299,7 @@ def _write(contraction: Contraction, order: Arrangement) -> None:
     )
     for scalar in contraction.scalars:
         product = _repeated(op, scalar, product)
-    parted = op.reshape(product, _sizes(sizes, order.result))
+    parted = op.reshape(product, sizes_of(sizes, order.result))
     perm = [order.result.index(label) for label in last.labels]
     op.hint = last.value.hint
     out = op.reshape(op.transpose(parted, perm), last.value.type.shape)
@@ -306,7 +307,8 @@ def _write(contraction: Contraction, order: Arrangement) -> None:
     erase_dead(old)
 
 
-def _sizes(sizes: dict[Label, Dim], labels: Labels) -> Shape:
+def sizes_of(sizes: dict[Label, Dim], labels: Labels) -> Shape:
+    """The sizes of axes, in the order of these labels."""
     return tuple(sizes[label] for label in labels)
 
 
@@ -314,7 +316,7 @@ def arranged(
     op: Builder, tensor: Tensor, order: Labels, sizes: dict[Label, Dim]
 ) -> Value:
     """A tensor without its axes of size 1, its other axes in this order."""
-    plain = op.reshape(tensor.value, _sizes(sizes, tensor.labels))
+    plain = op.reshape(tensor.value, sizes_of(sizes, tensor.labels))
     return op.transpose(plain, [tensor.labels.index(label) for label in order])
 
 

@@ -18,8 +18,8 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_shape
+from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.context import Context
-from j2o.passes.layout.affine import RESHAPES
 from j2o.passes.layout.contractions import (
     Contraction,
     Label,
@@ -27,6 +27,7 @@ from j2o.passes.layout.contractions import (
     Tensor,
     arranged,
     read_contraction,
+    sizes_of,
 )
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
@@ -341,7 +342,7 @@ class Side(NamedTuple):
         return int(self._product(self.heads))
 
     def _product(self, labels: Labels) -> Dim:
-        return dims.prod([self.sizes[label] for label in labels])
+        return dims.prod(sizes_of(self.sizes, labels))
 
     def shape(self, is_merged: bool) -> Shape:
         """The shape that Attention has for it: of rank 3 with heads and size merged, else of rank 4."""
@@ -359,7 +360,7 @@ class Side(NamedTuple):
     def restored(self, op: Builder, out: Value, is_merged: bool) -> Value:
         """The result of Attention in the order and shape of the tensor."""
         order = self.merged if is_merged else self.apart
-        plain = op.reshape(out, tuple(self.sizes[label] for label in order))
+        plain = op.reshape(out, sizes_of(self.sizes, order))
         perm = [order.index(label) for label in self.tensor.labels]
         return op.reshape(op.transpose(plain, perm), self.tensor.value.type.shape)
 
@@ -382,11 +383,11 @@ def _bias(op: Builder, found: Found, dtype: DType) -> Value:
         sizes = {**own, **{label: full[label] for label in merged}}
     labels = found.scores.last.labels
     order = (*axes.rows, *axes.keys)
-    plain = op.reshape(bias, tuple(own[label] for label in labels))
-    plain = op.expand(plain, tuple(sizes[label] for label in labels))
+    plain = op.reshape(bias, sizes_of(own, labels))
+    plain = op.expand(plain, sizes_of(sizes, labels))
     moved = op.transpose(plain, [labels.index(label) for label in order])
-    batch = dims.prod([sizes[label] for label in axes.batch])
-    heads = dims.prod([sizes[label] for label in merged])
+    batch = dims.prod(sizes_of(sizes, axes.batch))
+    heads = dims.prod(sizes_of(sizes, merged))
     queries, keys = (*axes.queries, *axes.keys)
     shaped = op.reshape(moved, (batch, heads, sizes[queries], sizes[keys]))
     return op.expand(shaped, (batch, heads, full[queries], full[keys]))
