@@ -34,6 +34,7 @@ from j2o.passes.context import Context, Options
 from j2o.passes.lower import has_rule
 from j2o.passes.pipeline import PassPipeline
 from j2o.passes.runner import run
+from j2o.passes.target.opset import Opset, lowest_opset
 from j2o.passes.target.weights_dtype import DTYPES
 from j2o.report import Report, count_ops
 from j2o.request import Request, check_callable, pipeline_for, target_for, tensors
@@ -99,9 +100,10 @@ def _compiled(request: Request) -> Model:
     report.ops_before = count_ops(graph)
     with _timed(report, "passes"):
         _optimise(graph, boundary, request, report)
-    _describe_result(graph, report)
+    opset = lowest_opset(graph, request.target)
+    _describe_result(graph, opset, report)
     fn = _with_weights(on_copies(request.fn, traced.held), request.specs)
-    return Model(fn, graph, boundary, request.target.opset, report, graph.name)
+    return Model(fn, graph, boundary, opset.number, report, graph.name)
 
 
 @contextmanager
@@ -282,7 +284,9 @@ def _options(request: Request) -> Options:
 # ------------------------------------------------------------------------------------ the result
 
 
-def _describe_result(graph: Graph, report: Report) -> None:
+def _describe_result(graph: Graph, opset: Opset, report: Report) -> None:
+    report.opset = opset.number
+    report.opset_reasons = list(opset.reasons)
     report.ops_after = count_ops(graph)
     report.not_portable = sorted(op for op in report.ops_after if op.startswith("ort."))
     values = (value for node in graph.walk() for value in node.outputs)

@@ -203,7 +203,7 @@ def _spec_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--opset",
         type=int,
-        help="default: the newest that the installed onnxruntime runs",
+        help="default: the lowest that the model needs",
     )
 
 

@@ -30,7 +30,7 @@ def count_ops(graph: Graph) -> dict[str, int]:
 @dataclass
 class Report:
     """`passes` in the order they ran, seconds per stage, operations before and after, and what is
-    not portable.
+    not portable. `opset_reasons` has what the opset before the model's own lacks, where it was chosen.
 
     `warnings` has what may not be as the user meant it, a line each. `notes` has a line for each
     thing of the program that the model leaves out. `quantisation` has the error of each weight
@@ -42,6 +42,8 @@ class Report:
     ops_before: dict[str, int] = field(default_factory=dict)
     ops_after: dict[str, int] = field(default_factory=dict)
     not_portable: list[str] = field(default_factory=list)
+    opset: int = 0
+    opset_reasons: list[str] = field(default_factory=list)
     weights_bytes: int = 0
     quantisation: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -65,11 +67,22 @@ class Report:
             lines += [f"  {'':{width}}    {row}" for row in _rules(p)]
             if p.left_out:
                 lines.append(f"  {p.name}: left out, {p.left_out}")
+        lines += _opset(self)
         if self.not_portable:
             lines.append("not portable ONNX: " + ", ".join(self.not_portable))
         lines += [f"warning: {text}" for text in self.warnings]
         lines += [f"note: {note}" for note in dict.fromkeys(self.notes)]
         return "\n".join(lines)
+
+
+def _opset(report: Report) -> Iterator[str]:
+    """A line for the opset that was chosen, where it is not the lowest."""
+    reasons = report.opset_reasons
+    if not reasons:
+        return
+    shown = ", ".join(reasons[:3])
+    more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    yield f"opset {report.opset}: before it, {shown}{more}"
 
 
 def _rules(record: PassRecord) -> Iterator[str]:

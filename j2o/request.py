@@ -86,7 +86,7 @@ def target_for(target: Any, opset: Any, weights_dtype: str | None) -> Target:
     from j2o.backend.kernels import target as kernels
 
     if opset is not None:
-        needed = "a number is needed, or None for the newest"
+        needed = "a number is needed, or None for the lowest that the model needs"
         opset = whole_number("opset", opset, None, needed)
     if target is None:
         needs = "DequantizeLinear" if weights_dtype == "int8" else None

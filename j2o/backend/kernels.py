@@ -14,29 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from j2o.errors import SpecError
+from j2o.ir.onnx_ops import ONNX_NAMES
 from j2o.ir.target import Target
 from j2o.ir.types import DType, is_in_onnx
 
 SNAPSHOT = Path(__file__).with_name("kernels.json")
 OLDEST = 18
 DOMAINS = {"": "onnx", "com.microsoft": "ort"}
-# what onnxruntime calls the element type of a tensor
-ONNX_NAMES = {
-    "bool": DType.BOOL,
-    "string": DType.STRING,
-    "double": DType.F64,
-    "float": DType.F32,
-    "float16": DType.F16,
-    "bfloat16": DType.BF16,
-    "float8e4m3fn": DType.F8E4M3FN,
-    "float8e4m3fnuz": DType.F8E4M3FNUZ,
-    "float8e5m2": DType.F8E5M2,
-    "float8e5m2fnuz": DType.F8E5M2FNUZ,
-    "float8e8m0": DType.F8E8M0FNU,
-    "float4e2m1": DType.F4E2M1FN,
-    **{f"int{bits}": DType(f"i{bits}") for bits in (2, 4, 8, 16, 32, 64)},
-    **{f"uint{bits}": DType(f"u{bits}") for bits in (2, 4, 8, 16, 32, 64)},
-}
 PROVIDER = "CPUExecutionProvider"
 UNBOUNDED = 1000  # from here on, the last opset of a kernel stands for none
 
@@ -95,9 +79,11 @@ def _has(kind: str, opset: int) -> bool:
 def target(opset: int | None = None, needs: str | None = None) -> Target:
     """Return onnxruntime's CPU kernels at an opset.
 
-    By default it is the newest that has an operator which the model `needs`. SpecError where the opset is out
+    By default it is the newest that has an operator which the model `needs`, and others may be chosen in
+    its place. SpecError where the opset is out
     of range or lacks that operator.
     """
+    others = target if opset is None else None
     newest = newest_opset()
     if needs is not None:
         newest = next(o for o in range(newest, OLDEST - 1, -1) if _has(needs, o))
@@ -116,7 +102,7 @@ def target(opset: int | None = None, needs: str | None = None) -> Target:
                 for name, names in kernel.constraints.items()
             }
             rows[kernel.op].append(dtypes)
-    return Target(opset, dict(rows))
+    return Target(opset, dict(rows), others=others)
 
 
 @functools.cache

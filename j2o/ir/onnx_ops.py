@@ -23,7 +23,7 @@ from j2o.ir.ops import (
     no_inference,
     register_dialect,
 )
-from j2o.ir.types import Type
+from j2o.ir.types import DType, Type
 
 COMMUTATIVE = frozenset(
     {
@@ -72,6 +72,23 @@ GRAPH_ATTRIBUTES = {
     "SequenceMap": ("body",),
 }
 CONTRIB = "com.microsoft"
+# what ONNX calls the element type of a tensor in the types of an operator
+ONNX_NAMES = {
+    "bool": DType.BOOL,
+    "string": DType.STRING,
+    "double": DType.F64,
+    "float": DType.F32,
+    "float16": DType.F16,
+    "bfloat16": DType.BF16,
+    "float8e4m3fn": DType.F8E4M3FN,
+    "float8e4m3fnuz": DType.F8E4M3FNUZ,
+    "float8e5m2": DType.F8E5M2,
+    "float8e5m2fnuz": DType.F8E5M2FNUZ,
+    "float8e8m0": DType.F8E8M0FNU,
+    "float4e2m1": DType.F4E2M1FN,
+    **{f"int{bits}": DType(f"i{bits}") for bits in (2, 4, 8, 16, 32, 64)},
+    **{f"uint{bits}": DType(f"u{bits}") for bits in (2, 4, 8, 16, 32, 64)},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,7 @@ class Schema:
     since: int
     has_function: bool
     defaults: dict[str, Any]  # of the attributes that have one
+    types: dict[str, frozenset[str]]  # what a type constraint allows: `tensor(float)`
 
     @property
     def operand_counts(self) -> str:
@@ -110,6 +128,10 @@ def schema(kind: str, opset: int | None = None) -> Schema:
         for name, attribute in found.attributes.items()
         if not attribute.required and attribute.default_value.name
     }
+    types = {
+        one.type_param_str: frozenset(one.allowed_type_strs)
+        for one in found.type_constraints
+    }
     return Schema(
         attributes=frozenset(found.attributes),
         min_inputs=found.min_input,
@@ -121,6 +143,7 @@ def schema(kind: str, opset: int | None = None) -> Schema:
         since=found.since_version,
         has_function=found.has_function or found.has_context_dependent_function,
         defaults=defaults,
+        types=types,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,7 +17,8 @@ Row: TypeAlias = "Mapping[str, frozenset[DType]]"
 class Target:
     """`rows` maps an operator (`onnx.Erf`, `ort.FusedMatMul`) to its kernels at `opset`.
 
-    An operator that is not in `rows` is taken to be a function that the runtime inlines.
+    An operator that is not in `rows` is taken to be a function that the runtime inlines. `others` gives
+    the same runtime at another opset; None where the opset is asked for, and not to be changed.
     """
 
     opset: int
@@ -25,6 +26,7 @@ class Target:
         default_factory=dict[str, "Sequence[Row]"]
     )
     name: str = "onnxruntime CPU"
+    others: Callable[[int], Target] | None = None
 
     def supports(self, op: str, dtype: DType, constraint: str | None = None) -> bool:
         """Return True where some kernel of `op` takes `dtype` for a constraint (see `dtypes`)."""

@@ -107,7 +107,7 @@ def legalize(graph: Graph, context: Context) -> int:
     for node in [n for n in graph if n.op in FAULTY]:
         count += FAULTY[node.op](graph, node)
     for node in graph:
-        if not node.op.startswith("onnx.") or _runs(node, target):
+        if not node.op.startswith("onnx.") or runs(node, target):
             continue
         if node.graphs:
             _widen_regions(graph, node, target)
@@ -282,7 +282,8 @@ def _variables(node: Node, target: Target) -> dict[str, DType]:
     return found
 
 
-def _runs(node: Node, target: Target) -> bool:
+def runs(node: Node, target: Target) -> bool:
+    """Return True where the target runs a node as it stands."""
     rows = target.rows.get(node.op)
     if rows is None:
         return True  # a function that the runtime inlines
