@@ -524,6 +524,15 @@ def fewer_roundings():
     np.testing.assert_allclose(got, want, rtol=3e-7)
 
 
+def hard_gates():
+    """Limits, NaN and infinities are as in JAX."""
+    x = np.append(np.linspace(-8, 8, 20001), [NAN, INF, -INF]).astype(np.float32)
+    got, want = both(jax.nn.hard_sigmoid, x)
+    np.testing.assert_allclose(got, want, rtol=0, atol=6e-8)
+    got, want = both(jax.nn.hard_swish, x)
+    np.testing.assert_allclose(got, want, rtol=2.4e-7, atol=4e-7)
+
+
 def masked_attention():
     x = f32(30, 0, 0, 30, INF, INF).reshape(3, 2)
     got, want = both(attended, x)
@@ -588,6 +597,7 @@ BOUNDED = {
     "fused-16-bits": fused_16_bits,
     "elementary-functions": elementary_functions,
     "fewer-roundings": fewer_roundings,
+    "hard-gates": hard_gates,
     "masked-attention": masked_attention,
     "nan-bits": nan_bits,
     "ones-of-i4": ones_of_i4,

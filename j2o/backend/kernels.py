@@ -9,13 +9,14 @@ from __future__ import annotations
 import collections
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from j2o.backend.forms import INLINED, SLOW
 from j2o.errors import SpecError
 from j2o.ir.onnx_ops import ONNX_NAMES
-from j2o.ir.target import Target
+from j2o.ir.target import Row, Target
 from j2o.ir.types import DType, is_in_onnx
 
 SNAPSHOT = Path(__file__).with_name("kernels.json")
@@ -38,9 +39,15 @@ class _Kernel(NamedTuple):
     last: int | None
     constraints: dict[str, str]
 
-    def covers(self, version: int) -> bool:
-        """Return True where a version of the operator lies between the kernel's first and last."""
-        return self.first <= version and (self.last is None or version <= self.last)
+    def runs(self, version: int) -> bool:
+        """Return True where this kernel is for a version of its operator.
+
+        A kernel without a last opset is for one version alone, that of its first: onnxruntime does not
+        trust it with versions that its author has not seen.
+        """
+        if self.last is None:
+            return self.first == version
+        return self.first <= version <= self.last
 
 
 @functools.cache
@@ -58,51 +65,73 @@ def newest_opset() -> int:
     return _snapshot()["opset"]
 
 
-def _has(kind: str, opset: int) -> bool:
-    """Return True where there is a kernel for ONNX's operator `kind`.
+def _version_at(op: str, opset: int) -> int | None:
+    """The version of an operator that a model of an opset means; None where it has none yet.
 
-    A kernel without a last opset is for one version of the operator alone, that of its first.
+    Operators of onnxruntime's own have one version.
     """
-    import onnx
+    versions = _snapshot()["versions"].get(op, [1])
+    return max((v for v in versions if v <= opset), default=None)
 
-    since = onnx.defs.get_schema(kind, opset).since_version
-    for kernel in _kernels():
-        if kernel.op != f"onnx.{kind}":
-            continue
-        is_for_one = kernel.last is None
-        if kernel.first == since if is_for_one else kernel.covers(since):
-            return True
-    return False
+
+def _rows(opset: int, kernels: Iterable[_Kernel]) -> dict[str, list[Row]]:
+    """The dtypes of those kernels that a model of an opset can have, by operator."""
+    rows: dict[str, list[Row]] = collections.defaultdict(list)
+    for kernel in kernels:
+        version = _version_at(kernel.op, opset)
+        if version is not None and kernel.runs(version):
+            dtypes = {
+                name: _allowed(names, opset)
+                for name, names in kernel.constraints.items()
+            }
+            rows[kernel.op].append(dtypes)
+    return dict(rows)
+
+
+def has_kernel(kind: str, opset: int) -> bool:
+    """Return True where onnxruntime runs ONNX's operator `kind` without inlining a function."""
+    return bool(_rows(opset, [k for k in _kernels() if k.op == f"onnx.{kind}"]))
 
 
 @functools.cache
 def target(opset: int | None = None, needs: str | None = None) -> Target:
     """Return onnxruntime's CPU kernels at an opset.
 
-    By default it is the newest that has an operator which the model `needs`, and others may be chosen in
-    its place. SpecError where the opset is out
-    of range or lacks that operator.
+    By default it is the newest that has an operator which the model `needs`: others may be chosen in its
+    place, and operators that run slower than their parts are avoided. An opset that is asked for stands for
+    the smallest graph. SpecError where the opset is out of range or lacks that operator.
     """
-    others = target if opset is None else None
     newest = newest_opset()
     if needs is not None:
-        newest = next(o for o in range(newest, OLDEST - 1, -1) if _has(needs, o))
-    if opset is None:
-        opset = newest
-    if not isinstance(opset, int) or not OLDEST <= opset <= newest:
+        opsets = range(newest, OLDEST - 1, -1)
+        newest = next(o for o in opsets if has_kernel(needs, o))
+    chosen = newest if opset is None else opset
+    if not isinstance(chosen, int) or not OLDEST <= chosen <= newest:
         what = f" with {needs}" if needs else ""
         raise SpecError(
             f"opset={opset!r}: j2o writes opsets {OLDEST} to {newest}{what}"
         )
-    rows: dict[str, list[Any]] = collections.defaultdict(list)
-    for kernel in _kernels():
-        if kernel.covers(opset if kernel.op.startswith("onnx.") else 1):
-            dtypes = {
-                name: _allowed(names, opset)
-                for name, names in kernel.constraints.items()
-            }
-            rows[kernel.op].append(dtypes)
-    return Target(opset, dict(rows), others=others)
+    rows = _rows(chosen, _kernels())
+    if opset is None:
+        rows |= _rows_of_older(frozenset(rows), newest)
+    for op, opsets in INLINED.items():
+        if chosen in opsets and op not in rows:
+            rows[op] = [{"T": frozenset([DType.F32])}]
+    if opset is None:
+        return Target(chosen, rows, others=target, slow=SLOW)
+    return Target(chosen, rows)
+
+
+def _rows_of_older(known: frozenset[str], newest: int) -> dict[str, list[Row]]:
+    """The kernels of operators that have none at the newest opset, but had some at an older one.
+
+    A model whose opset is not asked for can be of that one.
+    """
+    others = [k for k in _kernels() if k.op not in known]
+    found: dict[str, list[Row]] = {}
+    for opset in range(OLDEST, newest):
+        found |= _rows(opset, others)
+    return found
 
 
 @functools.cache
@@ -113,6 +142,7 @@ def _allowed(dtypes: str, opset: int) -> frozenset[DType]:
 
 def read_registry() -> dict[str, Any]:
     """Return the installed onnxruntime's CPU kernels in the form of the snapshot."""
+    import onnx
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
 
@@ -121,10 +151,16 @@ def read_registry() -> dict[str, Any]:
         for kernel in get_all_opkernel_def()
         if kernel.provider == PROVIDER and kernel.domain in DOMAINS
     ]
-    firsts = [k.version_range[0] for k in registered if k.domain == ""]
+    own = [k for k in registered if k.domain == ""]
+    names = {k.op_name for k in own}
+    versions: dict[str, list[int]] = collections.defaultdict(list)
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "" and schema.name in names:
+            versions[f"onnx.{schema.name}"].append(schema.since_version)
     return {
         "onnxruntime": onnxruntime.__version__,
-        "opset": max(firsts, default=0),
+        "opset": max((k.version_range[0] for k in own), default=0),
+        "versions": {op: sorted(found) for op, found in sorted(versions.items())},
         "kernels": sorted(map(_row, registered), key=repr),
     }
 

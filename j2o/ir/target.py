@@ -17,8 +17,9 @@ Row: TypeAlias = "Mapping[str, frozenset[DType]]"
 class Target:
     """`rows` maps an operator (`onnx.Erf`, `ort.FusedMatMul`) to its kernels at `opset`.
 
-    An operator that is not in `rows` is taken to be a function that the runtime inlines. `others` gives
-    the same runtime at another opset; None where the opset is asked for, and not to be changed.
+    An operator that is not in `rows` is taken to be a function that the runtime inlines. The operators in
+    `slow` run, but slower than their parts. `others` gives the same runtime at another opset; None where the
+    opset is asked for, and not to be changed.
     """
 
     opset: int
@@ -26,11 +27,16 @@ class Target:
         default_factory=dict[str, "Sequence[Row]"]
     )
     name: str = "onnxruntime CPU"
+    slow: frozenset[str] = frozenset()
     others: Callable[[int], Target] | None = None
 
     def supports(self, op: str, dtype: DType, constraint: str | None = None) -> bool:
         """Return True where some kernel of `op` takes `dtype` for a constraint (see `dtypes`)."""
         return dtype in self.dtypes(op, constraint)
+
+    def prefers(self, op: str, dtype: DType) -> bool:
+        """Return True where `op` runs with `dtype`, and does so no slower than its parts."""
+        return op not in self.slow and self.supports(op, dtype)
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 (targets are few and live long)
     def dtypes(self, op: str, constraint: str | None = None) -> frozenset[DType]:

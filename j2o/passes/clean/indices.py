@@ -77,6 +77,16 @@ def read_index(value: Value, facts: Facts) -> Index:
     )
 
 
+def read_clamp(value: Value, facts: Facts) -> Index | None:
+    """What two operators clamp between numbers, of which the inner one serves nothing else."""
+    outer = _clamped(Index(value, value), facts)
+    if outer is None or not outer.is_clamped or len(outer.source.uses) > 1:
+        return None
+    both = _clamped(outer, facts)
+    is_clamp = both is not None and _are_both(both.low, both.high)
+    return both if is_clamp else None
+
+
 def _clamped(index: Index, facts: Facts) -> Index | None:
     """An index with its source one step earlier; None where that is no clamp or conversion."""
     node = index.source.node

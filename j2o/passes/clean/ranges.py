@@ -13,7 +13,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import DType
 from j2o.passes.clean.facts import Facts
-from j2o.passes.clean.indices import INDEX_REWRITES
+from j2o.passes.clean.indices import INDEX_REWRITES, read_clamp
 from j2o.passes.clean.intervals import (
     NO,
     always_greater,
@@ -26,6 +26,8 @@ from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
 Rewrite: TypeAlias = Callable[[Builder, Node, Facts], "Value | None"]
+# the integers that onnxruntime clips as they are
+CLIPPED = (DType.I8, DType.I32, DType.I64, DType.U8, DType.U32, DType.U64)
 LOOKS_BACK = 3  # nodes of an index: a clamp, a conversion, a wrap-around
 
 
@@ -114,6 +116,22 @@ def _extreme(op: Builder, node: Node, facts: Facts, greatest: bool) -> Value | N
     if len(kept) == len(node.operands):
         return None
     return kept[0] if len(kept) == 1 else op.apply(node.op, *kept)
+
+
+def _clamp(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """A Max of a Min, or a Min of a Max, by numbers that do not cross is a Clip."""
+    if node.out.type.dtype not in CLIPPED:
+        return None
+    index = read_clamp(node.out, facts)
+    if index is None:
+        return None
+    # bounds may add axes of size 1, which a Clip does not
+    if index.source.type != node.out.type or index.source.op == "onnx.Unsqueeze":
+        return None
+    low, high = index.low, index.high
+    if type(low) is not int or type(high) is not int:
+        return None
+    return op.Clip(index.source, low, high)
 
 
 def _outdoes(a: Value, b: Value, facts: Facts, greatest: bool) -> bool:
@@ -264,8 +282,8 @@ REWRITES: dict[str, Sequence[Rewrite]] = {
     "onnx.And": (_and,),
     "onnx.Cast": (_cast,),
     "onnx.Clip": (_clip,),
-    "onnx.Max": (_max,),
-    "onnx.Min": (_min,),
+    "onnx.Max": (_max, _clamp),
+    "onnx.Min": (_min, _clamp),
     "onnx.Mod": (_mod,),
     "onnx.Or": (_or,),
     "onnx.Sub": (_rem,),

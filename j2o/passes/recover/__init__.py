@@ -1,17 +1,23 @@
 """Operators that the program was written with, found again in what JAX traced it to."""
 
-from j2o.passes.recover import activations, norms, softmax
+from j2o.passes.recover import activations, gates, norms, softmax
 from j2o.passes.rewriting.rule import RuleSet
 
 recover = RuleSet(
     "recover",
-    (*softmax.SOFTMAXES, *norms.LAYER_NORMS, *activations.ACTIVATIONS),
+    (
+        *softmax.SOFTMAXES,
+        *norms.LAYER_NORMS,
+        *norms.RMS_NORMS,
+        *activations.ACTIVATIONS,
+        *gates.GATES,
+    ),
     level=2,
     doc="Softmax, normalisations, activations.",
 )
 recover_early = RuleSet(
     "recover_early",
-    activations.EARLY_ACTIVATIONS,
+    (*activations.EARLY_ACTIVATIONS, *gates.EARLY_GATES),
     at="lax",
     level=2,
     doc="Activations whose parts have no operator of their own.",

@@ -47,7 +47,7 @@ def attention(graph: Graph, context: Context) -> int:
     for node in graph:
         if node.op != "onnx.MatMul":
             continue
-        if not context.target.supports("onnx.Attention", node.out.type.dtype):
+        if not context.target.prefers("onnx.Attention", node.out.type.dtype):
             continue
         found = _read(node)
         if found is not None:

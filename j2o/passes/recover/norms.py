@@ -1,7 +1,7 @@
-"""LayerNormalization in the spellings of flax, equinox, haiku, keras and hand-written code.
+"""LayerNormalization and RMSNormalization as flax, equinox, haiku, keras and hand-written code spell them.
 
-It is (x - μ) / √(σ² + ε) · scale + bias, where μ and σ² are the mean and the variance of x over its
-last axes.
+The first is (x - μ) / √(σ² + ε) · scale + bias, where μ and σ² are the mean and the variance of x over its
+last axes. The second is x / √(m + ε) · scale, where m is the mean of x² over them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
 class Form(NamedTuple):
-    """The attributes of LayerNormalization."""
+    """The attributes of both."""
 
     axis: int
     epsilon: float
@@ -27,9 +27,9 @@ class Form(NamedTuple):
 def _form(x: Value, axes: Value, eps: Value) -> Form | None:
     """The first of the axes and epsilon, where the axes are all from there on and their sizes are known."""
     over, rank = axes.known_ints, x.type.rank
-    if not over or x.type.dtype != DType.F32:
+    if not over:
         return None
-    if eps.const is None or eps.type.size != 1:
+    if eps.const is None or eps.type.size != 1 or not _is_f32(eps.const.scalar):
         return None
     ascending = sorted(axis % rank for axis in over)
     first = ascending[0]
@@ -40,6 +40,11 @@ def _form(x: Value, axes: Value, eps: Value) -> Form | None:
     if not dims.is_static(normalised) or 0 in normalised:
         return None
     return Form(first, float(eps.const.scalar))
+
+
+def _is_f32(number: float) -> bool:
+    """Return True where the attribute epsilon, a float32, can be this number."""
+    return float(np.float32(number)) == float(number)
 
 
 def _per_feature(op: RuleBuilder, value: Value, x: Value, axis: int) -> Value | None:
@@ -99,7 +104,7 @@ def layer_norm(op, x, axes, eps: Const, scale):
 @layer_norm.becomes
 def _(op, x, axes, eps, scale):
     form = _form(x, axes, eps)
-    if form is None:
+    if form is None or x.type.dtype != DType.F32:
         return None
     scale = _per_feature(op, scale, x, form.axis)
     if scale is None:
@@ -118,7 +123,7 @@ def layer_norm_plain(op, x, axes, eps: Const):
 @layer_norm_plain.becomes
 def _(op, x, axes, eps):
     form = _form(x, axes, eps)
-    if form is None or _is_scaled(op.root.out):
+    if form is None or x.type.dtype != DType.F32 or _is_scaled(op.root.out):
         return None
     ones = op.const(np.ones(x.type.shape[form.axis :], np.float32))
     return op.LayerNormalization(x, ones, axis=form.axis, epsilon=form.epsilon)
@@ -145,3 +150,74 @@ def _(op, x, scale, bias, axis, epsilon):
 
 
 LAYER_NORMS = (layer_norm, layer_norm_plain, layer_norm_bias)
+
+
+# ---------------------------------------------------------------------- RMSNormalization
+#
+# The kernel agrees with JAX at NaN, infinities, rows of zeros, and squares that overflow or vanish.
+
+
+def _root_mean_square(op, x, axes, eps):
+    """√(m + ε), m the mean of x²."""
+    size = op.either(x, op.Abs(x))
+    squares = op.either(op.Mul(x, x), op.Mul(op.Abs(x), op.Abs(x)), op.Pow(size, 2))
+    return op.Sqrt(op.Add(op.ReduceMean(squares, axes, keepdims=1), eps))
+
+
+def _is_centred(x: Value, axis: int) -> bool:
+    """Return True where a mean may have been taken off: a layer normalisation is about to be found."""
+    if x.op != "onnx.Sub":
+        return False
+    mean = x.producer.operand(1).type.shape
+    normalised = x.type.rank - axis
+    return all(size == 1 for size in mean[-normalised:])
+
+
+def _rms_form(op: RuleBuilder, x: Value, axes: Value, eps: Value) -> Form | None:
+    """The attributes of RMSNormalization, where the target prefers it to its parts."""
+    if not op.prefers("RMSNormalization", x):
+        return None
+    form = _form(x, axes, eps)
+    return None if form is None or _is_centred(x, form.axis) else form
+
+
+@rewrite("rms_norm")
+def rms_norm(op, x, axes, eps: Const, scale):
+    """x / √(m + ε) · scale, in the orders in which libraries multiply and divide."""
+    root = _root_mean_square(op, x, axes, eps)
+    inverse = op.Reciprocal(root)
+    return op.either(
+        op.Mul(x, op.either(op.Mul(inverse, scale), op.Div(scale, root))),
+        op.Mul(op.either(op.Div(x, root), op.Mul(x, inverse)), scale),
+        op.Div(op.Mul(x, scale), root),
+    )
+
+
+@rms_norm.becomes
+def _(op, x, axes, eps, scale):
+    form = _rms_form(op, x, axes, eps)
+    if form is None:
+        return None
+    scale = _per_feature(op, scale, x, form.axis)
+    if scale is None:
+        return None
+    return op.RMSNormalization(x, scale, axis=form.axis, epsilon=form.epsilon)
+
+
+@rewrite("rms_norm_plain")
+def rms_norm_plain(op, x, axes, eps: Const):
+    """x / √(m + ε)."""
+    root = _root_mean_square(op, x, axes, eps)
+    return op.either(op.Div(x, root), op.Mul(x, op.Reciprocal(root)))
+
+
+@rms_norm_plain.becomes
+def _(op, x, axes, eps):
+    form = _rms_form(op, x, axes, eps)
+    if form is None or _is_scaled(op.root.out):
+        return None
+    ones = op.const(np.ones(x.type.shape[form.axis :], x.type.dtype.numpy))
+    return op.RMSNormalization(x, ones, axis=form.axis, epsilon=form.epsilon)
+
+
+RMS_NORMS = (rms_norm, rms_norm_plain)

@@ -1,0 +1,31 @@
+"""Operators next to their parts: how fast onnxruntime runs both, and which functions it inlines.
+
+`python -m tools.forms` measures, and prints both tables.
+"""
+
+from __future__ import annotations
+
+# the time of the operator over that of its parts, in float32
+# (onnxruntime 1.32.0, 2 cores)
+RATIOS = {
+    "onnx.Attention": 0.69,
+    "onnx.Clip": 0.51,
+    "onnx.GroupNormalization": 1.87,  # by way of InstanceNormalization
+    "onnx.HardSigmoid": 0.33,
+    "onnx.HardSwish": 0.46,
+    "onnx.Mish": 1.08,
+    "onnx.RMSNormalization": 0.64,
+    "onnx.Softplus": 0.94,
+    "onnx.Swish": 2.11,
+}
+TOLERATED = 1.1  # two measurements of one thing differ by as much
+SLOW = frozenset(op for op, ratio in RATIOS.items() if ratio > TOLERATED)
+
+# the opsets at which onnxruntime inlines a function that it has no kernel for, in float32
+INLINED = {
+    "onnx.Attention": range(25, 29),
+    "onnx.GroupNormalization": range(21, 29),  # before, a scale is of a group
+    "onnx.HardSwish": range(18, 29),
+    "onnx.Mish": range(18, 29),
+    "onnx.Swish": range(24, 25),
+}
