@@ -12,6 +12,7 @@ from jax import lax
 
 import j2o
 from j2o.ir.types import DType
+from tests.harness import normal
 
 PAGE = Path(__file__).parent.parent / "docs" / "semantics.md"
 NAN, INF = np.nan, np.inf
@@ -546,6 +547,40 @@ def attended(x):
     return jax.nn.softmax(scores) @ f32(1, 2, 3, 4, 5, 6).reshape(3, 2)
 
 
+def gru(bias):
+    """A GRU with a bias behind its r, as a loop that begins with a state."""
+    w, r = normal(4, 24), normal(8, 24) / 4
+
+    def step(h, x):
+        z, reset, new = jnp.split(x @ w, 3, -1)
+        inner = jnp.split(h @ r, 3, -1)
+        z = jax.nn.sigmoid(z + inner[0])
+        reset = jax.nn.sigmoid(reset + inner[1])
+        new = jnp.tanh(new + reset * (inner[2] + bias))
+        h = (1 - z) * new + z * h
+        return h, h
+
+    return lambda h, rows: lax.scan(step, h, rows)[1]
+
+
+def gates_of_cells():
+    rows, first = normal(50, 3, 4) * 3, normal(3, 8)
+    got, want = both(gru(normal(8)), first, rows)
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-6)
+
+
+def nan_in_gru():
+    rows, first = normal(5, 3, 4), normal(3, 8)
+    rows[2, 1, 0] = NAN
+    got, want = both(gru(normal(8)), first, rows)
+    is_nan = np.isnan(want)
+    assert is_nan[2:, 1].all()
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got[~is_nan], want[~is_nan], rtol=0, atol=3e-6)
+    got, want = both(gru(0.0), first, rows)
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-6)
+
+
 def nan_bits():
     x = np.array([0xFFC00001, 0x7FC00001, 0x7F800001], np.uint32).view(np.float32)
     got, _ = both(lambda x: lax.bitcast_convert_type(x, jnp.uint32) & 0x7F800000, x)
@@ -599,6 +634,8 @@ BOUNDED = {
     "fewer-roundings": fewer_roundings,
     "hard-gates": hard_gates,
     "masked-attention": masked_attention,
+    "gates-of-cells": gates_of_cells,
+    "nan-in-gru": nan_in_gru,
     "nan-bits": nan_bits,
     "ones-of-i4": ones_of_i4,
     "complex-edges": complex_edges,

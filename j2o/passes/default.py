@@ -15,12 +15,14 @@ from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
 from j2o.passes.layout.contractions import contractions
 from j2o.passes.layout.gemm import gemm
+from j2o.passes.layout.last_rows import last_rows
 from j2o.passes.layout.projections import projections
 from j2o.passes.layout.transposes import transposes
 from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
 from j2o.passes.recover import recover, recover_early
 from j2o.passes.recover.attention import attention
+from j2o.passes.recover.cells import cells
 from j2o.passes.structure.functions import functions
 from j2o.passes.structure.inline import inline
 from j2o.passes.structure.repeats import repeats
@@ -60,6 +62,9 @@ LAYOUT: tuple[Step, ...] = (
     affine,
     contractions,
     attention,  # it reads contractions
+    last_rows,
+    cells,
+    fold,  # the weights of cells
     shapes,
     dce,
     projections,

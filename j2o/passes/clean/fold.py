@@ -81,7 +81,7 @@ def _fold_node(node: Node) -> tuple[Tensor, ...] | None:
     if large:
         if not _pays(node):
             return None
-    elif sum(map(_bytes, node.outputs)) > SMALL:
+    elif not _stays_small(node):
         return None
     record = RECORDED.get(kind)
     if record is None and large:
@@ -101,6 +101,13 @@ def _is_constant(node: Node) -> bool:
 
 def _bytes(value: Value) -> int:
     return math.prod(value.type.static_shape) * value.type.dtype.bits // 8
+
+
+def _stays_small(node: Node) -> bool:
+    """Return True where small operands give a small result, or only stand in another order in it."""
+    size = sum(map(_bytes, node.outputs))
+    is_recorded = node.kind in RECORDED
+    return size <= SMALL or (is_recorded and size <= sum(map(_bytes, node.operands)))
 
 
 def _pays(node: Node) -> bool:
