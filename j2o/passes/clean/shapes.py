@@ -166,6 +166,36 @@ def _(op, x, starts, ends, axes, steps, starts2, ends2, axes2, steps2):
     return op.Slice(x, *both)
 
 
+@rewrite("reduce_transposed", level=2, shared=True)
+def reduce_transposed(op, x, perm, axes, keep):
+    """A tensor that only reductions take transposed is reduced first: what is transposed then is smaller."""
+    transposed = op.Transpose(x, perm=perm)
+    return op.either(
+        *[
+            getattr(op, f"Reduce{kind}")(transposed, axes, keepdims=keep)
+            for kind in SQUEEZABLE
+        ]
+    )
+
+
+@reduce_transposed.becomes
+def _(op, x, perm, axes, keep):
+    reduction = op.root
+    users = reduction.operand(0).users()
+    is_only_reduced = all(user.kind.startswith("Reduce") for user in users)
+    if not is_only_reduced or not axes.known_ints:
+        return None
+    rank = x.type.rank
+    perm = _permutation(perm, rank)
+    over = from_zero(axes.known_ints, rank)
+    moved = op.dims([perm[axis] for axis in over])
+    reduced = op.node(reduction.op, [x, moved], reduction.attrs).out
+    if keep != 0:
+        return op.transpose(reduced, perm)
+    kept = [perm[axis] for axis in range(rank) if axis not in over]
+    return op.transpose(reduced, [sorted(kept).index(axis) for axis in kept])
+
+
 @rewrite("mean", level=2)
 def mean(op, x, axes, keep, n):
     """A sum divided by how many there are."""
@@ -304,6 +334,7 @@ shapes = RuleSet(
         transpose_ones,
         expand_expand,
         slice_slice,
+        reduce_transposed,
         mean,
         splat,
         reshape_ones,

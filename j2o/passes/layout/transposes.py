@@ -12,18 +12,17 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.types import Attr, Dim, is_one
+from j2o.ir.types import Dim, is_one
+from j2o.passes.layout.free import Perm, absorbs, is_free, laid_out, moved
 from j2o.passes.pipeline import graph_pass
 
-Perm: TypeAlias = "tuple[int, ...]"
 TYPICAL = 128  # what a symbolic size counts as when transposes are weighed
 
 
@@ -59,31 +58,6 @@ def perm_of(node: Node | None) -> Perm | None:
 # ------------------------------------------------------------------------ what may move
 
 
-# operations along one axis, the attribute `axis`, which by default is the last
-ALONG = frozenset(["onnx.Concat", "onnx.Softmax", "onnx.LogSoftmax"])
-
-
-def _moved_attrs(node: Node, perm: Perm) -> Mapping[str, Attr]:
-    """The attributes of a node that runs before the transpose."""
-    if node.op not in ALONG:
-        return node.attrs
-    axis = node.int_attr("axis", -1) % len(perm)
-    return {**node.attrs, "axis": perm[axis]}
-
-
-def _free(node: Node, rank: int) -> bool:
-    """Return True where the node can run in either layout."""
-    if not node.outputs or node.graphs:
-        return False
-    if any(v.type.rank != rank for v in node.outputs):
-        return False
-    if node.op in ALONG:
-        return all(v is not None and v.type.rank == rank for v in node.inputs)
-    if not node.spec.elementwise:
-        return False
-    return all(v is None or v.type.rank <= rank for v in node.inputs)
-
-
 def _ones(value: Value) -> bool:
     """Return True where all sizes are 1, so that a transpose costs nothing."""
     return all(map(is_one, value.type.shape))
@@ -110,7 +84,7 @@ def _groups(graph: Graph, perm: Perm) -> Iterator[list[Node]]:
             for other in _neighbours(node, perm):
                 if other in seen or other.graph is not graph:
                     continue
-                if _free(other, rank):
+                if is_free(other, rank):
                     seen.add(other)
                     todo.append(other)
         if len(gains) > 1:
@@ -123,24 +97,24 @@ def _starts(graph: Graph, perm: Perm) -> Iterator[Node]:
         if perm_of(node) != perm:
             continue
         for user in node.out.users():
-            if user.graph is graph and _free(user, len(perm)):
+            if user.graph is graph and is_free(user, len(perm)):
                 yield user
 
 
 def _gains(node: Node, perm: Perm) -> Iterator[Value]:
     """The operands and results of a node that might be transposed no more if it moved."""
-    for value in node.operands:
+    for value in _operands(node):
         if perm_of(value.node) == perm:
             yield value
     back = inverse(perm)
     for value in node.outputs:
-        if any(perm_of(user) == back or _absorbs(user) for user in value.users()):
+        if any(perm_of(user) == back or absorbs(user, perm) for user in value.users()):
             yield value
 
 
 def _neighbours(node: Node, perm: Perm) -> Iterator[Node]:
     """The nodes that share a value with a node, but not through a transpose by `perm` in front of it."""
-    for value in node.operands:
+    for value in _operands(node):
         if value.type.rank != len(perm):
             continue
         if value.node is not None and perm_of(value.node) != perm:
@@ -151,11 +125,9 @@ def _neighbours(node: Node, perm: Perm) -> Iterator[Node]:
         yield from value.users()
 
 
-def _absorbs(user: Node) -> bool:
-    """Return True where a user takes the tensor in either layout: a reduction that drops axes."""
-    if not user.op.startswith("onnx.Reduce") or len(user.inputs) < 2:
-        return False
-    return not user.int_attr("keepdims", 1)
+def _operands(node: Node) -> list[Value]:
+    """The operands of a free node that are transposed where it moves."""
+    return [value for value in laid_out(node) if value is not None]
 
 
 # ------------------------------------------------------------------------------ the cut
@@ -209,7 +181,7 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
     """The nodes of a group that should run before the transposes."""
     network = _Network()
     members = set(group)
-    values = [v for node in group for v in (*node.operands, *node.outputs)]
+    values = [v for node in group for v in (*_operands(node), *node.outputs)]
     for value in dict.fromkeys(values):
         # one of lower rank broadcasts, and gets leading axes of size 1 before it is transposed
         if 0 < value.type.rank <= len(perm):
@@ -222,7 +194,7 @@ def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> N
     """Enter what transposing a value costs, for each division of its producer and users."""
     users = list(value.users())
     inside = [user for user in users if user in members]
-    others = [user for user in users if user not in members and not _absorbs(user)]
+    others = [user for user in users if user not in members and not absorbs(user, perm)]
     back = inverse(perm)
     want_back = [user for user in others if perm_of(user) == back]
     if value.node in members:
@@ -293,8 +265,8 @@ class _Move:
     def remake(self, node: Node) -> None:
         """Make one node again; the other nodes use what it makes."""
         op = Builder(self.graph, node, node.loc)
-        operands = [self.operand(value, node) for value in node.inputs]
-        new = op.node(node.op, operands, _moved_attrs(node, self.perm))
+        operands = [self.operand(value, node) for value in laid_out(node)]
+        new = moved(op, node, operands, self.perm)
         for old, value in zip(node.outputs, new.outputs, strict=True):
             value.hint = old.hint
             self.moved[old] = value
