@@ -6,8 +6,10 @@ weights, and a bias that is added behind a change of shape is added in front of 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from j2o.ir.types import Dim, Shape, same_dim
 from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.pipeline import graph_pass
 
+Factor = TypeVar("Factor", float, np.ndarray)  # one number, or one a channel
 AFFINE = frozenset(["onnx.Add", "onnx.Div", "onnx.Mul", "onnx.Neg", "onnx.Sub"])
 
 
@@ -39,6 +42,27 @@ def only_user(value: Value) -> Node | None:
         return None
     user = next(value.users())
     return user if user.graph is value.graph else None
+
+
+def factor_of(
+    node: Node, read: Callable[[Value], Factor | None]
+) -> tuple[Value, Factor] | None:
+    """What a product or a quotient is of, and by which constant that is multiplied; None for others.
+
+    `read` gives the number, or numbers, that a value is; None where it does not know.
+    """
+    if node.op not in ("onnx.Mul", "onnx.Div"):
+        return None
+    left, right = node.operands
+    number = read(right)
+    if node.op == "onnx.Div":
+        if number is None or not np.all(number):
+            return None
+        return left, 1.0 / number
+    if number is not None:
+        return left, number
+    number = read(left)
+    return None if number is None else (right, number)
 
 
 # --------------------------------------------------------------------- linear operators
@@ -232,10 +256,10 @@ def _axes_of_size(shape: Shape, size: Dim) -> int | None:
 
 @dataclass
 class Map:
-    """y ↦ scale · y + shift with one number a channel, in double precision; `nodes` are those that
-    it stands for.
+    """y ↦ scale · y + shift with one number a channel, in double precision.
 
-    Where `channels` are nowhere, each element depends on all channels, and only a common factor can be taken.
+    `nodes` are those that it stands for. Where `channels` are nowhere, each element depends on all
+    channels, and only a common factor can be taken.
     """
 
     scale: np.ndarray
@@ -403,10 +427,10 @@ def _fold_input(linear: Linear) -> int:
     x = linear.node.operand(1 - linear.weight_at)
     if linear.inputs is None or not linear.can_scale or len(x.uses) != 1:
         return 0
-    if x.op not in ("onnx.Mul", "onnx.Div"):
-        return 0
     count = linear.weight.type.static_shape[linear.inputs]
-    found = _factor(x, Channels((linear.input_axis,), (count,)))
+    channels = Channels((linear.input_axis,), (count,))
+    read = functools.partial(_numbers, rank=x.type.rank, channels=channels)
+    found = None if x.node is None else factor_of(x.node, read)
     if found is None:
         return 0
     source, factor = found
@@ -419,16 +443,3 @@ def _fold_input(linear: Linear) -> int:
     linear.node.set_input(1 - linear.weight_at, source)
     x.producer.erase()
     return 1
-
-
-def _factor(x: Value, channels: Channels) -> tuple[Value, np.ndarray] | None:
-    """What a product or quotient is of, and by which constant factor for each channel."""
-    left = x.producer.operand(0)
-    right = x.producer.operand(1)
-    number = _numbers(right, x.type.rank, channels)
-    if x.op == "onnx.Div":
-        return (left, 1.0 / number) if number is not None and number.all() else None
-    if number is not None:
-        return left, number
-    number = _numbers(left, x.type.rank, channels)
-    return (right, number) if number is not None else None

@@ -1,10 +1,9 @@
-"""`attention`: scores, their mask, Softmax and the weighted sum of values become ONNX's Attention
-(since opset 23).
+"""`attention`: scores, their mask, Softmax and the weighted sum of values become ONNX's Attention.
 
-Both products are read as contractions, so that it does not matter how a program orders and merges
-axes: heads and time may stand anywhere, and several query heads may share a head of keys and
-values. Where all tensors are [batch, time, heads, size], Attention takes them with heads and size
-merged, and no transpose is left.
+ONNX has it since opset 23. Both products are read as contractions, so that it does not matter how a
+program orders and merges axes: heads and time may stand anywhere, and several query heads may share a
+head of keys and values. Where all tensors are [batch, time, heads, size], Attention takes them with
+heads and size merged, and no transpose is left.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_shape
 from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.context import Context
+from j2o.passes.layout.affine import factor_of
 from j2o.passes.layout.contractions import (
     Contraction,
     Label,
@@ -176,30 +176,21 @@ def _product_behind(value: Value) -> Node | None:
         is_change = node.op in RESHAPES or perm_of(node) is not None
         if is_change:
             value = node.operand(0)
-        elif _factor(node) is not None:
-            value = next(v for v in node.operands if v.const is None)
+        elif (found := factor_of(node, _number)) is not None:
+            value, _ = found
         else:
             return None
     return None
-
-
-def _factor(node: Node) -> float | None:
-    """The constant that a node multiplies by."""
-    if node.op not in ("onnx.Mul", "onnx.Div"):
-        return None
-    left, right = map(_number, node.operands)
-    if right is not None:
-        return right if node.op == "onnx.Mul" else 1.0 / right if right else None
-    return left if node.op == "onnx.Mul" else None
 
 
 def _scale(contraction: Contraction) -> float | None:
     """The product of the factors behind a contraction; None where something else stands there."""
     scale = 1.0
     for node in contraction.scalars:
-        factor = _factor(node)
-        if factor is None:
+        found = factor_of(node, _number)
+        if found is None:
             return None
+        _, factor = found
         scale *= factor
     return scale if np.isfinite(scale) else None
 
