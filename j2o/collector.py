@@ -16,10 +16,10 @@ _was_enabled = False
 
 
 class CollectorPaused:
-    """`with CollectorPaused():` the collector is off in all threads; then it is as it was before
-    the first pause.
+    """`with CollectorPaused():` turns the collector off, in all threads.
 
-    A pause that an interrupt keeps from its end ends when it is no longer referred to.
+    When the last pause ends, it is as it was before the first. A pause that an interrupt keeps from its
+    end ends when it is no longer referred to.
     """
 
     def __enter__(self) -> None:

@@ -25,13 +25,14 @@ class Weights:
 
 
 def weights(tree: Any) -> Weights:
-    """Mark a pytree argument of `compile` as frozen: its leaves become initializers named after
-    their tree path.
+    """Mark a pytree argument of `compile` as frozen.
+
+    Its leaves become initializers named after their tree path.
 
     Leaves may be numpy or JAX arrays (also sharded over devices), `np.memmap`, or what `lazy`,
     `open_safetensors` and `open_orbax` give. None is copied; those that are not in memory are read
-    while saving, in pieces where that is possible. Their contents must not change between `compile`
-    and the last use of the model.
+    while saving, in pieces where that is possible. Their contents must not change between `compile` and
+    the last use of the model.
     """
     return Weights(tree)
 
@@ -62,8 +63,9 @@ class LazyArray:
 
 
 def lazy(shape: Sequence[int], dtype: Any, load: Callable[[], Any]) -> LazyArray:
-    """A leaf for `weights` whose data `load()` gives, called while the model is saved (once, or
-    twice to quantise).
+    """A leaf for `weights` whose data `load()` gives.
+
+    It is called while the model is saved: once, or twice to quantise.
 
     SpecError where shape and dtype are none; SpecError while saving where `load()` fails or gives
     something else.

@@ -111,29 +111,30 @@ class Model:
         progress: Callable[[int, int], None] | None = None,
         sources: bool = True,
     ) -> None:
-        """Write `path`, and its weights to `path + ".data"` with `external_data` (by default above
-        1 GiB of weights).
+        """Write the model to `path`.
 
-        What stands at `path` is at every instant the complete old model or the complete new one,
-        also when the process is killed, the disk is full or two processes save to the same path. An
-        older model keeps its data file until it is replaced: where `path + ".data"` has other
-        contents, the new one is `path + ".<digest>.data"`. Left-overs of killed saves end in
-        `.partial`; the next save removes them. The same program gives the same bytes.
+        With `external_data` its weights go to `path + ".data"`; by default they do above 1 GiB.
+
+        What stands at `path` is at every instant the complete old model or the complete new one, also
+        when the process is killed, the disk is full or two processes save to the same path. An older
+        model keeps its data file until it is replaced: where `path + ".data"` has other contents, the
+        new one is `path + ".<digest>.data"`. Left-overs of killed saves end in `.partial`; the next
+        save removes them. The same program gives the same bytes.
 
         `max_file_bytes` splits the data into files of at most that size (`path + ".1.data"`, …).
-        `progress` is called with the bytes of weights written and to be written. Weights lie
-        aligned and with checksums that `j2o check --deep` verifies; those of equal contents lie in
-        the data once.
+        `progress` is called with the bytes of weights written and to be written. Weights lie aligned
+        and with checksums that `j2o check --deep` verifies; those of equal contents lie in the data
+        once.
 
-        `sources` lets each node carry the line of the program that it comes from, as metadata:
-        paths start at the package or the project that a file belongs to, and are the same on every
-        machine. False leaves them out.
+        `sources` lets each node carry the line of the program that it comes from, as metadata: paths
+        start at the package or the project that a file belongs to, and are the same on every machine.
+        False leaves them out.
 
-        A link at `path` is replaced, and what it leads to stays as it is: runtimes look for the
-        data beside the path that they are given. Raises SaveError, with what stood at `path`
-        untouched, where the folder does not exist or cannot be written, where a folder, a device, a
-        pipe or a socket stands at `path`, where a single file would exceed protobuf's 2 GiB, and
-        where `progress` raises. Ctrl-C at any time leaves a complete model and nothing else.
+        A link at `path` is replaced, and what it leads to stays as it is: runtimes look for the data
+        beside the path that they are given. Raises SaveError, with what stood at `path` untouched,
+        where the folder does not exist or cannot be written, where a folder, a device, a pipe or a
+        socket stands at `path`, where a single file would exceed protobuf's 2 GiB, and where `progress`
+        raises. Ctrl-C at any time leaves a complete model and nothing else.
         """
         from j2o.backend.external import save
 
@@ -161,12 +162,12 @@ class Model:
         return self._session
 
     def __call__(self, *args: Any) -> Any:
-        """Run in onnxruntime: takes the function's pytrees without frozen weights, gives its
-        pytree, as JAX arrays.
+        """Run in onnxruntime, on the function's own pytrees.
 
-        Values are taken where nothing of them is lost (see `j2o.values`). Raises SpecError where an
-        argument does not fit its spec, DimensionError where sizes break a constraint, TraceError
-        inside of a JAX transformation. Several threads may call at once.
+        Frozen weights are left out of the arguments. The result is the function's pytree, of JAX
+        arrays. Values are taken where nothing of them is lost (see `j2o.values`). Raises SpecError
+        where an argument does not fit its spec, DimensionError where sizes break a constraint,
+        TraceError inside of a JAX transformation. Several threads may call at once.
         """
         return self._run(self._accept(args))
 

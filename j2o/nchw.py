@@ -1,9 +1,8 @@
-"""NCHW at the boundary: some inputs and outputs of a model have their channels in front, the
-program has them last.
+"""NCHW at the boundary: some inputs and outputs of a model have their channels in front.
 
-The program is written for NHWC. `take_inputs` and `give_outputs` put one transpose at each chosen
-tensor of the graph; `to_nchw` and `to_nhwc` do the same to the arrays when the model is called as
-the program would be.
+The program has them last: it is written for NHWC. `take_inputs` and `give_outputs` put one transpose at
+each chosen tensor of the graph; `to_nchw` and `to_nhwc` do the same to the arrays when the model is
+called as the program would be.
 """
 
 from __future__ import annotations

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from j2o.backend import kernels
 from j2o.backend.proto import to_proto
 from j2o.backend.session import Session
 from j2o.errors import DimensionError, InvalidGraphError
+from j2o.frontend.retrace import Retracer
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
 from j2o.ir.sizes import check_constraints
@@ -38,10 +41,22 @@ FINISH = PassPipeline(
 )
 
 
-class NumericCheck:
-    """An observer of passes; InvalidGraphError names the first pass whose graph computes something
-    else, the value and its line.
+def run_graph(graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """What a graph computes in onnxruntime, such as one that `parse` has read.
 
+    A copy of it is finished in the shortest way, and run. `feeds` has an array for each input, by name; the
+    result has the outputs in order.
+    """
+    copy = graph.clone()
+    target = kernels.target()
+    run(FINISH, copy, Context(target, Retracer(), 0))
+    return Session(to_proto(copy, target.opset), optimise=False).run(feeds)
+
+
+class NumericCheck:
+    """An observer of passes that runs the graph after each of them.
+
+    InvalidGraphError names the first pass whose graph computes something else, the value and its line.
     Inputs are random, with the smallest sizes from 3 up that the constraints allow. What differs by
     more than a few hundred units in the last place of its dtype, relative to the largest element,
     counts as something else.

@@ -29,12 +29,14 @@ def count_ops(graph: Graph) -> dict[str, int]:
 
 @dataclass
 class Report:
-    """`passes` in the order they ran, seconds per stage, operations before and after, and what is
-    not portable. `opset_reasons` has what the opset before the model's own lacks, where it was chosen.
+    """What compiling did.
 
-    `warnings` has what may not be as the user meant it, a line each. `notes` has a line for each
-    thing of the program that the model leaves out. `quantisation` has the error of each weight
-    stored in another dtype, known once it has been written or run; see `Comparison`.
+    `passes` has the passes in the order in which they ran, `seconds` the time of each stage,
+    `ops_before` and `ops_after` the number of each operation, `not_portable` what onnxruntime alone
+    runs, `opset_reasons` what the opset before the model's own lacks, where it was chosen. `warnings`
+    has what may not be as the user meant it, a line each. `notes` has a line for each thing of the
+    program that the model leaves out. `quantisation` has the error of each weight stored in another
+    dtype, known once it has been written or run; see `Comparison`.
     """
 
     passes: list[PassRecord] = field(default_factory=list)

@@ -1,9 +1,8 @@
-"""The values at a model's boundary: what a caller gives as the arrays that the graph takes, and
-back as JAX's.
+"""The values at a model's boundary: a caller's as the arrays of the graph, and back as JAX's.
 
 A value is taken where nothing of it is lost: an array of the wanted dtype; one of 64 bits where JAX
-would narrow it, if its values fit; a Python number, whose kind may rise (bool, int, float, complex)
-but never fall. Anything else is a SpecError.
+would narrow it, if its values fit; a Python number, whose kind may rise (bool, int, float, complex) but
+never fall. Anything else is a SpecError.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Sizes that do not fit are refused: by the exported graph itself with `checks=True`, and by
-`model(*args)` always.
+"""Sizes that do not fit are refused.
 
-So are, with `checks=True`, values for which the program raises.
+By `model(*args)` always, and by the exported graph itself with `checks=True`. So are, with
+`checks=True`, values for which the program raises.
 """
 
 import jax

@@ -11,8 +11,7 @@ from jax.extend.core import Primitive
 import j2o
 from j2o.errors import PassError
 from j2o.ir.types import DType
-from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS
-from j2o.passes.structure.inline import KEPT
+from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, temporary_rules
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
 
@@ -20,12 +19,8 @@ X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
 @pytest.fixture(autouse=True)
 def own_primitives():
     """The example, whose rules are registered for one test."""
-    tables = (LOWERINGS, DECOMPOSITIONS, KEPT)
-    before = [table.copy() for table in tables]
-    yield importlib.reload(importlib.import_module("examples.own_primitives"))
-    for table, old in zip(tables, before, strict=True):
-        table.clear()
-        table.update(old)
+    with temporary_rules():
+        yield importlib.reload(importlib.import_module("examples.own_primitives"))
 
 
 def test_an_ffi_call_as_onnx_nodes(own_primitives):

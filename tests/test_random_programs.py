@@ -66,11 +66,11 @@ class Operand:
 def step(
     *, bits: int | None = None, kinds: str = "fib", rank: int = 0, exact: bool = False
 ):
-    """Register `make(r, *operands) -> function of arrays`, for operands of those kinds and at least
-    that rank.
+    """Register `make(r, *operands) -> function of arrays`.
 
-    `bits` is how many the result has beyond its operands; None where it is not exact. `exact` steps
-    jump, so that they take exact operands alone.
+    It is for operands of those kinds and at least that rank. `bits` is how many the result has beyond
+    its operands; None where it is not exact. `exact` steps jump, so that they take exact operands
+    alone.
     """
 
     def register(make):

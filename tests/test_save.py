@@ -383,10 +383,10 @@ def handles():
 
 
 def interrupted_at(count, fn):
-    """Run `fn`, with an exception at the count-th point in the code of saving where Python may
-    raise that of a signal.
+    """Run `fn`, with an exception at the count-th point in the code of saving.
 
-    These are where a function begins and where one that was called has ended. Gives how many there were.
+    Points are those where Python may raise the exception of a signal: where a function begins and where
+    one that was called has ended. Gives how many there were.
     """
     seen = 0
 

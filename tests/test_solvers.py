@@ -1,8 +1,7 @@
-"""Programs of lineax, optimistix and diffrax against JAX, in 64-bit mode: solvers amplify the last
-bits of float32.
+"""Programs of lineax, optimistix and diffrax against JAX.
 
-Their loops must come out right: how many steps they take, where they stop early, and what they say
-of the result.
+They run in 64-bit mode: solvers amplify the last bits of float32. Their loops must come out right: how
+many steps they take, where they stop early, and what they say of the result.
 """
 
 import functools

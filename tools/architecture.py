@@ -1,5 +1,4 @@
-"""Writes what is made in docs/architecture.md: the output of its code, and the table of files from
-their first sentences.
+"""Writes the outputs of the code in docs/architecture.md, and docs/files.md from the heads of files.
 
 python -m tools.architecture
 """
@@ -15,15 +14,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / "docs" / "architecture.md"
-ROOMS = "<!-- rooms -->\n"
+FILES = ROOT / "docs" / "files.md"
+HEAD = """# Every file
+
+Written by `python -m tools.architecture`. A folder is a stage of the pipeline. A file bears the name of its
+pass, or of what it is about. The sentences are those at the head of the files.
+[architecture.md](architecture.md) tells how the parts work together.
+
+"""
 CODE = re.compile(r"```python\n(?P<code>.*?)```\n", re.DOTALL)
 OUTPUT = re.compile(r"\n```text\n.*?```\n", re.DOTALL)
 
 
 def text() -> str:
-    """The page, with outputs and table as they are today."""
-    page, mark, _ = PATH.read_text().partition(ROOMS)
-    return with_outputs(page) + mark + rooms()
+    """The page of the architecture, with outputs as they are today."""
+    return with_outputs(PATH.read_text())
+
+
+def files() -> str:
+    """The page of files: a table of the package's files and folders, as they are today."""
+    rows = ["| where | what |", "| --- | --- |"]
+    rows += [f"| `{where}` | {what} |" for where, what in _files(ROOT / "j2o")]
+    return HEAD + "\n".join(rows) + "\n"
 
 
 def with_outputs(page: str) -> str:
@@ -44,13 +56,6 @@ def with_outputs(page: str) -> str:
             end = output.end()
     parts.append(page[end:])
     return "".join(parts)
-
-
-def rooms() -> str:
-    """A table of the package's files and folders."""
-    rows = ["", "| where | what |", "| --- | --- |"]
-    rows += [f"| `{where}` | {what} |" for where, what in _files(ROOT / "j2o")]
-    return "\n".join(rows) + "\n"
 
 
 def _files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -74,3 +79,4 @@ def _first_sentence(file: Path) -> str:
 
 if __name__ == "__main__":
     PATH.write_text(text())
+    FILES.write_text(files())

@@ -1,8 +1,9 @@
-"""Writes docs/supported.md from the rule tables and from docs/supported.json, which
-`tools.verified` makes of suites' results.
+"""Writes docs/supported.md from the rule tables and from docs/supported.json.
 
-python -m tools.supported          # write it
-python -m tools.supported --check  # exit status 1 where it is out of date
+`tools.verified` makes the latter of suites' results.
+
+python -m tools.supported          # write it python -m tools.supported --check  # exit status 1 where
+it is out of date
 """
 
 import json

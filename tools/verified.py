@@ -1,5 +1,6 @@
-"""Writes docs/supported.json: in which dtypes, and at symbolic sizes, the passing cases of
-conformance suites have each primitive.
+"""Writes docs/supported.json: which primitives the passing cases of conformance suites have.
+
+For each primitive it tells the dtypes, and whether a case has symbolic sizes.
 
     python -m tools.verified FOLDER prims_suite=RESULTS.jsonl poly_suite=RESULTS.jsonl
 

@@ -83,8 +83,9 @@ def read_clamp(value: Value, facts: Facts) -> Index | None:
     if outer is None or not outer.is_clamped or len(outer.source.uses) > 1:
         return None
     both = _clamped(outer, facts)
-    is_clamp = both is not None and _are_both(both.low, both.high)
-    return both if is_clamp else None
+    if both is None or both.low is None or both.high is None:
+        return None
+    return both
 
 
 def _clamped(index: Index, facts: Facts) -> Index | None:
@@ -95,20 +96,29 @@ def _clamped(index: Index, facts: Facts) -> Index | None:
     steps = index.steps + 1
     if node.op in RESHAPES or _is_exact_cast(node, facts):
         return index._replace(source=node.operand(0), steps=steps)
-    inner = _bounds(node, facts)
-    if inner is None or not same_dim(inner.source.type.size, node.out.type.size):
+    inner = _clamp_of(node, facts)
+    if inner is None:
         return None
-    if _are_both(inner.low, index.low) or _are_both(inner.high, index.high):
+    source, bounds = inner
+    if not same_dim(source.type.size, node.out.type.size):
         return None
-    low = index.low if inner.low is None else inner.low
-    high = index.high if inner.high is None else inner.high
+    both = _joined(bounds, Bounds(index.low, index.high))
+    if both is None:
+        return None
+    return Index(source, source, None, both.low, both.high, steps)
+
+
+def _joined(one: Bounds, other: Bounds) -> Bounds | None:
+    """The bounds of two clamps together, each of another side; None where they may be out of order."""
+    if one.low is not None and other.low is not None:
+        return None
+    if one.high is not None and other.high is not None:
+        return None
+    low = other.low if one.low is None else one.low
+    high = other.high if one.high is None else one.high
     if low is not None and high is not None and not dims.known_ge(high, low):
         return None
-    return Index(inner.source, inner.source, None, low, high, steps)
-
-
-def _are_both(a: Dim | None, b: Dim | None) -> bool:
-    return a is not None and b is not None
+    return Bounds(low, high)
 
 
 def _is_exact_cast(node: Node, facts: Facts) -> bool:
@@ -116,26 +126,36 @@ def _is_exact_cast(node: Node, facts: Facts) -> bool:
     if node.op != "onnx.Cast" or not node.out.type.dtype.is_int:
         return False
     x = node.operand(0)
-    return x.type.dtype.is_int and fits(facts.of(x), node.out.type.dtype)
+    if not x.type.dtype.is_int:
+        return False
+    return fits(facts.of(x), node.out.type.dtype)
 
 
-def _bounds(node: Node, facts: Facts) -> Index | None:
-    """A Min, Max or Clip of a value and numbers that are known."""
+def _clamp_of(node: Node, facts: Facts) -> tuple[Value, Bounds] | None:
+    """What a Min, Max or Clip clamps, and to which numbers; None where these are not known."""
     if node.op == "onnx.Clip":
-        x, low, high = node.operand(0), node.optional(1), node.optional(2)
-        first = None if low is None else number_of(low, facts)
-        last = None if high is None else number_of(high, facts)
-        is_read = (low is None) == (first is None) and (high is None) == (last is None)
-        return Index(x, x, None, first, last) if is_read else None
+        return _clip_of(node, facts)
     if node.op not in ("onnx.Max", "onnx.Min") or len(node.operands) != 2:
         return None
-    for value, bound in (node.operands, node.operands[::-1]):
+    a, b = node.operands
+    for value, bound in ((a, b), (b, a)):
         number = number_of(bound, facts)
         if number is not None and node.op == "onnx.Max":
-            return Index(value, value, low=number)
+            return value, Bounds(low=number)
         if number is not None:
-            return Index(value, value, high=number)
+            return value, Bounds(high=number)
     return None
+
+
+def _clip_of(node: Node, facts: Facts) -> tuple[Value, Bounds] | None:
+    numbers: list[Dim | None] = []
+    for bound in (node.optional(1), node.optional(2)):
+        number = None if bound is None else number_of(bound, facts)
+        if bound is not None and number is None:
+            return None
+        numbers.append(number)
+    low, high = numbers
+    return node.operand(0), Bounds(low, high)
 
 
 def number_of(value: Value, facts: Facts) -> Dim | None:
@@ -161,14 +181,24 @@ def _wrapped(value: Value, facts: Facts) -> tuple[Value, Dim] | None:
     else:
         return None
     subject, zero = condition.producer.operands
-    if subject is not index or not has_interval(index) or moved.op != "onnx.Add":
+    if subject is not index or not has_interval(index):
         return None
-    if number_of(zero, facts) != 0 or index not in moved.producer.operands:
+    if number_of(zero, facts) != 0 or index.type != value.type:
         return None
-    first, second = moved.producer.operands
-    size = number_of(second if first is index else first, facts)
-    is_size = size is not None and dims.known_ge(size, 0)
-    return (index, size) if is_size and index.type == value.type else None
+    size = _number_added(moved, index, facts)
+    if size is None or not dims.known_ge(size, 0):
+        return None
+    return index, size
+
+
+def _number_added(total: Value, index: Value, facts: Facts) -> Dim | None:
+    """The number, or the size, that is added to an index to give `total`."""
+    if total.op != "onnx.Add":
+        return None
+    first, second = total.producer.operands
+    if first is index:
+        return number_of(second, facts)
+    return number_of(first, facts) if second is index else None
 
 
 # ------------------------------------------------------------------------------ writing
@@ -183,22 +213,31 @@ def _plain_bounds(index: Index, size: Dim, facts: Facts) -> Bounds | None:
         return Bounds(index.low, index.high)
     last = dims.sub(size, 1)
     wrapped = facts.of(index.wrapped)
-    is_from_first = index.low == 0 if index.low is not None else wrapped.low >= 0
+    if index.low is None:
+        is_from_first = wrapped.low >= 0
+    else:
+        is_from_first = index.low == 0
     if index.high is None:
         is_to_last = never_less(of_dim(last), wrapped)
     else:
         is_to_last = same_dim(index.high, last)
     if not (same_dim(index.wrap, size) and is_from_first and is_to_last):
         return None
-    return Bounds(dims.sub(0, size), last) if index.is_clamped else Bounds()
+    if not index.is_clamped:
+        return Bounds()
+    return Bounds(dims.sub(0, size), last)
 
 
 def _index_dtype(source: Value, bounds: Bounds) -> DType:
     """A dtype of indices that holds an index and its bounds: its own, or i64, which sizes are in."""
     dtype = source.type.dtype
-    numbers = [n for n in bounds if n is not None]
-    is_plain = all(type(n) is int and fits(of_dim(n), dtype) for n in numbers)
-    return dtype if dtype in INDEX_DTYPES and is_plain else DType.I64
+    if dtype not in INDEX_DTYPES:
+        return DType.I64
+    for number in bounds:
+        is_symbolic = number is not None and type(number) is not int
+        if is_symbolic or (number is not None and not fits(of_dim(number), dtype)):
+            return DType.I64
+    return dtype
 
 
 def _clamp(op: Builder, x: Value, bounds: Bounds) -> Value:
@@ -207,7 +246,9 @@ def _clamp(op: Builder, x: Value, bounds: Bounds) -> Value:
         return op.Clip(x, *bounds)
     if bounds.high is not None:
         x = op.Min(x, _number(op, bounds.high, x))
-    return x if bounds.low is None else op.Max(x, _number(op, bounds.low, x))
+    if bounds.low is not None:
+        x = op.Max(x, _number(op, bounds.low, x))
+    return x
 
 
 def _number(op: Builder, number: Dim, like: Value) -> Value:
@@ -238,10 +279,12 @@ def _count_from_the_ends(op: Builder, node: Node, facts: Facts) -> Value | None:
     axes = [Axis(size, is_wide=True) for size in sizes]
     if places.type.shape[-1] != len(columns):
         return None
-    new = [_plain(op, c, a, facts) for c, a in zip(columns, axes, strict=True)]
-    if not any(new):
+    parts = []
+    for column, axis in zip(columns, axes, strict=True):
+        new = _plain(op, column, axis, facts)
+        parts.append(column if new is None else new)
+    if parts == list(columns):
         return None
-    parts = [c if n is None else n for c, n in zip(columns, new, strict=True)]
     joined = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-1)
     return _with_places(op, node, joined)
 
@@ -251,14 +294,16 @@ def _columns(places: Value) -> Sequence[Value]:
     if places.op != "onnx.Concat":
         return [places]
     node = places.producer
-    along_last = node.int_attr("axis") in (-1, places.type.rank - 1)
-    is_split = along_last and all(is_one(v.type.shape[-1]) for v in node.operands)
-    return node.operands if is_split else [places]
+    is_along_last = node.int_attr("axis") in (-1, places.type.rank - 1)
+    are_single = all(is_one(v.type.shape[-1]) for v in node.operands)
+    return node.operands if is_along_last and are_single else [places]
 
 
 def _with_places(op: Builder, node: Node, places: Value) -> Value:
+    """The same gather or scatter at other places."""
     operands = [node.operand(0), places, *node.inputs[2:]]
-    return op.node(node.op, operands, node.attrs, [node.out.type]).out
+    made = op.node(node.op, operands, node.attrs, [node.out.type])
+    return made.out
 
 
 class Axis(NamedTuple):
@@ -306,12 +351,14 @@ def _inside(op: Builder, node: Node, facts: Facts) -> Value | None:
     a, b = node.operands
     if not a.type.dtype.is_int:
         return None
+    result = node.out.type
     for free, clamped in ((a, b), (b, a)):
         if len(clamped.uses) > 1:
             continue
-        new = _inside_of(op, read_index(free, facts), read_index(clamped, facts), facts)
-        if new is not None and same_dim(new.type.size, node.out.type.size):
-            return op.reshape(new, node.out.type.shape)
+        index = read_index(free, facts)
+        new = _inside_of(op, index, read_index(clamped, facts), facts)
+        if new is not None and same_dim(new.type.size, result.size):
+            return op.reshape(new, result.shape)
     return None
 
 
@@ -334,20 +381,26 @@ def _inside_of(op: Builder, index: Index, clamped: Index, facts: Facts) -> Value
 def _row(op: Builder, node: Node, facts: Facts) -> Value | None:
     """`x[s : s + 1]` along one axis at a place s of the axis is a Gather of one row."""
     x, start, end, axes = (node.operand(i) for i in range(4))
-    steps = node.optional(4)
-    if start.known is not None or end.op != "onnx.Add" or axes.known_ints is None:
+    over = axes.known_ints
+    if over is None or len(over) != 1 or not _is_one(node.optional(4)):
         return None
-    if len(axes.known_ints) != 1 or (steps is not None and steps.known_ints != (1,)):
+    if start.known is not None or end.op != "onnx.Add":
         return None
     first, one = end.producer.operands
     if first is not start or one.known_ints != (1,):
         return None
-    (axis,) = from_zero(axes.known_ints, x.type.rank)
-    last = plus(of_dim(x.type.shape[axis]), single(-1))
+    (axis,) = from_zero(over, x.type.rank)
+    size = of_dim(x.type.shape[axis])
+    last = plus(size, single(-1))
     place = facts.of(start)
     if place.low < 0 or not never_less(last, place):
         return None
     return op.Gather(x, start, axis=axis)
+
+
+def _is_one(steps: Value | None) -> bool:
+    """Return True for a step of 1, which is also what none means."""
+    return steps is None or steps.known_ints == (1,)
 
 
 def _row_alone(op: Builder, node: Node, facts: Facts) -> Value | None:

@@ -6,10 +6,9 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
@@ -55,7 +54,8 @@ def _to_float8(op: Lowering, x: Value, to: DType) -> Value:
     if x.type.dtype.is_int or x.type.dtype.bits < 16:
         x = op.cast(x, DType.F32)
     dtype = x.type.dtype
-    overflows = op.GreaterOrEqual(op.Abs(x), op.const(FLOAT8_OVERFLOW[to], dtype))
+    limit = op.const(FLOAT8_OVERFLOW[to], dtype)
+    overflows = op.GreaterOrEqual(op.Abs(x), limit)
     infinite = op.Mul(x, op.const(np.inf, dtype))
     return op.cast(op.Where(overflows, infinite, x), to)
 
@@ -66,7 +66,9 @@ def _to_power_of_two(op: Lowering, x: Value) -> Value:
     NaN stands for 0, for negative numbers, and from 1.5 * 2**127 on.
     """
     x = op.cast(x, DType.F32)
-    inside = op.And(op.Greater(x, 0.0), op.Less(x, 1.5 * 2.0**127))
+    is_positive = op.Greater(x, 0.0)
+    is_representable = op.Less(x, 1.5 * 2.0**127)
+    inside = op.And(is_positive, is_representable)
     clipped = op.Clip(x, 2.0**-127, 2.0**127)
     found = op.Where(inside, clipped, op.const(math.nan, DType.F32))
     return op.cast(found, DType.F8E8M0FNU)
@@ -80,17 +82,16 @@ def _float_to_int(op: Lowering, x: Value, to: DType) -> Value:
     least, greatest = to.integers
     low, top = np.asarray([least, greatest], carrier.numpy)
     number = op.Where(op.IsNaN(x), op.const(0, carrier), x)
-    top_is_exact = int(top) <= greatest
-    if top_is_exact:
-        whole = op.Clip(number, low, top)
-        if to.bits < 8:
-            whole = op.cast(whole, DType.I8)
-        return op.cast(whole, to)
-    # `top` was rounded up to 2**n: the float below it is cast as it is, from it on a Where saturates
-    below = np.nextafter(top, 0, dtype=carrier.numpy)
-    cast = op.cast(op.Clip(number, low, below), to)
-    saturated = op.const(greatest, to)
-    return op.Where(op.GreaterOrEqual(number, top), saturated, cast)
+    if int(top) > greatest:
+        # `top` was rounded up to 2**n: the float below it is cast as it is, from it on a Where saturates
+        below = np.nextafter(top, 0, dtype=carrier.numpy)
+        inside = op.cast(op.Clip(number, low, below), to)
+        is_over = op.GreaterOrEqual(number, top)
+        return op.Where(is_over, op.const(greatest, to), inside)
+    whole = op.Clip(number, low, top)
+    if to.bits < 8:
+        whole = op.cast(whole, DType.I8)
+    return op.cast(whole, to)
 
 
 # ------------------------------------------------------------------------------------------------- bits
@@ -115,20 +116,25 @@ def bitcast_convert_type(op: Lowering, x: Value, *, new_dtype: DType) -> Value:
 def _parted(op: Lowering, bits: Value, narrow: DType) -> Value:
     """Unsigned integers in narrow parts, along a new last axis."""
     wide = bits.type.dtype
-    shifts = np.arange(wide.bits // narrow.bits, dtype=wide.numpy) * narrow.bits
+    column = op.unsqueeze(bits, [-1])
+    shifted = op.BitShift(column, _shifts(wide, narrow), direction="RIGHT")
     mask = op.const((1 << narrow.bits) - 1, wide)
-    shifted = op.BitShift(op.unsqueeze(bits, [-1]), shifts, direction="RIGHT")
     return op.cast(op.BitwiseAnd(shifted, mask), narrow)
 
 
 def _joined(op: Lowering, parts: Value, wide: DType) -> Value:
     """Wide unsigned integers of the parts along the last axis."""
-    narrow = parts.type.dtype
-    count = wide.bits // narrow.bits
-    shifts = np.arange(count, dtype=wide.numpy) * narrow.bits
+    shifts = _shifts(wide, parts.type.dtype)
     shifted = op.BitShift(op.cast(parts, wide), shifts, direction="LEFT")
-    pieces = [op.Gather(shifted, np.array(i), axis=-1) for i in range(count)]
+    places = map(np.array, range(len(shifts)))
+    pieces = [op.Gather(shifted, place, axis=-1) for place in places]
     return functools.reduce(op.BitwiseOr, pieces)
+
+
+def _shifts(wide: DType, narrow: DType) -> np.ndarray:
+    """At which bit of a wide integer each of its narrow parts begins."""
+    count = wide.bits // narrow.bits
+    return np.arange(count, dtype=wide.numpy) * narrow.bits
 
 
 def _same_width(op: Lowering, x: Value, to: DType) -> Value:
@@ -138,13 +144,18 @@ def _same_width(op: Lowering, x: Value, to: DType) -> Value:
         return x
     if source.is_int and to.is_int:
         return op.cast(x, to)  # onnxruntime's Cast keeps the bits
-    if op.opset >= 26 and op.supports("BitCast", source) and op.supports("BitCast", to):
+    if _has_bit_cast(op, source) and _has_bit_cast(op, to):
         return op.BitCast(x, to=to)
     if _is_float8(source) or _is_float8(to):
         return op.jax(_through_table, x, to=to)
     if source.is_float:
         return op.cast(op.jax(float_to_bits, x), to)
-    return op.jax(bits_to_float, op.cast(x, DType(f"u{source.bits}")), to=to)
+    unsigned = op.cast(x, DType(f"u{source.bits}"))
+    return op.jax(bits_to_float, unsigned, to=to)
+
+
+def _has_bit_cast(op: Lowering, dtype: DType) -> bool:
+    return op.opset >= 26 and op.supports("BitCast", dtype)
 
 
 def _is_float8(dtype: DType) -> bool:
@@ -164,43 +175,49 @@ class Layout(NamedTuple):
         """The field of the exponent of infinities and NaN: all ones."""
         return (1 << self.exponent_bits) - 1
 
-    def integer(self, value: int) -> jax.Array:
+    def integer(self, value: int) -> Array:
         return jnp.asarray(value, self.unsigned)
 
 
 def layout(dtype: Any) -> Layout:
+    """The layout of a float dtype."""
     info = jnp.finfo(dtype)
     bias = (1 << (info.nexp - 1)) - 1
-    return Layout(info.nexp, info.nmant, bias, jnp.dtype(f"uint{info.bits}"))
+    unsigned = jnp.dtype(f"uint{info.bits}")
+    return Layout(info.nexp, info.nmant, bias, unsigned)
 
 
-def float_to_bits(x: jax.Array) -> jax.Array:
+def float_to_bits(x: Array) -> Array:
     """The bits of floats by arithmetic alone, for opsets without BitCast. NaN gets its usual pattern."""
     form = layout(x.dtype)
     a = jnp.abs(x).astype(jnp.float64)
-    scaled, exponent = _mantissa_and_exponent(
-        jnp.where(jnp.isfinite(a), a, 1.0), form.exponent_bits
-    )
-    unit = 2.0**form.mantissa_bits
-    is_normal = exponent >= 1 - form.bias
-    # below that, the field is 0, and the mantissa has no leading 1
-    subnormal_scale = jnp.exp2(jnp.where(is_normal, 0.0, exponent + (form.bias - 1)))
-    subnormal = scaled * subnormal_scale * unit
-    fraction = jnp.where(is_normal, (scaled - 1) * unit, subnormal)
-    field = jnp.where(is_normal, exponent + form.bias, 0.0).astype(form.unsigned)
-    bits = (field << form.mantissa_bits) | fraction.astype(form.unsigned)
+    finite = jnp.where(jnp.isfinite(a), a, 1.0)
+    bits = _bits_of_magnitude(finite, form)
     bits = jnp.where(a == 0, form.integer(0), bits)
     infinite = form.integer(form.top) << form.mantissa_bits
     quiet_nan = infinite | form.integer(1 << (form.mantissa_bits - 1))
-    special = jnp.where(jnp.isnan(x), quiet_nan, bits)
-    bits = jnp.where(jnp.isinf(a), infinite, special)
-    negative = (x < 0) | ((x == 0) & (1 / x < 0))
-    return bits | (negative.astype(form.unsigned) << (x.dtype.itemsize * 8 - 1))
+    bits = jnp.where(jnp.isnan(x), quiet_nan, bits)
+    bits = jnp.where(jnp.isinf(a), infinite, bits)
+    is_negative = (x < 0) | ((x == 0) & (1 / x < 0))
+    sign_place = x.dtype.itemsize * 8 - 1
+    return bits | (is_negative.astype(form.unsigned) << sign_place)
 
 
-def _mantissa_and_exponent(
-    a: jax.Array, exponent_bits: int
-) -> tuple[jax.Array, jax.Array]:
+def _bits_of_magnitude(a: Array, form: Layout) -> Array:
+    """The exponent and the mantissa of finite positive numbers."""
+    scaled, exponent = _mantissa_and_exponent(a, form.exponent_bits)
+    unit = 2.0**form.mantissa_bits
+    is_normal = exponent >= 1 - form.bias
+    # below that, the field is 0, and the mantissa has no leading 1
+    power = jnp.where(is_normal, 0.0, exponent + (form.bias - 1))
+    subnormal = scaled * jnp.exp2(power) * unit
+    fraction = jnp.where(is_normal, (scaled - 1) * unit, subnormal)
+    field = jnp.where(is_normal, exponent + form.bias, 0.0)
+    high = field.astype(form.unsigned) << form.mantissa_bits
+    return high | fraction.astype(form.unsigned)
+
+
+def _mantissa_and_exponent(a: Array, exponent_bits: int) -> tuple[Array, Array]:
     """Finite numbers of 0 or more as `mantissa * 2**exponent`, with a mantissa in [1, 2); that of 0 is 0.
 
     The mantissa gets there by powers of two, which are exact.
@@ -209,71 +226,77 @@ def _mantissa_and_exponent(
     exponent = jnp.zeros(a.shape, jnp.float64)
     step = min(1 << (exponent_bits - 1), 512)
     while step:
-        down, up = scaled >= 2.0**step, scaled < 2.0 ** (1 - step)
-        raised = jnp.where(up & (scaled > 0), scaled * 2.0**step, scaled)
-        scaled = jnp.where(down, scaled * 2.0**-step, raised)
-        added = jnp.where(down, step, jnp.where(up & (a > 0), -step, 0))
+        power = 2.0**step
+        is_large = scaled >= power
+        is_small = scaled < 2.0 ** (1 - step)
+        raised = jnp.where(is_small & (scaled > 0), scaled * power, scaled)
+        scaled = jnp.where(is_large, scaled * 2.0**-step, raised)
+        taken = jnp.where(is_small & (a > 0), -step, 0)
+        added = jnp.where(is_large, step, taken)
         exponent = exponent + added
         step //= 2
     return scaled, exponent
 
 
-def bits_to_float(u: jax.Array, *, to: DType) -> jax.Array:
+def bits_to_float(u: Array, *, to: DType) -> Array:
     """Floats of their bits by arithmetic alone."""
     form = layout(to.numpy)
-    mantissa = u & form.integer((1 << form.mantissa_bits) - 1)
-    mantissa = mantissa.astype(jnp.float64)
+    all_ones = form.integer((1 << form.mantissa_bits) - 1)
+    mantissa = (u & all_ones).astype(jnp.float64)
     field = (u >> form.mantissa_bits) & form.integer(form.top)
     field = field.astype(jnp.float64)
-    whole = mantissa + jnp.where(field > 0, 2.0**form.mantissa_bits, 0.0)
+    leading = jnp.where(field > 0, 2.0**form.mantissa_bits, 0.0)
+    whole = mantissa + leading
     exponent = jnp.maximum(field, 1.0) - form.bias - form.mantissa_bits
     scaled = _times_power_of_two(whole, exponent)
     special = jnp.where(mantissa > 0, jnp.nan, jnp.inf)
     out = jnp.where(field == form.top, special, scaled)
-    negative = (u >> (u.dtype.itemsize * 8 - 1)) == 1
-    return (out * jnp.where(negative, -1.0, 1.0)).astype(to.numpy)
+    is_negative = (u >> (u.dtype.itemsize * 8 - 1)) == 1
+    sign = jnp.where(is_negative, -1.0, 1.0)
+    return (out * sign).astype(to.numpy)
 
 
 POWERS = (512, *(512 >> i for i in range(10)))  # the largest may be due twice
 
 
-def _times_power_of_two(x: jax.Array, exponent: jax.Array) -> jax.Array:
+def _times_power_of_two(x: Array, exponent: Array) -> Array:
     """`x * 2**exponent`, exactly: by a few powers, each of which is a float64."""
     left = jnp.abs(exponent)
+    is_positive = exponent > 0
     for power in POWERS:
         is_due = left >= power
-        factor = jnp.where(exponent > 0, 2.0**power, 2.0**-power)
+        factor = jnp.where(is_positive, 2.0**power, 2.0**-power)
         x = jnp.where(is_due, x * factor, x)
         left = jnp.where(is_due, left - power, left)
     return x
 
 
-def _through_table(x: jax.Array, *, to: DType) -> jax.Array:
+def _through_table(x: Array, *, to: DType) -> Array:
     """Between 8-bit floats and integers: their 256 values are looked up."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        values = _all_values(to.numpy)
+        values = jnp.asarray(_all_values(to.numpy))
         places = x.astype(jnp.uint8).astype(jnp.int32)
-        return jnp.asarray(values)[places].astype(to.numpy)
+        return values[places].astype(to.numpy)
     values = _all_values(x.dtype)
     wide = x.astype(jnp.float32)[..., None]
     same_sign = jnp.signbit(wide) == np.signbit(values)
     same = (wide == values) & same_sign
     both_nan = jnp.isnan(wide) & np.isnan(values)
-    return jnp.argmax(same | both_nan, -1).astype(to.numpy)
+    place = jnp.argmax(same | both_nan, -1)
+    return place.astype(to.numpy)
 
 
 def _all_values(dtype: Any) -> np.ndarray:
     """The 256 values of an 8-bit float, in the order of their bits."""
-    return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+    bits = np.arange(256, dtype=np.uint8)
+    return bits.view(dtype).astype(np.float32)
 
 
 # -------------------------------------------------------------------------------------------- precision
 
 
 @lower_with("reduce_precision")
-def reduce_precision(
-    x: jax.Array, *, exponent_bits: int, mantissa_bits: int
-) -> jax.Array:
+def reduce_precision(x: Array, *, exponent_bits: int, mantissa_bits: int) -> Array:
     """Round to fewer bits: the mantissa to nearest even.
 
     Values past the exponent become infinite, those below it zero.
@@ -281,25 +304,29 @@ def reduce_precision(
     form = layout(x.dtype)
     bits = lax.bitcast_convert_type(x, form.unsigned)
     if mantissa_bits < form.mantissa_bits:
-        bits = _round_mantissa(bits, form, form.mantissa_bits - mantissa_bits)
+        dropped = form.mantissa_bits - mantissa_bits
+        bits = _round_mantissa(bits, form, dropped)
     if exponent_bits < form.exponent_bits:
-        bits = _limit_exponent(bits, form, (1 << (exponent_bits - 1)) - 1)
+        bias = (1 << (exponent_bits - 1)) - 1
+        bits = _limit_exponent(bits, form, bias)
     rounded = lax.bitcast_convert_type(bits.astype(form.unsigned), x.dtype)
     return jnp.where(jnp.isnan(x), x, rounded)
 
 
-def _round_mantissa(bits: jax.Array, form: Layout, dropped: int) -> jax.Array:
+def _round_mantissa(bits: Array, form: Layout, dropped: int) -> Array:
     """Drop so many of the lowest bits, half to even. A carry goes on into the exponent, as it should."""
     last_kept = (bits >> dropped) & 1
-    bits = bits + last_kept + form.integer((1 << (dropped - 1)) - 1)
+    almost_half = form.integer((1 << (dropped - 1)) - 1)
+    bits = bits + last_kept + almost_half
     return (bits >> dropped) << dropped
 
 
-def _limit_exponent(bits: jax.Array, form: Layout, bias: int) -> jax.Array:
+def _limit_exponent(bits: Array, form: Layout, bias: int) -> Array:
     """Exponents as a dtype with another bias has them: above is infinity, below is zero, of the same sign."""
     infinity = form.integer(form.top << form.mantissa_bits)
+    largest = form.integer((form.bias + bias) << form.mantissa_bits)
+    zero = form.integer((form.bias - bias) << form.mantissa_bits)
     sign = bits & form.integer(1 << (form.exponent_bits + form.mantissa_bits))
     field = bits & infinity
-    over = field > form.integer((form.bias + bias) << form.mantissa_bits)
-    under = field <= form.integer((form.bias - bias) << form.mantissa_bits)
-    return jnp.where(over, sign | infinity, jnp.where(under, sign, bits))
+    bits = jnp.where(field <= zero, sign, bits)
+    return jnp.where(field > largest, sign | infinity, bits)

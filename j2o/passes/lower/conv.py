@@ -18,7 +18,7 @@ from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, Type, same_dim
 from j2o.passes.lower.casts import convert
 from j2o.passes.lower.dot import accumulator, contract, pick
-from j2o.passes.lower.shape import Padding, arange, pad_with, rev, slice_axes
+from j2o.passes.lower.shape import Padding, arange, first_of_each, pad_with, rev
 from j2o.passes.lower.table import Lowering, lower
 
 BYTES = frozenset({DType.I8, DType.U8})
@@ -42,7 +42,8 @@ class Form:
     @property
     def is_dense(self) -> bool:
         """True where neither the data nor the weights have gaps between their elements."""
-        return all(d == 1 for d in (*self.lhs_dilation, *self.rhs_dilation))
+        dilations = (*self.lhs_dilation, *self.rhs_dilation)
+        return all(d == 1 for d in dilations)
 
 
 @lower("conv_general_dilated")
@@ -73,9 +74,10 @@ def conv_general_dilated(
         x = _batch_groups_to_channels(op, x, groups)
     out = pick(op.out_shape, spec.out_spec)
     form = Form(window_strides, padding, lhs_dilation, rhs_dilation, groups, out)
-    y = _convolve(op, x, w, form, accumulator(op, x, w, preferred_element_type))
+    sums_dtype = accumulator(op, x, w, preferred_element_type)
+    y = convert(op, _convolve(op, x, w, form, sums_dtype), op.out_dtype)
     to_jax_layout = np.argsort(spec.out_spec).tolist()
-    return op.transpose(convert(op, y, op.out_dtype), to_jax_layout)
+    return op.transpose(y, to_jax_layout)
 
 
 def _has_no_elements(*shapes: Shape) -> bool:
@@ -88,8 +90,10 @@ def _batch_groups_to_channels(op: Lowering, x: Value, groups: Dim) -> Value:
     batch, channels, *space = x.type.shape
     each = dims.floordiv(batch, groups)
     split = op.reshape(x, (groups, each, channels, *space))
-    turned = op.transpose(split, (1, 0, *range(2, split.type.rank)))
-    return op.reshape(turned, (each, dims.mul(groups, channels), *space))
+    others = range(2, split.type.rank)
+    turned = op.transpose(split, (1, 0, *others))
+    all_channels = dims.mul(groups, channels)
+    return op.reshape(turned, (each, all_channels, *space))
 
 
 def _convolve(op: Lowering, x: Value, w: Value, form: Form, dtype: DType) -> Value:
@@ -97,7 +101,8 @@ def _convolve(op: Lowering, x: Value, w: Value, form: Form, dtype: DType) -> Val
     fits_operators = type(form.groups) is int and x.type.rank > 2
     if fits_operators and _is_of_bytes(op, x, w):
         return _direct(op, "ConvInteger", x, w, form, DType.I32)
-    x, w = op.cast(x, dtype), op.cast(w, dtype)
+    x = op.cast(x, dtype)
+    w = op.cast(w, dtype)
     if not fits_operators or not op.supports("Conv", dtype):
         return _patches_times_weights(op, x, w, form)
     if _is_transposed(x, form):
@@ -122,17 +127,20 @@ def _direct(
     What their `pads` cannot say (negative, symbolic, between the elements) is padded before.
     """
     kernel = w.type.shape[2:]
-    pads, auto, out = None, None, form.out
+    sizes = x.type.shape[2:]
+    out = form.out
+    pads = auto = None
     if form.is_dense:
-        auto = same_padding(x.type.shape[2:], kernel, form.strides, form.padding)
+        auto = same_padding(sizes, kernel, form.strides, form.padding)
     if auto is None:
         left = _pads_of_operator(form)
-        pads = (*(low for low, _ in left), *(high for _, high in left))
         padded = _padded(op, x, form, left)
+        pads = low_then_high(left)
         space = range(2, x.type.rank)
         x = wide_enough(op, padded, space, pads, kernel, form.rhs_dilation, 0)
         if x is not padded:
-            out = (*out[:2], *(dims.maximum(d, 1) for d in out[2:]))
+            positions = [dims.maximum(d, 1) for d in out[2:]]
+            out = (*out[:2], *positions)
     y = op.apply(
         f"onnx.{operator}",
         x,
@@ -144,7 +152,14 @@ def _direct(
         auto_pad=auto,
         types=[Type(dtype, out)],
     )
-    return slice_axes(op, y, (0,) * y.type.rank, form.out, (1,) * y.type.rank)
+    return first_of_each(op, y, form.out)
+
+
+def low_then_high(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Amounts of padding as ONNX's `pads` has them: before all axes, then after all axes."""
+    low = [before for before, _ in pairs]
+    high = [after for _, after in pairs]
+    return (*low, *high)
 
 
 def wide_enough(
@@ -163,7 +178,8 @@ def wide_enough(
     """
     config: list[Padding] = [(0, 0, 0)] * x.type.rank
     for i, axis in enumerate(axes):
-        length = dims.add(x.type.shape[axis], pads[i] + pads[i + len(axes)])
+        added = pads[i] + pads[i + len(axes)]
+        length = dims.add(x.type.shape[axis], added)
         window = dims.add(_reach(kernel[i], dilations[i]), 1)
         missing = dims.maximum(dims.sub(window, length), 0)
         config[axis] = (0, missing, 0)
@@ -186,9 +202,10 @@ def same_padding(
     None where it is another one, or known. None, too, for windows with gaps between them: onnxruntime takes
     `auto_pad` otherwise there. It does so for dilated windows too, for which the caller must not ask.
     """
-    if all(type(p) is int for pair in padding for p in pair):
+    if all(type(low) is int and type(high) is int for low, high in padding):
         return None
-    upper, lower = [], []
+    upper = []
+    lower = []
     for size, window, stride in zip(sizes, kernel, strides, strict=True):
         if not dims.known_ge(window, stride) or not dims.known_ge(size, 1):
             return None
@@ -205,7 +222,8 @@ def same_padding(
 
 def _same_total(size: Dim, window: Dim, stride: int) -> Dim:
     """The padding of an axis, of both sides together, by which there are ceil(size / stride) windows."""
-    last_start = dims.mul(dims.sub(dims.ceildiv(size, stride), 1), stride)
+    count = dims.ceildiv(size, stride)
+    last_start = dims.mul(dims.sub(count, 1), stride)
     needed = dims.add(last_start, window)
     return dims.maximum(dims.sub(needed, size), 0)
 
@@ -214,9 +232,16 @@ def _pads_of_operator(form: Form) -> list[tuple[int, int]]:
     """The padding of each axis where `pads` can say it, which is known and not negative; else (0, 0)."""
     left = []
     for low, high in form.padding:
-        can_say = type(low) is int and type(high) is int and low >= 0 and high >= 0
-        left.append((int(low), int(high)) if can_say else (0, 0))
+        if _can_hold(low) and _can_hold(high):
+            left.append((int(low), int(high)))
+        else:
+            left.append((0, 0))
     return left
+
+
+def _can_hold(amount: Dim) -> bool:
+    """Return True for an amount that an operator's `pads` can say."""
+    return type(amount) is int and amount >= 0
 
 
 def _padded(
@@ -224,11 +249,11 @@ def _padded(
 ) -> Value:
     """`x` dilated, and padded but for what is left to the operator."""
     config: list[Padding] = [(0, 0, 0), (0, 0, 0)]
-    for pair, pair_left, dilation in zip(
-        form.padding, left, form.lhs_dilation, strict=True
-    ):
-        low = dims.sub(pair[0], pair_left[0])
-        high = dims.sub(pair[1], pair_left[1])
+    for i, dilation in enumerate(form.lhs_dilation):
+        low, high = form.padding[i]
+        low_left, high_left = left[i]
+        low = dims.sub(low, low_left)
+        high = dims.sub(high, high_left)
         config.append((low, high, dilation - 1))
     return pad_with(op, x, op.const(0, x.type.dtype), config)
 
@@ -245,8 +270,7 @@ def _is_transposed(x: Value, form: Form) -> bool:
     spreads = any(d != 1 for d in form.lhs_dilation)
     if not spreads or any(s != 1 for s in form.strides):
         return False
-    sizes = zip(form.out[2:], x.type.shape[2:], strict=True)
-    return all(dims.known_ge(out, size) for out, size in sizes)
+    return all(map(dims.known_ge, form.out[2:], x.type.shape[2:]))
 
 
 class TransposedAxis(NamedTuple):
@@ -281,18 +305,17 @@ def _transposed_axis(
 
 def _held(cut: Dim) -> int:
     """An amount as `pads` can hold it; 0 where it cannot."""
-    return cut if type(cut) is int and cut >= 0 else 0
+    return int(cut) if _can_hold(cut) else 0
 
 
 def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
     """ConvTranspose of the reversed weights, cut and padded to what `conv_general_dilated` gives."""
     axes = []
-    for axis in range(len(form.padding)):
-        kernel, dilation = w.type.shape[2 + axis], form.rhs_dilation[axis]
+    for axis, padding in enumerate(form.padding):
+        kernel = w.type.shape[2 + axis]
+        dilation = form.rhs_dilation[axis]
         spacing = form.lhs_dilation[axis]
-        axes.append(_transposed_axis(form.padding[axis], kernel, dilation, spacing))
-    low = [axis.pads[0] for axis in axes]
-    high = [axis.pads[1] for axis in axes]
+        axes.append(_transposed_axis(padding, kernel, dilation, spacing))
     output_padding = tuple(axis.output_padding for axis in axes)
     full = op.ConvTranspose(
         x,
@@ -300,10 +323,11 @@ def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
         strides=tuple(form.lhs_dilation),
         dilations=tuple(form.rhs_dilation),
         group=form.groups,
-        pads=(*low, *high),
+        pads=low_then_high([axis.pads for axis in axes]),
         output_padding=output_padding if any(output_padding) else None,
     )
-    after = [(0, 0, 0), (0, 0, 0), *(axis.after for axis in axes)]
+    after = [(0, 0, 0), (0, 0, 0)]
+    after += [axis.after for axis in axes]
     return pad_with(op, full, op.const(0, x.type.dtype), after)
 
 
@@ -320,8 +344,10 @@ def _weights_of_transposed(op: Lowering, w: Value, groups: Dim) -> Value:
     out, inner, *kernel = w.type.shape
     each = dims.floordiv(out, groups)
     split = op.reshape(w, (groups, each, inner, *kernel))
-    turned = op.transpose(split, (0, 2, 1, *range(3, split.type.rank)))
-    return op.reshape(turned, (dims.mul(groups, inner), each, *kernel))
+    others = range(3, split.type.rank)
+    turned = op.transpose(split, (0, 2, 1, *others))
+    all_inner = dims.mul(groups, inner)
+    return op.reshape(turned, (all_inner, each, *kernel))
 
 
 # ------------------------------------------------------------------------------- where Conv has no kernel
@@ -332,25 +358,36 @@ def _patches_times_weights(op: Lowering, x: Value, w: Value, form: Form) -> Valu
 
     That is one MatMul, of any dtype that MatMul takes.
     """
-    kernel, out = w.type.shape[2:], form.out
+    filters, inner, *kernel = w.type.shape
+    space = form.out[2:]
     n = len(kernel)
-    x = _padded(op, x, form, [(0, 0)] * n)
-    # to (batch, channels, out of axis 0, kernel of axis 0, out of axis 1, …): from the last axis on
-    for i in reversed(range(n)):
-        strides, dilations = form.strides, form.rhs_dilation
-        seen = _positions(op, out[2 + i], kernel[i], strides[i], dilations[i])
-        x = op.Gather(x, seen, axis=2 + i)
+    x = _patches(op, x, kernel, form)
     batch, _, *patches = x.type.shape
-    filters, inner = w.type.shape[:2]
     each = dims.floordiv(filters, form.groups)
     x = op.reshape(x, (batch, form.groups, inner, *patches))
     w = op.reshape(w, (form.groups, each, inner, *kernel))
-    x_kernel = range(4, 4 + 2 * n, 2)
-    w_kernel = range(3, 3 + n)
-    y = contract(op, x, w, [2, *x_kernel], [2, *w_kernel], [1], [0])
-    y = op.reshape(y, (form.groups, batch, *out[2:], each))
-    channels_second = op.transpose(y, (1, 0, 2 + n, *range(2, 2 + n)))
-    return op.reshape(channels_second, out)
+    x_over = [2, *range(4, 4 + 2 * n, 2)]
+    w_over = [2, *range(3, 3 + n)]
+    y = contract(op, x, w, x_over, w_over, [1], [0])
+    y = op.reshape(y, (form.groups, batch, *space, each))
+    space_axes = range(2, 2 + n)
+    channels_second = op.transpose(y, (1, 0, 2 + n, *space_axes))
+    return op.reshape(channels_second, form.out)
+
+
+def _patches(op: Lowering, x: Value, kernel: Sequence[Dim], form: Form) -> Value:
+    """What each position of the result sees.
+
+    That is (batch, channels, out of axis 0, kernel of axis 0, out of axis 1, …), made from the last axis on.
+    """
+    x = _padded(op, x, form, [(0, 0)] * len(kernel))
+    for i in reversed(range(len(kernel))):
+        axis = 2 + i
+        stride = form.strides[i]
+        dilation = form.rhs_dilation[i]
+        seen = _positions(op, form.out[axis], kernel[i], stride, dilation)
+        x = op.Gather(x, seen, axis=axis)
+    return x
 
 
 def _positions(
@@ -359,6 +396,8 @@ def _positions(
     """`i64[out, kernel]`: where along the input each element of each window lies."""
     if type(out) is int and type(kernel) is int:
         starts = np.arange(out)[:, None] * stride
-        return op.const(starts + np.arange(kernel) * dilation)
-    starts = op.Mul(op.unsqueeze(arange(op, out, DType.I64), [1]), stride)
-    return op.Add(starts, op.Mul(arange(op, kernel, DType.I64), dilation))
+        offsets = np.arange(kernel) * dilation
+        return op.const(starts + offsets)
+    windows = op.unsqueeze(arange(op, out, DType.I64), [1])
+    places = arange(op, kernel, DType.I64)
+    return op.Add(op.Mul(windows, stride), op.Mul(places, dilation))

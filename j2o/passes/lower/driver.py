@@ -25,6 +25,7 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     control,
     conv,
     dot,
+    elementary,
     elementwise,
     index,
     reduce,
@@ -36,10 +37,12 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
 from j2o.passes.lower.decompositions import (  # noqa: F401  (as above)
     eigen,
     fft,
+    incomplete,
     linalg,
     random,
     schur,
     special,
+    systems,
 )
 from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, JaxCode, Lowering
 from j2o.passes.pipeline import graph_pass

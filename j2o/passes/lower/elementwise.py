@@ -1,6 +1,7 @@
-"""Elementwise primitives: arithmetic, comparison, logic, bits, elementary functions.
+"""Elementwise primitives: arithmetic, comparison, selection, logic, bits.
 
 Primitives that are one ONNX operator are rows of a table; each of the others has a rule that bears its name.
+Elementary functions that take more than one operator are in `elementary.py`.
 `docs/semantics.md` says what the rules make up for. onnxruntime's Where turns a -0 of its first branch into
 0: where the sign of zero matters, it stands in the second.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,6 @@ from j2o.passes.lower.table import (
     Lowering,
     lower,
     lower_elementwise,
-    lower_formula,
     lower_with,
 )
 from j2o.passes.structure.inline import our_platform
@@ -154,18 +153,6 @@ def integer_pow(op: Lowering, x: Value, *, y: int) -> Value:
             assert out is not None
             return out
         x = op.Mul(x, x)
-
-
-@lower("logistic")
-def logistic(op: Lowering, x: Value) -> Value:
-    """Sigmoid; its parts where a logarithm follows.
-
-    onnxruntime's kernel is 0 from about -16 on, and the logarithm of that -inf.
-    """
-    has_logarithm = any(user.op == "lax.log" for user in op.source.out.users())
-    if has_logarithm and x.type.dtype in (DType.F32, DType.F64):
-        return op.Reciprocal(op.Add(op.Exp(op.Neg(x)), 1.0))
-    return op.Sigmoid(x)
 
 
 @lower("sign")
@@ -480,207 +467,3 @@ def clz(x: jax.Array) -> jax.Array:
         smeared = smeared | (smeared >> shift)
         shift *= 2
     return (width - lax.population_count(smeared)).astype(x.dtype)
-
-
-# ------------------------------------------------------------------------------- exponential, logarithm
-
-
-@lower_with("exp2")
-def exp2(x: jax.Array) -> jax.Array:
-    """XLA rounds the product to the operand's dtype, too."""
-    return lax.exp(x * math.log(2))
-
-
-@lower_formula("log1p")
-def log1p(x: jax.Array) -> jax.Array:
-    """Kahan's: log(u) * x / (u - 1) with u = 1 + x corrects what rounding u lost."""
-    u = 1 + x
-    d = u - 1
-    near = lax.log(u) * (x / jnp.where(d == 0, jnp.ones_like(d), d))
-    out = jnp.where(jnp.isinf(u), lax.log(u), near)
-    return jnp.where(jnp.abs(d) > 0, out, x)
-
-
-@lower_formula("expm1")
-def expm1(x: jax.Array) -> jax.Array:
-    """Kahan's: (u - 1) * x / log(u) with u = exp(x)."""
-    u = lax.exp(x)
-    d = u - 1
-    log_u = lax.log(u)
-    is_useless = (log_u == 0) | jnp.isinf(log_u)
-    near = d * (x / jnp.where(is_useless, jnp.ones_like(x), log_u))
-    out = jnp.where((d == -1) | jnp.isinf(u), d, near)
-    return jnp.where(jnp.abs(d) > 0, out, x)
-
-
-@lower_formula("cbrt")
-def cbrt(x: jax.Array) -> jax.Array:
-    """exp(log|x| / 3), then one Newton step for the last bits."""
-    a = jnp.abs(x)
-    is_its_own_root = (a == 0) | jnp.isinf(a)
-    safe = jnp.where(is_its_own_root, jnp.ones_like(a), a)
-    y = lax.exp(lax.log(safe) / 3)
-    y = y - (y - safe / (y * y)) / 3
-    return odd(x, jnp.where(is_its_own_root, a, y))
-
-
-def odd(x: jax.Array, out: jax.Array) -> jax.Array:
-    """An odd function of x, by its values `out` at |x|. Zeros and NaN are their own values."""
-    return jnp.where(jnp.abs(x) > 0, jnp.where(x < 0, -out, out), x)
-
-
-# ---------------------------------------------------------------------- trigonometric and their inverses
-
-
-def operator_or_formula(
-    op: Lowering, operator: str, x: Value, formula: Callable[[jax.Array], jax.Array]
-) -> Value:
-    """The operator where the target has it for the dtype, else the formula (for f64)."""
-    if x.type.dtype != DType.F64 or op.supports(operator, x.type.dtype):
-        return op.apply(f"onnx.{operator}", x)
-    return op.jax(formula, x)
-
-
-@lower("tan")
-def tan(op: Lowering, x: Value) -> Value:
-    return operator_or_formula(op, "Tan", x, _tan)
-
-
-@lower("asin")
-def asin(op: Lowering, x: Value) -> Value:
-    return operator_or_formula(op, "Asin", x, _asin)
-
-
-@lower("acos")
-def acos(op: Lowering, x: Value) -> Value:
-    return operator_or_formula(op, "Acos", x, _acos)
-
-
-@lower("atan")
-def atan(op: Lowering, x: Value) -> Value:
-    return operator_or_formula(op, "Atan", x, _atan)
-
-
-def _tan(x: jax.Array) -> jax.Array:
-    return lax.sin(x) / lax.cos(x)
-
-
-def _asin(x: jax.Array) -> jax.Array:
-    return 2 * lax.atan2(x, 1 + jnp.sqrt((1 - x) * (1 + x)))
-
-
-def _acos(x: jax.Array) -> jax.Array:
-    out = 2 * lax.atan2(jnp.sqrt((1 - x) * (1 + x)), 1 + x)
-    return jnp.where(x == -1, jnp.asarray(math.pi, x.dtype), out)
-
-
-# Cephes, atan.c: numerator and denominator
-_ATAN_P = (
-    -8.750608600031904122785e-1,
-    -1.615753718733365076637e1,
-    -7.500855792314704667340e1,
-    -1.228866684490136173410e2,
-    -6.485021904942025371773e1,
-)
-_ATAN_Q = (
-    1.0,
-    2.485846490142306297962e1,
-    1.650270098316988542046e2,
-    4.328810604912902668951e2,
-    4.853903996359136964868e2,
-    1.945506571482613964425e2,
-)
-_HALF_PI_REST = 6.123233995736765886130e-17  # pi / 2 less the float64 nearest to it
-_QUARTER_PI_REST = 3.061616997868382943065e-17
-_TAN_3PI_8 = 2.41421356237309504880
-
-
-def _atan(x: jax.Array) -> jax.Array:
-    """Cephes: reduce the argument to [0, 0.66], then a rational approximation (Moshier, 1989)."""
-    a = jnp.abs(x)
-    big = a > _TAN_3PI_8
-    mid = a > 0.66
-    turned = jnp.where(big, math.pi / 2, jnp.where(mid, math.pi / 4, 0.0))
-    rest = jnp.where(big, _HALF_PI_REST, jnp.where(mid, _QUARTER_PI_REST, 0.0))
-    from_half_pi = -1.0 / jnp.where(a == 0, 1.0, a)
-    from_quarter_pi = (a - 1) / (a + 1)
-    a = jnp.where(big, from_half_pi, jnp.where(mid, from_quarter_pi, a))
-    z = a * a
-    p = jnp.polyval(jnp.array(_ATAN_P), z)
-    q = jnp.polyval(jnp.array(_ATAN_Q), z)
-    near = a * (z * p / q) + a
-    return odd(x, turned + (near + rest))
-
-
-@lower_formula("atan2")
-def atan2(y: jax.Array, x: jax.Array) -> jax.Array:
-    """The angle of (x, y), quadrant by quadrant, signed zeros and infinities as C has them."""
-    x, y = jnp.broadcast_arrays(x, y)
-    ax, ay = jnp.abs(x), jnp.abs(y)
-    low, high = jnp.minimum(ax, ay), jnp.maximum(ax, ay)
-    quotient = low / jnp.where(high == 0, jnp.ones_like(high), high)
-    both_infinite = jnp.isinf(ax) & jnp.isinf(ay)
-    angle = lax.atan(jnp.where(both_infinite, 1.0, quotient).astype(x.dtype))
-    angle = jnp.where(ay > ax, math.pi / 2 - angle, angle)
-    angle = jnp.where(_is_negative(x), math.pi - angle, angle)
-    above = (y > 0) | ((y == 0) & (1 / y > 0))
-    out = jnp.where(above, angle, -angle).astype(x.dtype)
-    return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out)
-
-
-def _is_negative(x: jax.Array) -> jax.Array:
-    """Return True below zero, and for -0."""
-    return (x < 0) | ((x == 0) & (1 / x < 0))
-
-
-# ---------------------------------------------------------------------- hyperbolic and their inverses
-# onnxruntime's own are poor near 0 (sinh, asinh, atanh cancel) or overflow early
-
-
-@lower_formula("sinh")
-def sinh(x: jax.Array) -> jax.Array:
-    """By expm1 near 0, and by two factors, neither of which overflows, for large arguments."""
-    e = lax.expm1(jnp.abs(x))
-    small = 0.5 * (e + e / (e + 1))
-    half = lax.exp(0.5 * jnp.abs(x))
-    out = jnp.where(jnp.abs(x) > 20, 0.5 * half * half, small)
-    has_sign = (jnp.abs(x) > 0) & (jnp.abs(x) < jnp.inf)
-    return jnp.where(has_sign, jnp.where(x < 0, -out, out), x)
-
-
-@lower_formula("cosh")
-def cosh(x: jax.Array) -> jax.Array:
-    half = lax.exp(0.5 * jnp.abs(x))
-    e = lax.exp(jnp.abs(x))
-    return jnp.where(jnp.abs(x) > 20, 0.5 * half * half, 0.5 * (e + 1 / e))
-
-
-@lower_formula("asinh")
-def asinh(x: jax.Array) -> jax.Array:
-    """sign(x) * log(|x| + sqrt(x² + 1)), by log1p near 0 and in the logarithm's scale for large arguments."""
-    a = jnp.abs(x)
-    large = a > _square_overflows(x)
-    safe = jnp.where(large, 1.0, a)
-    near = lax.log1p(safe + safe * safe / (1 + jnp.sqrt(safe * safe + 1)))
-    out = jnp.where(large, lax.log(a) + math.log(2), near).astype(x.dtype)
-    return odd(x, out)
-
-
-@lower_formula("acosh")
-def acosh(x: jax.Array) -> jax.Array:
-    """log(x + sqrt(x² - 1)), by log1p near 1 and in the logarithm's scale for large arguments."""
-    large = x > _square_overflows(x)
-    t = jnp.where(large, 1.0, x - 1)
-    near = lax.log1p(t + jnp.sqrt(t * (t + 2)))
-    out = jnp.where(large, lax.log(x) + math.log(2), near)
-    return jnp.where(x < 1, jnp.nan, out).astype(x.dtype)
-
-
-@lower_formula("atanh")
-def atanh(x: jax.Array) -> jax.Array:
-    return jnp.where(jnp.abs(x) > 0, 0.5 * (lax.log1p(x) - lax.log1p(-x)), x)
-
-
-def _square_overflows(x: jax.Array) -> float:
-    """A number from which on squares overflow in the dtype of `x`, or nearly so."""
-    return math.sqrt(float(jnp.finfo(x.dtype).max)) / 2

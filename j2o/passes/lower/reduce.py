@@ -9,15 +9,16 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from j2o.ir import dims
-from j2o.ir.graph import Graph, Value
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, DType, Type, dtype_of
 from j2o.passes.lower.table import Lowering, lower, lower_with
 
 Axes: TypeAlias = Sequence[int]
 Combine: TypeAlias = Callable[[Any, Any], Any]
+Body: TypeAlias = Callable[..., list[Value]]
 
 
 class Limits(NamedTuple):
@@ -55,7 +56,8 @@ def _reduce(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
     """One of ONNX's reductions; `x` itself over no axes, which for ONNX would be all."""
     if not axes:
         return x
-    return op.apply(f"onnx.{operator}", x, np.asarray(axes, np.int64), keepdims=0)
+    over = np.asarray(axes, np.int64)
+    return op.apply(f"onnx.{operator}", x, over, keepdims=0)
 
 
 # ----------------------------------------------------------------------------------- sums and products
@@ -77,12 +79,16 @@ def reduce_sum(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
     high = op.Div(op.Sub(whole, low), 2**32)
     high_sum = _reduce(op, "ReduceSum", high, axes)
     low_sum = _reduce(op, "ReduceSum", low, axes)
-    return op.cast(op.Add(op.Mul(high_sum, 2**32), low_sum), dtype)
+    total = op.Add(op.Mul(high_sum, 2**32), low_sum)
+    return op.cast(total, dtype)
 
 
 def _was_narrow(x: Value) -> bool:
     """Return True where `x` was cast from 32 bits or fewer."""
-    return x.op == "onnx.Cast" and x.producer.operand(0).type.dtype.bits <= 32
+    if x.op != "onnx.Cast":
+        return False
+    source = x.producer.operand(0).type.dtype
+    return source.bits <= 32
 
 
 @lower("reduce_prod")
@@ -94,7 +100,7 @@ def reduce_prod(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
 
 
 @lower_with("reduce_logsumexp")
-def reduce_logsumexp(x: jax.Array, *, axes: Axes) -> jax.Array:
+def reduce_logsumexp(x: Array, *, axes: Axes) -> Array:
     return jax.nn.logsumexp(x, axis=tuple(axes))
 
 
@@ -106,7 +112,9 @@ def reduce_and(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
     """Of booleans: how many are False? That is right for no elements too."""
     if x.type.dtype != DType.BOOL:
         return op.jax(_of_integers, x, axes=tuple(axes), kind="and")
-    return op.Equal(_count(op, op.Not(x), axes), 0) if axes else x
+    if not axes:
+        return x
+    return op.Equal(_count(op, op.Not(x), axes), 0)
 
 
 @lower("reduce_or")
@@ -114,7 +122,9 @@ def reduce_or(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
     """Of booleans: how many are True?"""
     if x.type.dtype != DType.BOOL:
         return op.jax(_of_integers, x, axes=tuple(axes), kind="or")
-    return op.Greater(_count(op, x, axes), 0) if axes else x
+    if not axes:
+        return x
+    return op.Greater(_count(op, x, axes), 0)
 
 
 @lower("reduce_xor")
@@ -124,10 +134,12 @@ def reduce_xor(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
         return op.jax(_of_integers, x, axes=tuple(axes), kind="xor")
     if not axes:
         return x
-    return op.cast(op.BitwiseAnd(_count(op, x, axes), 1), DType.BOOL)
+    last_bit = op.BitwiseAnd(_count(op, x, axes), 1)
+    return op.cast(last_bit, DType.BOOL)
 
 
 def _count(op: Lowering, x: Value, axes: Axes) -> Value:
+    """How many are True."""
     return _reduce(op, "ReduceSum", op.cast(x, DType.I32), axes)
 
 
@@ -146,19 +158,20 @@ INTEGER_MONOIDS = {
 }
 
 
-def _of_integers(x: jax.Array, *, axes: Axes, kind: str) -> jax.Array:
+def _of_integers(x: Array, *, axes: Axes, kind: str) -> Array:
     """Reduce one axis after the other, the last one first."""
     monoid = INTEGER_MONOIDS[kind]
     for axis in sorted(axes, reverse=True):
         is_known = type(x.shape[axis]) is int
-        x = _by_halves(x, axis, monoid) if is_known else _one_by_one(x, axis, monoid)
+        combine_all = _by_halves if is_known else _one_by_one
+        x = combine_all(x, axis, monoid)
     return x
 
 
-def _by_halves(x: jax.Array, axis: int, monoid: IntegerMonoid) -> jax.Array:
+def _by_halves(x: Array, axis: int, monoid: IntegerMonoid) -> Array:
     """Combine the two halves until one element is left; those that were over come last."""
 
-    def part(start: int, end: int) -> jax.Array:
+    def part(start: int, end: int) -> Array:
         return lax.slice_in_dim(x, start, end, axis=axis)
 
     n = x.shape[axis]
@@ -169,25 +182,30 @@ def _by_halves(x: jax.Array, axis: int, monoid: IntegerMonoid) -> jax.Array:
         half = n // 2
         if n % 2:
             over.append(part(n - 1, n))
-        x = monoid.combine(part(0, half), part(half, 2 * half))
+        first = part(0, half)
+        second = part(half, 2 * half)
+        x = monoid.combine(first, second)
         n = half
     for last in over:
         x = monoid.combine(x, last)
     return x.squeeze(axis)
 
 
-def _one_by_one(x: jax.Array, axis: int, monoid: IntegerMonoid) -> jax.Array:
+def _one_by_one(x: Array, axis: int, monoid: IntegerMonoid) -> Array:
     """A loop, for an axis of symbolic size."""
 
-    def step(so_far: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
+    def step(so_far: Array, row: Array) -> tuple[Array, None]:
         return monoid.combine(so_far, row), None
 
     rows = jnp.moveaxis(x, axis, 0)
-    return lax.scan(step, _units(x, axis, monoid), rows)[0]
+    result, _ = lax.scan(step, _units(x, axis, monoid), rows)
+    return result
 
 
-def _units(x: jax.Array, axis: int, monoid: IntegerMonoid) -> jax.Array:
-    return jnp.full(x.shape[:axis] + x.shape[axis + 1 :], monoid.unit, x.dtype)
+def _units(x: Array, axis: int, monoid: IntegerMonoid) -> Array:
+    """What a reduction of no elements gives."""
+    others = x.shape[:axis] + x.shape[axis + 1 :]
+    return jnp.full(others, monoid.unit, x.dtype)
 
 
 # -------------------------------------------------------------------------------------------- extremes
@@ -206,7 +224,9 @@ def reduce_min(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
 def _extreme(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
     signed, flip = _as_signed(op, x)
     out = _reduce(op, operator, signed, axes)
-    return out if flip is None else op.cast(op.BitwiseXor(out, flip), x.type.dtype)
+    if flip is None:
+        return out
+    return op.cast(op.BitwiseXor(out, flip), x.type.dtype)
 
 
 def _as_signed(op: Lowering, x: Value) -> tuple[Value, int | None]:
@@ -244,9 +264,10 @@ def _position(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
     index = op.apply(f"onnx.{operator}", x, axis=axis, keepdims=0)
     if not dtype.is_float:
         return index
-    nan = op.cast(op.IsNaN(x), DType.I32)
-    has_nan = op.Greater(_reduce(op, "ReduceMax", nan, [axis]), 0)
-    return op.Where(has_nan, op.ArgMax(nan, axis=axis, keepdims=0), index)
+    is_nan = op.cast(op.IsNaN(x), DType.I32)
+    has_nan = op.Greater(_reduce(op, "ReduceMax", is_nan, [axis]), 0)
+    first_nan = op.ArgMax(is_nan, axis=axis, keepdims=0)
+    return op.Where(has_nan, first_nan, index)
 
 
 # ----------------------------------------------------------------------- any computation, in a loop
@@ -262,7 +283,8 @@ def reduce(
     elements.
     """
     count = len(operands) // 2
-    arrays, inits = operands[:count], operands[count:]
+    arrays = operands[:count]
+    inits = operands[count:]
     shape = arrays[0].type.shape
     kept = [i for i in range(len(shape)) if i not in dimensions]
     kept_shape = tuple(shape[i] for i in kept)
@@ -277,11 +299,12 @@ def reduce(
         elements = [inner.Gather(row, i, axis=0) for row in rows]
         return apply_elementwise(inner, region, [*so_far, *elements])
 
-    return loop(op, size, [op.expand(v, kept_shape) for v in inits], body)
+    start = [op.expand(v, kept_shape) for v in inits]
+    return loop(op, size, start, body)
 
 
 def loop(
-    op: Lowering, count: Dim, start: Sequence[Value], body: Callable[..., list[Value]]
+    op: Lowering, count: Dim, start: Sequence[Value], body: Body
 ) -> Sequence[Value]:
     """The state after `count` rounds of `body(op, round, *state) -> state`."""
     types = [v.type for v in start]
@@ -301,19 +324,25 @@ def apply_elementwise(
     op: Lowering, region: Graph, args: Sequence[Value]
 ) -> list[Value]:
     """The nodes of a region over scalars, made again over arrays; its shapes are those of `args`."""
-    values: dict[Value | None, Value] = dict(zip(region.inputs, args, strict=True))
+    values: dict[Value | None, Value] = {}
+    values.update(zip(region.inputs, args, strict=True))
     for node in region:
         if node.op == "return":
             break
         inputs = [values.get(v, v) for v in node.inputs]
-        if node.op in ("const", "dims") or node.graphs or not node.spec.elementwise:
-            types = [v.type for v in node.outputs]
-            made = op.node(node.op, inputs, node.attrs, types)
-        else:
-            made = op.node(node.op, inputs, node.attrs)
+        types = [v.type for v in node.outputs] if _keeps_type(node) else None
+        made = op.node(node.op, inputs, node.attrs, types)
         values.update(zip(node.outputs, made.outputs, strict=True))
     shape = args[0].type.shape
-    return [op.expand(values.get(v, v), shape) for v in region.outputs]
+    results = [values.get(v, v) for v in region.outputs]
+    return [op.expand(v, shape) for v in results]
+
+
+def _keeps_type(node: Node) -> bool:
+    """Return True where a node gives the same types over arrays as over scalars."""
+    if node.op in ("const", "dims") or node.graphs:
+        return True
+    return not node.spec.elementwise
 
 
 # ------------------------------------------------------------------------------------------ cumulative
@@ -326,38 +355,39 @@ def cumsum(op: Lowering, x: Value, *, axis: int, reverse: bool) -> Value:
     if dtype.is_unsigned or (dtype.is_int and dtype.bits < 32):
         wide = DType.I64 if dtype.bits >= 32 else DType.I32
         x = op.cast(x, wide)
-    return op.cast(op.CumSum(x, np.array(axis), reverse=int(reverse)), dtype)
+    sums = op.CumSum(x, np.array(axis), reverse=int(reverse))
+    return op.cast(sums, dtype)
 
 
 @lower_with("cumprod")
-def cumprod(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
+def cumprod(x: Array, *, axis: int, reverse: bool) -> Array:
     return _cumulative(x, axis, reverse, lax.mul, unit_of_mul, _in_blocks)
 
 
 @lower_with("cummax")
-def cummax(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
+def cummax(x: Array, *, axis: int, reverse: bool) -> Array:
     return _cumulative(x, axis, reverse, lax.max, unit_of_max, _in_blocks)
 
 
 @lower_with("cummin")
-def cummin(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
+def cummin(x: Array, *, axis: int, reverse: bool) -> Array:
     return _cumulative(x, axis, reverse, lax.min, unit_of_min, _in_blocks)
 
 
 @lower_with("cumlogsumexp")
-def cumlogsumexp(x: jax.Array, *, axis: int, reverse: bool) -> jax.Array:
+def cumlogsumexp(x: Array, *, axis: int, reverse: bool) -> Array:
     """One combination is twenty nodes: as few of them as can be."""
     return _cumulative(x, axis, reverse, jnp.logaddexp, unit_of_max, _by_doubling)
 
 
 def _cumulative(
-    x: jax.Array,
+    x: Array,
     axis: int,
     reverse: bool,
     combine: Combine,
     unit: Callable[[DType], Any],
-    of_known_size: Callable[[jax.Array, Combine, jax.Array], jax.Array],
-) -> jax.Array:
+    of_known_size: Callable[[Array, Combine, Array], Array],
+) -> Array:
     """`of_known_size(rows, combine, unit)` for a number of rows that is known, else a loop.
 
     What is narrower than 32 bits is combined in 32 bits and rounded once.
@@ -366,12 +396,14 @@ def _cumulative(
     if dtype.itemsize < 4:
         is_float = jnp.issubdtype(dtype, jnp.floating)
         x = x.astype(jnp.float32 if is_float else jnp.int32)
-    start = jnp.asarray(unit(dtype_of(x.dtype)), x.dtype)
+    number = unit(dtype_of(x.dtype))
+    start = jnp.asarray(number, x.dtype)
     rows = jnp.moveaxis(x, axis, 0)
     if type(rows.shape[0]) is not int:
         out = _in_a_loop(rows, combine, start, reverse)
     elif reverse:
-        out = of_known_size(rows[::-1], combine, start)[::-1]
+        from_last = of_known_size(rows[::-1], combine, start)
+        out = from_last[::-1]
     else:
         out = of_known_size(rows, combine, start)
     return jnp.moveaxis(out, 0, axis).astype(dtype)
@@ -380,50 +412,57 @@ def _cumulative(
 BLOCK = 16  # rows; as many as XLA's ReduceWindowRewriter has
 
 
-def _in_blocks(rows: jax.Array, combine: Combine, unit: jax.Array) -> jax.Array:
+def _in_blocks(rows: Array, combine: Combine, unit: Array) -> Array:
     """Row by row in blocks of 16, all blocks at once; then each block with all that is before it.
 
     XLA's order, as far as it goes forward: in another one products overflow elsewhere.
     """
-    n, rest = rows.shape[0], rows.shape[1:]
+    n, *rest = rows.shape
     if n <= BLOCK:
         return _row_by_row(rows, combine, 0)
     count = -(-n // BLOCK)
     padded = _pad_rows(rows, unit, 0, count * BLOCK - n)
-    blocks = _row_by_row(padded.reshape(count, BLOCK, *rest), combine, 1)
-    wholes = _in_blocks(blocks[:, -1], combine, unit)
-    before = jnp.concatenate([jnp.full((1, *rest), unit), wholes[:-1]])
-    return combine(before[:, None], blocks).reshape(-1, *rest)[:n]
+    blocks = padded.reshape(count, BLOCK, *rest)
+    inside = _row_by_row(blocks, combine, 1)
+    wholes = _in_blocks(inside[:, -1], combine, unit)
+    nothing = jnp.full((1, *rest), unit)
+    before = jnp.concatenate([nothing, wholes[:-1]])
+    joined = combine(before[:, None], inside)
+    return joined.reshape(-1, *rest)[:n]
 
 
-def _row_by_row(x: jax.Array, combine: Combine, axis: int) -> jax.Array:
+def _row_by_row(x: Array, combine: Combine, axis: int) -> Array:
+    """Each row with all that are before it."""
     n = x.shape[axis]
     if n < 2:
         return x
     rows = lax.split(x, (1,) * n, axis)
-    return jnp.concatenate(list(itertools.accumulate(rows, combine)), axis)
+    combined = list(itertools.accumulate(rows, combine))
+    return jnp.concatenate(combined, axis)
 
 
-def _by_doubling(rows: jax.Array, combine: Combine, unit: jax.Array) -> jax.Array:
+def _by_doubling(rows: Array, combine: Combine, unit: Array) -> Array:
     """Each row with the one before it, then with what is 2 before, 4 before, …: log₂ n combinations."""
-    n, reach = rows.shape[0], 1
-    while reach < n:
-        rows = combine(_pad_rows(rows, unit, reach, -reach), rows)
+    reach = 1
+    while reach < rows.shape[0]:
+        before = _pad_rows(rows, unit, reach, -reach)
+        rows = combine(before, rows)
         reach *= 2
     return rows
 
 
-def _pad_rows(rows: jax.Array, unit: jax.Array, before: int, after: int) -> jax.Array:
+def _pad_rows(rows: Array, unit: Array, before: int, after: int) -> Array:
     """Rows of units before and after; a negative number cuts."""
     untouched = [(0, 0, 0)] * (rows.ndim - 1)
-    return lax.pad(rows, unit, [(before, after, 0), *untouched])
+    config = [(before, after, 0), *untouched]
+    return lax.pad(rows, unit, config)
 
 
-def _in_a_loop(
-    rows: jax.Array, combine: Combine, unit: jax.Array, reverse: bool
-) -> jax.Array:
-    def step(before: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _in_a_loop(rows: Array, combine: Combine, unit: Array, reverse: bool) -> Array:
+    def step(before: Array, row: Array) -> tuple[Array, Array]:
         out = combine(before, row)
         return out, out
 
-    return lax.scan(step, jnp.full(rows.shape[1:], unit), rows, reverse=reverse)[1]
+    start = jnp.full(rows.shape[1:], unit)
+    _, out = lax.scan(step, start, rows, reverse=reverse)
+    return out

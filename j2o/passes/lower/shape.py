@@ -15,6 +15,7 @@ from j2o.ir.types import Dim, DType, Shape, Type, same_dim
 from j2o.passes.lower.table import Lowering, lower
 
 LAST = np.iinfo(np.int64).max  # Slice: as far as the axis goes
+MOST_WRITTEN_OUT = 4096  # numbers that a constant counts; more are a Range
 Padding: TypeAlias = tuple[Dim, Dim, int]  # before, after, between the elements
 
 
@@ -41,14 +42,17 @@ def reshape(
     `dimensions` is the order in which the axes are read, by default as they are. DimensionError where the
     number of elements is not the same for every size of the symbolic axes.
     """
+    own_size = x.type.size
     size = dims.prod(new_sizes)
-    if not agree(x.type.size, size, divisible=True):
+    if not agree(own_size, size, divisible=True):
         shape = ", ".join(map(str, new_sizes))
         raise DimensionError(
             f"{op.loc}: {x.type} does not fit into the shape {shape} for every size; "
-            f"constraints=['{x.type.size} == {size}'] would settle it"
+            f"constraints=['{own_size} == {size}'] would settle it"
         )
-    return op.reshape(op.transpose(x, dimensions) if dimensions else x, new_sizes)
+    if dimensions:
+        x = op.transpose(x, dimensions)
+    return op.reshape(x, new_sizes)
 
 
 @lower("squeeze")
@@ -76,7 +80,9 @@ def tile(op: Lowering, x: Value, *, reps: Shape) -> Value:
 
 @lower("concatenate")
 def concatenate(op: Lowering, *operands: Value, dimension: int) -> Value:
-    return operands[0] if len(operands) == 1 else op.Concat(*operands, axis=dimension)
+    if len(operands) == 1:
+        return operands[0]
+    return op.Concat(*operands, axis=dimension)
 
 
 @lower("stack")
@@ -87,7 +93,9 @@ def stack(op: Lowering, *operands: Value, axis: int) -> Value:
 
 @lower("split")
 def split(op: Lowering, x: Value, *, sizes: Shape, axis: int) -> Any:
-    return op.Split(x, op.dims(sizes), axis=axis) if len(sizes) > 1 else x
+    if len(sizes) == 1:
+        return x
+    return op.Split(x, op.dims(sizes), axis=axis)
 
 
 @lower("unstack")
@@ -105,9 +113,11 @@ def rev(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
     if not dimensions:
         return x
     n = len(dimensions)
-    backwards = np.full(n, -1)
     axes = np.asarray(dimensions, np.int64)
-    return op.Slice(x, np.full(n, -1), np.full(n, -LAST), axes, backwards)
+    from_last = np.full(n, -1)
+    past_first = np.full(n, -LAST)
+    backwards = np.full(n, -1)
+    return op.Slice(x, from_last, past_first, axes, backwards)
 
 
 @lower("slice")
@@ -128,10 +138,11 @@ def slice_axes(
 ) -> Value:
     """`x[start:limit:step]` on every axis; axes taken whole are left out."""
     shape = list(x.type.shape)
-    axes, ends = [], []
-    for axis, (start, limit, step) in enumerate(
-        zip(starts, limits, steps, strict=True)
-    ):
+    axes: list[int] = []
+    ends: list[Dim] = []
+    for axis, start in enumerate(starts):
+        limit = limits[axis]
+        step = steps[axis]
         to_the_end = same_dim(limit, shape[axis])
         if to_the_end and same_dim(start, 0) and same_dim(step, 1):
             continue
@@ -151,12 +162,19 @@ def slice_axes(
     )
 
 
+def first_of_each(op: Lowering, x: Value, sizes: Shape) -> Value:
+    """As many elements along each axis, from the first on."""
+    rank = len(sizes)
+    return slice_axes(op, x, (0,) * rank, sizes, (1,) * rank)
+
+
 def _count(start: Dim, limit: Dim, step: Dim) -> Dim:
     """The number of elements of a slice. JAX has checked that the bounds lie inside."""
     span = dims.sub(limit, start)
     if same_dim(step, 1):
         return span
-    return dims.floordiv(dims.sub(dims.add(span, step), 1), step)
+    rounded_up = dims.sub(dims.add(span, step), 1)
+    return dims.floordiv(rounded_up, step)
 
 
 # --------------------------------------------------------------------------------------------- padding
@@ -180,12 +198,15 @@ def pad_with(op: Lowering, x: Value, value: Value, config: Sequence[Padding]) ->
     lows = [low for low, _, _ in config]
     highs = [high for _, high, _ in config]
     # pad, then cut: a cut may reach into what the other side added
-    added_low, added_high = _at_least_0(lows), _at_least_0(highs)
-    if not all(same_dim(d, 0) for d in (*added_low, *added_high)):
+    added_low = _at_least_0(lows)
+    added_high = _at_least_0(highs)
+    adds = any(not same_dim(d, 0) for d in added_low + added_high)
+    if adds:
         x = _pad_outside(op, x, value, added_low, added_high)
-    cut_low, cut_high = _at_least_0(_negated(lows)), _at_least_0(_negated(highs))
-    limits = [dims.sub(d, c) for d, c in zip(x.type.shape, cut_high, strict=True)]
-    return slice_axes(op, x, tuple(cut_low), tuple(limits), (1,) * len(config))
+    cut_low = _at_least_0(_negated(lows))
+    cut_high = _at_least_0(_negated(highs))
+    limits = tuple(map(dims.sub, x.type.shape, cut_high))
+    return slice_axes(op, x, tuple(cut_low), limits, (1,) * len(config))
 
 
 def _at_least_0(amounts: Sequence[Dim]) -> list[Dim]:
@@ -199,32 +220,36 @@ def _negated(amounts: Sequence[Dim]) -> list[Dim]:
 def _pad_outside(
     op: Lowering, x: Value, value: Value, low: Sequence[Dim], high: Sequence[Dim]
 ) -> Value:
+    """ONNX's Pad, by amounts that are not negative."""
     if x.type.dtype == DType.BOOL:
         # as integers: a bool pad value is not taken everywhere
-        numbers, number = op.cast(x, DType.U8), op.cast(value, DType.U8)
-        return op.cast(_pad_outside(op, numbers, number, low, high), DType.BOOL)
+        numbers = op.cast(x, DType.U8)
+        number = op.cast(value, DType.U8)
+        padded = _pad_outside(op, numbers, number, low, high)
+        return op.cast(padded, DType.BOOL)
     shape = []
     for size, before, after in zip(x.type.shape, low, high, strict=True):
-        shape.append(dims.add(dims.add(size, before), after))
+        shape.append(dims.total((size, before, after)))
     result = x.type.with_shape(tuple(shape))
-    return op.apply("onnx.Pad", x, op.dims([*low, *high]), value, types=[result])
+    pads = op.dims([*low, *high])
+    return op.apply("onnx.Pad", x, pads, value, types=[result])
 
 
 def _pad_inside(
     op: Lowering, x: Value, value: Value, axis: int, interior: int
 ) -> Value:
     """Put `interior` copies of the value after each element, then cut those after the last."""
-    shape = x.type.shape
+    shape = list(x.type.shape)
     column = op.unsqueeze(x, [axis + 1])
     nothing = [0] * column.type.rank
     after = list(nothing)
     after[axis + 1] = interior
     spread = _pad_outside(op, column, value, nothing, after)
     size = dims.mul(shape[axis], interior + 1)
-    flat = op.reshape(spread, (*shape[:axis], size, *shape[axis + 1 :]))
-    limits = list(flat.type.shape)
-    limits[axis] = dims.maximum(dims.sub(size, interior), 0)
-    return slice_axes(op, flat, (0,) * len(shape), tuple(limits), (1,) * len(shape))
+    shape[axis] = size
+    flat = op.reshape(spread, tuple(shape))
+    shape[axis] = dims.maximum(dims.sub(size, interior), 0)
+    return first_of_each(op, flat, tuple(shape))
 
 
 # ------------------------------------------------------------------------------------------- new arrays
@@ -233,18 +258,23 @@ def _pad_inside(
 @lower("iota")
 def iota(op: Lowering, *_: Value, dtype: DType, shape: Shape, dimension: int) -> Value:
     """The position along one axis, of every element."""
-    spread = tuple(d if i == dimension else 1 for i, d in enumerate(shape))
     line = arange(op, shape[dimension], dtype)
-    return op.expand(op.reshape(line, spread), shape)
+    spread: list[Dim] = [1] * len(shape)
+    spread[dimension] = shape[dimension]
+    along_axis = op.reshape(line, tuple(spread))
+    return op.expand(along_axis, shape)
 
 
 def arange(op: Lowering, size: Dim, dtype: DType) -> Value:
     """0, 1, …, size - 1 in `dtype`."""
-    if type(size) is int and size <= 4096:
+    if type(size) is int and size <= MOST_WRITTEN_OUT:
         return op.const(np.arange(size).astype(dtype.numpy))
     result = Type(DType.I64, (size,))
-    start, end, step = op.const(0), op.dim(size), op.const(1)
-    return op.cast(op.apply("onnx.Range", start, end, step, types=[result]), dtype)
+    start = op.const(0)
+    end = op.dim(size)
+    step = op.const(1)
+    numbers = op.apply("onnx.Range", start, end, step, types=[result])
+    return op.cast(numbers, dtype)
 
 
 @lower("empty", "empty2")

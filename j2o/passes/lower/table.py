@@ -18,8 +18,9 @@ for it: that one gets the call. `docs/writing-a-lowering.md` explains it all fro
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -31,7 +32,7 @@ from j2o.errors import PassError, shown
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value, splice
 from j2o.ir.types import DType, Shape, Type
-from j2o.passes.structure.inline import keep
+from j2o.passes.structure.inline import KEPT, keep
 
 Rule: TypeAlias = "Callable[..., Value | Sequence[Value]]"
 JaxCode: TypeAlias = Callable[..., Any]
@@ -59,6 +60,19 @@ def lower_with(*primitives: str) -> Callable[[F], F]:
     `DType`, enumerations as lower-case strings. Raises PassError as `lower` does.
     """
     return _registrar("lower_with", DECOMPOSITIONS, LOWERINGS, primitives)
+
+
+@contextlib.contextmanager
+def temporary_rules() -> Iterator[None]:
+    """Undo at the end what was registered inside: rules that were there before are back. For tests."""
+    tables: tuple[Any, ...] = (LOWERINGS, DECOMPOSITIONS, KEPT)
+    before = [table.copy() for table in tables]
+    try:
+        yield
+    finally:
+        for table, old in zip(tables, before, strict=True):
+            table.clear()
+            table.update(old)
 
 
 def lower_formula(*primitives: str) -> Callable[[F], F]:

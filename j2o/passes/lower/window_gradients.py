@@ -9,36 +9,50 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import DType, Shape, dtype_of, same_dim
 from j2o.passes.lower.reduce import limits
-from j2o.passes.lower.shape import arange, pad_with
+from j2o.passes.lower.shape import Padding, arange, pad_with
 from j2o.passes.lower.table import Lowering, lower, lower_with
-from j2o.passes.lower.window import Windows, windows_of
+from j2o.passes.lower.window_places import (
+    Windows,
+    row_major_strides,
+    windows_of,
+    with_size,
+)
 
-Pair: TypeAlias = tuple[jax.Array, jax.Array]  # an element, its tangent
+Pair: TypeAlias = tuple[Array, Array]  # an element, its tangent
 
 
 @lower_with("select_and_gather_add")
 def select_and_gather_add(
-    tangents: jax.Array, x: jax.Array, *, select_prim: str, **windows: Any
-) -> jax.Array:
+    tangents: Array, x: Array, *, select_prim: str, **windows: Any
+) -> Array:
     """The tangent at the extreme of each window; the first of equal ones."""
 
     keeps = getattr(lax, select_prim)
 
     def choose(best: Pair, item: Pair) -> Pair:
-        keep = keeps(best[0], item[0])
-        return lax.select(keep, best[0], item[0]), lax.select(keep, best[1], item[1])
+        x, tangent = best
+        other, other_tangent = item
+        keep = keeps(x, other)
+        chosen = lax.select(keep, x, other)
+        return chosen, lax.select(keep, tangent, other_tangent)
 
-    unit = limits(dtype_of(x.dtype))[select_prim == "le"]
-    inits = tuple(jnp.asarray(v, x.dtype) for v in (unit, 0))
-    return lax.reduce_window((x, tangents), inits, choose, **windows)[1]
+    unit = _unit_of(select_prim, dtype_of(x.dtype))
+    inits = (jnp.asarray(unit, x.dtype), jnp.asarray(0, x.dtype))
+    _, chosen = lax.reduce_window((x, tangents), inits, choose, **windows)
+    return chosen
+
+
+def _unit_of(select_prim: str, dtype: DType) -> Any:
+    """What no other number is passed over for: "ge" looks for the greatest, "le" for the least."""
+    least, greatest = limits(dtype)
+    return least if select_prim == "ge" else greatest
 
 
 @lower("select_and_scatter_add")
@@ -48,14 +62,18 @@ def select_and_scatter_add(
     """Each element of `source` is added where the extreme of its window lies, the first of equal ones."""
     w = dataclasses.replace(windows_of(op, **windows), counts=source.type.shape)
     dtype = x.type.dtype
-    if any(same_dim(d, 0) for d in (*w.counts, *x.type.shape)):
+    sizes = (*w.counts, *x.type.shape)
+    if any(same_dim(d, 0) for d in sizes):
         return op.full(op.out_shape, 0, dtype)
-    padded = w.spread(op, x, limits(dtype)[select_prim == "le"])
+    padded = w.spread(op, x, _unit_of(select_prim, dtype))
     places = _places_of_extremes(op, padded, w, select_prim)
-    size = source.type.size
-    flat_places, flat_source = op.reshape(places, (size,)), op.reshape(source, (size,))
+    flat = (source.type.size,)
+    flat_places = op.reshape(places, flat)
+    flat_source = op.reshape(source, flat)
     added = _scatter_add(op, flat_places, flat_source, padded.type.shape)
-    cut = [(dims.sub(0, low), dims.sub(0, high), 0) for low, high in w.padding]
+    cut: list[Padding] = []
+    for low, high in w.padding:
+        cut.append((dims.sub(0, low), dims.sub(0, high), 0))
     return pad_with(op, added, op.const(0, dtype), cut)
 
 
@@ -67,24 +85,23 @@ def _places_of_extremes(
     Of equal ones, the first.
     """
     operator = {"ge": "GreaterOrEqual", "le": "LessOrEqual"}[select_prim]
-    shape = padded.type.shape
-    strides = [dims.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    strides = row_major_strides(padded.type.shape)
     first, *others = w.offsets()
     best = w.at(op, padded, first)
-    place = op.full(
-        w.counts, 0, DType.I64
-    )  # of the extreme, from the window's start on
+    # of the extreme, from the window's start on
+    place = op.full(w.counts, 0, DType.I64)
     for offset in others:
         value = w.at(op, padded, offset)
         here = op.dim(dims.total(map(dims.mul, offset, strides)))
         keep = op.apply(f"onnx.{operator}", best, value)
         best = op.Where(keep, best, value)
         place = op.Where(keep, place, here)
+    ones = (1,) * len(strides)
     for axis, count in enumerate(w.counts):
         step = op.dim(dims.mul(w.strides[axis], strides[axis]))
         starts = op.Mul(arange(op, count, DType.I64), step)
-        along = tuple(count if i == axis else 1 for i in range(len(shape)))
-        place = op.Add(place, op.reshape(starts, along))
+        along_axis = op.reshape(starts, with_size(ones, axis, count))
+        place = op.Add(place, along_axis)
     return place
 
 
@@ -101,7 +118,6 @@ def _scatter_add(op: Lowering, places: Value, values: Value, shape: Shape) -> Va
         wide = DType.U8
     size = dims.prod(shape)
     zeros = op.full((size,), 0, wide)
-    out = op.ScatterElements(
-        zeros, places, op.cast(values, wide), axis=0, reduction="add"
-    )
+    added = op.cast(values, wide)
+    out = op.ScatterElements(zeros, places, added, axis=0, reduction="add")
     return op.cast(op.reshape(out, shape), dtype)

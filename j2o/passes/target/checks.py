@@ -1,12 +1,12 @@
-"""Checks inside the model: a node fails for sizes that break a constraint or an expression in an
-input's shape.
+"""Checks inside the model: a node fails for sizes, or values, that the program does not take.
 
-So does one for values for which the program raises: a `check` takes a bool, and values that stay
-what they are where it is false.
+Sizes are checked against the constraints, and the expressions in the shapes of inputs. Values are
+checked where the program raises: a `check` takes a bool, and values that stay what they are where it is
+false.
 
 A check is a Gather from `[0]`. Its index is 0 where the requirement holds, else 1, which is out of
-bounds; its name says what was asked. Checks form a chain, so that the first one that does not hold
-is reported. Its end, `[0]` again, says "as it was" to a Reshape that every input passes. That costs
+bounds; its name says what was asked. Checks form a chain, so that the first one that does not hold is
+reported. Its end, `[0]` again, says "as it was" to a Reshape that every input passes. That costs
 nothing, and no optimiser can tell that the checks are not needed.
 """
 
@@ -32,9 +32,10 @@ def checks(graph: Graph, context: Context) -> int:
     It checks what the runtime does not: that sizes fit each other and the constraints, and that scalars are
     scalars.
     """
-    asked = context.options.checks
-    count = _value_checks(graph, asked)
-    return count + _size_checks(graph) if asked else count
+    if not context.options.checks:
+        return _value_checks(graph, asked=False)
+    count = _value_checks(graph, asked=True)
+    return count + _size_checks(graph)
 
 
 def _value_checks(root: Graph, asked: bool) -> int:
@@ -46,13 +47,19 @@ def _value_checks(root: Graph, asked: bool) -> int:
         values = list(node.operands[1:])
         if asked:
             op = Builder(node.home, node, node.loc, "check")
-            index = op.cast(op.unsqueeze(node.operand(0), (0,)), DType.I64)
+            broken = op.unsqueeze(node.operand(0), (0,))
             zero = op.const(np.zeros(1, np.int64))
-            label = {LABEL: f"check: {node.attrs['raises']}"}
-            passed = op.node("onnx.Gather", [zero, index], label).out
+            passed = _passed(op, zero, broken, str(node.attrs["raises"]))
             values = [_as_it_was(op, v, passed) for v in values]
         node.replace_by(*values)
     return len(found)
+
+
+def _passed(op: Builder, zero: Value, broken: Value, what: str) -> Value:
+    """One check: `zero` again, a vector of one 0; it fails where `broken`, `bool[1]`, is true."""
+    index = op.cast(broken, DType.I64)
+    op.hint = "check"
+    return op.node("onnx.Gather", [zero, index], {LABEL: f"check: {what}"}).out
 
 
 def _size_checks(graph: Graph) -> int:
@@ -65,16 +72,15 @@ def _size_checks(graph: Graph) -> int:
     required = requirements(declared_dims(graph), graph.dims.constraints)
     passed = op.const(np.zeros(1, np.int64))
     for r in required:
-        index = op.cast(_broken(sizes, r), DType.I64)
-        op.hint = "check"
-        label = {LABEL: f"check: {places[r.axis]}: {r.text}"}
-        passed = op.node("onnx.Gather", [passed, index], label).out
-    symbolic = [v for v in used if not dims.is_static(v.type.shape)] if required else []
+        what = f"{places[r.axis]}: {r.text}"
+        passed = _passed(op, passed, _broken(sizes, r), what)
+    symbolic = []
+    if required:
+        symbolic = [v for v in used if not dims.is_static(v.type.shape)]
     passing = {v: _as_it_was(op, v, passed) for v in symbolic}
-    for value in (v for v in used if not v.type.rank):
-        label = {LABEL: f"check: input {names[value]}: a scalar"}
-        no_axes = op.const(np.zeros(0, np.int64))
-        passing[value] = op.node("onnx.Reshape", [value, no_axes], label).out
+    for value in used:
+        if not value.type.rank:
+            passing[value] = _as_a_scalar(op, value, names[value])
     own = set(op.made)
     for value, new in passing.items():
         value.replace_by(new, where=lambda n: n not in own)
@@ -88,16 +94,28 @@ def _size_checks(graph: Graph) -> int:
     return len(required)
 
 
+def _as_a_scalar(op: Builder, value: Value, name: str) -> Value:
+    """`value` through a Reshape that takes one element, and gives it without axes."""
+    label = {LABEL: f"check: input {name}: a scalar"}
+    no_axes = op.const(np.zeros(0, np.int64))
+    return op.node("onnx.Reshape", [value, no_axes], label).out
+
+
 def _broken(sizes: Sizes, r: Requirement) -> Value:
     """True where the requirement does not hold: `bool[1]`."""
     op = sizes.op
     left = sizes.axis(r.axis) if r.left is None else sizes.term(r.left)
-    # computed, where `term` would read what is to be checked
-    right = sizes.axis(r.other) if r.right is None else sizes.expression(r.right)
+    if r.right is None:
+        right = sizes.axis(r.other)
+    else:
+        # computed, where `term` would read what is to be checked
+        right = sizes.expression(r.right)
     op.hint = "broken"
     if r.sign == "==":
         return op.Not(op.Equal(left, right))
-    return op.Greater(left, right) if r.sign == "<=" else op.Less(left, right)
+    if r.sign == "<=":
+        return op.Greater(left, right)
+    return op.Less(left, right)
 
 
 def _as_it_was(op: Builder, value: Value, zero: Value) -> Value:

@@ -1,9 +1,8 @@
-"""`weights_dtype`: large float weights are stored in another dtype; Cast or DequantizeLinear gives
-them theirs.
+"""`weights_dtype`: large float weights are stored in another dtype.
 
-int8 is symmetric, with a scale for each output channel (ONNX DequantizeLinear) and for each matrix
-of a stack (blocked, from opset 21): the largest magnitude is 127. What is stored is computed while
-the model is written; so is the error, for the report.
+Cast or DequantizeLinear gives them theirs. int8 is symmetric, with a scale for each output channel
+(ONNX DequantizeLinear) and for each matrix of a stack (blocked, from opset 21): the largest magnitude
+is 127. What is stored is computed while the model is written; so is the error, for the report.
 """
 
 from __future__ import annotations

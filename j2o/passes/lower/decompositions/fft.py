@@ -1,5 +1,4 @@
-"""Fourier transforms of values in parts (re, im), which is how the `components` pass hands complex
-numbers on.
+"""Fourier transforms of complex values in parts (re, im), as the `components` pass hands them on.
 
 A static length is a product with a constant matrix, made in double precision; a long one is
 factored (Cooley and Tukey) or, where it is prime, becomes a convolution of a power of two
@@ -10,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from j2o.ir import dims
@@ -22,8 +21,7 @@ from j2o.ir.graph import Value
 from j2o.ir.types import Dim
 from j2o.passes.lower.table import Lowering, lower
 
-Array = jax.Array
-Complex = NDArray[np.complex128]  # a constant, made while compiling
+Complex: TypeAlias = NDArray[np.complex128]  # a constant, made while compiling
 DIRECT = 256  # up to this length one matrix is best
 
 
@@ -32,6 +30,11 @@ class Parts(NamedTuple):
 
     re: Array
     im: Array | None
+
+    def of_each(self, change: Callable[[Array], Array]) -> Parts:
+        """The same change of layout of both parts."""
+        im = None if self.im is None else change(self.im)
+        return Parts(change(self.re), im)
 
 
 @lower("fft")
@@ -64,7 +67,7 @@ def _of_parts(
     if kind != "irfft":
         x = _transform(x, last_length, inverse)
     if kind == "rfft":
-        x = _of_each(x, lambda part: part[..., : last_length // 2 + 1])
+        x = _first(x, last_length // 2 + 1)
     axis = re.ndim - 2
     for length in reversed(outer_lengths):
         x = _transform_axis(x, axis, length, inverse)
@@ -76,30 +79,33 @@ def _of_parts(
 
 def _transform_axis(x: Parts, axis: int, length: int, inverse: bool) -> Parts:
     """Over any axis: it is moved to the end and back."""
-    moved = _of_each(x, lambda part: jnp.moveaxis(part, axis, -1))
+    moved = x.of_each(lambda part: jnp.moveaxis(part, axis, -1))
     done = _transform(moved, length, inverse)
-    return _of_each(done, lambda part: jnp.moveaxis(part, -1, axis))
+    return done.of_each(lambda part: jnp.moveaxis(part, -1, axis))
 
 
-def _of_each(x: Parts, change: Callable[[Array], Array]) -> Parts:
-    """The same change of layout of both parts."""
-    return Parts(change(x.re), None if x.im is None else change(x.im))
+def _first(x: Parts, count: int) -> Parts:
+    """The first elements along the last axis."""
+    return x.of_each(lambda part: part[..., :count])
 
 
 def _roots(exponents: np.ndarray, n: int, inverse: bool) -> Complex:
     """exp(∓2πi e / n)."""
     sign = 2j if inverse else -2j
-    return np.exp(sign * np.pi * (exponents % n) / n)
+    turns = exponents % n  # small angles are exact
+    return np.exp(sign * np.pi * turns / n)
 
 
 def _root_matrix(rows: int, columns: int, n: int, inverse: bool) -> Complex:
     """exp(∓2πi j k / n) for j < rows, k < columns."""
-    return _roots(np.outer(np.arange(rows), np.arange(columns)), n, inverse)
+    exponents = np.outer(np.arange(rows), np.arange(columns))
+    return _roots(exponents, n, inverse)
 
 
 def _transform(x: Parts, n: int, inverse: bool) -> Parts:
     """Over the last axis, of length `n`; the inverse is divided by `n`."""
-    return _transform_scaled(x, n, inverse, 1 / n if inverse else 1.0)
+    scale = 1 / n if inverse else 1.0
+    return _transform_scaled(x, n, inverse, scale)
 
 
 def _transform_scaled(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
@@ -113,7 +119,10 @@ def _transform_scaled(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
 
 def _factor(n: int) -> int:
     """The largest divisor of `n` up to its square root."""
-    return next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+    factor = math.isqrt(n)
+    while n % factor:
+        factor -= 1
+    return factor
 
 
 def _cooley_tukey(
@@ -122,12 +131,13 @@ def _cooley_tukey(
     """The transform of length first · second: along both axes of a grid, with a twist in between."""
     shape = x.re.shape
     grid = (*shape[:-1], first, second)
-    x = _of_each(x, lambda part: part.reshape(grid).mT)
+    twist = _root_matrix(second, first, first * second, inverse)
+    x = x.of_each(lambda part: part.reshape(grid).mT)
     x = _transform_scaled(x, first, inverse, 1.0)
-    x = _times(x, _root_matrix(second, first, first * second, inverse))
-    x = _of_each(x, lambda part: part.mT)
+    x = _times(x, twist)
+    x = x.of_each(lambda part: part.mT)
     x = _transform_scaled(x, second, inverse, scale)
-    return _of_each(x, lambda part: part.mT.reshape(shape))
+    return x.of_each(lambda part: part.mT.reshape(shape))
 
 
 def _product(x: Parts, matrix: Complex) -> Parts:
@@ -147,7 +157,9 @@ def _times(x: Parts, factors: Complex) -> Parts:
     b = factors.imag.astype(x.re.dtype)
     if x.im is None:
         return Parts(x.re * a, x.re * b)
-    return Parts(x.re * a - x.im * b, x.re * b + x.im * a)
+    re = x.re * a - x.im * b
+    im = x.re * b + x.im * a
+    return Parts(re, im)
 
 
 def _bluestein(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
@@ -155,14 +167,18 @@ def _bluestein(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
     size = 1 << (2 * n - 1).bit_length()
     k = np.arange(n)
     chirp = _roots(k * k, 2 * n, inverse)
+    conjugate = chirp.conj()
     kernel = np.zeros(size, np.complex128)
-    kernel[:n] = chirp.conj()
-    kernel[size - n + 1 :] = chirp.conj()[:0:-1]
-    pads = [(0, 0)] * (x.re.ndim - 1) + [(0, size - n)]
-    x = _of_each(_times(x, chirp), lambda part: jnp.pad(part, pads))
-    x = _times(_transform(x, size, inverse=False), np.fft.fft(kernel))
+    kernel[:n] = conjugate
+    kernel[size - n + 1 :] = conjugate[:0:-1]
+    unpadded = [(0, 0)] * (x.re.ndim - 1)
+    pads = [*unpadded, (0, size - n)]
+    x = _times(x, chirp)
+    x = x.of_each(lambda part: jnp.pad(part, pads))
+    x = _transform(x, size, inverse=False)
+    x = _times(x, np.fft.fft(kernel))
     x = _transform(x, size, inverse=True)
-    return _times(_of_each(x, lambda part: part[..., :n]), scale * chirp)
+    return _times(_first(x, n), scale * chirp)
 
 
 def _transform_to_real(x: Parts, n: int) -> Array:
@@ -174,16 +190,21 @@ def _transform_to_real(x: Parts, n: int) -> Array:
     k = np.arange(n // 2 + 1)
     stands_alone = (k == 0) | (2 * k == n)
     weight = np.where(stands_alone, 1, 2) / n
-    matrix = weight[:, None] * _root_matrix(len(k), n, n, inverse=True)
-    real, imaginary = matrix.real.astype(x.re.dtype), matrix.imag.astype(x.re.dtype)
+    roots = _root_matrix(len(k), n, n, inverse=True)
+    matrix = weight[:, None] * roots
+    real = matrix.real.astype(x.re.dtype)
+    imaginary = matrix.imag.astype(x.re.dtype)
     return x.re @ real - x.im @ imaginary
 
 
 def _mirrored(re: Array, im: Array, *, n: Dim) -> tuple[Array, Array]:
     """All `n` frequencies of a real signal from the first half: the others are their conjugates."""
-    rest = slice(1, dims.floordiv(dims.add(n, 1), 2))
-    rest_re, rest_im = jnp.flip(re[..., rest], -1), jnp.flip(im[..., rest], -1)
-    return jnp.concatenate([re, rest_re], -1), jnp.concatenate([im, -rest_im], -1)
+    end = dims.floordiv(dims.add(n, 1), 2)
+    rest_re = jnp.flip(re[..., 1:end], -1)
+    rest_im = jnp.flip(im[..., 1:end], -1)
+    all_re = jnp.concatenate([re, rest_re], -1)
+    all_im = jnp.concatenate([im, -rest_im], -1)
+    return all_re, all_im
 
 
 # --------------------------------------------------------------------- symbolic lengths
@@ -196,31 +217,45 @@ def _dft_nodes(
     rank = parts[0].type.rank
     last = rank - 1
     axes = list(range(rank - len(lengths), rank))
-    inverse = kind in ("ifft", "irfft")
     x = _stacked(op, parts)
-    for axis in axes if kind == "irfft" else reversed(axes):
-        if kind == "irfft" and axis == last:
-            x = _stacked(op, op.jax(_mirrored, *_unstacked(op, x), n=lengths[-1]))
-        x = _dft(op, x, axis, inverse, onesided=kind == "rfft" and axis == last)
-    re, im = _unstacked(op, x)
-    return [re] if kind == "irfft" else [re, im]
+    if kind == "irfft":
+        for axis in axes[:-1]:
+            x = _dft(op, x, axis, inverse=True)
+        re, im = _unstacked(op, x)
+        frequencies = op.jax(_mirrored, re, im, n=lengths[-1])
+        x = _dft(op, _stacked(op, frequencies), last, inverse=True)
+        re, _ = _unstacked(op, x)
+        return [re]
+    for axis in reversed(axes):
+        is_onesided = kind == "rfft" and axis == last
+        x = _dft(op, x, axis, inverse=kind == "ifft", onesided=is_onesided)
+    return _unstacked(op, x)
 
 
 def _stacked(op: Lowering, parts: Sequence[Value]) -> Value:
+    """The parts along a new last axis."""
     columns = [op.unsqueeze(p, [-1]) for p in parts]
-    return op.Concat(*columns, axis=-1) if len(columns) > 1 else columns[0]
+    if len(columns) == 1:
+        return columns[0]
+    return op.Concat(*columns, axis=-1)
 
 
 def _unstacked(op: Lowering, x: Value) -> tuple[Value, Value]:
+    """The two parts of the last axis."""
     axis = x.type.rank - 1
-    return op.Gather(x, np.array(0), axis=axis), op.Gather(x, np.array(1), axis=axis)
+    re = op.Gather(x, np.array(0), axis=axis)
+    im = op.Gather(x, np.array(1), axis=axis)
+    return re, im
 
 
-def _dft(op: Lowering, x: Value, axis: int, inverse: bool, onesided: bool) -> Value:
+def _dft(
+    op: Lowering, x: Value, axis: int, inverse: bool, onesided: bool = False
+) -> Value:
     """ONNX DFT; its axis is an attribute before opset 20 and an input from there on."""
     shape = [*x.type.shape[:-1], 2]
     if onesided:
-        shape[axis] = dims.add(dims.floordiv(shape[axis], 2), 1)
+        half = dims.floordiv(shape[axis], 2)
+        shape[axis] = dims.add(half, 1)
     attrs: dict[str, Any] = {"inverse": int(inverse), "onesided": int(onesided)}
     types = [x.type.with_shape(tuple(shape))]
     if op.opset >= 20:

@@ -32,8 +32,9 @@ def threefry2x32(key0: Any, key1: Any, x0: Any, x1: Any) -> Any:
         for distance in ROTATIONS[group % 2]:
             x0 = x0 + x1
             x1 = x0 ^ _rotated_left(x1, distance)
-        x0 = x0 + keys[(group + 1) % 3]
-        x1 = x1 + keys[(group + 2) % 3] + np.uint32(group + 1)
+        number = group + 1
+        x0 = x0 + keys[number % 3]
+        x1 = x1 + keys[(number + 1) % 3] + np.uint32(number)
     return x0, x1
 
 
@@ -106,10 +107,8 @@ def _threefry_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any,
     sizes = jnp.asarray(shape, np.int64)
     is_even = sizes % 2 == 0
     at = jnp.where(is_even.any(), is_even.argmax(), sizes.argmax())
-    branches = [
-        functools.partial(_threefry_halves, state, shape, wide, axis)
-        for axis in range(len(shape))
-    ]
+    halves = functools.partial(_threefry_halves, state, shape, wide)
+    branches = [functools.partial(halves, axis) for axis in range(len(shape))]
     return lax.switch(at, branches)
 
 
@@ -121,8 +120,9 @@ def _threefry_halves(
     if shape and not wide:
         half[at] = -(-shape[at] // 2)
     count = math.prod(half)
-    counters = (state[1] + jnp.arange(count, dtype=np.uint64)).reshape(half)
-    words = threefry2x32(*_u32s(state[0]), *_u32s(counters))
+    numbers = state[1] + jnp.arange(count, dtype=np.uint64)
+    key = _u32s(state[0])
+    words = threefry2x32(*key, *_u32s(numbers.reshape(half)))
     used = jnp.asarray(count, np.uint64)
     if wide:
         return used, _u64(*words)
@@ -154,18 +154,20 @@ def _philox_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, A
     """
     key, low = state
     size = math.prod(shape)
-    count = -(-size // (2 if wide else 4))
+    in_a_block = 2 if wide else 4
+    count = -(-size // in_a_block)
     steps = jnp.arange(count, dtype=np.uint64)
-    carry = low + steps < steps
-    block = PhiloxBlock(*_u32s(low + steps), *_u32s(key + carry))
+    lower = low + steps
+    carry = lower < steps
+    block = PhiloxBlock(*_u32s(lower), *_u32s(key + carry))
     keys = _u32s(key)
     for number in range(10):
         block = _philox_round(block, keys, number)
     words = block
     if wide:
-        lower = _u64(block.word0, block.word1)
-        upper = _u64(block.word2, block.word3)
-        words = (lower, upper)
+        first = _u64(block.word0, block.word1)
+        second = _u64(block.word2, block.word3)
+        words = (first, second)
     bits = jnp.stack(words, 1).reshape(-1)
     return count, bits[:size].reshape(shape)
 
@@ -174,15 +176,20 @@ def _philox_round(
     block: PhiloxBlock, keys: tuple[Any, Any], number: int
 ) -> PhiloxBlock:
     """One round: words 0 and 2 are multiplied, the halves of the products are mixed with words 1 and 3."""
-    product0 = block.word0.astype(np.uint64) * np.uint64(PHILOX_MULTIPLIERS[0])
-    product2 = block.word2.astype(np.uint64) * np.uint64(PHILOX_MULTIPLIERS[1])
-    low0, high0 = _u32s(product0)
-    low2, high2 = _u32s(product2)
-    key0 = keys[0] + np.uint32(number * PHILOX_WEYL[0] % 2**32)
-    key1 = keys[1] + np.uint32(number * PHILOX_WEYL[1] % 2**32)
+    low0, high0 = _wide_product(block.word0, PHILOX_MULTIPLIERS[0])
+    low2, high2 = _wide_product(block.word2, PHILOX_MULTIPLIERS[1])
+    weyl0, weyl1 = (np.uint32(number * weyl % 2**32) for weyl in PHILOX_WEYL)
+    key0 = keys[0] + weyl0
+    key1 = keys[1] + weyl1
     return PhiloxBlock(
         word0=high2 ^ block.word1 ^ key0,
         word1=low2,
         word2=high0 ^ block.word3 ^ key1,
         word3=low0,
     )
+
+
+def _wide_product(word: Any, multiplier: int) -> tuple[Any, Any]:
+    """The lower and the upper halves of a product of two words."""
+    product = word.astype(np.uint64) * np.uint64(multiplier)
+    return _u32s(product)
