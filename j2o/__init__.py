@@ -23,6 +23,8 @@ _WHERE = {
     "open_orbax": "checkpoints.orbax",
     "open_safetensors": "checkpoints.safetensors",
     "weights": "frozen",
+    # targets
+    "Target": "ir.target",
     # passes and rules
     "PassPipeline": "passes.pipeline",
     "default_pipeline": "passes.default",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     )
     from j2o.frozen import lazy, weights
     from j2o.functions import function
+    from j2o.ir.target import Target
     from j2o.model import Model
     from j2o.passes.default import default_pipeline
     from j2o.passes.lower.table import lower, lower_with

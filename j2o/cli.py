@@ -1,10 +1,11 @@
-"""The command line: export, inspect, check, passes, dump."""
+"""The command line: export, inspect, check, passes, targets, dump."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import importlib.util
+import json
 import os
 import sys
 import traceback
@@ -201,6 +202,11 @@ def _spec_arguments(parser: argparse._ActionsContainer) -> None:
         help="on symbolic sizes, for example 'T <= 512'",
     )
     parser.add_argument(
+        "--target",
+        metavar="NAME",
+        help="what must run the model, one of 'j2o targets' (default: the installed onnxruntime)",
+    )
+    parser.add_argument(
         "--opset",
         type=int,
         help="default: the lowest that the model needs",
@@ -274,6 +280,7 @@ def _export(args: argparse.Namespace) -> int:
             constraints=args.constraint,
             opt_level=args.opt_level,
             opset=args.opset,
+            target=args.target,
             weights_dtype=args.weights_dtype,
             passes=lambda p: p.checking(args.check),
         )
@@ -333,7 +340,9 @@ def _why(args: argparse.Namespace, pipeline: PassPipeline) -> int:
     if Path(args.program).is_file():
         from j2o.request import target_for
 
-        inquiry.ask(_graph_of(Path(args.program)), target_for(None, args.opset, None))
+        inquiry.ask(
+            _graph_of(Path(args.program)), target_for(args.target, args.opset, None)
+        )
         print(inquiry)
         return 0
     if ":" in args.why:
@@ -345,6 +354,7 @@ def _why(args: argparse.Namespace, pipeline: PassPipeline) -> int:
             args.spec,
             constraints=args.constraint,
             opset=args.opset,
+            target=args.target,
             passes=inquiry.put_before_rule(pipeline),
         )
     print(inquiry)
@@ -398,6 +408,7 @@ def _dump(args: argparse.Namespace) -> int:
             constraints=args.constraint,
             opt_level=args.opt_level,
             opset=args.opset,
+            target=args.target,
             passes=lambda p: p.checking(args.check).observing(observe),
         )
     if not texts:
@@ -408,6 +419,25 @@ def _dump(args: argparse.Namespace) -> int:
         )
     print(list(texts.values())[-1])
     return 0
+
+
+def _targets(args: argparse.Namespace) -> int:
+    from j2o.backend.kernels import INSTALLED, installed, names, table
+
+    found = [table(name) for name in names() if name != INSTALLED]
+    if args.json:
+        print(json.dumps([one.told() for one in found], indent=2))
+        return 0
+    print(f"{INSTALLED:17} the installed one: {installed()}")
+    for one in found:
+        print(f"{one.name:17} opsets 18 to {one.newest}  {one.runtime}")
+    return 0
+
+
+def _targets_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="with what is known to differ"
+    )
 
 
 class Command(NamedTuple):
@@ -434,6 +464,9 @@ COMMANDS = {
         _passes,
         _passes_arguments,
         "list the passes in the order they run; with --why, say where a rule does not fit",
+    ),
+    "targets": Command(
+        _targets, _targets_arguments, "list the runtimes that --target may name"
     ),
     "dump": Command(_dump, _dump_arguments, "print the graph after a pass"),
 }

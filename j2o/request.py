@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from j2o.arguments import name_of, sequence, whole_number
@@ -82,21 +82,24 @@ def tensors(argument: str, given: Any) -> tuple[str | int, ...]:
 
 
 def target_for(target: Any, opset: Any, weights_dtype: str | None) -> Target:
-    """The target, by default onnxruntime's CPU kernels at an opset."""
-    from j2o.backend.kernels import target as kernels
+    """The target of a name, by default the installed onnxruntime; or the one given, at an opset."""
+    from j2o.backend.kernels import INSTALLED
+    from j2o.backend.kernels import target as named
 
     if opset is not None:
         needed = "a number is needed, or None for the lowest that the model needs"
         opset = whole_number("opset", opset, None, needed)
-    if target is None:
+    if target is None or isinstance(target, str):
         needs = "DequantizeLinear" if weights_dtype == "int8" else None
-        return kernels(opset, needs)
+        return named(opset, needs, target or INSTALLED)
     if not isinstance(target, Target):
-        needed = (
-            "a j2o.ir.target.Target is needed; by default onnxruntime's CPU kernels"
-        )
+        needed = "a name is needed ('j2o targets' lists them), or a j2o.Target"
         raise SpecError(f"target={shown(target)}: {needed}")
-    return target
+    if opset in (None, target.opset):
+        return target if opset is None else replace(target, others=None)
+    if target.others is None:
+        raise SpecError(f"opset={opset}: the target {target.name} is at {target.opset}")
+    return target.others(opset)
 
 
 def pipeline_for(opt_level: int, passes: Any) -> PassPipeline:

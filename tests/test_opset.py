@@ -11,7 +11,7 @@ from jax import lax
 
 import j2o
 from examples import zoo
-from j2o.backend.kernels import newest_opset, target
+from j2o.backend.kernels import table, target
 from j2o.backend.proto import to_proto
 from j2o.backend.session import Session
 from j2o.ir import parse, versions
@@ -58,7 +58,7 @@ def test_lowest(name):
     onnx.checker.check_model(proto, full_check=True)
     x = np.linspace(-0.9, 0.9, 12, dtype=np.float32).reshape(3, 4)
     assert_same(
-        model(x), Session(to_proto(model.graph, newest_opset())).run({"x": x})[0]
+        model(x), Session(to_proto(model.graph, table().newest)).run({"x": x})[0]
     )
 
 
@@ -69,7 +69,7 @@ def test_the_graph_is_that_of_the_newest_opset(name):
     model = j2o.compile(fn, example.specs)
     newest = dataclasses.replace(target(), others=None)
     other = j2o.compile(fn, example.specs, target=newest)
-    assert (other.opset, other.report.opset_reasons) == (newest_opset(), [])
+    assert (other.opset, other.report.opset_reasons) == (table().newest, [])
     assert str(model.graph) == str(other.graph)
     assert list(model.to_proto().graph.node) == list(other.to_proto().graph.node)
 
@@ -145,7 +145,7 @@ def test_versions_that_nobody_has_read_count_as_changed(monkeypatch):
     monkeypatch.setattr(versions, "REVIEWED", 21)
     node = one_node("onnx.Acos(%x) : f32[1,1,5]")  # of opset 22
     assert versions.difference(node, 18, 28) == "Acos means something else"
-    assert newest_opset() <= 28
+    assert table().newest <= 28
 
 
 def test_kernels_raise_the_opset():

@@ -1,4 +1,4 @@
-"""Measures operators next to their parts on the installed onnxruntime: the tables of `j2o/backend/forms.py`.
+"""Measures operators next to their parts on the installed onnxruntime: the table of `j2o/backend/forms.py`.
 
     python -m tools.forms
 
@@ -18,7 +18,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx import parser
 
-from j2o.backend.kernels import OLDEST, has_kernel, newest_opset
+from j2o.backend.kernels import table
+from j2o.ir.target import OLDEST
 
 SHAPES = ((1, 16, 64), (1, 128, 512), (4, 64, 3136))  # batch, channels, places
 ROUNDS = 100
@@ -129,17 +130,16 @@ def _ratio(pair: Pair, shape: tuple[int, ...], opset: int) -> float:
 
 
 def main() -> None:
-    """Print both tables."""
-    opsets = range(OLDEST, newest_opset() + 1)
+    """Print the table."""
+    known = table()
+    opsets = range(OLDEST, known.newest + 1)
     for kind, pair in PAIRS.items():
         runs = [opset for opset in opsets if _runs(kind, opset)]
-        inlined = [opset for opset in runs if not has_kernel(kind, opset)]
-        with_kernel = [opset for opset in runs if opset not in inlined]
-        best = (with_kernel or inlined)[-1]
+        with_kernel = [o for o in runs if f"onnx.{kind}" in known.rows(o)]
+        best = (with_kernel or runs)[-1]
         ratios = [_ratio(pair, shape, best) for shape in SHAPES]
         ratio = math.prod(ratios) ** (1 / len(ratios))
-        told = f", inlined at {inlined[0]} to {inlined[-1]}" if inlined else ""
-        print(f'"onnx.{kind}": {ratio:.2f} (opset {best}){told}')
+        print(f'"onnx.{kind}": {ratio:.2f} (opset {best})')
 
 
 if __name__ == "__main__":

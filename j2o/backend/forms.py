@@ -1,7 +1,4 @@
-"""Operators next to their parts: how fast onnxruntime runs both, and which functions it inlines.
-
-`python -m tools.forms` measures, and prints both tables.
-"""
+"""Operators next to their parts: how fast onnxruntime runs both, as `python -m tools.forms` measures it."""
 
 from __future__ import annotations
 
@@ -20,12 +17,3 @@ RATIOS = {
 }
 TOLERATED = 1.1  # two measurements of one thing differ by as much
 SLOW = frozenset(op for op, ratio in RATIOS.items() if ratio > TOLERATED)
-
-# the opsets at which onnxruntime inlines a function that it has no kernel for, in float32
-INLINED = {
-    "onnx.Attention": range(25, 29),
-    "onnx.GroupNormalization": range(21, 29),  # before, a scale is of a group
-    "onnx.HardSwish": range(18, 29),
-    "onnx.Mish": range(18, 29),
-    "onnx.Swish": range(24, 25),
-}

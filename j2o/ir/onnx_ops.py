@@ -115,6 +115,11 @@ class Schema:
         return str(least) if least == most else f"{least} to {most}"
 
 
+def newest_schemas() -> int:
+    """The newest opset whose operators the installed onnx has."""
+    return onnx.defs.onnx_opset_version()
+
+
 @functools.cache
 def schema(kind: str, opset: int | None = None) -> Schema:
     """The schema of an ONNX operator, the newest or that of an opset; KeyError where there is none."""

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import functools
+import gzip
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
-from j2o.ir.types import DType
+from j2o.errors import SpecError
+from j2o.ir.types import DType, is_in_onnx
 
 # one kernel: for every type constraint of the operator (`T`, `T1`, …) the dtypes it takes
 Row: TypeAlias = "Mapping[str, frozenset[DType]]"
+OLDEST = 18  # the oldest opset that j2o writes
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """`rows` maps an operator (`onnx.Erf`, `ort.FusedMatMul`) to its kernels at `opset`.
 
-    An operator that is not in `rows` is taken to be a function that the runtime inlines. The operators in
-    `slow` run, but slower than their parts. `others` gives the same runtime at another opset; None where the
-    opset is asked for, and not to be changed.
+    `inlined` has in the same form the functions that the runtime writes out, which is no faster than their
+    parts; with `inlines` it also does so with functions that stand in neither. Where `rows` is empty,
+    everything is taken to run. The operators in `slow` run, but slower than their parts. `others` gives the same runtime at another opset; None where the opset is
+    asked for, and not to be changed. `faults` has what is known to differ from ONNX, a line each.
     """
 
     opset: int
@@ -29,6 +36,20 @@ class Target:
     name: str = "onnxruntime CPU"
     slow: frozenset[str] = frozenset()
     others: Callable[[int], Target] | None = None
+    inlined: Mapping[str, Sequence[Row]] = field(
+        default_factory=dict[str, "Sequence[Row]"]
+    )
+    inlines: bool = True
+    faults: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], opset: int | None = None) -> Target:
+        """Read a target from a table: JSON, as `docs/targets.md` describes it, or that in gzip.
+
+        With `opset` the target stays at that; else a model gets the lowest that it needs. SpecError where
+        the file is no table, or lacks the opset.
+        """
+        return read_table(path).target(opset)
 
     def supports(self, op: str, dtype: DType, constraint: str | None = None) -> bool:
         """Return True where some kernel of `op` takes `dtype` for a constraint (see `dtypes`)."""
@@ -36,17 +57,24 @@ class Target:
 
     def prefers(self, op: str, dtype: DType) -> bool:
         """Return True where `op` runs with `dtype`, and does so no slower than its parts."""
-        return op not in self.slow and self.supports(op, dtype)
+        if op in self.slow:
+            return False
+        return self.supports(op, dtype) or dtype in _dtypes_of(self.inlined.get(op, ()))
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 (targets are few and live long)
     def dtypes(self, op: str, constraint: str | None = None) -> frozenset[DType]:
         """The dtypes that any kernel of `op` takes for a constraint, by default for the main one."""
-        found: set[DType] = set()
-        for row in self.rows.get(op, ()):
-            name = constraint or _main_constraint(row)
-            if name is not None:
-                found |= row.get(name, frozenset())
-        return frozenset(found)
+        return _dtypes_of(self.rows.get(op, ()), constraint)
+
+
+def _dtypes_of(rows: Sequence[Row], constraint: str | None = None) -> frozenset[DType]:
+    """The dtypes that any of the rows takes for a constraint, by default for the main one."""
+    found: set[DType] = set()
+    for row in rows:
+        name = constraint or _main_constraint(row)
+        if name is not None:
+            found |= row.get(name, frozenset())
+    return frozenset(found)
 
 
 def _main_constraint(row: Row) -> str | None:
@@ -55,3 +83,117 @@ def _main_constraint(row: Row) -> str | None:
         if name in row:
             return name
     return next(iter(row), None)
+
+
+# ------------------------------------------------------------------------------------ tables
+
+
+class Kernel(NamedTuple):
+    """A row of a table: an operator, the first and last opset at which it is so, and what it takes."""
+
+    op: str
+    first: int
+    last: int
+    constraints: dict[str, str]  # dtypes by the name of a type constraint, as one text
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What a runtime runs at each opset from 18 up to `newest`; the parts of a target are told there."""
+
+    name: str
+    runtime: str  # its name and version, in words
+    newest: int
+    kernels: tuple[Kernel, ...]
+    inlined: tuple[Kernel, ...] = ()
+    inlines: bool = False
+    faults: tuple[str, ...] = ()
+
+    def target(self, opset: int | None = None) -> Target:
+        """The target at an opset, by default at the newest, from which the model's own is found."""
+        chosen = self.newest if opset is None else opset
+        if not OLDEST <= chosen <= self.newest:
+            raise SpecError(
+                f"opset={opset!r}: {self.name} takes opsets {OLDEST} to {self.newest}"
+            )
+        others = None if opset is not None else self.target
+        return Target(
+            opset=chosen,
+            rows=self.rows(chosen),
+            name=self.name,
+            others=others,
+            inlined=_at(self.inlined, chosen),
+            inlines=self.inlines,
+            faults=self.faults,
+        )
+
+    def told(self) -> dict[str, Any]:
+        """What there is to say of it in short, for `j2o targets --json`."""
+        return {
+            "name": self.name,
+            "runtime": self.runtime,
+            "opsets": [OLDEST, self.newest],
+            "faults": list(self.faults),
+        }
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 (tables are few and live long)
+    def rows(self, opset: int) -> Mapping[str, Sequence[Row]]:
+        """The kernels of each operator at an opset."""
+        return _at(self.kernels, opset)
+
+
+def _at(kernels: Sequence[Kernel], opset: int) -> Mapping[str, Sequence[Row]]:
+    """The rows of a table for an opset, by operator."""
+    found: dict[str, list[Row]] = {}
+    for kernel in kernels:
+        if kernel.first <= opset <= kernel.last:
+            row: dict[str, frozenset[DType]] = {}
+            for name, names in kernel.constraints.items():
+                row[name] = _dtypes(names, opset)
+            found.setdefault(kernel.op, []).append(row)
+    return found
+
+
+@functools.cache
+def _dtypes(names: str, opset: int) -> frozenset[DType]:
+    """Those of a kernel's dtypes that a model of the opset may have."""
+    return frozenset(d for d in map(DType, names.split()) if is_in_onnx(d, opset))
+
+
+def read_table(path: str | os.PathLike[str]) -> Table:
+    """Read a table; SpecError where the file has none."""
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        found = json.loads(data)
+    except (OSError, EOFError, ValueError) as error:
+        raise SpecError(f"{file}: cannot be read as a target: {error}") from None
+    try:
+        return _table(found)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise SpecError(f"{file}: is no table of a target: {what}") from None
+
+
+def _table(found: Any) -> Table:
+    """The table in what JSON gave; KeyError, TypeError or ValueError where a part is wrong."""
+    faults: list[Any] = list(found.get("faults", ()))
+    return Table(
+        name=str(found["name"]),
+        runtime=str(found["runtime"]),
+        newest=int(found["newest"]),
+        kernels=tuple(map(_kernel, found["kernels"])),
+        inlined=tuple(map(_kernel, found.get("inlined", ()))),
+        inlines=bool(found.get("inlines", False)),
+        faults=tuple(map(str, faults)),
+    )
+
+
+def _kernel(row: Any) -> Kernel:
+    op, first, last, constraints = row
+    taken: dict[str, str] = dict(constraints)
+    for names in taken.values():
+        _dtypes(names, OLDEST)  # ValueError for a dtype that there is not
+    return Kernel(str(op), int(first), int(last), taken)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.onnx_ops import constraint_of
-from j2o.ir.target import Target
+from j2o.ir.onnx_ops import constraint_of, schema
+from j2o.ir.target import Row, Target
 from j2o.ir.types import OPSET_OF, DType, is_in_onnx
 from j2o.ir.views import casted
 from j2o.passes.context import Context
@@ -284,9 +284,9 @@ def _variables(node: Node, target: Target) -> dict[str, DType]:
 
 def runs(node: Node, target: Target) -> bool:
     """Return True where the target runs a node as it stands."""
-    rows = target.rows.get(node.op)
-    if rows is None:
-        return True  # a function that the runtime inlines
+    rows = _rows(node, target)
+    if not rows:
+        return _is_inlined(node, target)
     if node.graphs:
         return not _not_carried(node, target)
     variables = _variables(node, target)
@@ -294,6 +294,18 @@ def runs(node: Node, target: Target) -> bool:
         all(dtype in row[name] for name, dtype in variables.items() if name in row)
         for row in rows
     )
+
+
+def _rows(node: Node, target: Target) -> tuple[Row, ...]:
+    """What the kernels of a node's operator take, and what it takes as a function that is written out."""
+    return (*target.rows.get(node.op, ()), *target.inlined.get(node.op, ()))
+
+
+def _is_inlined(node: Node, target: Target) -> bool:
+    """Return True for other functions that are written out; for everything where no kernels are known."""
+    if not target.rows:
+        return True
+    return target.inlines and schema(node.kind, target.opset).has_function
 
 
 def _is_castable(dtype: DType, target: Target) -> bool:
@@ -313,7 +325,7 @@ def _choose(node: Node, target: Target) -> dict[str, DType] | None:
     def distance(picks: dict[str, DType]) -> int:
         return sum(options[name].index(dtype) for name, dtype in picks.items())
 
-    choices = (_picks(options, row) for row in target.rows[node.op])
+    choices = (_picks(options, row) for row in _rows(node, target))
     fitting = [picks for picks in choices if picks is not None]
     return min(fitting, key=distance, default=None)
 

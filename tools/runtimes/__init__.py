@@ -1,0 +1,1 @@
+"""Runtimes in environments of their own: their kernels as tables, and which of them agree with JAX."""

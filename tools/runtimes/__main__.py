@@ -1,0 +1,249 @@
+"""Which runtimes take what j2o writes: programs of zoos are exported, run in each, and compared with JAX.
+
+    python -m tools.runtimes --zoo ../zoo.py --write onnxruntime-1.20=PYTHON onnxruntime-web=FOLDER …
+
+Each program is exported at the default opset, and for each target that has the name of a runtime.
+`--only mlp,gpt` takes the programs whose names have one of these words, `--write` puts the table into
+`docs/runtimes.md`. The status is 1 where a runtime gives other numbers than JAX.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import j2o
+from examples import zoo
+from j2o.backend.kernels import names
+from j2o.ir import dims
+from j2o.ir.dims import DimScope
+from tools.runtimes.asking import Answer, Runtime, ask, job, runtime
+
+PAGE = Path(__file__).parents[2] / "docs" / "runtimes.md"
+BEGIN, END = "<!-- table -->\n", "<!-- end -->\n"
+TOLERANCE = 1e-3  # of the largest magnitude of an output, or of 1 where that is less
+GOOD = "✓"
+LARGE = (
+    2**27
+)  # bytes of weights above which onnx's evaluator, which is slow, is not asked
+
+
+class Program(NamedTuple):
+    """What is compiled, at which specs, with which arguments."""
+
+    name: str
+    fn: Callable[..., Any]
+    specs: Sequence[Any]
+    arguments: Sequence[Any]
+
+
+class Export(NamedTuple):
+    """A program in a file: with what it is fed, and what JAX gives. `refused` says why there is none."""
+
+    program: str
+    target: str | None
+    path: str
+    feeds: dict[str, np.ndarray]
+    wanted: list[np.ndarray]
+    opset: int
+    size: int
+    refused: str | None = None
+
+
+# --------------------------------------------------------------------------------- programs
+
+
+def programs(files: Sequence[str], words: Sequence[str]) -> Iterator[Program]:
+    """The programs of the examples, and of other zoos, at their smallest sizes."""
+    for name, example in zoo.EXAMPLES.items():
+        if _is_asked(name, words):
+            arguments = next(zoo.arguments(example))
+            yield Program(name, example.build(), example.specs, arguments)
+    for file in files:
+        for name, build in _module(Path(file)).ZOO.items():
+            full = f"{Path(file).parent.name}/{name}"
+            if _is_asked(full, words):
+                fn, specs, sizes = build()
+                yield Program(full, fn, specs, _arguments(specs, sizes[0]))
+
+
+def _is_asked(name: str, words: Sequence[str]) -> bool:
+    return not words or any(word in name for word in words)
+
+
+def _module(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("other_zoo", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _arguments(specs: Sequence[str], size: dict[str, int]) -> list[np.ndarray]:
+    """Random arguments: normally distributed, or integers below 100."""
+    random = np.random.default_rng(0)
+    made = []
+    for spec in specs:
+        dtype, _, text = spec.rstrip("]").partition("[")
+        shape = tuple(dims.evaluate(d, size) for d in DimScope().shape(text))
+        if dtype == "f32":
+            made.append(random.standard_normal(shape).astype(np.float32))
+        else:
+            made.append(random.integers(0, 100, shape).astype(np.int32))
+    return made
+
+
+def export(program: Program, target: str | None, folder: Path) -> Export:
+    """A program in a file, with what it is fed and what JAX gives."""
+    try:
+        model = j2o.compile(program.fn, program.specs, target=target)
+    except j2o.UnsupportedError as error:
+        return Export(program.name, target, "", {}, [], 0, 0, str(error))
+    leaves = jax.tree.leaves(program.arguments)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    feeds = dict(zip(model.input_names, arrays, strict=True))
+    given = jax.tree.map(jax.numpy.asarray, list(program.arguments))
+    wanted = [np.asarray(leaf) for leaf in jax.tree.leaves(program.fn(*given))]
+    kind = (target or "default").replace("/", "-")
+    path = folder / f"{program.name.replace('/', '-')}-{kind}.onnx"
+    model.save(path, external_data=False)
+    size = path.stat().st_size
+    return Export(program.name, target, str(path), feeds, wanted, model.opset, size)
+
+
+# --------------------------------------------------------------------------------- comparing
+
+
+def verdict(one: Export, answer: Answer) -> str:
+    """A mark where the outputs are JAX's, else what is the matter."""
+    if answer.error is not None:
+        return answer.error
+    for got, want in zip(answer.outputs, one.wanted, strict=True):
+        if got.shape != want.shape:
+            return f"an output has the shape {got.shape}, not {want.shape}"
+        if problem := _apart(got, want):
+            return problem
+    return GOOD
+
+
+def _apart(got: np.ndarray, want: np.ndarray) -> str | None:
+    """How far an output is from JAX's, where that is too far."""
+    if not np.issubdtype(want.dtype, np.floating):
+        return None if np.array_equal(got, want) else "integers differ"
+    if want.size == 0:
+        return None
+    far = float(np.max(np.abs(got.astype(np.float64) - want)))
+    largest = max(1.0, float(np.max(np.abs(want))))
+    if far <= TOLERANCE * largest:  # False for NaN
+        return None
+    return f"numbers differ by {far:.1e}, the largest is {largest:.1e}"
+
+
+def asked(one: Runtime, exports: Sequence[Export]) -> list[str]:
+    """What a runtime makes of exports."""
+    verdicts = [each.refused and f"j2o: {each.refused}" for each in exports]
+    jobs, where = [], []
+    for i, each in enumerate(exports):
+        if verdicts[i]:
+            continue
+        if one.name == "reference" and each.size > LARGE:
+            verdicts[i] = "not asked, as it is slow"
+            continue
+        jobs.append(job(each.path, each.feeds))
+        where.append(i)
+    for i, answer in zip(where, ask(one, jobs), strict=True):
+        verdicts[i] = verdict(exports[i], answer)
+    return [text or "" for text in verdicts]
+
+
+# ------------------------------------------------------------------------------------ the page
+
+
+class Table:
+    """Marks by program and runtime; what is no mark becomes a note below the table."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+        self.rows: dict[str, dict[str, str]] = {}
+        self.notes: dict[str, int] = {}
+
+    def enter(self, one: Export, column: str, text: str) -> None:
+        """Enter what a runtime makes of an export."""
+        row = self.rows.setdefault(one.program, {})
+        if one.target is None:
+            row["opset"] = str(one.opset)
+        if text != GOOD:
+            number = self.notes.setdefault(text, len(self.notes) + 1)
+            text = f"[{number}]"
+        key = column if one.target is None else f"{column} (target)"
+        row[key] = text
+
+    def __str__(self) -> str:
+        keys = ["opset"]
+        for column in self.columns:
+            keys.append(column)
+            if any(f"{column} (target)" in row for row in self.rows.values()):
+                keys.append(f"{column} (target)")
+        lines = [
+            "| program | " + " | ".join(keys) + " |",
+            "| --- | " + " | ".join("---" for _ in keys) + " |",
+        ]
+        for program, row in self.rows.items():
+            marks = " | ".join(row.get(key, "–") for key in keys)
+            lines.append(f"| {program} | {marks} |")
+        lines.append("")
+        lines += [f"- [{number}] {text}" for text, number in self.notes.items()]
+        return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Ask every runtime about every program."""
+    parser = argparse.ArgumentParser(prog="tools.runtimes")
+    parser.add_argument("runtimes", nargs="+", metavar="NAME=PLACE")
+    parser.add_argument("--zoo", action="append", default=[], metavar="FILE")
+    parser.add_argument("--only", default="", metavar="WORDS")
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    runtimes = [runtime(*given.split("=", 1)) for given in args.runtimes]
+    table = Table([one.version() for one in runtimes])
+    words = [word for word in args.only.split(",") if word]
+    for program in programs(args.zoo, words):
+        with tempfile.TemporaryDirectory() as folder:
+            _enter(table, program, runtimes, Path(folder))
+    print(table)
+    if args.write:
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+        PAGE.write_text(before + BEGIN + f"\n{table}\n" + END + after)
+    return int(any("differ" in note for note in table.notes))
+
+
+def _enter(
+    table: Table, program: Program, runtimes: Sequence[Runtime], folder: Path
+) -> None:
+    """A row of the table."""
+    plain = export(program, None, folder)
+    for one in runtimes:
+        exports = [plain]
+        if one.name in names():
+            exports.append(export(program, one.name, folder))
+        for each, text in zip(exports, asked(one, exports), strict=True):
+            table.enter(each, one.version(), text)
+            where = f"for {each.target}" if each.target else f"at opset {each.opset}"
+            print(f"{program.name} {where} in {one.name}: {text}", flush=True)
+            if each.target and each.path:
+                Path(each.path).unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
