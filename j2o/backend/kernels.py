@@ -101,7 +101,7 @@ def _newest_with(found: Table, kind: str) -> int:
 def _rows_of_older(found: Table, newest: int) -> dict[str, Sequence[Row]]:
     """The kernels of operators at the last opset that has some.
 
-    An operator may have none at the newest opset; a model whose opset is not asked for can be of an older one.
+    An operator may have none at the newest opset; a model whose opset is not asked for can be older.
     """
     rows: dict[str, Sequence[Row]] = {}
     for opset in range(OLDEST, newest):

@@ -152,6 +152,14 @@ def schema(kind: str, opset: int | None = None) -> Schema:
     )
 
 
+def is_function(kind: str, opset: int) -> bool:
+    """Return True for an operator of an opset that is defined by other operators."""
+    try:
+        return schema(kind, opset).has_function
+    except KeyError:
+        return False
+
+
 def _is_variadic(found: Any) -> bool:
     """Return True where the last operand of a schema stands for any number of them."""
     variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from j2o.errors import SpecError
+from j2o.ir.onnx_ops import is_function
 from j2o.ir.types import DType, is_in_onnx
 
 # one kernel: for every type constraint of the operator (`T`, `T1`, …) the dtypes it takes
@@ -23,10 +24,10 @@ OLDEST = 18  # the oldest opset that j2o writes
 class Target:
     """`rows` maps an operator (`onnx.Erf`, `ort.FusedMatMul`) to its kernels at `opset`.
 
-    `inlined` has in the same form the functions that the runtime writes out, which is no faster than their
-    parts; with `inlines` it also does so with functions that stand in neither. Where `rows` is empty,
-    everything is taken to run. The operators in `slow` run, but slower than their parts. `others` gives the same runtime at another opset; None where the opset is
-    asked for, and not to be changed. `faults` has what is known to differ from ONNX, a line each.
+    `inlined` has in the same form the functions that the runtime writes out; with `inlines` it also does so
+    with functions that stand in neither. Where `rows` is empty, everything is taken to run. The operators in
+    `slow` run, but slower than their parts. `others` gives the same runtime at another opset; None where the
+    opset is asked for, and not to be changed. `faults` has what is known to differ from ONNX, a line each.
     """
 
     opset: int
@@ -51,6 +52,12 @@ class Target:
         """
         return read_table(path).target(opset)
 
+    def has(self, op: str) -> bool:
+        """Return True where ONNX's `op` runs with some dtype, as far as is known."""
+        if not self.rows or op in self.rows or op in self.inlined:
+            return True
+        return self.inlines and is_function(op.removeprefix("onnx."), self.opset)
+
     def supports(self, op: str, dtype: DType, constraint: str | None = None) -> bool:
         """Return True where some kernel of `op` takes `dtype` for a constraint (see `dtypes`)."""
         return dtype in self.dtypes(op, constraint)
@@ -59,7 +66,9 @@ class Target:
         """Return True where `op` runs with `dtype`, and does so no slower than its parts."""
         if op in self.slow:
             return False
-        return self.supports(op, dtype) or dtype in _dtypes_of(self.inlined.get(op, ()))
+        if op in self.rows:
+            return self.supports(op, dtype)
+        return dtype in _dtypes_of(self.inlined.get(op, ()))
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 (targets are few and live long)
     def dtypes(self, op: str, constraint: str | None = None) -> frozenset[DType]:
@@ -105,6 +114,10 @@ class Table:
     runtime: str  # its name and version, in words
     newest: int
     kernels: tuple[Kernel, ...]
+    ir_version: int = 0  # the newest that it reads, 0 where nobody knows
+    casts: frozenset[DType] = (
+        frozenset()
+    )  # what it casts to f32 itself where it lacks a kernel
     inlined: tuple[Kernel, ...] = ()
     inlines: bool = False
     faults: tuple[str, ...] = ()
@@ -168,6 +181,8 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         found = json.loads(data)
+        if not isinstance(found, dict):
+            raise ValueError("a table is an object of JSON")
     except (OSError, EOFError, ValueError) as error:
         raise SpecError(f"{file}: cannot be read as a target: {error}") from None
     try:
@@ -185,6 +200,8 @@ def _table(found: Any) -> Table:
         runtime=str(found["runtime"]),
         newest=int(found["newest"]),
         kernels=tuple(map(_kernel, found["kernels"])),
+        ir_version=int(found.get("ir_version", 0)),
+        casts=frozenset(map(DType, found.get("casts", ()))),
         inlined=tuple(map(_kernel, found.get("inlined", ()))),
         inlines=bool(found.get("inlines", False)),
         faults=tuple(map(str, faults)),

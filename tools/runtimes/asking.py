@@ -38,7 +38,8 @@ class Runtime(NamedTuple):
             ).read_text()
             return f"{package} {json.loads(told)['version']}"
         kind = self.name.partition("-")[0]
-        code = f"import importlib.metadata as m; print(m.version({kind!r}))"
+        package = "onnx" if kind == "reference" else kind
+        code = f"import importlib.metadata as m; print(m.version({package!r}))"
         done = subprocess.run(
             [self.command[0], "-c", code], capture_output=True, text=True, check=True
         )

@@ -37,6 +37,7 @@ ONNXRUNTIME = (
     "ReduceMax and ReduceMin pass over NaN; j2o looks for it",
     "1 / y of integers is another division; j2o writes it in another form",
 )
+CAST = ("f16",)  # by onnxruntime's InsertCastTransformer
 FAULTS = {"openvino": ("i64 is computed as i32: numbers beyond its range are wrong",)}
 # what a kernel takes: (type constraint, dtypes), in the order of the names
 Row: TypeAlias = "tuple[tuple[str, frozenset[DType]], ...]"
@@ -51,6 +52,10 @@ class Runs(NamedTuple):
     version: str
     faults: Sequence[str]
     rows: Mapping[int, Rows]
+    ir_version: int  # the newest that it reads
+    casts: Sequence[
+        str
+    ] = ()  # dtypes that it casts to f32 itself where it lacks a kernel
     inlined: Mapping[int, Rows] | None = None  # functions that it writes out
 
 
@@ -66,13 +71,14 @@ def main() -> None:
 def runs(one: Runtime) -> Runs:
     """What a runtime runs."""
     newest = newest_opset(one)
+    ir = newest_ir_version(one)
     if one.name.startswith("onnxruntime-1."):
-        return listed(one, newest)
+        return listed(one, newest, ir)
     if one.name == "onnxruntime-web":
-        return on_the_web(one, newest)
+        return on_the_web(one, newest, ir)
     kind = one.name.partition("-")[0]
     faults = [*ONNXRUNTIME, *FAULTS.get(kind, ())]
-    return Runs(one.name, one.version(), faults, tried(one, newest))
+    return Runs(one.name, one.version(), faults, tried(one, newest), ir)
 
 
 def newest_opset(one: Runtime) -> int:
@@ -86,9 +92,17 @@ def newest_opset(one: Runtime) -> int:
     return max(taken)
 
 
-def _smallest(opset: int) -> bytes:
+def newest_ir_version(one: Runtime) -> int:
+    """The newest IR version of which a runtime loads a model."""
+    versions = range(ir_version(OLDEST), onnx.IR_VERSION + 1)
+    answers = ask(one, [job(_smallest(OLDEST, version)) for version in versions])
+    taken = [v for v, answer in zip(versions, answers, strict=True) if not answer.error]
+    return max(taken)
+
+
+def _smallest(opset: int, ir: int | None = None) -> bytes:
     """A model of an opset that has nothing new in it."""
-    text = f"""<ir_version: {ir_version(opset)}, opset_import: ["": {opset}]>
+    text = f"""<ir_version: {ir or ir_version(opset)}, opset_import: ["": {opset}]>
     smallest (float[2] x) => (float[2] y) {{ y = Mul(x, x) }}"""
     return onnx.parser.parse_model(text).SerializeToString()
 
@@ -96,7 +110,7 @@ def _smallest(opset: int) -> bytes:
 # ------------------------------------------------------------------------- listed by onnxruntime
 
 
-def listed(one: Runtime, newest: int) -> Runs:
+def listed(one: Runtime, newest: int, ir: int) -> Runs:
     """An onnxruntime: the kernels that it tells of, and the functions that it writes out."""
     found = kernels(one)
     every = [_registered(*row) for row in found["kernels"] if row[0] in DOMAINS]
@@ -105,7 +119,7 @@ def listed(one: Runtime, newest: int) -> Runs:
     for probe in _inlined(one, newest, rows):
         _enter(inlined, probe)
     version = f"onnxruntime {found['version']}, CPU"
-    return Runs(one.name, version, ONNXRUNTIME, rows, inlined)
+    return Runs(one.name, version, ONNXRUNTIME, rows, ir, CAST, inlined)
 
 
 class _Registered(NamedTuple):
@@ -216,8 +230,8 @@ def _wanted(jobs: Sequence[dict[str, Any]]) -> list[Answer]:
     return found
 
 
-def on_the_web(one: Runtime, newest: int) -> Runs:
-    """onnxruntime-web: the kernels of the onnxruntime of its version, but for probes that it does not load."""
+def on_the_web(one: Runtime, newest: int, ir: int) -> Runs:
+    """onnxruntime-web: the kernels of the onnxruntime of its version, but for what it does not load."""
     version = one.version()
     minor = version.split()[1].rpartition(".")[0]
     same = read_table(FOLDER / f"onnxruntime-{minor}{ENDING}")
@@ -236,7 +250,7 @@ def on_the_web(one: Runtime, newest: int) -> Runs:
     for opset in opsets:
         for op in refused & rows[opset].keys():
             rows[opset][op] = loaded[opset].get(op, set())
-    return Runs(one.name, version, ONNXRUNTIME, rows)
+    return Runs(one.name, version, ONNXRUNTIME, rows, ir, CAST)
 
 
 def _has(rows: Rows, probe: Probe) -> bool:
@@ -292,7 +306,8 @@ def common(tables: Sequence[Table]) -> Runs:
             first = _both(first, other)
         rows[opset] = first
     names = ", ".join(table.name for table in tables)
-    return Runs("portable", f"what all of these run: {names}", [*faults], rows)
+    ir = min(table.ir_version for table in tables)
+    return Runs("portable", f"what all of these run: {names}", [*faults], rows, ir)
 
 
 def _rows_of(table: Table, opset: int) -> Rows:
@@ -357,6 +372,8 @@ def write(found: Runs) -> None:
         "name": found.name,
         "runtime": found.version,
         "newest": max(found.rows),
+        "ir_version": found.ir_version,
+        "casts": list(found.casts),
         "inlines": found.inlined is not None,
         "faults": list(found.faults),
         "kernels": sorted(_ranges(found.rows), key=repr),

@@ -20,10 +20,10 @@ ROOT_HALF, ROOT_TWO = math.sqrt(0.5), math.sqrt(2)
 
 
 def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
-    """Gelu of float32, from opset 20 on an operator; before that the exact one by Erf."""
+    """Gelu of float32, an operator where the target has it (from opset 20 on); else the exact one by Erf."""
     if x.type.dtype != DType.F32:
         return None
-    if op.opset >= 20:
+    if op.prefers("Gelu", x):
         return op.Gelu(x, approximate=approximate)
     if approximate == "tanh":
         return None

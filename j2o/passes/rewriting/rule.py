@@ -145,6 +145,8 @@ class Rule(Pass):
             return Built(op, None, unlike)
         if result is node.out:
             return Built(op, None, "the replacement is what it replaces")
+        if lacking := _lacking(op):
+            return Built(op, None, lacking)
         made = set(op.made)
         if made and any(user in made for user in node.out.users()):
             what = "the replacement is made of the value that it replaces"
@@ -179,6 +181,18 @@ def _same_parameters(given: Sequence[str], wanted: Sequence[str]) -> bool:
         one == other or one.startswith("_")
         for one, other in zip(given, wanted, strict=True)
     )
+
+
+def _lacking(op: RuleBuilder) -> str | None:
+    """The operator among those that were made which the target has not, in words; None for none."""
+    for node in op.made:
+        if (
+            op.target is not None
+            and node.dialect == "onnx"
+            and not op.target.has(node.op)
+        ):
+            return f"{op.target.name} has no {node.kind}"
+    return None
 
 
 def _problem_of_result(op: RuleBuilder, result: object) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.onnx_ops import constraint_of, schema
+from j2o.ir.onnx_ops import constraint_of
 from j2o.ir.target import Row, Target
 from j2o.ir.types import OPSET_OF, DType, is_in_onnx
 from j2o.ir.views import casted
@@ -286,7 +286,7 @@ def runs(node: Node, target: Target) -> bool:
     """Return True where the target runs a node as it stands."""
     rows = _rows(node, target)
     if not rows:
-        return _is_inlined(node, target)
+        return target.has(node.op)
     if node.graphs:
         return not _not_carried(node, target)
     variables = _variables(node, target)
@@ -299,13 +299,6 @@ def runs(node: Node, target: Target) -> bool:
 def _rows(node: Node, target: Target) -> tuple[Row, ...]:
     """What the kernels of a node's operator take, and what it takes as a function that is written out."""
     return (*target.rows.get(node.op, ()), *target.inlined.get(node.op, ()))
-
-
-def _is_inlined(node: Node, target: Target) -> bool:
-    """Return True for other functions that are written out; for everything where no kernels are known."""
-    if not target.rows:
-        return True
-    return target.inlines and schema(node.kind, target.opset).has_function
 
 
 def _is_castable(dtype: DType, target: Target) -> bool:
