@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import j2o
-from tests.harness import assert_same
+from tests.harness import assert_same, normal, operators
 
 INDEX = np.array([0, 1, 2, 2, 9, -7, 4, -1], np.int32)
 DTYPES = ["float32", "float16", "bfloat16", "float64", "int8", "int32", "uint64"]
@@ -118,3 +119,31 @@ def test_a_function_applied_at_indices(options, dtype):
     shape = jax.export.symbolic_shape("B, 5, 3")
     model = j2o.compile(fn, [jax.ShapeDtypeStruct(shape, dtype)])
     assert_same(model(x[:1]), fn(jnp.asarray(x[:1])))
+
+
+@pytest.mark.parametrize("opset", [18, 23, 24, None])
+@pytest.mark.parametrize("count", [1, 2, 9])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool", "complex64"])
+def test_a_window_is_written_along_an_inner_axis(dtype, count, opset):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(9 * random.normal(size=(3, 40, 2))).astype(dtype)
+    update = jnp.asarray(9 * random.normal(size=(3, count, 2))).astype(dtype)
+
+    def fn(x, update, start):
+        return lax.dynamic_update_slice(x, update, (0, start, 0))
+
+    model = j2o.compile(fn, [x, update, "i32[]"], opset=opset)
+    for start in (-50, -1, 0, 7, 39, 100):
+        assert_same(model(x, update, np.int32(start)), fn(x, update, start))
+
+
+@pytest.mark.parametrize("opset", [18, None])
+def test_the_operand_of_a_window_that_is_written_keeps_its_layout(opset):
+    def fn(cache, update, start):
+        return lax.dynamic_update_slice(cache, update, (0, start, 0, 0))
+
+    specs = ["f32[B,T,2,4]", "f32[B,1,2,4]", "i32[]"]
+    model = j2o.compile(fn, specs, opset=opset)
+    assert "Transpose" not in operators(model)
+    cache, update = normal(3, 5, 2, 4), normal(3, 1, 2, 4)
+    assert_same(model(cache, update, np.int32(2)), fn(cache, update, 2))

@@ -68,6 +68,12 @@ PAIRS = {
         v = Add(m, u) y = Where(n, x, v)""",
     ),
     "Swish": Pair("y = Swish(x)", "a = Sigmoid(x) y = Mul(x, a)"),
+    "TensorScatter": Pair(
+        """u = Slice(x, at, next, at) n = Shape <start = 0, end = 1> (x)
+        i = ConstantOfShape <value = int64[1] {3}> (n) y = TensorScatter <axis = 1> (x, u, i)""",
+        """u = Slice(x, at, next, at) n = Shape(u)
+        i = ConstantOfShape <value = int64[1] {3}> (n) y = ScatterElements <axis = 1> (x, i, u)""",
+    ),
 }
 
 
@@ -79,6 +85,7 @@ def _model(body: str, shape: tuple[int, ...], opset: int) -> str:
     pair ({x} x, float[{channels}] s, float[{channels}] b, float[{places}] k) => ({x} y)
     <float zero = {{0.0}}, float one = {{1.0}}, float three = {{3.0}}, float six = {{6.0}},
     float infinity = {{3.4e38}}, float eps = {{1e-6}}, float third = {{0.35}},
+    int64[1] at = {{1}}, int64[1] next = {{2}},
     int64[4] heads = {{0, 0, 8, -1}}, int64[1] last = {{2}}, int64[3] column = {{1, -1, 1}},
     int64[3] rows = {{0, 8, -1}}, float[8] ones = {{{ones}}}, float[8] zeros = {{{zeros}}}>
     {{ {body} }}"""

@@ -136,9 +136,41 @@ def dynamic_update_slice(
     axes = _cut_axes(x.type.shape, update.type.shape)
     if not axes:
         return update
+    if len(axes) == 1 and axes[0] > 0:
+        written = _written_along(op, x, update, starts[axes[0]], axes[0])
+        if written is not None:
+            return written
     numbers = lax.ScatterDimensionNumbers(tuple(range(x.type.rank)), (), tuple(axes))
     index = _stacked(op, starts, axes)
     return _scatter(op, x, index, update, numbers, "clip", None)
+
+
+FEW = (
+    1 / 16
+)  # of an axis: so many places are faster written one by one than by transposing all
+
+
+def _written_along(
+    op: Lowering, x: Value, update: Value, start: Value, axis: int
+) -> Value | None:
+    """A window that is less than the whole along one inner axis, which so need not become the first.
+
+    None where no operator is good at it.
+    """
+    shape, count = x.type.shape, update.type.shape[axis]
+    last_start = op.dim(dims.sub(shape[axis], count))
+    begin = op.Max(op.Min(_to_i64(op, start), last_start), 0)
+    if op.prefers("TensorScatter", x.type.dtype):
+        everywhere = op.expand(op.reshape(begin, (1,)), shape[:1])
+        return op.TensorScatter(x, update, everywhere, axis=axis)
+    size = shape[axis]
+    is_single = same_dim(count, 1)
+    is_few = type(count) is int and type(size) is int and count <= FEW * size
+    if not is_single and not is_few:
+        return None
+    places = begin if is_single else op.Add(begin, _line(op, count, axis, x.type.rank))
+    places = op.expand(places, update.type.shape)
+    return op.ScatterElements(x, places, update, axis=axis)
 
 
 def _cut_axes(shape: Shape, sizes: Shape) -> list[int]:

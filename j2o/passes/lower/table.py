@@ -205,6 +205,12 @@ class Lowering(Builder):
         """Return True where the target runs `operator` (`"Erf"`) on `dtype` with no casts around it."""
         return self.target is None or self.target.supports(f"onnx.{operator}", dtype)
 
+    def prefers(self, operator: str, dtype: DType) -> bool:
+        """Return True where the target runs ONNX's operator with a dtype, no slower than its parts."""
+        return self.target is not None and self.target.prefers(
+            f"onnx.{operator}", dtype
+        )
+
     def body(self, index: int = 0) -> tuple[Value, ...]:
         """Inline a call: the results of a region of the node, lowered, in its place."""
         region = self.source.graphs[index]
