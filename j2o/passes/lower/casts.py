@@ -175,6 +175,27 @@ class Layout(NamedTuple):
         """The field of the exponent of infinities and NaN: all ones."""
         return (1 << self.exponent_bits) - 1
 
+    @property
+    def sign(self) -> Array:
+        """The highest bit."""
+        return self.integer(1 << (self.exponent_bits + self.mantissa_bits))
+
+    @property
+    def infinity(self) -> Array:
+        """The exponent all ones, the mantissa 0."""
+        return self.integer(self.top << self.mantissa_bits)
+
+    @property
+    def quiet_nan(self) -> Array:
+        """The usual NaN: as infinity, with the first bit of the mantissa."""
+        first = 1 << (self.mantissa_bits - 1)
+        return self.infinity | self.integer(first)
+
+    @property
+    def mantissa(self) -> Array:
+        """The mantissa all ones."""
+        return self.integer((1 << self.mantissa_bits) - 1)
+
     def integer(self, value: int) -> Array:
         return jnp.asarray(value, self.unsigned)
 
@@ -194,10 +215,8 @@ def float_to_bits(x: Array) -> Array:
     finite = jnp.where(jnp.isfinite(a), a, 1.0)
     bits = _bits_of_magnitude(finite, form)
     bits = jnp.where(a == 0, form.integer(0), bits)
-    infinite = form.integer(form.top) << form.mantissa_bits
-    quiet_nan = infinite | form.integer(1 << (form.mantissa_bits - 1))
-    bits = jnp.where(jnp.isnan(x), quiet_nan, bits)
-    bits = jnp.where(jnp.isinf(a), infinite, bits)
+    bits = jnp.where(jnp.isnan(x), form.quiet_nan, bits)
+    bits = jnp.where(jnp.isinf(a), form.infinity, bits)
     is_negative = (x < 0) | ((x == 0) & (1 / x < 0))
     sign_place = x.dtype.itemsize * 8 - 1
     return bits | (is_negative.astype(form.unsigned) << sign_place)
@@ -241,8 +260,7 @@ def _mantissa_and_exponent(a: Array, exponent_bits: int) -> tuple[Array, Array]:
 def bits_to_float(u: Array, *, to: DType) -> Array:
     """Floats of their bits by arithmetic alone."""
     form = layout(to.numpy)
-    all_ones = form.integer((1 << form.mantissa_bits) - 1)
-    mantissa = (u & all_ones).astype(jnp.float64)
+    mantissa = (u & form.mantissa).astype(jnp.float64)
     field = (u >> form.mantissa_bits) & form.integer(form.top)
     field = field.astype(jnp.float64)
     leading = jnp.where(field > 0, 2.0**form.mantissa_bits, 0.0)
@@ -323,10 +341,9 @@ def _round_mantissa(bits: Array, form: Layout, dropped: int) -> Array:
 
 def _limit_exponent(bits: Array, form: Layout, bias: int) -> Array:
     """Exponents as a dtype with another bias has them: above is infinity, below is zero, of the same sign."""
-    infinity = form.integer(form.top << form.mantissa_bits)
     largest = form.integer((form.bias + bias) << form.mantissa_bits)
     zero = form.integer((form.bias - bias) << form.mantissa_bits)
-    sign = bits & form.integer(1 << (form.exponent_bits + form.mantissa_bits))
-    field = bits & infinity
+    sign = bits & form.sign
+    field = bits & form.infinity
     bits = jnp.where(field <= zero, sign, bits)
-    return jnp.where(field > largest, sign | infinity, bits)
+    return jnp.where(field > largest, sign | form.infinity, bits)
