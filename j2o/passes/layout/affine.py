@@ -22,12 +22,14 @@ from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.pipeline import graph_pass
 
 Factor = TypeVar("Factor", float, np.ndarray)  # one number, or one a channel
+# these are no linear operators, but have a scale and a bias for each channel
+NORMS = frozenset(["onnx.InstanceNormalization"])
 AFFINE = frozenset(["onnx.Add", "onnx.Div", "onnx.Mul", "onnx.Neg", "onnx.Sub"])
 
 
 @graph_pass("affine", at="onnx", level=2)
 def affine(graph: Graph) -> int:
-    """Fold scales and shifts into the weights and biases of Conv, ConvTranspose, Gemm and MatMul."""
+    """Fold scales and shifts into the weights and biases of operators with a number for each channel."""
     count = 0
     for node in graph:
         linear = _linear(node)
@@ -99,7 +101,7 @@ class Linear(NamedTuple):
     @property
     def can_scale(self) -> bool:
         """Return True where the weights are its own, and wide enough to be rounded once more."""
-        is_own = self.weight.const is not None and len(self.weight.uses) == 1
+        is_own = len(self.weight.uses) == 1 or self.node.op in NORMS
         is_wide = self.node.out.type.dtype.bits >= 32
         is_grouped = self.node.int_attr("group", 1) != 1
         is_mixed = is_grouped and self.node.op == "onnx.ConvTranspose"
@@ -117,6 +119,8 @@ def _linear(node: Node) -> Linear | None:
             linear = Linear(node, 1, 0, 1, inputs, 1)
         case "onnx.ConvTranspose":
             linear = Linear(node, 1, 1, 1, 0, 1)
+        case "onnx.InstanceNormalization":
+            linear = Linear(node, 1, 0, 1, None, 1)
         case "onnx.Gemm":
             linear = _linear_gemm(node)
         case "onnx.MatMul":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -172,7 +172,7 @@ class _Reader:
                 group = (len(self.sizes),)
                 self.sizes[group[0]] = size
             groups.append(group)
-        return Tensor(value, _joined(groups)), groups
+        return Tensor(value, joined(groups)), groups
 
     def operand(self, value: Value) -> tuple[Tensor, list[Labels]]:
         """The tensor that an operand is a transpose and a reshape of.
@@ -188,7 +188,7 @@ class _Reader:
             return tensor, [groups[axis] for axis in perm]
         if node.op in RESHAPES:
             tensor, groups = self.operand(node.operand(0))
-            merged = self.regrouped(_joined(groups), value.type.shape)
+            merged = regrouped(self.sizes, joined(groups), value.type.shape)
             if merged is not None:
                 return tensor, merged
         return self.labelled(value)
@@ -204,7 +204,7 @@ class _Reader:
             if perm is not None:
                 groups = [groups[axis] for axis in perm]
             elif user.op in RESHAPES:
-                parted = self.regrouped(_joined(groups), user.out.type.shape)
+                parted = regrouped(self.sizes, joined(groups), user.out.type.shape)
                 if parted is None:
                     break
                 groups = parted
@@ -213,22 +213,7 @@ class _Reader:
             else:
                 break
             value = user.out
-        return Tensor(value, _joined(groups)), scalars
-
-    def regrouped(self, labels: Labels, shape: Shape) -> list[Labels] | None:
-        """The labels of each axis of a reshape, None where it divides a label's axis."""
-        groups: list[Labels] = []
-        at = 0
-        for size in shape:
-            start = at
-            product: Dim = 1
-            while not same_dim(product, size):
-                if at == len(labels):
-                    return None
-                product = dims.mul(product, self.sizes[labels[at]])
-                at += 1
-            groups.append(labels[start:at])
-        return groups if at == len(labels) else None
+        return Tensor(value, joined(groups)), scalars
 
     def same(self, one: Labels, other: Labels) -> bool:
         """Return True where two groups have the same sizes, one for one."""
@@ -238,7 +223,26 @@ class _Reader:
         return all(same_dim(self.sizes[a], self.sizes[b]) for a, b in pairs)
 
 
-def _joined(groups: Iterable[Labels]) -> Labels:
+def regrouped(
+    sizes: Mapping[Label, Dim], labels: Labels, shape: Shape
+) -> list[Labels] | None:
+    """The labels of each axis of a reshape, None where it divides a label's axis."""
+    groups: list[Labels] = []
+    at = 0
+    for size in shape:
+        start = at
+        product: Dim = 1
+        while not same_dim(product, size):
+            if at == len(labels):
+                return None
+            product = dims.mul(product, sizes[labels[at]])
+            at += 1
+        groups.append(labels[start:at])
+    return groups if at == len(labels) else None
+
+
+def joined(groups: Iterable[Labels]) -> Labels:
+    """The labels of all groups, in their order."""
     return tuple(itertools.chain.from_iterable(groups))
 
 
@@ -269,9 +273,9 @@ def read_contraction(node: Node) -> Contraction | None:
     pairs = list(zip(shared, renamed, strict=True))
     if not all(reader.same(one, other) for one, other in pairs):
         return None
-    names = dict(zip(_joined(renamed), _joined(shared), strict=True))
+    names = dict(zip(joined(renamed), joined(shared), strict=True))
     labels = tuple(names.get(label, label) for label in right.labels)
-    found = Arrangement(False, _joined(left_batch), rows, left_inner, columns)
+    found = Arrangement(False, joined(left_batch), rows, left_inner, columns)
     last, scalars = reader.result(node.out, [*left_batch, rows, columns])
     right = Tensor(right.value, labels)
     return Contraction(node, left, right, last, found, reader.sizes, scalars)
@@ -307,7 +311,7 @@ def _write(contraction: Contraction, order: Arrangement) -> None:
     erase_dead(old)
 
 
-def sizes_of(sizes: dict[Label, Dim], labels: Labels) -> Shape:
+def sizes_of(sizes: Mapping[Label, Dim], labels: Labels) -> Shape:
     """The sizes of axes, in the order of these labels."""
     return tuple(sizes[label] for label in labels)
 

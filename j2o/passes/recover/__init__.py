@@ -1,6 +1,6 @@
 """Operators that the program was written with, found again in what JAX traced it to."""
 
-from j2o.passes.recover import activations, gates, norms, softmax
+from j2o.passes.recover import activations, gates, group_norms, norms, softmax
 from j2o.passes.rewriting.rule import RuleSet
 
 recover = RuleSet(
@@ -9,6 +9,7 @@ recover = RuleSet(
         *softmax.SOFTMAXES,
         *norms.LAYER_NORMS,
         *norms.RMS_NORMS,
+        *group_norms.GROUP_NORMS,
         *activations.ACTIVATIONS,
         *gates.GATES,
     ),

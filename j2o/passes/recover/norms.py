@@ -14,6 +14,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
 from j2o.passes.rewriting.language import Const
+from j2o.passes.rewriting.matching import Match, matches
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
@@ -147,6 +148,22 @@ def _(op, x, scale, bias, axis, epsilon):
     if bias is None:
         return None
     return op.LayerNormalization(x, scale, bias, axis=axis, epsilon=epsilon)
+
+
+def is_layer_norm(op: RuleBuilder, x: Value, axis: int, scale: Value | None) -> bool:
+    """Return True where a rule of this file makes LayerNormalization of what stands at the root.
+
+    `x` is normalised from `axis` on; the scale may also stand behind the root.
+    """
+    root = op.root
+    rule = layer_norm_plain if scale is None else layer_norm
+    if not any(matches(rule.pattern, root.out, Match(), root.home)):
+        return False
+    if not dims.is_static(x.type.shape[axis:]):
+        return False
+    if scale is None and _is_scaled(root.out):
+        scale = next(v for v in next(root.out.users()).operands if v is not root.out)
+    return scale is None or _per_feature(op, scale, x, axis) is not None
 
 
 LAYER_NORMS = (layer_norm, layer_norm_plain, layer_norm_bias)
