@@ -306,11 +306,12 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from j2o.backend.load import check
+    from j2o.backend.load import check, taken_by
 
     with _Status("checking") as status:
         sums = check(args.model, deep=args.deep, progress=status.progress)
     print(f"{args.model}: good" + (f", {sums} checksums right" if sums else ""))
+    print(taken_by(args.model))
     return 0
 
 

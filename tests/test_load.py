@@ -250,7 +250,8 @@ def test_deep_names_the_weight_whose_bytes_changed(tmp_path, kind, capsys):
     path = tmp_path / "m.onnx"
     external.save(kill_saves.graph(1), 18, path, **kill_saves.KINDS[kind])
     assert main(["check", "--deep", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: good, 6 checksums right\n"
+    good = f"{path}: good, 6 checksums right"
+    assert capsys.readouterr().out.splitlines()[0] == good
     wanted = kill_saves.weights(1)[4].tobytes()
     (file,) = (p for p in tmp_path.iterdir() if wanted in p.read_bytes())
     with open(file, "r+b") as data:

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from j2o.backend.asked import Progress, in_a_line
 from j2o.backend.external import CHECKSUM, MESSAGE
 from j2o.backend.proto import CONSTRAINTS
+from j2o.backend.takers import takers, told
 from j2o.backend.wire import DEPTH, GRAPHS, Costly, Damaged, scan
 from j2o.errors import LoadError, shown
 from j2o.ir.tensor import CHUNK
@@ -113,7 +114,7 @@ SHOWN = 200  # inputs, outputs, sizes, files, kinds of operators: of more, how m
 
 
 def summary(path: str | os.PathLike[str]) -> str:
-    """Return inputs, outputs, operators, opset and size of a model, as text; LoadError where it is none."""
+    """Return inputs, outputs, operators, opset, size and runtimes of a model, as text; LoadError for none."""
     model = read(path)
     with _readable(path):
         graph = model.graph
@@ -126,7 +127,14 @@ def summary(path: str | os.PathLike[str]) -> str:
             *_constraints(model),
             _weights(path, model),
             "  " + ", ".join(_kinds(graph)),
+            *told(takers(model)),
         ]
+    return "\n".join(_printable(line) for line in lines)
+
+
+def taken_by(path: str | os.PathLike[str]) -> str:
+    """Return which of the known runtimes take a model, and what keeps the others from it, as lines."""
+    lines = told(takers(read(path)))
     return "\n".join(_printable(line) for line in lines)
 
 
