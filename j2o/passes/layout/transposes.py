@@ -68,7 +68,6 @@ def _groups(graph: Graph, perm: Perm) -> Iterator[list[Node]]:
 
     Only groups where there is more than one transpose to gain from.
     """
-    rank = len(perm)
     seen: set[Node] = set()
     for start in _starts(graph, perm):
         if start in seen:
@@ -84,7 +83,7 @@ def _groups(graph: Graph, perm: Perm) -> Iterator[list[Node]]:
             for other in _neighbours(node, perm):
                 if other in seen or other.graph is not graph:
                     continue
-                if is_free(other, rank):
+                if is_free(other, perm):
                     seen.add(other)
                     todo.append(other)
         if len(gains) > 1:
@@ -97,7 +96,7 @@ def _starts(graph: Graph, perm: Perm) -> Iterator[Node]:
         if perm_of(node) != perm:
             continue
         for user in node.out.users():
-            if user.graph is graph and is_free(user, len(perm)):
+            if user.graph is graph and is_free(user, perm):
                 yield user
 
 
@@ -186,6 +185,11 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
         # one of lower rank broadcasts, and gets leading axes of size 1 before it is transposed
         if 0 < value.type.rank <= len(perm):
             _enter(network, value, members, perm)
+    for node in group:
+        if (
+            node.op == "onnx.MatMul"
+        ):  # weights stay on the right where nothing speaks against it
+            network.edge(node, SINK, 1.0)
     moved = network.moved()
     return [n for n in group if n in moved]
 
