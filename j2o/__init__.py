@@ -18,6 +18,7 @@ _WHERE = {
     "compile": "api",
     "function": "functions",
     "Model": "model",
+    "static": "calls",
     # weights
     "lazy": "frozen",
     "open_orbax": "checkpoints.orbax",
@@ -51,6 +52,7 @@ __all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll
 
 if TYPE_CHECKING:
     from j2o.api import compile
+    from j2o.calls import static
     from j2o.checkpoints.orbax import open_orbax
     from j2o.checkpoints.safetensors import open_safetensors
     from j2o.errors import (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import jax
 
 from j2o import nchw
 from j2o.arguments import (
@@ -20,11 +22,12 @@ from j2o.arguments import (
 )
 from j2o.collector import CollectorPaused
 from j2o.errors import SpecError
+from j2o.frontend.held import Held, Program
 from j2o.frontend.lift import lift, type_of
-from j2o.frontend.modules import on_copies
+from j2o.frontend.modules import copied, holders_of_state
 from j2o.frontend.retrace import Retracer
 from j2o.frontend.trace import Traced, trace
-from j2o.frozen import Weights, loaded, own_key, tensor_of
+from j2o.frozen import loaded, own_key, tensor_of
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
 from j2o.ir.tensor import Tensor
@@ -47,6 +50,7 @@ def compile(
     fn: Callable[..., Any],
     specs: Sequence[Any],
     *,
+    kwargs: Mapping[str, Any] | None = None,
     opt_level: int = 2,
     opset: int | None = None,
     target: Any = None,
@@ -64,8 +68,10 @@ def compile(
 
     `specs` has one entry a positional argument: a shape tuple such as `("B", 784)` (float32), a
     string `"i32[B,T]"`, a ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of
-    such. Raises SpecError for arguments that do not fit, TraceError where JAX cannot trace the
-    function, UnsupportedError with everything that has no ONNX form.
+    such. `kwargs` has such entries by the names of keyword arguments. `j2o.static(value)` in either
+    hands over a Python value as it is; so do a bool, None and a text that is no spec in `kwargs`.
+    Raises SpecError for arguments that do not fit, TraceError where JAX cannot trace the function,
+    UnsupportedError with everything that has no ONNX form.
     """
     check_callable(fn)
     opt_level = whole_number("opt_level", opt_level, range(4), "0, 1, 2 or 3 is needed")
@@ -73,6 +79,7 @@ def compile(
     request = Request(
         fn=fn,
         specs=specs,
+        kwargs=kwargs,
         input_names=tensor_names("input_names", input_names),
         output_names=tensor_names("output_names", output_names),
         constraints=strings("constraints", constraints, CONSTRAINTS),
@@ -102,7 +109,7 @@ def _compiled(request: Request) -> Model:
         _optimise(graph, boundary, request, report)
     opset = lowest_opset(graph, request.target)
     _describe_result(graph, opset, report)
-    fn = _with_weights(on_copies(request.fn, traced.held), request.specs)
+    fn = _for_callers(specs, traced.held)
     return Model(fn, graph, boundary, opset.number, report, graph.name)
 
 
@@ -125,11 +132,17 @@ class _Program(NamedTuple):
 def _traced(request: Request, report: Report) -> _Program:
     """The program as JAX traces it at the specs."""
     specs = parse_specs(
-        request.fn, request.specs, request.constraints, request.input_names
+        request.fn,
+        request.specs,
+        request.kwargs,
+        request.constraints,
+        request.input_names,
     )
     _inputs_as_nchw(specs, request)  # refused before anything is traced
     _warn_of_narrowing(specs.narrowed, report)
-    traced = trace(request.fn, [leaf.aval for leaf in specs.leaves], specs.tree)
+    program = Program(request.fn, specs.static)
+    avals = [leaf.aval for leaf in specs.leaves]
+    traced = trace(program, avals, specs.layout.call)
     for text in traced.warnings:
         report.warn(text)
     if not traced.out_paths:
@@ -188,9 +201,10 @@ def _lifted(
     return graph, Boundary(
         types=_input_types(specs),
         out_types=out_types,
-        in_tree=specs.caller_tree,
+        in_tree=specs.layout.caller_tree,
         out_tree=traced.out_tree,
-        frozen_arguments=specs.frozen_arguments,
+        keywords=specs.layout.keywords,
+        left_out=specs.layout.left_out,
         inputs_as_nchw=_inputs_as_nchw(specs, request),
         outputs_as_nchw=outputs_as_nchw,
     )
@@ -294,17 +308,23 @@ def _describe_result(graph: Graph, opset: Opset, report: Report) -> None:
     report.weights_bytes = sum(tensor.nbytes for tensor in consts if tensor is not None)
 
 
-def _with_weights(fn: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any]:
-    """`fn` of the arguments that are not frozen, for comparing with JAX."""
-    frozen = {i: spec.tree for i, spec in enumerate(specs) if isinstance(spec, Weights)}
-    if not frozen:
-        return fn
+def _for_callers(specs: Specs, held: Held) -> Callable[..., Any]:
+    """The function of what the model's caller gives, for comparing with JAX.
 
-    def call(*args: Any) -> Any:
-        rest = iter(args)
-        every = []
-        for i in range(len(specs)):
-            every.append(loaded(frozen[i]) if i in frozen else next(rest))
-        return fn(*every)
+    Each call has a fresh copy of what the function may write to.
+    """
+    program = held.root
+    holders = holders_of_state(held)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        named = [kwargs[keyword] for keyword in specs.layout.keywords]
+        given = iter(jax.tree.leaves((args, named)))
+        every = [
+            next(given) if leaf.weight is None else loaded(leaf.array)
+            for leaf in specs.leaves
+        ]
+        inside = copied(program, holders, {})
+        of_fn = specs.layout.call(every, inside.static)
+        return inside.fn(*of_fn.args, **of_fn.kwargs)
 
     return call

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from j2o.errors import J2OError, J2OWarning, SpecError, raised, shown
+from j2o.errors import J2OError, J2OWarning, SpecError, raised, shortened, shown
 
 if TYPE_CHECKING:
     from j2o.ir.graph import Graph
@@ -193,7 +193,20 @@ def _spec_arguments(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="SPEC",
-        help="one a positional argument, for example 'f32[B,784]'",
+        help="one a positional argument, for example 'f32[B,784]'; a pytree as JSON: "
+        '\'{"image": "f32[B,784]", "step": "i32[]"}\'',
+    )
+    parser.add_argument(
+        "--kwargs",
+        metavar="JSON",
+        help="specs and values of keyword arguments, for example "
+        '\'{"mask": "bool[B,T]", "train": false}\'',
+    )
+    parser.add_argument(
+        "--static",
+        metavar="JSON",
+        help="keyword arguments whose values are handed over as they are, for example "
+        '\'{"axis": 1, "mutable": ["cache"]}\'',
     )
     parser.add_argument(
         "--constraint",
@@ -215,6 +228,42 @@ def _spec_arguments(parser: argparse._ActionsContainer) -> None:
 
 def _number(text: str) -> int:
     return int(float(text))
+
+
+def _specs(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of `specs` and `kwargs` of `compile`."""
+    import j2o
+
+    kwargs = _json_object("--kwargs", args.kwargs)
+    for name, value in _json_object("--static", args.static).items():
+        if name in kwargs:
+            raise SpecError(f"--static: {name!r} stands in --kwargs too")
+        kwargs[name] = j2o.static(value)
+    return {"specs": list(map(_spec, args.spec)), "kwargs": kwargs}
+
+
+def _spec(text: str) -> Any:
+    """A spec as it stands, or a pytree of specs in JSON."""
+    is_json = text.lstrip().startswith(("{", "["))
+    return _json("--spec", text) if is_json else text
+
+
+def _json_object(option: str, text: str | None) -> dict[str, Any]:
+    """The names and values that an option has; none where it is not given."""
+    if text is None:
+        return {}
+    found = _json(option, text)
+    if not isinstance(found, dict):
+        needed = 'names with values are needed, as in {"train": false}'
+        raise SpecError(f"{option} {shortened(text, 80)}: {needed}")
+    return found
+
+
+def _json(option: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SpecError(f"{option} {shortened(text, 80)}: no JSON: {error}") from None
 
 
 # ------------------------------------------------------------------------------------ the function
@@ -276,7 +325,7 @@ def _export(args: argparse.Namespace) -> int:
     with _Status("compiling") as status:
         model = j2o.compile(
             _load_function(args.function),
-            args.spec,
+            **_specs(args),
             constraints=args.constraint,
             opt_level=args.opt_level,
             opset=args.opset,
@@ -352,7 +401,7 @@ def _why(args: argparse.Namespace, pipeline: PassPipeline) -> int:
     with _Status("compiling"):
         model = j2o.compile(
             _load_function(args.program),
-            args.spec,
+            **_specs(args),
             constraints=args.constraint,
             opset=args.opset,
             target=args.target,
@@ -405,7 +454,7 @@ def _dump(args: argparse.Namespace) -> int:
     with _Status("compiling"):
         j2o.compile(
             _load_function(args.function),
-            args.spec,
+            **_specs(args),
             constraints=args.constraint,
             opt_level=args.opt_level,
             opset=args.opset,

@@ -19,13 +19,13 @@ from j2o.readers import map_reader, native_reader, shard_reader
 
 @dataclass(frozen=True)
 class Weights:
-    """A pytree argument that is frozen into the model; see `weights`."""
+    """A pytree that is frozen into the model; see `weights`."""
 
     tree: Any
 
 
 def weights(tree: Any) -> Weights:
-    """Mark a pytree argument of `compile` as frozen.
+    """Mark a pytree as frozen: an argument of `compile`, or a part of one.
 
     Its leaves become initializers named after their tree path.
 
@@ -203,13 +203,8 @@ def own_key(path: str, leaf: Any, taken: dict[str, Any]) -> str:
     return key
 
 
-def loaded(tree: Any) -> Any:
-    """A tree of weights with every lazy leaf read."""
+def loaded(leaf: Any) -> Any:
+    """A weight as an array, read where it is lazy."""
     import jax
 
-    def read(leaf: Any) -> Any:
-        if isinstance(leaf, LazyArray):
-            return leaf.load()
-        return jax.numpy.asarray(leaf)
-
-    return jax.tree.map(read, tree)
+    return leaf.load() if isinstance(leaf, LazyArray) else jax.numpy.asarray(leaf)

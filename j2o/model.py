@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from j2o.ir.sizes import fit
 from j2o.ir.types import Type
 from j2o.nchw import to_nchw, to_nhwc
 from j2o.report import Report, count_ops
-from j2o.values import accept, misfit, to_graph, to_jax
+from j2o.values import accept, misfit, other_keywords, to_graph, to_jax
 
 if TYPE_CHECKING:
     import onnx
@@ -35,15 +35,16 @@ class Boundary:
     """How the function's pytrees and the graph's flat inputs and outputs belong together.
 
     `types` and `out_types` are those of the function's leaves: complex and key dtypes as JAX has
-    them. `frozen` holds the positions of arguments that `j2o.weights` marked; the caller leaves
-    them out.
+    them. `in_tree` is the structure of the tuple of arguments by place and of that by `keywords`;
+    `left_out` has the keywords that were settled while compiling.
     """
 
     types: tuple[Type, ...]
     out_types: tuple[Type, ...]
     in_tree: Any
     out_tree: Any
-    frozen_arguments: frozenset[int] = frozenset()
+    keywords: tuple[str, ...] = ()
+    left_out: frozenset[str] = frozenset()
     inputs_as_nchw: tuple[int, ...] = ()
     outputs_as_nchw: tuple[int, ...] = ()
 
@@ -161,28 +162,36 @@ class Model:
                     self._session = Session(self.to_proto())
         return self._session
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run in onnxruntime, on the function's own pytrees.
 
-        Frozen weights are left out of the arguments. The result is the function's pytree, of JAX
-        arrays. Values are taken where nothing of them is lost (see `j2o.values`). Raises SpecError
-        where an argument does not fit its spec, DimensionError where sizes break a constraint,
-        TraceError inside of a JAX transformation. Several threads may call at once.
+        Arguments come by place and by keyword as they were given to `compile`; frozen weights and
+        static values are left out. The result is the function's pytree, of JAX arrays. Values are
+        taken where nothing of them is lost (see `j2o.values`). Raises SpecError where an argument
+        does not fit its spec, DimensionError where sizes break a constraint, TraceError inside of a
+        JAX transformation. Several threads may call at once.
         """
-        return self._run(self._accept(args))
+        return self._run(self._accept(args, kwargs))
 
-    def _accept(self, args: Sequence[Any]) -> list[Any]:
+    def _accept(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The leaves of the arguments as arrays that fit the model."""
         boundary = self._boundary
         names = self.graph.input_names
+        if tuple(sorted(kwargs)) != boundary.keywords:
+            raise SpecError(
+                other_keywords(kwargs, boundary.keywords, boundary.left_out)
+            )
+        named = tuple([kwargs[keyword] for keyword in boundary.keywords])
         try:
-            leaves, tree = jax.tree.flatten(args)
+            leaves, tree = jax.tree.flatten((tuple(args), named))
         # such as a dict whose keys cannot be ordered
         except (TypeError, ValueError) as error:
             why = " ".join(str(error).split())[:200]
             raise SpecError(f"arguments: no pytree of arrays: {why}") from error
         if tree != boundary.in_tree:
-            raise SpecError(misfit(boundary.in_tree, args, names, boundary.types))
+            raise SpecError(
+                misfit(boundary.in_tree, args, kwargs, names, boundary.types)
+            )
         wanted = zip(leaves, boundary.types, names, strict=True)
         flat = [accept(leaf, type, name) for leaf, type, name in wanted]
         shapes = tuple([x.shape for x in flat])
@@ -228,7 +237,9 @@ class Model:
             return contextlib.nullcontext()
         return jax.enable_x64(self._x64)
 
-    def verify(self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5) -> Comparison:
+    def verify(
+        self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5, **kwargs: Any
+    ) -> Comparison:
         """Run the function in JAX and the model in onnxruntime, and compare every output.
 
         Floats may differ by `atol + rtol * |JAX's|`; integers, bools and keys may not. Raises
@@ -237,7 +248,7 @@ class Model:
         """
         rtol = check_tolerance("rtol", rtol)
         atol = check_tolerance("atol", atol)
-        flat = self._accept(args)
+        flat = self._accept(args, kwargs)
         got = jax.tree.leaves(self._run(flat))
         want = self._in_jax(flat)
         if len(got) != len(want):
@@ -260,7 +271,9 @@ class Model:
         """What the function itself gives, as JAX arrays; it gets copies, as it may donate them."""
         with self._as_compiled():
             copies = list(map(_copied, flat, self._boundary.types))
-            result = self.fn(*jax.tree.unflatten(self._boundary.in_tree, copies))
+            args, named = jax.tree.unflatten(self._boundary.in_tree, copies)
+            kwargs = dict(zip(self._boundary.keywords, named, strict=True))
+            result = self.fn(*args, **kwargs)
             return [jnp.asarray(y) for y in jax.tree.leaves(result)]
 
     def _repeats(self, flat: Sequence[Any], want: Sequence[Any]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +22,13 @@ from j2o.passes.pipeline import Pass, PassPipeline
 class Request:
     """The arguments of `compile`, checked, each as the rest of j2o takes it.
 
-    `specs` and what depends on the traced program are looked at later. `verify` asks for a check of
+    `specs`, `kwargs` and what depends on the traced program are looked at later. `verify` asks for a check of
     the graph after each pass.
     """
 
     fn: Callable[..., Any]
     specs: Sequence[Any]
+    kwargs: Mapping[str, Any] | None
     name: str
     input_names: tuple[str, ...] | None
     output_names: tuple[str, ...] | None

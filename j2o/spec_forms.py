@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 
 from j2o.errors import DimensionError, SpecError, shortened, shown
-from j2o.frozen import LazyArray, Weights
+from j2o.frozen import LazyArray
 from j2o.ir.dims import DimScope, is_symbolic, largest_number, normal
 from j2o.ir.types import KEY_NAMES, NUMPY_NAMES, DType, dtype_of
 
@@ -37,23 +38,23 @@ class ShapeAndDtype(NamedTuple):
     dtype: Any
 
 
-def shape_and_dtype(name: str, entry: Any, scope: DimScope) -> ShapeAndDtype:
-    """What the spec of the input `name` says; SpecError where `entry` is in no form of a spec."""
-    _refuse_weights(name, entry)
+def shape_and_dtype(place: str, entry: Any, scope: DimScope) -> ShapeAndDtype:
+    """What a spec says; SpecError, which starts with its `place`, where `entry` is in no form of a spec."""
+    _refuse_lazy(place, entry)
     if isinstance(entry, str):
-        return _of_text(name, entry, scope)
+        return _of_text(place, entry, scope)
     if is_shape(entry):
-        return _of_sizes(name, entry, scope)
+        return _of_sizes(place, entry, scope)
     if is_pair(entry):
-        raise _pair_refused(name, entry)
+        raise _pair_refused(place, entry)
     if isinstance(entry, bool):
-        raise _bool_refused(name, entry)
+        raise _bool_refused(place, entry)
     if is_python_number(entry):
         return ShapeAndDtype((), np.result_type(entry))
     if is_array_like(entry):
-        return _of_array(name, entry)
+        return _of_array(place, entry)
     advice = "a shape, 'f32[B,3]', an array or a ShapeDtypeStruct would do"
-    raise _refused(name, entry, f" is no spec; {advice}")
+    raise _refused(place, entry, f" is no spec; {advice}{_other_advice(entry)}")
 
 
 # ------------------------------------------------------------------------------------ which form it is
@@ -123,24 +124,24 @@ def is_key(dtype: Any) -> bool:
 # ------------------------------------------------------------------------------------ a text
 
 
-def _of_text(name: str, entry: str, scope: DimScope) -> ShapeAndDtype:
+def _of_text(place: str, entry: str, scope: DimScope) -> ShapeAndDtype:
     """`'f32[B,28,28,1]'`."""
     match = TEXT.fullmatch(entry)
     if match is None:
-        raise _refused(name, entry, " is not of the form 'f32[B,28,28,1]'")
+        raise _refused(place, entry, " is not of the form 'f32[B,28,28,1]'")
     dtype, sizes = match.groups()
-    shape = _parsed_shape(name, entry, sizes or "", scope)
-    return ShapeAndDtype(shape, _named_dtype(name, entry, dtype))
+    shape = _parsed_shape(place, entry, sizes or "", scope)
+    return ShapeAndDtype(shape, _named_dtype(place, entry, dtype))
 
 
-def _named_dtype(name: str, entry: str, text: str) -> Any:
+def _named_dtype(place: str, entry: str, text: str) -> Any:
     """The dtype that a text names, numpy's or JAX's."""
     if not is_dtype_name(text):
         advice = "f32, bf16, i32, u8, bool, … are"
         if "[" not in entry:
-            bound = binding(name.partition("/")[0], as_told(entry))
-            advice += f"; if it is a Python value, {bound} gives it"
-        raise _refused(name, entry, f": there is no dtype {as_told(text)}; {advice}")
+            handing = f"j2o.static({as_told(entry)})"
+            advice += f"; if it is a Python value, {handing} hands it over"
+        raise _refused(place, entry, f": there is no dtype {as_told(text)}; {advice}")
     dtype = NUMPY_NAMES.get(text) or DType(text)
     if dtype.is_key:
         return jax.random.key(0, impl=KEY_NAMES[dtype]).dtype
@@ -150,44 +151,44 @@ def _named_dtype(name: str, entry: str, text: str) -> Any:
 # ------------------------------------------------------------------------------------ sizes
 
 
-def _of_sizes(name: str, entry: Sequence[Any], scope: DimScope) -> ShapeAndDtype:
+def _of_sizes(place: str, entry: Sequence[Any], scope: DimScope) -> ShapeAndDtype:
     """`("B", 784)`, which is of float32."""
     for d in entry:
         if _is_no_size(d):
-            raise _refused(name, entry, f": {d} is no size; {SYMBOLIC_ADVICE}")
+            raise _refused(place, entry, f": {d} is no size; {SYMBOLIC_ADVICE}")
         if not isinstance(d, str):
-            _check_number(name, entry, int(d))
-    shape = _parsed_shape(name, entry, ",".join(map(str, entry)), scope)
+            _check_number(place, entry, int(d))
+    shape = _parsed_shape(place, entry, ",".join(map(str, entry)), scope)
     if len(shape) != len(entry):
         texts = [d for d in entry if isinstance(d, str)]
         wrong = next((d for d in texts if not d.strip() or "," in d), "")
-        raise _refused(name, entry, f": {shown(wrong)} is not one size")
+        raise _refused(place, entry, f": {shown(wrong)} is not one size")
     return ShapeAndDtype(shape, np.dtype(np.float32))
 
 
 # ------------------------------------------------------------------------------------ an array
 
 
-def _of_array(name: str, entry: Any) -> ShapeAndDtype:
+def _of_array(place: str, entry: Any) -> ShapeAndDtype:
     """An example array or a ShapeDtypeStruct."""
-    return ShapeAndDtype(_sizes_of_array(name, entry), _dtype_of_array(name, entry))
+    return ShapeAndDtype(_sizes_of_array(place, entry), _dtype_of_array(place, entry))
 
 
-def _sizes_of_array(name: str, entry: Any) -> tuple[Any, ...]:
+def _sizes_of_array(place: str, entry: Any) -> tuple[Any, ...]:
     try:
         shape = tuple(entry.shape)
     except TypeError:
         what = f" has no shape of sizes: {shown(entry.shape)}"
-        raise _refused(name, entry, what) from None
+        raise _refused(place, entry, what) from None
     for d in shape:
         is_number = is_size(d) and not isinstance(d, str)
         if not is_number and not is_symbolic(d):
             advice = "a number, or a size of jax.export.symbolic_shape, is"
-            raise _refused(name, entry, f": {shown(d)} is no size; {advice}")
-    return _checked_shape(name, entry, tuple(map(normal, shape)))
+            raise _refused(place, entry, f": {shown(d)} is no size; {advice}")
+    return _checked_shape(place, entry, tuple(map(normal, shape)))
 
 
-def _dtype_of_array(name: str, entry: Any) -> Any:
+def _dtype_of_array(place: str, entry: Any) -> Any:
     try:
         if is_key(entry.dtype):
             return entry.dtype
@@ -197,31 +198,34 @@ def _dtype_of_array(name: str, entry: Any) -> Any:
         known = False
     if not known:
         what = f" has the dtype {shown(entry.dtype)}; numbers or bools are needed"
-        raise _refused(name, entry, what)
+        raise _refused(place, entry, what)
     return dtype
 
 
 # ------------------------------------------------------------------------------------ what fits no form
 
 
-def _refuse_weights(name: str, entry: Any) -> None:
-    if isinstance(entry, Weights):
-        why = "j2o.weights marks a whole argument, not a part of one"
-        raise SpecError(f"spec of {name!r}: {why}")
+def _refuse_lazy(place: str, entry: Any) -> None:
     if isinstance(entry, LazyArray):
         why = "a lazy array is a weight; wrap the argument in j2o.weights(…)"
-        raise SpecError(f"spec of {name!r}: {why}")
+        raise SpecError(f"{place}: {why}")
 
 
-def _pair_refused(name: str, entry: Sequence[Any]) -> SpecError:
+def _other_advice(entry: Any) -> str:
+    """What else would work for an object that may have been meant as something else."""
+    if dataclasses.is_dataclass(entry) and not isinstance(entry, type):
+        return "; jax.tree_util.register_dataclass makes its class one of pytrees"
+    return "; j2o.static(…) hands over any Python value"
+
+
+def _pair_refused(place: str, entry: Sequence[Any]) -> SpecError:
     right = _text_of_pair(*entry)
-    return _refused(name, entry, f" is a shape beside a dtype; {right!r} says both")
+    return _refused(place, entry, f" is a shape beside a dtype; {right!r} says both")
 
 
-def _bool_refused(name: str, entry: bool) -> SpecError:
-    bound = binding(name.partition("/")[0], repr(entry))
-    advice = f"{bound} gives it, 'bool[]' makes it an input"
-    return SpecError(f"spec of {name!r}: {entry} is a Python value; {advice}")
+def _bool_refused(place: str, entry: bool) -> SpecError:
+    advice = f"j2o.static({entry}) hands it over, 'bool[]' makes it an input"
+    return SpecError(f"{place}: {entry} is a Python value; {advice}")
 
 
 def _text_of_pair(shape: Sequence[Any], dtype: Any) -> str:
@@ -234,42 +238,44 @@ def _text_of_pair(shape: Sequence[Any], dtype: Any) -> str:
 # ------------------------------------------------------------------------------------ what an array can have
 
 
-def _parsed_shape(name: str, entry: Any, text: str, scope: DimScope) -> tuple[Any, ...]:
+def _parsed_shape(
+    place: str, entry: Any, text: str, scope: DimScope
+) -> tuple[Any, ...]:
     try:
         shape = scope.shape(text)
     except DimensionError as error:
         why = str(error).removeprefix(f"dimensions {text!r}: ")
-        raise _refused(name, entry, f": {shortened(why, 160)}") from None
-    return _checked_shape(name, entry, shape)
+        raise _refused(place, entry, f": {shortened(why, 160)}") from None
+    return _checked_shape(place, entry, shape)
 
 
-def _checked_shape(name: str, entry: Any, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+def _checked_shape(place: str, entry: Any, shape: tuple[Any, ...]) -> tuple[Any, ...]:
     """`shape`; SpecError where a size, or the number of elements, is none that an array can have."""
     elements = 1
     for d in shape:
         if type(d) is int:
-            _check_number(name, entry, d)
+            _check_number(place, entry, d)
             elements *= d or 1
         else:
-            _check_number(name, entry, largest_number(d))
-    _check_number(name, entry, elements, "number of elements")
+            _check_number(place, entry, largest_number(d))
+    _check_number(place, entry, elements, "number of elements")
     return shape
 
 
-def _check_number(name: str, entry: Any, number: int, what: str = "size") -> None:
+def _check_number(place: str, entry: Any, number: int, what: str = "size") -> None:
     if number < 0:
         why = f": the size {number} is negative; {SYMBOLIC_ADVICE}"
-        raise _refused(name, entry, why)
+        raise _refused(place, entry, why)
     if number > LARGEST:
         why = f": the {what} is above 2**63 - 1, the largest that ONNX can say"
-        raise _refused(name, entry, why)
+        raise _refused(place, entry, why)
 
 
 # ------------------------------------------------------------------------------------ messages
 
 
-def _refused(name: str, entry: Any, why: str) -> SpecError:
-    return SpecError(f"spec of {name!r}: {as_told(entry)}{why}")
+def _refused(place: str, entry: Any, why: str) -> SpecError:
+    return SpecError(f"{place}: {as_told(entry)}{why}")
 
 
 def as_told(entry: Any) -> str:
@@ -277,8 +283,3 @@ def as_told(entry: Any) -> str:
     if isinstance(entry, str | tuple | list):
         return shortened(repr(entry), 80)
     return shown(entry)
-
-
-def binding(parameter: str, value: str) -> str:
-    """The code that gives a parameter a Python value."""
-    return f"functools.partial(fn, {parameter}={value})"

@@ -7,14 +7,13 @@ their names.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 
-from j2o.arguments import name_of
+from j2o.calls import Argument, Layout, Slot, Static
 from j2o.errors import DimensionError, SpecError, shortened, shown
 from j2o.frozen import LazyArray, Weights, own_key, tensor_of
 from j2o.ir.dims import (
@@ -27,16 +26,14 @@ from j2o.ir.dims import (
     symbols_in,
 )
 from j2o.ir.tensor import Tensor
+from j2o.parameters import Given, given_arguments
 from j2o.spec_forms import (
     as_told,
-    binding,
     is_array_like,
-    is_dtype_name,
     is_key,
     is_pair,
     is_python_number,
     is_shape,
-    is_size,
     shape_and_dtype,
 )
 
@@ -48,28 +45,28 @@ DEEPEST = 200
 class Leaf:
     """A leaf of the arguments: an input of the model, or a weight that is frozen into it.
 
-    `name` is that of the graph's input, "" for a weight. `aval` is what JAX traces with. `narrowed`
-    says the leaf and its dtype where JAX takes numbers of 64 bits as numbers of 32.
+    `name` is that of the graph's input, "" for a weight. `aval` is what JAX traces with. `array` is
+    what the caller gave as the weight. `narrowed` says the leaf and its dtype where JAX takes numbers
+    of 64 bits as numbers of 32.
     """
 
     name: str
     aval: jax.ShapeDtypeStruct
     weight: Tensor | None = None
+    array: Any = None
     narrowed: str | None = None
 
 
 @dataclass(frozen=True)
 class Specs:
-    """All arguments of a call, flat.
+    """All arguments of a call: the leaves, and how the call is put together from them.
 
-    `tree` is the structure of the tuple of arguments, `caller_tree` that of the tuple without the
-    frozen ones, whose positions are in `frozen_arguments`. `scope` has the symbolic sizes.
+    `static` has the values that the function gets as they are, by name. `scope` has the symbolic sizes.
     """
 
     leaves: tuple[Leaf, ...]
-    tree: Any
-    caller_tree: Any
-    frozen_arguments: frozenset[int]
+    layout: Layout
+    static: dict[str, Any]
     scope: DimScope
 
     @property
@@ -83,40 +80,36 @@ class Specs:
         return [leaf.narrowed for leaf in self.leaves if leaf.narrowed is not None]
 
 
-class _Argument(NamedTuple):
-    """An argument as its entry in `specs` describes it; `entries` are the leaves of that entry."""
-
-    parameter: str
-    is_frozen: bool
-    entries: list[_Entry]
-    tree: Any
-
-
 class _Entry(NamedTuple):
-    path: str  # in the argument's tree; "" where the argument is a leaf itself
+    """What describes one leaf: its place for messages, its name, and its path in the argument."""
+
+    place: str
+    name: str
+    path: str
     value: Any
+    is_weight: bool
 
 
 def parse_specs(
     fn: Callable[..., Any],
-    specs: Sequence[Any],
+    specs: Any,
+    kwargs: Any = None,
     constraints: Sequence[str] = (),
     input_names: Sequence[str] | None = None,
 ) -> Specs:
     """All specs of a call; SpecError names the argument and the entry that does not fit."""
-    _check_entries(specs)
-    parameters = _parameters(fn, len(specs))
-    arguments = list(map(_argument, parameters, specs))
-    scope = _find_scope(arguments, constraints)
-    found = list(_leaves(arguments, scope))
+    entries: list[_Entry] = []
+    static: dict[str, Any] = {}
+    arguments: list[Argument] = []
+    for given in given_arguments(fn, specs, kwargs):
+        arguments.append(_argument(given, entries, static))
+    scope = _find_scope(entries, constraints)
+    found = list(_leaves(entries, scope))
     _check_constraints(scope, constraints)
-    trees = [argument.tree for argument in arguments]
-    from_caller = [argument.tree for argument in arguments if not argument.is_frozen]
     return Specs(
         leaves=_named(found, input_names),
-        tree=jax.tree_util.treedef_tuple(tuple(trees)),
-        caller_tree=jax.tree_util.treedef_tuple(tuple(from_caller)),
-        frozen_arguments=frozenset(i for i, a in enumerate(arguments) if a.is_frozen),
+        layout=Layout(tuple(arguments)),
+        static=static,
         scope=scope,
     )
 
@@ -124,77 +117,51 @@ def parse_specs(
 # ------------------------------------------------------------------------------------ arguments
 
 
-def _check_entries(specs: Any) -> None:
-    """SpecError where `specs` is no sequence of entries, or one entry that should be in such a sequence."""
-    if isinstance(specs, str | bytes) or not isinstance(specs, Sequence):
-        needed = "a sequence with one entry for each positional argument is needed"
-        raise SpecError(f"specs={as_told(specs)}: {needed}, as in ['f32[B,784]']")
-    if not specs or not all(isinstance(d, str | int) and is_size(d) for d in specs):
-        return
-    if not any(isinstance(d, str) and is_dtype_name(d) for d in specs):
-        one = shortened(repr(tuple(specs)), 80)
-        needed = f"a sequence with one entry for each argument is needed: [{one}]"
-        scalar = "a scalar input is 'f32[]' or 'i32[]'"
-        raise SpecError(f"specs={as_told(specs)} is one shape, {needed}; {scalar}")
+def _argument(given: Given, entries: list[_Entry], static: dict[str, Any]) -> Argument:
+    """An argument; its leaves are added to `entries`, its values to `static`."""
+    leaves, tree = _flattened(given, given.entry, _is_leaf)
+    slots = []
+    for path, value in leaves:
+        name = given.name(path_name(path))
+        if isinstance(value, Static):
+            slots.append(Slot(static=own_key(name, value.value, static)))
+        elif isinstance(value, Weights):
+            slots.append(Slot(weights=_weights(given, path, value.tree, entries)))
+        else:
+            slots.append(Slot())
+            entries.append(_entry(given, path, value, is_weight=False))
+    keyword = given.parameter if given.is_keyword else None
+    return Argument(keyword, tree, tuple(slots))
 
 
-def _parameters(fn: Callable[..., Any], count: int) -> list[str]:
-    """Names for `count` positional arguments; SpecError where the function cannot be called with so many."""
+def _weights(
+    given: Given, path: tuple[Any, ...], tree: Any, entries: list[_Entry]
+) -> Any:
+    """The structure of a tree of weights, whose leaves are added to `entries`."""
+    leaves, structure = _flattened(given, tree, _is_list_of_sizes)
+    for inner, value in leaves:
+        entries.append(_entry(given, (*path, *inner), value, is_weight=True))
+    return structure
+
+
+def _entry(given: Given, path: tuple[Any, ...], value: Any, is_weight: bool) -> _Entry:
+    where = path_name(path)
+    place = given.place(path, where)
+    return _Entry(place, given.name(where), where, value, is_weight)
+
+
+def _flattened(given: Given, tree: Any, is_leaf: Callable[[Any], bool]) -> Any:
+    """Paths and leaves of an entry, and its structure; SpecError where it is no pytree."""
+    _check_depth(given, tree)
     try:
-        signature = inspect.signature(fn)
-    except (TypeError, ValueError):
-        return [f"arg_{i}" for i in range(count)]
-    positional: list[str] = []
-    required = 0
-    rest: str | None = None  # the name of *args
-    for p in signature.parameters.values():
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
-            positional.append(p.name)
-            required += p.default is p.empty
-        elif p.kind == p.VAR_POSITIONAL:
-            rest = p.name
-        elif p.kind == p.KEYWORD_ONLY and p.default is p.empty:
-            advice = f"{binding(p.name, '…')} gives it one"
-            raise SpecError(
-                f"fn: the keyword-only parameter {p.name!r} has no value; {advice}"
-            )
-    if count < required or (count > len(positional) and rest is None):
-        raise _miscounted(fn, count, positional, required)
-    names = positional[:count]
-    return names + [f"{rest}_{i}" for i in range(count - len(names))]
-
-
-def _miscounted(
-    fn: Any, count: int, positional: Sequence[str], required: int
-) -> SpecError:
-    """The function takes another number of positional arguments than there are specs."""
-    takes = str(required)
-    if required != len(positional):
-        takes += f" to {len(positional)}"
-    missing = f"; no spec for {positional[count]!r}" if count < required else ""
-    name = shortened(name_of(fn), 60)
-    return SpecError(
-        f"specs: {count} given, {name} takes {takes} positional arguments{missing}"
-    )
-
-
-def _argument(parameter: str, spec: Any) -> _Argument:
-    """An entry of `specs`, flattened; SpecError where it is no pytree."""
-    is_frozen = isinstance(spec, Weights)
-    tree = spec.tree if is_frozen else spec
-    _check_depth(parameter, tree)
-    is_leaf = _is_list_of_sizes if is_frozen else _is_leaf
-    try:
-        leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+        return jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     except (TypeError, ValueError) as error:  # keys that have no order
         what = shortened(f"{type(error).__name__}: {error}", 160)
-        where = f"spec of {parameter!r}: {as_told(tree)}"
+        where = f"{given.place()}: {as_told(tree)}"
         raise SpecError(f"{where} is no pytree: {what}") from error
-    entries = [_Entry(path_name(path), value) for path, value in leaves]
-    return _Argument(parameter, is_frozen, entries, structure)
 
 
-def _check_depth(parameter: str, tree: Any) -> None:
+def _check_depth(given: Given, tree: Any) -> None:
     """SpecError where containers are nested too deep for JAX, as those are that contain themselves."""
     level = [tree]
     for _ in range(DEEPEST):
@@ -203,7 +170,7 @@ def _check_depth(parameter: str, tree: Any) -> None:
         if not level:
             return
     what = f"is nested over {DEEPEST} deep, or contains itself"
-    raise SpecError(f"spec of {parameter!r}: {shown(tree)} {what}")
+    raise SpecError(f"{given.place()}: {shown(tree)} {what}")
 
 
 def _containers_in(node: Any) -> list[Any]:
@@ -215,7 +182,7 @@ def _containers_in(node: Any) -> list[Any]:
 
 
 def _is_leaf(spec: Any) -> bool:
-    if isinstance(spec, str | Weights | LazyArray):
+    if isinstance(spec, str | Weights | LazyArray | Static):
         return True
     return spec is not None and (is_shape(spec) or is_pair(spec))
 
@@ -228,40 +195,37 @@ def _is_list_of_sizes(spec: Any) -> bool:
 # ------------------------------------------------------------------------------------ leaves
 
 
-def _leaves(arguments: Sequence[_Argument], scope: DimScope) -> Iterator[Leaf]:
+def _leaves(entries: Sequence[_Entry], scope: DimScope) -> Iterator[Leaf]:
     """The leaves of all arguments, in order."""
     taken: dict[str, Any] = {}
-    for argument in arguments:
-        for entry in argument.entries:
-            if argument.is_frozen:
-                yield _weight(argument.parameter, entry, taken)
-            else:
-                yield _input(argument.parameter, entry, scope)
+    for entry in entries:
+        yield _weight(entry, taken) if entry.is_weight else _input(entry, scope)
 
 
-def _weight(parameter: str, entry: _Entry, taken: dict[str, Any]) -> Leaf:
+def _weight(entry: _Entry, taken: dict[str, Any]) -> Leaf:
     """A leaf that is frozen, under a key that is not in `taken`."""
     array = entry.value
-    key = own_key(entry.path or parameter, array, taken)
+    key = own_key(entry.path or entry.name, array, taken)
     weight = tensor_of(array, key)
     given = weight.dtype.numpy
     if is_key(getattr(array, "dtype", None)):
         # the tensor of a typed PRNG key holds its data
-        return Leaf("", jax.ShapeDtypeStruct(array.shape, array.dtype), weight)
+        aval = jax.ShapeDtypeStruct(array.shape, array.dtype)
+        return Leaf("", aval, weight, array)
     aval = jax.ShapeDtypeStruct(weight.shape, _canonical(given))
     # integers stay what they are in the model; other numbers lose digits
     loses_digits = given.kind in "fc" and not is_python_number(array)
-    name = f"{parameter}/{entry.path}" if entry.path else parameter
-    return Leaf("", aval, weight, _narrowed(name, given, aval, loses_digits))
+    narrowed = _narrowed(entry.name, given, aval, loses_digits)
+    return Leaf("", aval, weight, array, narrowed)
 
 
-def _input(parameter: str, entry: _Entry, scope: DimScope) -> Leaf:
+def _input(entry: _Entry, scope: DimScope) -> Leaf:
     """A leaf that the caller gives."""
-    name = f"{parameter}/{entry.path}" if entry.path else parameter
-    shape, given = shape_and_dtype(name, entry.value, scope)
+    shape, given = shape_and_dtype(entry.place, entry.value, scope)
     aval = jax.ShapeDtypeStruct(shape, _canonical(given))
     has_dtype = not is_python_number(entry.value)
-    return Leaf(name, aval, None, _narrowed(name, given, aval, has_dtype))
+    narrowed = _narrowed(entry.name, given, aval, has_dtype)
+    return Leaf(entry.name, aval, narrowed=narrowed)
 
 
 def _narrowed(
@@ -279,9 +243,9 @@ def _canonical(dtype: Any) -> Any:
 # ------------------------------------------------------------------------------------ symbolic sizes
 
 
-def _find_scope(arguments: Sequence[_Argument], constraints: Sequence[str]) -> DimScope:
+def _find_scope(entries: Sequence[_Entry], constraints: Sequence[str]) -> DimScope:
     """The scope of the caller's own dimension expressions where there are any, else a new one."""
-    scopes = {id(scope): scope for scope in _scopes(arguments)}
+    scopes = {id(scope): scope for scope in _scopes(entries)}
     if len(scopes) > 1:
         advice = "make them in one jax.export.SymbolicScope"
         what = "the symbolic dimensions come from different scopes"
@@ -298,13 +262,12 @@ def _find_scope(arguments: Sequence[_Argument], constraints: Sequence[str]) -> D
         raise SpecError(str(error)) from None
 
 
-def _scopes(arguments: Sequence[_Argument]) -> Iterator[Any]:
+def _scopes(entries: Sequence[_Entry]) -> Iterator[Any]:
     """JAX's scopes of all symbolic sizes that the caller gives as expressions."""
-    for argument in arguments:
-        for entry in argument.entries:
-            shape = entry.value.shape if is_array_like(entry.value) else ()
-            if isinstance(shape, tuple):
-                yield from (scope_of(d) for d in shape if is_symbolic(d))
+    for entry in entries:
+        shape = entry.value.shape if is_array_like(entry.value) else ()
+        if isinstance(shape, tuple):
+            yield from (scope_of(d) for d in shape if is_symbolic(d))
 
 
 def _check_constraints(scope: DimScope, constraints: Sequence[str]) -> None:

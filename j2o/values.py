@@ -7,7 +7,7 @@ never fall. Anything else is a SpecError.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -219,18 +219,45 @@ def _is_key(value: Any) -> bool:
 # ------------------------------------------------------------------------------------ pytrees
 
 
+def other_keywords(
+    given: Collection[str], wanted: Sequence[str], settled: Collection[str]
+) -> str:
+    """What is wrong with the keywords of a call, in one sentence."""
+    for keyword in given:
+        if keyword in settled:
+            what = "it was settled when the model was compiled; leave it out"
+            return f"argument {keyword!r}: {what}"
+        if keyword not in wanted:
+            takes = "the model takes no keywords"
+            if wanted:
+                takes = f"the model takes the keywords {_listed(wanted)}"
+            return f"argument {keyword!r}: {takes}"
+    missing = [keyword for keyword in wanted if keyword not in given]
+    takes = "the model takes it by keyword"
+    return f"argument {missing[0]!r}: it is missing; {takes}"
+
+
 def misfit(
-    wanted: Any, args: Sequence[Any], names: Sequence[str], types: Sequence[Type]
+    wanted: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    names: Sequence[str],
+    types: Sequence[Type],
 ) -> str:
     """The first place where the arguments are another pytree than the model takes, in one sentence."""
     told = [f"{name}: {type}" for name, type in zip(names, types, strict=True)]
-    children = wanted.children()
+    by_place, by_keyword = wanted.children()
+    children = by_place.children()
     if len(args) != len(children):
-        return _miscounted(len(args), len(children), told)
+        return _miscounted(len(args), len(children), told[: by_place.num_leaves])
+    places = [f"argument {i}" for i in range(len(args))]
+    places += [f"argument {keyword!r}" for keyword in sorted(kwargs)]
+    values = [*args, *(kwargs[keyword] for keyword in sorted(kwargs))]
     first = 0  # number of the first leaf of an argument
-    for i, (child, value) in enumerate(zip(children, args, strict=True)):
+    children += by_keyword.children()
+    for child, place, value in zip(children, places, values, strict=True):
         last = first + child.num_leaves
-        found = _first_misfit(child, value, f"argument {i}", told[first:last])
+        found = _first_misfit(child, value, place, told[first:last])
         if found is not None:
             return found
         first = last

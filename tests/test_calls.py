@@ -1,5 +1,6 @@
 """What `compile` and its neighbours take, and how they refuse the rest: one line that names the argument."""
 
+import dataclasses
 import functools
 import re
 
@@ -203,7 +204,7 @@ BAD_SPECS = [
     ([b"f32[2]"], "no spec"),
     ([range(3)], "no spec"),
     ([{1: (2,), "a": (2,)}], "no pytree"),
-    ([True], "functools.partial(fn, x=True)"),
+    ([True], "j2o.static(True)"),
     (["relu["], "form"),
     (["f32[B" + "+B" * 3000 + "]"], "terms"),
     (("B", 784), "[('B', 784)]"),
@@ -322,21 +323,89 @@ def test_what_has_to_be_bound_is_told():
 
     with pytest.raises(
         j2o.SpecError,
-        match=re.escape("'factor' has no value; functools.partial(fn, factor=…)"),
+        match=re.escape("'factor' has no value; kwargs={'factor': …}"),
     ):
         j2o.compile(scaled, [(2,), (2,)])
     bound = functools.partial(scaled, factor=3)
-    with pytest.raises(
-        j2o.SpecError, match=re.escape("functools.partial(fn, act='relu')")
-    ):
+    with pytest.raises(j2o.SpecError, match=re.escape("j2o.static('relu')")):
         j2o.compile(bound, [("B", 2), "relu"])
-    with pytest.raises(
-        j2o.SpecError, match=re.escape("functools.partial(fn, act=False)")
-    ):
+    with pytest.raises(j2o.SpecError, match=re.escape("j2o.static(False)")):
         j2o.compile(bound, [("B", 2), False])
     j2o.compile(functools.partial(bound, act="relu"), [("B", 2)]).verify(
         np.ones((2, 2), np.float32)
     )
+
+
+# ------------------------------------------------------------------------------ keywords
+
+
+def weighted(x, /, y, *rest, mask, scale=1.0):
+    return (x + y) * mask * scale
+
+
+BAD_KEYWORDS = [
+    ([(2,)], 5, "kwargs=5: a mapping"),
+    ([(2,)], {1: (2,)}, "kwargs: the key 1 is no string"),
+    ([(2,)], {"msk": (2,)}, "kwargs['msk']: weighted has no such parameter; it has y"),
+    ([(2,)], {"x": (2,)}, "kwargs['x']: weighted takes it by place alone"),
+    ([(2,), (2,)], {"y": (2,)}, "kwargs['y']: specs[1] is for this parameter"),
+    ([(2,), (2,)], {}, "'mask' has no value; kwargs={'mask': …} gives it one"),
+    ([(2,)], {"mask": (2,)}, "no spec for 'y'"),
+    ([(2,), (2,)], {"mask": "bool[2"}, "kwargs['mask']: 'bool[2' is not of the form"),
+    ([(2,), (2,)], {"mask": {"a": "x[]"}}, "kwargs['mask']['a']: 'x[]': there is no"),
+    ([(2,), (2,)], {"mask": sum}, "kwargs['mask']: <built-in function sum> is no spec"),
+    ([(2,), (2,)], {"mask": j2o.weights("a")}, "weights 'mask': is a str, not an arr"),
+]
+
+
+@pytest.mark.parametrize(("specs", "kwargs", "said"), BAD_KEYWORDS, ids=stable_id)
+def test_a_keyword_that_does_not_fit_is_named(specs, kwargs, said):
+    with pytest.raises(j2o.SpecError) as error:
+        j2o.compile(weighted, specs, kwargs=kwargs)
+    refused(error, said)
+
+
+MISFITTING_CALLS = [
+    ((), "argument 'mask': it is missing; the model takes it by keyword"),
+    ({"mask": 1, "scale": 2}, "argument 'scale': it was settled when the model"),
+    ({"mask": 1, "msk": 2}, "argument 'msk': the model takes the keywords 'mask'"),
+    ({"mask": [1]}, "argument 'mask': given a list, the model takes a dict of mask/a"),
+    ({"mask": {"a": [1]}}, "input 'mask/a': given a list, the model takes an array"),
+    ({"mask": {"b": 1}}, "argument 'mask': given a dict without 'a' and with 'b'"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "said"), MISFITTING_CALLS, ids=stable_id)
+def test_a_call_with_other_keywords_is_refused(kwargs, said):
+    model = j2o.compile(
+        lambda x, mask, scale: x + mask["a"] * scale,
+        [(2,)],
+        kwargs={"mask": {"a": (2,)}, "scale": j2o.static(2.0)},
+    )
+    with pytest.raises(j2o.SpecError) as error:
+        model(np.ones(2, np.float32), **dict(kwargs))
+    refused(error, said)
+
+
+def test_a_dataclass_that_is_no_pytree_is_told_how_to_be_one():
+    @dataclasses.dataclass
+    class Batch:
+        x: tuple
+
+    with pytest.raises(j2o.SpecError) as error:
+        j2o.compile(plus_one, [Batch((2,))])
+    refused(error, "register_dataclass")
+
+
+def test_a_program_is_compiled_anew_with_other_values():
+    def powered(x, power, *, negate):
+        return -(x**power) if negate else x**power
+
+    x = np.arange(3, dtype=np.float32)
+    for power, negate in ((2, False), (3, True), (2, True)):
+        specs = [(3,), j2o.static(power)]
+        model = j2o.compile(powered, specs, kwargs={"negate": negate})
+        np.testing.assert_array_equal(model(x), powered(x, power, negate=negate))
 
 
 NAMES = [

@@ -305,3 +305,40 @@ def test_setup_env_makes_an_environment_for_each_interpreter(tmp_path):
     for python in (one, one, None, two, two, None):
         set_up(python)
     assert (tmp_path / "made").read_text().split() == ["3.12", "3.13"]
+
+
+CALLED = """
+import jax.numpy as jnp
+
+def shown(x, *, mask, axis, train):
+    assert train is False
+    return jnp.where(mask, x["a"], 0).sum(axis) * x["n"]
+"""
+SPEC = '{"a": "f32[B,T]", "n": []}'
+BAD_JSON = [
+    (["--spec", '{"a": 1'], "--spec {\"a\": 1: no JSON: Expecting ',' delimiter"),
+    (["--kwargs", "[1]"], "--kwargs [1]: names with values are needed"),
+    (["--static", "axis=1"], "--static axis=1: no JSON"),
+    (
+        ["--kwargs", '{"axis": "f32[2]"}', "--static", '{"axis": 1}'],
+        "--static: 'axis' stands in --kwargs too",
+    ),
+]
+
+
+def test_keywords_and_pytrees_as_json(tmp_path, capsys):
+    file = tmp_path / "called.py"
+    file.write_text(CALLED)
+    model = tmp_path / "m.onnx"
+    kwargs = '{"mask": "bool[B,T]", "train": false}'
+    options = ["--spec", SPEC, "--kwargs", kwargs, "--static", '{"axis": 1}']
+    assert main(["export", f"{file}:shown", *options, "-o", str(model)]) == 0
+    assert "(x/a: f32[B,T], x/n: f32[], mask: bool[B,T])" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "said"), BAD_JSON)
+def test_what_is_no_json_is_told(program, tmp_path, capsys, options, said):
+    output = tmp_path / "m.onnx"
+    assert said in refused(
+        capsys, "export", f"{program}:halved", *options, "-o", output
+    )

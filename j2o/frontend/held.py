@@ -13,7 +13,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -46,6 +46,14 @@ WITHOUT_PARTS = frozenset(["builtins", "jaxlib", "numpy", "typing", "inspect"])
 
 
 @dataclasses.dataclass(frozen=True)
+class Program:
+    """A callable, and the values that its calls hand over as they are, by the names of their arguments."""
+
+    fn: Callable[..., Any]
+    static: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Held:
     """What is reachable from a callable, in the order of a walk from the outside in.
 
@@ -55,6 +63,11 @@ class Held:
 
     objects: list[tuple[str, Any]]
     parents: dict[int, list[int]]
+
+    @property
+    def root(self) -> Any:
+        """What the walk started at."""
+        return self.objects[0][1]
 
     def names(self) -> dict[int, str]:
         """The name of each array, by its id: the first path that leads to it."""
@@ -113,7 +126,10 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
 
     A name is "" where the path should not show the step.
     """
-    if isinstance(x, CODE):
+    if isinstance(x, Program):
+        yield "", x.fn
+        yield from x.static.items()
+    elif isinstance(x, CODE):
         yield from _code_parts(x)
     elif isinstance(x, dict | list | tuple):
         yield from _elements(x)

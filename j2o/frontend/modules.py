@@ -21,8 +21,8 @@ import jax
 
 from j2o.frontend.held import (
     Held,
+    Program,
     attributes,
-    held_by,
     is_equinox_state,
     is_nnx,
     is_variable,
@@ -33,21 +33,6 @@ from j2o.frontend.held import (
 TRACE_STATE = "_pytree__state"
 Copies = dict[int, Any]  # the copy of each object, by the object's id
 Again = Callable[[Any], Any]  # the copy of a part, made now or before
-
-
-def on_copies(fn: Callable[..., Any], held: Held | None = None) -> Callable[..., Any]:
-    """Return a function that calls a fresh copy of `fn` each time, so that no call changes what it holds.
-
-    It is `fn` itself where nothing can change.
-    """
-    holders = holders_of_state(held or held_by(fn))
-    if not holders:
-        return fn
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return copied(fn, holders, {})(*args, **kwargs)
-
-    return call
 
 
 def holders_of_state(held: Held) -> set[int]:
@@ -118,14 +103,16 @@ def _copy(x: Any, again: Again, copies: Copies) -> None:
         made = copies[id(x)] = copy.copy(x)
         for key, value in x.items():
             dict.__setitem__(made, key, again(value))
-    elif isinstance(x, types.MethodType | functools.partial | tuple):
+    elif isinstance(x, types.MethodType | functools.partial | tuple | Program):
         copies[id(x)] = _rebuilt(x, again)
     else:
         _copy_object(x, again, copies)
 
 
 def _rebuilt(x: Any, again: Again) -> Any:
-    """A method, partial or tuple of the copies of its parts: nothing in them can lead back to it."""
+    """A method, partial, tuple or program of the copies of its parts: nothing in them can lead back to it."""
+    if isinstance(x, Program):
+        return Program(again(x.fn), _all(again, x.static))
     if isinstance(x, types.MethodType):
         return types.MethodType(again(x.__func__), again(x.__self__))
     if isinstance(x, functools.partial):

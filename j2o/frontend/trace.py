@@ -13,20 +13,25 @@ Nothing of the caller's is changed. Uses of private JAX: none.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from jax import core as jcore
 
 from j2o.errors import J2OError, TraceError
 from j2o.frontend.failures import explained, question_of, told_constraints
-from j2o.frontend.held import Held, held_by
+from j2o.frontend.held import Held, Program, held_by
 from j2o.frontend.modules import Copies, copied, holders_of_state
 from j2o.frontend.settle import Attempt, verified
 from j2o.frontend.writes import lost_writes, put_back, snapshot, warnings_of
 from j2o.ir.marks import marking
+
+# the arguments of a call, by place and by keyword, of its leaves and of the values it hands over
+Arguments: TypeAlias = Callable[
+    [Sequence[Any], Mapping[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]
+]
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,23 @@ class Traced:
     warnings: tuple[str, ...]
 
 
-def trace(fn: Callable[..., Any], avals: Sequence[Any], tree: Any) -> Traced:
-    """Trace `fn` at flat `avals` that `tree` (the structure of its tuple of arguments) puts together.
+def trace(program: Program, avals: Sequence[Any], arguments: Arguments) -> Traced:
+    """Trace a program at flat `avals`, of which `arguments` makes a call.
 
     Raises TraceError where the function does not come to its end, in JAX's code or in the user's own, with
     that exception as its cause; DimensionError where it asks for a decision about a symbolic size that cannot
     be taken. What stops a program from outside (KeyboardInterrupt, SystemExit) comes through.
     """
-    held = held_by(fn)
+    held = held_by(program)
     holders = holders_of_state(held)
     lost: list[int] = []
 
     # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
     def flat(*leaves: Any) -> Any:
         copies: Copies = {}
-        results = copied(fn, holders, copies)(*jax.tree.unflatten(tree, leaves))
+        inside = copied(program, holders, copies)
+        args, kwargs = arguments(leaves, inside.static)
+        results = inside.fn(*args, **kwargs)
         lost[:] = lost_writes(held, copies, results)
         return results
 

@@ -16,7 +16,13 @@ import jax
 from jax import core
 from jax.extend import core as jcore
 
-from j2o.frontend.held import Held, is_keras_variable, is_nnx, is_variable
+from j2o.frontend.held import (
+    Held,
+    Program,
+    is_keras_variable,
+    is_nnx,
+    is_variable,
+)
 from j2o.frontend.modules import Copies, is_written
 
 SHOWN = 3
@@ -229,10 +235,10 @@ def _owner(held: Held, position: int) -> tuple[str, Any]:
 
 
 def _described(path: str, x: Any) -> str:
-    """A module by its path and class, a partial call by the keywords that say it is one in training."""
-    if isinstance(x, functools.partial):
-        keywords = x.keywords.items()
-        said = [f"{name}={v}" for name, v in keywords if TRAINING.get(name) is v]
+    """A module by its path and class, a call by the arguments that say it is one in training."""
+    if isinstance(x, functools.partial | Program):
+        flags = _flags(x).items()
+        said = [f"{name}={v}" for name, v in flags if TRAINING[name] is v]
         return " and ".join(said)
     kind = type(x).__name__
     return f"{path} ({kind})" if path else kind
@@ -286,19 +292,23 @@ def _of_statistics(held: Held, results: Any) -> Iterator[str]:
 
 
 def _has_a_mode(x: Any) -> bool:
-    """Return True for a linen module, a Dropout of equinox that drops something, and a partial call."""
+    """Return True for a linen module, a Dropout of equinox that drops something, and a call."""
     equinox = sys.modules.get("equinox")
     if equinox is not None and isinstance(x, equinox.nn.Dropout):
         return isinstance(x.p, int | float) and x.p > 0
     linen = sys.modules.get("flax.linen")
     is_linen = linen is not None and isinstance(x, linen.Module)
-    return is_linen or isinstance(x, functools.partial)
+    return is_linen or isinstance(x, functools.partial | Program)
 
 
 def _flags(x: Any) -> dict[str, Any]:
-    """What an object says of training: by its attributes, or by the keywords of a partial call."""
-    is_call = isinstance(x, functools.partial)
-    parts = x.keywords if is_call else getattr(x, "__dict__", {})
+    """What an object says of training: by its attributes, or by the arguments of a call."""
+    if isinstance(x, Program):
+        parts = x.static
+    elif isinstance(x, functools.partial):
+        parts = x.keywords
+    else:
+        parts = getattr(x, "__dict__", {})
     return {name: parts[name] for name in TRAINING if name in parts}
 
 

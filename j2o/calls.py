@@ -1,0 +1,131 @@
+"""How a call of the function is put together: which arrays, weights and Python values stand where.
+
+An argument is a pytree whose leaves are slots. A slot takes an array that the caller of the model gives, a
+tree of weights, or a value that the function gets as it is. The caller of the model leaves out the arguments
+that have no array of his, and gives None for other slots without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+
+@dataclass(frozen=True)
+class Static:
+    """A value that the function gets as it is; see `static`."""
+
+    value: Any
+
+
+def static(value: Any) -> Static:
+    """Mark an entry of `specs` or `kwargs` as a Python value: the function gets it as it is.
+
+    It is no input of the model, and the model's caller leaves it out. Any object will do: a flag, a text, a
+    configuration, a function, a module. Arrays in it become constants of the model.
+    """
+    return Static(value)
+
+
+class Slot(NamedTuple):
+    """What a place in an argument takes: an array where both are None.
+
+    `weights` is the structure of a tree of weights, `static` the name of a value.
+    """
+
+    weights: Any = None
+    static: str | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """True where the caller of the model gives an array."""
+        return self.weights is None and self.static is None
+
+
+class Argument(NamedTuple):
+    """An argument by its place, or by its `keyword`; the leaves of `tree` are `slots`."""
+
+    keyword: str | None
+    tree: Any
+    slots: tuple[Slot, ...]
+
+    @property
+    def is_left_out(self) -> bool:
+        """True where it is as a whole what the model's caller does not give."""
+        is_one_slot = len(self.slots) == 1
+        is_leaf = is_one_slot and jax.tree_util.treedef_is_leaf(self.tree)
+        return is_leaf and not self.slots[0].is_given
+
+
+class Call(NamedTuple):
+    """The arguments of one call."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arguments of the function: those by place, then those by keyword in the order of their names."""
+
+    arguments: tuple[Argument, ...]
+
+    def call(self, leaves: Iterable[Any], static: Mapping[str, Any]) -> Call:
+        """The function's arguments, of all arrays and weights in order and of the values by their names."""
+        rest = iter(leaves)
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for argument in self.arguments:
+            filled = [_filled(slot, rest, static) for slot in argument.slots]
+            value = jax.tree.unflatten(argument.tree, filled)
+            if argument.keyword is None:
+                args.append(value)
+            else:
+                kwargs[argument.keyword] = value
+        return Call(tuple(args), kwargs)
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The keywords that the model's caller gives, in order."""
+        named = [a.keyword for a in self.arguments if not a.is_left_out]
+        return tuple(keyword for keyword in named if keyword is not None)
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The keywords that the model's caller does not give."""
+        named = [a.keyword for a in self.arguments if a.is_left_out]
+        return frozenset(keyword for keyword in named if keyword is not None)
+
+    @property
+    def caller_tree(self) -> Any:
+        """The structure of what the model's caller gives: the tuple by place, and that by keyword."""
+        by_place: list[Any] = []
+        by_keyword: list[Any] = []
+        for argument in self.arguments:
+            if not argument.is_left_out:
+                trees = by_place if argument.keyword is None else by_keyword
+                trees.append(_caller_tree(argument))
+        both = [tuple(by_place), tuple(by_keyword)]
+        return jax.tree_util.treedef_tuple(map(jax.tree_util.treedef_tuple, both))
+
+
+def _filled(slot: Slot, leaves: Iterator[Any], static: Mapping[str, Any]) -> Any:
+    """What stands in a slot."""
+    if slot.static is not None:
+        return static[slot.static]
+    if slot.weights is None:
+        return next(leaves)
+    weights = [next(leaves) for _ in range(slot.weights.num_leaves)]
+    return jax.tree.unflatten(slot.weights, weights)
+
+
+def _caller_tree(argument: Argument) -> Any:
+    """The structure of an argument with None where its slots take no array."""
+    if all(slot.is_given for slot in argument.slots):
+        return argument.tree
+    array = jax.ShapeDtypeStruct((), "float32")
+    filled = [array if slot.is_given else None for slot in argument.slots]
+    return jax.tree.structure(jax.tree.unflatten(argument.tree, filled))
