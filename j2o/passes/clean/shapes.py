@@ -283,28 +283,6 @@ def _(op, x, shape):
     return op.view(x, op.out_type.shape)
 
 
-@rewrite("matmul_swapped", level=2)
-def matmul_swapped(op, a, b, perm_a, perm_b):
-    """aᵀ bᵀ = (b a)ᵀ, where one of the transposes only swaps the last two axes and so goes away."""
-    return op.MatMul(op.Transpose(a, perm=perm_a), op.Transpose(b, perm=perm_b))
-
-
-@matmul_swapped.becomes
-def _(op, a, b, perm_a, perm_b):
-    rank = a.type.rank
-    if b.type.rank != rank:
-        return None
-    swap = (*range(rank - 2), rank - 1, rank - 2)
-    perm_a = tuple(_permutation(perm_a, rank))
-    perm_b = tuple(_permutation(perm_b, rank))
-    if swap not in (perm_a, perm_b):
-        return None
-    # swapped once more: one of the two is the operand itself
-    left = op.transpose(b, [perm_b[i] for i in swap])
-    right = op.transpose(a, [perm_a[i] for i in swap])
-    return op.transpose(op.MatMul(left, right), swap)
-
-
 @rewrite("reduce_squeezes", level=1)
 def reduce_squeezes(op, x, axes, over):
     """The inverse of `unit_axes`, for where nothing came of it: a reduction and its Squeeze are one node."""
@@ -338,7 +316,6 @@ shapes = RuleSet(
         mean,
         splat,
         reshape_ones,
-        matmul_swapped,
     ),
     doc="Changes of shape and layout that cancel, and means.",
 )
