@@ -121,8 +121,9 @@ def _comparable(array: Any) -> np.ndarray:
     plain = to_graph(array)
     if plain.dtype.kind in "biu":
         return plain
-    is_narrow_integer = "int" in plain.dtype.name  # those of ml_dtypes
-    return plain.astype(np.int64 if is_narrow_integer else np.float64)
+    if "int" in plain.dtype.name:  # the narrow ones of ml_dtypes
+        return plain.astype(np.int64)
+    return plain.astype(np.float64)
 
 
 def _same(a: Any, b: Any) -> np.ndarray:
@@ -135,12 +136,20 @@ def _same(a: Any, b: Any) -> np.ndarray:
 def _raise(
     name: str, model: np.ndarray, jax: np.ndarray, close: np.ndarray, how: str
 ) -> None:
-    where = tuple(int(i) for i in np.argwhere(~close)[0])
-    count = f"{int((~close).sum())} of {close.size} values differ"
+    """VerificationError with how many values differ, by how much, and the first of them."""
+    differs = ~close
+    what = f"{int(differs.sum())} of {close.size} values differ"
     if model.dtype.kind in "fc":
-        with np.errstate(all="ignore"):
-            gap = np.abs(model - jax)[~close]
-        gap = gap[np.isfinite(gap)]
-        count += f" by up to {gap.max():.3g}" if gap.size else ""
-    values = f"the model gives {model[where]}, JAX {jax[where]}"
-    raise VerificationError(f"output {name!r}: {count}; at {where} {values} ({how})")
+        what += _by_how_much(model[differs], jax[differs])
+    first = np.argwhere(differs)[0]
+    at = tuple(map(int, first))
+    values = f"the model gives {model[at]}, JAX {jax[at]}"
+    raise VerificationError(f"output {name!r}: {what}; at {at} {values} ({how})")
+
+
+def _by_how_much(model: np.ndarray, jax: np.ndarray) -> str:
+    """The largest finite difference, in words; nothing where none is finite."""
+    with np.errstate(all="ignore"):
+        gaps = np.abs(model - jax)
+    finite = gaps[np.isfinite(gaps)]
+    return f" by up to {finite.max():.3g}" if finite.size else ""

@@ -17,6 +17,7 @@ from j2o.ir import dims
 from j2o.ir.types import Dim
 from j2o.passes.lower.decompositions.linalg import qr
 from j2o.passes.lower.decompositions.matrices import (
+    Pair,
     batched,
     diagonal,
     epsilon,
@@ -58,9 +59,7 @@ def partners(n: Dim) -> Any:
     return found.astype(np.int32)
 
 
-def rotation(
-    own: Array, other: Array, between: Array, first: Array
-) -> tuple[Array, Array]:
+def rotation(own: Array, other: Array, between: Array, first: Array) -> Pair:
     """Cosines and sines (with a phase) of rotations that make 2x2 blocks diagonal.
 
     The blocks are `[[own, between], [between^H, other]]`, all of them at once. `first` tells which row
@@ -100,7 +99,7 @@ def swept(
     return tuple(found)
 
 
-def scaled(a: Array) -> tuple[Array, Array]:
+def scaled(a: Array) -> Pair:
     """`a` divided by its largest element, and that: squares neither overflow nor vanish."""
     if jnp.iscomplexobj(a):
         sizes = jnp.abs(a.real) + jnp.abs(a.imag)
@@ -128,7 +127,7 @@ def hermitian(a: Array, lower: bool) -> Array:
 @batched
 def eigh(
     a: Array, *, lower: bool, subset_by_index: tuple[int, int] | None = None, **_: Any
-) -> tuple[Array, Array]:
+) -> Pair:
     """Eigenvectors and ascending eigenvalues of the matrix that one triangle of `a` holds.
 
     NaN where none are found.
@@ -159,9 +158,7 @@ def _jacobi(a: Array, tolerance: Array) -> tuple[Array, Array, Array]:
     rounds = jnp.asarray(partners(n))
     at = positions(n)
 
-    def turn(
-        state: tuple[Array, Array], partner: Array
-    ) -> tuple[tuple[Array, Array], None]:
+    def turn(state: Pair, partner: Array) -> tuple[Pair, None]:
         a, v = state
         own = diagonal(a).real
         across = take(a, partner)

@@ -18,6 +18,7 @@ from j2o.ir import dims
 from j2o.ir.types import Dim
 from j2o.passes.lower.decompositions.matrices import (
     BLOCK,
+    Pair,
     batched,
     blocks,
     diagonal,
@@ -64,7 +65,7 @@ def cholesky(a: Array) -> Array:
 def _cholesky_panel(panel: Array, width: Dim) -> Array:
     """The first `width` columns of the factor, as rows; `panel` has those of the matrix, as rows."""
 
-    def step(panel: Array, j: Array) -> tuple[Array, Array]:
+    def step(panel: Array, j: Array) -> Pair:
         column = take(panel, j)
         column = column / jnp.sqrt(take(column, j).real)
         across = column[:width, None].conj()
@@ -78,7 +79,7 @@ def _cholesky_panel(panel: Array, width: Dim) -> Array:
 def cholesky_update(r: Array, w: Array) -> Array:
     """The upper factor of R^T R + w w^T, by plane rotations."""
 
-    def step(w: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(w: Array, row: Pair) -> Pair:
         j, line = row
         cosine, sine = _rotation_to_zero(take(line, j), take(w, j))
         return cosine * w + sine * line, cosine * line - sine * w
@@ -88,7 +89,7 @@ def cholesky_update(r: Array, w: Array) -> Array:
     return factor
 
 
-def _rotation_to_zero(x: Array, y: Array) -> tuple[Array, Array]:
+def _rotation_to_zero(x: Array, y: Array) -> Pair:
     """Cosine and sine of the rotation that takes (x, y) to a vector without a second component."""
     # divided out, so that squares do not overflow
     size = jnp.maximum(jnp.abs(x), jnp.abs(y))
@@ -149,7 +150,7 @@ def _lu_panel(panel: Array, steps: Dim) -> LU:
     if is_empty(steps):
         return LU(panel, at[:0], at)
 
-    def step(state: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], Array]:
+    def step(state: Pair, j: Array) -> tuple[Pair, Array]:
         panel, order = state
         column = take(panel, j)
         candidates = jnp.where(at >= j, _pivot_size(column), -1)
@@ -183,7 +184,7 @@ def _pivot_size(column: Array) -> Array:
 def lu_pivots_to_permutation(pivots: Array, *, permutation_size: Dim) -> Array:
     """The permutation that a sequence of exchanges makes."""
 
-    def step(order: Array, exchange: tuple[Array, Array]) -> tuple[Array, None]:
+    def step(order: Array, exchange: Pair) -> tuple[Array, None]:
         i, j = exchange
         # by indexing, which says what becomes of a pivot that is out of bounds
         half_done = order.at[i].set(order[j])
@@ -241,9 +242,7 @@ def _qr_panel(panel: Array, steps: Dim, fixed: Array | None = None) -> QR:
     if is_empty(steps):
         return QR(panel, jnp.zeros((0,), panel.dtype), columns)
 
-    def step(
-        state: tuple[Array, Array], j: Array
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def step(state: Pair, j: Array) -> tuple[Pair, Pair]:
         panel, order = state
         if fixed is not None:
             next_column = jnp.where(j < fixed, j, _largest_from(panel, j))
@@ -285,13 +284,11 @@ def geqp3(a: Array, marks: Array, **_: Any) -> tuple[Array, Array, Array]:
     return packed.T, from_one.astype(marks.dtype), taus
 
 
-def _marked_first(is_marked: Array) -> tuple[Array, Array]:
+def _marked_first(is_marked: Array) -> Pair:
     """An order of columns in which those with a mark come first, and how many these are."""
     at = positions(is_marked.shape[0])
 
-    def step(
-        state: tuple[Array, Array], row: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Array], None]:
+    def step(state: Pair, row: Pair) -> tuple[Pair, None]:
         order, count = state
         j, mark = row
         place = jnp.where(mark, count, j)
@@ -305,7 +302,7 @@ def _marked_first(is_marked: Array) -> tuple[Array, Array]:
 
 @lower_with("geqrf")
 @batched
-def geqrf(a: Array) -> tuple[Array, Array]:
+def geqrf(a: Array) -> Pair:
     """R in the upper triangle, the Householder vectors below, and their `tau`."""
     rank = dims.minimum(*a.shape)
     if is_small(rank):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax import Array, lax
 from j2o.ir import dims
 from j2o.ir.types import Dim
 
+Pair: TypeAlias = tuple[Array, Array]
 BLOCK = 32  # columns that are factored one by one; what they do to the rest is one matrix product
 MOST_BLOCKS = 16  # a large matrix gets wider blocks instead of more of them: each is code of its own
 
@@ -81,7 +82,7 @@ def positions(n: Dim) -> Array:
     return lax.iota(jnp.int32, n)
 
 
-def grid(rows: Dim, columns: Dim) -> tuple[Array, Array]:
+def grid(rows: Dim, columns: Dim) -> Pair:
     """The number of its row and that of its column, for each element of a matrix.
 
     They are `[rows, 1]` and `[columns]`, and broadcast.

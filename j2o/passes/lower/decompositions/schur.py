@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -19,6 +19,7 @@ from j2o.ir import dims
 from j2o.passes.lower.decompositions.eigen import hermitian, scaled
 from j2o.passes.lower.decompositions.linalg import apply_q, reflector
 from j2o.passes.lower.decompositions.matrices import (
+    Pair,
     batched,
     diagonal,
     epsilon,
@@ -30,8 +31,6 @@ from j2o.passes.lower.decompositions.matrices import (
     wide,
 )
 from j2o.passes.lower.table import lower_with
-
-Pair: TypeAlias = tuple[Array, Array]
 
 
 def in_turn(fn: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:

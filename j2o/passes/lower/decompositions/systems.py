@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from j2o.ir import dims
 from j2o.passes.lower.decompositions.matrices import (
+    Pair,
     batched,
     blocks,
     epsilon,
@@ -79,7 +80,7 @@ def _substitute_upwards(a: Array, b: Array, unit: bool) -> Array:
 
 
 def _substitute_block(a: Array, b: Array, lower: bool, unit: bool) -> Array:
-    def step(b: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(b: Array, at: Pair) -> Pair:
         j, column = at
         x = take(b, j)
         if not unit:
@@ -198,9 +199,7 @@ def _eliminate(
 def _back_substituted(done: Eliminated, last: Row, divide: Divide) -> Array:
     """The solution of the triangle, from its last row upwards."""
 
-    def step(
-        known: tuple[Array, Array], row: Eliminated
-    ) -> tuple[tuple[Array, Array], Array]:
+    def step(known: Pair, row: Eliminated) -> tuple[Pair, Array]:
         next_x, second_x = known
         right = row.right - row.upper * next_x - row.second * second_x
         x = divide(right, row.diagonal)
@@ -233,12 +232,12 @@ def _divided(b: Array, pivot: Array, nudge: Array) -> Array:
     tiny = jnp.finfo(b.dtype).tiny
     largest = jnp.max(jnp.abs(b), initial=0)
 
-    def overflows(state: tuple[Array, Array]) -> Array:
+    def overflows(state: Pair) -> Array:
         size = jnp.abs(state[0])
         too_large = jnp.where(size < tiny, largest * tiny > size, largest > size / tiny)
         return (size < 1) & ((size == 0) | too_large)
 
-    def moved(state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def moved(state: Pair) -> Pair:
         pivot, nudge = state
         return pivot + nudge, 2 * nudge
 
