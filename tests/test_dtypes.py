@@ -338,3 +338,13 @@ def test_bits_of_integers(dtype):
         y = jnp.asarray(np.array(seconds, dtype.numpy))
         for level in (0, 2):
             j2o.compile(program, [x, y], opt_level=level).verify(x, y)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_transposed_batch_of_16_bits_times_a_matrix(dtype, level):
+    w = np.eye(6, 4, dtype=np.float32)
+    fn = lambda x: (x.astype(dtype).swapaxes(0, 1) @ w.astype(dtype)).astype("float32")  # noqa: E731
+    x = np.arange(36, dtype=np.float32).reshape(2, 3, 6)
+    got = j2o.compile(fn, ["f32[B,T,6]"], opt_level=level)(x)
+    np.testing.assert_array_equal(got, fn(x))

@@ -15,6 +15,7 @@ from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
 from j2o.passes.layout.contractions import contractions
 from j2o.passes.layout.gemm import gemm
+from j2o.passes.layout.hoist import hoist, invariants, sink
 from j2o.passes.layout.last_rows import last_rows
 from j2o.passes.layout.projections import projections
 from j2o.passes.layout.transposes import transposes
@@ -62,8 +63,11 @@ LAYOUT: tuple[Step, ...] = (
     affine,
     contractions,
     attention,  # it reads contractions
+    invariants,
+    sink,
     last_rows,
     cells,
+    hoist,  # what cells have left
     fold,  # the weights of cells
     shapes,
     dce,

@@ -14,9 +14,11 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.graph import Node, Value
 from j2o.ir.types import Attr, Dim, DType, Type, is_one, same_shape
 from j2o.passes.clean.shapes import RESHAPES
+from j2o.passes.layout.hoist import compute_at_once
+from j2o.passes.layout.scans import Row, read_scan, write_scan
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.recover.linear_forms import Bias, Term, is_zero
 
@@ -482,40 +484,19 @@ def _write_rest(
     left: Sequence[tuple[int, Value]],
 ) -> None:
     """What is left of a loop: it reads every h' as a row, where it needs it."""
-    node, body = loop.node, loop.body
     needed = loop.needed(cells)
-    operands = list(node.inputs)
-    directions = list(loop.read_backwards)
-    body.set_outputs([value for _, value in left])
+    scan = read_scan(loop.node)
+    places = [place for place, _ in left]
+    count = loop.state_count
+    scan.carried = [one for i, one in enumerate(scan.carried) if i in places]
+    scan.stacked = [one for i, one in enumerate(scan.stacked) if i + count in places]
     for cell in cells:
         if cell.new in needed:
-            row = body.add_input(cell.new.type, cell.new.hint)
+            row = loop.body.add_input(cell.new.type, cell.new.hint)
             cell.new.replace_by(row)
-            operands.append(writer.stacks[cell.new])
-            directions.append(writer.directions[cell.new])
-    _erase_unused(body)
-    gone = {place for cell in cells for place in cell.places}
-    for place in sorted(gone, reverse=True):
-        body.remove_input(place)
-        del operands[place]
-    attrs: dict[str, Attr] = {"num_scan_inputs": len(directions)}
-    if any(directions):
-        attrs["scan_input_directions"] = tuple(directions)
-    stacked = [place - loop.state_count for place, _ in left]
-    written = [loop.written_backwards[place] for place in stacked if place >= 0]
-    if any(written):
-        attrs["scan_output_directions"] = tuple(written)
-    outputs = [node.outputs[place] for place, _ in left]
-    op = Builder(node.home, node, node.loc, outputs[0].hint)
-    types = [value.type for value in outputs]
-    rest = op.node("onnx.Scan", operands, attrs, types, [body])
-    for old, new in zip(outputs, rest.outputs, strict=True):
-        old.replace_by(new)
-    node.erase()
-
-
-def _erase_unused(body: Graph) -> None:
-    """Erase what nothing uses any more."""
-    for node in reversed(body):
-        if node.op != "return" and node.spec.pure and not node.used:
-            node.erase()
+            stack, direction = writer.stacks[cell.new], writer.directions[cell.new]
+            scan.rows.append(Row(stack, row, direction))
+            scan.follow(cell.new, row)
+    scan.drop_unused()
+    if not compute_at_once(scan):
+        write_scan(scan)

@@ -21,6 +21,9 @@ from j2o.ir.types import Dim, Shape, is_one, same_shape
 from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.layout.transposes import perm_of
 
+MOST_TERMS = (
+    16  # of longer sums no form is read: each sum copies the terms of its operands
+)
 COLUMN = -1  # in a layout: an axis of columns
 # no Relu: that of onnxruntime's RNN makes 0 of a NaN
 ACTIVATIONS = {"onnx.Sigmoid": "Sigmoid", "onnx.Tanh": "Tanh"}
@@ -367,7 +370,7 @@ def _sum(a: Form, b: Form) -> Form | None:
     """The sum of two forms of the same columns."""
     if a.activation or b.activation or a.layout != b.layout:
         return None
-    if a.columns.shape != b.columns.shape:
+    if a.columns.shape != b.columns.shape or len(a.terms) + len(b.terms) > MOST_TERMS:
         return None
     return Form(a.layout, (*a.terms, *b.terms), (*a.biases, *b.biases))
 
@@ -375,6 +378,8 @@ def _sum(a: Form, b: Form) -> Form | None:
 def _shifted(form: Form, bias: Value, node: Node) -> Form | None:
     """The sum of a form and of what is the same for all rows of the batch."""
     shape = bias.type.shape
+    if len(form.biases) == MOST_TERMS:
+        return None
     if form.activation or not bias.type.is_static or len(shape) > len(form.layout):
         return None
     if node.out.type.rank != len(form.layout):

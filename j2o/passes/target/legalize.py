@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Mapping
 
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.onnx_ops import constraint_of
 from j2o.ir.target import Row, Target
 from j2o.ir.types import OPSET_OF, DType, is_in_onnx
 from j2o.ir.views import casted
 from j2o.passes.context import Context
+from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
 # what stands in for a dtype, nearest first: each holds all of its values
@@ -261,11 +262,34 @@ def _one_over(graph: Graph, node: Node) -> bool:
     return True
 
 
+def _cast_in_front(graph: Graph, node: Node) -> bool:
+    """`Cast(Transpose(x))` as an operand of a product is `Transpose(Cast(x))`.
+
+    Onnxruntime ends the process where it fuses the product with a Transpose of a batch behind which a Cast
+    stands.
+    """
+    found = False
+    for index, value in enumerate(node.operands):
+        cast = value.node
+        if cast is None or cast.op != "onnx.Cast" or cast.graph is not graph:
+            continue
+        source = cast.operand(0)
+        perm = perm_of(source.node)
+        if perm is not None:
+            op = Builder(graph, node, cast.loc, value.hint)
+            first = op.node("onnx.Cast", [source.producer.operand(0)], cast.attrs).out
+            node.set_input(index, op.transpose(first, perm))
+            erase_dead(cast)
+            found = True
+    return found
+
+
 # operators that the target runs, but not as ONNX has them: (graph, node) → True where it made others of them
 FAULTY: dict[str, Callable[[Graph, Node], bool]] = {
     "onnx.ReduceMax": _with_nans,
     "onnx.ReduceMin": _with_nans,
     "onnx.Div": _one_over,
+    "onnx.MatMul": _cast_in_front,
 }
 
 

@@ -1,0 +1,148 @@
+"""Scans as what they read, carry and stack, so that passes can add to these and take away."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.types import Attr
+from j2o.passes.layout.transposes import weight
+
+
+@dataclass
+class Carried:
+    """What a Scan begins with, the body's input and result for it, and the result of the Scan."""
+
+    first: Value
+    old: Value
+    new: Value
+    out: Value
+
+
+@dataclass
+class Row:
+    """A stack that a Scan reads, the body's input for one of its rows, and 1 where it reads from the end."""
+
+    stack: Value
+    row: Value
+    is_backwards: int
+
+
+@dataclass
+class Stacked:
+    """A result of the body, the stack of them that the Scan gives, and 1 where it writes from the end."""
+
+    row: Value
+    out: Value
+    is_backwards: int
+
+
+@dataclass
+class Scan:
+    """A Scan in its parts."""
+
+    node: Node
+    body: Graph
+    carried: list[Carried]
+    rows: list[Row]
+    stacked: list[Stacked]
+
+    @functools.cached_property
+    def elements(self) -> float:
+        """How many elements a round reads, rows and what is carried, at sizes that are typical."""
+        return sum(weight(value) for value in self.body.inputs)
+
+    def is_invariant(self, value: Value) -> bool:
+        """Return True for what is the same in each round."""
+        return value.graph is not self.body or value.op in ("const", "dims")
+
+    def follow(self, old: Value, new: Value) -> None:
+        """Let the results of the body that were one value be another."""
+        for one in self.carried:
+            if one.new is old:
+                one.new = new
+        for one in self.stacked:
+            if one.row is old:
+                one.row = new
+
+    def drop_unused(self) -> None:
+        """Let the body give the results that are listed here alone, and erase what no one of them needs."""
+        body = self.body
+        carried = [one.new for one in self.carried]
+        body.set_outputs([*carried, *(one.row for one in self.stacked)])
+        for node in reversed(body):
+            if node.op != "return" and node.spec.pure and not node.used:
+                node.erase()
+
+
+def read_scan(node: Node) -> Scan:
+    """The parts of a Scan."""
+    body = node.graphs[0]
+    inputs, results, outs = body.inputs, body.outputs, node.outputs
+    row_count = node.int_attr("num_scan_inputs")
+    count = len(inputs) - row_count
+    read = node.ints_attr("scan_input_directions", [0] * row_count)
+    written = node.ints_attr("scan_output_directions", [0] * (len(outs) - count))
+    carried = [
+        Carried(node.operand(i), inputs[i], results[i], outs[i]) for i in range(count)
+    ]
+    rows = [
+        Row(node.operand(count + i), inputs[count + i], direction)
+        for i, direction in enumerate(read)
+    ]
+    stacked = [
+        Stacked(results[count + i], outs[count + i], direction)
+        for i, direction in enumerate(written)
+    ]
+    return Scan(node, body, carried, rows, stacked)
+
+
+def write_scan(scan: Scan) -> None:
+    """Put a Scan of these parts in the place of its node; what its body does not use any more goes.
+
+    Results of the old node that are left out must have no users.
+    """
+    node, body = scan.node, scan.body
+    scan.drop_unused()
+    used = [one for one in scan.rows if one.row.uses]
+    scan.rows = used or scan.rows[:1]  # a Scan reads something
+    _set_inputs(
+        body, [*(one.old for one in scan.carried), *(one.row for one in scan.rows)]
+    )
+    outs = [*(one.out for one in scan.carried), *(one.out for one in scan.stacked)]
+    operands = [
+        *(one.first for one in scan.carried),
+        *(one.stack for one in scan.rows),
+    ]
+    if outs:
+        op = Builder(node.home, node, node.loc, outs[0].hint)
+        types = [out.type for out in outs]
+        new = op.node("onnx.Scan", operands, _attributes(scan), types, [body])
+        for old, value in zip(outs, new.outputs, strict=True):
+            old.replace_by(value)
+    node.erase()
+
+
+def _attributes(scan: Scan) -> dict[str, Attr]:
+    attrs: dict[str, Attr] = {"num_scan_inputs": len(scan.rows)}
+    read = tuple(one.is_backwards for one in scan.rows)
+    written = tuple(one.is_backwards for one in scan.stacked)
+    if any(read):
+        attrs["scan_input_directions"] = read
+    if any(written):
+        attrs["scan_output_directions"] = written
+    return attrs
+
+
+def _set_inputs(body: Graph, inputs: Iterable[Value]) -> None:
+    """Let a body have these inputs; ValueError where one that goes is used."""
+    kept = list(inputs)
+    for value in body.inputs:
+        if value not in kept and value.uses:
+            raise ValueError(f"input %{value.hint} of a body is used")
+    body.inputs[:] = kept
+    for index, value in enumerate(kept):
+        value.index = index
