@@ -85,7 +85,7 @@ def test_regions_and_functions_are_looked_at():
 
     @j2o.function
     def block(x):
-        return jnp.exp(x)
+        return jnp.exp(x) + 3
 
     model = j2o.compile(lambda x: block(block(x)), [X], opset=18).to_proto()
     assert reasons(model)[NEWEST] == []

@@ -169,7 +169,8 @@ def _uses(model: onnx.ModelProto) -> set[Use]:
             for graph in _regions(node):
                 _enter(graph, known)
                 waiting.append((graph.node, known))
-            if (node.domain, node.op_type) not in own:
+            is_constant = node.op_type == "Constant"  # no kernel: it is an initializer
+            if not is_constant and (node.domain, node.op_type) not in own:
                 found.add(Use(domain, node.op_type, *_signature(node, known)))
     return found
 

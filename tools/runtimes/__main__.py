@@ -2,15 +2,18 @@
 
     python -m tools.runtimes --zoo ../zoo.py --write onnxruntime-1.20=PYTHON onnxruntime-web=FOLDER …
 
-Each program is exported at the default opset, and for each target that has the name of a runtime.
-`--only mlp,gpt` takes the programs whose names have one of these words, `--write` puts the table into
-`docs/runtimes.md`. The status is 1 where a runtime gives other numbers than JAX.
+Each program is exported at the default opset, and for each runtime that is a target. `--only mlp,gpt` takes
+the programs whose names have one of these words, `--write` puts the table into `docs/runtimes.md`. The
+status is 1 where a runtime gives other numbers than JAX, or takes a file of which `j2o inspect` says that it
+does not, or the other way round ("not expected").
 """
 
 from __future__ import annotations
 
 import argparse
+import filecmp
 import importlib.util
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +26,8 @@ import numpy as np
 import j2o
 from examples import zoo
 from j2o.backend.kernels import names
+from j2o.backend.load import read
+from j2o.backend.takers import takers
 from j2o.ir import dims
 from j2o.ir.dims import DimScope
 from tools.runtimes.asking import Answer, Runtime, ask, job, runtime
@@ -31,6 +36,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "runtimes.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end -->\n"
 TOLERANCE = 1e-3  # of the largest magnitude of an output, or of 1 where that is less
 GOOD = "✓"
+LONGEST = 200  # characters of a message
+SURPRISE = "not expected:"  # how a note begins of which the tables know nothing
 LARGE = (
     2**27
 )  # bytes of weights above which onnx's evaluator, which is slow, is not asked
@@ -55,6 +62,7 @@ class Export(NamedTuple):
     wanted: list[np.ndarray]
     opset: int
     size: int
+    keeps: dict[str, str]  # what keeps a runtime from it, as `j2o inspect` tells it
     refused: str | None = None
 
 
@@ -108,7 +116,8 @@ def export(program: Program, target: str | None, folder: Path) -> Export:
     try:
         model = j2o.compile(program.fn, program.specs, target=target)
     except j2o.UnsupportedError as error:
-        return Export(program.name, target, "", {}, [], 0, 0, str(error))
+        told = " ".join(str(error).split())[:LONGEST]
+        return Export(program.name, target, "", {}, [], 0, 0, {}, f"j2o: {told}")
     leaves = jax.tree.leaves(program.arguments)
     arrays = [np.asarray(leaf) for leaf in leaves]
     feeds = dict(zip(model.input_names, arrays, strict=True))
@@ -117,23 +126,35 @@ def export(program: Program, target: str | None, folder: Path) -> Export:
     kind = (target or "default").replace("/", "-")
     path = folder / f"{program.name.replace('/', '-')}-{kind}.onnx"
     model.save(path, external_data=False)
+    keeps = {one.name: ", ".join(one.reasons) for one in takers(read(path))}
     size = path.stat().st_size
-    return Export(program.name, target, str(path), feeds, wanted, model.opset, size)
+    return Export(
+        program.name, target, str(path), feeds, wanted, model.opset, size, keeps
+    )
 
 
 # --------------------------------------------------------------------------------- comparing
 
 
-def verdict(one: Export, answer: Answer) -> str:
+def verdict(one: Export, runtime: str, answer: Answer) -> str:
     """A mark where the outputs are JAX's, else what is the matter."""
+    known = one.keeps.get(runtime)
     if answer.error is not None:
-        return answer.error
+        told = _without_paths(answer.error)
+        return known or (told if known is None else f"{SURPRISE} {told}")
+    if known:
+        return f"{SURPRISE} it runs; inspect says that it does not: {known}"
     for got, want in zip(answer.outputs, one.wanted, strict=True):
         if got.shape != want.shape:
-            return f"an output has the shape {got.shape}, not {want.shape}"
+            return f"shapes differ: {got.shape}, not {want.shape}"
         if problem := _apart(got, want):
             return problem
     return GOOD
+
+
+def _without_paths(text: str) -> str:
+    """A message of a runtime without names of files, and not too long."""
+    return re.sub(r"\S*/\S+", "…", text)[:LONGEST]
 
 
 def _apart(got: np.ndarray, want: np.ndarray) -> str | None:
@@ -151,7 +172,7 @@ def _apart(got: np.ndarray, want: np.ndarray) -> str | None:
 
 def asked(one: Runtime, exports: Sequence[Export]) -> list[str]:
     """What a runtime makes of exports."""
-    verdicts = [each.refused and f"j2o: {each.refused}" for each in exports]
+    verdicts = [each.refused for each in exports]
     jobs, where = [], []
     for i, each in enumerate(exports):
         if verdicts[i]:
@@ -162,7 +183,7 @@ def asked(one: Runtime, exports: Sequence[Export]) -> list[str]:
         jobs.append(job(each.path, each.feeds))
         where.append(i)
     for i, answer in zip(where, ask(one, jobs), strict=True):
-        verdicts[i] = verdict(exports[i], answer)
+        verdicts[i] = verdict(exports[i], one.name, answer)
     return [text or "" for text in verdicts]
 
 
@@ -177,23 +198,22 @@ class Table:
         self.rows: dict[str, dict[str, str]] = {}
         self.notes: dict[str, int] = {}
 
-    def enter(self, one: Export, column: str, text: str) -> None:
-        """Enter what a runtime makes of an export."""
-        row = self.rows.setdefault(one.program, {})
-        if one.target is None:
-            row["opset"] = str(one.opset)
-        if text != GOOD:
-            number = self.notes.setdefault(text, len(self.notes) + 1)
-            text = f"[{number}]"
-        key = column if one.target is None else f"{column} (target)"
-        row[key] = text
+    def enter(
+        self, program: str, opset: int, column: str, texts: Sequence[str]
+    ) -> None:
+        """Enter what a runtime makes of the export at the default opset, and of that for it."""
+        row = self.rows.setdefault(program, {"opset": str(opset)})
+        marks = dict.fromkeys(map(self.mark, texts))
+        row[column] = " / ".join(marks)
+
+    def mark(self, text: str) -> str:
+        """The mark itself, or the number of a note."""
+        if text == GOOD:
+            return text
+        return f"[{self.notes.setdefault(text, len(self.notes) + 1)}]"
 
     def __str__(self) -> str:
-        keys = ["opset"]
-        for column in self.columns:
-            keys.append(column)
-            if any(f"{column} (target)" in row for row in self.rows.values()):
-                keys.append(f"{column} (target)")
+        keys = ["opset", *self.columns]
         lines = [
             "| program | " + " | ".join(keys) + " |",
             "| --- | " + " | ".join("---" for _ in keys) + " |",
@@ -225,7 +245,12 @@ def main() -> int:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         after = rest.partition(END)[2]
         PAGE.write_text(before + BEGIN + f"\n{table}\n" + END + after)
-    return int(any("differ" in note for note in table.notes))
+    return int(any(_is_wrong(note) for note in table.notes))
+
+
+def _is_wrong(note: str) -> bool:
+    """Return True where numbers are not JAX's, or a table is wrong."""
+    return " differ" in note or note.startswith(SURPRISE)
 
 
 def _enter(
@@ -236,12 +261,14 @@ def _enter(
     for one in runtimes:
         exports = [plain]
         if one.name in names():
-            exports.append(export(program, one.name, folder))
-        for each, text in zip(exports, asked(one, exports), strict=True):
-            table.enter(each, one.version(), text)
-            where = f"for {each.target}" if each.target else f"at opset {each.opset}"
-            print(f"{program.name} {where} in {one.name}: {text}", flush=True)
-            if each.target and each.path:
+            special = export(program, one.name, folder)
+            if special.refused or not filecmp.cmp(plain.path, special.path, False):
+                exports.append(special)
+        texts = asked(one, exports)
+        table.enter(program.name, plain.opset, one.version(), texts)
+        print(f"{program.name} in {one.name}: {' / '.join(texts)}", flush=True)
+        for each in exports[1:]:
+            if each.path:
                 Path(each.path).unlink()
 
 
