@@ -348,3 +348,15 @@ def test_a_transposed_batch_of_16_bits_times_a_matrix(dtype, level):
     x = np.arange(36, dtype=np.float32).reshape(2, 3, 6)
     got = j2o.compile(fn, ["f32[B,T,6]"], opt_level=level)(x)
     np.testing.assert_array_equal(got, fn(x))
+
+
+@pytest.mark.parametrize("to", ["int2", "uint2", "int4", "uint4", "int8", "bool"])
+@pytest.mark.parametrize("source", ["int2", "uint2", "int4", "uint4", "float32"])
+def test_constants_of_small_dtypes_are_converted_while_compiling(source, to):
+    x = jnp.asarray(np.array([0, 1, 2, 3, 7, 12, -1, -8])).astype(source)
+
+    def fn():
+        return lax.convert_element_type(x, jnp.dtype(to))
+
+    got = j2o.compile(fn, [])()
+    assert got.astype(np.int8).tolist() == jax.jit(fn)().astype(np.int8).tolist()

@@ -322,8 +322,11 @@ def _shift(node: Node, x: np.ndarray, by: np.ndarray) -> np.ndarray | None:
 def _cast(node: Node, x: np.ndarray) -> np.ndarray | None:
     """A conversion; what comes out of range of the dtype is the runtime's choice."""
     to = node.out.type.dtype
-    if node.operand(0).type.dtype.is_float and to.is_int and not _in_range(x, to):
+    source = node.operand(0).type.dtype
+    if source.is_float and to.is_int and not _in_range(x, to):
         return None
+    if source.is_int and source.bits < 8:
+        x = x.astype(np.int16)  # numpy has no conversion from one such dtype to another
     cast = x.astype(to.numpy)
     saturates = to.is_float and to.bits == 8 and node.int_attr("saturate", 1)
     if saturates and not np.isfinite(cast.astype(np.float32)).all():
