@@ -46,6 +46,13 @@ def _iterate(step: Step, active: Array, start: Any, limit: int) -> Any:
 # -------------------------------------------------------------------- incomplete gamma
 
 
+class WithSlope(NamedTuple):
+    """A function of a and x: its value, and its derivative by a."""
+
+    value: Array
+    slope: Array
+
+
 class Series(NamedTuple):
     """A series so far: its last term, x^n / divisors, and its sum, both with their derivatives by a."""
 
@@ -56,7 +63,7 @@ class Series(NamedTuple):
     slope: Array
 
 
-def _series(a: Array, x: Array, active: Array, derive: bool) -> tuple[Array, Array]:
+def _series(a: Array, x: Array, active: Array, derive: bool) -> WithSlope:
     """The sum of x^n / ((a+1) … (a+n)) and its derivative by a (DLMF 8.11.4).
 
     With `derive` it ends where the derivative is exact, else where the sum is.
@@ -71,14 +78,16 @@ def _series(a: Array, x: Array, active: Array, derive: bool) -> tuple[Array, Arr
         slope = s.slope + term_slope
         term = s.term * ratio
         total = s.total + term
-        change = jnp.abs(term_slope / slope) if derive else term / total
-        return change > eps, Series(divisor, term, total, term_slope, slope)
+        new = Series(divisor, term, total, term_slope, slope)
+        if derive:
+            return jnp.abs(term_slope / slope) > eps, new
+        return term / total > eps, new
 
     one = jnp.ones_like(a)
     zero = jnp.zeros_like(a)
     start = Series(a, one, one, zero, zero)
     end: Series = _iterate(step, active, start, 2**31 - 2)
-    return end.total, end.slope
+    return WithSlope(end.total, end.slope)
 
 
 class Convergent(NamedTuple):
@@ -105,7 +114,7 @@ class Fraction(NamedTuple):
     before: Convergent
 
 
-def _fraction(a: Array, x: Array, active: Array, derive: bool) -> tuple[Array, Array]:
+def _fraction(a: Array, x: Array, active: Array, derive: bool) -> WithSlope:
     """The continued fraction of Γ(a, x) eˣ x⁻ᵃ and its derivative by a (DLMF 8.9.2, Cephes' igamc).
 
     With `derive` it ends where the derivative is exact, else where the value is.
@@ -131,8 +140,9 @@ def _fraction(a: Array, x: Array, active: Array, derive: bool) -> tuple[Array, A
         before = so_far.last.scaled(scale)
         return goes_on, Fraction(y, z, value, slope, last, before)
 
-    end: Fraction = _iterate(step, active, _first_fraction(a, x), 2000)
-    return end.value, end.slope
+    start = _first_fraction(a, x)
+    end: Fraction = _iterate(step, active, start, 2000)
+    return WithSlope(end.value, end.slope)
 
 
 def _first_fraction(a: Array, x: Array) -> Fraction:
@@ -168,28 +178,37 @@ def _scale(a: Array, x: Array) -> tuple[Array, Array]:
     return lax.exp(log), ~underflows
 
 
-def _incomplete(a: Array, x: Array, beyond: Array, active: Array) -> tuple[Array, ...]:
-    """Where P(a, x) and Q(a, x) are defined, Q and P.
+class Regularised(NamedTuple):
+    """The upper function Q(a, x) and the lower one P(a, x) = 1 - Q(a, x), and where they are defined.
 
-    Q by its fraction where `beyond`, and P by its series elsewhere.
+    Each has its value where its own formula was asked for.
     """
+
+    domain: Array
+    upper: Array
+    lower: Array
+
+
+def _regularised(a: Array, x: Array, beyond: Array, active: Array) -> Regularised:
+    """Q by its fraction where `beyond`, and P by its series elsewhere."""
     is_nan = jnp.isnan(a) | jnp.isnan(x)
     both_zero = (a == 0) & (x == 0)
-    domain = ~((x < 0) | (a < 0) | both_zero | is_nan)
+    is_negative = (x < 0) | (a < 0)
+    domain = ~(is_negative | both_zero | is_nan)
     scale, representable = _scale(a, x)
     active = active & domain & representable & ~jnp.isinf(x)
-    fraction, _ = _fraction(a, x, active & beyond, derive=False)
-    series, _ = _series(a, x, active & ~beyond, derive=False)
-    upper = fraction * scale
-    lower = series * scale / a
-    return domain, upper, lower
+    fraction = _fraction(a, x, active & beyond, derive=False)
+    series = _series(a, x, active & ~beyond, derive=False)
+    upper = fraction.value * scale
+    lower = series.value * scale / a
+    return Regularised(domain, upper, lower)
 
 
 @lower_formula("igamma")
 def igamma(a: Array, x: Array) -> Array:
     """P(a, x), the regularised lower incomplete gamma function."""
     beyond = (x >= 1) & (x > a)
-    domain, upper, lower = _incomplete(a, x, beyond, x != 0)
+    domain, upper, lower = _regularised(a, x, beyond, active=x != 0)
     out = jnp.where(beyond, 1 - upper, lower)
     out = jnp.where(x == 0, 0, out)
     out = jnp.where(x == jnp.inf, 1, out)
@@ -200,9 +219,10 @@ def igamma(a: Array, x: Array) -> Array:
 def igammac(a: Array, x: Array) -> Array:
     """Q(a, x) = 1 - P(a, x)."""
     beyond = ~((x < 1) | (x < a))
-    domain, upper, lower = _incomplete(a, x, beyond, a != 0)
+    domain, upper, lower = _regularised(a, x, beyond, active=a != 0)
     out = jnp.where(beyond, upper, 1 - lower)
-    out = jnp.where((x == jnp.inf) | (a == 0), 0, out)
+    is_zero = (x == jnp.inf) | (a == 0)
+    out = jnp.where(is_zero, 0, out)
     return jnp.where(domain, out, jnp.nan)
 
 
@@ -218,11 +238,13 @@ def _gradient(a: Array, x: Array, finish: Finish) -> Array:
     scale, representable = _scale(a, x)
     active = domain & representable & (x != 0)
     log_x = lax.log(x)
-    value, slope = _fraction(a, x, active & beyond, derive=True)
-    numerator = value * (log_x - lax.digamma(a)) + slope
+    fraction = _fraction(a, x, active & beyond, derive=True)
+    log_slope = log_x - lax.digamma(a)
+    numerator = fraction.value * log_slope + fraction.slope
     upper = finish(scale, x, -numerator)
-    value, slope = _series(a, x, active & ~beyond, derive=True)
-    numerator = value * (log_x - lax.digamma(a + 1)) + slope
+    series = _series(a, x, active & ~beyond, derive=True)
+    log_slope = log_x - lax.digamma(a + 1)
+    numerator = series.value * log_slope + series.slope
     lower = finish(scale, x, numerator) / a
     out = jnp.where(beyond, upper, lower)
     out = jnp.where(x == 0, 0, out)
