@@ -60,6 +60,14 @@ PAIRS = {
         """a = Mul(x, x) c = ReduceMean(a, last) d = Add(c, eps) e = Sqrt(d) f = Reciprocal(e) g = Mul(f, k)
         y = Mul(x, g)""",
     ),
+    "RotaryEmbedding": Pair(
+        """c = Slice(x, start, sixteenth, last)
+        y = RotaryEmbedding <num_heads = 8> (x, c, c)""",
+        """c = Slice(x, start, sixteenth, last) d = Unsqueeze(c, last)
+        h = Reshape(x, heads) u, v = Split <axis = 3, num_outputs = 2> (h)
+        e = Mul(u, d) f = Mul(v, d) g = Sub(e, f) i = Add(e, f)
+        j = Concat <axis = 3> (g, i) n = Shape(x) y = Reshape(j, n)""",
+    ),
     "Softplus": Pair(
         "y = Softplus(x)",
         """m = Relu(x) n = IsNaN(x) a = Abs(x) c = Neg(a) e = Exp(c) f = Add(one, e) g = Sub(f, one)
@@ -87,6 +95,7 @@ def _model(body: str, shape: tuple[int, ...], opset: int) -> str:
     float infinity = {{3.4e38}}, float eps = {{1e-6}}, float third = {{0.35}},
     int64[1] at = {{1}}, int64[1] next = {{2}},
     int64[4] heads = {{0, 0, 8, -1}}, int64[1] last = {{2}}, int64[3] column = {{1, -1, 1}},
+    int64[1] start = {{0}}, int64[1] sixteenth = {{{places // 16}}},
     int64[3] rows = {{0, 8, -1}}, float[8] ones = {{{ones}}}, float[8] zeros = {{{zeros}}}>
     {{ {body} }}"""
 

@@ -12,6 +12,7 @@ RATIOS = {
     "onnx.HardSwish": 0.46,
     "onnx.Mish": 1.08,
     "onnx.RMSNormalization": 0.64,
+    "onnx.RotaryEmbedding": 0.38,
     "onnx.Softplus": 0.94,
     "onnx.Swish": 2.11,
     "onnx.TensorScatter": 0.61,

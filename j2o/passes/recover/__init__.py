@@ -1,6 +1,6 @@
 """Operators that the program was written with, found again in what JAX traced it to."""
 
-from j2o.passes.recover import activations, gates, group_norms, norms, softmax
+from j2o.passes.recover import activations, gates, group_norms, norms, rotary, softmax
 from j2o.passes.rewriting.rule import RuleSet
 
 recover = RuleSet(
@@ -10,6 +10,7 @@ recover = RuleSet(
         *norms.LAYER_NORMS,
         *norms.RMS_NORMS,
         *group_norms.GROUP_NORMS,
+        *rotary.ROTARIES,
         *activations.ACTIVATIONS,
         *gates.GATES,
     ),
