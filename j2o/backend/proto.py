@@ -56,6 +56,9 @@ ONNX_DTYPES: dict[DType, ir.DataType] = {
 }
 # the IR version that came with an opset; a runtime that knows the opset knows the version
 _IR_VERSIONS = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (0, 8))
+FUNCTIONS_WITH_SHAPES = (
+    10  # the first IR version in which values of functions have types
+)
 
 
 def ir_version(opset: int) -> int:
@@ -228,9 +231,10 @@ class _Writer:
         if functions:
             self.domains[FUNCTION_DOMAIN] = 1
         constraints = "; ".join(graph.dims.constraints)
+        needed = FUNCTIONS_WITH_SHAPES if functions else 0
         return ir.Model(
             self.main(graph, name),
-            ir_version=ir_version(self.opset),
+            ir_version=max(ir_version(self.opset), needed),
             producer_name="j2o",
             functions=functions,
             metadata_props={CONSTRAINTS: constraints} if constraints else None,
