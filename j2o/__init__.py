@@ -18,6 +18,7 @@ _WHERE = {
     "compile": "api",
     "function": "functions",
     "Model": "model",
+    "save_models": "model",
     "static": "calls",
     # weights
     "lazy": "frozen",
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
     from j2o.frozen import lazy, weights
     from j2o.functions import function
     from j2o.ir.target import Target
-    from j2o.model import Model
+    from j2o.model import Model, save_models
     from j2o.passes.default import default_pipeline
     from j2o.passes.lower.table import lower, lower_with
     from j2o.passes.pipeline import PassPipeline

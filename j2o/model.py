@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from j2o.arguments import flag
 from j2o.compare import Comparison, check_tolerance, difference
-from j2o.errors import SpecError, VerificationError
+from j2o.errors import SpecError, VerificationError, shown
 from j2o.ir.graph import Graph
 from j2o.ir.sizes import fit
 from j2o.ir.types import Type
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from j2o.backend.session import Session
 
+EXAMPLE = "{'prefill.onnx': prefill, 'decode.onnx': decode}"
 MANY_SHAPES = 1000  # sizes that are remembered to fit
 
 
@@ -293,6 +294,41 @@ class Model:
         size = f"{nodes} nodes, {mebibytes:.1f} MiB of weights"
         signature = f"{self.name}({takes}) -> ({gives})"
         return f"<j2o.Model {signature}, opset {self.opset}, {size}>"
+
+
+def save_models(
+    models: Mapping[str | os.PathLike[str], Model],
+    data: str | os.PathLike[str],
+    *,
+    max_file_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    sources: bool = True,
+) -> None:
+    """Write models by their paths, with their weights in one data file: those of equal contents once.
+
+    All lie in one folder. Each path holds at every instant the complete old model or the complete new
+    one, as with `Model.save`; the models are replaced one after the other. Where `data` has other
+    contents, which older models may need, the new file is `STEM.<digest>.SUFFIX`, and what no file in
+    the folder speaks of any more is removed. The options are those of `Model.save`. SpecError where
+    `models` has no models; SaveError, with all that stood there untouched, as `Model.save` raises it,
+    and where the paths do not name different files of one folder.
+    """
+    from j2o.backend import shared
+
+    if not isinstance(models, Mapping) or not models:
+        needed = "a mapping from paths to models is needed"
+        raise SpecError(f"models={shown(models)}: {needed}, as in {EXAMPLE}")
+    for path, model in models.items():
+        if not isinstance(model, Model):
+            what = "what j2o.compile gives is needed"
+            raise SpecError(f"models[{shown(path)}]: {shown(model)}; {what}")
+    shared.save_models(
+        {path: (model.graph, model.opset) for path, model in models.items()},
+        data,
+        max_file_bytes=max_file_bytes,
+        progress=progress,
+        sources=flag("sources", sources),
+    )
 
 
 def _signature(names: Sequence[str], types: Sequence[Type]) -> str:

@@ -2,9 +2,9 @@
 
     python -m tools.kill_saves --kills 500
 
-Processes save versions of one model over each other, in one file, with one data file and with
-several, until SIGKILL ends them. What stands at the path then must pass the checks of j2o and of
-onnx, and give in onnxruntime every weight of one version.
+Processes save versions of one model over each other, in one file, with one data file, with several,
+and with one that it shares with a neighbour, until SIGKILL ends them. What stands at both paths then
+must pass the checks of j2o and of onnx, and give in onnxruntime every weight of one version.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from j2o import ir
 from j2o.backend.external import save
+from j2o.backend.shared import save_models
 from j2o.ir.tensor import ArrayTensor
 
 WEIGHTS, WIDTH = 6, 256
@@ -60,10 +62,25 @@ def graph(version: int) -> ir.Graph:
     return ir.parse(text, tensors)
 
 
+def neighbour(path: Path) -> Path:
+    """The model beside, which shares its weights."""
+    return path.with_name(f"neighbour_{path.name}")
+
+
+def save_both(path: Path, version: int, system: Any = os) -> None:
+    """Save a version at both paths, with one data file."""
+    models = {path: (graph(version), 18), neighbour(path): (graph(version), 18)}
+    save_models(models, path.with_name("shared.data"), system=system)
+
+
 def save_for_ever(path: Path) -> None:
     while True:
         version = random.randrange(8)
-        save(graph(version), 18, path, **KINDS[random.randrange(len(KINDS))])
+        kind = random.randrange(len(KINDS) + 1)
+        if kind == len(KINDS):
+            save_both(path, version)
+        else:
+            save(graph(version), 18, path, **KINDS[kind])
 
 
 def fork_on_demand(path: Path) -> None:
@@ -119,6 +136,7 @@ def kill(folder: Path, kills: int, seed: int = 0) -> collections.Counter[str]:
     start = time.perf_counter()
     for version, kind in enumerate(KINDS):
         save(graph(version), 18, path, **kind)
+    save_both(path, len(KINDS))
     span = time.perf_counter() - start
     python = [sys.executable, "-W", "ignore"]
     command = [*python, "-m", "tools.kill_saves", "--savers", str(path)]
@@ -135,12 +153,14 @@ def kill(folder: Path, kills: int, seed: int = 0) -> collections.Counter[str]:
             os.kill(child, signal.SIGKILL)
             assert savers.stdout.readline() == "dead\n"
             found[standing(path)] += 1
+            standing(neighbour(path))
             found["left-overs of the killed"] += any(
                 p.suffix == ".partial" for p in folder.iterdir()
             )
     assert savers.returncode == 0
     save(graph(0), 18, path, external_data=True)
-    assert len(list(folder.iterdir())) == 2, "left-overs"
+    save_both(path, 0)
+    assert len(list(folder.iterdir())) == 3, "left-overs"
     return found
 
 

@@ -69,6 +69,17 @@ class Folder:
             raise
         return file
 
+    def look_into(self, name: str) -> int | None:
+        """A handle for reading what a name leads to, by links too; None where that is no regular file."""
+        try:
+            status = os.stat(name, dir_fd=self.handle)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        flags = os.O_RDONLY | os.O_NONBLOCK
+        return self.os.open(name, flags, dir_fd=self.handle)
+
     def rename(self, old: str, new: str) -> None:
         """Give a file another name; one that bore it is replaced."""
         self.os.rename(old, new, src_dir_fd=self.handle, dst_dir_fd=self.handle)
@@ -139,6 +150,12 @@ class PathFolder(Folder):
         return self.os.open(
             self.at(name), os.O_RDWR | _BINARY
         )  # for writing too: else Windows does not flush it
+
+    def look_into(self, name: str) -> int | None:
+        path = self.at(name)
+        return (
+            self.os.open(path, os.O_RDONLY | _BINARY) if os.path.isfile(path) else None
+        )
 
     def rename(self, old: str, new: str) -> None:
         self.os.replace(self.at(old), self.at(new))

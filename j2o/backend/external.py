@@ -25,7 +25,7 @@ from j2o.backend.asked import (
     guarded,
     in_a_line,
 )
-from j2o.backend.files import Files, NewFile
+from j2o.backend.files import MESSAGE, DataNames, Files, NewFile
 from j2o.backend.proto import initializer, to_parts
 from j2o.errors import SaveError
 from j2o.ir.graph import Graph
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 AUTOMATIC = 2**30  # bytes of weights above which they go to files of their own
-MESSAGE = 2**31 - 1  # bytes of the longest message of protobuf
 INLINE = 1024  # smaller constants stay in the .onnx
 # of weights in data files, so that runtimes can map them (ONNX, ExternalData.md)
 ALIGNMENT = 4096
@@ -65,7 +64,7 @@ def save(
     target = checked_path(path)
     limit = checked_limit(external_data, max_file_bytes, progress)
     check_folder(target)
-    model, large = _divided(graph, opset, sources)
+    model, large = divided(graph, opset, sources)
     check_sizes(limit, large)
     total = sum(tensor.nbytes for tensor in large.values())
     if external_data is None:
@@ -90,7 +89,7 @@ def save(
         ) from error
 
 
-def _divided(
+def divided(
     graph: Graph, opset: int, sources: bool
 ) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
     """The model with its small constants, and the large ones by name."""
@@ -128,7 +127,7 @@ def _single(
     key = _key(model, "graph", len(graph) + size)
     model.ClearField("graph")
     start = model.SerializeToString(deterministic=True) + key + graph
-    _check_size(target, len(start) + size)
+    check_size(target, len(start) + size)
     return [start, *entries]
 
 
@@ -150,7 +149,7 @@ def _checksum(digest: str) -> bytes:
     return onnx.TensorProto(metadata_props=[entry]).SerializeToString()
 
 
-def _check_size(target: Path, size: int) -> None:
+def check_size(target: Path, size: int) -> None:
     """SaveError where a message would be longer than protobuf allows."""
     if size > MESSAGE:
         raise SaveError(
@@ -169,13 +168,13 @@ def _write_single(files: Files, pieces: list[bytes], large: dict[str, Tensor]) -
         offset = files.write(file, _checksum(digest), offset + tensor.nbytes)
     files.sync(file)
     files.opened.lock()
-    files.switch(file, [])
+    files.switch({files.name: file}, [])
 
 
 # ----------------------------------------------------------------------------------------------- data files
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a weight lies: the number of its file and the offset in it; and its checksum."""
 
     file: int
@@ -191,23 +190,28 @@ def _write_apart(
     limit: int | None,
 ) -> None:
     """Write data files, then the model that names them, and put it in the place of the old one."""
-    made, places = _write_data(files, large, limit)
+    made, places = write_data(files, large, limit)
     for file in made:
         files.sync(file)
     files.opened.lock()
-    contents = repr({name: tuple(place) for name, place in places.items()})
-    names = _settle(files, made, contents)
+    names = settle(files, made, places)
     for name, place in places.items():
-        entry = _entry(name, large[name], place, names[place.file])
-        model.graph.initializer.append(entry)
+        made_entry = entry(name, large[name], place, names[place.file])
+        model.graph.initializer.append(made_entry)
+    file = write_message(files, target, model)
+    files.switch({files.name: file}, names)
+
+
+def write_message(files: Files, target: Path, model: onnx.ModelProto) -> NewFile:
+    """A new file with a model whose weights lie apart; SaveError where it is too long for one."""
     data = model.SerializeToString(deterministic=True)
-    _check_size(target, len(data))
+    check_size(target, len(data))
     file = files.new()
     files.write(file, data, 0)
-    files.switch(file, names)
+    return file
 
 
-def _entry(name: str, tensor: Tensor, place: _Place, file: str) -> onnx.TensorProto:
+def entry(name: str, tensor: Tensor, place: Place, file: str) -> onnx.TensorProto:
     """What stands in the model of a weight in a data file (ONNX, ExternalData.md)."""
     made = initializer(name, tensor, data=False)
     made.data_location = made.EXTERNAL
@@ -218,25 +222,31 @@ def _entry(name: str, tensor: Tensor, place: _Place, file: str) -> onnx.TensorPr
     return made
 
 
-def _write_data(
+def write_data(
     files: Files, large: dict[str, Tensor], limit: int | None
-) -> tuple[list[NewFile], dict[str, _Place]]:
+) -> tuple[list[NewFile], dict[str, Place]]:
     """Write data files; where each weight lies in them.
 
     A weight that turns out to equal an earlier one is taken back.
     """
     made = [files.new()]
     end = 0
-    places: dict[str, _Place] = {}
-    first: dict[str, _Place] = {}  # by the checksum
+    places: dict[str, Place] = {}
+    first: dict[str, Place] = {}  # by the checksum
+    known: dict[Any, Place] = {}  # by the origin
     for name, tensor in large.items():
+        origin = tensor.origin
+        if origin is not None and origin in known:
+            places[name] = known[origin]
+            files.skip(tensor.nbytes)
+            continue
         start = end + -end % ALIGNMENT
         if limit and start and start + tensor.nbytes > limit:
             made.append(files.new())
             start = end = 0
         digest = files.stream(made[-1], start, name, tensor)
-        place = _Place(len(made) - 1, start, digest)
-        places[name] = first.setdefault(digest, place)
+        place = Place(len(made) - 1, start, digest)
+        places[name] = known[origin] = first.setdefault(digest, place)
         if places[name] is place:
             end = start + tensor.nbytes
         else:
@@ -246,11 +256,12 @@ def _write_data(
     return made, places
 
 
-def _settle(files: Files, made: list[NewFile], contents: str) -> list[str]:
+def settle(files: Files, made: list[NewFile], places: dict[str, Place]) -> list[str]:
     """Give data files names that no file of other contents has, and return these."""
+    contents = repr({name: tuple(place) for name, place in places.items()})
     taken = set(files.opened.names())
     for attempt in itertools.count():
-        names = _data_names(files.name, len(made), attempt, contents)
+        names = _data_names(files.data_names, len(made), attempt, contents)
         if _are_free(files, made, names, taken):
             break
     for file, name in zip(made, names, strict=True):
@@ -259,14 +270,14 @@ def _settle(files: Files, made: list[NewFile], contents: str) -> list[str]:
     return names
 
 
-def _data_names(model: str, count: int, attempt: int, contents: str) -> list[str]:
+def _data_names(kind: DataNames, count: int, attempt: int, contents: str) -> list[str]:
     """`MODEL.data`, `MODEL.1.data`, …; from the second attempt on with a digest of the contents."""
     tag = ""
     if attempt:
         digest = hashlib.sha256(f"{attempt}{contents}".encode()).hexdigest()
         tag = f".{digest[:8]}"
     numbers = [f".{i}" if i else "" for i in range(count)]
-    return [f"{model}{tag}{number}.data" for number in numbers]
+    return [kind.name(tag, number) for number in numbers]
 
 
 def _are_free(

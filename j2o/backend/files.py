@@ -12,10 +12,10 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from j2o.backend import disk
 from j2o.backend.asked import Progress
@@ -27,9 +27,35 @@ T = TypeVar("T")
 EARLY = 2**26  # bytes written after which the disk begins, while more is written
 # bytes of a model that may stay in the system's cache: more would push out what others use
 CACHED = 2**31
-# names of files behind the name of a model
+MESSAGE = 2**31 - 1  # bytes of the longest message of protobuf
+# names of files: what stands behind the name of a model, and in the middle of the name of a data file
 PARTIAL = r"\.[0-9a-f]{8}\.\d+\.partial"
-DATA = r"(\.[0-9a-f]{8})?(\.\d{1,7})?\.data"
+MIDDLE = r"(\.[0-9a-f]{8})?(\.\d{1,7})?"
+
+
+class DataNames(NamedTuple):
+    """How the data files of a save are named: `STEM.DIGEST.NUMBER.SUFFIX`, the middle parts as needed.
+
+    Those with names that several models share stay as long as a file in their folder speaks of them.
+    """
+
+    stem: str
+    suffix: str
+    are_shared: bool = False
+
+    def name(self, tag: str, number: str) -> str:
+        """The name with these middle parts, each empty or with a dot in front."""
+        return f"{self.stem}{tag}{number}{self.suffix}"
+
+    def fits(self, name: str) -> bool:
+        """Return True for a name of this kind."""
+        pattern = re.escape(self.stem) + MIDDLE + re.escape(self.suffix)
+        return re.fullmatch(pattern, name) is not None
+
+
+def data_names_of(model: str) -> DataNames:
+    """How the data files of one model are named, by the name of the model."""
+    return DataNames(model, ".data")
 
 
 @dataclasses.dataclass
@@ -55,6 +81,7 @@ class Files:
         pool: ThreadPoolExecutor,
         progress: Progress,
         total: int,
+        data_names: DataNames | None = None,
     ) -> None:
         self.os = system
         self.target = target
@@ -62,6 +89,7 @@ class Files:
         self.progress = progress
         self.total = total
         self.name = target.name
+        self.data_names = data_names or data_names_of(target.name)
         self.folder: disk.Folder | None = None
         self.made: list[NewFile] = []
         self.others: list[int] = []  # handles of files that are only read
@@ -75,7 +103,7 @@ class Files:
         self.whole(self._open)
         while not self.whole(self.opened.begin):
             time.sleep(0.02)
-        self.whole(self.clear, PARTIAL, abandoned=True)
+        self.whole(self._clear_partial)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,6 +204,11 @@ class Files:
             )
         return digest.hexdigest()
 
+    def skip(self, size: int) -> None:
+        """Count bytes as written that stand in a file already."""
+        self.done += size
+        self.progress(self.done, self.total)
+
     def flush(self, file: NewFile, done: int) -> None:
         """Bring what was written to the disk.
 
@@ -207,23 +240,25 @@ class Files:
         self.opened.rename(file.name, name)
         file.name = name
 
-    def switch(self, file: NewFile, data: list[str]) -> None:
-        """From the old model to the new one with these data files.
+    def switch(self, models: Mapping[str, NewFile], data: list[str]) -> None:
+        """From the old models to the new ones with these data files, one after the other.
 
-        Then those that only an older one had go.
+        Then those that only older ones had go.
         """
-        self.whole(self._switch, file, data)
+        self.whole(self._switch, models, data)
 
-    def _switch(self, file: NewFile, data: list[str]) -> None:
-        self.os.fsync(file.handle)
+    def _switch(self, models: Mapping[str, NewFile], data: list[str]) -> None:
+        for file in models.values():
+            self.os.fsync(file.handle)
         self.opened.sync()
         # the data stays from here on: a renaming that gives an error may have been done
         for one in self.made:
             one.name = "" if one.name in data else one.name
-        self._rename(file, self.name)
-        file.name = ""
+        for name, file in models.items():
+            self._rename(file, name)
+            file.name = ""
         self.opened.sync()
-        self.clear(DATA, keep=data)
+        self._clear_data(models, data)
 
     def same(self, file: NewFile, name: str) -> bool:
         """Return True where a regular file of one name has the contents of a new one.
@@ -248,16 +283,54 @@ class Files:
         self.others.append(self.opened.open_regular(name))
         return self.others[-1]
 
-    def clear(
-        self, pattern: str, keep: Sequence[str] = (), abandoned: bool = False
-    ) -> None:
-        """Remove the files of this model whose names go on like that.
-
-        With `abandoned`, those alone that no living save holds.
-        """
+    def _clear_partial(self) -> None:
+        """Remove the partial files of this name that no living save holds."""
         for name in self.opened.names():
-            if re.fullmatch(re.escape(self.name) + pattern, name) and name not in keep:
-                self.remove(name, abandoned)
+            if re.fullmatch(re.escape(self.name) + PARTIAL, name):
+                self.remove(name, abandoned=True)
+
+    def _clear_data(self, models: Collection[str], keep: Sequence[str]) -> None:
+        """Remove the data files that older models at these names had, and that nobody else needs."""
+        there = self.opened.names()
+        own = list(map(data_names_of, models))
+        for name in there:
+            if name not in keep and any(kind.fits(name) for kind in own):
+                self.remove(name)
+        if not self.data_names.are_shared:
+            return
+        old = [n for n in there if self.data_names.fits(n) and n not in keep]
+        others = [n for n in there if n not in keep and n not in old]
+        for name in self._not_spoken_of(old, others):
+            self.remove(name)
+
+    def _not_spoken_of(self, data: list[str], files: Sequence[str]) -> list[str]:
+        """Those of the data files whose names stand in none of these files."""
+        for file in files:
+            if data:
+                data = [
+                    name for name in data if name not in self._spoken_of(data, file)
+                ]
+        return data
+
+    def _spoken_of(self, data: Sequence[str], file: str) -> set[str]:
+        """The names that stand in a file, which may be a model: all of them where it cannot be read."""
+        longest = max(len(name.encode()) for name in data)
+        found: set[str] = set()
+        try:
+            handle = self.opened.look_into(file)
+            if handle is None:
+                return found
+            self.others.append(handle)
+            size = os.fstat(handle).st_size
+            if size > MESSAGE:
+                return found
+            for offset in range(0, size, CHUNK):
+                # with the start of the next chunk, as a name may stand across
+                read = self.opened.read(handle, CHUNK + longest, offset)
+                found.update(name for name in data if name.encode() in read)
+        except OSError:
+            return set(data)
+        return found
 
     def remove(self, name: str, abandoned: bool = False) -> None:
         """Remove a file if that can be done: a left-over tells what it is, and the next save tries."""

@@ -20,7 +20,8 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
 from j2o.backend.asked import Progress, in_a_line
-from j2o.backend.external import CHECKSUM, MESSAGE
+from j2o.backend.external import CHECKSUM
+from j2o.backend.files import MESSAGE
 from j2o.backend.proto import CONSTRAINTS
 from j2o.backend.takers import takers, told
 from j2o.backend.wire import DEPTH, GRAPHS, Costly, Damaged, scan

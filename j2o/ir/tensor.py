@@ -59,6 +59,11 @@ class Tensor:
     def is_small(self) -> bool:
         return self.nbytes <= SMALL
 
+    @property
+    def origin(self) -> Any:
+        """Equal ones mean equal elements, also where the keys differ; None where that is not known."""
+        return None
+
     def reader(self) -> Reader:
         """A function that reads boxes of the array.
 
@@ -114,6 +119,12 @@ class ArrayTensor(Tensor):
         self.shape = array.shape
         self.key = key or _key(array)
 
+    @property
+    def origin(self) -> Any:
+        """The memory, and how the elements lie in it."""
+        array = self.array
+        return (array.ctypes.data, array.strides, array.shape, self.dtype)
+
     def reader(self) -> Reader:
         return lambda box: self.array[(*box, ...)]  # the dots keep a scalar an array
 
@@ -135,6 +146,11 @@ class LazyTensor(Tensor):
         self.key = key
         self.name = key
         self._open = open
+
+    @property
+    def origin(self) -> Any:
+        """What opens the source."""
+        return (id(self._open), self.shape, self.dtype)
 
     def reader(self) -> Reader:
         read = self._guarded(self._open)
