@@ -72,8 +72,19 @@ def test_layers_of_flax_linen(cell, wanted):
 
 
 def test_a_layer_of_flax_linen_from_the_end():
-    layer = linen(nn.LSTMCell(SIZE), reverse=True, keep_order=True)
-    assert operators(agrees(layer, [X], SPECS)).count("LSTM") == 1
+    for keep_order, behind in ((True, []), (False, ["Slice"])):
+        layer = linen(nn.LSTMCell(SIZE), reverse=True, keep_order=keep_order)
+        found = operators(agrees(layer, [X], SPECS))
+        assert sorted(found) == sorted([*LSTM, *behind])
+
+
+def test_both_directions_of_flax_linen():
+    layer = nn.Bidirectional(nn.RNN(nn.LSTMCell(SIZE)), nn.RNN(nn.GRUCell(SIZE)))
+    variables = layer.init(jax.random.key(0), X)
+    found = operators(agrees(lambda x: layer.apply(variables, x), [X], SPECS))
+    assert sorted(found) == sorted(
+        ["Transpose", "LSTM", "GRU", "Squeeze", "Squeeze", "Concat", "Transpose"]
+    )
 
 
 @pytest.mark.parametrize("cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell])
@@ -247,6 +258,22 @@ def test_a_plain_network_is_an_rnn_where_that_is_faster():
     assert found == ["Pad", "Unsqueeze", "RNN", "Squeeze"]
     batched = lambda x: scanned(one, zeros(x), x)[1]  # noqa: E731
     assert "RNN" not in operators(agrees(batched, [X], SPECS))
+
+
+@pytest.mark.parametrize("between", [jnp.tanh, jax.nn.relu, lambda h: h[:, ::-1]])
+def test_layers_in_one_loop_with_something_between(between):
+    w, r = normal(SIZE, 4 * SIZE), normal(SIZE, 4 * SIZE)
+
+    def layers(state, x):
+        lower, upper = state
+        lower, h = step(lower, x)
+        h, c = lstm(between(h + 1) @ w + upper[0] @ r, upper[1])
+        return (lower, (h, c)), h
+
+    fn = lambda x: scanned(layers, ((zeros(x),) * 2,) * 2, x, reverse=True)  # noqa: E731
+    found = operators(agrees(fn, [X], SPECS))
+    assert found.count("LSTM") == 2
+    assert "Scan" not in found
 
 
 def test_layers_in_one_loop_and_what_it_does_besides():

@@ -121,6 +121,20 @@ def test_a_loop_that_may_run_no_round_gives_what_it_begins_with():
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+def test_rows_that_are_turned_round_are_read_from_the_end():
+    def step(h, x):
+        h = jnp.cos(x @ W + h)
+        return h, h
+
+    def fn(x):
+        first, rows = zeros(x), jnp.flip(x, 1).swapaxes(0, 1)
+        last, hs = lax.scan(step, first, rows)
+        return last, jnp.flip(hs.swapaxes(0, 1), 1)
+
+    found = operators(agrees(fn, [X], SPECS))
+    assert "Slice" not in found
+
+
 def test_loops_in_loops():
     def outer(h, x):
         def inner(g, y):

@@ -14,6 +14,7 @@ from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
 from j2o.passes.layout.contractions import contractions
+from j2o.passes.layout.flips import flips
 from j2o.passes.layout.gemm import gemm
 from j2o.passes.layout.hoist import hoist, invariants, sink
 from j2o.passes.layout.last_rows import last_rows
@@ -64,6 +65,7 @@ LAYOUT: tuple[Step, ...] = (
     contractions,
     attention,  # it reads contractions
     invariants,
+    flips,
     sink,
     last_rows,
     cells,

@@ -115,12 +115,12 @@ def _hoist(scan: Scan) -> int:
     if not scan.carried or len({one.is_backwards for one in scan.rows}) != 1:
         return 0
     rows = {one.row for one in scan.rows}
-    known = _computable(scan, rows)
+    known = computable(scan, rows)
     chosen = _with_products(scan, known)
     if not chosen:
         return 0
     stacks = {one.row: one.stack for one in scan.rows}
-    _write_batched(scan, chosen, stacks, scan.node)
+    write_batched(scan, chosen, stacks, scan.node)
     for value in [one for node in chosen for one in node.outputs]:
         if any(user not in chosen for user in value.users()):
             row = scan.body.add_input(value.type, value.hint)
@@ -131,7 +131,7 @@ def _hoist(scan: Scan) -> int:
     return len(chosen)
 
 
-def _computable(scan: Scan, given: set[Value]) -> dict[Node, None]:
+def computable(scan: Scan, given: set[Value]) -> dict[Node, None]:
     """The nodes of a body that can be computed for all rounds at once of `given` alone, in order."""
     known = set(given)
     found: dict[Node, None] = {}
@@ -199,7 +199,7 @@ def _sink(scan: Scan) -> int:
     ends = [one for one in scan.stacked if one.row.node in chosen]
     after = scan.node.next
     assert after is not None
-    _write_batched(scan, chosen, stacks, after)
+    write_batched(scan, chosen, stacks, after)
     for one in ends:
         one.out.replace_by(stacks[one.row])
     scan.stacked = [one for one in scan.stacked if one.row.node not in chosen]
@@ -233,7 +233,7 @@ def _behind(scan: Scan) -> dict[Node, None]:
     for node in reversed(list(chosen)):
         if not _is_used_by(scan, node, chosen):
             del chosen[node]
-    of_rows = _computable(scan, {one.row for one in scan.rows})
+    of_rows = computable(scan, {one.row for one in scan.rows})
     for node in reversed(free):
         users = set(_users(node))
         if node in of_rows and users and users <= chosen.keys():
@@ -265,12 +265,12 @@ def compute_at_once(scan: Scan) -> bool:
         return False
     stacks = {one.row: one.stack for one in scan.rows}
     needed = [node for node in scan.body if node.op not in ("const", "dims", "return")]
-    known = _computable(scan, set(stacks))
+    known = computable(scan, set(stacks))
     if not all(node in known and _is_small(scan, node.outputs) for node in needed):
         return False
     if any(scan.is_invariant(one.row) for one in scan.stacked):
         return False
-    _write_batched(scan, needed, stacks, scan.node)
+    write_batched(scan, needed, stacks, scan.node)
     for one in scan.stacked:
         one.out.replace_by(stacks[one.row])
     scan.node.erase()
@@ -280,7 +280,7 @@ def compute_at_once(scan: Scan) -> bool:
 # ------------------------------------------------------------- nodes for all rounds at once
 
 
-def _write_batched(
+def write_batched(
     scan: Scan, nodes: Iterable[Node], stacks: Stacks, before: Node
 ) -> None:
     """Compute nodes for all rounds at once; `stacks` has what they use, and learns what they give."""
@@ -379,6 +379,14 @@ def _slice(batch: _Batch) -> tuple[Value, ...]:
     return op.node("onnx.Slice", operands, {}, batch.types()).outputs
 
 
+def _gather(batch: _Batch) -> tuple[Value, ...]:
+    """The indices are constants; `_rule` has seen that."""
+    node = batch.node
+    axis = node.int_attr("axis", 0) % node.operand(0).type.rank + 1
+    operands = [batch.operand(0), batch.operand(1)]
+    return batch.op.node("onnx.Gather", operands, {"axis": axis}, batch.types()).outputs
+
+
 def _softmax(batch: _Batch) -> tuple[Value, ...]:
     node = batch.node
     axis = node.int_attr("axis", -1) % node.out.type.rank + 1
@@ -415,6 +423,8 @@ def _rule(node: Node) -> Rule | None:
     """How a node is computed for all rounds at once; None where it is not."""
     if node.op == "onnx.Slice":
         return _slice if _knows_axes(node, 3) else None
+    if node.op == "onnx.Gather":
+        return None if node.operand(1).known_ints is None else _gather
     if node.op in REDUCTIONS:
         return _reduction if _knows_axes(node, 1) else None
     if node.op == "onnx.Split" and len(node.operands) < 2:

@@ -17,11 +17,16 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Attr, Dim, DType, Type, is_one, same_shape
 from j2o.passes.clean.shapes import RESHAPES
-from j2o.passes.layout.hoist import compute_at_once
+from j2o.passes.layout.hoist import (
+    computable,
+    compute_at_once,
+    write_batched,
+)
 from j2o.passes.layout.scans import Row, read_scan, write_scan
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.recover.linear_forms import Bias, Term, is_zero
 
+LAST = 2**63 - 1  # as the end of a Slice that runs backwards: behind the first element
 MOST_RUNS = 16  # parts of a weight that are put together; more are gathered
 
 
@@ -100,6 +105,10 @@ class Loop:
         self.states = self.body.inputs[: self.state_count]
         self.rows = self.body.inputs[self.state_count :]
         self.new_states = [plain(v) for v in self.body.outputs[: self.state_count]]
+        self.scan = read_scan(node)
+        # what is known for all rounds before the loop runs, if its cells are
+        known = {*self.rows, *self.new_states}
+        self.computable = computable(self.scan, known)
         stacked = len(self.body.outputs) - self.state_count
         self.read_backwards = node.ints_attr(
             "scan_input_directions", (0,) * self.row_count
@@ -126,10 +135,10 @@ class Loop:
     def reads(self, term: Term) -> Read | None:
         """A term as what is computed in front of the Scan; None where it is none of rows.
 
-        An h' counts as a row: its cell may stand in front of the Scan, too.
+        An h' counts as a row: its cell may stand in front of the Scan, too. So does what is made of these.
         """
         source = term.source
-        if source in self.new_states:
+        if source in self.new_states or source.node in self.computable:
             return Read(Input(source), term) if term.weight is not None else None
         if source not in self.rows:
             return None
@@ -146,11 +155,30 @@ class Loop:
         found: set[int | None] = set()
         for gate in cell.gates:
             for term in gate.inputs:
-                if term.source in self.rows:
-                    found.add(self.is_backwards(term.source))
-                else:
-                    found.add(others.get(term.source))
+                for value in self.origins(term.source):
+                    is_row = value in self.rows
+                    found.add(self.is_backwards(value) if is_row else others.get(value))
         return found.pop() if len(found) == 1 else None
+
+    def origins(self, value: Value) -> list[Value]:
+        """The rows and h' that a value is computed of."""
+        return [one for one in self.path(value) if self._is_origin(one)]
+
+    def path(self, value: Value) -> dict[Value, None]:
+        """A value, and what it is computed of, back to rows and h'."""
+        found: dict[Value, None] = {}
+        stack = [value]
+        while stack:
+            one = stack.pop()
+            if one in found or self.scan.is_invariant(one):
+                continue
+            found[one] = None
+            if not self._is_origin(one):
+                stack += one.producer.operands
+        return found
+
+    def _is_origin(self, value: Value) -> bool:
+        return value in self.new_states or value.node not in self.computable
 
     def can_write(self, cell: Cell, cells: Sequence[Cell]) -> bool:
         """Return True where all that a cell reads is there, and it multiplies its state by something."""
@@ -182,15 +210,14 @@ class Loop:
     def left(self, cells: Sequence[Cell]) -> list[tuple[int, Value]]:
         """The results of the body, with their places, that cells do not give by themselves."""
         gone = {place for cell in cells for place in cell.places}
-        directions = self.directions(cells)
+        news = {cell.new for cell in cells}
         left: list[tuple[int, Value]] = []
         for place, value in enumerate(self.body.outputs):
             new = plain(value)
             if place < self.state_count:
                 is_left = place not in gone
             else:
-                written = self.written_backwards[place - self.state_count]
-                is_left = directions.get(new) != written
+                is_left = new not in news
             if is_left:
                 left.append((place, value))
         return left
@@ -263,7 +290,7 @@ class _Writer:
 
     loop: Loop
     directions: dict[Value, int]
-    stacks: dict[Value, Value] = field(default_factory=dict)
+    stacks: dict[Value, Value]
     results: dict[int, Value] = field(default_factory=dict)
 
     def write(self, cell: Cell) -> None:
@@ -302,9 +329,28 @@ class _Writer:
         value = self.loop.node.operand(place)
         return None if is_zero(value) else op.reshape(value, shape)
 
+    def written(self, place: int) -> Value:
+        """What the Scan stacked of an h', in its direction."""
+        loop, old = self.loop, self.loop.node.outputs[place]
+        new = plain(loop.body.outputs[place])
+        stack = self.stacks[new]
+        op = Builder(loop.node.home, loop.node, loop.node.loc, stack.hint)
+        if loop.written_backwards[place - loop.state_count] != self.directions[new]:
+            stack = op.Slice(stack, *map(op.dims, ((-1,), (-LAST,), (0,), (-1,))))
+        return op.reshape(stack, old.type.shape)
+
     def stack(self, op: Builder, input: Input) -> Value:
         """The rows of an input, one behind the other."""
-        value = self.stacks.get(input.value, input.value)
+        value, body = input.value, self.loop.body
+        if value.graph is body and value not in self.stacks:
+            path = self.loop.path(value)
+            nodes = [
+                node
+                for node in self.loop.computable
+                if any(one in path and one not in self.stacks for one in node.outputs)
+            ]
+            write_batched(self.loop.scan, nodes, self.stacks, self.loop.node)
+        value = self.stacks.get(value, value)
         return value if input.perm is None else op.transpose(value, input.perm)
 
 
@@ -456,7 +502,8 @@ class _Parameters:
 
 def write_cells(loop: Loop, cells: Sequence[Cell]) -> None:
     """Write cells in front of a loop, and what is left of the loop behind them."""
-    writer = _Writer(loop, loop.directions(cells))
+    rows = {one.row: one.stack for one in loop.scan.rows}
+    writer = _Writer(loop, loop.directions(cells), rows)
     for cell in cells:
         writer.write(cell)
     left = loop.left(cells)
@@ -464,17 +511,11 @@ def write_cells(loop: Loop, cells: Sequence[Cell]) -> None:
         if place in writer.results:
             old.replace_by(writer.results[place])
         elif place not in [one for one, _ in left]:
-            new = plain(loop.body.outputs[place])
-            old.replace_by(_reshaped(loop, writer.stacks[new], old.type))
+            old.replace_by(writer.written(place))
     if any(loop.node.outputs[place].uses for place, _ in left):
         _write_rest(loop, cells, writer, left)
     else:
         loop.node.erase()
-
-
-def _reshaped(loop: Loop, stack: Value, type: Type) -> Value:
-    op = Builder(loop.node.home, loop.node, loop.node.loc, stack.hint)
-    return op.reshape(stack, type.shape)
 
 
 def _write_rest(

@@ -112,15 +112,21 @@ class FormReader:
         return value.graph is not self.body or value.const is not None
 
     def _enter_source(self, value: Value) -> None:
-        """A value that is no function of others here is a source, if it has rows of the batch."""
+        form = self.source(value)
+        if form is not None:
+            self.forms[value] = form
+
+    def source(self, value: Value) -> Form | None:
+        """A value that is no function of others here, if it has rows of the batch."""
         shape = value.type.shape
         if not shape or not same_shape(shape[:-1], self.batch):
-            return
+            return None
         size = shape[-1]
-        if type(size) is int and size:
-            ones = [1] * (self.layout.count(COLUMN) - 1)
-            columns = np.arange(size).reshape(*ones, size)
-            self.forms[value] = Form(self.layout, (Term(value, columns),))
+        if type(size) is not int or not size:
+            return None
+        ones = [1] * (self.layout.count(COLUMN) - 1)
+        columns = np.arange(size).reshape(*ones, size)
+        return Form(self.layout, (Term(value, columns),))
 
     def _read(self, node: Node) -> None:
         if len(node.outputs) != 1:
@@ -288,12 +294,12 @@ def _product(
 ) -> Form | None:
     """`x @ weight`, or `weight @ x`, where x is a source or several side by side."""
     form = reader.forms.get(x)
+    if form is None or not _is_whole_source(form):
+        form = reader.source(x)  # such as the tanh of a sum
     axis = x.type.rank - (2 if is_left else 1)
-    if form is None or axis < 0 or not _is_source(form):
+    if form is None or axis < 0 or not _is_axis_of_columns(form, axis):
         return None
     source = form.terms[0].source
-    if not _is_whole(form, source) or not _is_axis_of_columns(form, axis):
-        return None
     size = weight.type.static_shape[0 if is_left else 1]
     sizes = [1] * form.columns.ndim
     sizes[form.place(axis)] = size
@@ -320,9 +326,11 @@ def _is_source(form: Form) -> bool:
     return is_one_term and not form.biases and not form.activation
 
 
-def _is_whole(form: Form, source: Value) -> bool:
-    """Return True where a form has all columns of its source, in their order."""
-    every = np.arange(_width(source))
+def _is_whole_source(form: Form) -> bool:
+    """Return True for a source by itself with all its columns, in their order."""
+    if not _is_source(form):
+        return False
+    every = np.arange(_width(form.terms[0].source))
     return np.array_equal(form.columns.reshape(-1), every)
 
 
@@ -335,23 +343,18 @@ def _is_axis_of_columns(form: Form, axis: int) -> bool:
 
 def _concat(reader: FormReader, node: Node) -> Form | None:
     """Sources side by side are a source of their own, of which the parts are known."""
+    rank = len(reader.layout)
     forms = [reader.forms.get(value) for value in node.operands]
-    parts = [form.terms[0].source for form in forms if form is not None]
-    if len(parts) == len(forms) and node.int_attr("axis") in (
-        -1,
-        len(reader.layout) - 1,
-    ):
-        pairs = zip(forms, parts, strict=True)
-        if all(_is_row(reader, form, part) for form, part in pairs):
-            reader.joined[node.out] = tuple(parts)
+    rows = [form for form in forms if form is not None and _is_row(reader, form)]
+    is_last = node.int_attr("axis") in (-1, rank - 1)
+    if is_last and len(rows) == len(forms):
+        reader.joined[node.out] = tuple(form.terms[0].source for form in rows)
     return None
 
 
-def _is_row(reader: FormReader, form: Form | None, source: Value) -> bool:
+def _is_row(reader: FormReader, form: Form) -> bool:
     """Return True for a whole source in its own layout."""
-    if form is None or form.layout != reader.layout:
-        return False
-    return _is_source(form) and _is_whole(form, source)
+    return form.layout == reader.layout and _is_whole_source(form)
 
 
 def _add(reader: FormReader, node: Node) -> Form | None:
