@@ -40,7 +40,14 @@ from j2o.passes.runner import run
 from j2o.passes.target.opset import Opset, lowest_opset
 from j2o.passes.target.weights_dtype import DTYPES
 from j2o.report import Report, count_ops
-from j2o.request import Request, check_callable, pipeline_for, target_for, tensors
+from j2o.request import (
+    Request,
+    check_callable,
+    installed_target,
+    pipeline_for,
+    target_for,
+    tensors,
+)
 from j2o.specs import Specs, output_names, parse_specs, path_name
 
 CONSTRAINTS = "['T <= 512', 'mod(T, 16) == 0']"  # what they may look like
@@ -70,6 +77,8 @@ def compile(
     string `"i32[B,T]"`, a ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of
     such. `kwargs` has such entries by the names of keyword arguments. `j2o.static(value)` in either
     hands over a Python value as it is; so do a bool, None and a text that is no spec in `kwargs`.
+    `target` is what must run the model: a name that `j2o targets` lists, or a `j2o.Target`; by default
+    the installed onnxruntime. `opset` is the lowest that the graph needs, unless it is given.
     Raises SpecError for arguments that do not fit, TraceError where JAX cannot trace the function,
     UnsupportedError with everything that has no ONNX form.
     """
@@ -283,7 +292,8 @@ def _optimise(
     if pipeline.check == "numeric":
         from j2o.numeric_check import NumericCheck
 
-        check = NumericCheck(graph, request.target, context.retrace)
+        runs_here = installed_target(request.target)
+        check = NumericCheck(graph, runs_here, context.retrace)
         pipeline = pipeline.observing(check)
     report.passes = run(pipeline, graph, context, verify=request.verify)
 

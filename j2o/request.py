@@ -103,6 +103,16 @@ def target_for(target: Any, opset: Any, weights_dtype: str | None) -> Target:
     return target.others(opset)
 
 
+def installed_target(target: Target) -> Target:
+    """The installed onnxruntime at the opset of a target, or at its newest: what runs on this machine."""
+    from j2o.backend.kernels import INSTALLED, installed, table
+    from j2o.backend.kernels import target as named
+
+    if target.name == installed():
+        return target
+    return named(min(target.opset, table(INSTALLED).newest))
+
+
 def pipeline_for(opt_level: int, passes: Any) -> PassPipeline:
     """The pipeline to run. One that was made for a level runs at that, and `opt_level` may not say another.
 

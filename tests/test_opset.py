@@ -148,6 +148,25 @@ def test_versions_that_nobody_has_read_count_as_changed(monkeypatch):
     assert table().newest <= 28
 
 
+def test_a_function_that_is_written_out_stands_in_for_a_kernel_at_last():
+    row = [{"T": frozenset([DType.F32])}]
+    # Acos has a kernel at 18 alone and is written out elsewhere, Tan has one from 20 on
+    at = {}
+    for opset in range(18, 22):
+        kernels = {"onnx.Acos": row} if opset == 18 else {"onnx.Tan": row}
+        inlined = {} if opset == 18 else {"onnx.Acos": row}
+        at[opset] = Target(opset, kernels, inlined=inlined, inlines=False)
+    newest = {"onnx.Acos": row, "onnx.Tan": row}
+    fake = Target(21, newest, others=at.__getitem__)
+    assert lowest_opset(one_node("onnx.Acos(%x) : f32[1,1,5]").home, fake).number == 18
+    graph = parse("""graph @main(%x: f32[2]) {
+      %a = onnx.Acos(%x) : f32[2]
+      %b = onnx.Tan(%a) : f32[2]
+      return %b
+    }""")
+    assert lowest_opset(graph, fake).number == 19
+
+
 def test_kernels_raise_the_opset():
     rows = {"onnx.Acos": [{"T": frozenset([DType.F64])}]}
     older = {"onnx.Acos": [{"T": frozenset([DType.F32])}]}

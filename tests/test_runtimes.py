@@ -8,7 +8,7 @@ import pytest
 
 import j2o
 from j2o.backend.kernels import table
-from tools.runtimes.__main__ import GOOD, Export, Table, verdict
+from tools.runtimes.__main__ import GOOD, NOTHING, Export, Table, verdict
 from tools.runtimes.asking import Answer, Runtime, ask, job, kernels, runtime
 from tools.runtimes.probes import KINDS, probes
 from tools.runtimes.tables import newest_ir_version, newest_opset
@@ -98,6 +98,8 @@ VERDICTS = [
     (X, {}, Answer([X], None), GOOD),
     (X, {}, Answer([X * 1.0005], None), GOOD),
     (X, {}, Answer([X * 1.1], None), "numbers differ by 1.0e-01, the largest is 1.0e+00"),
+    (X * np.nan, {}, Answer([X * np.nan], None), NOTHING),
+    (X * np.nan, {}, Answer([X], None), "NaN or infinities differ"),
     (X, {}, Answer([X * np.nan], None), "numbers differ by nan, the largest is 1.0e+00"),
     (X, {}, Answer([X[:1]], None), "shapes differ: (1, 3), not (2, 3)"),
     (X.astype(int), {}, Answer([X.astype(int) + 1], None), "integers differ"),

@@ -115,6 +115,13 @@ def test_every_node_runs_on_the_target(name):
         np.testing.assert_allclose(got, want, rtol=1e-2)
 
 
+def test_the_numeric_check_runs_here_whatever_the_target():
+    def fn(x):
+        return jnp.max(x.astype(jnp.bfloat16), axis=0)
+
+    j2o.compile(fn, [X], target="openvino", passes=lambda p: p.checking("numeric"))
+
+
 def test_an_operator_that_a_target_has_not_is_its_parts(robot):
     target = j2o.Target.load(robot)
     model = j2o.compile(lambda x: jax.nn.relu(jnp.tanh(x)), [X], target=target)

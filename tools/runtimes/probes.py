@@ -23,7 +23,7 @@ from j2o.ir.types import DType, is_in_onnx
 OLDEST = 18
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomUniform")
 RANDOM_LIKE = ("RandomNormalLike", "RandomUniformLike")
-SEQUENCES = ("SequenceMap", "TensorScatter", "CastLike")  # nothing makes them
+SEQUENCES = ("SequenceMap", "CastLike")  # nothing makes them
 NOT_PROBED = frozenset([*RANDOM, *RANDOM_LIKE, *SEQUENCES, "Constant"])
 # dtypes of numpy's own go in and out; others are cast in the model, where float32 goes in
 PLAIN = frozenset(
@@ -141,6 +141,7 @@ RECIPES: dict[str, Recipe] = {
     "SpaceToDepth": _recipe((1, 1, 4, 4), blocksize=2),
     "Split": _recipe((4, 3), Ints([1, 3]), results=2),
     "Squeeze": _recipe((1, 3), Ints([0])),
+    "TensorScatter": _recipe((1, 4, 2), (1, 2, 2), Ints([1]), axis=1),
     "Tile": _recipe(MATRIX, Ints([1, 2])),
     "TopK": _recipe(MATRIX, Ints([1]), results=2),
     "Trilu": _recipe((3, 3)),

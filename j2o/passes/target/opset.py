@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from j2o.ir.graph import Graph, Node
@@ -29,38 +29,53 @@ def lowest_opset(graph: Graph, target: Target) -> Opset:
     """
     if target.others is None:
         return Opset(target.opset)
-    nodes = list(_distinct(graph))
-    dtypes = _dtypes(graph)
+    uses = _Uses(list(_distinct(graph)), _dtypes(graph), target)
+    for needs_kernels in (True, False):
+        found = _lowest(uses, needs_kernels)
+        if found is not None:
+            return found
+    return Opset(target.opset)
+
+
+class _Uses(NamedTuple):
+    """What a graph uses: its nodes, one of each kind, and the dtypes that came with some opset."""
+
+    nodes: list[Node]
+    dtypes: set[DType]
+    target: Target
+
+
+def _lowest(uses: _Uses, needs_kernels: bool) -> Opset | None:
+    """The lowest opset that lacks nothing.
+
+    With `needs_kernels`, what has a kernel at some opset may not be a function that is written out there.
+    """
+    assert uses.target.others is not None
     reasons: tuple[str, ...] = ()
-    for number in range(OLDEST, target.opset):
-        older = target.others(number)
-        lacking = dict.fromkeys(_lacking(nodes, dtypes, target, older))
-        if not lacking:
+    for number in range(OLDEST, uses.target.opset + 1):
+        lacking = _lacking(uses, uses.target.others(number), needs_kernels)
+        told = tuple(dict.fromkeys(lacking))
+        if not told:
             return Opset(number, reasons)
-        reasons = tuple(lacking)
-    return Opset(target.opset, reasons)
+        reasons = told
+    return None
 
 
-def _lacking(
-    nodes: Iterable[Node], dtypes: Iterable[DType], target: Target, older: Target
-) -> Iterator[str]:
+def _lacking(uses: _Uses, older: Target, needs_kernels: bool) -> Iterator[str]:
     """What an older opset lacks, in words that follow "before it"."""
-    for dtype in dtypes:
+    target = uses.target
+    for dtype in uses.dtypes:
         if not is_in_onnx(dtype, older.opset):
             yield f"ONNX has no {dtype.value}"
-    for node in nodes:
+    for node in uses.nodes:
         other = difference(node, older.opset, target.opset)
+        had_kernel = node.op in older.rows or node.op not in target.rows
+        is_alike = had_kernel or not needs_kernels
         if other is not None:
             yield other
-        elif runs(node, target) and not _runs_alike(node, target, older):
+        elif runs(node, target) and not (is_alike and runs(node, older)):
             dtype = (node.outputs or node.operands)[0].type.dtype
             yield f"{target.name} runs no {node.kind} of {dtype.value}"
-
-
-def _runs_alike(node: Node, target: Target, older: Target) -> bool:
-    """Return True where an older opset has a kernel, or needs none, as the newer one does."""
-    had_kernel = node.op in older.rows or node.op not in target.rows
-    return had_kernel and runs(node, older)
 
 
 def _distinct(graph: Graph) -> Iterator[Node]:
