@@ -22,10 +22,11 @@ from j2o.arguments import (
 )
 from j2o.collector import CollectorPaused
 from j2o.errors import SpecError
-from j2o.frontend.held import Held, Program
+from j2o.frontend.held import Held, Program, held_by
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.modules import copied, holders_of_state
 from j2o.frontend.retrace import Retracer
+from j2o.frontend.state import KEYWORD, state_in, values_of, with_state
 from j2o.frontend.trace import Traced, trace
 from j2o.frozen import loaded, own_key, tensor_of
 from j2o.ir.build import Builder
@@ -42,7 +43,7 @@ from j2o.passes.target.weights_dtype import DTYPES
 from j2o.report import Report, count_ops
 from j2o.request import (
     Request,
-    check_callable,
+    checked_callable,
     installed_target,
     pipeline_for,
     target_for,
@@ -50,6 +51,7 @@ from j2o.request import (
 )
 from j2o.specs import Specs, output_names, parse_specs, path_name
 
+LEVELS = "0, 1, 2 or 3 is needed"
 CONSTRAINTS = "['T <= 512', 'mod(T, 16) == 0']"  # what they may look like
 
 
@@ -58,6 +60,7 @@ def compile(
     specs: Sequence[Any],
     *,
     kwargs: Mapping[str, Any] | None = None,
+    state: Any = None,
     opt_level: int = 2,
     opset: int | None = None,
     target: Any = None,
@@ -73,22 +76,21 @@ def compile(
 ) -> Model:
     """Compile any callable that JAX can trace to an ONNX model.
 
-    `specs` has one entry a positional argument: a shape tuple such as `("B", 784)` (float32), a
-    string `"i32[B,T]"`, a ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of
-    such. `kwargs` has such entries by the names of keyword arguments. `j2o.static(value)` in either
-    hands over a Python value as it is; so do a bool, None and a text that is no spec in `kwargs`.
-    `target` is what must run the model: a name that `j2o targets` lists, or a `j2o.Target`; by default
-    the installed onnxruntime. `opset` is the lowest that the graph needs, unless it is given.
-    Raises SpecError for arguments that do not fit, TraceError where JAX cannot trace the function,
-    UnsupportedError with everything that has no ONNX form.
+    `specs` has one entry a positional argument: a shape such as `("B", 784)`, a text `"i32[B,T]"`, a
+    ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of such; `kwargs` has such by
+    keyword. `j2o.static(value)` in either is a Python value, as is a bool, None or another text in
+    `kwargs`. `state`, a filter such as `nnx.Cache`, makes inputs and outputs of nnx variables. `target`,
+    by default the installed onnxruntime, is a name that `j2o targets` lists or a `j2o.Target`; `opset`
+    is the lowest that the graph needs, unless given. Raises SpecError for arguments that do not fit,
+    TraceError where JAX cannot trace the function, UnsupportedError with what has no ONNX form.
     """
-    check_callable(fn)
-    opt_level = whole_number("opt_level", opt_level, range(4), "0, 1, 2 or 3 is needed")
+    opt_level = whole_number("opt_level", opt_level, range(4), LEVELS)
     weights_dtype = choice("weights_dtype", weights_dtype, DTYPES)
     request = Request(
-        fn=fn,
+        fn=checked_callable(fn),
         specs=specs,
         kwargs=kwargs,
+        state=state,
         input_names=tensor_names("input_names", input_names),
         output_names=tensor_names("output_names", output_names),
         constraints=strings("constraints", constraints, CONSTRAINTS),
@@ -102,24 +104,24 @@ def compile(
         pipeline=pipeline_for(opt_level, passes),
         verify=passes is not None,
     )
-    with CollectorPaused():
-        return _compiled(request)
+    return _compiled(request)
 
 
 def _compiled(request: Request) -> Model:
     """The stages one after the other."""
     report = Report()
-    with _timed(report, "trace"):
-        specs, traced = _traced(request, report)
-    with _timed(report, "lift"):
-        graph, boundary = _lifted(specs, traced, request, report)
-    report.ops_before = count_ops(graph)
-    with _timed(report, "passes"):
-        _optimise(graph, boundary, request, report)
-    opset = lowest_opset(graph, request.target)
-    _describe_result(graph, opset, report)
+    with CollectorPaused():
+        with _timed(report, "trace"):
+            specs, traced, state = _traced(request, report)
+        with _timed(report, "lift"):
+            graph, boundary = _lifted(specs, traced, request, report)
+        report.ops_before = count_ops(graph)
+        with _timed(report, "passes"):
+            _optimise(graph, boundary, request, report)
+        opset = lowest_opset(graph, request.target)
+        _describe_result(graph, opset, report)
     fn = _for_callers(specs, traced.held)
-    return Model(fn, graph, boundary, opset.number, report, graph.name)
+    return Model(fn, graph, boundary, opset.number, report, graph.name, state)
 
 
 @contextmanager
@@ -136,27 +138,40 @@ def _timed(report: Report, stage: str) -> Iterator[None]:
 class _Program(NamedTuple):
     specs: Specs
     traced: Traced
+    state: dict[str, Any]
 
 
 def _traced(request: Request, report: Report) -> _Program:
-    """The program as JAX traces it at the specs."""
+    """The program as JAX traces it at the specs, and the arrays in its state."""
+    fn, state = _with_state(request)
     specs = parse_specs(
         request.fn,
         request.specs,
         request.kwargs,
         request.constraints,
         request.input_names,
+        added={} if request.state is None else {KEYWORD: state},
     )
     _inputs_as_nchw(specs, request)  # refused before anything is traced
     _warn_of_narrowing(specs.narrowed, report)
-    program = Program(request.fn, specs.static)
+    program = Program(fn, specs.static)
     avals = [leaf.aval for leaf in specs.leaves]
     traced = trace(program, avals, specs.layout.call)
     for text in traced.warnings:
         report.warn(text)
     if not traced.out_paths:
         raise SpecError("fn: it gives no arrays, and a model needs at least one output")
-    return _Program(specs, traced)
+    return _Program(specs, traced, state)
+
+
+def _with_state(request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that takes and gives its state where that is asked for, and the arrays in it."""
+    if request.state is None:
+        return request.fn, {}
+    parsed = parse_specs(request.fn, request.specs, request.kwargs, request.constraints)
+    held = held_by(Program(request.fn, parsed.static))
+    variables = state_in(held, request.state)
+    return with_state(request.fn, variables), values_of(variables)
 
 
 def _inputs_as_nchw(specs: Specs, request: Request) -> tuple[int, ...]:
@@ -202,7 +217,7 @@ def _lifted(
     )
     _bind_weights(graph, [leaf.weight for leaf in specs.leaves])
     graph.input_names = [leaf.name for leaf in specs.inputs]
-    graph.output_names = _output_names(traced, graph.input_names, request.output_names)
+    graph.output_names = _output_names(traced, graph.input_names, request)
     out_types = tuple(map(type_of, traced.jaxpr.out_avals))
     outputs_as_nchw = nchw.positions(
         "outputs_as_nchw", request.outputs_as_nchw, graph.output_names, out_types
@@ -256,19 +271,26 @@ def _bind_weight(graph: Graph, position: int, weight: Tensor) -> None:
     graph.remove_input(position)
 
 
-def _output_names(
-    traced: Traced, inputs: Sequence[str], given: Sequence[str] | None
-) -> list[str]:
+def _output_names(traced: Traced, inputs: Sequence[str], request: Request) -> list[str]:
     """The names of the outputs: those given, else their paths in what the function returns."""
     found = []
     for path in traced.out_paths:
         name = path_name(path)
+        if request.state is not None:
+            name = _beside_state(path)
         if not name:
             name = "output"
         elif name[0].isdigit():
             name = f"output_{name}"
         found.append(name)
-    return list(output_names(found, given, inputs))
+    return list(output_names(found, request.output_names, inputs))
+
+
+def _beside_state(path: Sequence[Any]) -> str:
+    """The name of an output where the function's result stands first and its state second."""
+    inner = path_name(path[1:])
+    is_state = path[0].idx == 1
+    return f"{KEYWORD}/{inner}" if is_state else inner
 
 
 # ------------------------------------------------------------------------------------ passes

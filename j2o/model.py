@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -61,12 +62,15 @@ class Model:
         opset: int,
         report: Report,
         name: str,
+        state: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.fn = fn
         self.graph = graph
         self.report = report
         self.opset = opset
         self.name = name
+        # the arrays that the function's state has had, to begin with
+        self.state = dict(state)
         self._boundary = boundary
         self._session: Session | None = None
         self._lock = threading.RLock()

@@ -38,14 +38,22 @@ class Given(NamedTuple):
         return f"{self.parameter}/{path}" if path else self.parameter
 
 
-def given_arguments(fn: Callable[..., Any], specs: Any, kwargs: Any) -> list[Given]:
+def given_arguments(
+    fn: Callable[..., Any], specs: Any, kwargs: Any, added: Mapping[str, Any]
+) -> list[Given]:
     """The entries in the order of the model's inputs: those by place, then the keywords in their order.
 
-    SpecError where they are no such entries, or where the function cannot be called with them.
+    `added` has entries of keywords that are not the function's own. SpecError where they are no such
+    entries, or where the function cannot be called with them.
     """
     _check_specs(specs)
     entries = _keyword_entries(kwargs)
     names = _parameters(fn, len(specs), entries)
+    for keyword in added:
+        if keyword in entries:
+            what = f"the model takes this keyword for what {keyword}=… asks for"
+            raise SpecError(f"kwargs[{keyword!r}]: {what}")
+    entries.update(added)
     by_place = [Given(name, False, e) for name, e in zip(names, specs, strict=True)]
     return by_place + [Given(name, True, entries[name]) for name in sorted(entries)]
 

@@ -22,13 +22,14 @@ from j2o.passes.pipeline import Pass, PassPipeline
 class Request:
     """The arguments of `compile`, checked, each as the rest of j2o takes it.
 
-    `specs`, `kwargs` and what depends on the traced program are looked at later. `verify` asks for a check of
-    the graph after each pass.
+    `specs`, `kwargs`, `state` and what depends on the traced program are looked at later. `verify`
+    asks for a check of the graph after each pass.
     """
 
     fn: Callable[..., Any]
     specs: Sequence[Any]
     kwargs: Mapping[str, Any] | None
+    state: Any
     name: str
     input_names: tuple[str, ...] | None
     output_names: tuple[str, ...] | None
@@ -43,8 +44,8 @@ class Request:
     verify: bool
 
 
-def check_callable(fn: Any) -> None:
-    """SpecError where `fn` is nothing that can be called with arrays."""
+def checked_callable(fn: Any) -> Callable[..., Any]:
+    """Return `fn`; SpecError where it is nothing that can be called with arrays."""
     if not callable(fn):
         is_transformed = callable(getattr(fn, "apply", None))  # by haiku
         advice = "; its .apply is one" if is_transformed else ""
@@ -56,6 +57,7 @@ def check_callable(fn: Any) -> None:
         advice = "a plain function that returns arrays is needed"
         raise SpecError(f"fn: {name_of(fn)} is a coroutine; {advice}")
     _check_linen(fn)
+    return fn
 
 
 def _check_linen(fn: Any) -> None:

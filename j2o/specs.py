@@ -7,8 +7,9 @@ their names.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -96,12 +97,16 @@ def parse_specs(
     kwargs: Any = None,
     constraints: Sequence[str] = (),
     input_names: Sequence[str] | None = None,
+    added: Mapping[str, Any] = MappingProxyType({}),
 ) -> Specs:
-    """All specs of a call; SpecError names the argument and the entry that does not fit."""
+    """All specs of a call; SpecError names the argument and the entry that does not fit.
+
+    `added` has entries of keywords that stand in no signature.
+    """
     entries: list[_Entry] = []
     static: dict[str, Any] = {}
     arguments: list[Argument] = []
-    for given in given_arguments(fn, specs, kwargs):
+    for given in given_arguments(fn, specs, kwargs, added):
         arguments.append(_argument(given, entries, static))
     scope = _find_scope(entries, constraints)
     found = list(_leaves(entries, scope))

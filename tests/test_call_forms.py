@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import types
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -390,6 +391,30 @@ def nnx_split():
     return Done(model, (rest, X), names)
 
 
+@form("nnx: a cache as `state`")
+def nnx_state():
+    module = cached_attention()
+    model = j2o.compile(module, [(1, 1, 4)], state=nnx.Cache)
+    state = model.state
+    for step in X:
+        got, state = model(step[None, None], state=state)
+        close(got, module(jnp.asarray(step[None, None])))
+    close(state["cached_key"], module.cached_key[...])
+    assert int(state["cache_index"]) == 3
+    names = ["inputs_q", *(f"state/{name}" for name in sorted(state))]
+    assert model.output_names == ["output", *(f"{name}_out" for name in names[1:])]
+    return Done(model, (X[0][None, None],), names, {"state": state})
+
+
+def cached_attention():
+    """Attention of nnx that decodes, with room for six tokens."""
+    module = nnx.MultiHeadAttention(
+        num_heads=2, in_features=4, decode=True, rngs=nnx.Rngs(0)
+    )
+    module.init_cache((1, 6, 4))
+    return module
+
+
 # ------------------------------------------------------------------------------------ Equinox
 
 
@@ -505,3 +530,75 @@ def test_the_page_has_a_row_for_each_form():
     table = page.read_text().partition("## Forms of calls")[2]
     rows = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
     assert rows[2:] == list(FORMS)
+
+
+class Counter(nnx.Module):
+    def __init__(self):
+        self.count = nnx.Variable(jnp.zeros((), jnp.int32))
+        self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+
+    def step(self, x, times):
+        self.count[...] += times
+        return self.norm(x) * 2, self.count[...]
+
+
+FILTERS = {
+    "a kind": (nnx.BatchStat, {"self/norm/mean", "self/norm/var"}),
+    "several": ((nnx.BatchStat, nnx.Param), 4),
+    "a path": (lambda path, _: path[-1] == "count", {"self/count"}),
+    "all": (..., 5),
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_the_state_is_what_fits_the_filter(name):
+    wanted, paths = FILTERS[name]
+    counter = Counter()
+    specs = [j2o.static(counter), (3, 4), j2o.static(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", j2o.J2OWarning)
+        model = j2o.compile(Counter.step, specs, state=wanted)
+    found = set(model.state)
+    assert found == paths or len(found) == paths
+    model.verify(X, state=model.state)
+    (_, count), state = model(X, state=model.state)
+    _, again = model(X, state=state)
+    assert int(count) == 2
+    assert int(again.get("self/count", 4)) == 4
+    assert int(counter.count[...]) == 0
+
+
+def test_variables_of_one_path_are_told_apart():
+    one, two = nnx.Param(jnp.ones(4)), nnx.Param(jnp.full(4, 2.0))
+
+    def call(x, first=one, second=two):
+        first[...] += x
+        return first[...] * second[...]
+
+    model = j2o.compile(call, [(4,)], state=nnx.Param)
+    assert len(model.state) == 2
+    model.verify(X[0], state=model.state)
+
+
+BAD_STATES = [
+    (
+        nnx.Cache,
+        {},
+        "state=Cache: the function holds no such variables of nnx; it holds V",
+    ),
+    (5, {}, "state=5: a filter of flax.nnx is needed"),
+    (nnx.Param, {"state": (2,)}, "kwargs['state']: "),
+]
+
+
+@pytest.mark.parametrize(("wanted", "kwargs", "said"), BAD_STATES)
+def test_a_state_that_is_none_is_refused(wanted, kwargs, said):
+    counter = Counter()
+
+    def call(x, **_):
+        return counter.step(x, 1)
+
+    with pytest.raises(j2o.SpecError) as error:
+        j2o.compile(call, [(3, 4)], kwargs=kwargs, state=wanted)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
