@@ -45,7 +45,15 @@ OPTIONS = {"checks", "weights_dtype"}
 
 # which of two zeros these give is left open (docs/semantics.md): onnxruntime's Max and Where lose
 # the sign of some
-EITHER_ZERO = {"relu", "leaky_relu", "where_true", "where_not"}
+EITHER_ZERO = {
+    "celu",
+    "elu_of_exp",
+    "leaky_relu",
+    "relu",
+    "selu",
+    "where_not",
+    "where_true",
+}
 
 # these fit wherever their operation stands: what they leave is another operation
 UNCONDITIONAL = {"identity"}

@@ -332,6 +332,11 @@ GIVEN_UP = {
     "subnormal": (lambda x: x * 2.0, LEAST + LEAST, LEAST),
     "layer-norm-overflow": (normalised, f32(1, 2, 3, 4)[None], ROW),
     "gelu-tail": (lambda x: jax.nn.gelu(x, approximate=False), f32(-0.0), f32(-7)),
+    "elu-near-zero": (
+        lambda x: (jax.nn.elu(x), jax.nn.selu(x)),
+        (f32(0.0, -0.0), f32(0.0, 0.0)),
+        f32(-1e-9, -0.0),
+    ),
     "logistic-tail": (jax.nn.sigmoid, f32(0.0), f32(-20)),
 }
 

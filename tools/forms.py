@@ -41,6 +41,16 @@ PAIRS = {
         o = Transpose <perm = [0, 2, 1, 3]> (v) n = Shape(x) y = Reshape(o, n)""",
     ),
     "Clip": Pair("y = Clip(x, zero, six)", "a = Relu(x) y = Min(a, six)"),
+    "Celu": Pair(
+        "y = Celu(x)",
+        """m = Relu(x) n = Min(x, zero) e = Exp(n) f = Sub(e, one) l = Log(e) q = Equal(f, zero)
+        w = Where(q, one, l) d = Div(f, w) p = Mul(n, d) z = Where(q, n, p) y = Add(m, z)""",
+    ),
+    "Elu": Pair(
+        "y = Elu(x)",
+        """g = Greater(x, zero) n = Min(x, zero) e = Exp(n) f = Sub(e, one) l = Log(e) q = Equal(f, zero)
+        w = Where(q, one, l) d = Div(f, w) p = Mul(n, d) z = Where(q, n, p) y = Where(g, x, z)""",
+    ),
     "GroupNormalization": Pair(
         "y = GroupNormalization <num_groups = 8, epsilon = 1e-6> (x, s, b)",
         """r = Reshape(x, rows) i = InstanceNormalization <epsilon = 1e-6> (r, ones, zeros) h = Shape(x)
@@ -68,6 +78,7 @@ PAIRS = {
         e = Mul(u, d) f = Mul(v, d) g = Sub(e, f) i = Add(e, f)
         j = Concat <axis = 3> (g, i) n = Shape(x) y = Reshape(j, n)""",
     ),
+    "Selu": Pair("y = Selu(x)", "a = Elu <alpha = 1.67> (x) y = Mul(a, three)"),
     "Softplus": Pair(
         "y = Softplus(x)",
         """m = Relu(x) n = IsNaN(x) a = Abs(x) c = Neg(a) e = Exp(c) f = Add(one, e) g = Sub(f, one)

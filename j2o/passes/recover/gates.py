@@ -1,4 +1,4 @@
-"""Activations that are made of limits and gates: Clip, LeakyRelu, HardSigmoid, HardSwish, Softplus, Mish.
+"""Activations made of limits and gates: Clip, LeakyRelu, hard gates, Softplus and Mish, Elu and its kin.
 
 Each is put where the target prefers it to its parts. Their kernels agree with JAX at NaN and infinities, and
 elsewhere by some units of the last place of the greatest term. Two others have no rule: the kernel of
@@ -153,5 +153,116 @@ def _(op, x):
     return op.Mish(x) if op.prefers("Mish", x) else None
 
 
-GATES = (limited_relu, leaky_relu, hard_sigmoid, hard_sigmoid_scaled, hard_swish, mish)
-EARLY_GATES = (softplus,)
+# ------------------------------------------------------------------------------------- exponential units
+#
+# The kernels subtract 1 from an exponential, which loses the digits of expm1 near 0: `elu-near-zero` in
+# semantics.md. That of Elu gives -0 for -0, the others 0.
+
+
+def _cast(op, number):
+    """A number, which `jit` may have been given in another dtype."""
+    return op.either(number, op.lax.convert_element_type(number, new_dtype=...))
+
+
+def _zeros(op):
+    """0, or a tensor of it."""
+    number = _cast(op, 0.0)
+    wide = op.lax.broadcast_in_dim(number, broadcast_dimensions=..., shape=...)
+    return op.either(number, wide)
+
+
+def _times(op, value, factor):
+    """A product with a constant, or the value itself."""
+    number = _cast(op, factor)
+    return op.either(op.lax.mul(number, value), op.lax.mul(value, number), value)
+
+
+@rewrite("elu", at="lax")
+def elu(op, x, alpha: Const):
+    """x right of 0, α expm1(x) left of it; `jax.nn.elu` keeps what is right of 0 from overflowing."""
+    zero = 0.0
+    is_right = op.either(op.lax.gt(x, zero), op.lax.ge(x, zero))
+    is_left = op.either(op.lax.lt(x, zero), op.lax.le(x, zero))
+    kept = op.either(
+        op.lax.select_n(is_right, x, _zeros(op)),
+        op.lax.select_n(is_left, _zeros(op), x),
+        op.lax.min(x, zero),
+        x,
+    )
+    left = _times(op, op.lax.expm1(kept), alpha)
+    return op.either(
+        op.lax.select_n(is_right, left, x), op.lax.select_n(is_left, x, left)
+    )
+
+
+@elu.becomes
+def _(op, x, alpha):
+    factor = 1.0 if alpha is None else _number(alpha)
+    if factor is None or not op.prefers("Elu", x):
+        return None
+    return op.Elu(x, alpha=factor)
+
+
+@rewrite("elu_of_exp")
+def elu_of_exp(op, x, alpha: Const):
+    """x right of 0, α (eˣ - 1) left of it."""
+    grown = op.Sub(op.Exp(x), 1.0)
+    left = op.either(op.Mul(grown, alpha), grown)
+    return op.either(
+        op.Where(op.Greater(x, 0.0), x, left), op.Where(op.Less(x, 0.0), left, x)
+    )
+
+
+@elu_of_exp.becomes
+def _(op, x, alpha):
+    factor = 1.0 if alpha is None else _number(alpha)
+    if factor is None or not op.prefers("Elu", x):
+        return None
+    return op.Elu(x, alpha=factor)
+
+
+@rewrite("selu")
+def selu(op, x, alpha, gamma: Const):
+    """γ Elu(x)."""
+    return op.Mul(op.Elu(x, alpha=alpha), gamma)
+
+
+@selu.becomes
+def _(op, x, alpha, gamma):
+    factor = _number(gamma)
+    if factor is None or not op.prefers("Selu", x):
+        return None
+    return op.Selu(x, alpha=alpha, gamma=factor)
+
+
+@rewrite("celu", at="lax")
+def celu(op, x, alpha: Const):
+    """max(x, 0) + α expm1(min(x, 0) / α)."""
+    zero = 0.0
+    number = _cast(op, alpha)
+    grown = op.lax.expm1(op.lax.div(op.lax.min(x, zero), number))
+    right, left = op.lax.max(x, zero), op.lax.mul(number, grown)
+    return op.either(op.lax.add(right, left), op.lax.add(left, right))
+
+
+@celu.becomes
+def _(op, x, alpha):
+    factor = _number(alpha)
+    if factor == 1 and op.prefers("Elu", x):
+        return op.Elu(x)
+    if not factor or factor < 0 or not op.prefers("Celu", x):
+        return None
+    return op.Celu(x, alpha=factor)
+
+
+GATES = (
+    limited_relu,
+    leaky_relu,
+    hard_sigmoid,
+    hard_sigmoid_scaled,
+    hard_swish,
+    mish,
+    elu_of_exp,
+    selu,
+)
+EARLY_GATES = (softplus, elu, celu)
