@@ -26,8 +26,9 @@ class Target:
 
     `inlined` has in the same form the functions that the runtime writes out; with `inlines` it also does so
     with functions that stand in neither. Where `rows` is empty, everything is taken to run. The operators in
-    `slow` run, but slower than their parts. `others` gives the same runtime at another opset; None where the
-    opset is asked for, and not to be changed. `faults` has what is known to differ from ONNX, a line each.
+    `slow` run, but slower than their parts; those in `avoids` lose too many digits. `others` gives the same
+    runtime at another opset; None where the opset is asked for, and not to be changed. `faults` has what is
+    known to differ from ONNX, a line each.
     """
 
     opset: int
@@ -41,6 +42,7 @@ class Target:
         default_factory=dict[str, "Sequence[Row]"]
     )
     inlines: bool = True
+    avoids: frozenset[str] = frozenset()
     faults: tuple[str, ...] = ()
 
     @classmethod
@@ -53,7 +55,9 @@ class Target:
         return read_table(path).target(opset)
 
     def has(self, op: str) -> bool:
-        """Return True where ONNX's `op` runs with some dtype, as far as is known."""
+        """Return True where ONNX's `op` runs with some dtype, and with the right values, as far as known."""
+        if op in self.avoids:
+            return False
         if not self.rows or op in self.rows or op in self.inlined:
             return True
         return self.inlines and is_function(op.removeprefix("onnx."), self.opset)
@@ -64,7 +68,7 @@ class Target:
 
     def prefers(self, op: str, dtype: DType) -> bool:
         """Return True where `op` runs with `dtype`, and does so no slower than its parts."""
-        if op in self.slow:
+        if op in self.slow or op in self.avoids:
             return False
         if op in self.rows:
             return self.supports(op, dtype)
@@ -120,6 +124,7 @@ class Table:
     )  # what it casts to f32 itself where it lacks a kernel
     inlined: tuple[Kernel, ...] = ()
     inlines: bool = False
+    avoids: frozenset[str] = frozenset()
     faults: tuple[str, ...] = ()
 
     def target(self, opset: int | None = None) -> Target:
@@ -137,6 +142,7 @@ class Table:
             others=others,
             inlined=_at(self.inlined, chosen),
             inlines=self.inlines,
+            avoids=self.avoids,
             faults=self.faults,
         )
 
@@ -146,6 +152,7 @@ class Table:
             "name": self.name,
             "runtime": self.runtime,
             "opsets": [OLDEST, self.newest],
+            "avoids": sorted(self.avoids),
             "faults": list(self.faults),
         }
 
@@ -204,6 +211,7 @@ def _table(found: Any) -> Table:
         casts=frozenset(map(DType, found.get("casts", ()))),
         inlined=tuple(map(_kernel, found.get("inlined", ()))),
         inlines=bool(found.get("inlines", False)),
+        avoids=frozenset(map(str, found.get("avoids", ()))),
         faults=tuple(map(str, faults)),
     )
 

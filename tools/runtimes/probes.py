@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnx.defs
+import onnx.parser
 
 from j2o.backend.proto import ONNX_DTYPES, ir_version
 from j2o.ir.inference.table import INFERENCES
@@ -393,6 +394,42 @@ def _add_dtype(
     if kind == "DequantizeLinear":
         return "T2" not in dtypes or "T3" not in dtypes or dtypes["T2"] is dtypes["T3"]
     return True
+
+
+# -------------------------------------------------------------------------------- accuracy
+
+NORMS = {
+    "GroupNormalization": "x, scale, bias",
+    "InstanceNormalization": "x, scale, bias",
+    "LayerNormalization": "x, wide",
+}
+
+
+def far_from_zero(kind: str) -> tuple[bytes, dict[str, np.ndarray], np.ndarray]:
+    """A normalisation of numbers whose mean is 1000 times their deviation: a model, its feeds, its output.
+
+    A kernel that takes the variance as the mean of squares less the square of the mean loses all digits.
+    """
+    random = np.random.default_rng(0)
+    x = (100 + 0.1 * random.standard_normal((1, 8, 256))).astype(np.float32)
+    feeds = {"x": x}
+    for name, size in (("scale", 8), ("wide", 256)):
+        feeds[name] = np.ones(size, np.float32)
+    feeds["bias"] = np.zeros(8, np.float32)
+    used = {name: feeds[name] for name in NORMS[kind].split(", ")}
+    inputs = ", ".join(f"float[{_sizes(array)}] {name}" for name, array in used.items())
+    groups = "num_groups = 8, " if kind == "GroupNormalization" else ""
+    text = f"""<ir_version: 8, opset_import: ["": {OLDEST}]>
+    norm ({inputs}) => (float[1, 8, 256] y)
+    {{ y = {kind} <{groups}epsilon = 1e-6> ({NORMS[kind]}) }}"""
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(-1, keepdims=True)
+    wanted = centred / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    return onnx.parser.parse_model(text).SerializeToString(), used, wanted
+
+
+def _sizes(array: np.ndarray) -> str:
+    return ", ".join(map(str, array.shape))
 
 
 # ---------------------------------------------------------------------------- control flow

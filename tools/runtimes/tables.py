@@ -28,7 +28,7 @@ from j2o.ir.onnx_ops import ONNX_NAMES, schema
 from j2o.ir.target import OLDEST, Table, read_table
 from j2o.ir.types import DType, is_in_onnx
 from tools.runtimes.asking import Answer, Runtime, ask, job, kernels, runtime
-from tools.runtimes.probes import KINDS, Probe, probes
+from tools.runtimes.probes import KINDS, NORMS, Probe, far_from_zero, probes
 
 DOMAINS = {"": "onnx", "com.microsoft": "ort"}
 UNBOUNDED = 1000  # from here on, the last opset of a kernel stands for none
@@ -38,6 +38,8 @@ ONNXRUNTIME = (
     "1 / y of integers is another division; j2o writes it in another form",
 )
 CAST = ("f16",)  # by onnxruntime's InsertCastTransformer
+FAR = 5e-3  # from the right values of a normalisation, which are about 1
+DIGITS = "loses its digits where the mean is large; j2o takes its parts"
 FAULTS = {"openvino": ("i64 is computed as i32: numbers beyond its range are wrong",)}
 # what a kernel takes: (type constraint, dtypes), in the order of the names
 Row: TypeAlias = "tuple[tuple[str, frozenset[DType]], ...]"
@@ -57,6 +59,7 @@ class Runs(NamedTuple):
         str
     ] = ()  # dtypes that it casts to f32 itself where it lacks a kernel
     inlined: Mapping[int, Rows] | None = None  # functions that it writes out
+    avoids: Sequence[str] = ()  # operators with which it loses too many digits
 
 
 def main() -> None:
@@ -70,6 +73,26 @@ def main() -> None:
 
 def runs(one: Runtime) -> Runs:
     """What a runtime runs."""
+    found = _runs(one)
+    avoids = tuple(inexact(one))
+    faults = [f"{kind} {DIGITS}" for kind in avoids]
+    named = [f"onnx.{kind}" for kind in avoids]
+    return found._replace(avoids=named, faults=[*found.faults, *faults])
+
+
+def inexact(one: Runtime) -> Iterator[str]:
+    """The operators with which a runtime loses too many digits."""
+    asked = {kind: far_from_zero(kind) for kind in NORMS}
+    jobs = [job(model, feeds) for model, feeds, _ in asked.values()]
+    for (kind, (_, _, want)), answer in zip(asked.items(), ask(one, jobs), strict=True):
+        if answer.outputs and not np.allclose(
+            answer.outputs[0], want, atol=FAR, rtol=0
+        ):
+            yield kind
+
+
+def _runs(one: Runtime) -> Runs:
+    """What a runtime runs, as it is found for each kind of runtimes."""
     newest = newest_opset(one)
     ir = newest_ir_version(one)
     if one.name.startswith("onnxruntime-1."):
@@ -307,7 +330,9 @@ def common(tables: Sequence[Table]) -> Runs:
         rows[opset] = first
     names = ", ".join(table.name for table in tables)
     ir = min(table.ir_version for table in tables)
-    return Runs("portable", f"what all of these run: {names}", [*faults], rows, ir)
+    avoids = sorted({op for table in tables for op in table.avoids})
+    what = f"what all of these run: {names}"
+    return Runs("portable", what, [*faults], rows, ir, avoids=avoids)
 
 
 def _rows_of(table: Table, opset: int) -> Rows:
@@ -374,6 +399,7 @@ def write(found: Runs) -> None:
         "newest": max(found.rows),
         "ir_version": found.ir_version,
         "casts": list(found.casts),
+        "avoids": list(found.avoids),
         "inlines": found.inlined is not None,
         "faults": list(found.faults),
         "kernels": sorted(_ranges(found.rows), key=repr),
