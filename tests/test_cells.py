@@ -276,6 +276,21 @@ def test_layers_in_one_loop_with_something_between(between):
     assert "Scan" not in found
 
 
+def test_a_product_in_front_that_two_layers_read():
+    w, r = normal(4 * SIZE, 4 * SIZE) / 4, normal(SIZE, 4 * SIZE)
+
+    def layers(state, gates):
+        lower, upper = state
+        h, c = lstm(gates + lower[0] @ R, lower[1])
+        k, d = lstm(jax.nn.relu(gates) @ w + upper[0] @ r, upper[1])
+        return ((h, c), (k, d)), h + k
+
+    fn = lambda x: scanned(layers, ((zeros(x),) * 2,) * 2, x @ W + BIAS)  # noqa: E731
+    found = operators(agrees(fn, [X], SPECS))
+    assert found.count("LSTM") == 2
+    assert "Scan" not in found
+
+
 def test_layers_in_one_loop_and_what_it_does_besides():
     w, r = normal(SIZE, 4 * SIZE), normal(SIZE, 4 * SIZE)
 

@@ -25,14 +25,8 @@ from j2o.ir.target import Target
 from j2o.ir.types import DType, is_one, same_shape
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
-from j2o.passes.recover.cell_writing import (
-    Cell,
-    Gate,
-    Loop,
-    plain,
-    same_sizes,
-    write_cells,
-)
+from j2o.passes.recover.cell_loop import Cell, Gate, Loop, Read, plain, same_sizes
+from j2o.passes.recover.cell_writing import write_cells
 from j2o.passes.recover.linear_forms import (
     ACTIVATIONS,
     COLUMN,
@@ -126,7 +120,7 @@ class _Matcher:
             if activated.op != "onnx.Tanh":
                 continue
             memory = plain(activated.producer.operand(0))
-            index = self.loop.carry_of(memory)
+            index = self.loop.places.get(memory)
             if index is None:
                 continue
             for forgotten, written in self._pairs(memory, "onnx.Add"):
@@ -279,15 +273,16 @@ class _Matcher:
 
     def _split(self, form: Form) -> Gate | None:
         """A form's terms as those of rows and those of h; None where there are others."""
-        inputs: list[Term] = []
+        inputs: list[Read] = []
         recurrent: list[Term] = []
         for term in form.terms:
             if term.source is self.state and term.weight is not None:
                 recurrent.append(term)
-            elif self.loop.reads(term) is not None:
-                inputs.append(term)
-            else:
+                continue
+            read = self.loop.reads(term)
+            if read is None:
                 return None
+            inputs.append(read)
         return Gate(tuple(inputs), tuple(recurrent), form.biases)
 
 
