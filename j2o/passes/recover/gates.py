@@ -12,8 +12,9 @@ import math
 import ml_dtypes
 
 from j2o.ir.graph import Value
+from j2o.ir.types import DType
 from j2o.passes.rewriting.language import Const
-from j2o.passes.rewriting.rule import rewrite
+from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
 def _number(value: Value | None) -> float | None:
@@ -159,6 +160,11 @@ def _(op, x):
 # semantics.md. That of Elu gives -0 for -0, the others 0.
 
 
+def _has_unit(op: RuleBuilder, kind: str, x: Value) -> bool:
+    """Return True for float32: the kernels of fewer bits round each step."""
+    return x.type.dtype == DType.F32 and op.prefers(kind, x)
+
+
 def _cast(op, number):
     """A number, which `jit` may have been given in another dtype."""
     return op.either(number, op.lax.convert_element_type(number, new_dtype=...))
@@ -198,7 +204,7 @@ def elu(op, x, alpha: Const):
 @elu.becomes
 def _(op, x, alpha):
     factor = 1.0 if alpha is None else _number(alpha)
-    if factor is None or not op.prefers("Elu", x):
+    if factor is None or not _has_unit(op, "Elu", x):
         return None
     return op.Elu(x, alpha=factor)
 
@@ -216,7 +222,7 @@ def elu_of_exp(op, x, alpha: Const):
 @elu_of_exp.becomes
 def _(op, x, alpha):
     factor = 1.0 if alpha is None else _number(alpha)
-    if factor is None or not op.prefers("Elu", x):
+    if factor is None or not _has_unit(op, "Elu", x):
         return None
     return op.Elu(x, alpha=factor)
 
@@ -248,9 +254,9 @@ def celu(op, x, alpha: Const):
 @celu.becomes
 def _(op, x, alpha):
     factor = _number(alpha)
-    if factor == 1 and op.prefers("Elu", x):
+    if factor == 1 and _has_unit(op, "Elu", x):
         return op.Elu(x)
-    if not factor or factor < 0 or not op.prefers("Celu", x):
+    if not factor or factor < 0 or not _has_unit(op, "Celu", x):
         return None
     return op.Celu(x, alpha=factor)
 
