@@ -227,6 +227,7 @@ def _lifted(
         out_types=out_types,
         in_tree=specs.layout.caller_tree,
         out_tree=traced.out_tree,
+        places=specs.layout.places,
         keywords=specs.layout.keywords,
         left_out=specs.layout.left_out,
         inputs_as_nchw=_inputs_as_nchw(specs, request),

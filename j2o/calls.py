@@ -46,9 +46,10 @@ class Slot(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """An argument by its place, or by its `keyword`; the leaves of `tree` are `slots`."""
+    """An argument for the parameter `name`, by place or by keyword; the leaves of `tree` are `slots`."""
 
-    keyword: str | None
+    name: str
+    is_keyword: bool
     tree: Any
     slots: tuple[Slot, ...]
 
@@ -81,23 +82,28 @@ class Layout:
         for argument in self.arguments:
             filled = [_filled(slot, rest, static) for slot in argument.slots]
             value = jax.tree.unflatten(argument.tree, filled)
-            if argument.keyword is None:
-                args.append(value)
+            if argument.is_keyword:
+                kwargs[argument.name] = value
             else:
-                kwargs[argument.keyword] = value
+                args.append(value)
         return Call(tuple(args), kwargs)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The parameters of what the model's caller gives by place, in order."""
+        given = [a for a in self.arguments if not a.is_left_out]
+        return tuple(a.name for a in given if not a.is_keyword)
 
     @property
     def keywords(self) -> tuple[str, ...]:
         """The keywords that the model's caller gives, in order."""
-        named = [a.keyword for a in self.arguments if not a.is_left_out]
-        return tuple(keyword for keyword in named if keyword is not None)
+        given = [a for a in self.arguments if not a.is_left_out]
+        return tuple(a.name for a in given if a.is_keyword)
 
     @property
     def left_out(self) -> frozenset[str]:
-        """The keywords that the model's caller does not give."""
-        named = [a.keyword for a in self.arguments if a.is_left_out]
-        return frozenset(keyword for keyword in named if keyword is not None)
+        """The parameters of what the model's caller does not give."""
+        return frozenset(a.name for a in self.arguments if a.is_left_out)
 
     @property
     def caller_tree(self) -> Any:
@@ -106,7 +112,7 @@ class Layout:
         by_keyword: list[Any] = []
         for argument in self.arguments:
             if not argument.is_left_out:
-                trees = by_place if argument.keyword is None else by_keyword
+                trees = by_keyword if argument.is_keyword else by_place
                 trees.append(_caller_tree(argument))
         both = [tuple(by_place), tuple(by_keyword)]
         return jax.tree_util.treedef_tuple(map(jax.tree_util.treedef_tuple, both))

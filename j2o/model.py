@@ -21,7 +21,7 @@ from j2o.ir.sizes import fit
 from j2o.ir.types import Type
 from j2o.nchw import to_nchw, to_nhwc
 from j2o.report import Report, count_ops
-from j2o.values import accept, misfit, other_keywords, to_graph, to_jax
+from j2o.values import accept, by_place, misfit, other_keywords, to_graph, to_jax
 
 if TYPE_CHECKING:
     import onnx
@@ -38,13 +38,14 @@ class Boundary:
 
     `types` and `out_types` are those of the function's leaves: complex and key dtypes as JAX has
     them. `in_tree` is the structure of the tuple of arguments by place and of that by `keywords`;
-    `left_out` has the keywords that were settled while compiling.
+    `places` has the parameters of the former, `left_out` those that were settled while compiling.
     """
 
     types: tuple[Type, ...]
     out_types: tuple[Type, ...]
     in_tree: Any
     out_tree: Any
+    places: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
     left_out: frozenset[str] = frozenset()
     inputs_as_nchw: tuple[int, ...] = ()
@@ -170,11 +171,12 @@ class Model:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run in onnxruntime, on the function's own pytrees.
 
-        Arguments come by place and by keyword as they were given to `compile`; frozen weights and
-        static values are left out. The result is the function's pytree, of JAX arrays. Values are
-        taken where nothing of them is lost (see `j2o.values`). Raises SpecError where an argument
-        does not fit its spec, DimensionError where sizes break a constraint, TraceError inside of a
-        JAX transformation. Several threads may call at once.
+        Arguments come by place and by keyword as they were given to `compile`, and those by place
+        by their parameter's name too; frozen weights and static values are left out. The result is
+        the function's pytree, of JAX arrays. Values are taken where nothing of them is lost (see
+        `j2o.values`). Raises SpecError where an argument does not fit its spec, DimensionError where
+        sizes break a constraint, TraceError inside of a JAX transformation. Several threads may call
+        at once.
         """
         return self._run(self._accept(args, kwargs))
 
@@ -182,6 +184,8 @@ class Model:
         """The leaves of the arguments as arrays that fit the model."""
         boundary = self._boundary
         names = self.graph.input_names
+        if kwargs:
+            args, kwargs = by_place(args, kwargs, boundary.places)
         if tuple(sorted(kwargs)) != boundary.keywords:
             raise SpecError(
                 other_keywords(kwargs, boundary.keywords, boundary.left_out)

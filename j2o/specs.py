@@ -135,8 +135,7 @@ def _argument(given: Given, entries: list[_Entry], static: dict[str, Any]) -> Ar
         else:
             slots.append(Slot())
             entries.append(_entry(given, path, value, is_weight=False))
-    keyword = given.parameter if given.is_keyword else None
-    return Argument(keyword, tree, tuple(slots))
+    return Argument(given.parameter, given.is_keyword, tree, tuple(slots))
 
 
 def _weights(

@@ -219,6 +219,17 @@ def _is_key(value: Any) -> bool:
 # ------------------------------------------------------------------------------------ pytrees
 
 
+def by_place(
+    args: Sequence[Any], kwargs: Mapping[str, Any], places: Sequence[str]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments of a call with those by place that were given by their parameter's name."""
+    missing = places[len(args) :]
+    if not missing or not all(name in kwargs for name in missing):
+        return args, kwargs
+    rest = {name: value for name, value in kwargs.items() if name not in missing}
+    return (*args, *(kwargs[name] for name in missing)), rest
+
+
 def other_keywords(
     given: Collection[str], wanted: Sequence[str], settled: Collection[str]
 ) -> str:

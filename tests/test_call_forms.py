@@ -525,6 +525,21 @@ def test_a_form_of_calls_agrees_with_jax(name):
     done.model.verify(*done.args, **done.kwargs)
 
 
+def test_an_argument_by_place_may_come_by_its_name():
+    def scaled(x, weights, y, *, mask):
+        return (x * weights - y) * mask
+
+    specs = [("B", 4), j2o.weights(X[0]), ("B", 4)]
+    model = j2o.compile(scaled, specs, kwargs={"mask": ("B", 4)})
+    want = model(X, X + 1, mask=X)
+    np.testing.assert_array_equal(model(X, mask=X, y=X + 1), want)
+    np.testing.assert_array_equal(model(y=X + 1, mask=X, x=X), want)
+    with pytest.raises(j2o.SpecError, match="argument 'weights': it was settled"):
+        model(X, X, mask=X, weights=X)
+    with pytest.raises(j2o.SpecError, match="argument 'y': the model takes the keyw"):
+        model(X, X, mask=X, y=X)
+
+
 def test_the_page_has_a_row_for_each_form():
     page = Path(__file__).parents[1] / "docs" / "calls.md"
     table = page.read_text().partition("## Forms of calls")[2]

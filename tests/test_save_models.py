@@ -131,6 +131,7 @@ BAD = [
     ({"a.onnx": None, "./a.onnx": None}, "w.data", "two files would have this name"),
     ({"w.data": None}, "w.data", "two files would have this name"),
     ({"a.onnx": None}, "a.onnx.data", "'a.onnx' saved alone would take this name"),
+    ({"w.1.data": None}, "w.data", "w.1.data: such names are those of data files"),
     ({"a.onnx": None}, "", "names a folder"),
     ({"nowhere/a.onnx": None}, "w.data", "there is no folder"),
     ({"sub": None}, "w.data", "is a folder"),

@@ -95,9 +95,12 @@ def _check_names(data: Path, models: Sequence[Path]) -> None:
         seen.add(path.name)
     shared = DataNames(data.stem, data.suffix)
     for path in models:
-        if data_names_of(path.name).fits(data.name) or shared.fits(path.name):
+        if data_names_of(path.name).fits(data.name):
             what = f"{path.name!r} saved alone would take this name"
             raise SaveError(f"{in_a_line(data)}: {what}; give another for the data")
+        if shared.fits(path.name):
+            what = f"such names are those of data files beside {data.name!r}"
+            raise SaveError(f"{in_a_line(path)}: {what}; give another for the model")
 
 
 def _all_weights(parts: Sequence[Part]) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ ADVICE: tuple[tuple[type[Exception], str], ...] = (
     ),
     (
         jax.errors.ConcretizationTypeError,
-        "use jax.numpy and jax.lax, or bind the argument by functools.partial(fn, …)",
+        "use jax.numpy and jax.lax, or hand the argument over as a value by j2o.static(…)",
     ),
     (
         jax.errors.UnexpectedTracerError,
