@@ -51,34 +51,42 @@ _WHERE = {
 _MODULES = ("ir", "passes", "backend", "frontend", "errors", "api", "model")
 __all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
 
-if TYPE_CHECKING:
-    from j2o.api import compile
-    from j2o.calls import static
-    from j2o.checkpoints.orbax import open_orbax
-    from j2o.checkpoints.safetensors import open_safetensors
-    from j2o.errors import (
-        CheckError,
-        DimensionError,
-        InvalidGraphError,
-        J2OError,
-        J2OWarning,
-        LoadError,
-        NotConvergingError,
-        ParseError,
-        PassError,
-        SaveError,
-        SpecError,
-        TraceError,
-        UnsupportedError,
-        VerificationError,
-    )
-    from j2o.frozen import lazy, weights
-    from j2o.functions import function
-    from j2o.ir.target import Target
-    from j2o.model import Model, save_models
-    from j2o.passes.default import default_pipeline
-    from j2o.passes.lower.table import lower, lower_with
-    from j2o.passes.pipeline import PassPipeline
+if TYPE_CHECKING:  # "as" says that a name is for users
+    from j2o import api as api
+    from j2o import backend as backend
+    from j2o import errors as errors
+    from j2o import frontend as frontend
+    from j2o import ir as ir
+    from j2o import model as model
+    from j2o import passes as passes
+    from j2o.api import compile as compile
+    from j2o.calls import static as static
+    from j2o.checkpoints.orbax import open_orbax as open_orbax
+    from j2o.checkpoints.safetensors import open_safetensors as open_safetensors
+    from j2o.errors import CheckError as CheckError
+    from j2o.errors import DimensionError as DimensionError
+    from j2o.errors import InvalidGraphError as InvalidGraphError
+    from j2o.errors import J2OError as J2OError
+    from j2o.errors import J2OWarning as J2OWarning
+    from j2o.errors import LoadError as LoadError
+    from j2o.errors import NotConvergingError as NotConvergingError
+    from j2o.errors import ParseError as ParseError
+    from j2o.errors import PassError as PassError
+    from j2o.errors import SaveError as SaveError
+    from j2o.errors import SpecError as SpecError
+    from j2o.errors import TraceError as TraceError
+    from j2o.errors import UnsupportedError as UnsupportedError
+    from j2o.errors import VerificationError as VerificationError
+    from j2o.frozen import lazy as lazy
+    from j2o.frozen import weights as weights
+    from j2o.functions import function as function
+    from j2o.ir.target import Target as Target
+    from j2o.model import Model as Model
+    from j2o.model import save_models as save_models
+    from j2o.passes.default import default_pipeline as default_pipeline
+    from j2o.passes.lower.table import lower as lower
+    from j2o.passes.lower.table import lower_with as lower_with
+    from j2o.passes.pipeline import PassPipeline as PassPipeline
 
 
 def __getattr__(name: str) -> Any:

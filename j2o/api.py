@@ -76,13 +76,30 @@ def compile(
 ) -> Model:
     """Compile any callable that JAX can trace to an ONNX model.
 
-    `specs` has one entry a positional argument: a shape such as `("B", 784)`, a text `"i32[B,T]"`, a
-    ShapeDtypeStruct, an example array, `j2o.weights(tree)`, or a pytree of such; `kwargs` has such by
-    keyword. `j2o.static(value)` in either is a Python value, as is a bool, None or another text in
-    `kwargs`. `state`, a filter such as `nnx.Cache`, makes inputs and outputs of nnx variables. `target`,
-    by default the installed onnxruntime, is a name that `j2o targets` lists or a `j2o.Target`; `opset`
-    is the lowest that the graph needs, unless given. Raises SpecError for arguments that do not fit,
-    TraceError where JAX cannot trace the function, UnsupportedError with what has no ONNX form.
+    Parameters:
+        fn: what to compile, a function, a method or a module that can be called.
+        specs: one entry a positional argument: a shape such as `("B", 784)`, a text `"i32[B,T]"`, a
+            ShapeDtypeStruct, an example array, `j2o.weights(tree)`, `j2o.static(value)` for a Python
+            value, or a pytree of such.
+        kwargs: the same by keyword; a bool, None or a text that is no spec is a Python value.
+        state: a filter such as `nnx.Cache`; the nnx variables that it picks become inputs and outputs.
+        opt_level: 0 lowers only, 1 cleans up, 2 recovers operators and places transposes, 3 makes
+            functions of repeated blocks and takes operators that onnxruntime alone has.
+        opset: the ONNX opset; by default the lowest from 18 on that the graph needs.
+        target: what must run the model, a name that `j2o targets` lists or a `j2o.Target`; by default
+            the installed onnxruntime.
+        passes: a pipeline, or a function that makes one of the default pipeline.
+        input_names: one name an input; by default the paths of the arrays in the arguments.
+        output_names: one name an output; by default the paths of the arrays in the result.
+        constraints: what holds of symbolic sizes, such as `"T <= 512"` or `"mod(T, 16) == 0"`.
+        checks: True lets the model refuse sizes and values for which the program raises.
+        inputs_as_nchw: names or positions of inputs that the model takes as NCHW, JAX as NHWC.
+        outputs_as_nchw: names or positions of outputs that the model gives as NCHW.
+        weights_dtype: "bfloat16", "float16" or "int8" stores large float weights so.
+        name: the name of the graph; by default that of the function.
+
+    Raises SpecError for arguments that do not fit, TraceError where JAX cannot trace the function,
+    UnsupportedError with what has no ONNX form.
     """
     opt_level = whole_number("opt_level", opt_level, range(4), LEVELS)
     weights_dtype = choice("weights_dtype", weights_dtype, DTYPES)
