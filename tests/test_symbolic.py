@@ -12,6 +12,7 @@ from jax import lax
 import j2o
 from j2o.ir.dims import DimScope
 from j2o.ir.dims_agree import agree
+from tests.harness import agrees, operators
 
 KERNEL = jnp.arange(36.0).reshape(3, 3, 2, 2)
 CONV = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
@@ -348,3 +349,9 @@ def test_every_value_of_the_exported_model_has_a_shape():
     assert [name for name, shape in found if shape is None] == []
     assert any("2*B" in shape for _, shape in found)
     assert any("B*T" in shape for _, shape in found)
+
+
+def test_a_variance_does_not_ask_whether_there_are_elements():
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    model = agrees(lambda x: x.var((1, 2)), [x], ["f32[B,H,W]"])
+    assert "Where" not in operators(model)

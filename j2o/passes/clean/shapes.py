@@ -217,6 +217,21 @@ def _(op, x, axes, keep, n):
     return op.ReduceMean(x, axes, keepdims=keep)
 
 
+@rewrite("count_is_positive", level=1)
+def count_is_positive(op, n, x, y):
+    """What is taken where there are elements, as `jnp.var` asks before it divides by their number."""
+    return op.Where(op.Greater(n, 0.0), x, y)
+
+
+@count_is_positive.becomes
+def _(op, n, x, _y):
+    # JAX counts in int32, and so takes a tensor to have fewer than 2³¹ elements
+    count = size_of(n)
+    if count is None or not dims.known_ge(count, 1):
+        return None
+    return op.expand(x, op.out_type.shape)
+
+
 def _is_inverse_of(factor: Value, count: Dim) -> bool:
     """Return True where a constant is 1 / `count`, rounded to its dtype."""
     return type(count) is int and _is_number(factor, 1 / count)
@@ -314,6 +329,7 @@ shapes = RuleSet(
         slice_slice,
         reduce_transposed,
         mean,
+        count_is_positive,
         splat,
         reshape_ones,
     ),
