@@ -74,6 +74,23 @@ def test_a_normalisation_that_loses_its_digits_stays_in_parts():
     assert not takers(j2o.compile(norm, [X]).to_proto())[0].reasons
 
 
+def test_functions_are_put_in_place_where_a_runtime_has_none():
+    @j2o.function
+    def block(x):
+        return jnp.sin(x) + 1
+
+    def fn(x):
+        return block(block(x))
+
+    for level in (2, 3):
+        for name, count in [("onnxruntime-1.20", 1), ("openvino", 0), ("portable", 0)]:
+            model = j2o.compile(fn, [X], target=name, opt_level=level)
+            assert len(model.graph.functions) == count
+    found = {one.name: one.reasons for one in takers(j2o.compile(fn, [X]).to_proto())}
+    assert found["openvino"] == ("functions of the model's own",)
+    assert found["onnxruntime-1.20"] == ()
+
+
 def test_what_is_portable_runs_everywhere():
     for opset in range(OLDEST, kernels.table("portable").newest + 1):
         portable = kernels.table("portable").target(opset)

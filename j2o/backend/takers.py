@@ -46,9 +46,10 @@ def takers(model: onnx.ModelProto) -> list[Taker]:
     found = []
     for name in names():
         if name not in (INSTALLED, "portable"):
-            reasons = dict.fromkeys(
-                _reasons(table(name), model.ir_version, opset, uses)
-            )
+            lacking = [*_reasons(table(name), model.ir_version, opset, uses)]
+            if model.functions and not table(name).functions:
+                lacking.append("functions of the model's own")
+            reasons = dict.fromkeys(lacking)
             found.append(Taker(name, tuple(reasons)))
     return found
 

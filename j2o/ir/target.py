@@ -43,6 +43,7 @@ class Target:
     )
     inlines: bool = True
     avoids: frozenset[str] = frozenset()
+    functions: bool = True  # whether a model may have some of its own
     faults: tuple[str, ...] = ()
 
     @classmethod
@@ -125,6 +126,7 @@ class Table:
     inlined: tuple[Kernel, ...] = ()
     inlines: bool = False
     avoids: frozenset[str] = frozenset()
+    functions: bool = True  # whether a model may have some of its own
     faults: tuple[str, ...] = ()
 
     def target(self, opset: int | None = None) -> Target:
@@ -143,6 +145,7 @@ class Table:
             inlined=_at(self.inlined, chosen),
             inlines=self.inlines,
             avoids=self.avoids,
+            functions=self.functions,
             faults=self.faults,
         )
 
@@ -212,6 +215,7 @@ def _table(found: Any) -> Table:
         inlined=tuple(map(_kernel, found.get("inlined", ()))),
         inlines=bool(found.get("inlines", False)),
         avoids=frozenset(map(str, found.get("avoids", ()))),
+        functions=bool(found.get("functions", True)),
         faults=tuple(map(str, faults)),
     )
 

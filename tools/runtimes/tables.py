@@ -60,6 +60,7 @@ class Runs(NamedTuple):
     ] = ()  # dtypes that it casts to f32 itself where it lacks a kernel
     inlined: Mapping[int, Rows] | None = None  # functions that it writes out
     avoids: Sequence[str] = ()  # operators with which it loses too many digits
+    functions: bool = True  # whether a model may have some of its own
 
 
 def main() -> None:
@@ -77,7 +78,18 @@ def runs(one: Runtime) -> Runs:
     avoids = tuple(inexact(one))
     faults = [f"{kind} {DIGITS}" for kind in avoids]
     named = [f"onnx.{kind}" for kind in avoids]
-    return found._replace(avoids=named, faults=[*found.faults, *faults])
+    [answer] = ask(one, [job(_with_function())])
+    return found._replace(
+        avoids=named, faults=[*found.faults, *faults], functions=answer.error is None
+    )
+
+
+def _with_function() -> bytes:
+    """A model that calls a function of its own."""
+    text = f"""<ir_version: 8, opset_import: ["": {OLDEST}, "own": 1]>
+    caller (float[2] x) => (float[2] y) {{ y = own.twice(x) }}
+    <domain: "own", opset_import: ["": {OLDEST}]> twice (a) => (b) {{ b = Add(a, a) }}"""
+    return onnx.parser.parse_model(text).SerializeToString()
 
 
 def inexact(one: Runtime) -> Iterator[str]:
@@ -332,7 +344,9 @@ def common(tables: Sequence[Table]) -> Runs:
     ir = min(table.ir_version for table in tables)
     avoids = sorted({op for table in tables for op in table.avoids})
     what = f"what all of these run: {names}"
-    return Runs("portable", what, [*faults], rows, ir, avoids=avoids)
+    functions = all(table.functions for table in tables)
+    made = Runs("portable", what, [*faults], rows, ir, avoids=avoids)
+    return made._replace(functions=functions)
 
 
 def _rows_of(table: Table, opset: int) -> Rows:
@@ -400,6 +414,7 @@ def write(found: Runs) -> None:
         "ir_version": found.ir_version,
         "casts": list(found.casts),
         "avoids": list(found.avoids),
+        "functions": found.functions,
         "inlines": found.inlined is not None,
         "faults": list(found.faults),
         "kernels": sorted(_ranges(found.rows), key=repr),

@@ -12,14 +12,26 @@ from j2o.ir.graph import Graph, Loc, Node, Value, clone_node
 from j2o.ir.marks import MARK
 from j2o.ir.same import fingerprint
 from j2o.ir.tensor import Tensor
+from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
-from j2o.passes.structure.inline import is_marked
+from j2o.passes.structure.inline import inline, is_marked
 
 
 @graph_pass("functions", at="lax", level=0, scope="root")
-def functions(graph: Graph) -> int:
-    """Turn marked regions into functions, inner ones first."""
+def functions(graph: Graph, context: Context) -> int:
+    """Turn marked regions into functions, inner ones first; put them in place for a target without any."""
+    if context.target is not None and not context.target.functions:
+        return _put_in_place(graph)
     return Outliner(graph).run(graph)
+
+
+def _put_in_place(graph: Graph) -> int:
+    """Inline what was marked, as if it had not been."""
+    for node in graph.walk():
+        if is_marked(node):
+            name = str(node.attrs["name"])
+            node.set_attr("name", name.removeprefix(MARK))
+    return inline(graph)
 
 
 class Outliner:

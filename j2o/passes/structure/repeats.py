@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from j2o.ir.graph import Graph, Node, Value, clone_node
 from j2o.ir.types import exact_attrs
+from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.structure.functions import Outliner, call_of, role
 
@@ -41,8 +42,10 @@ class Run(NamedTuple):
 
 
 @graph_pass("repeats", at="onnx", level=3, scope="root")
-def repeats(graph: Graph) -> int:
+def repeats(graph: Graph, context: Context) -> int:
     """Find blocks of nodes that repeat, and call one function for all of them."""
+    if context.target is not None and not context.target.functions:
+        return 0
     count = 0
     functions = Outliner(graph)
     while blocks := _find(graph):
