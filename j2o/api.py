@@ -31,6 +31,7 @@ from j2o.frontend.trace import Traced, trace
 from j2o.frozen import loaded, own_key, tensor_of
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
+from j2o.ir.target import Target
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Type
 from j2o.model import Boundary, Model
@@ -63,7 +64,7 @@ def compile(
     state: Any = None,
     opt_level: int = 2,
     opset: int | None = None,
-    target: Any = None,
+    target: str | Target | None = None,
     passes: PassPipeline | Callable[[PassPipeline], PassPipeline] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,

@@ -99,7 +99,11 @@ def test_a_type_checker_knows_the_types_of_a_users_program(tmp_path):
 
 def test_pyright_knows_the_types_of_a_users_program(tmp_path):
     (tmp_path / "user.py").write_text(USER.read_text())
-    settings = {"include": ["user.py"], "extraPaths": [str(ROOT)]}
+    settings = {
+        "include": ["user.py"],
+        "extraPaths": [str(ROOT)],
+        "reportUnnecessaryTypeIgnoreComment": "error",
+    }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
     _checks(["-m", "pyright", "--pythonpath", sys.executable], tmp_path)
 

@@ -21,6 +21,12 @@ j2o.compile(
 )
 j2o.save_models({"one.onnx": model}, data="weights.data")
 
+# a checker must refuse each of these; an exemption that is not needed is an error
+j2o.compile(double, ["f32[B,3]"], opt_level="2")  # type: ignore[arg-type]
+j2o.compile(double, ["f32[B,3]"], target=18)  # type: ignore[arg-type]
+j2o.compile(double, ["f32[B,3]"], optlevel=2)  # type: ignore[call-arg]
+model.save(3)  # type: ignore[arg-type]
+
 try:
     j2o.ir.parse("")
 except j2o.J2OError as error:
