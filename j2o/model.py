@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from j2o.arguments import flag
 from j2o.compare import Comparison, check_tolerance, difference
 from j2o.errors import SpecError, VerificationError, shown
+from j2o.frontend.versions import enable_x64
 from j2o.ir.graph import Graph
 from j2o.ir.sizes import fit
 from j2o.ir.types import Type
@@ -244,7 +245,7 @@ class Model:
         """
         if _x64_mode() == self._x64:
             return contextlib.nullcontext()
-        return jax.enable_x64(self._x64)
+        return enable_x64(self._x64)
 
     def verify(
         self, *args: Any, rtol: float = 1e-4, atol: float = 1e-5, **kwargs: Any

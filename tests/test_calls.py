@@ -11,6 +11,7 @@ import pytest
 
 import j2o
 from j2o.arguments import name_of
+from j2o.frontend.versions import enable_x64
 from tests.harness import stable_id
 
 
@@ -468,7 +469,7 @@ def test_64_bits_that_become_32_are_told_once(name):
     assert words in str(caught[0].message)
     assert caught[0].filename == __file__
     assert model.report.warnings == [str(caught[0].message)]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         assert j2o.compile(plus_one, specs).report.warnings == []
 
 

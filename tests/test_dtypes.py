@@ -12,6 +12,7 @@ from jax import lax
 
 import j2o
 from j2o.backend.session import Session
+from j2o.frontend.versions import enable_x64
 from j2o.ir.types import KEY_NAMES, DType
 
 SHAPES = [(), (0,), (1,), (3,), (2, 1), (0, 2)]
@@ -139,7 +140,7 @@ def check(dtype, opset, level):
 )
 def test_works_or_is_refused_by_name(dtype, opset, level):
     name = dtype.value
-    with jax.enable_x64(True):
+    with enable_x64(True):
         if SINCE.get(name, 0) > (opset or NEWEST):
             told = (
                 f"ONNX has {name} from opset {SINCE[name]} on, not at {opset}"
@@ -297,7 +298,7 @@ def test_arithmetic_at_the_ends_of_integers(dtype):
         folded = lax.div(jnp.full_like(x, least), ones), lax.rem(ones, ones)
         return *quotients, *rests, *bounded, *folded, x.astype(jnp.float32)
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.asarray([least, greatest, 0, 1, 1], dtype.numpy)
         y = jnp.asarray([greatest, least, 1, 0, 1], dtype.numpy)
         minus_one = jnp.asarray([-1 if least < 0 else 1] * 5, dtype.numpy)
@@ -309,7 +310,7 @@ def test_arithmetic_at_the_ends_of_integers(dtype):
 @pytest.mark.parametrize("dtype", INTEGERS, ids=lambda d: d.value)
 def test_floats_become_integers_that_saturate(dtype):
     numbers = [-np.inf, -1e30, -1.5, 0.5, 1.5, 300.7, 1e30, np.inf, np.nan]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.asarray(numbers, np.float32)
         j2o.compile(lambda x: x.astype(dtype.numpy), [x]).verify(x)
 
@@ -333,7 +334,7 @@ def test_bits_of_integers(dtype):
             unary.append(lax.population_count)
         return *[f(x, y) for f in (*shifts, *binary)], *[f(x) for f in unary]
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.asarray(np.array(firsts, dtype.numpy))
         y = jnp.asarray(np.array(seconds, dtype.numpy))
         for level in (0, 2):

@@ -2,13 +2,13 @@
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from tests.harness import assert_same
 
 OPSETS = [21, None]
@@ -57,7 +57,7 @@ def points(dtype):
 
 
 def equal(fn, *args, opset=None):
-    with jax.enable_x64(True), np.errstate(all="ignore"):
+    with enable_x64(True), np.errstate(all="ignore"):
         got = j2o.compile(fn, list(args), opset=opset)(*args)
         assert_same(got, fn(*map(jnp.asarray, args)))
 

@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from tests.harness import normal, operators, sized
 
 
@@ -128,7 +129,7 @@ def test_every_dtype(dtype, form):
     fn, image, kernel = CASES[form]
     if form == "gradients" and "int" in dtype:
         pytest.skip("integers have no gradients")
-    with jax.enable_x64(True):
+    with enable_x64(True):
         sizes = {"B": 2, "H": 5, "W": 6}
         x, w = (
             jnp.asarray(normal(*sized(s, sizes)) * 3).astype(dtype)

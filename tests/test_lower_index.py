@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from tests.harness import assert_same, normal, operators
 
 INDEX = np.array([0, 1, 2, 2, 9, -7, 4, -1], np.int32)
@@ -43,7 +44,7 @@ def test_scatter_at_edges(kind, dtype, mode):
     def fn(x, i, u):
         return getattr(x.at[i], kind)(u, mode=mode)
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         same_as_jax(fn, x, INDEX, u)
 
 
@@ -55,7 +56,7 @@ def test_gather_out_of_bounds(dtype, mode):
     def fn(x, i):
         return x.at[i].get(mode=mode)
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         same_as_jax(fn, x, INDEX)
 
 

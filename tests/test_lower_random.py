@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 
 STATES = [
     np.array([1234567890123456789, 2**64 - 3], np.uint64),
@@ -23,7 +24,7 @@ def test_rng_bit_generator(algorithm, dtype):
             lax.rng_bit_generator(state, shape, dtype, algorithm) for shape in shapes
         ]
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         for state in STATES:
             j2o.compile(fn, [state]).verify(state, rtol=0, atol=0)
 

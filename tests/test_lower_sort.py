@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from tests.harness import assert_same
 
 SPECIAL = [np.nan, 1, -0.0, 0.0, -np.inf, 3, np.inf, 0.0, -0.0, 1, np.nan, -5]
@@ -33,7 +34,7 @@ def data(dtype, shape=(12,), seed=0):
 
 def check(fn, specs, *cases, **options):
     """Equal to JAX in every bit but NaN's."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         model = j2o.compile(fn, specs, **options)
         for args in cases:
             assert_same(model(*args), jax.jit(fn)(*args))

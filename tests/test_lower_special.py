@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 
 EDGES = [
     0.0,
@@ -82,7 +83,7 @@ TOLERANCE = {
 def test_agrees_with_xla(name, dtype):
     fn, points = CASES[name]
     args = [p.astype(jnp.dtype(dtype)) for p in points]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         model = j2o.compile(fn, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in args])
         got, want = np.asarray(model(*args)), np.asarray(jax.jit(fn)(*args))
     assert got.dtype == want.dtype
@@ -127,7 +128,7 @@ def test_bits(dtype):
     x = np.array(
         [info.min, info.max, *(1 << i for i in range(info.bits - 1)), *range(50)], dtype
     )
-    with jax.enable_x64(True):
+    with enable_x64(True):
         model = j2o.compile(
             lambda x: (lax.population_count(x), lax.clz(x)),
             [jax.ShapeDtypeStruct(x.shape, x.dtype)],
@@ -146,7 +147,7 @@ def test_nextafter(dtype):
         [0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, info.max, info.min, info.tiny, 3.3]
     ).astype(dtype)
     x, y = (g.ravel() for g in np.meshgrid(ends, ends))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         model = j2o.compile(lax.nextafter, [jax.ShapeDtypeStruct(x.shape, dtype)] * 2)
         got, want = np.asarray(model(x, y)), np.asarray(lax.nextafter(x, y))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
@@ -172,7 +173,7 @@ def test_odd_functions_keep_the_sign_of_zero(dtype):
         lax.erf,
     ]
     x = np.array([0.0, -0.0], dtype)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         spec = jax.ShapeDtypeStruct(x.shape, x.dtype)
         model = j2o.compile(
             lambda x: [*(f(x) for f in odd), lax.atan2(x, jnp.ones_like(x))], [spec]

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from tests.harness import normal, operators, sized
 
 P = functools.partial
@@ -218,7 +219,7 @@ def limits(dtype):
 @pytest.mark.parametrize(("kind", "dtype"), EVERY_DTYPE)
 def test_every_dtype(kind, dtype):
     computation = COMPUTATIONS[kind]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.asarray(normal(2, 7, 6, 3) * 3).astype(dtype)
         init = np.asarray(unit(kind, x.dtype), x.dtype)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from tests.harness import stable_id
 
 
@@ -349,7 +350,7 @@ def test_sizes_are_checked_in_every_call():
 
 
 def test_64_bit_results_keep_their_values_where_the_mode_is_off():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         model = j2o.compile(lambda n, x: (n * n, x * 2, x * 1j), ["i64[]", "f64[]"])
     n, x, z = model(np.int64(2**20), np.float64(0.1))
     assert (n.dtype, x.dtype, z.dtype) == (np.int64, np.float64, np.complex128)

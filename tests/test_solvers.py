@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from tests import harness
 
 eqx = pytest.importorskip("equinox")
@@ -31,7 +32,7 @@ SIDES = np.stack([SIDE, 2 * SIDE, -SIDE])
 
 @pytest.fixture(autouse=True)
 def in_64_bits():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from j2o.ir.dims import DimScope
 from j2o.ir.dims_agree import agree
 from tests.harness import agrees, operators
@@ -210,7 +211,7 @@ def test_sums_of_integers_wrap():
         model.verify(
             np.array([[2**bits - 1], [2**bits - 1], [5]], np.int64).astype(dtype)
         )
-    with jax.enable_x64(True):
+    with enable_x64(True):
         model = j2o.compile(lambda x: x.sum(0), ["i64[B,1]"])
         model.verify(np.array([[2**63 - 1], [2**53 + 1], [5]], np.int64))
 

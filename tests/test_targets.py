@@ -14,6 +14,7 @@ import j2o
 from j2o.backend import kernels
 from j2o.backend.takers import takers
 from j2o.cli import main
+from j2o.frontend.versions import enable_x64
 from j2o.ir.target import OLDEST, read_table
 from j2o.ir.types import DType
 from j2o.passes.target.legalize import runs
@@ -167,7 +168,7 @@ def test_an_operator_that_a_target_has_not_is_its_parts(robot):
 def test_what_a_target_cannot_run_is_refused(name):
     """OpenVINO computes float64 as float32, and has no BitCast."""
     refused = pytest.raises(j2o.UnsupportedError, match=f"{name} has no such kernel")
-    with refused, jax.enable_x64(True):
+    with refused, enable_x64(True):
         j2o.compile(jnp.sin, ["f64[3]"], target=name)
     with refused:
         j2o.compile(lambda x: lax.bitcast_convert_type(x, jnp.int32), [X], target=name)

@@ -18,6 +18,7 @@ import pytest
 
 import j2o
 from j2o.collector import CollectorPaused
+from j2o.frontend.versions import enable_x64
 from j2o.ir.marks import is_marking
 
 PACKAGE = os.path.dirname(j2o.__file__) + os.sep
@@ -86,7 +87,7 @@ def test_threads_with_settings_of_their_own():
         return x * 2
 
     def in_64_bits(_):
-        with jax.enable_x64(True):
+        with enable_x64(True):
             return j2o.compile(wide, ["f64[B]"]).graph.inputs[0].type.dtype.value
 
     def in_32_bits(_):
@@ -202,7 +203,7 @@ def test_an_interrupt_leaves_everything_as_it_was():
 
 SETTINGS = {
     "disable_jit": lambda: jax.disable_jit(),
-    "enable_x64": lambda: jax.enable_x64(True),
+    "enable_x64": lambda: enable_x64(True),
     "strict_promotion": lambda: jax.numpy_dtype_promotion("strict"),
     "rank_promotion": lambda: jax.numpy_rank_promotion("raise"),
     "debug_nans": lambda: jax.debug_nans(True),

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from j2o.frontend.lift import always, lift
+from j2o.frontend.versions import enable_x64
 from j2o.ir.graph import Graph
 from j2o.ir.types import KEY_NAMES, DType, Type
 
@@ -55,7 +56,7 @@ class Retracer:
 def _settings() -> list[Any]:
     """JAX's own defaults, whatever those of the caller are: decompositions say their dtypes."""
     return [
-        jax.enable_x64(True),
+        enable_x64(True),
         jax.numpy_rank_promotion("allow"),
         jax.numpy_dtype_promotion("standard"),
         jax.disable_jit(False),
