@@ -14,6 +14,7 @@ from typing import Any, TypeVar, overload
 
 from j2o.arguments import graph_name, identifier, name_of
 from j2o.errors import SpecError, shown
+from j2o.frontend.versions import raw_value, set_raw_value
 from j2o.ir.marks import MARK, is_marking
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -167,9 +168,9 @@ def _with_state(call: functools.partial[Any], name: str) -> Any:
             what = "adds or removes nnx variables; such a module cannot be marked"
             raise SpecError(f"function: {name} {what}")
         written[:] = [v for v in variables if is_written(v, copies[id(v)])]
-        return out, [copies[id(v)].get_raw_value() for v in written]
+        return out, [raw_value(copies[id(v)]) for v in written]
 
     out, values = _jit(run, call, name)
     for variable, value in zip(written, values, strict=True):
-        variable.set_raw_value(value)
+        set_raw_value(variable, value)
     return out

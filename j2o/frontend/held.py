@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from j2o.frontend.failures import is_machinery
+from j2o.frontend.versions import raw_value
 from j2o.ir.places import is_installed
 
 # classes of objects that hold nothing
@@ -134,7 +135,7 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(x, dict | list | tuple):
         yield from _elements(x)
     elif is_variable(x):
-        yield "", x.get_raw_value()
+        yield "", raw_value(x)
     elif is_keras_variable(x):
         yield "", x.value
     elif is_wrapper(x):
@@ -189,7 +190,9 @@ def _object_parts(x: Any) -> Iterator[tuple[str, Any]]:
 
 def attributes(x: Any) -> list[tuple[str, Any]]:
     """Return the attributes that an object has of its own, in its `__dict__` and in its slots."""
-    found = list(vars(x).items()) if hasattr(x, "__dict__") else []
+    own = vars(x) if hasattr(x, "__dict__") else {}
+    # a list of flax 0.12.0 has its places there, as numbers
+    found = [(str(name), value) for name, value in own.items()]
     for base in type(x).__mro__:
         slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:

@@ -25,6 +25,7 @@ from j2o.frontend.host import CALLING, PRINTING, called_function, error_of, name
 from j2o.frontend.own_code import traced_code
 from j2o.frontend.params import ParamError, dtype_from_jax, normalise
 from j2o.frontend.sources import location
+from j2o.frontend.versions import plain_array
 from j2o.ir.dims import DimScope, normal
 from j2o.ir.graph import Graph, Loc, Node, Value
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
@@ -127,7 +128,7 @@ class _Lifter:
     def captured(self, graph: Graph, aval: Any, array: Any) -> Value:
         """An array that the program closes over; typed keys as their data, wrapped."""
         if not dtype_from_jax(aval.dtype).is_key:
-            return _constant(graph, self.const(array))
+            return _constant(graph, self.const(plain_array(array)))
         words = _constant(graph, self.const(jax.random.key_data(array)))
         return graph.insert(Node("lax.random_wrap", (words,), (type_of(aval),))).out
 

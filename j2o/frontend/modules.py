@@ -29,6 +29,7 @@ from j2o.frontend.held import (
     is_wrapper,
     used_globals,
 )
+from j2o.frontend.versions import raw_value
 
 TRACE_STATE = "_pytree__state"
 Copies = dict[int, Any]  # the copy of each object, by the object's id
@@ -62,8 +63,8 @@ def variables_in(held: Held) -> list[Any]:
 
 def is_written(variable: Any, its_copy: Any) -> bool:
     """Return True where a program has put other arrays into the copy of a variable."""
-    before = jax.tree.leaves(variable.get_raw_value())
-    after = jax.tree.leaves(its_copy.get_raw_value())
+    before = jax.tree.leaves(raw_value(variable))
+    after = jax.tree.leaves(raw_value(its_copy))
     if len(before) != len(after):
         return True
     return any(old is not new for old, new in zip(before, after, strict=True))

@@ -12,6 +12,7 @@ from typing import Any
 
 from j2o.errors import SpecError, shown
 from j2o.frontend.held import Held, is_variable
+from j2o.frontend.versions import raw_value, set_raw_value
 
 KEYWORD = "state"
 
@@ -63,7 +64,7 @@ def _predicate(wanted: Any) -> Callable[[Any, Any], bool]:
 
 def values_of(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arrays in variables, by their paths."""
-    return {path: variable.get_raw_value() for path, variable in variables.items()}
+    return {path: raw_value(variable) for path, variable in variables.items()}
 
 
 def with_state(
@@ -76,7 +77,7 @@ def with_state(
 
     def call(*args: Any, state: Mapping[str, Any], **kwargs: Any) -> Any:
         for path, variable in variables.items():
-            variable.set_raw_value(state[path])
+            set_raw_value(variable, state[path])
         result = fn(*args, **kwargs)
         return result, values_of(variables)
 

@@ -1,8 +1,10 @@
-"""The versions of JAX that are understood, and what differs among them.
+"""The versions of JAX that are understood, and what differs among them and those of Flax.
 
-| JAX | what is different | where it is dealt with |
+| version | what is different | where it is dealt with |
 | --- | --- | --- |
-| before 0.8 | `jax.enable_x64` is `jax.experimental.enable_x64` | `enable_x64` |
+| JAX before 0.8 | `jax.enable_x64` is `jax.experimental.enable_x64` | `enable_x64` |
+| JAX 0.7.2 | numpy arrays that a program captures are wrapped | `plain_array` |
+| Flax before 0.12.1 | a variable has no `get_raw_value` and `set_raw_value` | `raw_value`, `set_raw_value` |
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+import numpy as np
 
 from j2o.errors import J2OError, J2OWarning
 
@@ -45,3 +48,22 @@ def enable_x64(on: bool) -> AbstractContextManager[Any]:
     from jax import experimental
 
     return experimental.enable_x64(on)  # type: ignore[attr-defined]  # before 0.8
+
+
+def plain_array(array: Any) -> Any:
+    """An array that a program captures, without the wrapper of JAX 0.7.2."""
+    return np.asarray(array) if type(array).__name__ == "LiteralArray" else array
+
+
+def raw_value(variable: Any) -> Any:
+    """What a variable of nnx holds, without what its class makes of it when it is read."""
+    get = getattr(type(variable), "get_raw_value", None)
+    return variable.raw_value if get is None else get(variable)
+
+
+def set_raw_value(variable: Any, value: Any) -> None:
+    """Let a variable of nnx hold a value as it is."""
+    if hasattr(type(variable), "set_raw_value"):
+        variable.set_raw_value(value)
+    else:
+        variable.raw_value = value

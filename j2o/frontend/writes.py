@@ -24,6 +24,7 @@ from j2o.frontend.held import (
     is_variable,
 )
 from j2o.frontend.modules import Copies, is_written
+from j2o.frontend.versions import raw_value
 
 SHOWN = 3
 Snapshot = list[tuple[Any, dict[Any, Any] | list[Any]]]
@@ -124,7 +125,7 @@ def lost_writes(held: Held, copies: Copies, results: Any) -> list[int]:
     for position, (_, x) in enumerate(held.objects):
         if is_variable(x) and _effect_of(x) is not None:
             after = copies.get(id(x), x)
-            value = after.get_raw_value()
+            value = raw_value(after)
             written = is_written(x, after)
         elif is_keras_variable(x):
             value = x.value
