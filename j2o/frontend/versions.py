@@ -18,7 +18,7 @@ import numpy as np
 
 from j2o.errors import J2OError, J2OWarning
 
-OLDEST = (0, 7, 0)
+OLDEST = (0, 7, 2)
 UNKNOWN = (0, 11)  # from here on nobody has tried
 
 
