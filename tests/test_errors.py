@@ -191,7 +191,9 @@ def test_the_oldest_jax_is_that_of_the_package():
 def test_a_jax_that_nobody_has_tried_is_a_warning():
     from j2o.frontend.versions import check_version
 
-    with pytest.warns(j2o.J2OWarning, match=r"JAX 0\.11\.0 is installed; j2o was tried"):
+    with pytest.warns(
+        j2o.J2OWarning, match=r"JAX 0\.11\.0 is installed; j2o was tried"
+    ):
         check_version((0, 11, 0))
 
 
