@@ -5,20 +5,10 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import j2o
 from j2o.ir import dims
 from j2o.ir.dims import DimScope
-
-
-def since(*version):
-    """Decorator: for the test, JAX must be this version or newer, because of what JAX itself gives before."""
-    older = jax.__version_info__ < version
-    named = ".".join(map(str, version))
-    return pytest.mark.skipif(
-        older, reason=f"before JAX {named} there is no such thing"
-    )
 
 
 def stable_id(value):

@@ -13,7 +13,6 @@ from jax import lax
 from jax.experimental import checkify, sparse
 
 import j2o
-from tests.harness import since
 
 X = np.array([[1, 0, 2], [0, 3, 0], [4, 5, 0]], np.float32)
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -158,10 +157,7 @@ PROGRAMS = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=since(0, 8)) if "references" in n else n for n in PROGRAMS],
-)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_programs(name):
     model = j2o.compile(PROGRAMS[name], [X])
     got, want = model(X), PROGRAMS[name](jnp.asarray(X))

@@ -9,7 +9,7 @@ from jax import lax
 
 import j2o
 from j2o.frontend.versions import enable_x64
-from tests.harness import assert_same, since
+from tests.harness import assert_same
 
 OPSETS = [21, None]
 # no subnormal numbers: XLA takes them for 0 on CPU
@@ -78,10 +78,7 @@ def test_floats_round_to_floats(dtype):
     )
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(t, marks=since(0, 8)) if t.endswith("int2") else t for t in INTEGERS],
-)
+@pytest.mark.parametrize("dtype", INTEGERS)
 def test_integers_wrap(dtype):
     x = np.array(
         [0, 1, -1, 2, -2, 7, 8, 127, 128, 255, 256, -(2**31), 2**40 + 3]
@@ -118,7 +115,6 @@ def test_bits_of_other_widths():
         equal(lambda x, new=new: lax.bitcast_convert_type(x, new), words)
 
 
-@since(0, 10)
 def test_integers_that_an_8_bit_float_cannot_hold():
     for dtype in (np.uint16, np.int32):
         x = np.array([0, 447, 465, 500, 57344, 61439, 65535], dtype)
@@ -152,7 +148,6 @@ def test_powers_of_two():
     )
 
 
-@since(0, 10)
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_fewer_bits_of_precision(dtype, opset):
@@ -184,7 +179,6 @@ def test_parts_of_complex_numbers_are_kept():
     )
 
 
-@since(0, 10)
 @pytest.mark.parametrize("dtype", ["float32", "int8", "complex64"])
 def test_products_in_another_dtype(dtype):
     x = np.array([100, -3, 0, 7], np.int32 if dtype != "complex64" else np.float32)

@@ -9,7 +9,6 @@ import pytest
 from jax import lax
 
 import j2o
-from tests.harness import since
 
 random = np.random.default_rng(0)
 jl, ll = jnp.linalg, lax.linalg
@@ -126,12 +125,7 @@ def test_square_matrices(name, dtype):
     j2o.compile(SQUARE[name], [a]).verify(a, rtol=2e-3, atol=2e-4)
 
 
-NEW = {"qr_multiply", "reflections"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=since(0, 10)) if n in NEW else n for n in REAL]
-)
+@pytest.mark.parametrize("name", REAL)
 def test_real_matrices(name):
     a = matrix(5, 5)
     j2o.compile(REAL[name], [a]).verify(a, rtol=1e-3, atol=1e-4)
@@ -197,7 +191,6 @@ def test_matrices_of_low_rank():
     j2o.compile(joined_eigh, [a]).verify(a, rtol=1e-3, atol=1e-4)
 
 
-@since(0, 10)
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_singular_tridiagonal_systems(n, dtype):

@@ -12,7 +12,6 @@ import j2o
 from j2o.errors import PassError
 from j2o.ir.types import DType
 from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, temporary_rules
-from tests.harness import since
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
 
@@ -30,14 +29,12 @@ def test_an_ffi_call_as_onnx_nodes(own_primitives):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-@since(0, 8)
 def test_an_ffi_call_that_has_no_rule():
     fn = jax.ffi.ffi_call("other", jax.ShapeDtypeStruct((2, 4), np.float32))
     with pytest.raises(j2o.UnsupportedError, match="other"):
         j2o.compile(lambda x: fn(x, names={"a": 1}, table=np.arange(3)), [X])
 
 
-@since(0, 8)
 def test_a_kernel_as_an_operator_of_another_domain(own_primitives):
     proto = j2o.compile(lambda x: own_primitives.twice(x) + 1, [X]).to_proto()
     assert ("kernels", "Twice") in [(n.domain, n.op_type) for n in proto.graph.node]

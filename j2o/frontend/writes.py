@@ -24,6 +24,7 @@ from j2o.frontend.held import (
     is_variable,
 )
 from j2o.frontend.modules import Copies, is_written
+from j2o.frontend.params import jaxprs_of
 from j2o.frontend.versions import raw_value
 
 SHOWN = 3
@@ -332,7 +333,8 @@ def _draws_from_constants(jaxpr: Any, inputs_vary: list[bool]) -> bool:
         varies = [isinstance(x, jcore.Var) and x in varying for x in eqn.invars]
         if eqn.primitive.name in RANDOM and not any(varies):
             return True
-        for inner in jcore.jaxprs_in_params(eqn.params):
+        for body in jaxprs_of(tuple(eqn.params.values())):
+            inner = body.jaxpr if isinstance(body, jcore.ClosedJaxpr) else body
             if _draws_from_constants(inner, _of_body(varies, len(inner.invars))):
                 return True
         if any(varies):
