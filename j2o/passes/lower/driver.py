@@ -29,6 +29,7 @@ from j2o.passes.lower import (  # noqa: F401  (importing fills the tables)
     elementwise,
     index,
     reduce,
+    scatter,
     shape,
     sort,
     window,

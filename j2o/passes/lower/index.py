@@ -1,9 +1,8 @@
-"""Gather, scatter and dynamic slices in JAX's general form.
+"""Gather and dynamic slices in JAX's general form.
 
 `lax.gather` takes windows of `slice_sizes` at start indices. Every form becomes one GatherND over all
 indexed axes, with the offsets in the windows added to the starts; the common forms become one Gather or
-Slice. Scatters are the same turned around. Sources: `jax.lax.gather` and `jax.lax.scatter` (XLA's), ONNX's
-GatherND, ScatterND and ScatterElements.
+Slice. Sources: `jax.lax.gather` (XLA's), ONNX's Gather, GatherND and Slice.
 """
 
 from __future__ import annotations
@@ -12,21 +11,17 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, is_one, same_dim
-from j2o.passes.components.split import computes
 from j2o.passes.lower.dot import pick
-from j2o.passes.lower.elementwise import never_nan, where
-from j2o.passes.lower.reduce import apply_elementwise, limits, loop
-from j2o.passes.lower.shape import arange, pad_with, slice_axes
+from j2o.passes.lower.elementwise import where
+from j2o.passes.lower.reduce import limits
+from j2o.passes.lower.shape import arange
 from j2o.passes.lower.table import Lowering, lower
 
 
@@ -91,10 +86,10 @@ class IndexedWindows:
         if axis in self.axes:
             parts.append(self._starts(op, index, axis, len(inner)))
         if axis in self.batching:
-            parts.append(_line(op, size, self.batching[axis], rank))
+            parts.append(line(op, size, self.batching[axis], rank))
         if axis in inner and not same_dim(self.sizes[axis], 1):
             along = len(batch) + inner.index(axis)
-            parts.append(_line(op, self.sizes[axis], along, rank))
+            parts.append(line(op, self.sizes[axis], along, rank))
         total = functools.reduce(op.Add, parts or [op.const([0])])
         return op.expand(total, column_shape)
 
@@ -108,7 +103,7 @@ class IndexedWindows:
         return op.reshape(starts, (*batch, *(1,) * inner, 1)) if batch else starts
 
 
-def _line(op: Lowering, size: Dim, axis: int, rank: int) -> Value:
+def line(op: Lowering, size: Dim, axis: int, rank: int) -> Value:
     """0, 1, … along one axis of an array of this rank that has size 1 elsewhere."""
     shape = tuple(size if i == axis else 1 for i in range(rank))
     return op.reshape(arange(op, size, DType.I64), shape)
@@ -120,71 +115,26 @@ def _line(op: Lowering, size: Dim, axis: int, rank: int) -> Value:
 @lower("dynamic_slice")
 def dynamic_slice(op: Lowering, x: Value, *starts: Value, slice_sizes: Shape) -> Value:
     """A window of this shape; its starts are moved so that it lies inside."""
-    axes = _cut_axes(x.type.shape, slice_sizes)
+    axes = cut_axes(x.type.shape, slice_sizes)
     if not axes:
         return x
     windows = IndexedWindows(axes, (), {}, slice_sizes)
-    begin = windows.clamped(op, _stacked(op, starts, axes), x.type.shape)
+    begin = windows.clamped(op, stacked(op, starts, axes), x.type.shape)
     return _window(op, x, begin, slice_sizes, axes)
 
 
-@lower("dynamic_update_slice")
-def dynamic_update_slice(
-    op: Lowering, x: Value, update: Value, *starts: Value
-) -> Value:
-    """A scatter of one window."""
-    axes = _cut_axes(x.type.shape, update.type.shape)
-    if not axes:
-        return update
-    if len(axes) == 1 and axes[0] > 0:
-        written = _written_along(op, x, update, starts[axes[0]], axes[0])
-        if written is not None:
-            return written
-    numbers = lax.ScatterDimensionNumbers(tuple(range(x.type.rank)), (), tuple(axes))
-    index = _stacked(op, starts, axes)
-    return _scatter(op, x, index, update, numbers, "clip", None)
-
-
-FEW = (
-    1 / 16
-)  # of an axis: so many places are faster written one by one than by transposing all
-
-
-def _written_along(
-    op: Lowering, x: Value, update: Value, start: Value, axis: int
-) -> Value | None:
-    """A window that is less than the whole along one inner axis, which so need not become the first.
-
-    None where no operator is good at it.
-    """
-    shape, count = x.type.shape, update.type.shape[axis]
-    last_start = op.dim(dims.sub(shape[axis], count))
-    begin = op.Max(op.Min(_to_i64(op, start), last_start), 0)
-    if op.prefers("TensorScatter", x.type.dtype):
-        everywhere = op.expand(op.reshape(begin, (1,)), shape[:1])
-        return op.TensorScatter(x, update, everywhere, axis=axis)
-    size = shape[axis]
-    is_single = same_dim(count, 1)
-    is_few = type(count) is int and type(size) is int and count <= FEW * size
-    if not is_single and not is_few:
-        return None
-    places = begin if is_single else op.Add(begin, _line(op, count, axis, x.type.rank))
-    places = op.expand(places, update.type.shape)
-    return op.ScatterElements(x, places, update, axis=axis)
-
-
-def _cut_axes(shape: Shape, sizes: Shape) -> list[int]:
+def cut_axes(shape: Shape, sizes: Shape) -> list[int]:
     """The axes on which a window of these sizes is less than the whole."""
     return [i for i, d in enumerate(shape) if not same_dim(d, sizes[i])]
 
 
-def _stacked(op: Lowering, starts: Sequence[Value], axes: Sequence[int]) -> Value:
+def stacked(op: Lowering, starts: Sequence[Value], axes: Sequence[int]) -> Value:
     """`i64[len(axes)]`: the starts on these axes."""
-    parts = [op.reshape(_to_i64(op, starts[i]), (1,)) for i in axes]
+    parts = [op.reshape(to_i64(op, starts[i]), (1,)) for i in axes]
     return op.Concat(*parts, axis=0) if len(parts) > 1 else parts[0]
 
 
-def _to_i64(op: Lowering, index: Value) -> Value:
+def to_i64(op: Lowering, index: Value) -> Value:
     if index.type.dtype == DType.U64:
         # beyond the signed range is past the end in any case
         greatest = op.const(2**63 - 1, DType.U64)
@@ -232,7 +182,7 @@ def gather(
         dict(zip(operand_batch, index_batch, strict=True)),
         slice_sizes,
     )
-    index = _to_i64(op, indices)
+    index = to_i64(op, indices)
     inside = windows.clamped(op, index, x.type.shape)
     out = _gathered(op, x, inside, windows, numbers.offset_dims)
     if mode in ("fill_or_drop", "fill"):
@@ -288,7 +238,7 @@ def _filled(
     op: Lowering, out: Value, fits: Value, offset_dims: Sequence[int], fill_value: Any
 ) -> Value:
     """The fill value wherever a window did not fit: on some axis, for `fits` has them all."""
-    inside = _on_all_axes(op, fits)
+    inside = on_all_axes(op, fits)
     dtype, sizes = out.type.dtype, iter(inside.type.shape)
     shape = tuple(1 if i in offset_dims else next(sizes) for i in range(out.type.rank))
     if fill_value is None:
@@ -296,7 +246,7 @@ def _filled(
     return where(op, op.reshape(inside, shape), out, op.const(fill_value, dtype))
 
 
-def _on_all_axes(op: Lowering, fits: Value) -> Value:
+def on_all_axes(op: Lowering, fits: Value) -> Value:
     """True where the last axis of a bool array has no False."""
     if is_one(fits.type.shape[-1]):
         return op.squeeze(fits, [fits.type.rank - 1])
@@ -310,312 +260,3 @@ def _default_fill(dtype: DType) -> Any:
         return math.nan
     least, greatest = limits(dtype)
     return least if dtype.is_signed else greatest
-
-
-# ----------------------------------------------------------------------------------------------- scatter
-
-# elements that onnxruntime's ScatterND does not divide among threads
-ONE_THREAD = 1 << 16
-
-# how ScatterND combines what is there with what comes; versions of JAX write the names in either way
-REDUCTIONS: dict[str, str | None] = {
-    "scatter": None,
-    "scatter-add": "add",
-    "scatter-max": "max",
-    "scatter-min": "min",
-    "scatter-mul": "mul",
-    "scatter-sub": "sub",
-    "scatter_add": "add",
-    "scatter_max": "max",
-    "scatter_min": "min",
-    "scatter_mul": "mul",
-    "scatter_sub": "sub",
-}
-# booleans are combined as 0 and 1
-REDUCTIONS_OF_BOOLS = {"add": "max", "max": "max", "min": "min", "mul": "min"}
-
-
-@lower(*REDUCTIONS)
-def scatter(
-    op: Lowering,
-    x: Value,
-    *operands: Value,
-    dimension_numbers: Any,
-    mode: str = "fill_or_drop",
-    unique_indices: bool = False,
-    **_: Any,
-) -> Value | Sequence[Value]:
-    """Updates put, or combined with what is there, at indices.
-
-    A window that does not lie inside is dropped, or in mode "clip" moved inside.
-    """
-    numbers = dimension_numbers
-    if computes(op.source):
-        return _applied(op, [x, *operands], numbers, mode, unique_indices)
-    indices, updates = operands
-    reduction = REDUCTIONS[op.source.kind]
-    if reduction == "sub":
-        reduction, updates = "add", op.Neg(updates)
-    dtype = x.type.dtype
-    if reduction:
-        if dtype == DType.BOOL:
-            reduction = REDUCTIONS_OF_BOOLS[reduction]
-        wide = _combined_in(dtype)
-        x, updates = op.cast(x, wide), op.cast(updates, wide)
-    out = _scatter(op, x, indices, updates, numbers, mode, reduction)
-    return op.cast(out, dtype)
-
-
-def _combined_in(dtype: DType) -> DType:
-    """The dtype in which ScatterND has kernels that combine."""
-    if dtype == DType.BOOL:
-        return DType.I32
-    return DType.F32 if dtype.is_float and dtype.bits <= 16 else dtype
-
-
-# ------------------------------------------------------------------------------- scatter of any function
-
-
-def _applied(
-    op: Lowering, operands: Sequence[Value], numbers: Any, mode: str, unique: bool
-) -> Sequence[Value]:
-    """`lax.scatter_apply`: a function of elements and updates, one index after the other where they may meet.
-
-    The operands are arrays, the indices, then the updates of each array. The arrays are flattened into tables
-    with an element more, which takes what is dropped.
-    """
-    count = len(operands) // 2
-    arrays, indices, updates = operands[:count], operands[count], operands[count + 1 :]
-    shape, update_shape = arrays[0].type.shape, updates[0].type.shape
-    windows = list(numbers.update_window_dims)
-    batch = [i for i in range(len(update_shape)) if i not in windows]
-    if unique:
-        rounds, width = 1, dims.prod(update_shape)
-    else:
-        rounds = dims.prod(pick(update_shape, batch))
-        width = dims.prod(pick(update_shape, windows))
-
-    def rows(v: Value) -> Value:
-        """One row a round."""
-        return op.reshape(op.transpose(v, [*batch, *windows]), (rounds, width))
-
-    where_to: dict[str, Any] = {"shape": shape, "updates": update_shape}
-    places = rows(op.jax(_places, indices, numbers=numbers, mode=mode, **where_to))
-    update_rows = [rows(v) for v in updates]
-    tables = [_with_one_more(op, v) for v in arrays]
-    region = op.source.graphs[0]
-
-    def body(inner: Lowering, i: Value, *state: Value) -> list[Value]:
-        at = inner.Gather(places, i, axis=0)
-        old = [inner.Gather(table, at, axis=0) for table in state]
-        new = [inner.Gather(row, i, axis=0) for row in update_rows]
-        made = apply_elementwise(inner, region, [*old, *new])
-        changed = zip(state, made, strict=True)
-        return [inner.ScatterElements(table, at, v, axis=0) for table, v in changed]
-
-    results = loop(op, rounds, tables, body)
-    size = dims.prod(shape)
-    return [op.reshape(op.slice(table, 0, 0, size), shape) for table in results]
-
-
-def _with_one_more(op: Lowering, array: Value) -> Value:
-    """An array, flattened, and a zero."""
-    flat = op.reshape(array, (array.type.size,))
-    return op.Concat(flat, op.full((1,), 0, array.type.dtype), axis=0)
-
-
-def _places(
-    indices: jax.Array, *, shape: Shape, updates: Shape, numbers: Any, mode: str
-) -> jax.Array:
-    """Where in the flattened operand each element of the updates goes; past its end where it is dropped.
-
-    The places are what a gather with the same windows takes from 0, 1, 2, …
-    """
-    windows = iter(numbers.update_window_dims)
-    dropped = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
-    sizes = []
-    for axis in range(len(shape)):
-        sizes.append(1 if axis in dropped else updates[next(windows)])
-    gather_numbers = lax.GatherDimensionNumbers(
-        offset_dims=tuple(numbers.update_window_dims),
-        collapsed_slice_dims=tuple(numbers.inserted_window_dims),
-        start_index_map=tuple(numbers.scatter_dims_to_operand_dims),
-        operand_batching_dims=tuple(numbers.operand_batching_dims),
-        start_indices_batching_dims=tuple(numbers.scatter_indices_batching_dims),
-    )
-    size = dims.prod(shape)
-    table = lax.iota(jnp.int64, size).reshape(shape)
-    at = lax.gather(
-        table,
-        indices,
-        gather_numbers,
-        tuple(sizes),
-        mode="clip" if mode == "clip" else "fill",
-        fill_value=-1,
-    )
-    return jnp.where(at < 0, size, at)
-
-
-# -------------------------------------------------------------------------- scatter as ScatterND
-
-
-class ScatterPlan(NamedTuple):
-    """How a scatter becomes ScatterND, which indexes the first axes of its operand.
-
-    It takes the other axes whole. `order` are the axes of the operand, the indexed ones first;
-    `updates_order` those of the updates, the axes of the index first. `room` is 1 on axes that get an element
-    more, because they may have none: the runtime takes no index into nothing.
-    """
-
-    windows: IndexedWindows
-    order: list[int]
-    updates_order: list[int]
-    room: list[int]
-
-
-def _plan(shape: Shape, updates: Shape, numbers: Any) -> ScatterPlan:
-    """The plan for an operand and updates of these shapes."""
-    rank = len(shape)
-    operand_batch = numbers.operand_batching_dims
-    index_batch = numbers.scatter_indices_batching_dims
-    batching = dict(zip(operand_batch, index_batch, strict=True))
-    dropped = numbers.inserted_window_dims
-    kept = [a for a in range(rank) if a not in dropped and a not in batching]
-    along = dict(zip(kept, numbers.update_window_dims, strict=True))  # of the updates
-    sizes = tuple(updates[along[a]] if a in along else 1 for a in range(rank))
-    axes = numbers.scatter_dims_to_operand_dims
-    windows = IndexedWindows(axes, dropped, batching, sizes)
-    indexed = windows.indexed(shape)
-    order = [*indexed, *(a for a in range(rank) if a not in indexed)]
-    batch = [i for i in range(len(updates)) if i not in numbers.update_window_dims]
-    updates_order = [*batch, *(along[a] for a in order if a in along)]
-    room = [0] * rank
-    for i, axis in enumerate(indexed):
-        room[i] = int(not dims.known_ge(shape[axis], 1))
-    return ScatterPlan(windows, order, updates_order, room)
-
-
-def _scatter(
-    op: Lowering,
-    x: Value,
-    indices: Value,
-    updates: Value,
-    numbers: Any,
-    mode: str,
-    reduction: str | None,
-) -> Value:
-    """Updates put at the indices, or combined with what is there by one of ScatterND's reductions."""
-    if not x.type.shape:  # a scalar is the one row of an operand
-        row, one_row = op.reshape(x, (1,)), lax.ScatterDimensionNumbers((), (0,), ())
-        out = _scatter(op, row, indices, updates, one_row, mode, reduction)
-        return op.reshape(out, ())
-    plan = _plan(x.type.shape, updates.type.shape, numbers)
-    index = _to_i64(op, indices)
-    inside = plan.windows.clamped(op, index, x.type.shape)
-    places = plan.windows.places(op, inside, x.type.shape)
-    rows = op.transpose(updates, plan.updates_order)
-    turned = op.transpose(x, plan.order)
-    base = _padded_after(op, turned, plan.room)
-    if mode == "clip" or not plan.windows.axes:
-        out = _reduced(op, base, places, rows, reduction)
-    else:
-        misfits = op.Not(_on_all_axes(op, op.Equal(index, inside)))
-        out = _dropping(op, base, places, rows, misfits, reduction)
-    out = _first_elements(op, out, turned.type.shape)
-    return op.transpose(out, np.argsort(plan.order).tolist())
-
-
-def _padded_after(op: Lowering, x: Value, amounts: Sequence[int]) -> Value:
-    """`x` with zeros after it."""
-    config = [(0, amount, 0) for amount in amounts]
-    return pad_with(op, x, op.const(0, x.type.dtype), config)
-
-
-def _first_elements(op: Lowering, x: Value, shape: Shape) -> Value:
-    """`x` cut to a shape."""
-    rank = len(shape)
-    return slice_axes(op, x, (0,) * rank, shape, (1,) * rank)
-
-
-def _dropping(
-    op: Lowering,
-    base: Value,
-    places: Value,
-    updates: Value,
-    misfits: Value,
-    reduction: str | None,
-) -> Value:
-    """Windows that do not fit are dropped.
-
-    Their updates change nothing, or go to an extra row that is cut off again.
-    """
-
-    def spread(like: Value) -> Value:
-        """`misfits`, with ones for the axes that it has not."""
-        ones = (1,) * (like.type.rank - misfits.type.rank)
-        return op.reshape(misfits, (*misfits.type.shape, *ones))
-
-    dtype, shape = base.type.dtype, base.type.shape
-    if reduction:
-        unit = op.const(_unit(reduction, dtype), dtype)
-        harmless = op.Where(spread(updates), unit, updates)
-        return _reduced(op, base, places, harmless, reduction)
-    extra_row = op.dims([shape[0], *(0,) * (places.type.shape[-1] - 1)])
-    padded = _padded_after(op, base, [1, *(0,) * (len(shape) - 1)])
-    away = op.Where(spread(places), extra_row, places)
-    return _first_elements(op, op.ScatterND(padded, away, updates), shape)
-
-
-def _unit(reduction: str, dtype: DType) -> Any:
-    """The value that changes nothing in a reduction."""
-    least, greatest = limits(dtype)
-    return {"add": -0.0, "mul": 1, "min": greatest, "max": least}[reduction]
-
-
-def _reduced(
-    op: Lowering, base: Value, places: Value, updates: Value, reduction: str | None
-) -> Value:
-    """`updates` put or combined. onnxruntime's max and min overlook NaN, which is put in afterwards."""
-    dtype = base.type.dtype
-    out = _combined(op, base, places, updates, reduction)
-    if reduction not in ("max", "min") or not dtype.is_float:
-        return out
-    if not never_nan(updates):
-        # NaN is added, and to all other elements -0, which changes none
-        nan, nothing = op.const(math.nan, dtype), op.const(-0.0, dtype)
-        nans = op.Where(op.IsNaN(updates), nan, nothing)
-        out = _combined(op, out, places, nans, "add")
-    if not never_nan(base):
-        out = op.Where(op.IsNaN(base), base, out)
-    return out
-
-
-def _combined(
-    op: Lowering, base: Value, places: Value, updates: Value, reduction: str | None
-) -> Value:
-    """ScatterND, where onnxruntime does not divide it among threads that get in each other's way.
-
-    There it is ScatterElements, of the flattened operand.
-    """
-    shape = updates.type.shape
-    is_small = all(type(n) is int for n in shape) and dims.prod(shape) <= ONE_THREAD
-    is_safe = is_small or not reduction or op.source.attrs.get("unique_indices")
-    if is_safe:
-        return op.ScatterND(base, places, updates, reduction=reduction)
-    depth = places.type.shape[-1]
-    lead, rest = base.type.shape[:depth], base.type.shape[depth:]
-    strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
-    flat_places = op.ReduceSum(op.Mul(places, strides), np.array([-1]), keepdims=0)
-    count, width = dims.prod(places.type.shape[:-1]), dims.prod(rest)
-    column = op.reshape(flat_places, (count, 1))
-    table = op.reshape(base, (dims.prod(lead), width))
-    out = op.apply(
-        "onnx.ScatterElements",
-        table,
-        op.expand(column, (count, width)),
-        op.reshape(updates, (count, width)),
-        axis=0,
-        reduction=reduction,
-        types=[table.type],
-    )
-    return op.reshape(out, base.type.shape)
