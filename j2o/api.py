@@ -21,7 +21,7 @@ from j2o.arguments import (
     whole_number,
 )
 from j2o.collector import CollectorPaused
-from j2o.errors import SpecError
+from j2o.errors import SpecError, shown
 from j2o.frontend.held import Held, Program, held_by
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.modules import copied, holders_of_state
@@ -30,6 +30,7 @@ from j2o.frontend.state import KEYWORD, state_in, values_of, with_state
 from j2o.frontend.trace import Traced, trace
 from j2o.frozen import loaded, own_key, tensor_of
 from j2o.ir.build import Builder
+from j2o.ir.dims import is_idle_bound
 from j2o.ir.graph import Graph, Node
 from j2o.ir.target import Target
 from j2o.ir.tensor import Tensor
@@ -172,6 +173,7 @@ def _traced(request: Request, report: Report) -> _Program:
     )
     _inputs_as_nchw(specs, request)  # refused before anything is traced
     _warn_of_narrowing(specs.narrowed, report)
+    _warn_of_idle_constraints(request.constraints, report)
     program = Program(fn, specs.static)
     avals = [leaf.aval for leaf in specs.leaves]
     traced = trace(program, avals, specs.layout.call)
@@ -215,6 +217,15 @@ def _warn_of_narrowing(narrowed: Sequence[str], report: Report) -> None:
     report.warn(
         f"64-bit mode is off, so these are taken with 32 bits: {told}; {keeping}, {meaning}"
     )
+
+
+def _warn_of_idle_constraints(constraints: Sequence[str], report: Report) -> None:
+    """A warning for each bound that holds of all sizes: `B >= 0` does not allow a size of 0."""
+    for i, text in enumerate(constraints):
+        if is_idle_bound(text):
+            report.warn(
+                f"constraints[{i}]: {shown(text)} always holds: a size is at least 1"
+            )
 
 
 # ------------------------------------------------------------------------------------ lifting

@@ -128,6 +128,15 @@ def test_constraints_that_some_sizes_fulfil(constraints):
     ).graph.root.dims.constraints == tuple(constraints)
 
 
+@pytest.mark.parametrize("idle", ["B >= 0", "B >= 1", "0 <= B", "B + C >= 2"])
+def test_a_bound_that_always_holds_is_told(idle):
+    with pytest.warns(j2o.J2OWarning) as caught:
+        model = j2o.compile(plus_one, ["f32[B,C]"], constraints=["B <= 9", idle])
+    message = f"constraints[1]: '{idle}' always holds: a size is at least 1"
+    assert [str(one.message) for one in caught] == [message]
+    assert model.report.warnings == [message]
+
+
 def test_an_unknown_argument_is_a_type_error_of_compile_itself():
     with pytest.raises(TypeError, match="compile") as error:
         j2o.compile(plus_one, [(2,)], bogus=1)

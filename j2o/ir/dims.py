@@ -221,6 +221,18 @@ def is_contradictory(scope: DimScope) -> bool:
         return True
 
 
+def is_idle_bound(text: str) -> bool:
+    """Return True for a bound, `B >= 0`, that is known to hold at all sizes of 1 or more."""
+    constraint = parse_constraint(text)
+    scope = DimScope()
+    sizes = {name: scope.symbol(name) for name in constraint.symbols}
+    left = evaluate_tree(constraint.left, sizes, ON_EXPRESSIONS)
+    right = evaluate_tree(constraint.right, sizes, ON_EXPRESSIONS)
+    if constraint.sign == "==":
+        return False
+    return known_ge(right, left) if constraint.sign == "<=" else known_ge(left, right)
+
+
 def _is_never(scope: DimScope, constraint: Constraint) -> bool:
     """Return True where a constraint is false at all sizes that the scope allows."""
     sizes = {name: scope.symbol(name) for name in constraint.symbols}

@@ -105,7 +105,8 @@ class Requirement:
     """`left sign right` must hold of sizes.
 
     `axis` is the number of the axis that tells them, `text` what to show. `left` is None where it is the size
-    of that axis, `right` where it is the size of axis number `other`.
+    of that axis, `right` where it is the size of axis number `other`. `advice` says what would work where
+    it does not hold.
     """
 
     axis: int
@@ -114,6 +115,7 @@ class Requirement:
     sign: str
     right: ast.expr | None
     other: int = -1
+    advice: str = ""
 
 
 def requirements(
@@ -133,7 +135,9 @@ def requirements(
 
 def _is_positive(name: str, source: Source) -> Requirement:
     one = ast.Constant(1)
-    return Requirement(source.axis, f"{name} >= 1", ast.Name(name), ">=", one)
+    text = f"{name} >= 1"
+    advice = "; a symbolic size is at least 1, no elements need a 0 in the spec"
+    return Requirement(source.axis, text, ast.Name(name), ">=", one, advice=advice)
 
 
 def _agreements(axes: Sequence[Dim], known: Mapping[str, Source]) -> list[Requirement]:
@@ -197,7 +201,8 @@ def fit(
         place = where[needed.axis]
         if needed.left is not None:
             broken = f"{left} {needed.sign} {right} is false ({given})"
-            raise DimensionError(f"{place}: {needed.text!r} does not hold, {broken}")
+            what = f"{needed.text!r} does not hold, {broken}{needed.advice}"
+            raise DimensionError(f"{place}: {what}")
         if needed.right is not None:
             source = f" ({given})"
         else:
