@@ -3,7 +3,7 @@
 | version | what is different | where it is dealt with |
 | --- | --- | --- |
 | JAX before 0.8 | `jax.enable_x64` is `jax.experimental.enable_x64` | `enable_x64` |
-| JAX 0.7.2 | numpy arrays that a program captures are wrapped | `plain_array` |
+| JAX before 0.10 | numpy arrays that a program captures may be wrapped | `plain_array` |
 | Flax before 0.12.1 | a variable has no `get_raw_value` and `set_raw_value` | `raw_value`, `set_raw_value` |
 """
 
@@ -51,8 +51,9 @@ def enable_x64(on: bool) -> AbstractContextManager[Any]:
 
 
 def plain_array(array: Any) -> Any:
-    """An array that a program captures, without the wrapper of JAX 0.7.2."""
-    return np.asarray(array) if type(array).__name__ == "LiteralArray" else array
+    """An array that a program captures, without the wrapper that JAX before 0.10 may put around it."""
+    is_wrapped = type(array).__module__ == "jax._src.literals"
+    return np.asarray(array) if is_wrapped else array
 
 
 def raw_value(variable: Any) -> Any:
