@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class NumericCheck:
 
     def __init__(self, graph: Graph, target: Target, retrace: Retrace) -> None:
         self.context = Context(target, retrace, 0)
-        self.sizes = _sizes(graph)
+        self.sizes = sizes_that_fit(graph)
         self.feeds: dict[str, np.ndarray] = {}
         self.outputs: list[np.ndarray] = []
         self.values: dict[str, np.ndarray] = {}
@@ -113,7 +114,7 @@ class NumericCheck:
         run(FINISH, copy, self.context)
         for name, value in zip(copy.input_names, copy.inputs, strict=True):
             if name not in self.feeds:
-                self.feeds[name] = _data(value.type, self.sizes, len(self.feeds))
+                self.feeds[name] = random_array(value.type, self.sizes, len(self.feeds))
         assert self.context.target is not None
         proto = to_proto(copy, self.context.target.opset)
         arrays = Session(proto, optimise=False).run(self.feeds)
@@ -132,14 +133,24 @@ def _place(value: Value) -> str:
     return f"%{value.hint} of {value.op}{line}"
 
 
-def _sizes(graph: Graph) -> dict[str, int]:
-    """Sizes for all symbols of the inputs; DimensionError where none of those tried fits the constraints."""
-    names = sorted(
-        {s for v in graph.inputs for d in v.type.shape for s in dims.symbols(d)}
-    )
+def symbols_of(graph: Graph) -> list[str]:
+    """The symbolic sizes of the inputs, sorted."""
+    shapes = [value.type.shape for value in graph.inputs]
+    return sorted({s for shape in shapes for d in shape for s in dims.symbols(d)})
+
+
+def sizes_that_fit(
+    graph: Graph, given: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, int]:
+    """Sizes for all symbols of the inputs, those given among them.
+
+    DimensionError where none of those tried fits the constraints.
+    """
+    names = symbols_of(graph)
     for base in itertools.chain(range(3, 20), (24, 32, 48, 64, 96, 128, 256, 512)):
         for step in (1, 0):
             sizes = {name: base + step * i for i, name in enumerate(names)}
+            sizes.update(given)
             try:
                 check_constraints(graph.dims.constraints, sizes)
             except DimensionError:
@@ -151,7 +162,8 @@ def _sizes(graph: Graph) -> dict[str, int]:
     raise DimensionError("check: found no sizes that fit the constraints")
 
 
-def _data(type: Type, sizes: dict[str, int], seed: int) -> np.ndarray:
+def random_array(type: Type, sizes: Mapping[str, int], seed: int) -> np.ndarray:
+    """Normal floats and integers from 0 to 2, the same for the same seed."""
     rng = np.random.default_rng(seed)
     shape = tuple(dims.evaluate(d, sizes) for d in type.shape)
     array: Any = (

@@ -1,12 +1,16 @@
 """The command line: what it prints, what it refuses, and its exit status."""
 
+import argparse
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
-from j2o.cli import main
+import j2o
+from j2o.cli import COMMANDS, main
 
 PROGRAM = """
 import jax.numpy as jnp
@@ -342,3 +346,182 @@ def test_what_is_no_json_is_told(program, tmp_path, capsys, options, said):
     assert said in refused(
         capsys, "export", f"{program}:halved", *options, "-o", output
     )
+
+
+# ------------------------------------------------------------------------------- an option a parameter
+
+# the option of each parameter of j2o.compile; a new one needs a row
+OPTION_OF = {
+    "fn": "fn",
+    "specs": "--spec",
+    "kwargs": "--kwargs",
+    "state": "--state",
+    "opt_level": "--opt-level",
+    "opset": "--opset",
+    "target": "--target",
+    "passes": "--without",
+    "input_names": "--input-name",
+    "output_names": "--output-name",
+    "constraints": "--constraint",
+    "checks": "--checks",
+    "inputs_as_nchw": "--input-as-nchw",
+    "outputs_as_nchw": "--output-as-nchw",
+    "weights_dtype": "--weights-dtype",
+    "name": "--name",
+}
+
+MADE = """
+import numpy
+
+VALUE = 5
+
+def double(x):
+    return 2 * x
+
+def changing(x):
+    return x * numpy.random.normal()
+
+def build():
+    return double
+
+def build_at_sizes():
+    return double, ["f32[B,3]"]
+
+def build_three():
+    return 1, 2, 3
+"""
+
+
+@pytest.fixture
+def made(tmp_path):
+    file = tmp_path / "made.py"
+    file.write_text(MADE)
+    return file
+
+
+def export(file, name, *options):
+    """The exit status; the model is model.onnx beside the file."""
+    output = file.parent / "model.onnx"
+    return main(["export", f"{file}:{name}", *options, "-o", str(output)])
+
+
+def test_each_parameter_of_compile_has_an_option():
+    parser = argparse.ArgumentParser()
+    COMMANDS["export"].arguments(parser)
+    there = {name for a in parser._actions for name in (*a.option_strings, a.dest)}
+    assert set(OPTION_OF) == set(inspect.signature(j2o.compile).parameters)
+    assert set(OPTION_OF.values()) <= there
+
+
+def test_options_reach_the_model(made, capsys):
+    names = ["--input-name", "image", "--output-name", "twice", "--name", "net"]
+    layouts = ["--input-as-nchw", "image", "--output-as-nchw", "0"]
+    assert export(made, "double", "--spec", "f32[1,4,5,3]", *names, *layouts) == 0
+    assert "net(image: f32" in capsys.readouterr().out
+    model = onnx.load(made.parent / "model.onnx")
+    (image,) = model.graph.input
+    sizes = [d.dim_value for d in image.type.tensor_type.shape.dim]
+    assert (image.name, sizes) == ("image", [1, 3, 4, 5])
+    assert model.graph.output[0].name == "twice"
+
+
+def test_a_pass_is_left_out(program, capsys):
+    argv = ["export", f"{program}:soft", "--spec", "f32[B,8]"]
+    argv += ["-o", str(program.parent / "m.onnx")]
+    found = []
+    for options in ([], ["--without", "softmax"]):
+        assert main([*argv, *options]) == 0
+        model = onnx.load(program.parent / "m.onnx")
+        found.append("Softmax" in [node.op_type for node in model.graph.node])
+    assert found == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("build()", ["--spec", "f32[B,3]"]), ("build_at_sizes()", [])],
+)
+def test_a_factory_gives_the_function(made, capsys, name, options):
+    assert export(made, name, *options) == 0
+    assert "double(x: f32[B,3])" in capsys.readouterr().out
+
+
+REFUSED = [
+    ("build_at_sizes()", ["--spec", "f32[2]"], "--spec f32[2]: "),
+    ("build_three()", [], "a pair: function, specs"),
+    ("VALUE()", [], "no function"),
+    ("double", ["--size", "B=3"], "--size B=3: it is for --verify"),
+    ("double", ["--verify", "--size", "B"], "--size B: a name and a number"),
+    ("double", ["--verify", "--size", "T=3"], "--size T=3: there is no such"),
+    ("double", ["--verify", "--rtol", "-1"], "--rtol=-1.0: a finite number"),
+    ("double", ["--without", "sofmax"], "did you mean 'softmax'?"),
+    ("double", ["--input-as-nchw", "z"], "inputs_as_nchw"),
+    ("double", ["--state", "nowhere:Cache"], "--state 'nowhere:Cache'"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "said"), REFUSED)
+def test_bad_options_are_refused_before_a_file_is_touched(
+    made, capsys, name, options, said
+):
+    output = made.parent / "model.onnx"
+    spec = ["--spec", "f32[B,3]"] if name == "double" else []
+    argv = ["export", f"{made}:{name}", *spec, *options, "-o", output]
+    assert said in refused(capsys, *argv)
+    assert not output.exists()
+
+
+def test_a_folder_that_is_not_there(made, capsys):
+    output = made.parent / "none" / "m.onnx"
+    argv = ["export", f"{made}:double", "--spec", "f32[2]", "-o", output]
+    assert "there is no folder" in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize("option", ["--opset=x", "--opt-level=7", "--max-file-bytes=x"])
+def test_a_wrong_command_line_is_told_in_one_line(capsys, option):
+    with pytest.raises(SystemExit) as stop:
+        main(["export", "m:f", "-o", "m.onnx", option])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert err.count("\n") == 1
+    assert option.partition("=")[0] in err
+
+
+def test_a_model_is_compared_with_jax(made, capsys):
+    options = ["--spec", "f32[B,3]", "--verify", "--size", "B=5"]
+    assert export(made, "double", *options) == 0
+    assert "as JAX at random inputs, B = 5\n" in capsys.readouterr().out
+    assert export(made, "changing", *options) == 1
+    assert "15 of 15 values differ" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spec", ["c64[B]", "bool[B]", "key<fry>[B]", "bf16[]"])
+def test_any_dtype_can_be_compared(tmp_path, spec):
+    file = tmp_path / "same.py"
+    file.write_text("def same(x):\n    return x\n")
+    assert export(file, "same", "--spec", spec, "--verify") == 0
+
+
+@pytest.mark.filterwarnings("default::j2o.J2OWarning")
+def test_quiet_says_nothing_where_all_is_well(made, capsys):
+    assert export(made, "double", "--spec", "f64[2]", "--verify", "--quiet") == 0
+    assert main(["check", "--quiet", str(made.parent / "model.onnx")]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("command", ["inspect", "check"])
+def test_of_several_files_the_worst_counts(made, capsys, command):
+    assert export(made, "double", "--spec", "f32[2]", "--quiet") == 0
+    model = str(made.parent / "model.onnx")
+    assert main([command, model, "none.onnx", model]) == 1
+    out, err = capsys.readouterr()
+    assert out.count(f"{model}: ") == 2
+    assert err == "j2o: none.onnx: there is no such file\n"
+    assert main([command, model, model]) == 0
+
+
+def test_version_and_exit_statuses_are_told(capsys):
+    for option, said in (("--version", j2o.__version__), ("--help", "exit status:")):
+        with pytest.raises(SystemExit) as stop:
+            main([option])
+        assert stop.value.code == 0
+        assert said in capsys.readouterr().out

@@ -1,0 +1,40 @@
+"""`j2o dump`: print the graph after a pass."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from j2o.cli.program import options, pipeline, program_arguments
+from j2o.cli.status import Status
+from j2o.errors import SpecError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    program_arguments(parser)
+    told = "the pass (default: the last)"
+    parser.add_argument("--after", metavar="PASS", help=told)
+
+
+def run(args: argparse.Namespace) -> int:
+    import j2o
+
+    texts: dict[str, str] = {}
+
+    def observe(name: str, graph: Any) -> None:
+        if args.after in (None, name):
+            texts[name] = str(graph)
+
+    with Status("compiling", args.quiet):
+        j2o.compile(
+            **options(args),
+            passes=pipeline(args).observing(observe),
+        )
+    if not texts:
+        names = pipeline(args).names()
+        there = ", ".join(dict.fromkeys(names))
+        raise SpecError(
+            f"--after {args.after}: there is no such pass; there are {there}"
+        )
+    print(list(texts.values())[-1])
+    return 0

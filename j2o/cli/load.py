@@ -1,0 +1,54 @@
+"""Objects that the command line names as `pkg.module:name` or `path/to/file.py:name`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from j2o.errors import J2OError, SpecError, raised
+
+
+def load(what: str, text: str) -> Any:
+    """The object that `module:attribute.path` names; SpecError says which part of `what` is not there."""
+    module_name, colon, path = text.partition(":")
+    if not colon or not path or not module_name:
+        raise SpecError(f"{what} {text!r}: write it as pkg.module:name")
+    is_file = module_name.endswith(".py")
+    if is_file and not Path(module_name).is_file():
+        raise SpecError(f"{what}: there is no file {module_name!r}")
+    load_module = _load_file if is_file else _load_module
+    try:
+        found = load_module(module_name)
+    except J2OError:
+        raise
+    except (Exception, SystemExit) as error:
+        why = f"{module_name} cannot be imported: {raised(error)}"
+        raise SpecError(f"{what} {text!r}: {why}") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            where = getattr(found, "__name__", type(found).__name__)
+            raise SpecError(f"{what} {text!r}: {where} has no {part!r}")
+        found = getattr(found, part)
+    return found
+
+
+def _load_module(name: str) -> Any:
+    sys.path.insert(0, os.getcwd())
+    return importlib.import_module(name)
+
+
+def _load_file(path: str) -> Any:
+    """The module that a file is, whatever else bears its name; its neighbours can be imported by it."""
+    file = Path(path)
+    sys.path.insert(0, str(file.resolve().parent))
+    name = file.stem if file.stem not in sys.modules else f"j2o_program_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

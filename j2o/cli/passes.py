@@ -1,0 +1,122 @@
+"""`j2o passes`: list the passes; with `--why`, say where a rule does not fit."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from j2o.cli.load import load
+from j2o.cli.program import function_and_specs, spec_arguments
+from j2o.cli.status import Status
+from j2o.errors import SpecError, shown
+
+if TYPE_CHECKING:
+    from j2o.ir.graph import Graph
+    from j2o.passes.pipeline import PassPipeline
+    from j2o.passes.rewriting.rule import Rule
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--opt-level",
+        type=int,
+        default=3,
+        choices=range(4),
+        help="those that run at this level (default: 3, all of them)",
+    )
+    why = parser.add_argument_group(
+        "why a rule does not fit",
+        "--why RULE PROGRAM asks the rule at every operation where it could fit, before its pass runs.",
+    )
+    why.add_argument(
+        "--why",
+        metavar="RULE",
+        help="the name of a rule, or one of your own: pkg.module:name, path/to/file.py:name",
+    )
+    why.add_argument(
+        "program",
+        nargs="?",
+        help="a function, pkg.module:name or path/to/file.py:name, or a file with the text of a graph, "
+        "as 'j2o dump' prints it",
+    )
+    why.add_argument(
+        "--after",
+        metavar="PASS",
+        help="where a rule of your own is put (default: after fold; on lax operations, after inline)",
+    )
+    spec_arguments(why)
+
+
+def run(args: argparse.Namespace) -> int:
+    from j2o.passes.default import default_pipeline
+
+    pipeline = default_pipeline(args.opt_level)
+    if args.why is not None:
+        return _why(args, pipeline)
+    if args.program is not None:
+        raise SpecError(f"{args.program}: --why RULE says what is asked of it")
+    for one in dict.fromkeys(pipeline):
+        print(f"{one.name:14} {one.at:7} level {one.level}  {one.doc}")
+    return 0
+
+
+def _why(args: argparse.Namespace, pipeline: PassPipeline) -> int:
+    """Print, for each operation where a rule could fit, that it does, or which part does not and why."""
+    import j2o
+    from j2o.passes.rewriting.inquiry import Inquiry
+
+    if args.program is None:
+        raise SpecError(
+            "--why: a function or a file with the text of a graph is needed"
+        )
+    inquiry = Inquiry(_rule(args.why, pipeline))
+    if Path(args.program).is_file():
+        from j2o.request import target_for
+
+        inquiry.ask(
+            _graph_of(Path(args.program)), target_for(args.target, args.opset, None)
+        )
+        print(inquiry)
+        return 0
+    if ":" in args.why:
+        place = args.after or ("inline" if inquiry.rule.at == "lax" else "fold")
+        pipeline = pipeline.after(place, inquiry.rule)
+    with Status("compiling", args.quiet):
+        model = j2o.compile(
+            **function_and_specs(args.program, args),
+            passes=inquiry.put_before_rule(pipeline),
+        )
+    print(inquiry)
+    name = inquiry.rule.name
+    rewrites = sum(record.rules.get(name, 0) for record in model.report.passes)
+    print(f"rewrites by {name}: {rewrites}")
+    return 0
+
+
+def _rule(text: str, pipeline: PassPipeline) -> Rule:
+    """The rule of that name, or one of the user's own, `module:name`."""
+    from j2o.passes.rewriting.rule import Rule, RuleSet
+
+    found = load("rule", text) if ":" in text else pipeline.find(text)
+    if isinstance(found, Rule):
+        return found
+    if isinstance(found, RuleSet):
+        names = ", ".join(rule.name for rule in found.rules)
+        raise SpecError(f"--why {text}: it is a set of rules; ask one of {names}")
+    raise SpecError(f"--why {text}: {shown(found)} is no rule")
+
+
+def _graph_of(file: Path) -> Graph:
+    """The graph whose text a file has."""
+    from j2o.errors import ParseError
+    from j2o.ir.parser import parse
+
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ParseError) as error:
+        problem = str(error) if isinstance(error, ParseError) else "it is no text"
+        needed = (
+            "the text of a graph as 'j2o dump' prints it, or a function, module:name"
+        )
+        raise SpecError(f"{file}: {problem}; needed is {needed}") from None

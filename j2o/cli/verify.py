@@ -1,0 +1,122 @@
+"""`--verify`: random arguments at which a model is compared with its function in JAX."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NamedTuple
+
+import jax
+
+from j2o.compare import check_tolerance
+from j2o.errors import DimensionError, SpecError
+from j2o.ir import dims
+from j2o.ir.types import Type
+from j2o.model import Model
+from j2o.numeric_check import random_array, sizes_that_fit, symbols_of
+from j2o.values import KEY_NAMES
+
+RTOL = 1e-4
+ATOL = 1e-5
+
+
+class Arguments(NamedTuple):
+    """What the model and the function are called with."""
+
+    sizes: dict[str, int]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Wanted(NamedTuple):
+    """What is asked of a comparison, looked at before anything is compiled."""
+
+    sizes: dict[str, int]
+    rtol: float
+    atol: float
+
+    def arguments(self, model: Model) -> Arguments:
+        """Random arguments of the sizes given; of the smallest from 3 up where none is."""
+        sizes = _sizes(model, self.sizes)
+        boundary = model._boundary
+        leaves = [_random(type, sizes, i) for i, type in enumerate(boundary.types)]
+        args, named = jax.tree.unflatten(boundary.in_tree, leaves)
+        kwargs = dict(zip(boundary.keywords, named, strict=True))
+        return Arguments(sizes, args, kwargs)
+
+    def compare(self, model: Model, at: Arguments) -> str:
+        """How close the model is to JAX; VerificationError where that is not close enough."""
+        tolerances = {"rtol": self.rtol, "atol": self.atol}
+        found = model.verify(*at.args, **tolerances, **at.kwargs)
+        sizes = ", ".join([f"{name} = {size}" for name, size in at.sizes.items()])
+        return f"as JAX at random inputs{sizes and f', {sizes}'}\n{found}"
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("comparing with JAX")
+    group.add_argument(
+        "--verify",
+        action="store_true",
+        help="run the model and the function at random inputs; exit status 1 where they differ",
+    )
+    group.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="a symbolic size to compare at (default: the smallest from 3 up that fit)",
+    )
+    group.add_argument(
+        "--rtol",
+        type=float,
+        help=f"how far floats may differ, relative to JAX's (default: {RTOL:g})",
+    )
+    group.add_argument(
+        "--atol", type=float, help=f"what they may differ besides (default: {ATOL:g})"
+    )
+
+
+def wanted(args: argparse.Namespace) -> Wanted | None:
+    """What the options ask for; None without --verify."""
+    given = [f"--size {text}" for text in args.size]
+    for option in ("rtol", "atol"):
+        value = getattr(args, option)
+        given += [] if value is None else [f"--{option} {value:g}"]
+    if given and not args.verify:
+        raise SpecError(f"{given[0]}: it is for --verify, which is needed with it")
+    if not args.verify:
+        return None
+    rtol = RTOL if args.rtol is None else check_tolerance("--rtol", args.rtol)
+    atol = ATOL if args.atol is None else check_tolerance("--atol", args.atol)
+    return Wanted(dict(map(_size, args.size)), rtol, atol)
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    if not name or not size.isdecimal():
+        raise SpecError(f"--size {text}: a name and a number are needed, as in B=8")
+    return name, int(size)
+
+
+def _sizes(model: Model, given: dict[str, int]) -> dict[str, int]:
+    names = symbols_of(model.graph)
+    for name, size in given.items():
+        if name not in names:
+            there = ", ".join(names) or "none"
+            what = f"there is no such symbolic size; there are {there}"
+            raise SpecError(f"--size {name}={size}: {what}")
+    try:
+        return sizes_that_fit(model.graph, given)
+    except DimensionError:
+        told = " ".join([f"--size {name}={size}" for name, size in given.items()])
+        constraints = ", ".join(model.graph.dims.constraints)
+        what = f"found no sizes that fit the constraints {constraints}"
+        raise SpecError(f"{told or '--verify'}: {what}; --size gives them") from None
+
+
+def _random(type: Type, sizes: dict[str, int], seed: int) -> Any:
+    """A random array as JAX has it."""
+    if type.dtype.is_key:
+        key = jax.random.key(seed, impl=KEY_NAMES[type.dtype])
+        shape = tuple([dims.evaluate(d, sizes) for d in type.shape])
+        return jax.random.split(key, shape)
+    return random_array(type, sizes, seed)
