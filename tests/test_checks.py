@@ -36,7 +36,7 @@ CASES = {
             (
                 (0, 16),
                 "input x axis 0: B >= 1",
-                "a symbolic size is at least 1, no elements need a 0 in the spec",
+                "a symbolic size is at least 1, a spec for no elements has a 0",
             ),
         ],
     ),

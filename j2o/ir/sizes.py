@@ -136,7 +136,7 @@ def requirements(
 def _is_positive(name: str, source: Source) -> Requirement:
     one = ast.Constant(1)
     text = f"{name} >= 1"
-    advice = "; a symbolic size is at least 1, no elements need a 0 in the spec"
+    advice = "; a symbolic size is at least 1, a spec for no elements has a 0"
     return Requirement(source.axis, text, ast.Name(name), ">=", one, advice=advice)
 
 
