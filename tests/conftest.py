@@ -13,7 +13,7 @@ JAX = {
     "test_integers_wrap[uint2]": (0, 8),
     "test_programs[references]": (0, 8),
     "test_programs[references_in_jit]": (0, 8),
-    "test_programs[references_mapped]": (0, 9),
+    "test_programs[references_mapped]": (0, 10),
     "test_programs[gradient_through_references]": (0, 8),
     "test_integers_that_an_8_bit_float_cannot_hold": (0, 10),
     "test_fewer_bits_of_precision": (0, 10),
