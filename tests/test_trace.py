@@ -1,6 +1,7 @@
 """Tracing: names of what is captured, state that stays as it is, weights of now."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 import j2o
+from j2o.frontend.versions import known_params
 
 
 def initializers(model):
@@ -80,3 +82,10 @@ def test_the_collector_is_on_again_after_an_error():
     with pytest.raises(j2o.TraceError):
         j2o.compile(lambda x: x / (1 // 0), [(2,)])
     assert gc.isenabled()
+
+
+def test_a_scan_of_newer_versions_has_the_counts_of_its_operands():
+    """JAX from 0.11 on groups them in a tree of constants, carried values and rows."""
+    tree = SimpleNamespace(unpack=lambda: [[None], [None, None], [None]])
+    params = known_params({"length": 3, "ft_in": tree, "ft_out": tree})
+    assert params == {"length": 3, "num_consts": 1, "num_carry": 2}

@@ -25,7 +25,7 @@ from j2o.frontend.host import CALLING, PRINTING, called_function, error_of, name
 from j2o.frontend.own_code import traced_code
 from j2o.frontend.params import ParamError, dtype_from_jax, normalise
 from j2o.frontend.sources import location
-from j2o.frontend.versions import plain_array
+from j2o.frontend.versions import known_params, plain_array
 from j2o.ir.dims import DimScope, normal
 from j2o.ir.graph import Graph, Loc, Node, Value
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
@@ -147,7 +147,7 @@ class _Lifter:
             code = self.own_code(eqn)
             if code is not None:
                 return self.in_place(graph, code, inputs, loc)
-            attrs, jaxprs = normalise(eqn.params)
+            attrs, jaxprs = normalise(known_params(eqn.params))
             types = [type_of(var.aval) for var in eqn.outvars]
         except (ParamError, TypeError, TraceError) as error:
             self.problems.append(f"{name}{_at(loc)}: {error}")

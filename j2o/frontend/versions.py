@@ -4,12 +4,14 @@
 | --- | --- | --- |
 | JAX before 0.8 | `jax.enable_x64` is `jax.experimental.enable_x64` | `enable_x64` |
 | JAX before 0.10 | numpy arrays that a program captures may be wrapped | `plain_array` |
+| JAX from 0.11 on | a scan tells by trees which operands are constants, carried, rows | `known_params` |
 | Flax before 0.12.1 | a variable has no `get_raw_value` and `set_raw_value` | `raw_value`, `set_raw_value` |
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -54,6 +56,19 @@ def plain_array(array: Any) -> Any:
     """An array that a program captures, without the wrapper that JAX before 0.10 may put around it."""
     is_wrapped = type(array).__module__ == "jax._src.literals"
     return np.asarray(array) if is_wrapped else array
+
+
+def known_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of an equation under the names that JAX 0.10 has for them."""
+    if "ft_in" not in params:
+        return params
+    constants, carried, _ = params["ft_in"].unpack()
+    others = {k: v for k, v in params.items() if k not in ("ft_in", "ft_out")}
+    return {
+        **others,
+        "num_consts": len(list(constants)),
+        "num_carry": len(list(carried)),
+    }
 
 
 def raw_value(variable: Any) -> Any:
