@@ -108,8 +108,13 @@ def _is_range(node: Node) -> bool:
 
 
 @lower("top_k")
-def top_k(op: Lowering, x: Value, *, k: Dim, axis: int = -1) -> Sequence[Value]:
-    """The `k` greatest in the total order of floats, and their positions as i32."""
+def top_k(
+    op: Lowering, x: Value, *, k: Dim, axis: int = -1, is_stable: bool = True
+) -> Sequence[Value]:
+    """The `k` greatest in the total order of floats, and their positions as i32.
+
+    It is stable, whether JAX (from 0.11 on) asks for it or not.
+    """
     return _extremes(op, x, _total_key(op, x), k, axis, largest=True)
 
 
