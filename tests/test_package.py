@@ -122,7 +122,8 @@ def _checks(command, folder):
 
 
 def test_help_describes_every_parameter_of_compile():
-    described = re.findall(r"^        (\w+): ", j2o.compile.__doc__, re.MULTILINE)
+    text = inspect.cleandoc(j2o.compile.__doc__ or "")
+    described = re.findall(r"^    (\w+): ", text, re.MULTILINE)
     assert described == list(inspect.signature(j2o.compile).parameters)
 
 
