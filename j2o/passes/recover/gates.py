@@ -203,6 +203,11 @@ def elu(op, x, alpha: Const):
 
 @elu.becomes
 def _(op, x, alpha):
+    return _elu(op, x, alpha)
+
+
+def _elu(op: RuleBuilder, x: Value, alpha: Value | None) -> Value | None:
+    """Elu with the number that alpha is, 1 where it is left out."""
     factor = 1.0 if alpha is None else _number(alpha)
     if factor is None or not _has_unit(op, "Elu", x):
         return None
@@ -221,10 +226,7 @@ def elu_of_exp(op, x, alpha: Const):
 
 @elu_of_exp.becomes
 def _(op, x, alpha):
-    factor = 1.0 if alpha is None else _number(alpha)
-    if factor is None or not _has_unit(op, "Elu", x):
-        return None
-    return op.Elu(x, alpha=factor)
+    return _elu(op, x, alpha)
 
 
 @rewrite("selu")

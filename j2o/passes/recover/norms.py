@@ -89,17 +89,25 @@ def _deviation(op, x, axes, eps):
     return op.Sqrt(op.Add(_variances(op, x, axes), eps))
 
 
+def _quotient(op, x, size):
+    """x / size."""
+    return op.either(op.Div(x, size), op.Mul(x, op.Reciprocal(size)))
+
+
+def _scaled_quotient(op, x, size, scale):
+    """x / size · scale, in the orders in which libraries multiply and divide."""
+    return op.either(
+        op.Mul(x, op.either(op.Mul(op.Reciprocal(size), scale), op.Div(scale, size))),
+        op.Mul(_quotient(op, x, size), scale),
+        op.Div(op.Mul(x, scale), size),
+    )
+
+
 @rewrite("layer_norm")
 def layer_norm(op, x, axes, eps: Const, scale):
     """(x - μ) / √(σ² + ε) · scale, in the orders in which libraries multiply and divide."""
     centred, _ = _centred(op, x, axes)
-    std = _deviation(op, x, axes, eps)
-    inverse = op.Reciprocal(std)
-    return op.either(
-        op.Mul(centred, op.either(op.Mul(inverse, scale), op.Div(scale, std))),
-        op.Mul(op.either(op.Div(centred, std), op.Mul(centred, inverse)), scale),
-        op.Div(op.Mul(centred, scale), std),
-    )
+    return _scaled_quotient(op, centred, _deviation(op, x, axes, eps), scale)
 
 
 @layer_norm.becomes
@@ -117,8 +125,7 @@ def _(op, x, axes, eps, scale):
 def layer_norm_plain(op, x, axes, eps: Const):
     """(x - μ) / √(σ² + ε)."""
     centred, _ = _centred(op, x, axes)
-    std = _deviation(op, x, axes, eps)
-    return op.either(op.Div(centred, std), op.Mul(centred, op.Reciprocal(std)))
+    return _quotient(op, centred, _deviation(op, x, axes, eps))
 
 
 @layer_norm_plain.becomes
@@ -201,13 +208,7 @@ def _rms_form(op: RuleBuilder, x: Value, axes: Value, eps: Value) -> Form | None
 @rewrite("rms_norm")
 def rms_norm(op, x, axes, eps: Const, scale):
     """x / √(m + ε) · scale, in the orders in which libraries multiply and divide."""
-    root = _root_mean_square(op, x, axes, eps)
-    inverse = op.Reciprocal(root)
-    return op.either(
-        op.Mul(x, op.either(op.Mul(inverse, scale), op.Div(scale, root))),
-        op.Mul(op.either(op.Div(x, root), op.Mul(x, inverse)), scale),
-        op.Div(op.Mul(x, scale), root),
-    )
+    return _scaled_quotient(op, x, _root_mean_square(op, x, axes, eps), scale)
 
 
 @rms_norm.becomes
@@ -224,8 +225,7 @@ def _(op, x, axes, eps, scale):
 @rewrite("rms_norm_plain")
 def rms_norm_plain(op, x, axes, eps: Const):
     """x / √(m + ε)."""
-    root = _root_mean_square(op, x, axes, eps)
-    return op.either(op.Div(x, root), op.Mul(x, op.Reciprocal(root)))
+    return _quotient(op, x, _root_mean_square(op, x, axes, eps))
 
 
 @rms_norm_plain.becomes

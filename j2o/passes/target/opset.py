@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 from j2o.ir.graph import Graph, Node
 from j2o.ir.ops import LABEL
-from j2o.ir.target import Target
+from j2o.ir.target import OLDEST, Target
 from j2o.ir.types import OPSET_OF, DType, is_in_onnx
 from j2o.ir.versions import difference
 from j2o.passes.target.legalize import runs
-
-OLDEST = 18
 
 
 class Opset(NamedTuple):
