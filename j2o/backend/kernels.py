@@ -103,7 +103,10 @@ def _rows_of_older(found: Table, newest: int) -> dict[str, Sequence[Row]]:
 
     An operator may have none at the newest opset; a model whose opset is not asked for can be older.
     """
+    current = found.rows(newest)
+    others = tuple(k for k in found.kernels if k.op not in current)
+    rest = dataclasses.replace(found, kernels=others)  # few: most have one
     rows: dict[str, Sequence[Row]] = {}
     for opset in range(OLDEST, newest):
-        rows.update(found.rows(opset))
+        rows.update(rest.rows(opset))
     return rows
