@@ -21,6 +21,7 @@ from j2o.arguments import (
     whole_number,
 )
 from j2o.collector import CollectorPaused
+from j2o.compiled import Compiled
 from j2o.errors import SpecError, shown
 from j2o.frontend.held import Held, Program, held_by
 from j2o.frontend.lift import lift, type_of
@@ -140,6 +141,7 @@ def _compiled(request: Request) -> Model:
         opset = lowest_opset(graph, request.target)
         _describe_result(graph, opset, report)
     fn = _for_callers(specs, traced.held)
+    report.compiled = Compiled(graph, boundary, opset.number)
     return Model(fn, graph, boundary, opset.number, report, graph.name, state)
 
 

@@ -8,10 +8,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from j2o.errors import J2OWarning
 from j2o.ir.graph import Graph
 from j2o.passes.runner import PassRecord
+
+if TYPE_CHECKING:
+    from j2o.compiled import Compiled
 
 
 def count_ops(graph: Graph) -> dict[str, int]:
@@ -36,7 +40,7 @@ class Report:
     runs, `opset_reasons` what the opset before the model's own lacks, where it was chosen. `warnings`
     has what may not be as the user meant it, a line each. `notes` has a line for each thing of the
     program that the model leaves out. `quantisation` has the error of each weight stored in another
-    dtype, known once it has been written or run; see `Comparison`.
+    dtype, known once it has been written or run; see `Comparison`. `compiled` is what the report is of.
     """
 
     passes: list[PassRecord] = field(default_factory=list)
@@ -50,11 +54,23 @@ class Report:
     quantisation: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    compiled: Compiled | None = field(default=None, repr=False, compare=False)
 
     def warn(self, text: str) -> None:
         """A J2OWarning at the user's call of `compile`, in one line, that the report keeps."""
         self.warnings.append(text)
         warnings.warn(text, J2OWarning, stacklevel=_frames_of_j2o())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report to `path` as one HTML file that needs nothing else.
+
+        The function is compiled a second time, to show what each pass has changed. What stands at
+        `path` is at every instant the complete old file or the complete new one. SaveError where it
+        cannot be written.
+        """
+        from j2o.page import save
+
+        save(self, path)
 
     def __str__(self) -> str:
         stages = [f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items()]
