@@ -106,6 +106,41 @@ def test_scatter_of_complex_numbers(kind, mode):
     j2o.compile(jax.vmap(scatter), [x, i, u]).verify(x, i, u)
 
 
+WHOLE = {"f32[B,4]": (3, 4), "f32[]": (), "bf16[3,2]": (3, 2), "bool[N]": (5,)}
+
+
+@pytest.mark.parametrize("spec", WHOLE)
+def test_what_is_written_over_the_whole_array_takes_its_place(spec):
+    def assign(x, y):
+        return x.at[...].set(y)
+
+    model = j2o.compile(assign, [spec, spec])
+    assert "ScatterND" not in operators(model)
+    x, y = normal(*WHOLE[spec]), -normal(*WHOLE[spec])
+    dtype = model.graph.inputs[0].type.dtype.numpy
+    model.verify(x.astype(dtype), y.astype(dtype))
+
+
+@pytest.mark.parametrize("window", ["part", "one row", "every row"])
+def test_what_is_written_over_a_part_is_a_scatter(window):
+    """Looks like a write over the whole array, and leaves something of it."""
+
+    def assign(x, y):
+        if window == "part":
+            rows = lax.ScatterDimensionNumbers((0, 1), (), (0,))
+            return lax.scatter(x, np.array([1], np.int32), y[:2], rows)
+        if window == "one row":
+            return x.at[1].set(y[0])
+        rows = lax.ScatterDimensionNumbers((1,), (0,), (0,))
+        return lax.scatter(x, np.array([[2], [0], [0]], np.int32), y, rows)
+
+    x, y = normal(3, 4), normal(3, 4)
+    y[2] = y[1]  # which of the two comes last is left open
+    model = j2o.compile(assign, [x, y])
+    assert "ScatterND" in operators(model)
+    model.verify(x, -y)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8", "bool", "complex64"])
 @pytest.mark.parametrize("options", [{}, {"mode": "clip"}, {"unique_indices": True}])
 def test_a_function_applied_at_indices(options, dtype):

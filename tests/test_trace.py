@@ -2,6 +2,7 @@
 
 import functools
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,27 @@ def test_nothing_of_the_callers_changes():
     assert not any(
         isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(nnx.state(net))
     )
+
+
+def test_a_program_run_by_exec_is_as_one_of_a_file():
+    """Its classes have no module of their own: they say that they are of builtins."""
+    source = """
+class Net(nnx.Module):
+    def __init__(self):
+        self.calls = nnx.Variable(jnp.arange(4.0))
+
+    def __call__(self, x):
+        self.calls[...] = self.calls[...] + x
+        return self.calls[...]
+"""
+    names: dict[str, Any] = {"nnx": nnx, "jnp": jnp}
+    exec(source, names)
+    net = names["Net"]()
+    assert type(net).__module__ == "builtins"
+    model = j2o.compile(net, [(4,)])
+    assert initializers(model) == {"calls"}
+    model.verify(np.ones(4, np.float32))
+    np.testing.assert_array_equal(net.calls[...], np.arange(4))
 
 
 def test_a_second_export_has_the_weights_of_then():

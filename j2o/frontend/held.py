@@ -43,7 +43,8 @@ ATOMS = frozenset(
 # functions, and what they consist of
 CODE = (types.MethodType, functools.partial, types.FunctionType, types.CellType)
 # packages whose objects are not looked into
-WITHOUT_PARTS = frozenset(["builtins", "jaxlib", "numpy", "typing", "inspect"])
+WITHOUT_PARTS = frozenset(["jaxlib", "numpy", "typing", "inspect"])
+MADE_BY_A_PROGRAM = 1 << 9  # the flag Py_TPFLAGS_HEAPTYPE of a class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +143,20 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
         yield "", x.__wrapped__
     elif _is_bound_linen(x):
         yield from _linen_parts(x)
-    elif type(x).__module__.partition(".")[0] not in WITHOUT_PARTS:
+    elif not _is_without_parts(type(x)):
         yield from _object_parts(x)
+
+
+def _is_without_parts(kind: type) -> bool:
+    """Return True for classes whose objects are not looked into.
+
+    A class of a program that `exec` runs without a `__name__` says that its module is builtins; it is none of
+    Python's own.
+    """
+    package = kind.__module__.partition(".")[0]
+    if package == "builtins":
+        return not kind.__flags__ & MADE_BY_A_PROGRAM
+    return package in WITHOUT_PARTS
 
 
 def _code_parts(x: Any) -> Iterator[tuple[str, Any]]:

@@ -124,6 +124,8 @@ def scatter(
         return _applied(op, [x, *operands], numbers, mode, unique_indices)
     indices, updates = operands
     reduction = REDUCTIONS[op.source.kind]
+    if reduction is None and _is_whole(x.type.shape, updates.type.shape, numbers):
+        return updates
     if reduction == "sub":
         reduction, updates = "add", op.Neg(updates)
     dtype = x.type.dtype
@@ -134,6 +136,18 @@ def scatter(
         x, updates = op.cast(x, wide), op.cast(updates, wide)
     out = _scatter(op, x, indices, updates, numbers, mode, reduction)
     return op.cast(out, dtype)
+
+
+def _is_whole(shape: Shape, updates: Shape, numbers: Any) -> bool:
+    """Return True where the updates are one window that covers the operand, as in `x.at[...].set(y)`.
+
+    nnx writes so what it assigns to a variable (`self.cache[...] = y`). Such a window has no index, and no
+    axis that only one of the two has.
+    """
+    is_indexed = numbers.scatter_dims_to_operand_dims or numbers.operand_batching_dims
+    if is_indexed or numbers.inserted_window_dims or len(shape) != len(updates):
+        return False
+    return all(map(same_dim, shape, updates))
 
 
 def _combined_in(dtype: DType) -> DType:
