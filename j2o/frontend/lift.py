@@ -24,7 +24,7 @@ from j2o.frontend.failures import explained
 from j2o.frontend.host import CALLING, PRINTING, called_function, error_of, name_of
 from j2o.frontend.own_code import traced_code
 from j2o.frontend.params import ParamError, dtype_from_jax, normalise
-from j2o.frontend.sources import location
+from j2o.frontend.sources import location, scope_of
 from j2o.frontend.versions import known_params, plain_array
 from j2o.ir.dims import DimScope, normal
 from j2o.ir.graph import Graph, Loc, Node, Value
@@ -105,6 +105,7 @@ class _Lifter:
         self.has_rule = has_rule
         self.notes = notes
         self.problems: list[str] = []
+        self.scope = ""  # of the jaxpr that is being lifted
         self.depth = 0  # how much code of primitives is around what is lifted
 
     def graph(
@@ -139,7 +140,17 @@ class _Lifter:
 
         Of a node, of the code that stands for its primitive, or of the host.
         """
-        loc = location(eqn) if self.located else None
+        around = self.scope
+        self.scope = scope_of(eqn, around)
+        results = self.located_equation(graph, eqn, inputs)
+        self.scope = around
+        return results
+
+    def located_equation(
+        self, graph: Graph, eqn: Any, inputs: list[Value]
+    ) -> Sequence[Value]:
+        """The results of one equation, `scope` being its own."""
+        loc = location(eqn, self.scope) if self.located else None
         name = eqn.primitive.name
         if name in CALLING or name in PRINTING or name == "check":
             return self.on_host(graph, eqn, inputs, loc)

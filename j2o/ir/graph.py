@@ -34,12 +34,15 @@ def _split(op: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Loc:
-    """Where a node comes from: the user's frame, and JAX's name stack."""
+    """Where a node comes from: the user's frame, and the module that it belongs to.
+
+    `scope` has the names of the modules around it, from the outside in, with `/` between them.
+    """
 
     file: str
     line: int
     function: str = ""
-    stack: str = ""
+    scope: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"

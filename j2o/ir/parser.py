@@ -15,7 +15,7 @@ tells what they mean, with an example.
     operands   = "(" [operand {"," operand}] ")"
     operand    = value | "_"                                        (`_` is an operand left out)
     attributes = "{" [symbol "=" attribute {"," symbol "=" attribute}] "}"
-    location   = "loc" "(" file "," line "," function "," stack ")"
+    location   = "loc" "(" file "," line "," function "," scope ")"
     regions    = "{" graph {graph} "}"
 
     attribute  = list | struct | "tensor(" literal ":" type ")" | "dim(" size ")"
@@ -433,9 +433,7 @@ class _Parser(_Cursor):
         self.expect("(")
         parts: list[Any] = [self.attribute() for _ in self.many(")")]
         if [type(part) for part in parts] != [str, int, str, str]:
-            self.fail(
-                'a location such as ("model.py", 12, "function", "name stack")', start
-            )
+            self.fail('a location such as ("model.py", 12, "function", "scope")', start)
         return Loc(*parts)
 
     def regions(self) -> list[Graph]:

@@ -149,7 +149,7 @@ def _body(op: str, operands: str, attrs: dict[str, Attr]) -> str:
 def _location(loc: Loc) -> str:
     file = quoted(loc.file)
     function = quoted(loc.function)
-    return f"loc({file}, {loc.line}, {function}, {quoted(loc.stack)})"
+    return f"loc({file}, {loc.line}, {function}, {quoted(loc.scope)})"
 
 
 def _at(name: str) -> str:
