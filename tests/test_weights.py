@@ -221,6 +221,19 @@ CHAINS = {
 KEPT = {"MatMul", "Gemm", "Add", "Tanh", "Loop", "Reshape"}  # what computes with `x`
 
 
+@pytest.mark.parametrize("size", [8, 1024])
+def test_what_is_made_from_one_weight_keeps_its_name(size):
+    """Small ones are computed at once, large ones while they are written: the names are the same."""
+    params = {"kernel": np.ones((size, size), np.float32), "bias": np.arange(size)}
+
+    def dense(params, x):
+        kernel = params["kernel"].astype(jnp.bfloat16)
+        return x @ kernel.T + params["bias"].astype(jnp.bfloat16)
+
+    model = j2o.compile(dense, [j2o.weights(params), f"bf16[B,{size}]"])
+    assert set(stored(model)) == {"kernel", "bias"}
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_chains_fold_and_leave_no_nodes(name):
     reads = []

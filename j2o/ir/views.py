@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,6 +22,12 @@ StaticShape: TypeAlias = "tuple[int, ...]"
 Cut: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
 ReadFrom: TypeAlias = "Callable[[Reader, Box], np.ndarray]"  # a box, by a reader
 Cover: TypeAlias = "Callable[[Box], tuple[Box, Cut]]"
+
+
+def name_of_one(bases: Iterable[Tensor]) -> str:
+    """What is made from constants is named as the one weight among them; "" where there are several."""
+    names = {base.name for base in bases if base.name}
+    return names.pop() if len(names) == 1 else ""
 
 
 class View(Tensor):
@@ -46,9 +52,7 @@ class View(Tensor):
         self.shape = type.static_shape
         keys = ",".join(base.key for base in bases)
         self.key = f"{how}({keys})"
-        # what is made from one weight keeps its name
-        names = {base.name for base in bases if base.name}
-        self.name = names.pop() if len(names) == 1 else ""
+        self.name = name_of_one(bases)
 
     def reader(self) -> Reader:
         return self._open()

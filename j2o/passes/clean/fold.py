@@ -157,7 +157,9 @@ def _compute(
         raise ValueError(
             f"folding {node.op} gave {array.shape} instead of {node.out.type}"
         )
-    return (ArrayTensor(np.ascontiguousarray(array).reshape(array.shape)),)
+    name = views.name_of_one([c for c in constants if c is not None])
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    return (ArrayTensor(contiguous, name=name),)
 
 
 # ------------------------------------------------------------------------------ computed, small operands
