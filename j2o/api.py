@@ -45,6 +45,7 @@ from j2o.passes.target.opset import Opset, lowest_opset
 from j2o.passes.target.weights_dtype import DTYPES
 from j2o.report import Report, count_ops
 from j2o.request import (
+    CompileOptions,
     Request,
     checked_callable,
     installed_target,
@@ -104,27 +105,57 @@ def compile(
     Raises SpecError for arguments that do not fit, TraceError where JAX cannot trace the function,
     UnsupportedError with what has no ONNX form.
     """
-    opt_level = whole_number("opt_level", opt_level, range(4), LEVELS)
-    weights_dtype = choice("weights_dtype", weights_dtype, DTYPES)
-    request = Request(
-        fn=checked_callable(fn),
-        specs=specs,
+    options = CompileOptions(
         kwargs=kwargs,
         state=state,
+        opt_level=opt_level,
+        opset=opset,
+        target=target,
+        passes=passes,
+        input_names=input_names,
+        output_names=output_names,
+        constraints=constraints,
+        checks=checks,
+        inputs_as_nchw=inputs_as_nchw,
+        outputs_as_nchw=outputs_as_nchw,
+        weights_dtype=weights_dtype,
+        name=name,
+    )
+    return _compiled(request_for(fn, specs, options))
+
+
+def request_for(
+    fn: Callable[..., Any], specs: Sequence[Any], options: CompileOptions
+) -> Request:
+    """The arguments of `compile`, looked at; what is not in `options` has its default."""
+    opt_level = options.get("opt_level", 2)
+    opt_level = whole_number("opt_level", opt_level, range(4), LEVELS)
+    weights_dtype = choice("weights_dtype", options.get("weights_dtype"), DTYPES)
+    input_names = options.get("input_names")
+    output_names = options.get("output_names")
+    constraints = options.get("constraints", ())
+    inputs_as_nchw = options.get("inputs_as_nchw", ())
+    outputs_as_nchw = options.get("outputs_as_nchw", ())
+    name = options.get("name")
+    passes = options.get("passes")
+    return Request(
+        fn=checked_callable(fn),
+        specs=specs,
+        kwargs=options.get("kwargs"),
+        state=options.get("state"),
         input_names=tensor_names("input_names", input_names),
         output_names=tensor_names("output_names", output_names),
         constraints=strings("constraints", constraints, CONSTRAINTS),
-        checks=flag("checks", checks),
+        checks=flag("checks", options.get("checks", False)),
         inputs_as_nchw=tensors("inputs_as_nchw", inputs_as_nchw),
         outputs_as_nchw=tensors("outputs_as_nchw", outputs_as_nchw),
         weights_dtype=weights_dtype,
         name=graph_name("name", name) or identifier(name_of(fn)),
         opt_level=opt_level,
-        target=target_for(target, opset, weights_dtype),
+        target=target_for(options.get("target"), options.get("opset"), weights_dtype),
         pipeline=pipeline_for(opt_level, passes),
         verify=passes is not None,
     )
-    return _compiled(request)
 
 
 def _compiled(request: Request) -> Model:
@@ -132,17 +163,22 @@ def _compiled(request: Request) -> Model:
     report = Report()
     with CollectorPaused():
         with _timed(report, "trace"):
-            specs, traced, state = _traced(request, report)
-        with _timed(report, "lift"):
-            graph, boundary = _lifted(specs, traced, request, report)
-        report.ops_before = count_ops(graph)
-        with _timed(report, "passes"):
-            _optimise(graph, boundary, request, report)
-        opset = lowest_opset(graph, request.target)
-        _describe_result(graph, opset, report)
-    fn = _for_callers(specs, traced.held)
+            program = traced_program(request, report)
+        return compiled_program(program, request, report)
+
+
+def compiled_program(program: TracedProgram, request: Request, report: Report) -> Model:
+    """The stages after tracing; a program can go through them several times."""
+    with _timed(report, "lift"):
+        graph, boundary = lifted(program, request, report)
+    report.ops_before = count_ops(graph)
+    with _timed(report, "passes"):
+        optimise(graph, boundary, request, report)
+    opset = lowest_opset(graph, request.target)
+    _describe_result(graph, opset, report)
+    fn = _for_callers(program.specs, program.traced.held)
     report.compiled = Compiled(graph, boundary, opset.number)
-    return Model(fn, graph, boundary, opset.number, report, graph.name, state)
+    return Model(fn, graph, boundary, opset.number, report, graph.name, program.state)
 
 
 @contextmanager
@@ -156,13 +192,15 @@ def _timed(report: Report, stage: str) -> Iterator[None]:
 # ------------------------------------------------------------------------------------ tracing
 
 
-class _Program(NamedTuple):
+class TracedProgram(NamedTuple):
+    """A program as JAX traces it at its specs, and the arrays in its state."""
+
     specs: Specs
     traced: Traced
     state: dict[str, Any]
 
 
-def _traced(request: Request, report: Report) -> _Program:
+def traced_program(request: Request, report: Report) -> TracedProgram:
     """The program as JAX traces it at the specs, and the arrays in its state."""
     fn, state = _with_state(request)
     specs = parse_specs(
@@ -183,7 +221,7 @@ def _traced(request: Request, report: Report) -> _Program:
         report.warn(text)
     if not traced.out_paths:
         raise SpecError("fn: it gives no arrays, and a model needs at least one output")
-    return _Program(specs, traced, state)
+    return TracedProgram(specs, traced, state)
 
 
 def _with_state(request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -233,10 +271,17 @@ def _warn_of_idle_constraints(constraints: Sequence[str], report: Report) -> Non
 # ------------------------------------------------------------------------------------ lifting
 
 
-def _lifted(
-    specs: Specs, traced: Traced, request: Request, report: Report
+def lifted(
+    program: TracedProgram,
+    request: Request,
+    report: Report,
+    equations: dict[Node, Any] | None = None,
 ) -> tuple[Graph, Boundary]:
-    """The root graph with weights as constants, and how it belongs to the caller's pytrees."""
+    """The root graph with weights as constants, and how it belongs to the caller's pytrees.
+
+    `equations` takes the equation of JAX that each node stands for.
+    """
+    specs, traced, _ = program
     graph = lift(
         traced.jaxpr,
         dims=specs.scope,
@@ -245,6 +290,7 @@ def _lifted(
         hints=[leaf.name for leaf in specs.leaves],
         has_rule=has_rule,
         notes=report.notes,
+        equations=equations,
     )
     _bind_weights(graph, [leaf.weight for leaf in specs.leaves])
     graph.input_names = [leaf.name for leaf in specs.inputs]
@@ -328,7 +374,7 @@ def _beside_state(path: Sequence[Any]) -> str:
 # ------------------------------------------------------------------------------------ passes
 
 
-def _optimise(
+def optimise(
     graph: Graph, boundary: Boundary, request: Request, report: Report
 ) -> None:
     """Run the pipeline on the graph."""

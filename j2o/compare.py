@@ -63,37 +63,48 @@ def difference(
         one = f"{got.dtype}{list(got.shape)}"
         other = f"{want.dtype}{list(want.shape)}"
         raise VerificationError(f"output {name!r}: {one} instead of {other}")
-    model = _comparable(got)
-    jax = _comparable(want)
-    if model.dtype.kind in "fc":
-        rtol = max(rtol, _resolution(got.dtype)) if rtol else 0.0
-        gaps = _gaps(model, jax, rtol, atol)
-        needed = f"rtol {rtol:g}, atol {atol:g}"
-    else:
-        gaps = _unequal(model, jax)
-        needed = "all must be equal"
+    gaps = gaps_between(got, want, rtol, atol)
     if not gaps.close.all():
-        _raise(name, model, jax, gaps.close, needed)
+        rtol = tolerance_for(got.dtype, rtol)
+        needed = (
+            f"rtol {rtol:g}, atol {atol:g}" if gaps.inexact else "all must be equal"
+        )
+        _raise(name, comparable(got), comparable(want), gaps.close, needed)
     largest = float(gaps.absolute.max(initial=0.0))
     return largest, float(gaps.relative.max(initial=0.0))
 
 
-class _Gaps(NamedTuple):
-    """How far each value is from JAX's, and where that is close enough."""
+class Gaps(NamedTuple):
+    """How far each value is from JAX's, and where that is close enough; `inexact` for floats."""
 
     absolute: np.ndarray
     relative: np.ndarray
     close: np.ndarray
+    inexact: bool
 
 
-def _unequal(model: np.ndarray, jax: np.ndarray) -> _Gaps:
+def gaps_between(got: Any, want: Any, rtol: float, atol: float) -> Gaps:
+    """How far the values of two arrays of one shape and dtype are from each other."""
+    model = comparable(got)
+    jax = comparable(want)
+    if model.dtype.kind in "fc":
+        return _gaps(model, jax, tolerance_for(got.dtype, rtol), atol)
+    return _unequal(model, jax)
+
+
+def tolerance_for(dtype: Any, rtol: float) -> float:
+    """The relative tolerance for a dtype: not finer than it can be, but where equal values are asked for."""
+    return max(rtol, _resolution(dtype)) if rtol else 0.0
+
+
+def _unequal(model: np.ndarray, jax: np.ndarray) -> Gaps:
     """Integers, bools and the data of keys are equal, or differ by 1."""
     same = np.asarray(model == jax)
     gap = np.where(same, 0.0, 1.0)
-    return _Gaps(gap, gap, same)
+    return Gaps(gap, gap, same, False)
 
 
-def _gaps(model: np.ndarray, jax: np.ndarray, rtol: float, atol: float) -> _Gaps:
+def _gaps(model: np.ndarray, jax: np.ndarray, rtol: float, atol: float) -> Gaps:
     """Floats and complex numbers are close where `|model - JAX| <= atol + rtol * |JAX|`."""
     with np.errstate(all="ignore"):
         same = _same(model, jax)
@@ -101,7 +112,7 @@ def _gaps(model: np.ndarray, jax: np.ndarray, rtol: float, atol: float) -> _Gaps
         gap = np.where(same, 0.0, np.abs(model - jax))
         within = (gap <= atol + rtol * size) & np.isfinite(jax)
         ratio = np.where(gap == 0, 0.0, gap / size)
-    return _Gaps(gap, ratio, same | within)
+    return Gaps(gap, ratio, same | within, True)
 
 
 def _resolution(dtype: Any) -> float:
@@ -111,7 +122,7 @@ def _resolution(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps)
 
 
-def _comparable(array: Any) -> np.ndarray:
+def comparable(array: Any) -> np.ndarray:
     """Numbers that numpy can subtract: floats as float64, complex numbers as complex128.
 
     Integers, bools and keys as they are.

@@ -9,13 +9,32 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from j2o.arguments import name_of, sequence, whole_number
 from j2o.errors import J2OError, SpecError, raised, shown
 from j2o.ir.target import Target
 from j2o.passes.default import default_pipeline
 from j2o.passes.pipeline import Pass, PassPipeline
+
+
+class CompileOptions(TypedDict, total=False):
+    """The arguments of `compile` by keyword; what is left out has its default."""
+
+    kwargs: Mapping[str, Any] | None
+    state: Any
+    opt_level: int
+    opset: int | None
+    target: str | Target | None
+    passes: PassPipeline | Callable[[PassPipeline], PassPipeline] | None
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
+    constraints: Sequence[str]
+    checks: bool
+    inputs_as_nchw: Sequence[str | int]
+    outputs_as_nchw: Sequence[str | int]
+    weights_dtype: str | None
+    name: str | None
 
 
 @dataclass(frozen=True)

@@ -68,12 +68,14 @@ def lift(
     located: bool = True,
     has_rule: Callable[[str], bool] = always,
     notes: list[str] | None = None,
+    equations: dict[Node, Any] | None = None,
 ) -> Graph:
     """Return a root graph for a ClosedJaxpr, with a `lax.*` node for each equation.
 
     `const` turns a captured array into a tensor (and so names it). `hints` name the inputs. With `located`,
     nodes get the source line of their equation. `has_rule` says which primitives stay what they are though
-    JAX has code for them. `notes` takes a line for each thing that is left out.
+    JAX has code for them. `notes` takes a line for each thing that is left out, `equations` the equation that
+    each node stands for, where it stands for one.
 
     Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
     """
@@ -83,6 +85,7 @@ def lift(
         closed = discharged(closed)
     keep = const or (lambda array: ArrayTensor(np.asarray(array)))
     lifter = _Lifter(keep, located, has_rule, [] if notes is None else notes)
+    lifter.equations = equations
     graph = lifter.graph(closed.jaxpr, closed.consts, name, hints)
     graph.own_dims = dims
     if lifter.problems:
@@ -105,6 +108,7 @@ class _Lifter:
         self.has_rule = has_rule
         self.notes = notes
         self.problems: list[str] = []
+        self.equations: dict[Node, Any] | None = None
         self.scope = ""  # of the jaxpr that is being lifted
         self.depth = 0  # how much code of primitives is around what is lifted
 
@@ -169,6 +173,8 @@ class _Lifter:
         regions = [self.region(jaxpr, f"{name}_{i}") for i, jaxpr in enumerate(jaxprs)]
         hints = [name] * len(types)
         node = Node(f"lax.{name}", inputs, types, attrs, regions, loc, hints)
+        if self.equations is not None:
+            self.equations[node] = eqn
         return graph.insert(node).outputs
 
     def region(self, jaxpr: Any, name: str) -> Graph:
