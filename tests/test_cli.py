@@ -478,10 +478,8 @@ def test_a_folder_that_is_not_there(made, capsys):
 
 @pytest.mark.parametrize("option", ["--opset=x", "--opt-level=7", "--max-file-bytes=x"])
 def test_a_wrong_command_line_is_told_in_one_line(capsys, option):
-    with pytest.raises(SystemExit) as stop:
-        main(["export", "m:f", "-o", "m.onnx", option])
+    assert main(["export", "m:f", "-o", "m.onnx", option]) == 2
     err = capsys.readouterr().err
-    assert stop.value.code == 2
     assert err.count("\n") == 1
     assert option.partition("=")[0] in err
 

@@ -254,6 +254,6 @@ def test_they_are_listed(capsys):
     assert [line.split()[0] for line in lines] == [kernels.INSTALLED, *EVERY]
     assert re.search(r"opsets 18 to 21  onnxruntime 1\.20\.\d, CPU", lines[1])
     assert main(["targets", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["targets"]
     assert [one["name"] for one in found] == EVERY
     assert found[0]["opsets"] == [18, 21]

@@ -23,7 +23,7 @@ from j2o.backend.asked import Progress, in_a_line
 from j2o.backend.external import CHECKSUM
 from j2o.backend.files import MESSAGE
 from j2o.backend.proto import CONSTRAINTS
-from j2o.backend.takers import takers, told
+from j2o.backend.takers import Taker, takers, told
 from j2o.backend.wire import DEPTH, GRAPHS, Costly, Damaged, scan
 from j2o.errors import LoadError, shown
 from j2o.ir.tensor import CHUNK
@@ -34,7 +34,7 @@ RANK = 1024  # sizes of a tensor; more are an attack
 CALLED = 150_000  # nodes that the calls of functions stand for; onnxruntime writes them out, up to 70 µs each
 CALLS = 30_000  # calls written out, for which it takes more with each
 DENSE = 2**26  # elements of the sparse tensors of a model; onnxruntime makes them dense
-_DTYPES = {d.value: d for d in ir.DataType if d.value}
+DTYPES = {d.value: d for d in ir.DataType if d.value}
 
 
 def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
     path = checked(path)
     # mapped, so that a large file that is something else is not read
     with (
-        _readable(path),
+        readable(path),
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         memoryview(data) as view,
@@ -89,7 +89,7 @@ def checked(path: object) -> Path:
 
 
 @contextlib.contextmanager
-def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+def readable(path: str | os.PathLike[str]) -> Iterator[None]:
     """Raise as a LoadError what goes wrong in reading a file."""
     name = in_a_line(path)
     cut_short = "it is cut short, or something else"
@@ -117,7 +117,7 @@ SHOWN = 200  # inputs, outputs, sizes, files, kinds of operators: of more, how m
 def summary(path: str | os.PathLike[str]) -> str:
     """Return inputs, outputs, operators, opset, size and runtimes of a model, as text; LoadError for none."""
     model = read(path)
-    with _readable(path):
+    with readable(path):
         graph = model.graph
         maker = _short(model.producer_name) or "unknown"
         opset = model.opset_import[0].version
@@ -133,10 +133,9 @@ def summary(path: str | os.PathLike[str]) -> str:
     return "\n".join(_printable(line) for line in lines)
 
 
-def taken_by(path: str | os.PathLike[str]) -> str:
+def taken_by(found: Sequence[Taker]) -> str:
     """Return which of the known runtimes take a model, and what keeps the others from it, as lines."""
-    lines = told(takers(read(path)))
-    return "\n".join(_printable(line) for line in lines)
+    return "\n".join(_printable(line) for line in told(found))
 
 
 def _interface(kind: str, values: Sequence[onnx.ValueInfoProto]) -> list[str]:
@@ -154,7 +153,7 @@ def _constraints(model: onnx.ModelProto) -> list[str]:
 def _weights(path: str | os.PathLike[str], model: onnx.ModelProto) -> str:
     """The number of weights, their bytes and the files in which they lie."""
     weights = model.graph.initializer
-    total = sum(_size(path, tensor).bytes for tensor in weights)
+    total = sum(size_of(path, tensor).bytes for tensor in weights)
     size = f"{total / 2**20:.1f} MiB" if total < 2**63 else "more than 2**63 bytes"
     entries = (entry for tensor in weights for entry in tensor.external_data)
     files = sorted({_short(e.value) for e in entries if e.key == "location"})
@@ -191,7 +190,7 @@ def _value(value: onnx.ValueInfoProto) -> str:
     if kind not in ("tensor_type", "sparse_tensor_type"):
         return f"{name}: {kind.removesuffix('_type') if kind else 'no type'}"
     tensor = getattr(value.type, kind)
-    dtype = _DTYPES.get(tensor.elem_type)
+    dtype = DTYPES.get(tensor.elem_type)
     element = dtype.name.lower() if dtype else "unknown dtype"
     if kind == "sparse_tensor_type":
         element = f"sparse {element}"
@@ -231,7 +230,7 @@ def check(
         raise LoadError(
             f"{in_a_line(path)}: its name is not UTF-8, give the file another name"
         ) from None
-    with _readable(path):
+    with readable(path):
         found = [_place(path, tensor) for tensor in _messages(model, onnx.TensorProto)]
         places = [place for place in found if place is not None]
         _check_overlaps(path, places)
@@ -314,7 +313,7 @@ def _place(path: Path, tensor: onnx.TensorProto) -> _Place | None:
 
     LoadError where a tensor's data cannot be what its dtype and shape say.
     """
-    size = _size(path, tensor)
+    size = size_of(path, tensor)
     what = f"{in_a_line(path)}: {tensor.name[:80]!r}"
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         _check_inside(what, tensor, size)
@@ -350,7 +349,7 @@ def _place(path: Path, tensor: onnx.TensorProto) -> _Place | None:
 _TYPED = ("float", "double", "int32", "int64", "uint64", "string")
 
 
-def _check_inside(what: str, tensor: onnx.TensorProto, size: _Size) -> None:
+def _check_inside(what: str, tensor: onnx.TensorProto, size: Size) -> None:
     """LoadError where the data in a tensor's own message is not as long as its dtype and shape say."""
     typed = sum(len(getattr(tensor, f"{kind}_data")) for kind in _TYPED)
     if tensor.HasField("raw_data"):
@@ -365,17 +364,17 @@ def _check_inside(what: str, tensor: onnx.TensorProto, size: _Size) -> None:
         )
 
 
-class _Size(NamedTuple):
+class Size(NamedTuple):
     """How long the data of a tensor is: as entries in the field of its dtype, and as bytes."""
 
     entries: int
     bytes: int
 
 
-def _size(path: str | os.PathLike[str], tensor: onnx.TensorProto) -> _Size:
+def size_of(path: str | os.PathLike[str], tensor: onnx.TensorProto) -> Size:
     """How long the data of a tensor must be; LoadError where its dtype and shape cannot say that."""
     what = f"{in_a_line(path)}: {tensor.name[:80]!r}"
-    dtype = _DTYPES.get(tensor.data_type)
+    dtype = DTYPES.get(tensor.data_type)
     rank = len(tensor.dims)
     if rank > RANK:
         raise LoadError(f"{what} has {rank} dimensions, more than {RANK}")
@@ -386,12 +385,12 @@ def _size(path: str | os.PathLike[str], tensor: onnx.TensorProto) -> _Size:
     if count.bit_length() > 63:
         raise LoadError(f"{what} has more than 2**63 elements, its shape says")
     if dtype == ir.DataType.STRING:
-        return _Size(count, sum(map(len, tensor.string_data)))
+        return Size(count, sum(map(len, tensor.string_data)))
     size = (count * dtype.bitwidth + 7) // 8
     if dtype.bitwidth < 8:  # an entry holds the elements of one byte
-        return _Size(size, size)
+        return Size(size, size)
     is_complex = "COMPLEX" in dtype.name  # two entries an element
-    return _Size(2 * count if is_complex else count, size)
+    return Size(2 * count if is_complex else count, size)
 
 
 def _check_cost(path: Path, model: onnx.ModelProto) -> None:

@@ -5,31 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from j2o import __version__
 from j2o.cli import check, dump, export, inspect, passes, targets
-from j2o.cli.failure import tell
+from j2o.cli.reply import FAILED, INTERRUPTED, STATUSES, UNREADABLE, Reply
 from j2o.errors import J2OWarning
-
-EXIT_STATUS = """\
-exit status:
-  0    all went well
-  1    it did not: the function cannot be compiled, a file is no good model,
-       with --verify the model gives other values than JAX
-  2    the command line itself is wrong: an option, a choice, what is missing
-  130  interrupted with Ctrl-C
-Of several files, each is looked at, and the worst one counts. An error is one
-line on stderr; --traceback shows where it comes from.
-"""
 
 
 class Command(NamedTuple):
     """A subcommand. `run` carries it out and gives the exit status, `arguments` adds its arguments."""
 
-    run: Callable[[argparse.Namespace], int]
+    run: Callable[[argparse.Namespace, Reply], int]
     arguments: Callable[[argparse.ArgumentParser], None]
     help: str
 
@@ -62,48 +52,78 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 only on success."""
-    args = make_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    reply = Reply(words)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _hide_warning if args.quiet else _show_warning
-            return args.run(args)
-    except KeyboardInterrupt:
-        print("j2o: interrupted", file=sys.stderr)
-        return 130
+        return reply.finish(_status(words, reply))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return FAILED
+
+
+def _status(words: Sequence[str], reply: Reply) -> int:
+    """Carry out a command line; its exit status, with what went wrong told."""
+    try:
+        args = make_parser().parse_args(words)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        reply.add_error("UsageError", str(error))
+        return UNREADABLE
+    try:
+        with warnings.catch_warnings(), reply.keeping_stdout():
+            warnings.showwarning = _WarningShower(reply, args.quiet)
+            return args.run(args, reply)
+    except KeyboardInterrupt:
+        print("j2o: interrupted", file=sys.stderr)
+        reply.add_error("KeyboardInterrupt", "interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
     # SystemExit: a program that ends the process has exported nothing
     except (Exception, SystemExit) as error:
-        return tell(error, args.traceback)
+        return reply.fail(error)
 
 
-def _hide_warning(*_: object) -> None:
-    """With --quiet, errors alone are told."""
+class _WarningShower(NamedTuple):
+    """What Python calls for a warning: one of j2o is one line, those of others are as Python has them."""
+
+    reply: Reply
+    quiet: bool
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: Any = None,
+        line: str | None = None,
+    ) -> None:
+        self.reply.warn(str(message))
+        if self.quiet:
+            return
+        if issubclass(category, J2OWarning):
+            print(f"j2o: warning: {message}", file=sys.stderr)
+        else:
+            told = warnings.formatwarning(message, category, filename, lineno, line)
+            sys.stderr.write(told)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: Any = None,
-    line: str | None = None,
-) -> None:
-    """Warnings of j2o in one line; those of others as Python shows them."""
-    if issubclass(category, J2OWarning):
-        print(f"j2o: warning: {message}", file=sys.stderr)
-    else:
-        sys.stderr.write(
-            warnings.formatwarning(message, category, filename, lineno, line)
-        )
+class UsageError(Exception):
+    """The command line cannot be read; the message is the line that says why."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the usage of all options before it."""
+    """Tells what is wrong in one line, without the usage of all options before it.
+
+    An option is written in full, so that a new one never changes what a command line means.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} ('{self.prog} --help' tells more)\n")
+        raise UsageError(f"{self.prog}: {message} ('{self.prog} --help' tells more)")
 
 
 def make_parser() -> Parser:
@@ -111,7 +131,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="j2o",
         description="Compile JAX functions to ONNX, and look into the results.",
-        epilog=EXIT_STATUS,
+        epilog=_exit_statuses(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"j2o {__version__}")
@@ -125,11 +145,31 @@ def make_parser() -> Parser:
     return parser
 
 
+def _exit_statuses() -> str:
+    """The exit statuses as `--help` shows them."""
+    rows = ["exit status:"]
+    for status, told in STATUSES.items():
+        indent = " " * 7
+        rows += textwrap.wrap(
+            f"  {status:<4} {told}", width=79, subsequent_indent=indent
+        )
+    rows.append("Of several models each is looked at, and the worst status counts.")
+    rows.append(
+        "An error is one line on stderr; --traceback shows where it comes from."
+    )
+    return "\n".join(rows)
+
+
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--traceback",
         action="store_true",
         help="show the whole traceback of an error",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON document on stdout in place of text, errors included",
     )
     parser.add_argument(
         "-q",

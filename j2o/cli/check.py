@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from j2o.cli.failure import each
+from j2o.cli.reply import Reply, each
 from j2o.cli.status import Status
 
 
@@ -18,18 +19,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    def look(file: Path) -> None:
-        _check(file, args.deep, args.quiet)
+def run(args: argparse.Namespace, reply: Reply) -> int:
+    def look(file: Path) -> dict[str, Any]:
+        return _check(file, args.deep, args.quiet, reply)
 
-    return each(args.models, look, args.traceback)
+    return each(args.models, look, reply)
 
 
-def _check(file: Path, deep: bool, quiet: bool) -> None:
-    from j2o.backend.load import check, taken_by
+def _check(file: Path, deep: bool, quiet: bool, reply: Reply) -> dict[str, Any]:
+    from j2o.backend.contents import runtimes
+    from j2o.backend.load import check, read, taken_by
+    from j2o.backend.takers import takers
 
     with Status("checking", quiet) as status:
         sums = check(file, deep=deep, progress=status.progress)
+    found = takers(read(file))
     if not quiet:
-        print(f"{file}: good" + (f", {sums} checksums right" if sums else ""))
-        print(taken_by(file))
+        reply.say(f"{file}: good" + (f", {sums} checksums right" if sums else ""))
+        reply.say(taken_by(found))
+    return {
+        "file": file,
+        "checksums": sums if deep else None,
+        "runtimes": runtimes(found),
+    }

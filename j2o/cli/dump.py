@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from j2o.cli.program import options, pipeline, program_arguments
+from j2o.cli.reply import Reply
 from j2o.cli.status import Status
 from j2o.errors import SpecError
 
@@ -16,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--after", metavar="PASS", help=told)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, reply: Reply) -> int:
     import j2o
 
     texts: dict[str, str] = {}
@@ -36,5 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError(
             f"--after {args.after}: there is no such pass; there are {there}"
         )
-    print(list(texts.values())[-1])
+    *_, (name, text) = texts.items()
+    reply.say(text)
+    reply.put(after=name, graph=text)
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from j2o.cli.program import options, pipeline, program_arguments
+from j2o.cli.reply import Reply
 from j2o.cli.status import Status
 from j2o.cli.verify import verify_arguments, wanted
 from j2o.errors import SpecError
@@ -52,8 +53,9 @@ def _bytes(text: str) -> int:
         raise argparse.ArgumentTypeError(message) from None
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, reply: Reply) -> int:
     import j2o
+    from j2o.cli.exported import exported
 
     _check_folder(args.output)
     comparison = wanted(args)
@@ -69,13 +71,15 @@ def run(args: argparse.Namespace) -> int:
             sources=args.sources,
         )
     if not args.quiet:
-        print(f"{args.output}: {model!r}")
+        reply.say(f"{args.output}: {model!r}")
     if args.report:
-        print(model.report)
+        reply.say(model.report)
+    reply.put(models=[exported(model, args.output, None, None)])
     if comparison and at:
-        found = comparison.compare(model, at)
+        compared = comparison.compare(model, at)
+        reply.put(models=[exported(model, args.output, None, compared)])
         if not args.quiet:
-            print(found)
+            reply.say(compared)
     return 0
 
 

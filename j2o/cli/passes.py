@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from j2o.cli.load import load
 from j2o.cli.program import function_and_specs, spec_arguments
+from j2o.cli.reply import Reply
 from j2o.cli.status import Status
 from j2o.errors import SpecError, shown
 
 if TYPE_CHECKING:
     from j2o.ir.graph import Graph
-    from j2o.passes.pipeline import PassPipeline
+    from j2o.passes.pipeline import Pass, PassPipeline
+    from j2o.passes.rewriting.inquiry import Inquiry
     from j2o.passes.rewriting.rule import Rule
 
 
@@ -48,22 +50,36 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     spec_arguments(why)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, reply: Reply) -> int:
     from j2o.passes.default import default_pipeline
 
     pipeline = default_pipeline(args.opt_level)
     if args.why is not None:
-        return _why(args, pipeline)
+        return _why(args, pipeline, reply)
     if args.program is not None:
         raise SpecError(f"{args.program}: --why RULE says what is asked of it")
-    for one in dict.fromkeys(pipeline):
-        print(f"{one.name:14} {one.at:7} level {one.level}  {one.doc}")
+    found = list(dict.fromkeys(pipeline))
+    for one in found:
+        reply.say(f"{one.name:14} {one.at:7} level {one.level}  {one.doc}")
+    reply.put(passes=list(map(_as_data, found)))
     return 0
 
 
-def _why(args: argparse.Namespace, pipeline: PassPipeline) -> int:
-    """Print, for each operation where a rule could fit, that it does, or which part does not and why."""
-    import j2o
+def _as_data(one: Pass) -> dict[str, Any]:
+    from j2o.passes.rewriting.rule import RuleSet
+
+    rules = [rule.name for rule in one.rules] if isinstance(one, RuleSet) else []
+    return {
+        "name": one.name,
+        "at": one.at,
+        "level": one.level,
+        "doc": one.doc,
+        "rules": rules,
+    }
+
+
+def _why(args: argparse.Namespace, pipeline: PassPipeline, reply: Reply) -> int:
+    """Tell, for each operation where a rule could fit, that it does, or which part does not and why."""
     from j2o.passes.rewriting.inquiry import Inquiry
 
     if args.program is None:
@@ -71,14 +87,34 @@ def _why(args: argparse.Namespace, pipeline: PassPipeline) -> int:
             "--why: a function or a file with the text of a graph is needed"
         )
     inquiry = Inquiry(_rule(args.why, pipeline))
+    name = inquiry.rule.name
     if Path(args.program).is_file():
-        from j2o.request import target_for
+        _ask_text(inquiry, args)
+        rewrites = None
+        reply.say(inquiry)
+    else:
+        rewrites = _ask_program(inquiry, args, pipeline)
+        reply.say(f"{inquiry}\nrewrites by {name}: {rewrites}")
+    answers = inquiry.in_order()
+    nodes = [answer.as_data() for answer in answers]
+    reply.put(rule=name, rewrites=rewrites, nodes=nodes)
+    return 0
 
-        inquiry.ask(
-            _graph_of(Path(args.program)), target_for(args.target, args.opset, None)
-        )
-        print(inquiry)
-        return 0
+
+def _ask_text(inquiry: Inquiry, args: argparse.Namespace) -> None:
+    """Ask at the nodes of a graph in the text form."""
+    from j2o.request import target_for
+
+    graph = _graph_of(Path(args.program))
+    inquiry.ask(graph, target_for(args.target, args.opset, None))
+
+
+def _ask_program(
+    inquiry: Inquiry, args: argparse.Namespace, pipeline: PassPipeline
+) -> int:
+    """Ask while a function is compiled; how often the rule has fired."""
+    import j2o
+
     if ":" in args.why:
         place = args.after or ("inline" if inquiry.rule.at == "lax" else "fold")
         pipeline = pipeline.after(place, inquiry.rule)
@@ -87,11 +123,8 @@ def _why(args: argparse.Namespace, pipeline: PassPipeline) -> int:
             **function_and_specs(args.program, args),
             passes=inquiry.put_before_rule(pipeline),
         )
-    print(inquiry)
     name = inquiry.rule.name
-    rewrites = sum(record.rules.get(name, 0) for record in model.report.passes)
-    print(f"rewrites by {name}: {rewrites}")
-    return 0
+    return sum(record.rules.get(name, 0) for record in model.report.passes)
 
 
 def _rule(text: str, pipeline: PassPipeline) -> Rule:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from j2o.cli.reply import Reply
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json", action="store_true", help="with what is known to differ"
-    )
+    """It has none of its own."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, reply: Reply) -> int:
     from j2o.backend.kernels import INSTALLED, installed, names, table
 
     found = [table(name) for name in names() if name != INSTALLED]
-    if args.json:
-        print(json.dumps([one.told() for one in found], indent=2))
-        return 0
-    print(f"{INSTALLED:17} the installed one: {installed()}")
+    reply.say(f"{INSTALLED:17} the installed one: {installed()}")
     for one in found:
-        print(f"{one.name:17} opsets 18 to {one.newest}  {one.runtime}")
+        reply.say(f"{one.name:17} opsets 18 to {one.newest}  {one.runtime}")
+    told = [one.told() for one in found]
+    reply.put(installed=installed(), targets=told)
     return 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from j2o.compare import check_tolerance
+from j2o.compare import Comparison, check_tolerance
 from j2o.errors import DimensionError, SpecError
 from j2o.ir import dims
 from j2o.ir.types import Type
@@ -27,6 +27,27 @@ class Arguments(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class Compared(NamedTuple):
+    """What a comparison has found, and at which sizes."""
+
+    sizes: dict[str, int]
+    found: Comparison
+
+    def __str__(self) -> str:
+        sizes = ", ".join([f"{name} = {size}" for name, size in self.sizes.items()])
+        return f"as JAX at random inputs{sizes and f', {sizes}'}\n{self.found}"
+
+    def as_data(self) -> dict[str, Any]:
+        """The same under the keys of `j2o export --json`."""
+        found = self.found
+        rows = zip(found.names, found.absolute, found.relative, strict=True)
+        outputs = [
+            {"name": name, "absolute": absolute, "relative": relative}
+            for name, absolute, relative in rows
+        ]
+        return {"sizes": self.sizes, "outputs": outputs}
+
+
 class Wanted(NamedTuple):
     """What is asked of a comparison, looked at before anything is compiled."""
 
@@ -43,12 +64,12 @@ class Wanted(NamedTuple):
         kwargs = dict(zip(boundary.keywords, named, strict=True))
         return Arguments(sizes, args, kwargs)
 
-    def compare(self, model: Model, at: Arguments) -> str:
+    def compare(self, model: Model, at: Arguments) -> Compared:
         """How close the model is to JAX; VerificationError where that is not close enough."""
         tolerances = {"rtol": self.rtol, "atol": self.atol}
         found = model.verify(*at.args, **tolerances, **at.kwargs)
-        sizes = ", ".join([f"{name} = {size}" for name, size in at.sizes.items()])
-        return f"as JAX at random inputs{sizes and f', {sizes}'}\n{found}"
+        jax.effects_barrier()  # what the function prints comes before what is told
+        return Compared(at.sizes, found)
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:

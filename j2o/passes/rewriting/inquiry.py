@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from j2o.errors import PassError
 from j2o.ir.graph import Graph, Node
@@ -31,6 +31,17 @@ class Answer(NamedTuple):
             f"found     {self.mismatch.found}",
         ]
         return "\n    ".join(rows)
+
+    def as_data(self) -> dict[str, Any]:
+        """The answer under the keys of `j2o passes --why RULE --json`."""
+        found = self.mismatch
+        return {
+            "node": self.node,
+            "fits": found is None,
+            "part": found and found.part,
+            "expected": found and found.expected,
+            "found": found and found.found,
+        }
 
 
 @dataclass
@@ -72,11 +83,14 @@ class Inquiry:
 
         return pipeline.before(pass_of(self.rule, pipeline), ask)
 
-    def __str__(self) -> str:
+    def in_order(self) -> list[Answer]:
         """The answers, those where the rule fits first."""
+        return sorted(self.answers.values(), key=lambda a: a.mismatch is not None)
+
+    def __str__(self) -> str:
         if not self.answers:
             return f"{self.rule.name}: there is no {' or '.join(self.roots)}"
-        answers = sorted(self.answers.values(), key=lambda a: a.mismatch is not None)
+        answers = self.in_order()
         fitting = sum(answer.mismatch is None for answer in answers)
         head = f"{self.rule.name} fits at {fitting} of {len(answers)} nodes"
         return "\n".join([head, *map(str, answers)])
