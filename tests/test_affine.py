@@ -56,6 +56,50 @@ def test_a_factor_of_normalised_observations_goes_into_the_layer():
     assert operators(model) == ["Sub", "MatMul"]
 
 
+def test_a_small_mean_of_normalised_observations_goes_into_the_bias():
+    rng = np.random.default_rng(3)
+    w, bias, mean = normal(rng, 5, 7), normal(rng, 7), normal(rng, 5)
+    deviation = 1 + np.arange(5, dtype=np.float32)
+
+    def fn(x):
+        return ((x - mean) / deviation) @ w + bias
+
+    model = agrees(fn, [normal(rng, 2, 5)], ["f32[B,5]"])
+    assert operators(model) == ["Gemm"]
+
+
+def test_a_large_mean_is_taken_away_first():
+    rng = np.random.default_rng(4)
+    w, bias = normal(rng, 5, 7), normal(rng, 7)
+    mean = np.full(5, 1e6, np.float32)
+
+    def fn(x):
+        return ((x - mean) / 2) @ w + bias
+
+    model = agrees(fn, [mean + normal(rng, 2, 5)], ["f32[B,5]"])
+    assert operators(model) == ["Sub", "Gemm"]
+
+
+def test_pixels_that_are_normalised_for_patches():
+    rng = np.random.default_rng(5)
+    kernel, bias = normal(rng, 4, 4, 3, 8), normal(rng, 8)
+    mean, deviation = normal(rng, 2, 3)
+    deviation = 1 + abs(deviation)
+
+    def fn(x):
+        x = (x - mean) / deviation
+        layout = ("NHWC", "HWIO", "NHWC")
+        return (
+            jax.lax.conv_general_dilated(
+                x, kernel, (4, 4), "VALID", dimension_numbers=layout
+            )
+            + bias
+        )
+
+    model = agrees(fn, [normal(rng, 1, 8, 8, 3)], ["f32[B,8,8,3]"], atol=1e-5)
+    assert operators(model) == ["Transpose", "Conv", "Transpose"]
+
+
 STEPS = {
     "add": lambda y, c: y + c,
     "multiply": lambda y, c: y * c,

@@ -568,6 +568,20 @@ def gru(bias):
     return lambda h, rows: lax.scan(step, h, rows)[1]
 
 
+def small_means():
+    inputs = 30
+    weights, bias = normal(inputs, 4), normal(4)
+    deviation = 1 + abs(normal(inputs))
+    mean = np.linspace(-4, 4, inputs, dtype=np.float32) * deviation
+    # far from the mean, at it, and near it
+    x = np.concatenate([normal(20, inputs) * 5, mean[None], mean[None] * f32(1 + 1e-6)])
+    got, want = both(lambda x: ((x - mean) / deviation) @ weights + bias, x)
+    size = (abs(x / deviation) + 4) @ abs(weights)
+    bound = inputs * np.finfo(np.float32).eps * size
+    assert (abs(got - want) <= bound).all()
+    assert (got != want).any()
+
+
 def gates_of_cells():
     rows, first = normal(50, 3, 4) * 3, normal(3, 8)
     got, want = both(gru(normal(8)), first, rows)
@@ -637,6 +651,7 @@ BOUNDED = {
     "fused-16-bits": fused_16_bits,
     "elementary-functions": elementary_functions,
     "fewer-roundings": fewer_roundings,
+    "small-means": small_means,
     "hard-gates": hard_gates,
     "masked-attention": masked_attention,
     "gates-of-cells": gates_of_cells,

@@ -7,7 +7,7 @@ weights, and a bias that is added behind a change of shape is added in front of 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ import numpy as np
 from j2o.ir import dims, views
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.tensor import ArrayTensor
+from j2o.ir.tensor import ArrayTensor, Tensor
 from j2o.ir.types import Dim, Shape, same_dim
 from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.pipeline import graph_pass
@@ -34,7 +34,8 @@ def affine(graph: Graph) -> int:
     for node in graph:
         linear = _linear(node)
         if linear is not None:
-            count += _fold_input(linear) or _fold_output(linear)
+            count += _fold_input(linear)
+            count += _fold_output(linear)
     return count
 
 
@@ -421,29 +422,155 @@ def _scaled(op: Builder, linear: Linear, axis: int, scale: np.ndarray) -> Value:
 
 # -------------------------------------------------------------- in front of an operator
 
+# (x - mean) · w is exact where x is near its mean, x · w - mean · w is not: a shift goes behind an operator
+# only where it is at most this in the unit that the scale beside it gives
+FARTHEST = 4.0
+READ_AT_ONCE = 2**22  # elements of weights that are added up for a shift
 
-@np.errstate(all="ignore")
-def _fold_input(linear: Linear) -> int:
-    """linear(x · scale, w) → linear(x, scale · w); returns how many nodes went.
 
-    A shift stays: (x - mean) · w is exact where x is near a large mean, x · w - mean · w is not.
+@dataclass
+class Source:
+    """What an operator reads is scale · `value` + shift, one number for each of its inputs.
+
+    `nodes` are those that scale and shift, the last first.
     """
-    x = linear.node.operand(1 - linear.weight_at)
-    if linear.inputs is None or not linear.can_scale or len(x.uses) != 1:
+
+    value: Value
+    scale: np.ndarray
+    shift: np.ndarray
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def shifts(self) -> bool:
+        return bool(self.shift.any())
+
+    @property
+    def is_normalised(self) -> bool:
+        """Return True where the scale gives the unit, and the shift is small in it."""
+        scales = any(node.op in ("onnx.Mul", "onnx.Div") for node in self.nodes)
+        return scales and bool((np.abs(self.shift) <= FARTHEST).all())
+
+    def fits(self, dtype: np.dtype) -> bool:
+        """Return True where all numbers are finite in a float dtype."""
+        largest = np.finfo(dtype).max
+        return bool((np.abs([self.scale, self.shift]) <= largest).all())
+
+
+@np.errstate(all="ignore")  # what is not finite is left alone
+def _fold_input(linear: Linear) -> int:
+    """linear(x · scale + shift, w) → linear(x, w · scale) + shift · w; returns how many nodes went."""
+    if linear.inputs is None or not linear.can_scale:
         return 0
-    count = linear.weight.type.static_shape[linear.inputs]
-    channels = Channels((linear.input_axis,), (count,))
-    read = functools.partial(_numbers, rank=x.type.rank, channels=channels)
-    found = None if x.node is None else factor_of(x.node, read)
-    if found is None:
+    dtype = linear.node.out.type.dtype.numpy
+    can_shift = _can_shift(linear)
+    best: Source | None = None
+    for source in _sources(linear, linear.inputs):
+        is_possible = not source.shifts or (can_shift and source.is_normalised)
+        if is_possible and source.fits(dtype):
+            best = source
+    if best is None:
         return 0
-    source, factor = found
-    largest = np.finfo(x.type.dtype.numpy).max
-    if source.type != x.type or not (np.abs(factor) <= largest).all():
-        return 0
-    op = Builder(linear.node.home, linear.node, linear.node.loc, linear.node.out.hint)
-    weight = _scaled(op, linear, linear.inputs, factor)
-    linear.node.set_input(linear.weight_at, weight)
-    linear.node.set_input(1 - linear.weight_at, source)
-    x.producer.erase()
-    return 1
+    _rebuild_input(linear, linear.inputs, best)
+    return len(best.nodes)
+
+
+def _can_shift(linear: Linear) -> bool:
+    """Return True where each result adds all inputs, and a constant is added behind it anyway.
+
+    A padded convolution does not see all inputs at the border.
+    """
+    node = linear.node
+    if linear.weight.type.dtype.bits < 32 or linear.weight.const is None:
+        return False
+    if linear.weight.const.size > READ_AT_ONCE:
+        return False
+    if node.op == "onnx.Gemm":
+        return node.attrs.get("alpha", 1.0) == 1.0
+    if node.op == "onnx.Conv":
+        pads = node.ints_attr("pads", ())
+        return not any(pads) and node.str_attr("auto_pad", "NOTSET") == "NOTSET"
+    user = only_user(node.out)
+    return node.op == "onnx.MatMul" and user is not None and _adds_numbers(linear, user)
+
+
+def _adds_numbers(linear: Linear, user: Node) -> bool:
+    """Return True where a node adds a constant number a channel to what an operator gives."""
+    if user.op != "onnx.Add":
+        return False
+    rank = linear.node.out.type.rank
+    channels = Channels((linear.result_axis,), (_channel_count(linear),))
+    return any(_numbers(value, rank, channels) is not None for value in user.operands)
+
+
+def _sources(linear: Linear, inputs: int) -> Iterator[Source]:
+    """What the operator reads, in terms of what comes before one, two, … scales and shifts."""
+    value = linear.node.operand(1 - linear.weight_at)
+    count = linear.weight.type.static_shape[inputs]
+    axis = linear.input_axis
+    source = Source(value, np.ones(count), np.zeros(count))
+    while value.node is not None and only_user(value) is not None:
+        node = value.node
+        if node.op == "onnx.Transpose":
+            axis = node.ints_attr("perm")[axis]
+            value = node.operand(0)
+            continue
+        channels = Channels((axis,), (count,))
+        read = functools.partial(_numbers, rank=value.type.rank, channels=channels)
+        before = _before(node, source, read)
+        if before is None or before.value.type != value.type:
+            return
+        yield before
+        source = before
+        value = before.value
+
+
+def _before(
+    node: Node, source: Source, read: Callable[[Value], np.ndarray | None]
+) -> Source | None:
+    """`source` in terms of what a node scales or shifts; None where it does neither."""
+    nodes = (*source.nodes, node)
+    product = factor_of(node, read)
+    if product is not None:
+        value, factor = product
+        return Source(value, source.scale * factor, source.shift, nodes)
+    if node.op not in ("onnx.Add", "onnx.Sub"):
+        return None
+    left, right = node.operands
+    number = read(right)
+    if number is None and node.op == "onnx.Add":
+        left, right = right, left
+        number = read(right)
+    if number is None:
+        return None
+    added = number if node.op == "onnx.Add" else -number
+    return Source(left, source.scale, source.shift + source.scale * added, nodes)
+
+
+def _rebuild_input(linear: Linear, inputs: int, source: Source) -> None:
+    """Give the operator other weights, add what the shift gives behind it, and let the nodes go."""
+    node = linear.node
+    op = Builder(node.home, node.next, node.loc, node.out.hint)
+    weight = linear.weight.const
+    assert weight is not None
+    if source.shifts:
+        shift = _through_weights(weight, linear, inputs, source.shift)
+        added = op.Add(node.out, op.const(shift)).producer
+        node.out.replace_by(added.out, where=lambda user: user is not added)
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    node.set_input(linear.weight_at, _scaled(op, linear, inputs, source.scale))
+    for each in source.nodes:
+        kept = next(v for v in each.operands if v.const is None)
+        each.replace_by(kept)
+
+
+def _through_weights(
+    weight: Tensor, linear: Linear, inputs: int, shift: np.ndarray
+) -> ArrayTensor:
+    """What a constant input gives, a number a channel, in the shape in which it is added to the result."""
+    numbers = weight.load().astype(np.float64)
+    by_input = np.moveaxis(numbers, inputs, -1) @ shift
+    channels = linear.channels - (inputs < linear.channels)
+    others = [axis for axis in range(by_input.ndim) if axis != channels]
+    result = by_input.sum(axis=tuple(others)).astype(weight.dtype.numpy)
+    behind = linear.node.out.type.rank - 1 - linear.result_axis
+    return ArrayTensor(result.reshape(-1, *[1] * behind))
