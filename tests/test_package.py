@@ -61,7 +61,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 
 
 def test_the_wheel_has_the_licence(wheel, metadata):
-    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-Expression"] == "Apache-2.0 AND MIT"
+    files = ["LICENSE", "j2o/page/vendor/dagre.LICENSE"]
+    assert sorted(metadata.get_all("License-File")) == files
     (name,) = [name for name in wheel.namelist() if name.endswith("/LICENSE")]
     assert wheel.read(name) == (ROOT / "LICENSE").read_bytes()
     assert b"Apache License" in wheel.read(name)

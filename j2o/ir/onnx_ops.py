@@ -101,6 +101,7 @@ class Schema:
     min_outputs: int
     # the type constraint (or concrete type) of each operand, the last one repeated if variadic
     inputs: tuple[str, ...]
+    input_names: tuple[str, ...]
     outputs: tuple[str, ...]
     variadic: bool
     since: int
@@ -143,6 +144,7 @@ def schema(kind: str, opset: int | None = None) -> Schema:
         max_inputs=found.max_input,
         min_outputs=found.min_output,
         inputs=tuple(operand.type_str for operand in found.inputs),
+        input_names=tuple(operand.name for operand in found.inputs),
         outputs=tuple(result.type_str for result in found.outputs),
         variadic=_is_variadic(found),
         since=found.since_version,

@@ -27,8 +27,15 @@ def to_text(graph: Graph, *, loc: bool = False) -> str:
     return _Printer(loc).root(graph)
 
 
+def value_names(graph: Graph) -> dict[Value, str]:
+    """Return the name that each value of a root graph has in its text, such as `%add_1`."""
+    printer = _Printer(False)
+    printer.root(graph)
+    return printer.names
+
+
 class _Printer:
-    """The lines printed so far, and the names that values have in the graph that is being printed."""
+    """The lines printed so far, and the names that values have in them."""
 
     def __init__(self, with_locations: bool) -> None:
         self.with_locations = with_locations
@@ -40,8 +47,7 @@ class _Printer:
     def root(self, graph: Graph) -> str:
         self.graph(graph, "", "graph")
         for function in graph.own_functions.values():
-            self.names = {}
-            self.counts = {}
+            self.counts = {}  # a function has names of its own
             self.graph(function, "", "function")
         return "\n".join(self.lines) + "\n"
 

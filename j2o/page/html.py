@@ -17,7 +17,7 @@ def page(title: str, body: str, embedded: dict[str, Any]) -> str:
     """Return the whole page: `body` with styles, scripts and data, so that it needs nothing else."""
     parts = {
         "title": html.escape(title),
-        "style": template("page.css"),
+        "style": template("page.css") + template("picture.css"),
         "body": body,
         "data": "\n".join([script_data(name, data) for name, data in embedded.items()]),
         "script": "\n".join(scripts()),
@@ -32,13 +32,16 @@ def template(name: str) -> str:
 
 def scripts() -> list[str]:
     """The scripts of the page, in the order in which they run: first those of others."""
-    vendor = FOLDER / "vendor"
-    names = []
-    if vendor.is_dir():
-        names = sorted(file.name for file in vendor.iterdir())
-    others = [f"vendor/{name}" for name in names if Path(name).suffix == ".js"]
-    texts = [template(name) for name in (*others, "picture.js", "page.js")]
+    names = sorted(file.name for file in (FOLDER / "vendor").iterdir())
+    others = [vendored(name) for name in names if Path(name).suffix == ".js"]
+    texts = [*others, template("picture.js"), template("page.js")]
     return [in_script(text) for text in texts]
+
+
+def vendored(name: str) -> str:
+    """A script of others behind its licence, which has to come along."""
+    licence = template(f"vendor/{name.partition('.')[0]}.LICENSE")
+    return f"/*!\n{licence}*/\n{template(f'vendor/{name}')}"
 
 
 def in_script(text: str) -> str:
