@@ -22,7 +22,7 @@ from j2o.arguments import (
 )
 from j2o.collector import CollectorPaused
 from j2o.compiled import Compiled
-from j2o.errors import SpecError, shown
+from j2o.errors import SpecError, TraceError, shown
 from j2o.frontend.held import Held, Program, held_by
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.modules import copied, holders_of_state
@@ -37,6 +37,7 @@ from j2o.ir.target import Target
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Type
 from j2o.model import Boundary, Model
+from j2o.parameters import names_taken_for_sizes
 from j2o.passes.context import Context, Options
 from j2o.passes.lower import has_rule
 from j2o.passes.pipeline import PassPipeline
@@ -216,7 +217,13 @@ def traced_program(request: Request, report: Report) -> TracedProgram:
     _warn_of_idle_constraints(request.constraints, report)
     program = Program(fn, specs.static)
     avals = [leaf.aval for leaf in specs.leaves]
-    traced = trace(program, avals, specs.layout.call)
+    try:
+        traced = trace(program, avals, specs.layout.call)
+    except TraceError as error:
+        hint = names_taken_for_sizes(request.kwargs)
+        if not hint:
+            raise
+        raise TraceError(str(error).rstrip(".") + hint) from error.__cause__
     for text in traced.warnings:
         report.warn(text)
     if not traced.out_paths:

@@ -30,13 +30,20 @@ def static(value: Any) -> Static:
     return Static(value)
 
 
+class WeightsTree(NamedTuple):
+    """The structure of a tree of weights; for each leaf the name of its Python value, None for an array."""
+
+    structure: Any
+    values: tuple[str | None, ...]
+
+
 class Slot(NamedTuple):
     """What a place in an argument takes: an array where both are None.
 
-    `weights` is the structure of a tree of weights, `static` the name of a value.
+    `weights` describes a tree of weights, `static` is the name of a value.
     """
 
-    weights: Any = None
+    weights: WeightsTree | None = None
     static: str | None = None
 
     @property
@@ -124,8 +131,10 @@ def _filled(slot: Slot, leaves: Iterator[Any], static: Mapping[str, Any]) -> Any
         return static[slot.static]
     if slot.weights is None:
         return next(leaves)
-    weights = [next(leaves) for _ in range(slot.weights.num_leaves)]
-    return jax.tree.unflatten(slot.weights, weights)
+    filled = []
+    for name in slot.weights.values:
+        filled.append(next(leaves) if name is None else static[name])
+    return jax.tree.unflatten(slot.weights.structure, filled)
 
 
 def _caller_tree(argument: Argument) -> Any:

@@ -27,7 +27,8 @@ class Weights:
 def weights(tree: Any) -> Weights:
     """Mark a pytree as frozen: an argument of `compile`, or a part of one.
 
-    Its leaves become initializers named after their tree path.
+    Its leaves become initializers named after their tree path. True, False and functions among them, as
+    modules of Equinox have them, are handed over as they are.
 
     Leaves may be numpy or JAX arrays (also sharded over devices), `np.memmap`, or what `lazy`,
     `open_safetensors` and `open_orbax` give. None is copied; those that are not in memory are read

@@ -92,6 +92,26 @@ def _keyword_entry(entry: Any) -> Any:
     return Static(entry) if is_value else entry
 
 
+def names_taken_for_sizes(kwargs: Mapping[str, Any] | None) -> str:
+    """A hint for where a call failed: keywords whose entry is a list of names, which is a shape.
+
+    `mutable=["batch_stats"]` of linen is such a one. "" where there are none.
+    """
+    hints = []
+    for keyword, entry in (kwargs or {}).items():
+        if type(entry) in (list, tuple) and entry and all(map(_is_a_name, entry)):
+            told = as_told(entry)
+            hints.append(
+                f"; kwargs[{keyword!r}] is a shape: j2o.static({told}) hands over the list"
+            )
+    return "".join(hints)
+
+
+def _is_a_name(value: Any) -> bool:
+    """Return True for a text that is hardly meant as a size."""
+    return isinstance(value, str) and len(value) > 2 and value.isidentifier()
+
+
 # ------------------------------------------------------------------------------------ the signature
 
 

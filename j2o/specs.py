@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from j2o.calls import Argument, Layout, Slot, Static
+from j2o.calls import Argument, Layout, Slot, Static, WeightsTree
 from j2o.errors import DimensionError, SpecError, shortened, shown
 from j2o.frozen import LazyArray, Weights, own_key, tensor_of
 from j2o.ir.dims import (
@@ -131,7 +131,8 @@ def _argument(given: Given, entries: list[_Entry], static: dict[str, Any]) -> Ar
         if isinstance(value, Static):
             slots.append(Slot(static=own_key(name, value.value, static)))
         elif isinstance(value, Weights):
-            slots.append(Slot(weights=_weights(given, path, value.tree, entries)))
+            tree_of_weights = _weights(given, path, value.tree, entries, static)
+            slots.append(Slot(weights=tree_of_weights))
         else:
             slots.append(Slot())
             entries.append(_entry(given, path, value, is_weight=False))
@@ -139,13 +140,26 @@ def _argument(given: Given, entries: list[_Entry], static: dict[str, Any]) -> Ar
 
 
 def _weights(
-    given: Given, path: tuple[Any, ...], tree: Any, entries: list[_Entry]
-) -> Any:
-    """The structure of a tree of weights, whose leaves are added to `entries`."""
+    given: Given,
+    path: tuple[Any, ...],
+    tree: Any,
+    entries: list[_Entry],
+    static: dict[str, Any],
+) -> WeightsTree:
+    """A tree of weights: its arrays are added to `entries`, its flags and functions to `static`.
+
+    Modules of Equinox have such leaves: whether dropout is on, the activation.
+    """
     leaves, structure = _flattened(given, tree, _is_list_of_sizes)
+    names: list[str | None] = []
     for inner, value in leaves:
-        entries.append(_entry(given, (*path, *inner), value, is_weight=True))
-    return structure
+        entry = _entry(given, (*path, *inner), value, is_weight=True)
+        if isinstance(value, bool) or callable(value):
+            names.append(own_key(entry.name, value, static))
+        else:
+            names.append(None)
+            entries.append(entry)
+    return WeightsTree(structure, tuple(names))
 
 
 def _entry(given: Given, path: tuple[Any, ...], value: Any, is_weight: bool) -> _Entry:

@@ -465,6 +465,24 @@ def equinox_mode():
     return Done(model, (X,), ["x", "key"], {"key": KEY})
 
 
+@form("equinox: a module as weights")
+def equinox_weights():
+    """Its flags and functions are handed over as they are."""
+    net = eqx.nn.Sequential(
+        [
+            eqx.nn.MLP(4, 4, 8, 1, key=jax.random.key(0)),
+            eqx.nn.Dropout(0.5, inference=True),
+        ]
+    )
+
+    def call(net, x):
+        return jax.vmap(net)(x)
+
+    model = j2o.compile(call, [j2o.weights(net), ("B", 4)])
+    assert "layers/0/layers/1/weight" in initializers(model)
+    return Done(model, (X,), ["x"])
+
+
 # ------------------------------------------------------------------------------------ haiku, keras
 
 

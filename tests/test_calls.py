@@ -570,3 +570,16 @@ def test_functions_are_named_after_what_is_wrapped():
     block = j2o.function(functools.partial(plus_one))
     model = j2o.compile(lambda x: block(block(x)), [(2,)])
     assert list(model.graph.functions) == ["plus_one"]
+
+
+def test_a_list_of_names_that_is_taken_for_a_shape_is_told():
+    def call(x, mutable, scale):
+        return x * scale if "batch_stats" in mutable else x
+
+    kwargs = {"mutable": ["batch_stats"], "scale": ("B",)}
+    with pytest.raises(j2o.TraceError) as error:
+        j2o.compile(call, [("B",)], kwargs=kwargs)
+    advice = "; kwargs['mutable'] is a shape: j2o.static(['batch_stats']) hands over"
+    refused(error, advice)
+    assert "scale" not in str(error.value)
+    assert isinstance(error.value.__cause__, TypeError)
