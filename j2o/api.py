@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from j2o.arguments import (
     whole_number,
 )
 from j2o.collector import CollectorPaused
-from j2o.compiled import Compiled
+from j2o.compiled import Compiled, Recipe
 from j2o.errors import SpecError, TraceError, shown
 from j2o.frontend.held import Held, Program, held_by
 from j2o.frontend.lift import lift, type_of
@@ -29,6 +30,7 @@ from j2o.frontend.modules import copied, holders_of_state
 from j2o.frontend.retrace import Retracer
 from j2o.frontend.state import KEYWORD, state_in, values_of, with_state
 from j2o.frontend.trace import Traced, trace
+from j2o.frontend.versions import enable_x64
 from j2o.frozen import loaded, own_key, tensor_of
 from j2o.ir.build import Builder
 from j2o.ir.dims import is_idle_bound
@@ -40,8 +42,8 @@ from j2o.model import Boundary, Model
 from j2o.parameters import names_taken_for_sizes
 from j2o.passes.context import Context, Options
 from j2o.passes.lower import has_rule
-from j2o.passes.pipeline import PassPipeline
-from j2o.passes.runner import run
+from j2o.passes.pipeline import Observer, PassPipeline
+from j2o.passes.runner import PassRecord, run
 from j2o.passes.target.opset import Opset, lowest_opset
 from j2o.passes.target.weights_dtype import DTYPES
 from j2o.report import Report, count_ops
@@ -178,8 +180,39 @@ def compiled_program(program: TracedProgram, request: Request, report: Report) -
     opset = lowest_opset(graph, request.target)
     _describe_result(graph, opset, report)
     fn = _for_callers(program.specs, program.traced.held)
-    report.compiled = Compiled(graph, boundary, opset.number)
+    recipe = _recipe(request, program)
+    report.compiled = Compiled(graph, boundary, opset.number, recipe)
     return Model(fn, graph, boundary, opset.number, report, graph.name, program.state)
+
+
+def _recipe(request: Request, program: TracedProgram) -> Recipe:
+    """What it takes to compile again."""
+    config: Any = jax.config
+    return Recipe(
+        request=dataclasses.replace(request, specs=(), kwargs=None),
+        fn=program.fn,
+        specs=program.specs,
+        x64=config.jax_enable_x64,
+    )
+
+
+def compile_again(recipe: Recipe, observer: Observer) -> tuple[Graph, list[PassRecord]]:
+    """The optimised graph of a program that was compiled before, and what the passes did this time.
+
+    `observer` is called with the graph as it was lifted, under the name "", and after each pass. Others
+    that the pipeline has are not called, and nothing is warned of again. Raises as `compile` does.
+    """
+    pipeline = recipe.request.pipeline
+    alone = dataclasses.replace(pipeline, check="", observers=(observer,))
+    request = dataclasses.replace(recipe.request, pipeline=alone)
+    report = Report()
+    with CollectorPaused(), enable_x64(recipe.x64):
+        traced = _traced_at(recipe.specs, recipe.fn)
+        program = TracedProgram(recipe.specs, traced, recipe.fn, {})
+        graph, boundary = lifted(program, request, report)
+        observer("", graph)
+        optimise(graph, boundary, request, report)
+    return graph, report.passes
 
 
 @contextmanager
@@ -198,6 +231,7 @@ class TracedProgram(NamedTuple):
 
     specs: Specs
     traced: Traced
+    fn: Callable[..., Any]
     state: dict[str, Any]
 
 
@@ -215,10 +249,8 @@ def traced_program(request: Request, report: Report) -> TracedProgram:
     _inputs_as_nchw(specs, request)  # refused before anything is traced
     _warn_of_narrowing(specs.narrowed, report)
     _warn_of_idle_constraints(request.constraints, report)
-    program = Program(fn, specs.static)
-    avals = [leaf.aval for leaf in specs.leaves]
     try:
-        traced = trace(program, avals, specs.layout.call)
+        traced = _traced_at(specs, fn)
     except TraceError as error:
         hint = names_taken_for_sizes(request.kwargs)
         if not hint:
@@ -228,7 +260,13 @@ def traced_program(request: Request, report: Report) -> TracedProgram:
         report.warn(text)
     if not traced.out_paths:
         raise SpecError("fn: it gives no arrays, and a model needs at least one output")
-    return TracedProgram(specs, traced, state)
+    return TracedProgram(specs, traced, fn, state)
+
+
+def _traced_at(specs: Specs, fn: Callable[..., Any]) -> Traced:
+    """The function as JAX traces it at parsed specs."""
+    avals = [leaf.aval for leaf in specs.leaves]
+    return trace(Program(fn, specs.static), avals, specs.layout.call)
 
 
 def _with_state(request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -288,7 +326,7 @@ def lifted(
 
     `equations` takes the equation of JAX that each node stands for.
     """
-    specs, traced, _ = program
+    specs, traced = program.specs, program.traced
     graph = lift(
         traced.jaxpr,
         dims=specs.scope,

@@ -61,16 +61,19 @@ class Report:
         self.warnings.append(text)
         warnings.warn(text, J2OWarning, stacklevel=_frames_of_j2o())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, sources: bool = True) -> None:
         """Write the report to `path` as one HTML file that needs nothing else.
 
-        The function is compiled a second time, to show what each pass has changed. What stands at
-        `path` is at every instant the complete old file or the complete new one. SaveError where it
-        cannot be written.
+        The function is traced and compiled a second time, to show what each pass has changed; until
+        then no texts are kept. What stands at `path` is at every instant the complete old file or the
+        complete new one. SaveError where it cannot be written.
+
+        `sources` shows for each node the line of the program that it comes from, and what stands
+        there; paths start at the package or the project. False leaves both out.
         """
         from j2o.page import save
 
-        save(self, path)
+        save(self, path, sources=sources)
 
     def __str__(self) -> str:
         stages = [f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items()]

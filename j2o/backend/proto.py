@@ -102,6 +102,17 @@ def to_parts(
     return model, {str(value.name): tensor for tensor, value in stored}
 
 
+def without_data(graph: Graph, opset: int) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+    """Return a root graph as a model whose initializers have names and types alone, and these by name.
+
+    It is good to look at; nothing large is read. PassError as `to_parts` raises it.
+    """
+    model, constants = to_parts(graph, opset)
+    for name, tensor in constants.items():
+        model.graph.initializer.append(initializer(name, tensor, data=False))
+    return model, constants
+
+
 def _check_lowered(graph: Graph) -> None:
     """PassError for a graph that has not been lowered to the end, which is good to look at alone."""
     tops = (*graph.functions.values(), graph)

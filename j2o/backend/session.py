@@ -36,6 +36,11 @@ _NUMPYS_OWN = frozenset(
 _FAILED_CHECK = re.compile(r"Name:'[^']*?check: (.*?)' Status Message", re.DOTALL)
 
 
+def is_numpys_own(dtype: DType | None) -> bool:
+    """Return True for a dtype whose arrays go into onnxruntime as they are."""
+    return dtype in _NUMPYS_OWN
+
+
 class Session:
     """An onnxruntime session of a model in memory or in a file; LoadError where onnxruntime refuses it.
 
@@ -73,7 +78,7 @@ class Session:
         self.inputs = {i.name: dtype_named(i.type) for i in self.raw.get_inputs()}
         self.outputs = {o.name: dtype_named(o.type) for o in self.raw.get_outputs()}
         dtypes = (*self.inputs.values(), *self.outputs.values())
-        self.is_plain = all(dtype in _NUMPYS_OWN for dtype in dtypes)
+        self.is_plain = all(is_numpys_own(dtype) for dtype in dtypes)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs in order, those of ml_dtypes' dtypes included. Several threads may run at once.

@@ -54,17 +54,33 @@ def takers(model: onnx.ModelProto) -> list[Taker]:
     return found
 
 
-def told(found: Sequence[Taker]) -> list[str]:
-    """Lines that say who takes a file; those that follow each other with one reason are told together."""
+def groups(found: Sequence[Taker]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return names, those of versions that follow each other as `onnxruntime-1.20 to 1.32`, with reasons.
+
+    First those that take the file, then the others; those that follow each other with the same reasons
+    are told together.
+    """
     taking = [one.name for one in found if not one.reasons]
-    lines = [
-        f"  runs on {', '.join(_spans(taking))}" if taking else "  runs on none known"
-    ]
+    rows: list[tuple[str, tuple[str, ...]]] = []
+    if taking:
+        rows.append((", ".join(_spans(taking)), ()))
     refusing = [one for one in found if one.reasons]
     for reasons, group in itertools.groupby(refusing, key=lambda one: one.reasons):
-        who = ", ".join(_spans([one.name for one in group]))
+        rows.append((", ".join(_spans([one.name for one in group])), reasons))
+    return rows
+
+
+def told(found: Sequence[Taker]) -> list[str]:
+    """Lines that say who takes a file, and who does not."""
+    lines: list[str] = []
+    for who, reasons in groups(found):
+        if not reasons:
+            lines.append(f"  runs on {who}")
+            continue
         more = f" and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         lines.append(f"  not on {who}: {', '.join(reasons[:SHOWN])}{more}")
+    if not any(not one.reasons for one in found):
+        lines.insert(0, "  runs on none known")
     return lines
 
 

@@ -11,6 +11,8 @@ from j2o.cli.status import Status
 from j2o.cli.verify import verify_arguments, wanted
 from j2o.errors import SpecError
 
+PRINTED = "-"  # the file that stands for the terminal
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     program_arguments(parser)
@@ -40,7 +42,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "relative to its package or project (default: yes)",
     )
     parser.add_argument(
-        "--report", action="store_true", help="print what each pass did"
+        "--report",
+        metavar="FILE",
+        help="write what became of the program as a page, for example report.html; - prints it as text",
     )
     verify_arguments(parser)
 
@@ -57,7 +61,10 @@ def run(args: argparse.Namespace, reply: Reply) -> int:
     import j2o
     from j2o.cli.exported import exported
 
-    _check_folder(args.output)
+    _check_folder("--output", args.output)
+    page = None if args.report in (None, PRINTED) else Path(args.report)
+    if page is not None:
+        _check_folder("--report", page)
     comparison = wanted(args)
     with Status("compiling", args.quiet) as status:
         model = j2o.compile(**options(args), passes=pipeline(args))
@@ -70,9 +77,12 @@ def run(args: argparse.Namespace, reply: Reply) -> int:
             progress=status.progress,
             sources=args.sources,
         )
+        if page is not None:
+            status.say("writing the report")
+            model.report.save(page, sources=args.sources)
     if not args.quiet:
         reply.say(f"{args.output}: {model!r}")
-    if args.report:
+    if args.report == PRINTED:
         reply.say(model.report)
     reply.put(models=[exported(model, args.output, None, None)])
     if comparison and at:
@@ -83,10 +93,10 @@ def run(args: argparse.Namespace, reply: Reply) -> int:
     return 0
 
 
-def _check_folder(output: Path) -> None:
+def _check_folder(option: str, file: Path) -> None:
     """SpecError where nothing could be written in the end, before time is spent on compiling."""
-    if not output.parent.is_dir():
-        what = f"there is no folder {str(output.parent)!r}"
-        raise SpecError(f"--output {output}: {what}; make it, or name another one")
-    if output.is_dir():
-        raise SpecError(f"--output {output}: it is a folder; name a file in it")
+    if not file.parent.is_dir():
+        what = f"there is no folder {str(file.parent)!r}"
+        raise SpecError(f"{option} {file}: {what}; make it, or name another one")
+    if file.is_dir():
+        raise SpecError(f"{option} {file}: it is a folder; name a file in it")

@@ -24,17 +24,17 @@ _UNPRINTABLE = re.compile(r"[^\w./$]+")
 
 def to_text(graph: Graph, *, loc: bool = False) -> str:
     """Return the text of a graph with its regions and functions; `loc` adds source locations."""
-    return _Printer(loc).root(graph)
+    return Printer(loc).root(graph)
 
 
 def value_names(graph: Graph) -> dict[Value, str]:
     """Return the name that each value of a root graph has in its text, such as `%add_1`."""
-    printer = _Printer(False)
+    printer = Printer(False)
     printer.root(graph)
     return printer.names
 
 
-class _Printer:
+class Printer:
     """The lines printed so far, and the names that values have in them."""
 
     def __init__(self, with_locations: bool) -> None:
@@ -47,9 +47,13 @@ class _Printer:
     def root(self, graph: Graph) -> str:
         self.graph(graph, "", "graph")
         for function in graph.own_functions.values():
-            self.counts = {}  # a function has names of its own
+            self.begin_function()
             self.graph(function, "", "function")
         return "\n".join(self.lines) + "\n"
+
+    def begin_function(self) -> None:
+        """A function has names of its own."""
+        self.counts = {}
 
     def name(self, value: Value | None) -> str:
         """Return the name of a value, a new one where it is met first; `_` for an operand left out."""
@@ -61,8 +65,7 @@ class _Printer:
         return found
 
     def new_name(self, hint: str) -> str:
-        if hint and not hint.isalpha():
-            hint = stem(_UNPRINTABLE.sub("_", hint))
+        hint = printable(hint)
         count = self.counts.get(hint, 0)
         self.counts[hint] = count + 1
         if not hint:
@@ -137,6 +140,13 @@ class _Printer:
         for region in node.graphs:
             self.graph(region, indent + "  ", "graph")
         self.lines.append(indent + "}")
+
+
+def printable(hint: str) -> str:
+    """Return a hint as it stands in a name, without the numbers behind it."""
+    if not hint or hint.isalpha():
+        return hint
+    return stem(_UNPRINTABLE.sub("_", hint))
 
 
 def _body(op: str, operands: str, attrs: dict[str, Attr]) -> str:

@@ -1,19 +1,40 @@
-"""The report as one HTML file: from a model to a record, and from the record to a page."""
+"""The report as one HTML file: from a compile to a record, and from the record to a page."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
-from j2o.page import html
+from j2o.arguments import flag
+from j2o.backend.asked import check_folder, checked_path, guarded, in_a_line
+from j2o.backend.files import Files
+from j2o.errors import SaveError
+from j2o.page.data import page_of
+from j2o.page.html import page_text
 from j2o.page.picture import document
 from j2o.report import Report
 
 
-def save(report: Report, path: str | os.PathLike[str]) -> None:
+def save(report: Report, path: str | os.PathLike[str], *, sources: bool = True) -> None:
     """Write the report of a compile to a file, as `Report.save` says."""
+    target = checked_path(path)
+    check_folder(target)
+    text = text_of(report, sources=flag("sources", sources))
+    data = text.encode("utf-8", "replace")
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            files = Files(os, target, pool, guarded(None), len(data))
+            with files:
+                file = files.new()
+                files.write(file, data, 0)
+                files.switch({target.name: file}, [])
+    except OSError as error:
+        why = error.strerror or error
+        raise SaveError(f"{in_a_line(target)}: cannot be written: {why}") from error
+
+
+def text_of(report: Report, *, sources: bool = True) -> str:
+    """Return the page of a report. `sources` as in `Report.save`."""
     compiled = report.compiled
-    assert compiled is not None
-    body = '<main><section id="graph"><div id="picture"></div></section></main>'
-    data = {"graph-data": document(compiled.graph)}
-    Path(path).write_text(html.page(compiled.graph.name, body, data), encoding="utf-8")
+    graph = None if compiled is None else document(compiled.graph)
+    return page_text(page_of(report, sources=sources), graph)
