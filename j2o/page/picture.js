@@ -13,13 +13,16 @@
 const drawGraph = (() => {
   "use strict";
 
-  const MOST_AT_FIRST = 40; // boxes of the first view
+  const MOST_AT_FIRST = 48; // boxes of the first view
   const MOST_PILLS = 16; // inputs or outputs of a level that stand alone
   const FAN = 6; // users of a value from which on each has a sign in place of a line
   const WIDEST = 250; // of a box
   const PAD = 12; // inside of a box, to the left and the right of its text
   const HEAD = 30; // height of the title of an open box
   const LINE = 16; // height of a line of text
+  const TAG_LINE = 18; // length of the line between a tag and its box
+  const SHADOW = 4; // what a closed module shows of the box behind it
+  const TAG_GAP = 4; // between tags
   const MARGIN = 16; // around the boxes of a level
   const TITLE_FONT = "600 13px system-ui, sans-serif";
   const SMALL_FONT = "11px ui-monospace, monospace";
@@ -53,10 +56,19 @@ const drawGraph = (() => {
       return this.data.types[this.data.values[value][1]];
     }
 
-    // The name that ONNX has for an operand; the last one may stand for many.
+    // The name that ONNX has for an operand.
     operandName(node, i) {
-      const names = this.data.operands[node.op] || [];
-      return names[Math.min(i, names.length - 1)] || "";
+      return (this.data.operands[node.op] || [])[i] || "";
+    }
+
+    // How many elements the weights have.
+    weightsOf(thing) {
+      let count = 0;
+      for (const value of thing.weights) {
+        const sizes = this.type(value).match(/\d+(?=[,\]])/g) || [];
+        count += sizes.reduce((product, size) => product * Number(size), 1);
+      }
+      return count;
     }
 
     isConstant(value) {
@@ -81,7 +93,7 @@ const drawGraph = (() => {
 
     // A level: `maker` has the place of the member that makes a value, `needs` the values from outside.
     group(kind, name, members) {
-      const thing = { kind, name, members: [], maker: new Map(), needs: new Set(), count: 0 };
+      const thing = { kind, name, members: [], maker: new Map(), needs: new Set(), weights: new Set(), count: 0 };
       thing.inputs = [];
       thing.outputs = [];
       for (const member of members) {
@@ -94,6 +106,7 @@ const drawGraph = (() => {
     completed(thing) {
       thing.members.forEach((member, place) => {
         thing.count += member.count;
+        for (const value of member.weights) thing.weights.add(value);
         for (const value of member.makes) thing.maker.set(value, place);
       });
       thing.makes = new Set(thing.maker.keys());
@@ -110,7 +123,8 @@ const drawGraph = (() => {
       for (const region of node.graphs || []) {
         for (const value of this.captured(region)) needs.add(value);
       }
-      return { kind: "node", name: node.op, node, needs, makes: new Set(node.out), count: 1 };
+      const weights = new Set(operands.filter((value) => this.data.values[value][3]));
+      return { kind: "node", name: node.op, node, needs, makes: new Set(node.out), weights, count: 1 };
     }
 
     // What a region uses of the graphs around it.
@@ -133,7 +147,7 @@ const drawGraph = (() => {
 
     // The level of a node with several regions: a box for each.
     branches(thing, graphs) {
-      const level = { kind: "branches", name: thing.name, inputs: [], outputs: [], maker: new Map(), count: 0 };
+      const level = { kind: "branches", name: thing.name, inputs: [], outputs: [], maker: new Map(), weights: new Set(), count: 0 };
       level.makes = new Set();
       level.needs = new Set(graphs.flatMap((region) => this.captured(region)));
       level.members = graphs.map((region) => ({ ...this.graph(region), needs: new Set(this.captured(region)) }));
@@ -160,6 +174,11 @@ const drawGraph = (() => {
 
   function plural(count, word) {
     return count === 1 ? `1 ${word}` : `${count.toLocaleString("en")} ${word}s`;
+  }
+
+  // 7087872 as 7.09 M.
+  function shortened(count) {
+    return new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(count);
   }
 
   function last(path) {
@@ -213,23 +232,30 @@ const drawGraph = (() => {
 
     laidOut(key, thing, scope) {
       const boxes = thing.members.map((member, place) => this.box(key, member, place, scope));
-      const pills = this.pills(key, thing, boxes);
-      const lines = this.lines(key, thing, boxes, pills);
-      const all = [...boxes, ...pills];
-      const graph = new dagre.graphlib.Graph();
-      graph.setGraph({ rankdir: "TB", nodesep: 22, ranksep: 34, edgesep: 12, marginx: MARGIN, marginy: MARGIN });
-      for (const box of all) graph.setNode(box.key, { width: box.width, height: box.height });
-      for (const line of lines) graph.setEdge(line.from.key, line.to.key, {});
-      dagre.layout(graph);
-      for (const box of all) {
-        const { x, y } = graph.node(box.key);
-        box.x = x - box.width / 2;
-        box.y = y - box.height / 2;
+      const pills = this.pills(key, thing);
+      const all = this.lines(key, thing, boxes, pills);
+      const tags = tagged(all, key !== "");
+      const lines = all.filter((line) => !tags.has(line.from)); // what dagre sees
+      const apart = [...boxes, ...pills.filter((pill) => !tags.has(pill))];
+      for (const [tag, { to }] of tags) if (isOpenModule(to)) tags.delete(tag);
+      place(apart, lines);
+      for (const box of apart) this.placeTags(box);
+      const level = { boxes: [...apart, ...tags.keys()], lines: [...lines, ...tags.values()] };
+      for (const line of level.lines) line.points = ended(line);
+      return { ...level, ...moved(level) };
+    }
+
+    // A tag stands to the right of the box that uses it.
+    placeTags(box) {
+      const tags = box.tags || [];
+      const height = tags.reduce((sum, { tag }) => sum + tag.height + TAG_GAP, -TAG_GAP);
+      let y = box.y + box.height / 2 - height / 2;
+      for (const { tag, line } of tags) {
+        tag.x = box.x + box.width + TAG_LINE;
+        tag.y = y;
+        y += tag.height + TAG_GAP;
+        line.points = [middle(tag), middle(box)];
       }
-      for (const line of lines) line.points = graph.edge(line.from.key, line.to.key).points;
-      const { width, height } = graph.graph();
-      const isEmpty = all.length === 0;
-      return { boxes: all, lines, width: isEmpty ? 60 : width, height: isEmpty ? 20 : height };
     }
 
     box(key, thing, place, scope) {
@@ -276,7 +302,7 @@ const drawGraph = (() => {
       const lines = [{ text: thing.name, font: TITLE_FONT, className: "title" }];
       const small = (text, className) => lines.push({ text, font: SMALL_FONT, className });
       if (thing.kind !== "node") {
-        small(plural(thing.count, "node"), "note");
+        small(this.summary(thing), "note");
         return lines;
       }
       const { node } = thing;
@@ -287,6 +313,12 @@ const drawGraph = (() => {
       const more = node.out.length > 1 ? ` +${node.out.length - 1}` : "";
       if (node.out.length) small(this.things.type(node.out[0]) + more, "type");
       return lines;
+    }
+
+    summary(thing) {
+      const weights = this.things.weightsOf(thing);
+      const nodes = plural(thing.count, "node");
+      return weights ? `${nodes}, ${shortened(weights)} weights` : nodes;
     }
 
     // The module of a node that stands alone for it: what its path has beyond that of the level.
@@ -310,7 +342,7 @@ const drawGraph = (() => {
     constant(node, value, i) {
       const [, , text, isWeight] = this.things.data.values[value];
       const type = this.things.type(value);
-      if (isWeight) return `${last(text)} ${type}`;
+      if (isWeight) return text ? `${last(text)} ${type}` : type;
       const name = this.things.operandName(node, i);
       const shown = text && text.length < 24 ? text : type;
       return name.length > 2 ? `${name} ${shown}` : shown;
@@ -319,7 +351,7 @@ const drawGraph = (() => {
     // ---------------------------------------------------------------------------------------- pills
 
     // The small boxes of a level for what comes in and goes out.
-    pills(key, thing, boxes) {
+    pills(key, thing) {
       const ends = new Map(thing.inputs);
       const inputs = [...new Set([...ends.keys(), ...thing.needs])];
       const outer = inputs.filter((value) => !this.things.isConstant(value));
@@ -396,11 +428,102 @@ const drawGraph = (() => {
     }
   }
 
+  // The boxes that are drawn beside their only user, and not above it: signs, and, within a module or function, inputs
+  // whose user takes something else too, such as weights. So the main way stays straight.
+  // Each comes with its line. What goes into an open module is shown there alone.
+  function tagged(lines, isInside) {
+    const uses = new Map();
+    const sources = new Map(); // of each box, how many lines come from elsewhere than tags
+    for (const { from, to } of lines) {
+      uses.set(from, (uses.get(from) || 0) + 1);
+      sources.set(to, (sources.get(to) || 0) + 1);
+    }
+    const tags = new Map();
+    for (const line of [...lines].reverse()) {
+      const { from, to } = line;
+      const isWeight = isInside && from.kind === "input" && uses.get(from) === 1 && to.thing;
+      if (from.kind !== "sign" && !(isWeight && sources.get(to) > 1)) continue;
+      sources.set(to, sources.get(to) - 1);
+      tags.set(from, line);
+      if (!isOpenModule(to)) to.tags = [{ tag: from, line }, ...(to.tags || [])];
+    }
+    return tags;
+  }
+
+  function isOpenModule(box) {
+    return box.isOpen && box.kind === "module";
+  }
+
+  // Lets dagre place boxes, and gives the lines their points. A box with tags takes as much room on its left as they
+  // need on its right, so that lines go to its middle.
+  function place(boxes, lines) {
+    if (!boxes.length) return;
+    const graph = new dagre.graphlib.Graph();
+    graph.setGraph({ rankdir: "TB", nodesep: 22, ranksep: 34, edgesep: 12 });
+    for (const box of boxes) graph.setNode(box.key, roomOf(box));
+    for (const line of lines) graph.setEdge(line.from.key, line.to.key, {});
+    dagre.layout(graph);
+    for (const box of boxes) {
+      const { x, y } = graph.node(box.key);
+      box.x = x - box.width / 2;
+      box.y = y - box.height / 2;
+    }
+    for (const line of lines) line.points = graph.edge(line.from.key, line.to.key).points;
+  }
+
+  // Moves a level so that all of it, its lines too, stands within a margin, and returns its size.
+  function moved({ boxes, lines }) {
+    const points = lines.flatMap((line) => line.points);
+    const left = Math.min(...boxes.map((box) => box.x), ...points.map((point) => point.x)) - MARGIN;
+    const top = Math.min(...boxes.map((box) => box.y), ...points.map((point) => point.y)) - MARGIN;
+    for (const item of [...boxes, ...points]) {
+      item.x -= left;
+      item.y -= top;
+    }
+    const right = Math.max(0, ...boxes.map((box) => box.x + box.width), ...points.map((point) => point.x));
+    const bottom = Math.max(0, ...boxes.map((box) => box.y + box.height), ...points.map((point) => point.y));
+    return { width: right + MARGIN, height: bottom + MARGIN };
+  }
+
+  function roomOf(box) {
+    const tags = (box.tags || []).map(({ tag }) => tag);
+    if (!tags.length) return { width: box.width, height: box.height };
+    const beside = TAG_LINE + Math.max(...tags.map((tag) => tag.width));
+    const stacked = tags.reduce((sum, tag) => sum + tag.height + TAG_GAP, -TAG_GAP);
+    return { width: box.width + 2 * beside, height: Math.max(box.height, stacked) };
+  }
+
+  // The points of a line, which begins and ends at the edges of its boxes.
+  function ended({ from, to, points }) {
+    const inner = points.length > 2 ? points.slice(1, -1) : [];
+    const first = inner[0] || middle(to);
+    const final = inner[inner.length - 1] || middle(from);
+    return [edgeTowards(from, first), ...inner, edgeTowards(to, final)];
+  }
+
+  function middle(box) {
+    return { x: box.x + box.width / 2, y: box.y + box.height / 2 };
+  }
+
+  // Where the way from the middle of a box to a point leaves the box.
+  function edgeTowards(box, point) {
+    const { x, y } = middle(box);
+    const shadow = box.canOpen && !box.isOpen ? SHADOW : 0; // to the right and below
+    const acrossX = Math.abs(point.x - x) / (box.width / 2 + (point.x > x ? shadow : 0));
+    const acrossY = Math.abs(point.y - y) / (box.height / 2 + (point.y > y ? shadow : 0));
+    const across = Math.max(acrossX, acrossY, 1);
+    return { x: x + (point.x - x) / across, y: y + (point.y - y) / across };
+  }
+
   function joined(lines, from, to, value) {
     if (from === to) return;
     const id = `${from.key} ${to.key}`;
     if (!lines.has(id)) lines.set(id, { from, to, values: [] });
     lines.get(id).values.push(value);
+  }
+
+  function boxesOf(thing) {
+    return thing.members.length + Math.min(thing.needs.size, MOST_PILLS);
   }
 
   // Which boxes are open at first: level after level, where all of a level fit into the first view.
@@ -415,7 +538,7 @@ const drawGraph = (() => {
         const inside = things.inside(member);
         if (inside) inner.push({ key: key ? `${key}.${place}` : `${place}`, thing: inside });
       });
-      const more = inner.reduce((sum, one) => sum + one.thing.members.length, 0);
+      const more = inner.reduce((sum, one) => sum + boxesOf(one.thing), 0);
       if (count + more > MOST_AT_FIRST) continue;
       count += more;
       for (const one of inner) {
@@ -448,8 +571,8 @@ const drawGraph = (() => {
       const stage = html("div", "picture-stage", "", element);
       this.canvas = svg("svg", { tabindex: 0, role: "group", class: "picture-canvas" }, stage);
       this.canvas.setAttribute("aria-label", "The graph. Plus and minus zoom, arrows move, 0 shows all of it.");
-      const arrow = { id: "picture-arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7 };
-      const marker = svg("marker", { ...arrow, orient: "auto-start-reverse" }, svg("defs", {}, this.canvas));
+      const arrow = { id: "picture-arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 8, markerHeight: 8 };
+      const marker = svg("marker", { ...arrow, orient: "auto", markerUnits: "userSpaceOnUse" }, svg("defs", {}, this.canvas));
       svg("path", { d: "M0 0 8 4 0 8z", class: "arrow" }, marker);
       this.world = svg("g", {}, this.canvas);
       this.panel = html("aside", "picture-details", "", stage);
@@ -480,8 +603,8 @@ const drawGraph = (() => {
       this.status.setAttribute("role", "status");
       button("+", "Zoom in", () => this.zoom(1.25));
       button("−", "Zoom out", () => this.zoom(0.8));
-      button("All", "Show all of it", () => this.fit());
-      button("Close", "Close all modules", () => this.closeAll());
+      button("Fit", "Show all of it", () => this.fit());
+      button("Close all", "Close all modules", () => this.closeAll());
       this.fullButton = button("Full window", "Fill the window", () => this.setFull(!this.isFull));
     }
 
@@ -538,7 +661,7 @@ const drawGraph = (() => {
       const isPill = ["input", "output", "sign"].includes(box.kind);
       const radius = isPill ? Math.min(12, height / 2) : 6;
       if (box.canOpen && !box.isOpen) {
-        svg("rect", { x: 4, y: 4, width, height, rx: radius, class: "behind" }, element);
+        svg("rect", { x: SHADOW, y: SHADOW, width, height, rx: radius, class: "behind" }, element);
       }
       svg("rect", { width, height, rx: radius, class: "frame" }, element);
       if (box.kind === "node" && !box.isOpen) {
@@ -624,8 +747,9 @@ const drawGraph = (() => {
       const top = shown.top * scale + y;
       const right = left + shown.box.width * scale;
       const bottom = top + Math.min(shown.box.height * scale, height / 2);
-      if (left >= 0 && top >= 0 && right <= width && bottom <= height) return;
-      this.move(width / 2 - (left + right) / 2, height / 2 - (top + bottom) / 2);
+      const free = this.panel.hidden ? width : Math.max(width / 2, width - this.panel.offsetWidth - 16);
+      if (left >= 0 && top >= 0 && right <= free && bottom <= height) return;
+      this.move(free / 2 - (left + right) / 2, height / 2 - (top + bottom) / 2);
     }
 
     // ------------------------------------------------------------------------------------ open and close
@@ -785,7 +909,7 @@ const drawGraph = (() => {
       const { thing } = box;
       const path = box.isOpen ? box.scope : this.layouts.scopeInside(thing, box.scope);
       if (thing.kind === "module") this.row("Module", path);
-      this.row("Contents", plural(thing.count, "node"));
+      this.row("Contents", this.layouts.summary(thing));
       this.listed("Takes", [...thing.needs], box.key);
     }
 
@@ -823,7 +947,8 @@ const drawGraph = (() => {
       const [name, , text] = this.things.data.values[value];
       html("code", "", `%${name}`, item);
       html("code", "picture-type", this.things.type(value), item);
-      if (text) html("code", "picture-text", text, item);
+      const note = text || (this.things.isConstant(value) ? "constant" : "");
+      if (note) html("code", "picture-text", note, item);
       if (this.things.isConstant(value)) return;
       const maker = isResult ? null : this.makerOf(value, key);
       const ends = isResult ? this.usersOf(value, key) : [maker].filter((one) => one !== null);

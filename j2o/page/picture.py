@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
+
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.notation import elements_text
 from j2o.ir.onnx_ops import GRAPH_ATTRIBUTES, schema
@@ -126,7 +128,7 @@ class _Document:
         self.numbers[node] = number
         op = node.op.removeprefix("onnx.")
         if node.dialect == "onnx" and op not in self.operands:
-            self.operands[op] = list(schema(op).input_names)
+            self.operands[op] = _operands(op)
         entry: dict[str, Any] = {"op": op}
         self.nodes.append(entry)
         entry["in"] = [self.operand(value) for value in node.inputs]
@@ -176,7 +178,8 @@ class _Document:
         entry = [name, self.types.number(str(value.type))]
         tensor = value.const
         if tensor is not None:
-            return [*entry, _contents(tensor), int(bool(tensor.name))]
+            is_weight = bool(tensor.name) or tensor.size > ENTRIES
+            return [*entry, _contents(tensor), int(is_weight)]
         if value.op == "dims":
             return [*entry, _bounded(value.known or ()), 0]
         return entry
@@ -195,6 +198,13 @@ def _plain(member: Member) -> Any:
     return member
 
 
+def _operands(op: str) -> list[str]:
+    """The names of an operator's operands, without the one that stands for any number of them."""
+    known = schema(op)
+    names = list(known.input_names)
+    return names[:-1] if known.variadic else names
+
+
 def _attributes(node: Node) -> dict[str, str]:
     """The attributes of a node as text."""
     hidden = {LABEL, "function"} if node.op == "call" else {LABEL}
@@ -209,6 +219,8 @@ def _bounded(value: Attr) -> str:
         return f"{text[:LONG]} and {len(value) - ENTRIES} more"
     if isinstance(value, Tensor):
         return f"{_contents(value)} : {value.type}"
+    if isinstance(value, float) and value == np.float32(value):
+        return str(np.float32(value))  # 1e-06, as ONNX keeps it
     text = attr_text(value)
     return text if len(text) <= LONG else f"{text[:LONG]}…"
 
