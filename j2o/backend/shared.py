@@ -60,7 +60,7 @@ def save_models(
     limit = checked_limit(True, max_file_bytes, progress)
     for path in (target, *targets):
         check_folder(path)
-    _check_names(target, targets)
+    check_names(target, targets)
     parts = []
     for path, (graph, opset) in zip(targets, models.values(), strict=True):
         parts.append(Part(path, *external.divided(graph, opset, sources)))
@@ -81,7 +81,7 @@ def save_models(
         raise SaveError(f"{in_a_line(target)}: cannot be written: {why}") from error
 
 
-def _check_names(data: Path, models: Sequence[Path]) -> None:
+def check_names(data: Path, models: Sequence[Path]) -> None:
     """SaveError where the files are not of one folder, or two of them have one name."""
     folder = data.parent.resolve()
     seen = {data.name}

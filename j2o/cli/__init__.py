@@ -8,10 +8,11 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from j2o import __version__
 from j2o.cli import check, dump, export, inspect, passes, targets
+from j2o.cli.parser import Parser, UsageError
 from j2o.cli.reply import FAILED, INTERRUPTED, STATUSES, UNREADABLE, Reply
 from j2o.errors import J2OWarning
 
@@ -65,10 +66,16 @@ def _status(words: Sequence[str], reply: Reply) -> int:
     """Carry out a command line; its exit status, with what went wrong told."""
     try:
         args = make_parser().parse_args(words)
+        args.words = words[1:]
+        return _carried_out(args, reply)
     except UsageError as error:
         print(error, file=sys.stderr)
-        reply.add_error("UsageError", str(error))
+        reply.add_error("UsageError", str(error).removeprefix("j2o: "))
         return UNREADABLE
+
+
+def _carried_out(args: argparse.Namespace, reply: Reply) -> int:
+    """Run a command; its exit status."""
     try:
         with warnings.catch_warnings(), reply.keeping_stdout():
             warnings.showwarning = _WarningShower(reply, args.quiet)
@@ -77,7 +84,7 @@ def _status(words: Sequence[str], reply: Reply) -> int:
         print("j2o: interrupted", file=sys.stderr)
         reply.add_error("KeyboardInterrupt", "interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
+    except (UsageError, BrokenPipeError):
         raise
     # SystemExit: a program that ends the process has exported nothing
     except (Exception, SystemExit) as error:
@@ -107,23 +114,6 @@ class _WarningShower(NamedTuple):
         else:
             told = warnings.formatwarning(message, category, filename, lineno, line)
             sys.stderr.write(told)
-
-
-class UsageError(Exception):
-    """The command line cannot be read; the message is the line that says why."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the usage of all options before it.
-
-    An option is written in full, so that a new one never changes what a command line means.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message} ('{self.prog} --help' tells more)")
 
 
 def make_parser() -> Parser:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from j2o.cli.program import options, pipeline, program_arguments
-from j2o.cli.reply import Reply
-from j2o.cli.status import Status
-from j2o.cli.verify import verify_arguments, wanted
-from j2o.errors import SpecError
-
-PRINTED = "-"  # the file that stands for the terminal
+from j2o.cli.program import program_arguments
+from j2o.cli.reply import FAILED, Reply
+from j2o.cli.verify import verify_arguments
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    program_arguments(parser)
+    program_arguments(parser, is_optional=True)
+    _file_arguments(parser)
     parser.add_argument(
         "-o",
         "--output",
-        required=True,
         type=Path,
         help="where to write, for example model.onnx",
     )
@@ -27,6 +23,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--external-data",
         action=argparse.BooleanOptionalAction,
         help="weights in OUTPUT.data (default: above 1 GiB)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="weights in this file beside the model; models of one --config that name the same share it",
     )
     parser.add_argument(
         "--max-file-bytes",
@@ -43,10 +45,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--report",
+        type=Path,
         metavar="FILE",
         help="write what became of the program as a page, for example report.html; - prints it as text",
     )
     verify_arguments(parser)
+
+
+def _file_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several models",
+        "Options on the command line take the place of those in each table.",
+    )
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a TOML file with a table for each model: [tool.j2o.export.NAME] in pyproject.toml, "
+        "[export.NAME] in any other; its keys are these options",
+    )
+    group.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of the tables of --config that one, and others that are named so",
+    )
 
 
 def _bytes(text: str) -> int:
@@ -58,45 +82,14 @@ def _bytes(text: str) -> int:
 
 
 def run(args: argparse.Namespace, reply: Reply) -> int:
-    import j2o
-    from j2o.cli.exported import exported
+    from j2o.cli import jobs
+    from j2o.cli.exporter import export
 
-    _check_folder("--output", args.output)
-    page = None if args.report in (None, PRINTED) else Path(args.report)
-    if page is not None:
-        _check_folder("--report", page)
-    comparison = wanted(args)
-    with Status("compiling", args.quiet) as status:
-        model = j2o.compile(**options(args), passes=pipeline(args))
-        at = comparison and comparison.arguments(model)
-        status.say("saving")
-        model.save(
-            args.output,
-            args.external_data,
-            max_file_bytes=args.max_file_bytes,
-            progress=status.progress,
-            sources=args.sources,
-        )
-        if page is not None:
-            status.say("writing the report")
-            model.report.save(page, sources=args.sources)
-    if not args.quiet:
-        reply.say(f"{args.output}: {model!r}")
-    if args.report == PRINTED:
-        reply.say(model.report)
-    reply.put(models=[exported(model, args.output, None, None)])
-    if comparison and at:
-        compared = comparison.compare(model, at)
-        reply.put(models=[exported(model, args.output, None, compared)])
-        if not args.quiet:
-            reply.say(compared)
-    return 0
-
-
-def _check_folder(option: str, file: Path) -> None:
-    """SpecError where nothing could be written in the end, before time is spent on compiling."""
-    if not file.parent.is_dir():
-        what = f"there is no folder {str(file.parent)!r}"
-        raise SpecError(f"{option} {file}: {what}; make it, or name another one")
-    if file.is_dir():
-        raise SpecError(f"{option} {file}: it is a folder; name a file in it")
+    if args.config is None:
+        return export([jobs.single(args)], args.quiet, reply)
+    wanted, refusals = jobs.of_file(args, arguments)
+    for refusal in refusals:
+        reply.fail(refusal.error, refusal.of)
+    if refusals:
+        return FAILED
+    return export(wanted, args.quiet, reply)

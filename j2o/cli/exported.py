@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 from j2o.ir.types import Type, dim_text
 
 if TYPE_CHECKING:
-    from j2o.cli.verify import Compared
     from j2o.model import Model
     from j2o.report import Report
 
 
-def exported(
-    model: Model, file: Path, table: str | None, compared: Compared | None
-) -> dict[str, Any]:
-    """One entry of `models`."""
+def exported(model: Model, file: Path, table: str | None) -> dict[str, Any]:
+    """One entry of `models`; its `comparison` is set where there is one."""
     graph = model.graph
     inputs = [value.type for value in graph.inputs]
     outputs = [value.type for value in graph.outputs]
@@ -33,7 +30,7 @@ def exported(
         "operators": model.report.ops_after,
         "weights_bytes": model.report.weights_bytes,
         "report": _report(model.report),
-        "comparison": None if compared is None else compared.as_data(),
+        "comparison": None,
     }
 
 

@@ -37,7 +37,8 @@ def load(what: str, text: str) -> Any:
 
 
 def _load_module(name: str) -> Any:
-    sys.path.insert(0, os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)
 
 

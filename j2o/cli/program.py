@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from j2o.cli.load import load
+from j2o.cli.parser import Json, ObjectName
 from j2o.errors import SpecError, shortened, shown
 
 if TYPE_CHECKING:
@@ -19,10 +20,14 @@ CALL = "()"  # what ends the name of a factory
 # ------------------------------------------------------------------------------------ options
 
 
-def program_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says which function is compiled, and how."""
+def program_arguments(
+    parser: argparse.ArgumentParser, is_optional: bool = False
+) -> None:
+    """What says which function is compiled, and how; FUNCTION may be left out where that is said."""
     parser.add_argument(
         "fn",
+        nargs="?" if is_optional else None,
+        type=ObjectName,
         metavar="FUNCTION",
         help="what to compile: pkg.module:name, or path/to/file.py:name; with () behind it, a factory "
         "that is called and gives the function, or the function and its specs",
@@ -51,6 +56,7 @@ def spec_arguments(parser: argparse._ActionsContainer) -> None:
 def _input_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--spec",
+        type=Json,
         dest="specs",
         action="append",
         default=[],
@@ -60,12 +66,14 @@ def _input_arguments(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--kwargs",
+        type=Json,
         metavar="JSON",
         help="specs and values of keyword arguments, for example "
         '\'{"mask": "bool[B,T]", "train": false}\'',
     )
     parser.add_argument(
         "--static",
+        type=Json,
         metavar="JSON",
         help="keyword arguments whose values are handed over as they are, for example "
         '\'{"axis": 1, "mutable": ["cache"]}\'',
@@ -132,6 +140,7 @@ def _boundary_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the graph (default: that of the function)")
     parser.add_argument(
         "--state",
+        type=ObjectName,
         metavar="FILTER",
         help="variables of an nnx module that become inputs and outputs, "
         "for example flax.nnx:Cache",
@@ -176,6 +185,17 @@ def pipeline(args: argparse.Namespace) -> PassPipeline:
 
     passes = default_pipeline(args.opt_level)
     return passes.without(*args.without).checking(args.check)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """SpecError for options that cannot be right, whatever the function is."""
+    from j2o.request import target_for
+
+    for text in args.specs:
+        _spec(text)
+    _keyword_arguments(args)
+    pipeline(args)
+    target_for(args.target, args.opset, args.weights_dtype)
 
 
 def function_and_specs(name: str, args: argparse.Namespace) -> dict[str, Any]:

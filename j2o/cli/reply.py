@@ -60,17 +60,18 @@ class Reply:
         """Keep a warning that was told."""
         self._warnings.append(text)
 
-    def fail(self, error: BaseException, of: object = None) -> int:
-        """Tell the error that is being handled; the exit status of a failure.
+    def fail(self, error: BaseException, of: object = None, before: str = "") -> int:
+        """Tell an error; the exit status of a failure.
 
-        `of` is the file or the table that it is about, where there are several.
+        `of` is the file or the table that it is about, where there are several. `before` stands before
+        the message.
         """
-        message = " ".join(str(error).split())
+        kind = "" if isinstance(error, J2OError) else f"{type(error).__name__}: "
+        message = f"{before}{kind}{' '.join(str(error).split())}"
         if self.with_traceback:
             traceback.print_exception(error)
         else:
-            kind = "" if isinstance(error, J2OError) else f"{type(error).__name__}: "
-            print(f"j2o: {kind}{message}", file=sys.stderr)
+            print(f"j2o: {message}", file=sys.stderr)
         self.add_error(type(error).__name__, message, of)
         return FAILED
 

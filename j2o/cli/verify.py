@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from j2o.cli.parser import Pair
 from j2o.compare import Comparison, check_tolerance
 from j2o.errors import DimensionError, SpecError
 from j2o.ir import dims
@@ -81,6 +82,7 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--size",
+        type=Pair,
         action="append",
         default=[],
         metavar="NAME=N",
