@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 # the module that each name is taken from when it is first used
 _WHERE = {
+    "bisect": "bisection.search",
     "compile": "api",
     "function": "functions",
     "Model": "model",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:  # "as" says that a name is for users
     from j2o import model as model
     from j2o import passes as passes
     from j2o.api import compile as compile
+    from j2o.bisection.search import bisect as bisect
     from j2o.calls import static as static
     from j2o.checkpoints.orbax import open_orbax as open_orbax
     from j2o.checkpoints.safetensors import open_safetensors as open_safetensors

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -523,3 +524,70 @@ def test_version_and_exit_statuses_are_told(capsys):
             main([option])
         assert stop.value.code == 0
         assert said in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------ bisect
+
+WITH_FAULT = """
+import jax.numpy as jnp
+from j2o.passes.lower.table import lower
+
+def wave(x):
+    y = x * 2.0
+    return jnp.sin(y) + 1.0
+
+def wave_lowered_wrongly():
+    lower("sin")(lambda op, x, **_: op.Cos(x))
+    return wave
+"""
+
+
+@pytest.fixture
+def wave(tmp_path):
+    from j2o.passes.lower.table import temporary_rules
+
+    file = tmp_path / "wave.py"
+    file.write_text(WITH_FAULT)
+    with temporary_rules():
+        yield file
+
+
+def test_bisect_without_a_difference(wave, capsys, tmp_path):
+    inputs = tmp_path / "data.npz"
+    np.savez(inputs, x=np.ones((2, 4), np.float32))
+    call = ["bisect", f"{wave}:wave", "--spec", "f32[B,4]"]
+    assert main([*call, "--inputs", str(inputs)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("no difference")
+    assert "the inputs given, B = 2" in out
+    assert main([*call, "--size", "B=7", "--seed", "2"]) == 0
+    assert "random inputs, seed 2, B = 7" in capsys.readouterr().out
+    assert main([*call, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_bisect_with_a_difference(wave, capsys):
+    call = ["bisect", f"{wave}:wave_lowered_wrongly()", "--spec", "f32[B,4]"]
+    assert main(call) == 3
+    out, err = capsys.readouterr()
+    assert "comes from   the pass lower" in out
+    assert "%sin = lax.sin : f32[B,4]" in out
+    assert err == ("j2o: the model differs from JAX: by the pass lower, at wave.py:7\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "why"),
+    [
+        ("none.npz", None, "there is no such file"),
+        ("data.npz", b"no archive", "an .npz file with an array for each input"),
+        ("data.npz", {"y": np.ones((2, 4), np.float32)}, "there is no such input"),
+    ],
+)
+def test_inputs_that_bisect_cannot_take(wave, capsys, tmp_path, name, contents, why):
+    file = tmp_path / name
+    if isinstance(contents, bytes):
+        file.write_bytes(contents)
+    elif contents is not None:
+        np.savez(file, **contents)
+    call = ["bisect", f"{wave}:wave", "--spec", "f32[B,4]", "--inputs", file]
+    assert why in refused(capsys, *call)

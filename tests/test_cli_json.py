@@ -197,6 +197,20 @@ def test_dump(program, capsys):
     assert document["graph"].startswith("graph @soft(%x: f32[B,8]")
 
 
+def test_bisect(program, capsys):
+    document = called(capsys, "bisect", f"{program}:soft", "--spec", "f32[B,8]")
+    compare_with_page(document, "`bisect`")
+    assert document["outputs"][0]["close"] is True
+    assert document["fault"] is None
+
+
+def test_bisect_of_a_model_that_differs(program, capsys):
+    options = ["--spec", "f32[5,3]"]
+    document = called(capsys, "bisect", f"{program}:changing", *options, status=3)
+    compare_with_page(document, "`bisect`")
+    assert document["fault"]["stage"] == "tracing"
+
+
 # ------------------------------------------------------------------------------- exit statuses
 
 
@@ -213,6 +227,7 @@ WITH_STATUS = [
     (2, ["export", "PROGRAM:soft", "--opset", "x"], "UsageError"),
     (2, ["export", "--no-such-option"], "UsageError"),
     (2, ["no-such-command"], "UsageError"),
+    (3, ["bisect", "PROGRAM:changing", "--spec", "f32[5,3]"], "VerificationError"),
     (
         130,
         ["export", "PROGRAM:stopped", "--spec", "f32[2]", "-o", "m.onnx"],

@@ -32,6 +32,11 @@ _NUMPYS_OWN = frozenset(
         *(DType(f"f{bits}") for bits in (16, 32, 64)),
     ]
 )
+LEVELS = {
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 # how onnxruntime tells the name of a node that failed; `checks` names its nodes like that
 _FAILED_CHECK = re.compile(r"Name:'[^']*?check: (.*?)' Status Message", re.DOTALL)
 
@@ -45,7 +50,8 @@ class Session:
     """An onnxruntime session of a model in memory or in a file; LoadError where onnxruntime refuses it.
 
     `inputs` and `outputs` have the dtypes by name, None for what is no tensor. Without `optimise`, the graph
-    runs as it is, and weights are not read before they are needed. `threads` is 0 for as many as there are
+    runs as it is, and weights are not read before they are needed; `level` is how far it is optimised else,
+    "basic", "extended" or "all". `threads` is 0 for as many as there are
     cores.
     """
 
@@ -54,6 +60,7 @@ class Session:
         model: onnx.ModelProto | str | os.PathLike[str],
         *,
         optimise: bool = True,
+        level: str = "all",
         threads: int = 0,
     ) -> None:
         import onnxruntime as ort
@@ -61,9 +68,10 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        levels = ort.GraphOptimizationLevel.__members__
+        name = LEVELS[level] if optimise else "ORT_DISABLE_ALL"
+        options.graph_optimization_level = levels[name]
         if not optimise:
-            level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            options.graph_optimization_level = level
             # prepacking reads weights
             options.add_session_config_entry("session.disable_prepacking", "1")
         if isinstance(model, str | os.PathLike):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from j2o import __version__
-from j2o.cli import check, dump, export, inspect, passes, targets
+from j2o.cli import bisect, check, dump, export, inspect, passes, targets
 from j2o.cli.parser import Parser, UsageError
 from j2o.cli.reply import FAILED, INTERRUPTED, STATUSES, UNREADABLE, Reply
 from j2o.errors import J2OWarning
@@ -48,6 +48,11 @@ COMMANDS = {
         targets.run, targets.arguments, "list the runtimes that --target may name"
     ),
     "dump": Command(dump.run, dump.arguments, "print the graph after a pass"),
+    "bisect": Command(
+        bisect.run,
+        bisect.arguments,
+        "find the first value that differs from JAX, with its node, source line and pass",
+    ),
 }
 
 

@@ -23,10 +23,12 @@ STATUSES = {
     "a model gives other values than JAX, a table of a file for --config does not fit",
     2: "the command line cannot be read: an unknown option, a value that an option does not take, "
     "something that is missing",
+    3: "bisect has found a difference from JAX",
     130: "interrupted with Ctrl-C",
 }
 FAILED = 1
 UNREADABLE = 2
+DIFFERS = 3
 INTERRUPTED = 130
 
 

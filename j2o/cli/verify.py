@@ -9,12 +9,9 @@ import jax
 
 from j2o.cli.parser import Pair
 from j2o.compare import Comparison, check_tolerance
-from j2o.errors import DimensionError, SpecError
-from j2o.ir import dims
-from j2o.ir.types import Type
+from j2o.errors import SpecError
 from j2o.model import Model
-from j2o.numeric_check import random_array, sizes_that_fit, symbols_of
-from j2o.values import KEY_NAMES
+from j2o.trial import random_leaves, sizes_for, told
 
 RTOL = 1e-4
 ATOL = 1e-5
@@ -35,7 +32,7 @@ class Compared(NamedTuple):
     found: Comparison
 
     def __str__(self) -> str:
-        sizes = ", ".join([f"{name} = {size}" for name, size in self.sizes.items()])
+        sizes = told(self.sizes)
         return f"as JAX at random inputs{sizes and f', {sizes}'}\n{self.found}"
 
     def as_data(self) -> dict[str, Any]:
@@ -58,9 +55,9 @@ class Wanted(NamedTuple):
 
     def arguments(self, model: Model) -> Arguments:
         """Random arguments of the sizes given; of the smallest from 3 up where none is."""
-        sizes = _sizes(model, self.sizes)
+        sizes = sizes_for(model, self.sizes, "--size")
         boundary = model._boundary
-        leaves = [_random(type, sizes, i) for i, type in enumerate(boundary.types)]
+        leaves = random_leaves(model, sizes)
         args, named = jax.tree.unflatten(boundary.in_tree, leaves)
         kwargs = dict(zip(boundary.keywords, named, strict=True))
         return Arguments(sizes, args, kwargs)
@@ -80,6 +77,11 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the model and the function at random inputs; exit status 1 where they differ",
     )
+    comparison_arguments(group)
+
+
+def comparison_arguments(group: argparse._ActionsContainer) -> None:
+    """What says at which sizes models are compared with JAX, and how exactly."""
     group.add_argument(
         "--size",
         type=Pair,
@@ -108,9 +110,19 @@ def wanted(args: argparse.Namespace) -> Wanted | None:
         raise SpecError(f"{given[0]}: it is for --verify, which is needed with it")
     if not args.verify:
         return None
+    return Wanted(sizes_given(args), *tolerances(args))
+
+
+def tolerances(args: argparse.Namespace) -> tuple[float, float]:
+    """`--rtol` and `--atol`, or what they are by default."""
     rtol = RTOL if args.rtol is None else check_tolerance("--rtol", args.rtol)
     atol = ATOL if args.atol is None else check_tolerance("--atol", args.atol)
-    return Wanted(dict(map(_size, args.size)), rtol, atol)
+    return rtol, atol
+
+
+def sizes_given(args: argparse.Namespace) -> dict[str, int]:
+    """The sizes of `--size`, by their symbols."""
+    return dict(map(_size, args.size))
 
 
 def _size(text: str) -> tuple[str, int]:
@@ -118,28 +130,3 @@ def _size(text: str) -> tuple[str, int]:
     if not name or not size.isdecimal():
         raise SpecError(f"--size {text}: a name and a number are needed, as in B=8")
     return name, int(size)
-
-
-def _sizes(model: Model, given: dict[str, int]) -> dict[str, int]:
-    names = symbols_of(model.graph)
-    for name, size in given.items():
-        if name not in names:
-            there = ", ".join(names) or "none"
-            what = f"there is no such symbolic size; there are {there}"
-            raise SpecError(f"--size {name}={size}: {what}")
-    try:
-        return sizes_that_fit(model.graph, given)
-    except DimensionError:
-        told = " ".join([f"--size {name}={size}" for name, size in given.items()])
-        constraints = ", ".join(model.graph.dims.constraints)
-        what = f"found no sizes that fit the constraints {constraints}"
-        raise SpecError(f"{told or '--verify'}: {what}; --size gives them") from None
-
-
-def _random(type: Type, sizes: dict[str, int], seed: int) -> Any:
-    """A random array as JAX has it."""
-    if type.dtype.is_key:
-        key = jax.random.key(seed, impl=KEY_NAMES[type.dtype])
-        shape = tuple([dims.evaluate(d, sizes) for d in type.shape])
-        return jax.random.split(key, shape)
-    return random_array(type, sizes, seed)
