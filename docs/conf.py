@@ -1,4 +1,4 @@
-"""How Sphinx builds the site from the pages of this folder: `tools/site` runs it."""
+"""How Sphinx builds the site from the pages of this folder; `tools/site` runs it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import re
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import j2o  # noqa: E402 the package of this checkout, not an installed one
 
 project = "j2o"
-author = "the authors of j2o"
-release = version = j2o.__version__
+version = j2o.__version__
+release = version
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 root_doc = "index"
@@ -21,35 +23,45 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = f"j2o {version}"
-html_static_path: list[str] = []
+html_show_copyright = False
+html_copy_source = False
 
-myst_heading_anchors = (
-    4  # the anchors of headings that other pages link to, as GitHub makes them
-)
-myst_enable_extensions = ["fieldlist"]
-copybutton_exclude = ".linenos, .gp"
+myst_heading_anchors = 4  # as GitHub names them
+highlight_language = "none"
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
-autodoc_type_aliases: dict[str, str] = {}
+autodoc_class_signature = "separated"  # most classes are not made by users
 maximum_signature_line_length = 88
 
-SECTION = re.compile(r"^(\s*)(\w+): ")
-SINGLE = re.compile(r"(?<![`:\\])`([^`]+)`(?!`)")
+PARAMETERS = "Parameters:"
+PARAMETER = re.compile(r"^    (\w+): ")
+CODE = re.compile(r"`([^`]+)`")
+SPECIAL = re.compile(r"([*|\\]|_\b)")  # what would be markup outside of code
 
 
-def as_code(
-    app: object,
-    what: str,
-    name: str,
-    obj: object,
-    options: object,
-    lines: list[str],
+def as_rst(lines: list[str]) -> list[str]:
+    """A docstring as Sphinx reads it: code has two backticks, parameters are fields, the rest is plain."""
+    parts = CODE.split("\n".join(lines))
+    plain = [SPECIAL.sub(r"\\\1", part) for part in parts[0::2]]
+    code = ["``" + " ".join(part.split()) + "``" for part in parts[1::2]]
+    text = "".join(one + other for one, other in zip(plain, [*code, ""], strict=True))
+    return [_field(line) for line in text.split("\n")]
+
+
+def _field(line: str) -> str:
+    """A parameter's line as a field; the heading of parameters is an empty line."""
+    if line == PARAMETERS:
+        return ""
+    return PARAMETER.sub(r":param \1: ", line)
+
+
+def process(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Docstrings are plain sentences with code in single backticks: what Sphinx reads has two."""
-    lines[:] = [SINGLE.sub(r"``\1``", line) for line in lines]
+    """Change a docstring in place, as autodoc wants it."""
+    lines[:] = as_rst(lines)
 
 
-def setup(app: object) -> None:
+def setup(app: Sphinx) -> None:
     """Sphinx calls this when it starts."""
-    app.connect("autodoc-process-docstring", as_code)  # type: ignore[attr-defined]
+    app.connect("autodoc-process-docstring", process)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from j2o.passes.lower.table import temporary_rules
+from tools import needs
 from tools.snippets import SnippetError, snippets, with_outputs
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +20,7 @@ NEEDS = {
 LEFT_OUT = {
     "CONTRIBUTING.md": ["it sets up and tests the checkout, as CI does"],
     "README.md": ["it sets up the checkout, as CI does"],
+    "docs/deployment.md": ["C# needs .NET and a package of NuGet"],
     "docs/testing.md": ["it sets up and tests the checkout, as CI does"],
 }
 
@@ -45,6 +47,17 @@ def test_what_does_not_run_is_known():
         if reasons:
             found[_name(page)] = reasons
     assert found == LEFT_OUT
+
+
+@pytest.mark.parametrize(
+    "name", ["onnxruntime-node", "onnxruntime-web", "openvino", "$ORT"]
+)
+def test_what_some_blocks_need_is_at_hand(name):
+    """Skipped where it is not: then the blocks of pages that need it have not run."""
+    wanting = [_name(page) for page in PAGES if f"needs: {name} " in page.read_text()]
+    assert wanting, f"no page needs {name}"
+    if not needs.is_here(name):
+        pytest.skip(f"no {name}: {', '.join(wanting)} ran without")
 
 
 HELLO = """\
@@ -108,6 +121,11 @@ print(x, os.path.isfile('mine.py'))
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_block_that_needs_what_is_not_here_is_left():
+    page = "<!-- needs: no_such_module -->\n\n" + HELLO.partition("\n\n")[2]
+    assert with_outputs(page) == page
+
+
 def test_hidden_code_runs():
     page = "<!-- run: greeting = 'good day' -->\n\n" + HELLO
     page = page.replace('"hello"', "greeting")
@@ -159,6 +177,10 @@ FAULTS = {
     "a good command": ("<!-- exit: 1 -->\n\n```bash\n```", "exit status 0, not 1"),
     "another language": ("```cpp\nint x;\n```", "cpp does not run"),
     "no reason": ("<!-- no-run: -->\n\n```cpp\n```", "a reason must follow"),
+    "a need that is met": (
+        "<!-- needs: os -->\n\n```python\n1 / 0\n```",
+        "ZeroDivision",
+    ),
     "no code": ("<!-- no-run: so -->\n\nText.", "no code follows a comment"),
     "an unknown mark": ("<!-- norun: so -->\n\n```python\n1 / 0\n```", "Zero"),
 }

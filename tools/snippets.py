@@ -25,14 +25,16 @@ from unittest import mock
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tools import node
+from tools import needs
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ("python",)
 SHELL = ("bash", "sh")
 OUTPUT = "text"
 SHOWN = ("", OUTPUT, "json", "toml", "yaml")  # not code: they may stand alone
-MARK = re.compile(r"<!--\s*(file|no-run|raises|warns|exit|run):(.*?)-->", re.DOTALL)
+MARK = re.compile(
+    r"<!--\s*(file|needs|no-run|raises|warns|exit|run):(.*?)-->", re.DOTALL
+)
 ANYTHING = "…"  # in an output that a page shows
 SECONDS = 300  # for one block of the shell
 
@@ -152,8 +154,8 @@ def _trimmed(text: str) -> str:
 def _place(folder: Path) -> Iterator[dict[str, object]]:
     """The folder that code runs in and its namespace, a `__main__` of its own; all is put back after it."""
     main = types.ModuleType("__main__")
-    if node.has_packages():
-        (folder / "node_modules").symlink_to(node.MODULES)
+    if needs.is_here("onnxruntime-node"):
+        (folder / "node_modules").symlink_to(needs.MODULES)
     with (
         contextlib.chdir(folder),
         mock.patch.dict(os.environ),
@@ -189,6 +191,8 @@ def _ran(block: Snippet, names: dict[str, object], folder: Path) -> str:
         if not block.marks["no-run"]:
             raise SnippetError("a reason must follow `no-run:`")
         return ""
+    if not needs.is_here(block.marks.get("needs")):
+        return _trimmed(block.output.text) if block.output else ""
     if "file" in block.marks:
         _write(folder / block.marks["file"], block.code)
         return ""
@@ -209,7 +213,7 @@ def _write(path: Path, code: str) -> None:
     path.write_text(code, encoding="utf-8")
     if path.suffix == ".py":
         compile(code, path.name, "exec")
-    if path.suffix in (".js", ".mjs") and node.has_node():
+    if path.suffix in (".js", ".mjs") and needs.is_here("node"):
         subprocess.run(["node", "--check", path], check=True)
 
 
@@ -248,10 +252,7 @@ def _told(block: Snippet, printed: io.StringIO) -> Iterator[None]:
 
 def _shell(block: Snippet, folder: Path) -> str:
     """What a block of the shell prints on both outputs; its exit status must be 0, or what the page says."""
-    code = block.code
-    if re.search(r"^(node|npm) ", code, re.MULTILINE) and not node.has_packages():
-        return _trimmed(block.output.text) if block.output else ""
-    command = ["bash", "-euo", "pipefail", "-c", code]
+    command = ["bash", "-euo", "pipefail", "-c", block.code]
     done = subprocess.run(
         command,
         cwd=folder,
