@@ -154,3 +154,52 @@ def test_scale_and_bias_of_an_instance_go_into_the_operator():
 
     model = agrees(fn, [x], ["f32[B,3,4,8]"])
     assert operators(model) == ["Transpose", "InstanceNormalization"]
+
+
+def test_channels_in_front_of_one_axis_are_instances():
+    x, scale, bias = feeds((2, 8, 6), 8)
+
+    def fn(x):
+        return broadcast_back(x, scale, bias, 8, 1, one_pass)
+
+    assert operators(agrees(fn, [x], ["f32[B,8,6]"])) == ["InstanceNormalization"]
+
+
+def rows_normalised(x):
+    mean, variance = one_pass(x, -1)
+    return (x - mean) * jax.lax.rsqrt(variance + EPSILON)
+
+
+def test_rows_that_a_mean_over_places_leaves_are_normalised_as_rows():
+    x, scale, bias = feeds((2, 3, 4, 8), 8)
+
+    def fn(x):
+        return rows_normalised(x.mean((1, 2))) * scale + bias
+
+    model = agrees(fn, [x], ["f32[B,3,4,8]"])
+    assert operators(model) == ["ReduceMean", "LayerNormalization"]
+
+
+def test_rows_with_a_scale_that_is_computed_for_each_example():
+    x, scale, _ = feeds((2, 5, 8), 8)
+    gates = np.stack([scale, -scale])
+
+    def fn(x, gates):
+        return rows_normalised(x) * (1 + gates[:, None])
+
+    model = agrees(fn, [x, gates], ["f32[B,T,8]", "f32[B,8]"])
+    assert operators(model).count("LayerNormalization") == 1
+    assert "Reshape" not in operators(model)
+
+
+def test_rows_by_their_root_mean_square_with_a_scale_for_each_example():
+    x, scale, _ = feeds((2, 5, 8), 8)
+    gates = np.stack([scale, -scale])
+
+    def fn(x, gates):
+        square = jnp.square(x).mean(-1, keepdims=True)
+        return x * jax.lax.rsqrt(square + EPSILON) * (1 + gates[:, None])
+
+    specs = ["f32[B,T,8]", "f32[B,8]"]
+    model = agrees(fn, [x, gates], specs, opset=23)
+    assert operators(model).count("RMSNormalization") == 1

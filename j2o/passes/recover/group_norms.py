@@ -10,7 +10,8 @@ What comes instead has the channels in front, [N, groups, all that is reduced]: 
 - InstanceNormalization where the variance is mean(x²) - μ². The kernel takes two passes. It computes
   x · s + (bias - μ · s), which loses digits where |μ| is many σ; subtracting μ² loses more.
 - LayerNormalization where the variance is mean((x - μ)²), which is exact there, and so is this kernel. It
-  needs a scale of as many elements as are reduced, so that these must be known.
+  needs a scale of as many elements as are reduced, so that these must be known. It is taken for rows that are
+  the last axis already, too, unless a number for each row is a factor, which InstanceNormalization takes in.
 
 GroupNormalization itself is a function that onnxruntime inlines. Its variance may be below 0, so that groups
 of equal numbers give NaN.
@@ -478,12 +479,35 @@ def _replacement(
     order = _order(found)
     if order is None:
         return op.decline("channels of a group stand apart")
+    if _is_last_axis(x, order) and not _has_scale_of_channels(op.root.out, scale):
+        ones = op.const(np.ones(x.type.shape[-1:], np.float32))
+        axis = x.type.rank - 1
+        normal = op.LayerNormalization(x, ones, axis=axis, epsilon=found.epsilon)
+        return normal if scale is None else op.Mul(normal, scale)
     rows = _normalised(op, found, order)
     if rows is None:
         return None
     moved = op.transpose(rows, inverse(order.perm))
     normal = op.reshape(moved, x.type.shape)
     return normal if scale is None else op.Mul(normal, scale)
+
+
+def _is_last_axis(x: Value, order: Order) -> bool:
+    """Return True where the last axis of `x`, and it alone, is reduced."""
+    is_in_order = order.perm == tuple(range(len(order.perm)))
+    if not is_in_order or order.is_split:
+        return False
+    return type(order.inner) is int and x.type.shape[-1] == order.inner
+
+
+def _has_scale_of_channels(out: Value, scale: Value | None) -> bool:
+    """Return True where one number for each row is a factor: InstanceNormalization takes it in."""
+    if scale is None:
+        users = list(out.users())
+        if len(users) != 1 or users[0].op != "onnx.Mul":
+            return False
+        scale = next((v for v in users[0].operands if v is not out), out)
+    return scale.const is not None and scale.type.shape[-1:] == (1,)
 
 
 @rewrite("group_norm", shared=True)

@@ -131,16 +131,33 @@ def layer_norm_plain(op, x, axes, eps: Const):
 @layer_norm_plain.becomes
 def _(op, x, axes, eps):
     form = _form(x, axes, eps)
-    if form is None or x.type.dtype != DType.F32 or _is_scaled(op.root.out):
+    if form is None or x.type.dtype != DType.F32:
         return None
     ones = op.const(np.ones(x.type.shape[form.axis :], np.float32))
     return op.LayerNormalization(x, ones, axis=form.axis, epsilon=form.epsilon)
 
 
-def _is_scaled(value: Value) -> bool:
-    """Return True where a multiplication follows, which the rule with a scale then takes in."""
-    users = list(value.users())
-    return len(users) == 1 and users[0].op == "onnx.Mul"
+@rewrite("layer_norm_scale")
+def layer_norm_scale(op, x, ones: Const, scale, axis, epsilon):
+    """A LayerNormalization without a scale of its own, and a scale, are one."""
+    plain = op.LayerNormalization(x, ones, axis=axis, epsilon=epsilon)
+    return op.Mul(plain, scale)
+
+
+@layer_norm_scale.becomes
+def _(op, x, ones, scale, axis, epsilon):
+    if not _is_all_one(ones):
+        return op.decline("it has a scale already")
+    scale = _per_feature(op, scale, x, axis % x.type.rank)
+    if scale is None:
+        return None
+    return op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon)
+
+
+def _is_all_one(scale: Value) -> bool:
+    """Return True for a constant of nothing but ones, of a size that is looked through."""
+    tensor = scale.const
+    return tensor is not None and tensor.is_small and bool((tensor.load() == 1).all())
 
 
 @rewrite("layer_norm_bias")
@@ -160,7 +177,7 @@ def _(op, x, scale, bias, axis, epsilon):
 def is_layer_norm(op: RuleBuilder, x: Value, axis: int, scale: Value | None) -> bool:
     """Return True where a rule of this file makes LayerNormalization of what stands at the root.
 
-    `x` is normalised from `axis` on; the scale may also stand behind the root.
+    `x` is normalised from `axis` on.
     """
     root = op.root
     rule = layer_norm_plain if scale is None else layer_norm
@@ -168,12 +185,10 @@ def is_layer_norm(op: RuleBuilder, x: Value, axis: int, scale: Value | None) -> 
         return False
     if not dims.is_static(x.type.shape[axis:]):
         return False
-    if scale is None and _is_scaled(root.out):
-        scale = next(v for v in next(root.out.users()).operands if v is not root.out)
     return scale is None or _per_feature(op, scale, x, axis) is not None
 
 
-LAYER_NORMS = (layer_norm, layer_norm_plain, layer_norm_bias)
+LAYER_NORMS = (layer_norm, layer_norm_plain, layer_norm_scale, layer_norm_bias)
 
 
 # ---------------------------------------------------------------------- RMSNormalization
@@ -231,10 +246,27 @@ def rms_norm_plain(op, x, axes, eps: Const):
 @rms_norm_plain.becomes
 def _(op, x, axes, eps):
     form = _rms_form(op, x, axes, eps)
-    if form is None or _is_scaled(op.root.out):
+    if form is None:
         return None
     ones = op.const(np.ones(x.type.shape[form.axis :], x.type.dtype.numpy))
     return op.RMSNormalization(x, ones, axis=form.axis, epsilon=form.epsilon)
 
 
-RMS_NORMS = (rms_norm, rms_norm_plain)
+@rewrite("rms_norm_scale")
+def rms_norm_scale(op, x, ones: Const, scale, axis, epsilon):
+    """An RMSNormalization without a scale of its own, and a scale, are one."""
+    plain = op.RMSNormalization(x, ones, axis=axis, epsilon=epsilon)
+    return op.Mul(plain, scale)
+
+
+@rms_norm_scale.becomes
+def _(op, x, ones, scale, axis, epsilon):
+    if not _is_all_one(ones):
+        return op.decline("it has a scale already")
+    scale = _per_feature(op, scale, x, axis % x.type.rank)
+    if scale is None:
+        return None
+    return op.RMSNormalization(x, scale, axis=axis, epsilon=epsilon)
+
+
+RMS_NORMS = (rms_norm, rms_norm_plain, rms_norm_scale)
