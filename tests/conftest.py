@@ -1,8 +1,12 @@
 """Options of the test-suite, and the tests that older versions of JAX and Flax cannot pass."""
 
+import os
+
 import flax
 import jax
 import pytest
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # before anything imports keras
 
 # A test, or a test and its case: the first version that gives what the test needs. Before it JAX has no such
 # function or argument, another result, or another jaxpr; Flax does not let a copy be written to in a trace.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import re
 import types
 import warnings
@@ -502,7 +501,6 @@ def haiku_state():
 
 
 def keras_net():
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dropout(0.5)]
     return keras.Sequential([*layers, keras.layers.BatchNormalization()])

@@ -624,9 +624,6 @@ def test_tracers_do_not_stay_behind():
 
 
 def test_keras():
-    import os
-
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     layers = [
         keras.Input((4,)),
@@ -647,3 +644,24 @@ def test_keras():
     net(X, training=True)  # the next call draws other numbers
     with pytest.raises(j2o.VerificationError, match="called again"):
         trained.verify(X)
+
+
+def test_a_keras_model_without_weights_is_refused_before_a_trace_makes_them():
+    keras = pytest.importorskip("keras")
+
+    class Late(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    late = Late()
+    for fn in (late, lambda x: late(x) * 2, keras.layers.Dense(3)):
+        with pytest.raises(j2o.SpecError, match=r"has no weights yet; call it once"):
+            j2o.compile(fn, [("B", 8)])
+    x = np.ones((2, 8), np.float32)
+    late(x)
+    j2o.compile(late, [("B", 8)]).verify(x)
+    j2o.compile(keras.layers.Flatten(), [("B", 2, 4)])  # makes none

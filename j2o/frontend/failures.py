@@ -44,6 +44,10 @@ NO_SIZES = (
     "give that size as a number in the spec, or use lax.fori_loop, lax.scan "
     "and jax.numpy, which take symbolic sizes"
 )
+OTHER_AXES = (
+    "no constraint alone would settle it: the function may want other axes, "
+    "and jax.vmap adds one for the batch"
+)
 # what would work where a program asks for a value that is known only when the model runs
 ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (
@@ -129,6 +133,8 @@ def explained(error: Exception, options: Sequence[tuple[str, ...]] = ()) -> J2OE
             f"{where}the program needs a number where it has a symbolic size: "
             f"{_question_in(text)}; {NO_SIZES}"
         )
+    if _is_raised_by_jax(error) and settling(text):
+        return TraceError(f"{where}{_question_in(text)}; {OTHER_AXES}")
     return TraceError(f"{where}{_told(error, text)}")
 
 
@@ -145,9 +151,7 @@ def _open_question(
 
 def _needs_a_number(error: Exception, text: str) -> bool:
     """Return True where the program uses a symbolic size as only a number can be used."""
-    if isinstance(error, Inconclusive) or re.search(NO_NUMBER, text):
-        return True
-    return _is_raised_by_jax(error) and bool(settling(text))
+    return isinstance(error, Inconclusive) or re.search(NO_NUMBER, text) is not None
 
 
 def _told(error: Exception, text: str) -> str:

@@ -317,3 +317,28 @@ def is_keras_variable(x: Any) -> bool:
     """Return True for a variable of keras, which j2o never imports itself."""
     variable = getattr(sys.modules.get("keras"), "Variable", None)
     return variable is not None and isinstance(x, variable)
+
+
+def unbuilt_keras(held: Held) -> str | None:
+    """The class of a keras model that has no weights yet, or of such a layer that is the program itself.
+
+    A trace would make them, out of values that are gone afterwards.
+    """
+    keras = sys.modules.get("keras")
+    layer_kind = getattr(keras, "Layer", None)
+    if layer_kind is None:
+        return None
+    for _, x in held.objects:
+        if isinstance(x, layer_kind) and not x.built and _makes_weights(x, held):
+            return type(x).__name__
+    return None
+
+
+def _makes_weights(layer: Any, held: Held) -> bool:
+    """Return True where the first call of a layer surely builds it; layers of a model may never be called."""
+    keras: Any = sys.modules["keras"]
+    if isinstance(layer, keras.Model):
+        return True
+    is_root = layer is held.root.fn
+    has_own_build = not getattr(layer.build, "_is_default", False)
+    return is_root and has_own_build

@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 import jax
 from jax import core as jcore
 
-from j2o.errors import J2OError, TraceError
+from j2o.errors import J2OError, SpecError, TraceError
 from j2o.frontend.failures import explained, question_of, told_constraints
-from j2o.frontend.held import Held, Program, held_by
+from j2o.frontend.held import Held, Program, held_by, unbuilt_keras
 from j2o.frontend.modules import Copies, copied, holders_of_state
 from j2o.frontend.settle import Attempt, verified
 from j2o.frontend.writes import lost_writes, put_back, snapshot, warnings_of
@@ -56,6 +56,10 @@ def trace(program: Program, avals: Sequence[Any], arguments: Arguments) -> Trace
     be taken. What stops a program from outside (KeyboardInterrupt, SystemExit) comes through.
     """
     held = held_by(program)
+    unbuilt = unbuilt_keras(held)
+    if unbuilt is not None:
+        advice = "call it once with an array, or its build(shape)"
+        raise SpecError(f"fn: {unbuilt} of keras has no weights yet; {advice}")
     holders = holders_of_state(held)
     lost: list[int] = []
 
