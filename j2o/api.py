@@ -24,9 +24,11 @@ from j2o.arguments import (
 from j2o.collector import CollectorPaused
 from j2o.compiled import Compiled, Recipe
 from j2o.errors import SpecError, TraceError, shown
+from j2o.frontend.frames import Calls
 from j2o.frontend.held import Held, Program, held_by
 from j2o.frontend.lift import lift, type_of
 from j2o.frontend.modules import copied, holders_of_state
+from j2o.frontend.naming import name_modules
 from j2o.frontend.retrace import Retracer
 from j2o.frontend.state import KEYWORD, state_in, values_of, with_state
 from j2o.frontend.trace import Traced, trace
@@ -327,6 +329,7 @@ def lifted(
     `equations` takes the equation of JAX that each node stands for.
     """
     specs, traced = program.specs, program.traced
+    calls = Calls()
     graph = lift(
         traced.jaxpr,
         dims=specs.scope,
@@ -336,8 +339,10 @@ def lifted(
         has_rule=has_rule,
         notes=report.notes,
         equations=equations,
+        calls=calls,
     )
     _bind_weights(graph, [leaf.weight for leaf in specs.leaves])
+    name_modules(graph, calls)
     graph.input_names = [leaf.name for leaf in specs.inputs]
     graph.output_names = _output_names(traced, graph.input_names, request)
     out_types = tuple(map(type_of, traced.jaxpr.out_avals))

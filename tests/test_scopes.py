@@ -1,8 +1,12 @@
-"""The modules that nodes come from: known from the program's scopes, and told by `scopes`."""
+"""The modules that nodes come from: found in the name stack or by the weights, kept by the passes."""
 
+import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 
 import j2o
@@ -58,8 +62,8 @@ def test_what_is_inside_of_a_loop_or_a_call():
             return lax.scan(lambda c, _: (step(c), c.sum()), x, None, length=3)
 
     lines = told(j2o.compile(fn, [(3,)], opt_level=0).graph)
-    assert "outer/inner: Sin" in lines
-    assert "outer/inner: Max" in lines
+    assert "outer/step/inner: Sin" in lines
+    assert "outer/step/inner: Max" in lines
     assert "outer: ReduceSum" in lines
 
 
@@ -84,7 +88,7 @@ graph @main(%x: f32[4]) {
 }
 """)
     assert told(graph) == ["blocks/0: Mul", "blocks/1: Mul", ": Relu"]
-    assert scopes(graph)[graph.first] == ("blocks",)
+    assert scopes(graph)[graph.first] == ()
     assert graph.last.prev.loc is None
     assert graph.first.next.loc == Loc("m.py", 1, "f", "blocks/0")
 
@@ -93,3 +97,324 @@ def test_common():
     assert common([("a", "b", "c"), ("a", "b"), ("a", "b", "d")]) == ("a", "b")
     assert common([("a",), ("b",)]) == ()
     assert common([]) == ()
+    # a list of modules is none; an element of one is
+    assert common([("a", "blocks", "0", "b"), ("a", "blocks", "1")]) == ("a",)
+    assert common([("tokens", "0", "0"), ("tokens", "0", "1")]) == ("tokens", "0")
+
+
+# ------------------------------------------------------------------------------------ frameworks
+
+
+def modules(fn, specs, level=1):
+    """The modules of a compiled program, and those inside of its functions, each once, in their order."""
+    graph = j2o.compile(fn, specs, opt_level=level).graph
+    found = [
+        "/".join(scope)
+        for node, scope in reversed(scopes(graph).items())
+        if node.op not in ("const", "return")
+    ]
+    return list(dict.fromkeys(found))
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.LayerNorm(8, rngs=rngs)
+        self.att = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+        self.up = nnx.Linear(8, 16, rngs=rngs)
+        self.down = nnx.Linear(16, 8, rngs=rngs)
+
+    def __call__(self, x):
+        x = x + self.att(self.norm(x))
+        return x + self.down(nnx.gelu(self.up(x)))
+
+
+class Mlp(nnx.Module):
+    def __init__(self, rngs):
+        self.up = nnx.Linear(8, 16, rngs=rngs)
+        self.down = nnx.Linear(16, 8, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.down(nnx.gelu(self.up(x)))
+
+
+class Net(nnx.Module):
+    def __init__(self, depth=2):
+        rngs = nnx.Rngs(0)
+        self.embed = nnx.Embed(10, 8, rngs=rngs)
+        self.blocks = nnx.List([Block(rngs) for _ in range(depth)])
+        self.head = nnx.Sequential(
+            nnx.Linear(8, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 8, rngs=rngs)
+        )
+
+    def __call__(self, ids):
+        x = self.embed(ids) + 1
+        for block in self.blocks:
+            x = block(x)
+        return self.embed.attend(self.head(x))
+
+
+IDS = ["i32[b,4]"]
+
+
+@LEVELS
+def test_nnx_by_its_weights(level):
+    graph = j2o.compile(Net(), IDS, opt_level=level).graph
+    lines = set(told(graph))
+    for i in range(2):
+        assert f"blocks/{i}/att/out: MatMul" in lines
+        assert f"blocks/{i}/up: MatMul" in lines
+        # two that use no weight: what the residuals add
+        assert f"blocks/{i}: Add" in lines
+    assert ": Add" in lines
+    assert {"head/layers/0: MatMul", "head/layers/2: MatMul"} <= lines
+    assert "embed: MatMul" in lines
+    if level >= 2:  # what passes have made of several
+        assert {
+            "blocks/0/norm: LayerNormalization",
+            "blocks/0/att: MatMul",
+            "blocks/0/att: Attention",
+            "blocks/0: Gelu",
+            "head: Relu",
+        } <= lines
+    else:
+        assert {
+            "blocks/0/norm: Sqrt",
+            "blocks/0/att/query: MatMul",
+            "blocks/0/att: Exp",
+            "blocks/0: Tanh",
+            "head: Max",
+        } <= lines
+
+
+def test_a_block_more_changes_nothing_before_it():
+    two = told(j2o.compile(Net(2), IDS).graph)
+    three = told(j2o.compile(Net(3), IDS).graph)
+    added = [line for line in three if line.startswith("blocks/2")]
+    assert added
+    assert [line for line in three if not line.startswith("blocks/2")] == two
+
+
+def test_equal_runs_give_equal_modules():
+    first, second = (told(j2o.compile(Net(), IDS).graph) for _ in range(2))
+    assert first == second
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(2):
+            x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+        x = nn.RNN(nn.LSTMCell(8))(x)
+        return nn.Dense(3)(jnp.tanh(x)), jnp.einsum("abc,abd->acd", x, x)
+
+
+def test_linen_by_its_names():
+    net = Linen()
+    weights = j2o.weights(net.init(jax.random.key(0), np.zeros((1, 4, 8))))
+    found = modules(net.apply, [weights, "f32[b,4,8]"])
+    assert {one for one in found if "LSTM" not in one} == {
+        "Linen/LayerNorm_0",
+        "Linen/MultiHeadDotProductAttention_0/query",
+        "Linen/MultiHeadDotProductAttention_0/key",
+        "Linen/MultiHeadDotProductAttention_0/value",
+        "Linen/MultiHeadDotProductAttention_0",
+        "Linen/MultiHeadDotProductAttention_0/out",
+        "Linen",
+        "Linen/LayerNorm_1",
+        "Linen/MultiHeadDotProductAttention_1/query",
+        "Linen/MultiHeadDotProductAttention_1/key",
+        "Linen/MultiHeadDotProductAttention_1/value",
+        "Linen/MultiHeadDotProductAttention_1",
+        "Linen/MultiHeadDotProductAttention_1/out",
+        "Linen/RNN_0",
+        "Linen/Dense_0",
+    }
+    assert "Linen/RNN_0/LSTMCell_0/hf" in found
+
+
+class Equinox(eqx.Module):
+    att: eqx.nn.MultiheadAttention
+    mlp: eqx.nn.MLP
+
+    def __call__(self, x):
+        x = x + self.att(x, x, x)
+        return x + jax.vmap(self.mlp)(x)
+
+
+def test_equinox_by_its_weights():
+    one, two = jax.random.split(jax.random.key(0))
+    net = Equinox(
+        eqx.nn.MultiheadAttention(2, 8, key=one), eqx.nn.MLP(8, 8, 16, 1, key=two)
+    )
+    assert modules(net, ["f32[4,8]"]) == [
+        "att",
+        "att/query_proj",
+        "att/key_proj",
+        "att/value_proj",
+        "att/output_proj",
+        "",
+        "mlp/layers/0",
+        "mlp",
+        "mlp/layers/1",
+    ]
+
+
+# ------------------------------------------------------------------------------------ plain pytrees
+
+
+def matrix(n=8):
+    return np.ones((n, n), np.float32)
+
+
+def attention(weights, x):
+    q = x @ weights["q"]["w"]
+    k = x @ weights["k"]["w"]
+    return jax.nn.softmax(q @ k.T) @ x
+
+
+def block(weights, x):
+    x = x + attention(weights["att"], x * weights["scale"])
+    with jax.named_scope("ff"):
+        return x + jnp.tanh(x @ weights["w"])
+
+
+def plain(weights, x):
+    for layer in weights["layers"]:
+        x = block(layer, x)
+    return jnp.exp(x @ weights["head"]["w"])
+
+
+def layer():
+    att = {"q": {"w": matrix()}, "k": {"w": matrix()}}
+    return {"att": att, "w": matrix(), "scale": matrix()[0]}
+
+
+WEIGHTS = {"layers": [layer(), layer()], "head": {"w": matrix()}}
+OF_PLAIN = [
+    "layers/0",
+    "layers/0/att/q",
+    "layers/0/att/k",
+    "layers/0/att",
+    "layers/0/ff",
+    "layers/1",
+    "layers/1/att/q",
+    "layers/1/att/k",
+    "layers/1/att",
+    "layers/1/ff",
+    "head",
+    "",
+]
+
+
+def test_a_dictionary_of_weights():
+    assert modules(plain, [j2o.weights(WEIGHTS), "f32[4,8]"]) == OF_PLAIN
+    held = jax.tree.map(jnp.asarray, WEIGHTS)
+    found = modules(lambda x: plain(held, x), ["f32[4,8]"])
+    assert found == [f"held/{one}".rstrip("/") for one in OF_PLAIN]
+
+
+def test_weights_that_are_inputs_of_a_gradient():
+    specs = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), WEIGHTS)
+
+    def gradient(weights, x):
+        return jax.grad(lambda weights: plain(weights, x).sum())(weights)
+
+    found = modules(gradient, [specs, "f32[4,8]"])
+    assert sorted(found) == sorted(set(OF_PLAIN) - {""})
+    lines = told(j2o.compile(gradient, [specs, "f32[4,8]"], opt_level=1).graph)
+    # tanh and its derivative, 1 - tanh²
+    for i in range(2):
+        assert lines.count(f"layers/{i}/ff: Tanh") == 1
+        assert f"layers/{i}/ff: Sub" in lines
+
+
+def test_stacked_weights_in_a_scan():
+    stacked = jax.tree.map(lambda *w: np.stack(w), *WEIGHTS["layers"])
+
+    def scanned(weights, x):
+        return lax.scan(lambda x, one: (block(one, x), None), x, weights["layers"])[0]
+
+    weights = j2o.weights({"layers": stacked})
+    graph = j2o.compile(scanned, [weights, "f32[4,8]"], opt_level=1).graph
+    (scan,) = graph.holders
+    found = scopes(graph)
+    inside = {"/".join(found[node]) for node in scan.graphs[0] if node.op != "return"}
+    assert inside == {
+        "layers",
+        "layers/att",
+        "layers/att/q",
+        "layers/att/k",
+        "layers/ff",
+    }
+
+
+def test_a_table_that_all_blocks_read_names_none_of_them():
+    table = np.arange(8, dtype=np.float32)
+
+    def one(weights, table, x):
+        return jnp.sin(table) * jnp.tanh(x @ weights["up"]["w"]) @ weights["down"]["w"]
+
+    def fn(weights, x):
+        for layer in weights["layers"]:
+            x = one(layer, weights["table"], x)
+        return x
+
+    layers = [{"up": {"w": matrix()}, "down": {"w": matrix()}} for _ in range(2)]
+    weights = j2o.weights({"layers": layers, "table": table})
+    lines = told(j2o.compile(fn, [weights, "f32[4,8]"], opt_level=0).graph)
+    assert "layers/0: Tanh" in lines
+    assert "layers/1: Tanh" in lines
+
+
+def test_one_function_that_calls_the_parts_of_all_blocks():
+    def fn(weights, x):
+        for layer in weights["layers"]:
+            y = jnp.tanh(x @ layer["up"]["w"])
+            x = x + y @ layer["down"]["w"]
+        return x
+
+    layers = [{"up": {"w": matrix()}, "down": {"w": matrix()}} for _ in range(2)]
+    weights = j2o.weights({"layers": layers})
+    assert told(j2o.compile(fn, [weights, "f32[4,8]"], opt_level=0).graph) == [
+        "layers/0/up: MatMul",
+        "layers/0: Tanh",
+        "layers/0/down: MatMul",
+        ": Add",
+        "layers/1/up: MatMul",
+        "layers/1: Tanh",
+        "layers/1/down: MatMul",
+        ": Add",
+    ]
+
+
+# ------------------------------------------------------------------------------------ functions
+
+
+def test_one_function_for_all_blocks():
+    class Marked(nnx.Module):
+        def __init__(self):
+            self.blocks = nnx.List([Mlp(nnx.Rngs(0)) for _ in range(2)])
+
+        def __call__(self, x):
+            for one in self.blocks:
+                x = j2o.function(one)(x)
+            return x
+
+    graph = j2o.compile(Marked(), ["f32[b,4,8]"], opt_level=2).graph
+    found = scopes(graph)
+    calls = [node for node in graph if node.op == "call"]
+    assert [found[call] for call in calls] == [("blocks", "0"), ("blocks", "1")]
+    (function,) = graph.functions.values()
+    inside = {"/".join(found[node]) for node in function if node.op != "return"}
+    assert inside == {"", "up", "down"}
+
+
+def test_repeated_blocks_are_called_where_they_stood():
+    graph = j2o.compile(Net(6), IDS, opt_level=3).graph
+    found = scopes(graph)
+    calls = ["/".join(found[node]) for node in graph if node.op == "call"]
+    assert len(calls) >= 4
+    assert all(call.startswith("blocks/") for call in calls)
+    (function,) = graph.functions.values()
+    inside = {"/".join(found[node]) for node in function if node.op != "return"}
+    assert inside == {"", "norm", "att", "att/out", "up", "down"}

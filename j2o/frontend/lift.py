@@ -21,10 +21,11 @@ from jax.extend import core as jcore
 
 from j2o.errors import TraceError, UnsupportedError
 from j2o.frontend.failures import explained
+from j2o.frontend.frames import Calls, Frames, Place
 from j2o.frontend.host import CALLING, PRINTING, called_function, error_of, name_of
 from j2o.frontend.own_code import traced_code
 from j2o.frontend.params import ParamError, dtype_from_jax, normalise
-from j2o.frontend.sources import location, scope_of
+from j2o.frontend.sources import jit_name, location
 from j2o.frontend.versions import known_params, plain_array
 from j2o.ir.dims import DimScope, normal
 from j2o.ir.graph import Graph, Loc, Node, Value
@@ -69,13 +70,15 @@ def lift(
     has_rule: Callable[[str], bool] = always,
     notes: list[str] | None = None,
     equations: dict[Node, Any] | None = None,
+    calls: Calls | None = None,
 ) -> Graph:
     """Return a root graph for a ClosedJaxpr, with a `lax.*` node for each equation.
 
     `const` turns a captured array into a tensor (and so names it). `hints` name the inputs. With `located`,
     nodes get the source line of their equation. `has_rule` says which primitives stay what they are though
     JAX has code for them. `notes` takes a line for each thing that is left out, `equations` the equation that
-    each node stands for, where it stands for one.
+    each node stands for, where it stands for one, `calls` the calls of Python functions that nodes were
+    traced in.
 
     Raises UnsupportedError listing every equation whose parameters or dtypes cannot be kept.
     """
@@ -84,7 +87,13 @@ def lift(
         discharged = getattr(discharge, "discharge_state2", discharge.discharge_state)
         closed = discharged(closed)
     keep = const or (lambda array: ArrayTensor(np.asarray(array)))
-    lifter = _Lifter(keep, located, has_rule, [] if notes is None else notes)
+    lifter = _Lifter(
+        keep,
+        located,
+        has_rule,
+        notes=[] if notes is None else notes,
+        calls=Calls() if calls is None else calls,
+    )
     lifter.equations = equations
     graph = lifter.graph(closed.jaxpr, closed.consts, name, hints)
     graph.own_dims = dims
@@ -102,6 +111,7 @@ class _Lifter:
         located: bool,
         has_rule: Callable[[str], bool],
         notes: list[str],
+        calls: Calls,
     ) -> None:
         self.const = const
         self.located = located
@@ -109,7 +119,10 @@ class _Lifter:
         self.notes = notes
         self.problems: list[str] = []
         self.equations: dict[Node, Any] | None = None
-        self.scope = ""  # of the jaxpr that is being lifted
+        self.calls = calls
+        # of the equation that is being lifted
+        self.place = Place("", calls.root, False)
+        self.is_alone = False  # with no other in its jaxpr
         self.depth = 0  # how much code of primitives is around what is lifted
 
     def graph(
@@ -123,10 +136,16 @@ class _Lifter:
         for i, var in enumerate(jaxpr.invars):
             hint = hints[i] if i < len(hints) else ""
             scope.values[var] = graph.add_input(type_of(var.aval), hint)
+        around = self.place
+        frames = Frames(self.calls, around)
         for eqn in jaxpr.eqns:
+            if self.located:
+                self.place = frames.place(eqn)
+            self.is_alone = len(jaxpr.eqns) == 1
             operands = [scope.read(atom) for atom in eqn.invars]
             results = self.equation(graph, eqn, operands)
             scope.values.update(zip(eqn.outvars, results, strict=True))
+        self.place = around
         graph.set_outputs([scope.read(atom) for atom in jaxpr.outvars])
         return graph
 
@@ -144,17 +163,7 @@ class _Lifter:
 
         Of a node, of the code that stands for its primitive, or of the host.
         """
-        around = self.scope
-        self.scope = scope_of(eqn, around)
-        results = self.located_equation(graph, eqn, inputs)
-        self.scope = around
-        return results
-
-    def located_equation(
-        self, graph: Graph, eqn: Any, inputs: list[Value]
-    ) -> Sequence[Value]:
-        """The results of one equation, `scope` being its own."""
-        loc = location(eqn, self.scope) if self.located else None
+        loc = location(eqn, self.place.scope) if self.located else None
         name = eqn.primitive.name
         if name in CALLING or name in PRINTING or name == "check":
             return self.on_host(graph, eqn, inputs, loc)
@@ -170,11 +179,18 @@ class _Lifter:
             types = [Type(DType.BOOL, ()) for _ in eqn.outvars]
         if name in OPAQUE:
             jaxprs = []
+        if not self.is_alone:
+            self.place = self.place.inside(jit_name(eqn))
         regions = [self.region(jaxpr, f"{name}_{i}") for i, jaxpr in enumerate(jaxprs)]
         hints = [name] * len(types)
         node = Node(f"lax.{name}", inputs, types, attrs, regions, loc, hints)
         if self.equations is not None:
             self.equations[node] = eqn
+        return self.inserted(graph, node)
+
+    def inserted(self, graph: Graph, node: Node) -> Sequence[Value]:
+        """The results of a node that an equation gives, once it stands in the graph."""
+        self.calls.places[node] = self.place
         return graph.insert(node).outputs
 
     def region(self, jaxpr: Any, name: str) -> Graph:
@@ -219,7 +235,7 @@ class _Lifter:
         self.located = located
         types = [value.type for value in region.outputs]
         node = Node("lax.closed_call", inputs, types, {}, [region], loc)
-        return graph.insert(node).outputs
+        return self.inserted(graph, node)
 
     # ---------------------------------------------------------------- the host
 
@@ -244,7 +260,7 @@ class _Lifter:
         types = [type_of(var.aval) for var in eqn.outvars]
         hints = [name] * len(types)
         node = Node(f"lax.{name}", inputs, types, attrs, (), loc, hints)
-        return graph.insert(node).outputs
+        return self.inserted(graph, node)
 
 
 class _Scope:

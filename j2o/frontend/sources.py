@@ -1,23 +1,27 @@
-"""Where an equation comes from: the user's frame and JAX's name stack. Uses `jax._src.source_info_util`."""
+"""Where an equation comes from: the user's frame, and the parts of the program that JAX's name stack tells.
+
+Uses of private JAX: `source_info_util`.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax._src import source_info_util
 
 from j2o.ir.graph import Loc
+from j2o.ir.places import is_installed
 
 FRONTEND = os.path.dirname(__file__) + os.sep
+PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 # steps that name nothing: Haiku has `~` for what is made outside of a module's call
 NO_STEPS = frozenset(["", "~"])
-PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def location(eqn: Any, scope: str = "") -> Loc | None:
-    """The user's frame of an equation, and the module that it belongs to.
+    """The user's frame of an equation, and the part of the program that it belongs to.
 
     None where JAX kept no traceback, and for code that no user wrote.
     """
@@ -25,34 +29,6 @@ def location(eqn: Any, scope: str = "") -> Loc | None:
     if frame is None:
         return None
     return Loc(frame.file_name, frame.start_line, frame.function_name, scope)
-
-
-def scope_of(eqn: Any, around: str) -> str:
-    """The scope of an equation that stands in a jaxpr of the scope `around`.
-
-    JAX starts a new name stack in each jaxpr.
-    """
-    own = _names(eqn.source_info.name_stack.stack)
-    return f"{around}/{own}" if around and own else around or own
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(stack: tuple[Any, ...]) -> str:
-    """The names in a stack of JAX's, without its transformations, such as jvp and vmap."""
-    scopes = [
-        entry.name for entry in stack if isinstance(entry, source_info_util.Scope)
-    ]
-    steps = [step for name in scopes if is_name(name) for step in name.split("/")]
-    return "/".join(step for step in steps if step not in NO_STEPS)
-
-
-def is_name(scope: str) -> bool:
-    """Return True for a scope that names a part of a program.
-
-    False for the formula of an einsum, and for a class of Equinox, which names all the modules of its kind.
-    """
-    is_formula = "," in scope or "->" in scope
-    return not is_formula and not scope.startswith("eqx.")
 
 
 @functools.lru_cache(maxsize=64)
@@ -64,3 +40,56 @@ def _user_frame(traceback: Any) -> source_info_util.Frame | None:
         if not frame.file_name.startswith(PACKAGE):
             return frame
     return None
+
+
+# ------------------------------------------------------------------------------------ names
+
+
+class Names(NamedTuple):
+    """What a name stack says: the parts of the program, and whether a derivative walks back through them."""
+
+    scope: str
+    is_backwards: bool
+
+
+def names_of(eqn: Any) -> Names:
+    """What the name stack of an equation says; it starts anew in each jaxpr."""
+    return _names(eqn.source_info.name_stack.stack)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(stack: tuple[Any, ...]) -> Names:
+    """Scopes are names. Transformations, such as vmap, are none."""
+    names: list[str] = []
+    is_backwards = False
+    for entry in stack:
+        if not isinstance(entry, source_info_util.Scope):
+            is_backwards = is_backwards or entry.name == "transpose"
+        elif _is_a_part(entry.name):
+            names.append(entry.name)
+    return Names("/".join(steps(*names)), is_backwards)
+
+
+def steps(*names: str) -> list[str]:
+    """The steps of paths, one after the other, without those that say nothing."""
+    return [step for step in "/".join(names).split("/") if step not in NO_STEPS]
+
+
+def _is_a_part(scope: str) -> bool:
+    """Return True for a scope that names a part of a program.
+
+    False for the formula of an einsum, and for a class of Equinox, which names all modules of its kind.
+    """
+    is_formula = "," in scope or "->" in scope
+    return not is_formula and not scope.startswith("eqx.")
+
+
+def jit_name(eqn: Any) -> str:
+    """The name of the user's own function that a jit calls; "" for another, and for what is no jit."""
+    name = eqn.params.get("name")
+    inner = getattr(eqn.params.get("jaxpr"), "jaxpr", None)
+    if not isinstance(name, str) or not name.isidentifier() or inner is None:
+        return ""
+    file = inner.debug_info.func_filename
+    is_own = file is not None and not is_installed(file)
+    return name if is_own and source_info_util.is_user_filename(file) else ""

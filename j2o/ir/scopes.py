@@ -35,7 +35,8 @@ def _scope(node: Node, found: dict[Node, Scope]) -> Scope:
     if node.op == "return":
         holder = node.home.parent
         return () if holder is None else own_scope(holder.loc)
-    if node.loc is not None:
+    # constants and sizes are made once for all that use them
+    if node.loc is not None and node.op not in ("const", "dims"):
         return own_scope(node.loc)
     users = [found[user] for value in node.outputs for user in value.users()]
     return common(users)
@@ -46,15 +47,55 @@ def own_scope(loc: Loc | None) -> Scope:
     return tuple(loc.scope.split("/")) if loc is not None and loc.scope else ()
 
 
+def placed(loc: Loc | None, scope: Scope) -> Loc | None:
+    """Return a location in another module; None where there is none."""
+    if loc is None:
+        return None
+    return Loc(loc.file, loc.line, loc.function, "/".join(scope))
+
+
+def take_out_common(body: Graph) -> Scope:
+    """Take the module that the nodes of a function have in common out of their scopes, and return it.
+
+    Calls of the function stand in it: one body serves several modules.
+    """
+    paths = {node: own_scope(node.loc) for node in body.walk() if node.loc is not None}
+    around = common(list(paths.values()))
+    for node, path in paths.items():
+        node.loc = placed(node.loc, path[len(around) :])
+    return around
+
+
+def shared_loc(one: Loc | None, other: Loc | None) -> Loc | None:
+    """Return the location of what stands for two nodes: the line of the first, and the module around both."""
+    if one is None or other is None or one.scope == other.scope:
+        return one
+    return placed(one, common([own_scope(one), own_scope(other)]))
+
+
 def common(paths: Sequence[Scope]) -> Scope:
-    """Return the longest path that all of these start with; () where there are none."""
-    return functools.reduce(_common_of_two, paths) if paths else ()
+    """Return the innermost module around all of these; () where there are none.
+
+    A list of modules, such as the `blocks` around `blocks/0` and `blocks/1`, is no module itself.
+    """
+    return functools.reduce(_around_both, paths) if paths else ()
 
 
-def _common_of_two(one: Scope, other: Scope) -> Scope:
+def _around_both(one: Scope, other: Scope) -> Scope:
+    """The innermost module around two."""
+    length = equal_steps(one, other)
+    both = one[:length]
+    beyond = (*one[length : length + 1], *other[length : length + 1])
+    are_elements = len(beyond) == 2 and all(step.isdigit() for step in beyond)
+    is_list = are_elements and length > 0 and not both[-1].isdigit()
+    return both[:-1] if is_list else both
+
+
+def equal_steps(one: Scope, other: Scope) -> int:
+    """Return how many steps two paths have in common from the start."""
     length = 0
     for a, b in zip(one, other, strict=False):
         if a != b:
             break
         length += 1
-    return one[:length]
+    return length

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from j2o.ir.graph import Graph, Node
+from j2o.ir.scopes import shared_loc
 from j2o.ir.types import exact_attrs
 from j2o.passes.pipeline import graph_pass
 
@@ -33,6 +34,7 @@ def _merge(graph: Graph, outer: tuple[dict[Any, Node], ...]) -> int:
         elif [v.type for v in node.outputs] == [
             v.type for v in twin.outputs
         ]:  # some are given, not inferred
+            twin.loc = shared_loc(twin.loc, node.loc)
             node.replace_by(*twin.outputs)
             count += 1
     return count

@@ -7,12 +7,14 @@ heads.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from j2o.ir import views
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.scopes import shared_loc
 from j2o.ir.tensor import Tensor, tensor
 from j2o.ir.types import same_shape
 from j2o.passes.layout.affine import only_user
@@ -103,7 +105,8 @@ def _is_worth(group: Sequence[Projection]) -> bool:
 def _write(x: Value, group: Sequence[Projection], first: Node) -> None:
     """Make one product of the group, in front of `first`, and give its parts to the users."""
     node = group[0].node
-    op = Builder(node.home, first, node.loc, node.out.hint)
+    loc = functools.reduce(shared_loc, [one.node.loc for one in group])
+    op = Builder(node.home, first, loc, node.out.hint)
     weights = tuple(one.weight for one in group)
     product = op.MatMul(x, op.const(views.concatenated(weights, 1)))
     biases = [one.bias for one in group if one.bias is not None]

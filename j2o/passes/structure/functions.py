@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from j2o.ir.graph import Graph, Loc, Node, Value, clone_node
 from j2o.ir.marks import MARK
 from j2o.ir.same import fingerprint
+from j2o.ir.scopes import placed, take_out_common
 from j2o.ir.tensor import Tensor
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
@@ -61,9 +62,10 @@ class Outliner:
         outer = lift_weights(body, node)
         node.graphs = ()
         body.parent = None
+        loc = placed(node.loc, take_out_common(body))
         function = self.shared(body, name)
         operands = [*node.inputs, *outer]
-        call = call_of(function, operands, node.outputs, node.loc)
+        call = call_of(function, operands, node.outputs, loc)
         node.home.insert(call, before=node)
         node.replace_by(*call.outputs)
 

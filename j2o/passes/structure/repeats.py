@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from j2o.ir.graph import Graph, Node, Value, clone_node
+from j2o.ir.scopes import equal_steps, own_scope, placed
 from j2o.ir.types import exact_attrs
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
@@ -222,11 +223,14 @@ class Result(NamedTuple):
 def _outline(graph: Graph, blocks: Sequence[Block], functions: Outliner) -> None:
     """Replace blocks of one form by calls of one function."""
     results = sorted({result for block in blocks for result in _used_outside(block)})
-    function = functions.shared(_body(blocks[0], results), "block")
+    steps = _steps_of_block(*blocks[:2])
+    function = functions.shared(_body(blocks[0], results, steps), "block")
     for block in blocks:
         old_values = [result.of(block) for result in results]
         operands = _wiring(block).outside
-        call = call_of(function, operands, old_values, block[0].loc)
+        first = block[0]
+        loc = placed(first.loc, own_scope(first.loc)[: steps[0]])
+        call = call_of(function, operands, old_values, loc)
         graph.insert(call, before=block[-1].next)
         for old, new in zip(old_values, call.outputs, strict=True):
             old.replace_by(new)
@@ -234,8 +238,24 @@ def _outline(graph: Graph, blocks: Sequence[Block], functions: Outliner) -> None
             node.erase()
 
 
-def _body(block: Block, results: Sequence[Result]) -> Graph:
-    """A function of what comes from outside that does what a block does."""
+def _steps_of_block(block: Block, next_block: Block) -> list[int]:
+    """For each node, how many steps of its scope tell blocks apart: those up to the first that differs.
+
+    All of them, where none does.
+    """
+    found: list[int] = []
+    for node, other in zip(block, next_block, strict=True):
+        scope = own_scope(node.loc)
+        equal = equal_steps(scope, own_scope(other.loc))
+        found.append(min(equal + 1, len(scope)))
+    return found
+
+
+def _body(block: Block, results: Sequence[Result], steps: Sequence[int]) -> Graph:
+    """A function of what comes from outside that does what a block does.
+
+    Its nodes lose so many steps of their scopes: its calls stand in these.
+    """
     body = Graph("block")
     rows, outside = _wiring(block)
     inputs = [body.add_input(value.type, role(value)) for value in outside]
@@ -246,12 +266,13 @@ def _body(block: Block, results: Sequence[Result]) -> Graph:
             return inputs[place]
         return None if place is None else values[place]
 
-    for node, row in zip(block, rows, strict=True):
+    for node, row, own_steps in zip(block, rows, steps, strict=True):
         for value in row:
             # a size or number that is made before the block gets a copy of its own
             if isinstance(value, Value) and value not in values:
                 body.insert(clone_node(value.producer, values))
         copy = body.insert(clone_node(node, values))
+        copy.loc = placed(node.loc, own_scope(node.loc)[own_steps:])
         copy.set_inputs([operand(place) for place in row])
     body.set_outputs([values[result.of(block)] for result in results])
     return body

@@ -1,0 +1,150 @@
+"""The calls of Python functions that the equations of a program were traced in, as a tree.
+
+A module runs as the call of a function. So the tree shows where the equations of a module begin and end, also
+where a framework names none. JAX keeps with each equation the functions that were open, and the place in the
+code of each. It does not keep whether two equations of one function are of one call. Of equations that follow
+each other they are, unless the second stands before the first in the code, and no loop leads back there. A
+derivative walks backwards through the code: there it is the other way round.
+
+Uses of private JAX: `source_info_util`, and the frames of its tracebacks.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+from types import CodeType
+from typing import Any, NamedTuple
+
+from jax._src import source_info_util
+
+from j2o.frontend.sources import Names, names_of
+from j2o.ir.graph import Node
+
+
+class Call:
+    """One call in the tree; `parent` is the call around it, None for the program itself."""
+
+    __slots__ = ("depth", "parent")
+
+    def __init__(self, parent: Call | None) -> None:
+        self.parent = parent
+        self.depth: int = 0 if parent is None else parent.depth + 1
+
+
+class Place(NamedTuple):
+    """Where an equation stands: its scope, its innermost call, and whether it is a part of a derivative."""
+
+    scope: str
+    call: Call
+    is_backwards: bool
+
+    def inside(self, name: str) -> Place:
+        """The place in a part of this name."""
+        scope = f"{self.scope}/{name}" if self.scope and name else self.scope or name
+        return self._replace(scope=scope)
+
+
+class Calls:
+    """The calls of a program: `made` has all, outer ones first, `places` where each node stands."""
+
+    def __init__(self) -> None:
+        self.root = Call(None)
+        self.made = [self.root]
+        self.places: dict[Node, Place] = {}
+
+    def of(self, node: Node) -> Call:
+        """The innermost call that a node stands in."""
+        place = self.places.get(node)
+        return self.root if place is None else place.call
+
+    def new(self, parent: Call) -> Call:
+        """One more call, made in another."""
+        call = Call(parent)
+        self.made.append(call)
+        return call
+
+
+class Frames:
+    """Follows the equations of one jaxpr, which stands at the place `around`, and keeps the open calls."""
+
+    def __init__(self, calls: Calls, around: Place) -> None:
+        self.calls = calls
+        self.around = around
+        self.codes: list[CodeType] = []
+        self.places: list[int] = []
+        self.open: list[Call] = []
+
+    def place(self, eqn: Any) -> Place:
+        """Where an equation stands; equations come in their order."""
+        own: Names = names_of(eqn)
+        is_backwards = self.around.is_backwards or own.is_backwards
+        call = self.call(eqn, is_backwards)
+        return Place(self.around.scope, call, is_backwards).inside(own.scope)
+
+    def call(self, eqn: Any, is_backwards: bool) -> Call:
+        """The innermost call that an equation is in."""
+        traceback = eqn.source_info.traceback
+        if traceback is None:
+            return self.around.call
+        codes, places = _frames(traceback)
+        kept = self.kept(codes, places, is_backwards)
+        del self.open[kept:]
+        call = self.open[-1] if self.open else self.around.call
+        for _ in codes[kept:]:
+            call = self.calls.new(call)
+            self.open.append(call)
+        self.codes = codes
+        self.places = places
+        return call
+
+    def kept(self, codes: list[CodeType], places: list[int], is_backwards: bool) -> int:
+        """How many of the open calls the next equation is in, too."""
+        count = 0
+        for code, place in zip(codes, places, strict=True):
+            if count == len(self.codes) or code is not self.codes[count]:
+                break
+            before = self.places[count]
+            if place != before:
+                follows = place < before if is_backwards else place > before
+                return count + (follows or _is_in_a_loop(code, before, place))
+            count += 1
+        return count
+
+
+def around_both(one: Call, other: Call) -> Call:
+    """Return the innermost call that two of one program stand in."""
+    while one is not other:
+        if one.depth < other.depth:
+            one, other = other, one
+        assert one.parent is not None
+        one = one.parent
+    return one
+
+
+def _frames(traceback: Any) -> tuple[list[CodeType], list[int]]:
+    """The functions that were open, from the outside in, and the places in them; without JAX's innermost."""
+    codes, places = traceback.raw_frames()
+    own = 0
+    for code in codes:
+        if source_info_util.is_user_filename(code.co_filename):
+            break
+        own += 1
+    return codes[own:][::-1], places[own:][::-1]
+
+
+def _is_in_a_loop(code: CodeType, one: int, other: int) -> bool:
+    """Return True where a loop of a function holds both of these places."""
+    low = min(one, other)
+    high = max(one, other)
+    return any(start <= low and high <= end for start, end in _loops(code))
+
+
+@functools.lru_cache(maxsize=1024)
+def _loops(code: CodeType) -> list[tuple[int, int]]:
+    """Where the loops of a function begin and end: what its jumps back lead to, and where they stand."""
+    return [
+        (jump.argval, jump.offset)
+        for jump in dis.get_instructions(code)
+        if "JUMP_BACKWARD" in jump.opname
+    ]
