@@ -23,7 +23,7 @@ def level(paths, before=None):
     numbers = range(len(paths))
     steps = {n: tuple(path.split("/")) if path else () for n, path in enumerate(paths)}
     chain = {n: {n - 1} if n else set() for n in numbers}
-    return tree(numbers, steps, chain if before is None else before)
+    return tree(numbers, steps, chain if before is None else before).members
 
 
 def plain(members):
@@ -52,6 +52,16 @@ def test_a_module_of_one_node_is_this_node():
 
 def test_a_module_with_nothing_but_a_module_is_one_box_with_it():
     assert plain(level(["a/b/c", "a/b/c", ""])) == [["a/b/c", 0, 1], 2]
+
+
+def test_a_module_around_all_of_a_graph_is_its_level():
+    assert plain(level(["net/a", "net/a", "net/b", "net"])) == [["a", 0, 1], 2, 3]
+
+
+def test_parts_have_the_path_of_their_module():
+    (module, _) = level([*["a/b"] * (MOST + 1), ""])
+    assert module.path == ("a", "b")
+    assert [part.path for part in module.members] == [("a", "b")] * 2
 
 
 def test_a_module_that_is_used_again_later_stands_there_again():
@@ -92,7 +102,8 @@ def test_a_node_has_its_values_attributes_module_and_line():
         with jax.named_scope("encoder"):
             return jnp.transpose(jnp.tanh(x))
 
-    data = graph_of(fn, ["f32[B,4]"])
+    compiled = j2o.compile(fn, ["f32[B,4]"])
+    data = document(compiled.graph)
     (model,) = data["graphs"]
     tanh, transpose = data["nodes"]
     values = [[name, data["types"][type]] for name, type in data["values"]]
@@ -106,7 +117,10 @@ def test_a_node_has_its_values_attributes_module_and_line():
     assert data["files"][file] == "tests/test_picture.py"
     source = Path(__file__).read_text().splitlines()[line - 1]
     assert "jnp.transpose(jnp.tanh(x))" in source
-    assert model["members"] == [{"name": "encoder", "members": [0, 1]}]
+    shown = json.dumps(document(compiled.graph, sources=False))
+    assert "test_picture" not in shown
+    assert data["modules"][model["module"]] == "encoder"  # all of the model is of it
+    assert model["members"] == [0, 1]
 
 
 def test_constants_are_values_with_a_text_and_no_nodes():

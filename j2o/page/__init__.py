@@ -36,5 +36,7 @@ def save(report: Report, path: str | os.PathLike[str], *, sources: bool = True) 
 def text_of(report: Report, *, sources: bool = True) -> str:
     """Return the page of a report. `sources` as in `Report.save`."""
     compiled = report.compiled
-    graph = None if compiled is None else document(compiled.graph)
+    graph = None
+    if compiled is not None:
+        graph = document(compiled.graph, sources=sources)
     return page_text(page_of(report, sources=sources), graph)

@@ -324,8 +324,16 @@ def _weight_line(name: str, told: str, nbytes: int, total: int) -> Html:
 # ------------------------------------------------------------------------- graph and passes
 
 
+GRAPH_HELP = (
+    "A module opens and closes with a click, a node shows its types, attributes and source line. "
+    "Drag to move and turn the wheel to zoom, once you have clicked into the picture; or use the arrows, "
+    "+ and −, and 0 for all of it."
+)
+
+
 def _picture() -> Part:
     return [
+        element("p", GRAPH_HELP),
         element("div", id="picture"),
         element("noscript", element("p", "The picture needs JavaScript.")),
     ]

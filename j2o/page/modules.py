@@ -20,9 +20,13 @@ Path: TypeAlias = tuple[str, ...]
 
 @dataclass
 class Module:
-    """A box that can be opened: its name, and what is in it, in the order of the graph."""
+    """A box that can be opened: its name, its path, and what is in it, in the order of the graph.
+
+    A part of a module has the path of that.
+    """
 
     name: str
+    path: Path
     members: list[Member]
 
 
@@ -31,13 +35,16 @@ Member: TypeAlias = "int | Module"  # a node, by its number
 
 def tree(
     nodes: Sequence[int], paths: Mapping[int, Path], before: Mapping[int, set[int]]
-) -> list[Member]:
-    """Return the outermost level of a graph.
+) -> Module:
+    """Return the outermost level of a graph; a module around all of it is that level.
 
     `nodes` are numbered in the graph's order, `paths` has the module of each, `before` the nodes whose
     results each uses. Linear in nodes and their uses, for each level.
     """
-    return _Levels(paths, before).level(nodes, 0)
+    members = _Levels(paths, before).level(nodes, ())
+    if len(members) == 1 and isinstance(members[0], Module):
+        return members[0]
+    return Module("", (), members)
 
 
 class _Levels:
@@ -49,9 +56,10 @@ class _Levels:
         self.paths = paths
         self.before = before
 
-    def level(self, nodes: Sequence[int], depth: int) -> list[Member]:
-        """The members of a level, of nodes that have the first `depth` steps of their paths in common."""
+    def level(self, nodes: Sequence[int], path: Path) -> list[Member]:
+        """The members of a level, of nodes that have a path or the beginning of one in common."""
         paths = self.paths
+        depth = len(path)
         steps = {node: paths[node][depth] for node in nodes if len(paths[node]) > depth}
         visits = self.visits(nodes, steps)
         inside: dict[tuple[str, int], list[int]] = {}
@@ -70,18 +78,20 @@ class _Levels:
             if isinstance(entry, int):
                 members.append(entry)
             else:
-                members.append(self.module(entry, inside[entry], depth + 1))
-        return divided(members)
+                members.append(self.module(entry, inside[entry], path))
+        return divided(members, path)
 
-    def module(self, visit: tuple[str, int], nodes: list[int], depth: int) -> Member:
-        """The box of one visit of a module."""
+    def module(self, visit: tuple[str, int], nodes: list[int], around: Path) -> Member:
+        """The box of one visit of a module, in the module `around` it."""
         step, count = visit
-        members = self.level(nodes, depth)
+        name = step if count == 1 else f"{step} ({count})"
+        path = (*around, step)
+        members = self.level(nodes, path)
         only = members[0]
         if len(members) > 1:
-            return Module(_numbered(step, count), members)
+            return Module(name, path, members)
         if isinstance(only, Module):
-            return Module(f"{_numbered(step, count)}/{only.name}", only.members)
+            return Module(f"{name}/{only.name}", only.path, only.members)
         return only
 
     def visits(self, nodes: Sequence[int], steps: Mapping[int, str]) -> dict[int, int]:
@@ -134,12 +144,8 @@ class _Levels:
         return own
 
 
-def _numbered(step: str, count: int) -> str:
-    return step if count == 1 else f"{step} ({count})"
-
-
-def divided(members: list[Member]) -> list[Member]:
-    """Return the members of a level, as parts of parts where there are too many.
+def divided(members: list[Member], path: Path) -> list[Member]:
+    """Return the members of the level of a path, as parts of parts where there are too many.
 
     Each part is named by the places of what it has: `61 – 120`.
     """
@@ -153,7 +159,7 @@ def divided(members: list[Member]) -> list[Member]:
             first = start * size + 1
             last = min((start + length) * size, total)
             part = members[start : start + length]
-            parts.append(Module(f"{first} – {last}", part))
+            parts.append(Module(f"{first} – {last}", path, part))
         members = parts
         size *= length
     return members

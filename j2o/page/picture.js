@@ -80,7 +80,7 @@ const drawGraph = (() => {
       let thing = this.graphs.get(number);
       if (!thing) {
         const graph = this.data.graphs[number];
-        thing = this.group("graph", graph.name, graph.members);
+        thing = this.group("graph", graph);
         thing.inputs = graph.inputs;
         thing.outputs = graph.outputs;
         for (const [value] of graph.outputs) {
@@ -92,13 +92,14 @@ const drawGraph = (() => {
     }
 
     // A level: `maker` has the place of the member that makes a value, `needs` the values from outside.
-    group(kind, name, members) {
-      const thing = { kind, name, members: [], maker: new Map(), needs: new Set(), weights: new Set(), count: 0 };
+    group(kind, { name, module, members }) {
+      const path = this.data.modules[module];
+      const thing = { kind, name, path, members: [], maker: new Map(), needs: new Set(), weights: new Set(), count: 0 };
       thing.inputs = [];
       thing.outputs = [];
       for (const member of members) {
         if (typeof member === "number") thing.members.push(this.node(member));
-        else thing.members.push(this.group("module", member.name, member.members));
+        else thing.members.push(this.group("module", member));
       }
       return this.completed(thing);
     }
@@ -147,7 +148,8 @@ const drawGraph = (() => {
 
     // The level of a node with several regions: a box for each.
     branches(thing, graphs) {
-      const level = { kind: "branches", name: thing.name, inputs: [], outputs: [], maker: new Map(), weights: new Set(), count: 0 };
+      const { path } = this.graph(graphs[0]);
+      const level = { kind: "branches", name: thing.name, path, inputs: [], outputs: [], maker: new Map(), weights: new Set(), count: 0 };
       level.makes = new Set();
       level.needs = new Set(graphs.flatMap((region) => this.captured(region)));
       level.members = graphs.map((region) => ({ ...this.graph(region), needs: new Set(this.captured(region)) }));
@@ -221,17 +223,17 @@ const drawGraph = (() => {
     }
 
     // The level in an open box: its boxes and lines at their places, and its size.
-    level(key, thing, scope) {
+    level(key, thing) {
       let level = this.levels.get(key);
       if (!level) {
-        level = this.laidOut(key, thing, scope);
+        level = this.laidOut(key, thing);
         this.levels.set(key, level);
       }
       return level;
     }
 
-    laidOut(key, thing, scope) {
-      const boxes = thing.members.map((member, place) => this.box(key, member, place, scope));
+    laidOut(key, thing) {
+      const boxes = thing.members.map((member, place) => this.box(key, member, place, thing.path));
       const pills = this.pills(key, thing);
       const all = this.lines(key, thing, boxes, pills);
       const tags = tagged(all, key !== "");
@@ -258,28 +260,20 @@ const drawGraph = (() => {
       }
     }
 
-    box(key, thing, place, scope) {
-      const box = { key: key ? `${key}.${place}` : `${place}`, thing, kind: thing.kind, scope };
+    // `path` is that of the module that the box is in.
+    box(key, thing, place, path) {
+      const box = { key: key ? `${key}.${place}` : `${place}`, thing, kind: thing.kind };
       const inside = this.things.inside(thing);
       box.canOpen = inside !== null;
       box.isOpen = box.canOpen && this.open.has(box.key);
-      const text = this.text(box, scope);
+      const text = this.text(box, path);
       box.texts = text;
       if (!box.isOpen) return this.sized(box);
-      box.scope = this.scopeInside(thing, scope);
-      box.level = this.level(box.key, inside, box.scope);
+      box.level = this.level(box.key, inside);
       const title = widthOf(text[0].text, TITLE_FONT) + 3 * PAD + 20;
       box.width = Math.max(box.level.width, title);
       box.height = HEAD + box.level.height;
       return box;
-    }
-
-    // The path of modules that what is in a box has in common.
-    scopeInside(thing, scope) {
-      if (thing.kind === "module") return scope ? `${scope}/${thing.name}` : thing.name;
-      if (thing.kind === "node" && thing.node.call !== undefined) return "";
-      const { modules } = this.things.data;
-      return thing.kind === "node" ? modules[thing.node.module] || "" : scope;
     }
 
     sized(box) {
@@ -297,7 +291,7 @@ const drawGraph = (() => {
     }
 
     // The lines of text of a closed box, its title first.
-    text(box, scope) {
+    text(box, path) {
       const { thing } = box;
       const lines = [{ text: thing.name, font: TITLE_FONT, className: "title" }];
       const small = (text, className) => lines.push({ text, font: SMALL_FONT, className });
@@ -307,7 +301,7 @@ const drawGraph = (() => {
       }
       const { node } = thing;
       if (node.call !== undefined) lines[0].text = this.things.data.graphs[node.call].name;
-      const label = this.label(node, scope);
+      const label = this.label(node, path);
       if (label) small(label, "label");
       for (const text of this.constants(node)) small(text, "constant");
       const more = node.out.length > 1 ? ` +${node.out.length - 1}` : "";
@@ -322,10 +316,10 @@ const drawGraph = (() => {
     }
 
     // The module of a node that stands alone for it: what its path has beyond that of the level.
-    label(node, scope) {
+    label(node, around) {
       const path = this.things.data.modules[node.module] || "";
-      if (!path || path === scope) return "";
-      return path.startsWith(`${scope}/`) ? path.slice(scope.length + 1) : last(path);
+      if (!path || path === around) return "";
+      return path.startsWith(`${around}/`) ? path.slice(around.length + 1) : path;
     }
 
     // At most three lines for the constants that a node uses.
@@ -616,11 +610,13 @@ const drawGraph = (() => {
       this.world.textContent = "";
       this.shown.clear();
       this.linesOf = new Map();
-      this.size = this.layouts.level("", this.things.graph(0), "");
+      this.size = this.layouts.level("", this.things.graph(0));
       this.drawLevel(this.size, 0, 0);
       this.mark();
       if (inCanvas && focused !== undefined && this.shown.has(focused)) {
+        this.isRefocusing = true; // nobody has moved to the box, so the view stays
         this.shown.get(focused).element.focus({ preventScroll: true });
+        this.isRefocusing = false;
       }
     }
 
@@ -762,7 +758,8 @@ const drawGraph = (() => {
       this.draw();
       const after = this.shown.get(key);
       const { scale } = this.view;
-      this.move((before.left - after.left) * scale, (before.top - after.top) * scale);
+      const centre = ({ left, box }) => left + box.width / 2;
+      this.move((centre(before) - centre(after)) * scale, (before.top - after.top) * scale);
       this.select(key);
     }
 
@@ -907,8 +904,7 @@ const drawGraph = (() => {
 
     describeModule(box) {
       const { thing } = box;
-      const path = box.isOpen ? box.scope : this.layouts.scopeInside(thing, box.scope);
-      if (thing.kind === "module") this.row("Module", path);
+      if (thing.path) this.row("Module", thing.path);
       this.row("Contents", this.layouts.summary(thing));
       this.listed("Takes", [...thing.needs], box.key);
     }
@@ -1062,7 +1058,7 @@ const drawGraph = (() => {
 
     onFocus(event) {
       const box = event.target.closest(".box");
-      if (box && box.matches(":focus-visible")) this.bring(box.dataset.key);
+      if (box && !this.isRefocusing && box.matches(":focus-visible")) this.bring(box.dataset.key);
     }
 
     onKey(event) {

@@ -8,8 +8,8 @@ number, so that it is small. Constants and shape vectors are values with a text,
     values   [name, type], of a constant [name, type, text, whether it is a weight]
     nodes    {op, in, out}, and where there are some: attrs, at [file, line], module, graphs (its bodies),
              call (the body of the function)
-    graphs   {name, inputs, outputs, members}, the model first; inputs and outputs [value, name]
-    members  the number of a node, or {name, members} of a module
+    graphs   {name, module, inputs, outputs, members}, the model first; inputs and outputs [value, name]
+    members  the number of a node, or {name, module, members} of a module
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ ENTRIES = 16  # of a list in an attribute, and elements of a constant
 UNSEEN = frozenset({"const", "dims", "return"})  # operations that no box stands for
 
 
-def document(graph: Graph) -> dict[str, Any]:
-    """Return a root graph with its modules, functions and regions as plain data, for JSON."""
-    return _Document(graph).data()
+def document(graph: Graph, *, sources: bool = True) -> dict[str, Any]:
+    """Return a root graph with its modules, functions and regions as plain data, for JSON.
+
+    Without `sources` no node has its source line.
+    """
+    return _Document(graph, sources).data()
 
 
 class _Table:
@@ -56,8 +59,9 @@ class _Table:
 class _Document:
     """The tables as far as they are made."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, sources: bool) -> None:
         self.root = graph
+        self.sources = sources
         self.scopes = scopes(graph)
         self.names = value_names(graph)
         self.operands: dict[str, list[str]] = {}
@@ -100,12 +104,24 @@ class _Document:
             numbers.append(number)
             paths[number] = _inside(self.scopes[node], around)
             before[number] = self.makers(node)
-        members = tree(numbers, paths, before)
+        level = self.plain(tree(numbers, paths, before), around)
         return {
+            **level,
             "name": name,
             "inputs": self.ends(graph.inputs, graph.input_names),
             "outputs": self.ends(graph.outputs, graph.output_names),
-            "members": [_plain(member) for member in members],
+        }
+
+    def plain(self, member: Member, around: Scope) -> Any:
+        """A member of a level as data; `around` is the module of the node whose region it is in."""
+        if not isinstance(member, Module):
+            return member
+        path = "/".join((*around, *member.path))
+        inner = [self.plain(one, around) for one in member.members]
+        return {
+            "name": member.name,
+            "module": self.modules.number(path),
+            "members": inner,
         }
 
     def ends(self, values: Any, names: list[str]) -> list[list[Any]]:
@@ -134,11 +150,10 @@ class _Document:
         entry["in"] = [self.operand(value) for value in node.inputs]
         entry["out"] = [self.values.number(value) for value in node.outputs]
         scope = self.scopes[node]
-        module = self.modules.number("/".join(scope)) if scope else None
         details = {
             "attrs": _attributes(node) or None,
             "at": self.place(node),
-            "module": module,
+            "module": self.modules.number("/".join(scope)) if scope else None,
             "graphs": self.regions(node) or None,
             "call": self.called(node),
         }
@@ -157,7 +172,7 @@ class _Document:
 
     def place(self, node: Node) -> list[int] | None:
         """The source line of a node."""
-        if node.loc is None:
+        if node.loc is None or not self.sources:
             return None
         return [self.files.number(portable(node.loc.file)), node.loc.line]
 
@@ -188,14 +203,6 @@ class _Document:
 def _inside(scope: Scope, around: Scope) -> Scope:
     """The steps of a scope inside of the module around it."""
     return scope[len(around) :] if scope[: len(around)] == around else scope
-
-
-def _plain(member: Member) -> Any:
-    """A member of a level as data."""
-    if isinstance(member, Module):
-        inner = [_plain(one) for one in member.members]
-        return {"name": member.name, "members": inner}
-    return member
 
 
 def _operands(op: str) -> list[str]:
