@@ -11,7 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from j2o import __version__
-from j2o.cli import bisect, check, dump, export, inspect, passes, targets
+from j2o.cli import (
+    bisect,
+    check,
+    completion,
+    dump,
+    export,
+    inspect,
+    passes,
+    targets,
+)
 from j2o.cli.parser import Parser, UsageError
 from j2o.cli.reply import FAILED, INTERRUPTED, STATUSES, UNREADABLE, Reply
 from j2o.errors import J2OWarning
@@ -52,6 +61,11 @@ COMMANDS = {
         bisect.run,
         bisect.arguments,
         "find the first value that differs from JAX, with its node, source line and pass",
+    ),
+    "completion": Command(
+        completion.run,
+        completion.arguments,
+        "print what a shell needs to complete the words of j2o",
     ),
 }
 

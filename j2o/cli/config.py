@@ -158,8 +158,8 @@ def _one(action: argparse.Action, value: Any, folder: Path) -> Any:
     else:
         found = _called(action.type, text)
     if action.choices is not None and found not in action.choices:
-        choices = [str(one) for one in action.choices if one != ""]
-        raise ValueError(f"one of {', '.join(choices)} is needed")
+        choices = ", ".join(map(str, action.choices))
+        raise ValueError(f"one of {choices} is needed")
     return found
 
 
