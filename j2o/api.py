@@ -190,8 +190,10 @@ def compiled_program(program: TracedProgram, request: Request, report: Report) -
 def _recipe(request: Request, program: TracedProgram) -> Recipe:
     """What it takes to compile again."""
     config: Any = jax.config
+    # an observer may hold anything
+    pipeline = dataclasses.replace(request.pipeline, check="", observers=())
     return Recipe(
-        request=dataclasses.replace(request, specs=(), kwargs=None),
+        request=dataclasses.replace(request, specs=(), kwargs=None, pipeline=pipeline),
         fn=program.fn,
         specs=program.specs,
         x64=config.jax_enable_x64,
@@ -204,9 +206,8 @@ def compile_again(recipe: Recipe, observer: Observer) -> tuple[Graph, list[PassR
     `observer` is called with the graph as it was lifted, under the name "", and after each pass. Others
     that the pipeline has are not called, and nothing is warned of again. Raises as `compile` does.
     """
-    pipeline = recipe.request.pipeline
-    alone = dataclasses.replace(pipeline, check="", observers=(observer,))
-    request = dataclasses.replace(recipe.request, pipeline=alone)
+    pipeline = recipe.request.pipeline.observing(observer)
+    request = dataclasses.replace(recipe.request, pipeline=pipeline)
     report = Report()
     with CollectorPaused(), enable_x64(recipe.x64):
         traced = _traced_at(recipe.specs, recipe.fn)

@@ -29,8 +29,9 @@ class Recipe:
     """What it takes to compile again.
 
     `fn` takes and gives its state where that was asked for. `request` is without specs and keyword
-    arguments: there may be large example arrays in them, and `specs` has what was found in them. `x64`
-    is JAX's 64-bit mode of then. The model's own function keeps all arrays in here alive too.
+    arguments, as there may be large example arrays in them (`specs` has what was found in them), and
+    without observers, which may hold anything. `x64` is JAX's 64-bit mode of then. The model's own
+    function keeps all arrays in here alive too.
     """
 
     request: Request

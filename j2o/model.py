@@ -295,6 +295,12 @@ class Model:
             return False
         return True
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from j2o.page.notebook import model_html
+
+        return model_html(self)
+
     def __repr__(self) -> str:
         takes = _signature(self.input_names, self._boundary.types)
         gives = _signature(self.output_names, self._boundary.out_types)

@@ -61,7 +61,13 @@ class Report:
         self.warnings.append(text)
         warnings.warn(text, J2OWarning, stacklevel=_frames_of_j2o())
 
-    def save(self, path: str | os.PathLike[str], *, sources: bool = True) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sources: bool = True,
+        model_file: str | None = None,
+    ) -> None:
         """Write the report to `path` as one HTML file that needs nothing else.
 
         The function is traced and compiled a second time, to show what each pass has changed; until
@@ -69,11 +75,18 @@ class Report:
         complete new one. SaveError where it cannot be written.
 
         `sources` shows for each node the line of the program that it comes from, and what stands
-        there; paths start at the package or the project. False leaves both out.
+        there; paths start at the package or the project. False leaves both out. `model_file` is the
+        name of the model's file in the lines that run it, by default the graph's with `.onnx` behind.
         """
         from j2o.page import save
 
-        save(self, path, sources=sources)
+        save(self, path, sources=sources, model_file=model_file)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from j2o.page.notebook import report_html
+
+        return report_html(self)
 
     def __str__(self) -> str:
         stages = [f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items()]

@@ -91,7 +91,11 @@ class _Exporter:
                 self.reply.say(model.report)
         elif job.args.report is not None:
             self.status.say(f"{job.before}writing the report")
-            model.report.save(job.args.report, sources=job.args.sources)
+            model.report.save(
+                job.args.report,
+                sources=job.args.sources,
+                model_file=job.args.output.name,
+            )
 
     def _say(self, text: object) -> None:
         if not self.quiet:

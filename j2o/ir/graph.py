@@ -646,6 +646,12 @@ class Graph:
 
         return to_text(self)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from j2o.ir.notebook import graph_html
+
+        return graph_html(self)
+
     def __repr__(self) -> str:
         return f"<graph @{self.name}: {len(self.inputs)} inputs, {self.length} nodes>"
 

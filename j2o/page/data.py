@@ -16,6 +16,7 @@ from j2o.errors import PassError, raised
 from j2o.ir.graph import Graph
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Type
+from j2o.model import Boundary
 from j2o.numeric_check import symbols_of
 from j2o.page.steps import Recorder, Texts
 from j2o.page.usage import snippet
@@ -144,8 +145,10 @@ class Page:
     usage: str
 
 
-def page_of(report: Report, *, sources: bool = True) -> Page:
-    """Return the record of a report. `sources` as in `Report.save`."""
+def page_of(
+    report: Report, *, sources: bool = True, model_file: str | None = None
+) -> Page:
+    """Return the record of a report. The options are those of `Report.save`."""
     compiled = report.compiled
     page = Page(
         name="model",
@@ -171,16 +174,16 @@ def page_of(report: Report, *, sources: bool = True) -> Page:
         page.passes.rows = _pass_rows(report.passes, None, [])
         page.runtimes.why_unknown = NO_PROGRAM
         return page
-    _add_model(page, compiled)
+    _add_model(page, compiled, model_file or f"{compiled.graph.name}.onnx")
     page.passes = _passes(report, compiled, sources)
     return page
 
 
-def _add_model(page: Page, compiled: Compiled) -> None:
+def _add_model(page: Page, compiled: Compiled, file: str) -> None:
     """Add what the graph tells."""
     page.name = compiled.graph.name
     page.target = compiled.recipe.request.target.name
-    page.interface = _interface(compiled)
+    page.interface = interface_of(compiled.graph, compiled.boundary)
     try:
         model, weights = without_data(compiled.graph, compiled.opset)
     except PassError as error:  # of a pipeline that stops before the end
@@ -191,15 +194,14 @@ def _add_model(page: Page, compiled: Compiled) -> None:
     page.runtimes.rows = [
         RuntimeRow(names, list(reasons)) for names, reasons in groups(takers(model))
     ]
-    page.usage = snippet(compiled.graph)
+    page.usage = snippet(compiled.graph, file)
 
 
 # ------------------------------------------------------------------------- inputs, outputs, weights
 
 
-def _interface(compiled: Compiled) -> Interface:
-    graph = compiled.graph
-    boundary = compiled.boundary
+def interface_of(graph: Graph, boundary: Boundary) -> Interface:
+    """Return what a model takes and gives."""
     inputs = [value.type for value in graph.inputs]
     outputs = [value.type for value in graph.outputs]
     return Interface(

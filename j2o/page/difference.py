@@ -8,7 +8,6 @@ sorting (https://en.wikipedia.org/wiki/Patience_sorting). This takes time n log 
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -20,14 +19,16 @@ def rows_of(old: Sequence[str], new: Sequence[str]) -> list[Row]:
     old_keys = list(map(_key, old))
     new_keys = list(map(_key, new))
     anchors = _in_common_order(_shared(old_keys, new_keys))
+    end = (len(old), len(new))
     rows: list[Row] = []
     left = right = 0
-    for anchor in (*anchors, (len(old), len(new))):
-        rows += _between(
-            old_keys, new_keys, range(left, anchor[0]), range(right, anchor[1])
-        )
+    for anchor in (*anchors, end):
+        lefts = range(left, anchor[0])
+        rights = range(right, anchor[1])
+        rows += _between(old_keys, new_keys, lefts, rights)
         rows.append(anchor)
-        left, right = anchor[0] + 1, anchor[1] + 1
+        left = anchor[0] + 1
+        right = anchor[1] + 1
     return rows[:-1]
 
 
@@ -85,26 +86,30 @@ def _in_common_order(pairs: Sequence[Row]) -> list[Row]:
 
 
 def _between(
-    old: Sequence[str], new: Sequence[str], left: range, right: range
+    old: Sequence[str], new: Sequence[str], lefts: range, rights: range
 ) -> Iterator[Row]:
     """The rows between two anchors: what is alike at the beginning and at the end, else one side alone."""
-    head = _alike(old, new, left, right)
-    left, right = left[head:], right[head:]
-    tail = _alike(old, new, left[::-1], right[::-1])
-    yield from zip(
-        range(left.start - head, left.start),
-        range(right.start - head, right.start),
-        strict=True,
-    )
-    yield from ((i, -1) for i in left[: len(left) - tail])
-    yield from ((-1, i) for i in right[: len(right) - tail])
-    yield from zip(left[len(left) - tail :], right[len(right) - tail :], strict=True)
+    head = _alike(old, new, lefts, rights)
+    yield from zip(lefts[:head], rights[:head], strict=True)
+    lefts = lefts[head:]
+    rights = rights[head:]
+    tail = _alike(old, new, lefts[::-1], rights[::-1])
+    left_end = len(lefts) - tail
+    right_end = len(rights) - tail
+    for left in lefts[:left_end]:
+        yield left, -1
+    for right in rights[:right_end]:
+        yield -1, right
+    yield from zip(lefts[left_end:], rights[right_end:], strict=True)
 
 
 def _alike(
-    old: Sequence[str], new: Sequence[str], left: Sequence[int], right: Sequence[int]
+    old: Sequence[str], new: Sequence[str], lefts: Sequence[int], rights: Sequence[int]
 ) -> int:
     """How many lines at the beginning of both ranges have the same keys."""
-    pairs = zip(left, right, strict=False)
-    same = itertools.takewhile(lambda pair: old[pair[0]] == new[pair[1]], pairs)
-    return sum(1 for _ in same)
+    count = 0
+    for left, right in zip(lefts, rights, strict=False):
+        if old[left] != new[right]:
+            break
+        count += 1
+    return count

@@ -7,7 +7,7 @@ import dataclasses
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,26 @@ from typing import Any
 from j2o.page.data import (
     Interface,
     Page,
+    Passes,
     PassRow,
     RuleRow,
     RuntimeRow,
     Runtimes,
     TensorRow,
 )
-from j2o.page.markup import Html, Part, code, element, joined, listed, table
+from j2o.page.markup import (
+    Html,
+    Part,
+    alert,
+    code,
+    element,
+    joined,
+    listed,
+    opening,
+    paragraph,
+    span,
+    table,
+)
 from j2o.page.steps import Texts
 from j2o.page.weights import SHOWN, Branch, tree
 
@@ -105,28 +118,28 @@ def _packed(texts: Texts, name: str) -> Html:
 
 def _header(page: Page) -> Html:
     """The name, what it takes and gives, and the figures that matter most."""
+    tiles = [_tile(label, value) for label, value in _figures(page).items()]
+    signature = element("p", _signature(page.interface), class_="signature")
+    figures = element("dl", tiles, class_="tiles")
+    return joined([element("h1", page.name), signature, figures, _alert(page)])
+
+
+def _figures(page: Page) -> dict[str, str]:
     before = sum(page.ops_before.values())
     after = sum(page.ops_after.values())
-    tiles = {
+    found = {
         "Operations": f"{before:,} → {after:,}",
         "Weights": size_text(page.weights_bytes),
         "Opset": str(page.opset),
         "Compiled in": seconds_text(sum(page.seconds.values())),
     }
     if page.target:
-        tiles["Made for"] = page.target
-    entries = [
-        element("div", element("dt", label), element("dd", value))
-        for label, value in tiles.items()
-    ]
-    return joined(
-        [
-            element("h1", page.name),
-            element("p", _signature(page.interface), class_="signature"),
-            element("dl", entries, class_="tiles"),
-            _alert(page),
-        ]
-    )
+        found["Made for"] = page.target
+    return found
+
+
+def _tile(label: str, value: str) -> Html:
+    return element("div", element("dt", label), element("dd", value))
 
 
 def _signature(interface: Interface) -> str:
@@ -146,28 +159,26 @@ def _alert(page: Page) -> Part:
         return ""
     text = "1 warning" if count == 1 else f"{count} warnings"
     link = element("a", text, href="#remarks")
-    return element("p", link, " of what may not be as it was meant.", class_="alert")
+    return alert(link, " of what may not be as it was meant.")
 
 
 def _nav(page: Page) -> Html:
     """Links to the parts."""
-    links = [
-        element("li", element("a", title, href=f"#{name}"))
-        for name, title, _ in _sections(page)
-    ]
-    return element("ol", links)
+    items: list[Html] = []
+    for name, title, _ in _sections(page):
+        link = element("a", title, href=f"#{name}")
+        items.append(element("li", link))
+    return element("ol", items)
 
 
 def _main(page: Page) -> Html:
     """All parts in order."""
-    return Html(
-        "\n".join(_section(name, title, body) for name, title, body in _sections(page))
-    )
-
-
-def _section(name: str, title: str, body: Part) -> Html:
-    heading = element("h2", title, id=f"{name}-title")
-    return element("section", heading, body, id=name, aria_labelledby=f"{name}-title")
+    parts: list[str] = []
+    for name, title, body in _sections(page):
+        label = f"{name}-title"
+        heading = element("h2", title, id=label)
+        parts.append(element("section", heading, body, id=name, aria_labelledby=label))
+    return Html("\n".join(parts))
 
 
 def _sections(page: Page) -> list[tuple[str, str, Part]]:
@@ -186,7 +197,7 @@ def _sections(page: Page) -> list[tuple[str, str, Part]]:
 
 def _footer(page: Page) -> Html:
     made = ", ".join(f"{name} {version}" for name, version in page.versions.items())
-    return element("p", f"Made by {made}.")
+    return paragraph(f"Made by {made}.")
 
 
 # ------------------------------------------------------------------------- inputs and outputs
@@ -194,24 +205,25 @@ def _footer(page: Page) -> Html:
 
 def _interface(interface: Interface) -> Part:
     if not interface.outputs:
-        return element("p", "Nothing is known of them.")
+        return paragraph("Nothing is known of them.")
     parts: list[Part] = [
-        _tensors("Inputs", interface.inputs),
-        _tensors("Outputs", interface.outputs),
+        tensor_table("Inputs", interface.inputs),
+        tensor_table("Outputs", interface.outputs),
     ]
     if interface.symbols:
         names = [code(name) for name in interface.symbols]
-        parts.append(element("p", "Symbolic sizes: ", _with_commas(names), "."))
+        parts.append(paragraph("Symbolic sizes: ", _with_commas(names), "."))
     if interface.constraints:
         constraints = [code(text) for text in interface.constraints]
-        parts.append(element("p", "What must hold of them:"))
+        parts.append(paragraph("What must hold of them:"))
         parts.append(listed(constraints))
     return parts
 
 
-def _tensors(caption: str, rows: Sequence[TensorRow]) -> Part:
+def tensor_table(caption: str, rows: Sequence[TensorRow]) -> Part:
+    """Return a table of inputs or outputs."""
     if not rows:
-        return element("p", f"{caption}: none.")
+        return paragraph(f"{caption}: none.")
     cells: list[list[Part]] = []
     for row in rows:
         shape = f"[{', '.join(row.shape)}]"
@@ -228,10 +240,10 @@ def _with_commas(parts: Sequence[Part]) -> list[Part]:
 
 def _usage(page: Page) -> Part:
     if not page.usage:
-        return element("p", "Nothing is known of it.")
+        return paragraph("Nothing is known of it.")
     told = "These lines run the model, once it is saved beside them, at zeros:"
     block = element("pre", code(page.usage), tabindex=0, class_="usage")
-    return [element("p", told), block]
+    return [paragraph(told), block]
 
 
 # ------------------------------------------------------------------------- operations and weights
@@ -252,17 +264,18 @@ def _operations(page: Page) -> Part:
 def _kinds(title: str, counts: Mapping[str, int], scale: int) -> Html:
     rows = [_kind(op, count, scale) for op, count in counts.items()]
     total = f"{title}, {sum(counts.values()):,}"
-    parts: list[Part] = [_bars(total, rows[:OPERATIONS])]
+    first = rows[:OPERATIONS]
     rest = rows[OPERATIONS:]
+    parts: list[Part] = [_bars(total, first)]
     if rest:
-        summary = element("summary", f"{len(rest)} more kinds")
-        parts.append(element("details", summary, _bars("The others", rest)))
+        others = _bars("The others", rest)
+        parts.append(opening(f"{len(rest)} more kinds", others))
     return element("div", parts)
 
 
 def _kind(op: str, count: int, scale: int) -> list[Part]:
     dialect, dot, kind = op.partition(".")
-    name = [element("span", dialect + dot, class_="dialect"), kind]
+    name = [span("dialect", dialect + dot), kind]
     return [element("code", name), f"{count:,}", bar(count / scale)]
 
 
@@ -279,22 +292,23 @@ def bar(share: float) -> Html:
 def _weights(page: Page) -> Part:
     """The tree of weights."""
     if not page.weights:
-        return element("p", "There are none.")
+        return paragraph("There are none.")
     root = tree(page.weights)
     count = f"{root.count:,} arrays" if root.count > 1 else "1 array"
     told = f"{count}, {size_text(root.nbytes)} in the file; largest first."
-    return [element("p", told), _branches(root, root.nbytes or 1)]
+    return [paragraph(told), _branches(root, root.nbytes or 1)]
 
 
 def _branches(parent: Branch, total: int) -> Html:
+    """The parts of a branch, largest first."""
     parts = list(parent.parts.values())
     items = [_branch(part, total) for part in parts[:SHOWN]]
     rest = parts[SHOWN:]
     if rest:
         nbytes = sum(part.nbytes for part in rest)
-        name = f"{len(rest)} more"
-        items.append(_weight_line(name, "", nbytes, total))
-    return element("ul", [element("li", item) for item in items], class_="tree")
+        items.append(_weight_line(f"{len(rest)} more", "", nbytes, total))
+    lines = [element("li", item) for item in items]
+    return element("ul", lines, class_="tree")
 
 
 def _branch(branch: Branch, total: int) -> Part:
@@ -302,22 +316,22 @@ def _branch(branch: Branch, total: int) -> Part:
     row = branch.row
     if row is not None and not branch.parts:
         shape = ", ".join(map(str, row.shape))
-        return _weight_line(branch.name, f"{row.dtype}[{shape}]", row.nbytes, total)
+        type = f"{row.dtype}[{shape}]"
+        return _weight_line(branch.name, type, row.nbytes, total)
     told = f"{branch.count:,} arrays"
     line = _weight_line(branch.name, told, branch.nbytes, total)
-    return element("details", element("summary", line), _branches(branch, total))
+    return opening(line, _branches(branch, total))
 
 
 def _weight_line(name: str, told: str, nbytes: int, total: int) -> Html:
     share = nbytes / total
-    return element(
-        "span",
-        element("code", name, class_="name"),
-        element("span", told, class_="told"),
-        element("span", size_text(nbytes), class_="figure"),
-        element("span", f"{100 * share:.1f} %", class_="figure"),
+    return span(
+        "weight",
+        span("name", code(name)),
+        span("told", told),
+        span("figure", size_text(nbytes)),
+        span("figure", percent_text(share)),
         bar(share),
-        class_="weight",
     )
 
 
@@ -335,28 +349,34 @@ def _picture() -> Part:
     return [
         element("p", GRAPH_HELP),
         element("div", id="picture"),
-        element("noscript", element("p", "The picture needs JavaScript.")),
+        element("noscript", "The picture needs JavaScript."),
     ]
 
 
 def _passes(page: Page) -> Part:
     """The time of each stage, and each pass that did something, with the rest told in a line."""
     passes = page.passes
-    active = [row for row in passes.rows if row.changes or row.steps or row.rules]
-    idle = [row for row in passes.rows if row not in active]
-    longest = max([row.seconds for row in passes.rows], default=0.0) or 1.0
-    stages = [f"{name} {seconds_text(time)}" for name, time in page.seconds.items()]
-    parts: list[Part] = [element("p", f"Time: {', '.join(stages)}.")] if stages else []
+    parts: list[Part] = []
+    if page.seconds:
+        parts.append(paragraph("Time: ", stages_text(page.seconds), "."))
     for text in (passes.warning, passes.why_no_texts):
         if text:
-            parts.append(element("p", text, class_="alert"))
-    has_texts = passes.texts is not None
-    if has_texts:
-        parts.append(element("p", HOW_TO_READ))
-    parts += [_pass(row, longest, passes.texts) for row in active]
+            parts.append(alert(text))
+    if passes.texts is not None:
+        parts.append(paragraph(HOW_TO_READ))
+    return [*parts, *_pass_lines(passes)]
+
+
+def _pass_lines(passes: Passes) -> Iterator[Html]:
+    """A line for each pass that did something, and one for all others."""
+    longest = max([row.seconds for row in passes.rows], default=0.0) or 1.0
+    active = [row for row in passes.rows if row.changes or row.steps or row.rules]
+    for row in active:
+        yield _pass(row, longest, passes.texts)
+    names = {row.name for row in active}
+    idle = [row for row in passes.rows if row.name not in names]
     if idle:
-        parts.append(_idle(idle))
-    return parts
+        yield _idle(idle)
 
 
 HOW_TO_READ = (
@@ -368,24 +388,23 @@ HOW_TO_READ = (
 
 def _pass(row: PassRow, longest: float, texts: Texts | None) -> Html:
     """A pass: a line that opens to its rules and to what it changed."""
-    line = element(
-        "span",
-        element("span", row.name, class_="name"),
-        element("span", _changes(row.changes), class_="figure"),
-        element("span", _size_change(row, texts), class_="figure"),
-        element("span", seconds_text(row.seconds), class_="figure"),
+    line = span(
+        "pass",
+        span("name", row.name),
+        span("figure", _changes(row.changes)),
+        span("figure", _size_change(row, texts)),
+        span("figure", seconds_text(row.seconds)),
         bar(row.seconds / longest),
-        class_="pass",
     )
-    parts: list[Part] = [element("p", _described(row))]
+    parts: list[Part] = [paragraph(_described(row))]
     if row.rules:
         parts.append(_rules(row.rules))
     if row.steps:
         numbers = " ".join(map(str, row.steps))
         parts.append(element("div", class_="steps", data_steps=numbers))
     elif texts is not None:
-        parts.append(element("p", "The text of the graph stayed the same."))
-    return element("details", element("summary", line), parts, class_="pass-details")
+        parts.append(paragraph("The text of the graph stayed the same."))
+    return opening(line, *parts, class_="pass-details")
 
 
 def _size_change(row: PassRow, texts: Texts | None) -> str:
@@ -421,7 +440,8 @@ def _rules(rows: Sequence[RuleRow]) -> Html:
         declined = sum(count for _, count in row.declined)
         reasons = [f"{count} × {reason}" for reason, count in row.declined]
         why = listed(reasons) if reasons else ""
-        cells.append([code(row.name), row.doc, f"{row.fired:,}", f"{declined:,}", why])
+        counts = [f"{row.fired:,}", f"{declined:,}"]
+        cells.append([code(row.name), row.doc, *counts, why])
     heads = ["Rule", "What it does", "Fired", "Declined", "Why"]
     return table("Rules that matched", heads, cells)
 
@@ -430,8 +450,8 @@ def _idle(rows: Sequence[PassRow]) -> Html:
     """The passes that changed nothing, or did not run."""
     names = {row.name: row.left_out or "it found nothing to change" for row in rows}
     items = [[code(name), f": {why}"] for name, why in names.items()]
-    summary = element("summary", f"{len(names)} passes changed nothing")
-    return element("details", summary, listed(items), class_="idle")
+    summary = f"{len(names)} passes changed nothing"
+    return opening(summary, listed(items), class_="idle")
 
 
 # ------------------------------------------------------------------------- runtimes and remarks
@@ -441,7 +461,7 @@ def _runtimes(page: Page) -> Part:
     runtimes = page.runtimes
     parts: list[Part] = [_opset(page), _not_portable(runtimes)]
     if runtimes.why_unknown:
-        parts.append(element("p", runtimes.why_unknown))
+        parts.append(paragraph(runtimes.why_unknown))
     if runtimes.rows:
         rows = [_runtime(row) for row in runtimes.rows]
         heads = ["Runtime", "Takes it", "What keeps it from that"]
@@ -457,26 +477,26 @@ def _opset(page: Page) -> Part:
         told += f", IR version {page.ir_version}"
     if page.opset_reasons:
         told += f": before it, {', '.join(page.opset_reasons)}"
-    return element("p", f"{told}.")
+    return paragraph(f"{told}.")
 
 
 def _not_portable(runtimes: Runtimes) -> Part:
     if not runtimes.not_portable:
-        return element("p", "All operators are ONNX's own.")
+        return paragraph("All operators are ONNX's own.")
     names = [code(op) for op in runtimes.not_portable]
     told = "Operators that onnxruntime alone has: "
-    return element("p", told, _with_commas(names), ".", class_="alert")
+    return alert(told, _with_commas(names), ".")
 
 
 def _runtime(row: RuntimeRow) -> list[Part]:
+    """The cells of a runtime."""
     if not row.reasons:
-        return [row.names, element("span", "✓ yes", class_="yes"), ""]
-    shown = listed(row.reasons[:REASONS])
+        return [row.names, span("yes", "✓ yes"), ""]
+    reasons: list[Part] = [listed(row.reasons[:REASONS])]
     rest = row.reasons[REASONS:]
-    more: Part = ""
     if rest:
-        more = element("details", element("summary", f"{len(rest)} more"), listed(rest))
-    return [row.names, element("span", "✗ no", class_="no"), [shown, more]]
+        reasons.append(opening(f"{len(rest)} more", listed(rest)))
+    return [row.names, span("no", "✗ no"), reasons]
 
 
 def _remarks(page: Page) -> Part:
@@ -485,12 +505,14 @@ def _remarks(page: Page) -> Part:
         if texts:
             parts += [element("h3", title), listed(texts)]
     if page.quantisation:
-        rows = [
-            [code(name), f"{error:.3g}"] for name, error in page.quantisation.items()
-        ]
-        heads = ["Weight", "Error, relative to its root mean square"]
-        parts.append(table("Weights stored in another dtype", heads, rows))
-    return parts or element("p", "There are none.")
+        parts.append(_quantisation(page.quantisation))
+    return parts or paragraph("There are none.")
+
+
+def _quantisation(errors: Mapping[str, float]) -> Html:
+    rows = [[code(name), f"{error:.3g}"] for name, error in errors.items()]
+    heads = ["Weight", "Error, relative to its root mean square"]
+    return table("Weights stored in another dtype", heads, rows)
 
 
 # ------------------------------------------------------------------------- figures
@@ -510,3 +532,15 @@ def size_text(nbytes: float) -> str:
 def seconds_text(seconds: float) -> str:
     """Return a time as people read it: `12.3 ms`, `2.05 s`."""
     return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def percent_text(share: float) -> str:
+    """Return a share as people read it."""
+    is_tiny = 0 < share < 0.0005
+    return "< 0.1 %" if is_tiny else f"{100 * share:.1f} %"
+
+
+def stages_text(seconds: Mapping[str, float]) -> str:
+    """Return the time of each stage in a line."""
+    stages = [f"{name} {seconds_text(time)}" for name, time in seconds.items()]
+    return ", ".join(stages)

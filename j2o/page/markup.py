@@ -74,3 +74,24 @@ def code(text: str) -> Html:
 def listed(items: Iterable[Part]) -> Html:
     """Return a list."""
     return element("ul", [element("li", item) for item in items])
+
+
+def paragraph(*parts: Part) -> Html:
+    """Return a paragraph."""
+    return element("p", parts)
+
+
+def alert(*parts: Part) -> Html:
+    """Return a paragraph that stands out."""
+    return element("p", parts, class_="alert")
+
+
+def span(class_: str, *parts: Part) -> Html:
+    """Return parts of a line that look alike."""
+    return element("span", parts, class_=class_)
+
+
+def opening(summary: Part, *parts: Part, class_: str = "opens") -> Html:
+    """Return a line that opens to what is in it."""
+    line = element("summary", summary)
+    return element("details", line, parts, class_=class_)

@@ -2,6 +2,7 @@
 
 const CONTEXT = 3; // lines that are alike and shown around a change
 const AT_ONCE = 400; // rows of a difference that are shown at once
+const MOST_PAIRS = 40000; // of parts of two lines that are compared
 
 // ---------------------------------------------------------------- data
 
@@ -86,24 +87,43 @@ function tokens(line) {
   return found;
 }
 
-// Which parts of the one line the other has not, and the other way round.
+// For each part of two lines, whether the other line lacks it: what is no part of the longest common sequence.
 function differing(left, right) {
+  const marks = [left.map(() => true), right.map(() => true)];
+  const keep = (i, j) => (marks[0][i] = marks[1][j] = false);
   let head = 0;
-  while (head < left.length && head < right.length && left[head][0] === right[head][0]) head++;
-  let tail = 0;
-  const most = Math.min(left.length, right.length) - head;
-  while (tail < most && left.at(-1 - tail)[0] === right.at(-1 - tail)[0]) tail++;
-  return [[head, left.length - tail], [head, right.length - tail]];
+  while (head < left.length && head < right.length && left[head][0] === right[head][0]) {
+    keep(head, head++);
+  }
+  const m = left.length - head;
+  const n = right.length - head;
+  if (m * n > MOST_PAIRS) return marks;
+  const lengths = Array.from({ length: m + 1 }, () => new Uint16Array(n + 1));
+  const same = (i, j) => left[head + i][0] === right[head + j][0];
+  for (let i = m - 1; i >= 0; i--) {
+    for (let j = n - 1; j >= 0; j--) {
+      const skipped = Math.max(lengths[i + 1][j], lengths[i][j + 1]);
+      lengths[i][j] = same(i, j) ? lengths[i + 1][j + 1] + 1 : skipped;
+    }
+  }
+  let i = 0;
+  let j = 0;
+  while (i < m && j < n) {
+    if (same(i, j)) keep(head + i++, head + j++);
+    else if (lengths[i + 1][j] >= lengths[i][j + 1]) i++;
+    else j++;
+  }
+  return marks;
 }
 
-// A line with its parts in colours; those from `range` in an element `mark`.
-function shown(parts, range, mark) {
+// A line with its parts in colours; those that are marked, in an element `name`.
+function shown(parts, marks, name) {
   const line = document.createDocumentFragment();
   let marked = null;
   parts.forEach(([text, kind], i) => {
     const part = kind ? made("span", kind, text) : document.createTextNode(text);
-    const isMarked = range && range[0] <= i && i < range[1];
-    if (isMarked && !marked) line.append((marked = document.createElement(mark)));
+    const isMarked = marks !== null && marks[i];
+    if (isMarked && !marked) line.append((marked = document.createElement(name)));
     if (!isMarked) marked = null;
     (marked || line).append(part);
   });
@@ -118,21 +138,21 @@ const SIGNS = { removed: "− ", added: "+ ", "": "  " };
 function rowElement(data, [before, after, differs], placeAbove) {
   const left = before < 0 ? null : tokens(data.lines[before]);
   const right = after < 0 ? null : tokens(data.lines[after]);
-  const ranges = differs && left && right ? differing(left, right) : [null, null];
+  const marks = differs && left && right ? differing(left, right) : [null, null];
   const row = made("tr", "");
   row.append(
-    sideElement(left, ranges[0], "del", differs ? "removed" : ""),
-    sideElement(right, ranges[1], "ins", differs ? "added" : ""),
+    sideElement(left, marks[0], "del", differs ? "removed" : ""),
+    sideElement(right, marks[1], "ins", differs ? "added" : ""),
     sourceElement(data, after < 0 ? before : after, placeAbove),
   );
   return row;
 }
 
-function sideElement(parts, range, mark, className) {
+function sideElement(parts, marks, name, className) {
   if (!parts) return made("td", "nothing");
   const cell = made("td", className);
   cell.append(made("span", "sign", SIGNS[className]));
-  cell.append(shown(parts, range, mark));
+  cell.append(shown(parts, marks, name));
   return cell;
 }
 

@@ -13,26 +13,29 @@ from j2o.ir.types import Type
 from j2o.numeric_check import sizes_that_fit, symbols_of
 
 
-def snippet(graph: Graph) -> str:
-    """Return a program that runs the model in onnxruntime at zeros and prints what comes out."""
+def snippet(graph: Graph, file: str) -> str:
+    """Return a program that runs the model in a file at zeros, in onnxruntime, and prints what comes out."""
     types = [value.type for value in (*graph.inputs, *graph.outputs)]
     is_plain = all(is_numpys_own(type.dtype) for type in types)
-    lines = _plain(graph) if is_plain else _by_ort_values(graph)
+    lines = _plain(graph, file) if is_plain else _by_ort_values(graph, file)
     return "\n".join(lines) + "\n"
 
 
-def _plain(graph: Graph) -> Iterator[str]:
+def _plain(graph: Graph, file: str) -> Iterator[str]:
     """The program of a model whose dtypes numpy has."""
-    yield from _head(graph)
+    yield "import numpy as np"
+    yield from _session(file)
     yield from _feeds(graph, "np.zeros({shape}, {dtype!r})")
     yield "outputs = session.run(None, inputs)"
     yield "for output, array in zip(session.get_outputs(), outputs):"
     yield "    print(output.name, array.dtype, array.shape)"
 
 
-def _by_ort_values(graph: Graph) -> Iterator[str]:
+def _by_ort_values(graph: Graph, file: str) -> Iterator[str]:
     """The program of a model with dtypes that onnxruntime has, and numpy has not."""
-    yield from _head(graph)
+    yield "import ctypes"
+    yield ""
+    yield from _session(file)
     yield "# numpy lacks some of these dtypes: they go in and out as onnxruntime's own values"
     yield "make = ort.OrtValue.ortvalue_from_shape_and_type"
     yield from _feeds(graph, "make({shape}, {number})")
@@ -44,17 +47,10 @@ def _by_ort_values(graph: Graph) -> Iterator[str]:
     yield "    print(name, value.data_type(), value.shape())"
 
 
-def _head(graph: Graph) -> Iterator[str]:
-    types = [value.type for value in (*graph.inputs, *graph.outputs)]
-    is_plain = all(is_numpys_own(type.dtype) for type in types)
-    if is_plain:
-        yield "import numpy as np"
-    else:
-        yield "import ctypes"
-        yield ""
+def _session(file: str) -> Iterator[str]:
     yield "import onnxruntime as ort"
     yield ""
-    yield f"session = ort.InferenceSession({graph.name + '.onnx'!r})"
+    yield f"session = ort.InferenceSession({file!r})"
 
 
 def _feeds(graph: Graph, make: str) -> Iterator[str]:
