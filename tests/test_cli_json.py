@@ -124,7 +124,7 @@ def test_export(program, capsys):
 def test_export_of_a_model_that_differs(program, capsys):
     file = program.parent / "model.onnx"
     options = ["--spec", "f32[5,3]", "-o", file, "--verify"]
-    document = called(capsys, "export", f"{program}:changing", *options, status=1)
+    document = called(capsys, "export", f"{program}:changing", *options, status=3)
     assert document["errors"][0]["type"] == "VerificationError"
     assert document["models"][0]["comparison"] is None
     assert file.exists()
@@ -229,6 +229,19 @@ WITH_STATUS = [
     (2, ["no-such-command"], "UsageError"),
     (3, ["bisect", "PROGRAM:changing", "--spec", "f32[5,3]"], "VerificationError"),
     (
+        3,
+        [
+            "export",
+            "PROGRAM:changing",
+            "--spec",
+            "f32[5,3]",
+            "-o",
+            "m.onnx",
+            "--verify",
+        ],
+        "VerificationError",
+    ),
+    (
         130,
         ["export", "PROGRAM:stopped", "--spec", "f32[2]", "-o", "m.onnx"],
         "KeyboardInterrupt",
@@ -243,13 +256,15 @@ def test_the_status_is_the_same_with_and_without_json(
     monkeypatch.chdir(program.parent)
     words = [word.replace("PROGRAM", str(program)) for word in words]
     assert main(words) == status
-    told = capsys.readouterr().err.splitlines()[-1:]
-    document = called(capsys, *words, status=status)
+    capsys.readouterr()
+    assert main([*words, "--json"]) == status
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert document["status"] == status
+    assert {key[0] for key in documented("Every document")} <= set(document)
     assert [one["type"] for one in document["errors"]] == ([error] if error else [])
-    heads = {key[0] for key in documented("Every document")}
-    assert heads <= set(document)
-    lines = [line.removeprefix("j2o: ") for line in told]
-    assert [one["message"] for one in document["errors"]] == lines
+    for one in document["errors"]:
+        assert one["message"] == err.splitlines()[-1].removeprefix("j2o: ")
 
 
 def test_each_status_is_tested():

@@ -162,7 +162,7 @@ def _exit_statuses() -> str:
         rows += textwrap.wrap(
             f"  {status:<4} {told}", width=79, subsequent_indent=indent
         )
-    rows.append("Of several models each is looked at, and the worst status counts.")
+    rows.append("Of several models each is looked at, and the highest status counts.")
     rows.append(
         "An error is one line on stderr; --traceback shows where it comes from."
     )

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from j2o.cli.comparison import comparison_arguments, sizes_given, tolerances
 from j2o.cli.program import options, pipeline, program_arguments
-from j2o.cli.reply import DIFFERS, Reply
+from j2o.cli.reply import Reply
 from j2o.cli.status import Status
-from j2o.cli.verify import comparison_arguments, sizes_given, tolerances
 from j2o.errors import SpecError, VerificationError
 
 
@@ -49,8 +49,7 @@ def run(args: argparse.Namespace, reply: Reply) -> int:
     if found.differs or not args.quiet:
         reply.say(found)
     if found.differs:
-        reply.fail(VerificationError(found.summary))
-        return DIFFERS
+        return reply.fail(VerificationError(found.summary))
     return 0
 
 

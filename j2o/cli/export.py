@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from j2o.cli.comparison import verify_arguments
 from j2o.cli.program import program_arguments
 from j2o.cli.reply import FAILED, Reply
-from j2o.cli.verify import verify_arguments
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -113,7 +113,8 @@ class _Exporter:
         except (Exception, SystemExit) as error:
             with self.status.hidden():
                 for job in jobs:
-                    self.worst = self.reply.fail(error, job.table, job.before)
+                    failed = self.reply.fail(error, job.table, job.before)
+                    self.worst = max(self.worst, failed)
 
 
 def _write(group: Sequence[Made], status: Status) -> None:

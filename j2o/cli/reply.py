@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from j2o import __version__
-from j2o.errors import J2OError
+from j2o.errors import J2OError, VerificationError
 
 # exit statuses: for `j2o --help`, and for docs/command-line.md
 STATUSES = {
     0: "all went well",
     1: "it did not: a function cannot be compiled, a file is no good model, "
-    "a model gives other values than JAX, a table of a file for --config does not fit",
+    "a table of a file for --config does not fit",
     2: "the command line cannot be read: an unknown option, a value that an option does not take, "
     "something that is missing",
-    3: "bisect has found a difference from JAX",
+    3: "a model gives other values than JAX: export --verify and bisect tell",
     130: "interrupted with Ctrl-C",
 }
 FAILED = 1
@@ -75,7 +75,7 @@ class Reply:
         else:
             print(f"j2o: {message}", file=sys.stderr)
         self.add_error(type(error).__name__, message, of)
-        return FAILED
+        return DIFFERS if isinstance(error, VerificationError) else FAILED
 
     def add_error(self, kind: str, message: str, of: object = None) -> None:
         """Enter an error in the document."""
