@@ -4,9 +4,13 @@ The browser is Debian's Chromium. Where it is missing these tests are skipped; w
 `.ci/run` has it, they fail.
 """
 
+import functools
+import http.server
 import os
 import re
 import shutil
+import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +20,10 @@ from flax import linen as nn
 from jax import lax
 
 import j2o
+from tools import needs
+from tools.snippets import snippets
 
+DEPLOYMENT = Path(__file__).parents[1] / "docs" / "deployment.md"
 REQUIRED = os.environ.get("J2O_BROWSER") == "required"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 TRANSFORM = re.compile(r"translate\((\S+) (\S+)\) scale\((\S+)\)")
@@ -499,3 +506,43 @@ def test_the_report_of_vit_b16_is_small(opened, tmp_path):
     assert path.stat().st_size < 2_000_000
     place = picture(opened(path))
     assert 10 < place.locator(".box").count() < 60
+
+
+# ------------------------------------------------------------------------------- a model in a page
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The address at which the files of the folder are served."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            """Say nothing."""
+
+    handler = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_page_on_deployment_runs_a_model_in_the_browser(
+    browser, served, tmp_path, monkeypatch
+):
+    """Its program in HTML shows the same numbers as the one in Python."""
+    if not needs.is_here("onnxruntime-web"):
+        missing("onnxruntime-web", "tools/node_packages")
+    monkeypatch.chdir(tmp_path)
+    blocks = snippets(DEPLOYMENT.read_text())
+    by_file = {block.marks.get("file"): block for block in blocks}
+    exec(blocks[0].code, {})
+    (tmp_path / "index.html").write_text(by_file["index.html"].code)
+    (tmp_path / "node_modules").symlink_to(needs.MODULES)
+    [in_python] = [block for block in blocks if block.code == "python run.py\n"]
+    page = browser.new_page()
+    page.goto(f"{served}/index.html")
+    page.wait_for_function("document.body.innerText.split('\\n').length > 1")
+    assert page.inner_text("#scores").strip() == in_python.output.text.strip()
+    page.close()
