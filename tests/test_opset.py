@@ -174,3 +174,18 @@ def test_kernels_raise_the_opset():
     fake = Target(23, rows, "a runtime", others=lambda o: Target(o, at[o]))
     graph = one_node("onnx.Acos(%x) : f64[1,1,5]", "f64").home
     assert lowest_opset(graph, fake) == (22, ("a runtime runs no Acos of f64",))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda key, x: jax.random.uniform(key, x.shape),
+        lambda key, x: jax.random.categorical(key, x),
+        lambda key, x: x + jax.random.normal(key, x.shape) * 0.1,
+        lambda key, x: jax.lax.top_k(x, 2),
+    ],
+    ids=["uniform", "categorical", "normal", "top_k"],
+)
+def test_samples_and_the_greatest_run_everywhere(draw):
+    model = j2o.compile(draw, [jax.random.key(0), "f32[4,8]"])
+    assert model.opset == 18

@@ -201,6 +201,14 @@ class Lowering(Builder):
         """The version of ONNX's operators that the target has."""
         return 18 if self.target is None else self.target.opset
 
+    def is_asked_for(self, opset: int) -> bool:
+        """Return True where the user asked for an opset, and for this one or a later.
+
+        Else the model gets the lowest that it needs, which an operator from there on would raise.
+        """
+        is_fixed = self.target is not None and self.target.others is None
+        return is_fixed and self.opset >= opset
+
     def supports(self, operator: str, dtype: DType) -> bool:
         """Return True where the target runs `operator` (`"Erf"`) on `dtype` with no casts around it."""
         return self.target is None or self.target.supports(f"onnx.{operator}", dtype)

@@ -1,6 +1,14 @@
 """Operators that the program was written with, found again in what JAX traced it to."""
 
-from j2o.passes.recover import activations, gates, group_norms, norms, rotary, softmax
+from j2o.passes.recover import (
+    activations,
+    fractions,
+    gates,
+    group_norms,
+    norms,
+    rotary,
+    softmax,
+)
 from j2o.passes.rewriting.rule import RuleSet
 
 recover = RuleSet(
@@ -19,8 +27,12 @@ recover = RuleSet(
 )
 recover_early = RuleSet(
     "recover_early",
-    (*activations.EARLY_ACTIVATIONS, *gates.EARLY_GATES),
+    (
+        *activations.EARLY_ACTIVATIONS,
+        *gates.EARLY_GATES,
+        *fractions.FRACTIONS,
+    ),
     at="lax",
     level=2,
-    doc="Activations whose parts have no operator of their own.",
+    doc="Activations and random floats, whose parts have no operator of their own.",
 )

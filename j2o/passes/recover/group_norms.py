@@ -479,7 +479,8 @@ def _replacement(
     order = _order(found)
     if order is None:
         return op.decline("channels of a group stand apart")
-    if _is_last_axis(x, order) and not _has_scale_of_channels(op.root.out, scale):
+    is_row = _is_last_axis(x, order) and op.prefers("LayerNormalization", x)
+    if is_row and not _has_scale_of_channels(op.root.out, scale):
         ones = op.const(np.ones(x.type.shape[-1:], np.float32))
         axis = x.type.rank - 1
         normal = op.LayerNormalization(x, ones, axis=axis, epsilon=found.epsilon)
