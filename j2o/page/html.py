@@ -35,6 +35,7 @@ from j2o.page.markup import (
     span,
     table,
 )
+from j2o.page.picture import SCRIPTS
 from j2o.page.steps import Texts
 from j2o.page.weights import SHOWN, Branch, tree
 
@@ -72,7 +73,7 @@ def scripts() -> list[str]:
     """Return the scripts of the page in the order in which they run: first those of others."""
     names = sorted(file.name for file in (FOLDER / "vendor").iterdir())
     others = [_vendored(name) for name in names if Path(name).suffix == ".js"]
-    texts = [*others, template("picture.js"), template("page.js")]
+    texts = [*others, *map(template, (*SCRIPTS, "page.js"))]
     return [_in_script(text) for text in texts]
 
 

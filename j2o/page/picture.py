@@ -30,6 +30,14 @@ from j2o.ir.tensor import ArrayTensor, Tensor
 from j2o.ir.types import Attr
 from j2o.page.modules import Member, Module, tree
 
+# in the order in which they run
+SCRIPTS = (
+    "picture-things.js",
+    "picture-boxes.js",
+    "picture-levels.js",
+    "picture-details.js",
+    "picture.js",
+)
 LONG = 160  # characters of an attribute
 ENTRIES = 16  # of a list in an attribute, and elements of a constant
 UNSEEN = frozenset({"const", "dims", "return"})  # operations that no box stands for
