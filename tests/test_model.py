@@ -414,3 +414,12 @@ def test_what_stops_onnxruntime_is_told_in_one_line():
     ) as caught:
         model.session.run({"x": np.ones((2, 2), np.float32)})
     assert "\n" not in str(caught.value)
+
+
+def test_the_graph_in_the_file_has_the_name_of_the_function_or_the_one_given():
+    def net(x):
+        return x + 1
+
+    assert j2o.compile(net, [("B",)]).to_proto().graph.name == "net"
+    named = j2o.compile(net, [("B",)], name="my net")
+    assert named.to_proto().graph.name == "my_net"

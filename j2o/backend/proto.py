@@ -66,15 +66,13 @@ def ir_version(opset: int) -> int:
     return next(version for first, version in _IR_VERSIONS if opset >= first)
 
 
-def to_proto(
-    graph: Graph, opset: int, name: str = "main", sources: bool = True
-) -> onnx.ModelProto:
+def to_proto(graph: Graph, opset: int, sources: bool = True) -> onnx.ModelProto:
     """Return the whole model as one message, weights inside.
 
     With `sources`, nodes carry the line of the program that they come from. SaveError above protobuf's 2 GiB,
     PassError where operations are left that are not ONNX.
     """
-    model, constants = to_parts(graph, opset, name, sources)
+    model, constants = to_parts(graph, opset, sources)
     total = sum(t.nbytes for t in constants.values())
     if total > LIMIT:
         raise SaveError(
@@ -88,7 +86,7 @@ def to_proto(
 
 
 def to_parts(
-    graph: Graph, opset: int, name: str = "main", sources: bool = True
+    graph: Graph, opset: int, sources: bool = True
 ) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
     """Return a root graph as a model that lacks its initializers, and these by name. Nothing large is read.
 
@@ -97,7 +95,7 @@ def to_parts(
     """
     _check_lowered(graph)
     writer = _Writer(opset, sources)
-    model = ir.to_proto(writer.model(graph, name))
+    model = ir.to_proto(writer.model(graph))
     stored = [*writer.initializers.items(), *writer.constant_outputs]
     return model, {str(value.name): tensor for tensor, value in stored}
 
@@ -235,7 +233,7 @@ class _Writer:
         self.names = Names()
         self.nodes = Names()
 
-    def model(self, graph: Graph, name: str) -> ir.Model:
+    def model(self, graph: Graph) -> ir.Model:
         """The whole model, without the contents of its initializers."""
         self.names = Names((*graph.input_names, *graph.output_names))
         functions = [self.function(key, f) for key, f in graph.functions.items()]
@@ -244,14 +242,14 @@ class _Writer:
         constraints = "; ".join(graph.dims.constraints)
         needed = FUNCTIONS_WITH_SHAPES if functions else 0
         return ir.Model(
-            self.main(graph, name),
+            self.main(graph),
             ir_version=max(ir_version(self.opset), needed),
             producer_name="j2o",
             functions=functions,
             metadata_props={CONSTRAINTS: constraints} if constraints else None,
         )
 
-    def main(self, graph: Graph, name: str) -> ir.Graph:
+    def main(self, graph: Graph) -> ir.Graph:
         """The root graph; its inputs and outputs keep their names."""
         inputs = [
             self.make(value, input_name)
@@ -265,7 +263,7 @@ class _Writer:
         self.body(graph, nodes)
         outputs = [self.output(value, n, nodes) for value, n in results]
         return ir.Graph(
-            inputs, outputs, nodes=nodes, opset_imports=self.domains, name=name
+            inputs, outputs, nodes=nodes, opset_imports=self.domains, name=graph.name
         )
 
     def output(self, value: Value, name: str, nodes: list[ir.Node]) -> ir.Value:
