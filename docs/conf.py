@@ -30,9 +30,20 @@ myst_heading_anchors = 4  # as GitHub names them
 highlight_language = "none"
 
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"  # most classes are not made by users
 maximum_signature_line_length = 88
 
+# the classes that users make themselves: of others the parameters are nobody's matter
+MADE_BY_USERS = frozenset(
+    [
+        "j2o.ir.Builder",
+        "j2o.ir.Graph",
+        "j2o.ir.Loc",
+        "j2o.ir.Node",
+        "j2o.ir.Type",
+        "j2o.passes.Fixpoint",
+        "j2o.passes.RuleSet",
+    ]
+)
 PARAMETERS = "Parameters:"
 PARAMETER = re.compile(r"^    (\w+): ")
 CODE = re.compile(r"`([^`]+)`")
@@ -62,6 +73,23 @@ def process(
     lines[:] = as_rst(lines)
 
 
+def signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    given: str | None,
+    result: str | None,
+) -> tuple[str | None, str | None]:
+    """The parameters and the result that a class or a function is shown with."""
+    is_class = what in ("class", "exception")
+    if is_class and given is not None and name not in MADE_BY_USERS:
+        return "", None
+    return given, result
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls this when it starts."""
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", signature)
