@@ -8,6 +8,7 @@ from j2o.passes.recover import (
     norms,
     rotary,
     softmax,
+    strides,
 )
 from j2o.passes.rewriting.rule import RuleSet
 
@@ -31,8 +32,9 @@ recover_early = RuleSet(
         *activations.EARLY_ACTIVATIONS,
         *gates.EARLY_GATES,
         *fractions.FRACTIONS,
+        *strides.STRIDES,
     ),
     at="lax",
     level=2,
-    doc="Activations and random floats, whose parts have no operator of their own.",
+    doc="What is plainer before lowering: activations, random floats, slices with steps.",
 )
