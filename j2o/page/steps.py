@@ -16,6 +16,7 @@ from j2o.ir.notation import stem
 from j2o.ir.places import portable
 from j2o.ir.printer import Printer, printable
 from j2o.page.difference import Row, rows_of
+from j2o.passes.runner import all_graphs
 
 LONGEST = 60_000_000  # characters of different lines; beyond that, steps are left out
 SHOWN_CODE = 160  # characters of a source line
@@ -77,6 +78,7 @@ class Recorder:
         self._known: dict[tuple[str, int], int] = {}
         self._known_places: dict[Loc | None, int] = {None: -1}
         self._last: list[int] = []
+        self._seen: list[tuple[Graph, int, int]] = []
         self._size = 0
 
     def __call__(self, name: str, graph: Graph) -> None:
@@ -84,16 +86,24 @@ class Recorder:
         texts = self.texts
         if not texts.is_whole:
             return
-        now = self._lines_of(graph)
         if not name:
-            texts.start = now
+            texts.start = self._last = self._lines_of(graph)
         else:
+            step = self._step_to(name, graph)
             texts.runs.append(name)
-            step = self._step(name, now)
             texts.step_of_run.append(len(texts.steps) if step else -1)
             texts.steps += [step] if step else []
-        self._last = now
+        self._seen = _state(graph)
         texts.is_whole = self._size <= LONGEST
+
+    def _step_to(self, name: str, graph: Graph) -> Step | None:
+        """What a pass has changed; the text is only made where something has changed."""
+        if _state(graph) == self._seen:
+            return None
+        now = self._lines_of(graph)
+        step = self._step(name, now)
+        self._last = now
+        return step
 
     def _lines_of(self, graph: Graph) -> list[int]:
         """The text of a graph, as numbers of lines."""
@@ -141,6 +151,14 @@ class Recorder:
         removed = sum(has_old for has_old, _ in every)
         added = sum(number >= 0 for _, number in every)
         return Step(name, hunks, removed, added)
+
+
+def _state(graph: Graph) -> list[tuple[Graph, int, int]]:
+    """All graphs in a root graph, each with what no change leaves as it is.
+
+    A journal grows with each change, but where a node goes whose operands go too.
+    """
+    return [(each, len(each.journal), each.length) for each in all_graphs(graph)]
 
 
 def _hunks(
