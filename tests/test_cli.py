@@ -123,6 +123,7 @@ def test_attributes_of_attributes(program, tmp_path):
         ("nothing", "has no 'nothing'"),
         ("VALUE", "a callable is needed"),
         ("Space.single", "Space has no 'single'"),
+        ("halve", "has no 'halve'; did you mean 'halved'?"),
         ("stopped", "SystemExit"),
     ],
 )
@@ -138,7 +139,9 @@ def test_what_is_not_there_is_named(program, tmp_path, capsys, name, words):
     ("function", "words"),
     [
         ("no_such_module:f", "no_such_module"),
-        ("nocolon", "pkg.module:name"),
+        ("nocolon", "pkg.module:name, or path/to/file.py:name"),
+        ("net.py", "write it as net.py:NAME"),
+        ("pkg.net.apply", "write it as pkg.net:apply"),
         (":f", "pkg.module:name"),
         ("m:", "pkg.module:name"),
         (".relative:f", "cannot be imported"),
@@ -321,7 +324,9 @@ def shown(x, *, mask, axis, train):
 """
 SPEC = '{"a": "f32[B,T]", "n": []}'
 BAD_JSON = [
-    (["--spec", '{"a": 1'], "--spec {\"a\": 1: no JSON: Expecting ',' delimiter"),
+    (["--spec", '{"a": 1'], '--spec {"a": 1: no JSON, as \'{'),
+    (["--spec", "[B,4]"], "--spec [B,4]: no JSON, as '{"),
+    (["--spec", "(B,4)"], "--spec (B,4): a dtype and sizes are needed, as in 'f32["),
     (["--kwargs", "[1]"], "--kwargs [1]: names with values are needed"),
     (["--static", "axis=1"], "--static axis=1: no JSON"),
     (
@@ -388,6 +393,12 @@ def build():
 def build_at_sizes():
     return double, ["f32[B,3]"]
 
+def build_wide(width):
+    return double
+
+def build_badly():
+    return [][0]
+
 def build_three():
     return 1, 2, 3
 """
@@ -450,6 +461,8 @@ REFUSED = [
     ("build_at_sizes()", ["--spec", "f32[2]"], "--spec f32[2]: "),
     ("build_three()", [], "a pair: function, specs"),
     ("VALUE()", [], "no function"),
+    ("build_wide()", [], "it is called without arguments: missing a required argu"),
+    ("build_badly()", [], "raised IndexError: list index out of range at "),
     ("double", ["--size", "B=3"], "--size B=3: it is for --verify"),
     ("double", ["--verify", "--size", "B"], "--size B: a name and a number"),
     ("double", ["--verify", "--size", "T=3"], "--size T=3: there is no such"),
@@ -483,6 +496,29 @@ def test_a_wrong_command_line_is_told_in_one_line(capsys, option):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert option.partition("=")[0] in err
+
+
+UNREADABLE = [
+    ("", "j2o: a command is missing; there are export, inspect, "),
+    ("exprot m:f", "j2o: exprot: there is no such command; did you mean 'export'?"),
+    ("m:f", "j2o: m:f: there is no such command; there are export, inspect, "),
+    ("--verson", "--verson: there is no such option here; did you mean '--version'?"),
+    ("--config x", "--config: there is no such option here; a command comes first"),
+    ("export m:f --specs x", "j2o export: --specs: there is no such option; did you"),
+    ("export m:f --opt 3", "--opt: there is no such option; did you mean '--opt-level"),
+    ("export m:f -O3", "-O3: there is no such option ('j2o export --help'"),
+    ("export m:f f32[B]", "nothing takes 'f32[B]'; --spec 'f32[B]' would be a spec"),
+    ("export m:f --spec f32[B 4]", "nothing takes '4]'; a text with spaces"),
+    ("completion", "j2o completion: the following arguments are required: SHELL"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), UNREADABLE)
+def test_what_was_meant_is_told(capsys, line, said):
+    assert main(line.split()) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_a_model_is_compared_with_jax(made, capsys):

@@ -275,7 +275,7 @@ def test_a_command_line_without_a_command(capsys):
     assert main(["--json"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert document["command"] is None
-    assert "COMMAND" in document["errors"][0]["message"]
+    assert "a command comes first" in document["errors"][0]["message"]
 
 
 @pytest.mark.filterwarnings("default::j2o.J2OWarning")

@@ -64,11 +64,17 @@ class Zsh:
 
     def __init__(self, folder):
         self.shown = ""
-        self.process, self.terminal = pty.fork()
-        if not self.process:
-            os.chdir(folder)
-            os.environ["TERM"] = "dumb"
-            os.execvp("zsh", ["zsh", "-f", "-i"])
+        self.terminal, inner = pty.openpty()
+        self.process = subprocess.Popen(
+            ["zsh", "-f", "-i"],
+            cwd=folder,
+            env={**os.environ, "TERM": "dumb"},
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+        )
+        os.close(inner)
 
     def shows(self, keys, wanted):
         """Return True where the terminal shows a text once these keys are typed."""
@@ -83,7 +89,8 @@ class Zsh:
 
     def close(self):
         os.close(self.terminal)
-        os.waitpid(self.process, 0)
+        self.process.kill()
+        self.process.wait()
 
 
 WORDS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import textwrap
 import warnings
@@ -23,7 +24,7 @@ from j2o.cli import (
 )
 from j2o.cli.parser import Parser, UsageError
 from j2o.cli.reply import FAILED, INTERRUPTED, STATUSES, UNREADABLE, Reply
-from j2o.errors import J2OWarning
+from j2o.errors import J2OWarning, meant
 
 
 class Command(NamedTuple):
@@ -69,6 +70,8 @@ COMMANDS = {
     ),
 }
 
+TOP_OPTIONS = ("-h", "--help", "--version")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 only on success."""
@@ -84,13 +87,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _status(words: Sequence[str], reply: Reply) -> int:
     """Carry out a command line; its exit status, with what went wrong told."""
     try:
-        args = make_parser().parse_args(words)
-        args.words = words[1:]
-        return _carried_out(args, reply)
+        return _carried_out(_parsed(words), reply)
     except UsageError as error:
         print(error, file=sys.stderr)
         reply.add_error("UsageError", str(error).removeprefix("j2o: "))
         return UNREADABLE
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """What a command line says; UsageError where it cannot be read."""
+    parser = make_parser()
+    if not words or words[0] not in (*COMMANDS, *TOP_OPTIONS):
+        raise UsageError(_no_command(words))
+    args, left = parser.parse_known_args(words)
+    if left:
+        raise UsageError(_left_over(words[0], left[0]))
+    args.words = words[1:]
+    return args
+
+
+def _no_command(words: Sequence[str]) -> str:
+    """The line for a command line that does not begin with a command."""
+    there = f"there are {', '.join(COMMANDS)}"
+    more = "('j2o --help' tells more)"
+    if not words:
+        return f"j2o: a command is missing; {there} {more}"
+    word = words[0]
+    if word.startswith("-"):
+        near = meant(word, TOP_OPTIONS) or f"; a command comes first; {there}"
+        return f"j2o: {word}: there is no such option here{near} {more}"
+    near = meant(word, COMMANDS) or f"; {there}"
+    return f"j2o: {word}: there is no such command{near} {more}"
+
+
+def _left_over(command: str, word: str) -> str:
+    """The line for a word that no argument takes."""
+    more = f"('j2o {command} --help' tells more)"
+    if not word.startswith("-"):
+        advice = "a text with spaces or signs of the shell stands in quotes"
+        if re.fullmatch(r"\w+\[.*\]", word):
+            advice = f"--spec '{word}' would be a spec"
+        return f"j2o {command}: nothing takes {word!r}; {advice} {more}"
+    name = word.partition("=")[0]
+    options = _options_of(command) if name.startswith("--") else []
+    extended = [one for one in options if one.startswith(name)]
+    near = f"; did you mean {extended[0]!r}?" if extended else meant(name, options)
+    return f"j2o {command}: {name}: there is no such option{near} {more}"
+
+
+def _options_of(command: str) -> list[str]:
+    parser = Parser()
+    _common_arguments(parser)
+    COMMANDS[command].arguments(parser)
+    found = []
+    for action in parser._actions:
+        found += action.option_strings
+    return found
 
 
 def _carried_out(args: argparse.Namespace, reply: Reply) -> int:

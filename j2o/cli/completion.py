@@ -14,7 +14,10 @@ SHELLS = ("bash", "zsh", "fish")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "shell", choices=SHELLS, help="the shell that is to read what is printed"
+        "shell",
+        choices=SHELLS,
+        metavar="SHELL",
+        help="what is to read it: bash, zsh or fish",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from j2o.cli.program import options, pipeline, program_arguments
 from j2o.cli.reply import Reply
 from j2o.cli.status import Status
-from j2o.errors import SpecError
+from j2o.errors import SpecError, meant
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +33,9 @@ def run(args: argparse.Namespace, reply: Reply) -> int:
         )
     if not texts:
         names = pipeline(args).names()
-        there = ", ".join(dict.fromkeys(names))
-        raise SpecError(
-            f"--after {args.after}: there is no such pass; there are {there}"
-        )
+        there = f"there are {', '.join(dict.fromkeys(names))}"
+        near = meant(args.after, names) or f"; {there}"
+        raise SpecError(f"--after {args.after}: there is no such pass{near}")
     *_, (name, text) = texts.items()
     reply.say(text)
     reply.put(after=name, graph=text)

@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from j2o.errors import J2OError, SpecError, raised
+from j2o.errors import J2OError, SpecError, meant, raised
 
 
 def load(what: str, text: str) -> Any:
     """The object that `module:attribute.path` names; SpecError says which part of `what` is not there."""
     module_name, colon, path = text.partition(":")
     if not colon or not path or not module_name:
-        raise SpecError(f"{what} {text!r}: write it as pkg.module:name")
+        advice = _colon_put(text) or "pkg.module:name, or path/to/file.py:name"
+        raise SpecError(f"{what} {text!r}: write it as {advice}")
     is_file = module_name.endswith(".py")
     if is_file and not Path(module_name).is_file():
         raise SpecError(f"{what}: there is no file {module_name!r}")
@@ -31,9 +32,18 @@ def load(what: str, text: str) -> Any:
     for part in path.split("."):
         if not hasattr(found, part):
             where = getattr(found, "__name__", type(found).__name__)
-            raise SpecError(f"{what} {text!r}: {where} has no {part!r}")
+            near = meant(part, filter(str.isidentifier, dir(found)))
+            raise SpecError(f"{what} {text!r}: {where} has no {part!r}{near}")
         found = getattr(found, part)
     return found
+
+
+def _colon_put(text: str) -> str:
+    """`file.py:NAME` for a file alone, `pkg.module:name` for `pkg.module.name`; "" for what is neither."""
+    if text.endswith(".py"):
+        return f"{text}:NAME"
+    module, dot, name = text.rpartition(".")
+    return f"{module}:{name}" if dot and module and name and ":" not in text else ""
 
 
 def _load_module(name: str) -> Any:

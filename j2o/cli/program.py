@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from j2o.cli.load import load
 from j2o.cli.parser import Json, ObjectName
-from j2o.errors import SpecError, shortened, shown
+from j2o.errors import J2OError, SpecError, raised, shortened, shown
 
 if TYPE_CHECKING:
     from j2o.passes.pipeline import PassPipeline
@@ -229,13 +231,30 @@ def _function(name: str) -> tuple[Any, Any]:
     factory = load("factory", name.removesuffix(CALL))
     if not callable(factory):
         raise SpecError(f"factory {name!r}: it is {shown(factory)}, no function")
-    made = factory()
+    made = _called(name, factory)
     if not isinstance(made, tuple):
         return made, None
     if len(made) != 2:
         needed = "the function is needed, or a pair: function, specs"
         raise SpecError(f"factory {name!r}: it gave {shown(made)}; {needed}")
     return made
+
+
+def _called(name: str, factory: Callable[[], Any]) -> Any:
+    """What a factory gives; SpecError where it needs arguments, or raises."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        what = f"it is called without arguments: {error}"
+        raise SpecError(f"factory {name!r}: {what}") from None
+    except ValueError:  # something in C that does not tell
+        pass
+    try:
+        return factory()
+    except J2OError:
+        raise
+    except Exception as error:
+        raise SpecError(f"factory {name!r} raised {raised(error)}") from error
 
 
 def _keyword_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -252,23 +271,28 @@ def _keyword_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def _spec(text: str) -> Any:
     """A spec as it stands, or a pytree of specs in JSON."""
-    is_json = text.lstrip().startswith(("{", "["))
-    return _json("--spec", text) if is_json else text
+    if text.lstrip().startswith(("{", "[")):
+        return _json("--spec", text, '\'{"image": "f32[B,784]"}\' or \'["B", 784]\'')
+    if "[" not in text:
+        needed = "a dtype and sizes are needed, as in 'f32[B,784]'; 'f32[]' is a scalar"
+        raise SpecError(f"--spec {shortened(text, 80)}: {needed}")
+    return text
 
 
 def _json_object(option: str, text: str | None) -> dict[str, Any]:
     """The names and values that an option has; none where it is not given."""
     if text is None:
         return {}
-    found = _json(option, text)
+    found = _json(option, text, '{"train": false}')
     if not isinstance(found, dict):
         needed = 'names with values are needed, as in {"train": false}'
         raise SpecError(f"{option} {shortened(text, 80)}: {needed}")
     return found
 
 
-def _json(option: str, text: str) -> Any:
+def _json(option: str, text: str, example: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise SpecError(f"{option} {shortened(text, 80)}: no JSON: {error}") from None
+        what = f"no JSON, as {example} is: {error}"
+        raise SpecError(f"{option} {shortened(text, 80)}: {what}") from None
