@@ -134,9 +134,9 @@ class Model:
         and with checksums that `j2o check --deep` verifies; those of equal contents lie in the data
         once.
 
-        `sources` lets each node carry the line of the program that it comes from, as metadata: paths
-        start at the package or the project that a file belongs to, and are the same on every machine.
-        False leaves them out.
+        `sources` lets each node carry the line and the module of the program that it comes from, as
+        metadata: paths start at the package or the project that a file belongs to, and are the same
+        on every machine. False leaves them out; names of nodes tell the module as well.
 
         A link at `path` is replaced, and what it leads to stays as it is: runtimes look for the data
         beside the path that they are given. Raises SaveError, with what stood at `path` untouched,

@@ -418,3 +418,92 @@ def test_repeated_blocks_are_called_where_they_stood():
     (function,) = graph.functions.values()
     inside = {"/".join(found[node]) for node in function if node.op != "return"}
     assert inside == {"", "norm", "att", "att/out", "up", "down"}
+
+
+# ------------------------------------------------------------------------------------ written models
+
+
+def namespaces(nodes):
+    return {
+        node.name: entry.value
+        for node in nodes
+        for entry in node.metadata_props
+        if entry.key == "namespace"
+    }
+
+
+@LEVELS
+def test_nodes_are_named_by_their_modules(level):
+    model = j2o.compile(Net(6), IDS, opt_level=level)
+    proto = model.to_proto()
+    for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
+        names = [node.name for node in nodes]
+        assert len(set(names)) == len(names)
+        # viewers group by this, or by the name in front of the last step
+        for name, namespace in namespaces(nodes).items():
+            assert name.rpartition("/")[0] == namespace
+    names = [node.name for node in proto.graph.node]
+    # at level 3 the blocks between the first and the last are calls
+    assert any(name.startswith("blocks/3/") for name in names)
+    assert level == 3 or "blocks/3/att/out/dot_general" in names
+    assert level != 2 or "blocks/3/norm/LayerNormalization" in names
+    assert [value.name for value in proto.graph.input] == ["ids"]
+    assert [value.name for value in proto.graph.output] == ["output"]
+    ids = np.ones((1, 4), np.int32)
+    assert model.verify(ids)
+
+
+def test_names_of_a_function_and_of_a_call():
+    class Marked(nnx.Module):
+        def __init__(self):
+            self.blocks = nnx.List([Mlp(nnx.Rngs(0)) for _ in range(2)])
+
+        def __call__(self, x):
+            for one in self.blocks:
+                x = j2o.function(one, name="block")(x)
+            return x
+
+    proto = j2o.compile(Marked(), ["f32[b,8]"], opt_level=1).to_proto()
+    assert [node.name for node in proto.graph.node] == [
+        "blocks/0/block",
+        "blocks/1/block",
+    ]
+    (function,) = proto.functions
+    assert {"up/dot_general", "down/dot_general", "tanh", "add"} <= {
+        node.name for node in function.node
+    }
+    assert namespaces(function.node)["up/dot_general"] == "up"
+
+
+def test_names_of_a_region():
+    def fn(x):
+        with jax.named_scope("outer"):
+            return lax.scan(lambda c, row: (jnp.sin(c) + row, c), np.ones(4), x)
+
+    (scan,) = j2o.compile(fn, ["f32[3,4]"]).to_proto().graph.node
+    assert scan.name == "outer/scan"
+    (body,) = [entry.g for entry in scan.attribute if entry.name == "body"]
+    assert body.name == "outer/scan_body"
+    assert {"outer/sin", "outer/add"} <= {node.name for node in body.node}
+
+
+def test_without_sources_the_metadata_is_left_out():
+    proto = j2o.compile(Net(1), IDS).to_proto(sources=False)
+    assert not any(node.metadata_props for node in proto.graph.node)
+    assert any(node.name.startswith("blocks/0/att/") for node in proto.graph.node)
+
+
+def test_names_have_no_spaces_and_no_signs_of_control():
+    def fn(x):
+        with jax.named_scope("a b\n/c"):
+            return jnp.tanh(x)
+
+    (node,) = j2o.compile(fn, ["f32[3]"]).to_proto().graph.node
+    assert node.name == "a_b_/c/tanh"
+
+
+def test_equal_programs_give_equal_bytes():
+    one, other = (j2o.compile(Net(), IDS).to_proto() for _ in range(2))
+    assert one.SerializeToString(deterministic=True) == other.SerializeToString(
+        deterministic=True
+    )

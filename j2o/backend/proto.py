@@ -8,18 +8,19 @@ value gets a unique readable name from its hint, and every value its type with s
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
+from j2o.backend.names import Names, clean, own_name
 from j2o.errors import InvalidGraphError, PassError, SaveError, shown
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
 from j2o.ir.ops import LABEL
 from j2o.ir.places import portable
+from j2o.ir.scopes import Scope, scopes
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import NOT_COPIED, Attr, DType, Type, dim_text
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 FUNCTION_DOMAIN = "j2o"
 # key in the model's metadata: what the symbolic sizes must fulfil
 CONSTRAINTS = "constraints"
+# key in a node's metadata: its module, as the exporter of torch writes it and model-explorer groups by it
+NAMESPACE = "namespace"
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 _ONNX_NAMES = {
     DType.BOOL: "BOOL",
@@ -69,8 +72,8 @@ def ir_version(opset: int) -> int:
 def to_proto(graph: Graph, opset: int, sources: bool = True) -> onnx.ModelProto:
     """Return the whole model as one message, weights inside.
 
-    With `sources`, nodes carry the line of the program that they come from. SaveError above protobuf's 2 GiB,
-    PassError where operations are left that are not ONNX.
+    With `sources`, nodes carry the line and the module of the program that they come from. SaveError above
+    protobuf's 2 GiB, PassError where operations are left that are not ONNX.
     """
     model, constants = to_parts(graph, opset, sources)
     total = sum(t.nbytes for t in constants.values())
@@ -90,11 +93,11 @@ def to_parts(
 ) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
     """Return a root graph as a model that lacks its initializers, and these by name. Nothing large is read.
 
-    With `sources`, nodes carry the line of the program that they come from. PassError where operations are
-    left that are not ONNX.
+    With `sources`, nodes carry the line and the module of the program that they come from. PassError where
+    operations are left that are not ONNX.
     """
     _check_lowered(graph)
-    writer = _Writer(opset, sources)
+    writer = _Writer(opset, sources, scopes(graph))
     model = ir.to_proto(writer.model(graph))
     stored = [*writer.initializers.items(), *writer.constant_outputs]
     return model, {str(value.name): tensor for tensor, value in stored}
@@ -194,36 +197,19 @@ def unpacked(data: bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     return elements.astype(dtype.numpy).reshape(shape)
 
 
-class Names:
-    """Unique names: one counter a stem, so that giving a name costs O(1)."""
-
-    def __init__(self, taken: Iterable[str] = ()) -> None:
-        self.counters: dict[str, int] = {}
-        self.taken = set(taken)
-
-    def fresh(self, stem: str) -> str:
-        stem = stem or "v"
-        n = self.counters.get(stem, 0)
-        name = stem if n == 0 else f"{stem}_{n}"
-        while name in self.taken:
-            n += 1
-            name = f"{stem}_{n}"
-        self.counters[stem] = n + 1
-        self.taken.add(name)
-        return name
-
-
-def clean(hint: str) -> str:
-    """A hint without the number that an earlier naming gave it."""
-    return re.sub(r"_\d+$", "", hint)
-
-
 class _Writer:
     """Writes the graphs of one model, or with `in_function` those of one function."""
 
-    def __init__(self, opset: int, sources: bool, in_function: bool = False) -> None:
+    def __init__(
+        self,
+        opset: int,
+        sources: bool,
+        scopes: Mapping[Node, Scope],
+        in_function: bool = False,
+    ) -> None:
         self.opset = opset
         self.sources = sources
+        self.scopes = scopes
         self.in_function = in_function
         self.values: dict[Value, ir.Value] = {}
         self.initializers: dict[Tensor, ir.Value] = {}
@@ -360,11 +346,12 @@ class _Writer:
         """A constant of a function as a node."""
         out = self.named(node.out, "const")
         attr = _attribute("value", node.attrs["value"])
-        name = self.nodes.fresh("Constant")
+        name = self.name(node)
         return ir.Node("", "Constant", [], [attr], outputs=[out], name=name)
 
     def node(self, node: Node) -> ir.Node:
-        """A node with its regions as attributes, and its source line in the metadata."""
+        """A node with its regions as attributes, and where it comes from in the metadata."""
+        name = self.name(node)
         domain, kind = self.operator(node)
         attrs = [
             _attribute(key, value)
@@ -373,17 +360,33 @@ class _Writer:
         ]
         names = GRAPH_ATTRIBUTES.get(kind, ())
         for key, region in zip(names, node.graphs, strict=False):
-            attrs.append(ir.AttrGraph(key, self.region(region, f"{kind}_{key}")))
+            attrs.append(ir.AttrGraph(key, self.region(region, f"{name}_{key}")))
         inputs = [None if v is None else self.operand(v) for v in node.inputs]
         outputs = [
             self.values[v] if v in self.values else self.named(v, kind.lower())
             for v in node.outputs
         ]
-        name = self.nodes.fresh(str(node.attrs.get(LABEL, kind)))
         made = ir.Node(domain, kind, inputs, attrs, outputs=outputs, name=name)
-        if node.loc is not None and self.sources:
-            made.metadata_props["source"] = f"{portable(node.loc.file)}:{node.loc.line}"
+        if self.sources:
+            made.metadata_props.update(self.origin(node))
         return made
+
+    def name(self, node: Node) -> str:
+        """A name for a node: its module, and what its result is called, such as `blocks/0/up/dot_general`."""
+        if LABEL in node.attrs:
+            return self.nodes.fresh(node.str_attr(LABEL))
+        steps = (*self.scopes.get(node, ()), own_name(node))
+        return self.nodes.fresh("/".join(steps))
+
+    def origin(self, node: Node) -> dict[str, str]:
+        """Where a node comes from: its source line, and its module as viewers of models group by it."""
+        found: dict[str, str] = {}
+        if node.loc is not None:
+            found["source"] = f"{portable(node.loc.file)}:{node.loc.line}"
+        scope = self.scopes.get(node)
+        if scope:
+            found[NAMESPACE] = "/".join(scope)
+        return found
 
     def operator(self, node: Node) -> tuple[str, str]:
         """The domain and the name of a node's operator; its domain is imported."""
@@ -417,7 +420,7 @@ class _Writer:
 
     def function(self, key: str, graph: Graph) -> ir.Function:
         """A function of the model; what it imports, the model imports too."""
-        writer = _Writer(self.opset, self.sources, in_function=True)
+        writer = _Writer(self.opset, self.sources, self.scopes, in_function=True)
         inner = writer.region(graph, key)
         inner.opset_imports.update(writer.domains)
         inner.opset_imports[FUNCTION_DOMAIN] = 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from typing import Any, NamedTuple
 
 from jax._src import source_info_util
@@ -15,6 +16,7 @@ from j2o.ir.graph import Loc
 from j2o.ir.places import is_installed
 
 FRONTEND = os.path.dirname(__file__) + os.sep
+UNFIT = re.compile(r"[\s\x00-\x1f\x7f]+")  # what no name of a node should have
 PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 # steps that name nothing: Haiku has `~` for what is made outside of a module's call
 NO_STEPS = frozenset(["", "~"])
@@ -72,7 +74,8 @@ def _names(stack: tuple[Any, ...]) -> Names:
 
 def steps(*names: str) -> list[str]:
     """The steps of paths, one after the other, without those that say nothing."""
-    return [step for step in "/".join(names).split("/") if step not in NO_STEPS]
+    path = UNFIT.sub("_", "/".join(names))
+    return [step for step in path.split("/") if step not in NO_STEPS]
 
 
 def _is_a_part(scope: str) -> bool:
