@@ -99,6 +99,24 @@ def test_a_bias_is_added_to_the_scores():
     assert operators(model).count("Attention") == 1
 
 
+def test_a_bias_and_a_mask_are_added_as_one():
+    q, k, v = tensors()
+    bias = normal(HEADS, T, S)
+    counts = np.arange(S) < np.array([[S], [3]])
+
+    def fn(q, k, v, bias, counts):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) + bias
+        scores = jnp.where(counts[:, None, None], scores, LOW)
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v)
+
+    specs = ["f32[B,T,4,8]", "f32[B,S,4,8]", "f32[B,S,4,8]", "f32[4,T,S]", "bool[B,S]"]
+    model = agrees(fn, [q, k, v, bias, counts], specs, atol=1e-5, opset=23)
+    found = operators(model)
+    assert found.count("Attention") == 1
+    assert found.count("Where") == 1
+    assert "Add" not in found
+
+
 @pytest.mark.parametrize("opset", [18, 22])
 def test_opsets_without_attention_have_its_parts(opset):
     model = agrees(spelled_with_einsum, tensors(), atol=1e-5, opset=opset)

@@ -16,6 +16,7 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_shape
 from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.context import Context
@@ -60,14 +61,17 @@ def attention(graph: Graph, context: Context) -> int:
 
 
 class Mask(NamedTuple):
-    """What is added to scores.
+    """`bias` is added to scores. With `counts`, that is true for those that count, others are `masked`."""
 
-    With `where`, `value` is true for the scores that count, others are `masked`.
-    """
+    bias: Value | None
+    counts: Value | None = None
+    masked: float = 0.0
 
-    value: Value
-    where: bool
-    masked: float
+    @property
+    def shape(self) -> Shape | None:
+        """The shape of what is added to the scores; None where that is not certain."""
+        parts = [v.type.shape for v in (self.bias, self.counts) if v is not None]
+        return broadcast_shape(parts)
 
 
 class Axes(NamedTuple):
@@ -134,21 +138,33 @@ def _place(weights: Value, values: Contraction) -> int | None:
 
 
 def _unmasked(value: Value) -> tuple[Value, Mask | None]:
-    """Scores without their mask, which is a Where with a large negative number or the sum with a bias."""
+    """Scores without their mask.
+
+    That is a bias, or a Where of the scores, which may have a bias, and a large negative number.
+    """
     node = value.node
     if node is None or len(value.uses) != 1:
         return value, None
-    if node.op == "onnx.Where":
-        masked = _number(node.operand(2))
-        scores = node.operand(1)
-        if masked is None or not -np.inf < masked <= MASKED:
-            return value, None
-        if _keeps_shape(scores, value):
-            return scores, Mask(node.operand(0), True, masked)
-    if node.op == "onnx.Add":
-        for scores, bias in (node.operands, node.operands[::-1]):
+    if node.op != "onnx.Where":
+        scores, bias = _unbiased(value)
+        return scores, None if bias is None else Mask(bias)
+    masked = _number(node.operand(2))
+    scores, bias = _unbiased(node.operand(1))
+    if masked is None or not -np.inf < masked <= MASKED:
+        return value, None
+    mask = Mask(bias, node.operand(0), masked)
+    if mask.shape is None or not _keeps_shape(scores, value):
+        return value, None
+    return scores, mask
+
+
+def _unbiased(value: Value) -> tuple[Value, Value | None]:
+    """Scores and the bias that is added to them; the value itself and None where there is none."""
+    if value.op == "onnx.Add" and len(value.uses) == 1:
+        operands = value.producer.operands
+        for scores, bias in (operands, operands[::-1]):
             if _keeps_shape(scores, value) and _product_behind(scores) is not None:
-                return scores, Mask(bias, False, 0.0)
+                return scores, bias
     return value, None
 
 
@@ -243,9 +259,9 @@ def _stands_in_order(queries: Tensor, axes: Axes, size: Labels) -> bool:
 
 def _mask_shape(found: Found) -> dict[Label, Dim]:
     """The size that a mask has at each label of the scores: theirs, or 1."""
-    assert found.mask is not None
+    mask = None if found.mask is None else found.mask.shape
+    assert mask is not None
     scores = found.scores.last
-    mask = found.mask.value.type.shape
     # a mask of higher rank than the scores has axes of size 1 in front
     sizes = (*[1] * (scores.value.type.rank - len(mask)), *mask)[
         -scores.value.type.rank :
@@ -363,10 +379,11 @@ def _bias(op: Builder, found: Found, dtype: DType) -> Value:
     """
     mask, axes = found.mask, found.axes
     assert mask is not None
-    bias = mask.value
-    if mask.where:
-        numbers = np.array([0.0, mask.masked]).astype(dtype.numpy)
-        bias = op.Where(bias, op.const(numbers[0]), op.const(numbers[1]))
+    bias = mask.bias
+    if mask.counts is not None:
+        kept = op.const(0.0, dtype) if bias is None else bias
+        bias = op.Where(mask.counts, kept, op.const(mask.masked, dtype))
+    assert bias is not None
     own, full = _mask_shape(found), found.scores.sizes
     sizes = own  # of the mask that is made
     merged = (*axes.heads, *axes.groups)
