@@ -195,6 +195,12 @@ def view(place):
     return tuple(map(float, found.groups()))
 
 
+def press(element, key):
+    """Press a key on a box; the keys bring it into view."""
+    element.focus()
+    element.page.keyboard.press(key)
+
+
 def middle(element):
     bounds = element.bounding_box()
     return bounds["x"] + bounds["width"] / 2, bounds["y"] + bounds["height"] / 2
@@ -315,6 +321,23 @@ def test_each_call_of_a_function_opens_alone(opened, calls):
     expects(second).to_have_attribute("aria-expanded", "true")
     expects(box(place, "Tanh")).to_be_visible()
     expects(box(place, "Tanh", 1)).to_have_count(0)
+
+
+def test_many_inputs_of_one_node_are_one_box(opened, tmp_path):
+    @j2o.function
+    def joined(*rows):
+        return jnp.concatenate(rows)
+
+    def fn(*rows):
+        return joined(*rows)
+
+    path = saved(tmp_path, fn, [f"f32[{i}]" for i in range(1, 11)])
+    place = picture(opened(path))
+    expects(box(place, "joined")).to_have_attribute("aria-expanded", "true")
+    gathered = box(place, "9 inputs")  # the first has its line
+    expects(gathered).to_be_visible()
+    press(gathered, "Enter")
+    expects(place.locator(".picture-details li")).to_have_count(9)
 
 
 # ------------------------------------------------------------------------------------- details

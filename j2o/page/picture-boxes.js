@@ -3,7 +3,7 @@
 const pictureBoxes = (() => {
   "use strict";
 
-  const MOST_PILLS = 16; // inputs or outputs of a level that stand alone
+  const MOST_PILLS = 32; // inputs or outputs of a level that stand alone
   const WIDEST = 250; // of a box
   const PAD = 12; // inside of a box, to the left and the right of its text
   const LINE = 16; // height of a line of text

@@ -12,6 +12,7 @@ const pictureLevels = (() => {
   const FAN = 6; // users of a value from which on each has a sign in place of a line
   const CROWD = 120; // uses of values in a level from which on three users are enough for that
   const HEAD = 30; // height of the title of an open box
+  const MOST_TAGS = 6; // beside a box, each for itself
   const TAG_LINE = 18; // length of the line between a tag and its box
   const TAG_GAP = 4; // between tags
   const SHADOW = 4; // what a closed module shows of the box behind it
@@ -52,11 +53,24 @@ const pictureLevels = (() => {
       const lines = all.filter((line) => !tags.has(line.from)); // what dagre sees
       const apart = [...boxes, ...pills.filter((pill) => !tags.has(pill))];
       for (const [tag, { to }] of tags) if (isOpenModule(to)) tags.delete(tag);
+      for (const box of boxes) this.gatherTags(key, box, tags);
       place(apart, lines);
       for (const box of apart) this.placeTags(box);
       const level = { boxes: [...apart, ...tags.keys()], lines: [...lines, ...tags.values()] };
       for (const line of level.lines) line.points = ended(line);
       return { ...level, ...moved(level) };
+    }
+
+    // Many tags of one box become one.
+    gatherTags(key, box, tags) {
+      const own = box.tags || [];
+      if (own.length <= MOST_TAGS) return;
+      const values = own.flatMap(({ tag }) => tag.values);
+      const tag = this.boxes.pill(`${key}:t${box.key}`, "input", values.map((value) => [value]));
+      const line = { from: tag, to: box, values };
+      for (const one of own) tags.delete(one.tag);
+      tags.set(tag, line);
+      box.tags = [{ tag, line }];
     }
 
     // A tag stands to the right of the box that uses it.

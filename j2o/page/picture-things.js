@@ -119,15 +119,25 @@ const pictureThings = (() => {
 
     // ---------------------------------------------------------------------------------------- places
 
-    // The keys of the boxes whose names have a text in them.
-    *matches(text, thing = this.graph(0), key = "") {
-      for (let place = 0; place < thing.members.length; place += 1) {
+    // The keys of the boxes whose names have a text in them, at most so many.
+    found(text, most = 1000) {
+      const keys = [];
+      this.search(text, this.graph(0), "", new Map(), keys, most);
+      return keys;
+    }
+
+    // `counts` has the number of finds in each level, so that the body of a function is looked through once.
+    search(text, thing, key, counts, keys, most) {
+      if (counts.get(thing) === 0) return;
+      const before = keys.length;
+      for (let place = 0; place < thing.members.length && keys.length < most; place += 1) {
         const member = thing.members[place];
         const own = key ? `${key}.${place}` : `${place}`;
-        if (this.isNamed(member, text)) yield own;
+        if (this.isNamed(member, text)) keys.push(own);
         const inside = this.inside(member);
-        if (inside) yield* this.matches(text, inside, own);
+        if (inside) this.search(text, inside, own, counts, keys, most);
       }
+      if (keys.length < most) counts.set(thing, keys.length - before);
     }
 
     isNamed(thing, text) {

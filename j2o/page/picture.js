@@ -295,7 +295,7 @@ const drawGraph = (() => {
     find(text) {
       if (!text) return;
       if (text !== this.finding.text) {
-        this.finding = { text, found: [...this.things.matches(text)], place: -1 };
+        this.finding = { text, found: this.things.found(text), place: -1 };
       }
       const { found } = this.finding;
       if (!found.length) {
