@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
@@ -110,23 +110,9 @@ def compile(
     Raises SpecError for arguments that do not fit, TraceError where JAX cannot trace the function,
     UnsupportedError with what has no ONNX form.
     """
-    options = CompileOptions(
-        kwargs=kwargs,
-        state=state,
-        opt_level=opt_level,
-        opset=opset,
-        target=target,
-        passes=passes,
-        input_names=input_names,
-        output_names=output_names,
-        constraints=constraints,
-        checks=checks,
-        inputs_as_nchw=inputs_as_nchw,
-        outputs_as_nchw=outputs_as_nchw,
-        weights_dtype=weights_dtype,
-        name=name,
-    )
-    return _compiled(request_for(fn, specs, options))
+    given = locals()  # every argument by its name
+    options = {option: given[option] for option in CompileOptions.__annotations__}
+    return _compiled(request_for(fn, specs, cast("CompileOptions", options)))
 
 
 def request_for(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import j2o
+from j2o.request import CompileOptions
 from tests.test_save import POSIX
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +128,12 @@ def test_help_describes_every_parameter_of_compile():
     text = inspect.cleandoc(j2o.compile.__doc__ or "")
     described = re.findall(r"^    (\w+): ", text, re.MULTILINE)
     assert described == list(inspect.signature(j2o.compile).parameters)
+
+
+def test_each_parameter_of_compile_by_keyword_is_an_option():
+    parameters = inspect.signature(j2o.compile).parameters.values()
+    options = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    assert options == list(CompileOptions.__annotations__)
 
 
 WITHOUT_POSIX = """
