@@ -1,5 +1,6 @@
 """`j2o.bisect`: faults that are planted, and the node, the line and the pass that it names."""
 
+import itertools
 import json
 
 import jax
@@ -13,8 +14,6 @@ from j2o.backend.session import Session
 from j2o.ir.build import Builder
 from j2o.passes import graph_pass, rewrite
 from j2o.passes.lower.table import lower, lower_with, temporary_rules
-
-from .harness import normal
 
 
 def line_of(fn, text):
@@ -488,19 +487,70 @@ def test_nan_and_infinities_are_equal():
     assert not j2o.bisect(edges, ["f32[4]"], (x,)).differs
 
 
-def test_rounding_that_grows_is_no_fault_of_one_node():
-    """A chain that doubles errors each round; a pass that sums in another order."""
+@graph_pass("other_order", at="onnx", level=1)
+def other_order(graph):
+    """Right, but for rounding: (x + y) * 3.99 is computed as x * 3.99 + y * 3.99."""
+    count = 0
+    for node in nodes_of(graph, "onnx.Mul"):
+        total, factor = node.operands
+        if total.op == "onnx.Add":
+            op = Builder(graph, node, node.loc)
+            x, y = total.producer.operands
+            node.replace_by(op.Add(op.Mul(x, factor), op.Mul(y, factor)))
+            count += 1
+    return count
 
-    def chaos(x):
-        y = x * 0.001
-        for _ in range(40):
-            y = 3.99 * y * (1 - y)
-        return y
 
-    found = j2o.bisect(chaos, [normal(4)])
-    if found.differs:
-        assert found.fault.hint
-    print(found)
+def chaotic(x):
+    y = (x + 0.1) * 1.7
+    for _ in range(40):
+        y = 3.99 * y * (1 - y)
+    return y
+
+
+def test_rounding_that_grows_is_no_fault_of_a_pass():
+    x = np.linspace(0.05, 0.45, 16, dtype=np.float32)
+    passes = j2o.default_pipeline(1).after("lower", other_order)
+    found = j2o.bisect(chaotic, ["f32[B]"], (x,), passes=passes)
+    assert found.differs
+    assert found.fault.stage == "rounding"
+    assert "moving the last digits" in found.fault.hint
+
+
+def test_a_fault_beside_rounding_that_grows():
+    """The outputs differ before the pass, too, by more than the tolerance, though by less than after it."""
+
+    def fn(x):
+        return jnp.stack([chaotic(x) * 1e-3, jnp.tanh(x) * 100])
+
+    x = np.linspace(0.05, 0.45, 16, dtype=np.float32)
+    passes = j2o.default_pipeline(1).after("lower", other_order, forget_tanh)
+    found = j2o.bisect(fn, ["f32[B]"], (x,), passes=passes)
+    assert found.fault.pass_name == "forget_tanh"
+
+
+def test_a_function_that_is_not_what_it_is_traced_as():
+    calls = itertools.count()
+
+    def counting(x):
+        return x + next(calls)
+
+    fault = fault_of(counting, ["f32[3]"])
+    assert fault.stage == "tracing"
+
+
+def test_a_rule_that_is_wrong_beside_another_operation_alone():
+    """By itself the operation is lowered rightly."""
+    with temporary_rules():
+
+        @lower("sin")
+        def sin(op, x, **_):
+            return op.Cos(x) if x.op == "onnx.Tanh" else op.Sin(x)
+
+        fault = fault_of(lambda x: jnp.sin(jnp.tanh(jnp.sin(x))), ["f32[B]"])
+    assert fault.pass_name == "lower"
+    assert fault.value.operation == "onnx.Cos"
+    assert fault.instead_of.operation == "lax.sin"
 
 
 def test_inputs_by_name_and_what_does_not_fit():

@@ -18,10 +18,13 @@ Which value. The values of the final graph have no names in common with those of
 move and transpose. So the graph before the guilty pass is compared with the one after it. Nodes that
 the pass has left alone say which new value stands for which old one (`changes.py`). No trace of
 identity through the passes is needed, and a pass need not help. The value of JAX with the contents
-that are missing is named too. Lowering leaves no node alone; there each operation of the program is
-compared with what it is lowered to, at JAX's own operands (`rules.py`).
+that are missing is named too. Lowering leaves no node alone: there each operation of the program is first
+compared with what it is lowered to, at JAX's own operands (`rules.py`); where none is wrong by itself,
+each value is given a user that lowering does leave alone.
 
-Rounding. A sum in another order differs in its last digits, and the difference grows on its way. So
-no value is compared that rests on other inputs: JAX's operands, or the contents before the pass, go
-into each node. Inside a program the tolerance is relative to the largest element too (`measure.py`).
+Rounding. A sum in another order differs in its last digits, and a deep program makes much of them. So
+the outputs of a stage are wrong only where they differ by more than JAX's own do once its values are
+moved by a few units in the last place (`noise.py`). And no value is compared that rests on other
+inputs: JAX's operands, or the contents before the pass, go into each node. Inside a program the
+tolerance is relative to the usual size of a value's elements too (`measure.py`).
 """

@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from j2o.bisection.case import Case
-from j2o.bisection.evaluate import Array, NodeError, Path
+from j2o.bisection.evaluate import PROBE, Array, NodeError, Path
 from j2o.bisection.measure import Difference, measured
 from j2o.bisection.result import Fault, Made, made, place_of
 from j2o.bisection.stages import Snapshot
 from j2o.errors import J2OError
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Attr, same_shape
+from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import Pass, PassPipeline
 from j2o.passes.runner import all_graphs
 from j2o.passes.runner import run as run_passes
@@ -114,6 +115,7 @@ class _Comparing:
     def __init__(self, case: Case, right: Snapshot, wrong: Snapshot) -> None:
         self.case = case
         self.first = wrong.event - 1
+        self.is_lowering = wrong.pass_name == lower_graph.name
         self.event = 0
         self.before: _Before | None = None
         self.after: _After | None = None
@@ -127,8 +129,11 @@ class _Comparing:
     def look(self, graph: Graph) -> None:
         """Evaluate the graph if it is one of the two."""
         if self.event == self.first:
-            self.before = _Before(_forms(graph), _told(graph))
+            self.before = _Before({}, _told(graph))
             self.case.outputs(graph, self.equations, self.before.watch)
+            if self.is_lowering:
+                _insert_probes(graph)
+            self.before.forms = _forms(graph)
         elif self.event == self.first + 1:
             assert self.before is not None
             self.after = _After(self.case, self.before, _claims(graph, self.before))
@@ -164,7 +169,7 @@ def wrong_change(case: Case, right: Snapshot, wrong: Snapshot) -> Fault:
             error=look.error.message,
             place=place_of(told),
         )
-    hint = "every value that it changes is close to what it was: rounding adds up"
+    hint = "each value that it changes is close to what it was"
     return Fault("pass", pass_name=wrong.pass_name, rule=rule, hint=hint)
 
 
@@ -189,6 +194,17 @@ def _told(graph: Graph) -> dict[Value, Made]:
         for node in each:
             found.update({value: made(value) for value in node.outputs})
     return found
+
+
+def _insert_probes(graph: Graph) -> None:
+    """Give every value a user that the pass leaves alone, where it leaves no other one.
+
+    What goes into loops and choices keeps its place, so a probe in a region is a user too.
+    """
+    for each in all_graphs(graph):
+        for node in list(each):
+            for value in node.outputs:
+                each.insert(Node(PROBE, [value], ()), before=node.next)
 
 
 def _claims(graph: Graph, before: _Before) -> dict[Value, dict[Value, list[Node]]]:

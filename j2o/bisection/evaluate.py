@@ -22,6 +22,7 @@ from j2o.ir.types import Dim
 from j2o.passes.context import Context
 from j2o.passes.structure.inline import CALLS, is_marked, our_platform
 
+PROBE = "probe.value"  # a node that has an operand, and does nothing
 # an array as numpy has it; of typed keys as JAX has it
 Array: TypeAlias = Any
 
@@ -335,6 +336,10 @@ def _scan(run: Evaluator, node: Node, operands: list[Array]) -> list[Array]:
     return [*state, *made]
 
 
+def _probe(run: Evaluator, node: Node, _: list[Array]) -> list[Array]:
+    return []
+
+
 Walk: TypeAlias = Callable[[Evaluator, Node, list[Array]], Sequence[Array]]
 WALKS: dict[str, Walk] = {
     "const": _const,
@@ -342,6 +347,7 @@ WALKS: dict[str, Walk] = {
     "call": _call,
     "check": _check,
     "lax.check": _check,
+    PROBE: _probe,
     "lax.scan": _scan_of_jax,
     "lax.while": _while_of_jax,
     "lax.cond": _cond_of_jax,

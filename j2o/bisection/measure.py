@@ -9,10 +9,6 @@ import numpy as np
 
 from j2o.compare import comparable, gaps_between
 
-# of a value inside of a program, the part of the largest element that counts as the size of each one:
-# where large terms cancel, little is left of a sum, and its rounding is that of the terms
-OF_LARGEST = 0.1
-
 
 class Tolerance(NamedTuple):
     """Floats may differ by `atol + rtol * |JAX's|`; integers, bools and the data of keys are equal."""
@@ -55,10 +51,9 @@ def _shown(value: Any) -> str:
 
 
 class Measured(NamedTuple):
-    """Whether two arrays are close; how far they are apart as a part of the largest element."""
+    """Whether two arrays are close, and how they differ."""
 
     close: bool
-    of_largest: float
     difference: Difference
 
 
@@ -67,14 +62,14 @@ def measured(
 ) -> Measured:
     """Compare two arrays as the graph has them.
 
-    `inside` is for values that are no outputs: rounding of their largest elements is allowed to all.
+    `inside` is for values that are no outputs. Where large terms cancel, little is left of a sum, and
+    its rounding is that of the terms: so each element may differ as one of the usual size may.
     """
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return Measured(False, np.inf, _unlike(actual, expected))
-    largest = _largest(expected)
+        return Measured(False, _unlike(actual, expected))
     atol = tolerance.atol
     if inside:
-        atol += tolerance.rtol * OF_LARGEST * largest
+        atol += tolerance.rtol * usual_size(comparable(expected))
     gaps = gaps_between(actual, expected, tolerance.rtol, atol)
     close = bool(gaps.close.all())
     absolute = _worse_than_all(gaps.absolute, ~gaps.close)
@@ -93,8 +88,7 @@ def measured(
         int((~gaps.close).sum()),
         int(gaps.close.size),
     )
-    part = found.absolute / largest if largest else found.absolute
-    return Measured(close, part, found)
+    return Measured(close, found)
 
 
 def _worse_than_all(gaps: np.ndarray, differs: np.ndarray) -> np.ndarray:
@@ -102,12 +96,17 @@ def _worse_than_all(gaps: np.ndarray, differs: np.ndarray) -> np.ndarray:
     return np.where(differs & ~np.isfinite(gaps), np.inf, np.nan_to_num(gaps))
 
 
-def _largest(array: Any) -> float:
-    """The largest finite magnitude in an array of floats."""
-    plain = comparable(array)
-    if plain.dtype.kind != "f":
-        return 1.0
-    return float(np.max(np.abs(plain), initial=0.0, where=np.isfinite(plain)))
+def usual_size(numbers: np.ndarray) -> float:
+    """The magnitude that three quarters of the numbers other than 0 have at least; 0 for none.
+
+    So a few numbers of another size, such as those that fill a mask, have no say. `numbers` are as
+    `comparable` gives them. Of integers it is 0: they are exact.
+    """
+    if numbers.dtype.kind not in "fc":
+        return 0.0
+    sizes = np.abs(numbers)
+    counted = sizes[np.isfinite(sizes) & (sizes > 0)]
+    return float(np.quantile(counted, 0.25)) if counted.size else 0.0
 
 
 def _plain(value: Any) -> Any:

@@ -10,12 +10,13 @@ from j2o.bisection.measure import Difference, Tolerance
 from j2o.ir.graph import Node, Value
 from j2o.ir.places import portable
 
-Stage: TypeAlias = Literal["tracing", "pass", "writing", "onnxruntime"]
+Stage: TypeAlias = Literal["tracing", "pass", "writing", "onnxruntime", "rounding"]
 STAGES: dict[str, str] = {
     "tracing": "the traced program, which JAX itself runs otherwise than the function",
     "pass": "the pass {pass_name}",
     "writing": "the writing of the model, or the kernels of onnxruntime",
     "onnxruntime": "the optimiser of onnxruntime",
+    "rounding": "rounding, which grows on its way through the program",
 }
 
 
@@ -83,8 +84,8 @@ def place_of(*values: Made | None) -> Place:
 class Fault:
     """The first value that is another than JAX's, and where that comes from.
 
-    `stage` is "tracing", "pass", "writing" or "onnxruntime"; of a pass, `pass_name` is its name, and
-    `rule` that of its rule where it is one rule's work. `value` is the value, `instead_of` the one
+    `stage` is "tracing", "pass", "writing", "onnxruntime" or "rounding"; of a pass, `pass_name` is its
+    name, and `rule` that of its rule where it is one rule's work. `value` is the value, `instead_of` the one
     before the pass that it stands for, `in_jax` the value of the program that has these contents.
     `inside` tells regions and functions from the outside in, such as `round 3 of scan at net.py:12`.
     `difference` compares the value with what it should be; `error` is the message where it cannot be

@@ -53,7 +53,7 @@ class _Comparing(Evaluator):
         tolerance = self.case.tolerance
         for value, actual, expected in zip(node.outputs, lowered, results, strict=True):
             wanted = to_graph(expected)
-            close, _, difference = measured(actual, wanted, tolerance, inside=True)
+            close, difference = measured(actual, wanted, tolerance, inside=True)
             if not close:
                 raise _Found(self.fault(value, difference, ""))
 

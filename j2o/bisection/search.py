@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
+import numpy as np
+
 from j2o.api import compiled_program, request_for, traced_program
 from j2o.arguments import whole_number
 from j2o.backend.session import Session
 from j2o.bisection.case import Case, case_of
 from j2o.bisection.changes import wrong_change
 from j2o.bisection.measure import Tolerance
+from j2o.bisection.noise import with_noise
 from j2o.bisection.result import Bisection, Fault, OutputGap
 from j2o.bisection.rules import wrong_rule
 from j2o.bisection.stages import first_wrong
@@ -81,14 +84,16 @@ def _inputs(
 def _bisected(case: Case, words: str) -> Bisection:
     """The result for one case."""
     gaps: list[OutputGap] = []
+    outputs = None
     error = ""
     try:
-        gaps = case.gaps(case.run(case.model.session))
+        outputs = case.run(case.model.session)
+        gaps = case.gaps(outputs)
     except J2OError as problem:
         error = str(problem)
     if not error and all(gap.close for gap in gaps):
         return Bisection(tuple(gaps), words, case.tolerance)
-    fault = _fault(case)
+    fault = _fault(case, outputs)
     notes = [
         f"JAX cannot run {operation} by itself, so its lowering is not compared: {why}"
         for operation, why in case.operations.unknown.items()
@@ -98,22 +103,38 @@ def _bisected(case: Case, words: str) -> Bisection:
     return Bisection(tuple(gaps), words, case.tolerance, fault, error, tuple(notes))
 
 
-def _fault(case: Case) -> Fault:
-    """Where the difference comes from, the last stages first: each is right where the one before is."""
+def _fault(case: Case, outputs: Sequence[np.ndarray] | None) -> Fault:
+    """Where the difference comes from, the last stages first: each is right where the one before is.
+
+    `outputs` are those of the model; None where it cannot be run.
+    """
+    program = case.lift()
+    traced = case.outputs(program.graph, program.equations)
+    case = with_noise(case, traced)
+    if not case.agrees(traced):
+        return _traced_otherwise(case, traced)
+    if outputs is not None and case.agrees(outputs):
+        return wrong_rule(case) or _rounded(case)
     if _agrees(case, _without_optimiser):
         return optimiser_fault(case)
     if _agrees(case, _node_by_node):
         return writing_fault(case)
-    program = case.lift()
-    outputs = case.outputs(program.graph, program.equations)
-    if not case.agrees(outputs):
-        return _traced_otherwise(case, outputs)
     right, wrong = first_wrong(case)
     if wrong.pass_name in BY_RULES:
         found = wrong_rule(case)
         if found is not None:
             return found
     return wrong_change(case, right, wrong)
+
+
+def _rounded(case: Case) -> Fault:
+    """The outputs differ by no more than they would where JAX rounds otherwise."""
+    effect = max(case.rounding, default=0.0)
+    what = "no operation differs from JAX by more than rounding, at the same operands"
+    moves = (
+        f"moving the last digits of JAX's own values moves its outputs by {effect:.2g}"
+    )
+    return Fault("rounding", hint=f"{what}; {moves}")
 
 
 def _agrees(case: Case, outputs: Callable[[Case], Sequence[Any]]) -> bool:

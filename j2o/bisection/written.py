@@ -53,7 +53,7 @@ def writing_fault(case: Case) -> Fault:
         return Fault("writing", error=str(error))
     expected = case.outputs(graph, {})
     for one, actual, wanted in zip(told, given, expected, strict=True):
-        close, _, difference = measured(actual, wanted, case.tolerance, inside=True)
+        close, difference = measured(actual, wanted, case.tolerance, inside=True)
         if not close:
             return Fault("writing", one, difference=difference, place=place_of(one))
     return Fault("writing", hint="no value outside of regions differs")
