@@ -19,7 +19,6 @@ release = version
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 root_doc = "index"
-exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = f"j2o {version}"
