@@ -424,6 +424,7 @@ def optimise(
         options=_options(request),
         errors=report.quantisation,
         notes=report.notes,
+        widened=report.widened,
     )
     pipeline = request.pipeline
     if pipeline.check == "numeric":

@@ -38,9 +38,11 @@ class Report:
     `passes` has the passes in the order in which they ran, `seconds` the time of each stage,
     `ops_before` and `ops_after` the number of each operation, `not_portable` what onnxruntime alone
     runs, `opset_reasons` what the opset before the model's own lacks, where it was chosen. `warnings`
-    has what may not be as the user meant it, a line each. `notes` has a line for each thing of the
-    program that the model leaves out. `quantisation` has the error of each weight stored in another
-    dtype, known once it has been written or run; see `Comparison`. `compiled` is what the report is of.
+    has what may not be as the user meant it, a line each. `widened` has how often an operator runs in
+    another dtype than the program has, as the target has no kernel: `Tanh of bf16 in f32`. `notes` has
+    a line for each thing of the program that the model leaves out. `quantisation` has the error of each
+    weight stored in another dtype, known once it has been written or run; see `Comparison`. `compiled`
+    is what the report is of.
     """
 
     passes: list[PassRecord] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Report:
     quantisation: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    widened: dict[str, int] = field(default_factory=dict)
     compiled: Compiled | None = field(default=None, repr=False, compare=False)
 
     def warn(self, text: str) -> None:
@@ -104,6 +107,8 @@ class Report:
         lines += _opset(self)
         if self.not_portable:
             lines.append("not portable ONNX: " + ", ".join(self.not_portable))
+        if self.widened:
+            lines.append("in another dtype: " + ", ".join(self.widened))
         lines += [f"warning: {text}" for text in self.warnings]
         lines += [f"note: {note}" for note in dict.fromkeys(self.notes)]
         return "\n".join(lines)

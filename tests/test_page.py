@@ -301,6 +301,14 @@ def test_complex_numbers_and_nchw_are_remarked():
     assert "c64[3]" in z.remark
 
 
+def test_what_runs_in_another_dtype_is_told():
+    report = j2o.compile(lambda x: jnp.tanh(x) * jnp.exp(x), ["bf16[3]"]).report
+    told = {"Tanh of bf16 in f32": 1, "Exp of bf16 in f32": 1, "Mul of bf16 in f32": 1}
+    assert report.widened == told
+    assert "Tanh of bf16 in f32" in str(report)
+    assert "Tanh of bf16 in f32" in parsed(text_of(report)).text
+
+
 def test_weights_are_a_tree_of_their_names():
     row = dataclasses.make_dataclass("Row", ["name", "nbytes"])
     rows = [row("a/b/x", 3), row("a/b/y", 4), row("c/d", 9), row("c", 1), row("", 2)]

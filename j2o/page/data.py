@@ -138,6 +138,7 @@ class Page:
     warnings: list[str]
     notes: list[str]
     quantisation: dict[str, float]
+    widened: dict[str, int]
     interface: Interface
     weights: list[WeightRow]
     passes: Passes
@@ -164,6 +165,7 @@ def page_of(
         warnings=list(report.warnings),
         notes=list(dict.fromkeys(report.notes)),
         quantisation=dict(report.quantisation),
+        widened=dict(report.widened),
         interface=Interface(),
         weights=[],
         passes=Passes(why_no_texts=NO_PROGRAM),

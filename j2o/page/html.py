@@ -507,7 +507,15 @@ def _remarks(page: Page) -> Part:
             parts += [element("h3", title), listed(texts)]
     if page.quantisation:
         parts.append(_quantisation(page.quantisation))
+    if page.widened:
+        parts.append(_widened(page.widened))
     return parts or paragraph("There are none.")
+
+
+def _widened(counts: Mapping[str, int]) -> Html:
+    """What runs in another dtype, as the target has no kernel of that of the program."""
+    rows = [[told, f"{count:,}"] for told, count in counts.items()]
+    return table("Runs in another dtype, with casts", ["Operator", "Nodes"], rows)
 
 
 def _quantisation(errors: Mapping[str, float]) -> Html:

@@ -53,7 +53,8 @@ class Context:
     """What passes need of the rest of j2o, handed in by the caller of `run`.
 
     Passes write to the fields after `options`. For the report: `errors` has what storing each weight
-    in another dtype cost, `notes` what is left out of the model. Of the running pass: `fired` has how
+    in another dtype cost, `notes` what is left out of the model, `widened` how often an operator runs in
+    another dtype than the program has. Of the running pass: `fired` has how
     often each rewrite rule fired, `declined` how often a rule matched and was not used, and why.
     `seen` has how much of a graph's journal a pass knows.
     """
@@ -64,6 +65,7 @@ class Context:
     options: Options = Options()
     errors: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    widened: dict[str, int] = field(default_factory=dict)
     fired: dict[str, int] = field(default_factory=dict)
     declined: dict[tuple[str, str], int] = field(default_factory=dict)
     seen: dict[tuple[Hashable, Graph], int] = field(default_factory=dict)

@@ -120,6 +120,7 @@ def legalize(graph: Graph, context: Context) -> int:
                 f"{node.described}: {target.name} has no such kernel at opset {target.opset}"
             )
             continue
+        _tell(node, choice, context)
         _retype(graph, node, choice, target)
         count += 1
     if problems:
@@ -359,6 +360,16 @@ def _picks(
             return None
         picks[name] = pick
     return picks
+
+
+def _tell(node: Node, chosen: Mapping[str, DType], context: Context) -> None:
+    """Count, for the report, what runs in another dtype than the program has."""
+    assert context.target is not None
+    for name, dtype in _variables(node, context.target).items():
+        if chosen[name] is not dtype:
+            told = f"{node.kind} of {dtype.value} in {chosen[name].value}"
+            context.widened[told] = context.widened.get(told, 0) + 1
+            return
 
 
 def _retype(graph: Graph, node: Node, chosen: dict[str, DType], target: Target) -> None:
