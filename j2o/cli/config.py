@@ -96,8 +96,10 @@ def keys_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     for action in parser._actions:
         if action.dest in NO_KEYS:
             continue
-        options = [text for text in action.option_strings if text.startswith("--")]
-        key = options[0].removeprefix("--") if options else FUNCTION
+        key = FUNCTION
+        for text in reversed(action.option_strings):
+            if text.startswith("--"):
+                key = text.removeprefix("--")
         found[key] = action
     return found
 
@@ -110,11 +112,13 @@ def arguments_of(
     for key, value in table.values.items():
         if key not in keys:
             raise _unknown(table.where, key, keys)
+        action = keys[key]
         try:
-            setattr(args, keys[key].dest, _converted(keys[key], value, folder))
+            converted = _converted(action, value, folder)
         except (ValueError, argparse.ArgumentTypeError) as error:
             what = f"{key} = {shown(value)}"
             raise SpecError(f"{table.where} {what}: {error}") from None
+        setattr(args, action.dest, converted)
     return args
 
 
@@ -125,9 +129,9 @@ def given(words: Sequence[str], arguments: AddArguments) -> dict[str, Any]:
     options = [action for action in parser._actions if action.option_strings]
     for action in options:
         action.default = argparse.SUPPRESS
-    found = vars(parser.parse_known_args(words)[0])
+    found, _ = parser.parse_known_args(words)
     names = {action.dest for action in options}
-    return {name: value for name, value in found.items() if name in names}
+    return {name: one for name, one in vars(found).items() if name in names}
 
 
 def _converted(action: argparse.Action, value: Any, folder: Path) -> Any:
@@ -138,10 +142,19 @@ def _converted(action: argparse.Action, value: Any, folder: Path) -> Any:
         return value
     if not isinstance(action, argparse._AppendAction):
         return _one(action, value, folder)
-    values = value if isinstance(value, list) else [value]
-    if action.type is Pair and isinstance(value, dict):
-        values = [f"{name}={one}" for name, one in value.items()]
-    return [_one(action, one, folder) for one in values]
+    found = []
+    for one in _entries(action.type, value):
+        found.append(_one(action, one, folder))
+    return found
+
+
+def _entries(kind: Any, value: Any) -> list[Any]:
+    """The values of an option that may stand several times."""
+    if isinstance(value, list):
+        return value
+    if kind is Pair and isinstance(value, dict):
+        return [f"{name}={one}" for name, one in value.items()]
+    return [value]
 
 
 def _one(action: argparse.Action, value: Any, folder: Path) -> Any:
