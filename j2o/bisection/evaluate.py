@@ -18,6 +18,7 @@ from j2o.errors import J2OError
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.marks import MARK
+from j2o.ir.places import portable
 from j2o.ir.types import Dim
 from j2o.passes.context import Context
 from j2o.passes.structure.inline import CALLS, is_marked, our_platform
@@ -35,7 +36,8 @@ class Step(NamedTuple):
 
     def __str__(self) -> str:
         name = self.holder.kind
-        line = f" at {self.holder.loc}" if self.holder.loc else ""
+        loc = self.holder.loc
+        line = f" at {portable(loc.file)}:{loc.line}" if loc else ""
         return f"{self.part} of {name}{line}"
 
 

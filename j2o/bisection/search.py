@@ -13,7 +13,7 @@ from j2o.backend.session import Session
 from j2o.bisection.case import Case, case_of
 from j2o.bisection.changes import wrong_change
 from j2o.bisection.measure import Tolerance
-from j2o.bisection.noise import with_noise
+from j2o.bisection.noise import TIMES, with_noise
 from j2o.bisection.result import Bisection, Fault, OutputGap
 from j2o.bisection.rules import wrong_rule
 from j2o.bisection.stages import first_wrong
@@ -129,7 +129,7 @@ def _fault(case: Case, outputs: Sequence[np.ndarray] | None) -> Fault:
 
 def _rounded(case: Case) -> Fault:
     """The outputs differ by no more than they would where JAX rounds otherwise."""
-    effect = max(case.rounding, default=0.0)
+    effect = max(case.rounding, default=0.0) / TIMES
     what = "no operation differs from JAX by more than rounding, at the same operands"
     moves = (
         f"moving the last digits of JAX's own values moves its outputs by {effect:.2g}"
