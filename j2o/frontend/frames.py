@@ -41,8 +41,10 @@ class Place(NamedTuple):
 
     def inside(self, name: str) -> Place:
         """The place in a part of this name."""
-        scope = f"{self.scope}/{name}" if self.scope and name else self.scope or name
-        return self._replace(scope=scope)
+        if not name:
+            return self
+        scope = f"{self.scope}/{name}" if self.scope else name
+        return Place(scope, self.call, self.is_backwards)
 
 
 class Calls:
@@ -100,6 +102,8 @@ class Frames:
 
     def kept(self, codes: list[CodeType], places: list[int], is_backwards: bool) -> int:
         """How many of the open calls the next equation is in, too."""
+        if places == self.places and codes == self.codes:
+            return len(codes)
         count = 0
         for code, place in zip(codes, places, strict=True):
             if count == len(self.codes) or code is not self.codes[count]:

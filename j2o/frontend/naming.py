@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from j2o.frontend.frames import Call, Calls, around_both
@@ -44,16 +44,17 @@ def name_modules(graph: Graph, calls: Calls) -> None:
 
     `calls` are those that the nodes were traced in.
     """
-    nodes = [node for node in graph.walk() if node.loc is not None]
-    used = used_weights(graph)
+    nodes = list(graph.walk())
+    used = used_weights(graph, nodes)
     of_calls = modules_of_calls(used, calls)
-    modules = {node: of_calls[calls.of(node)] for node in nodes}
-    for node in nodes:
-        if node in used:
-            module = common([weight.module for weight in used[node]])
+    located = [node for node in nodes if node.loc is not None]
+    modules = {node: of_calls[calls.of(node)] for node in located}
+    for node, weights in used.items():
+        if node in modules:
+            module = common([weight.module for weight in weights])
             modules[node] = _inner(module, modules[node])
     if are_in_the_stack(used, modules):
-        _write({node: _stack(node) for node in nodes})
+        _write({node: _stack(node) for node in located})
     else:
         _fill_between(modules, used)
         _write(_with_scopes(modules))
@@ -70,27 +71,28 @@ def _fill_between(modules: dict[Node, Scope], used: Used) -> None:
     places = [i for i, node in enumerate(nodes) if node in used]
     for start, end in itertools.pairwise(places):
         both = common([modules[nodes[start]], modules[nodes[end]]])
-        for node in nodes[start + 1 : end]:
+        for node in nodes[start + 1 : end] if both else ():
             modules[node] = _inner(both, modules[node])
 
 
 def _write(modules: Mapping[Node, Scope]) -> None:
     """Let the locations of nodes say their modules."""
     for node, module in modules.items():
-        node.loc = placed(node.loc, module)
+        if module or _stack(node):
+            node.loc = placed(node.loc, module)
 
 
 # ------------------------------------------------------------------------------------ weights
 
 
-def used_weights(graph: Graph) -> Used:
+def used_weights(graph: Graph, nodes: Sequence[Node]) -> Used:
     """The nodes that use weights, and these: constants with a name, inputs where there are none.
 
     What is made of a weight alone, such as its transpose, still is that weight.
     """
-    known = _weights(graph)
+    known = _weights(graph, nodes)
     used: Used = {}
-    for node in graph.walk():
+    for node in nodes:
         if node.op == "const":
             continue
         found = [known[value] for value in node.operands if value in known]
@@ -105,13 +107,13 @@ def used_weights(graph: Graph) -> Used:
     return used
 
 
-def _weights(graph: Graph) -> dict[Value, Weight]:
+def _weights(graph: Graph, nodes: Sequence[Node]) -> dict[Value, Weight]:
     """The weights of a program, by their values.
 
     An input may be one where its argument is a tree of modules: the name of the argument is that of none.
     """
     known: dict[Value, Weight] = {}
-    for node in graph.walk():
+    for node in nodes:
         if node.op != "const":
             continue
         tensor = node.out.const
@@ -238,8 +240,10 @@ class _Part:
         self.module = module  # what all that is in it has in common
 
 
-def _with_scopes(modules: Mapping[Node, Scope]) -> dict[Node, Scope]:
+def _with_scopes(modules: Mapping[Node, Scope]) -> Mapping[Node, Scope]:
     """The modules with the scopes that the user has named in their places."""
+    if not any(map(_stack, modules)):
+        return modules
     parts: dict[Node, list[_Part]] = {}
     opened: list[_Part] = []
     for node, module in modules.items():
