@@ -191,3 +191,15 @@ def test_same_padding_of_symbolic_sizes(padding, strides, dilation):
         assert operators(model) == ["Transpose", "Conv", "Transpose"]
     for h in range(1, 8):
         model.verify(normal(2, h, h + 1, 4), rtol=1e-4, atol=1e-4)
+
+
+def test_zeros_that_a_program_puts_around_are_the_convolutions_own():
+    w = normal(*KERNEL)
+
+    def fn(x):
+        around = jnp.pad(x, ((0, 0), (1, 2), (0, 3), (0, 0)))
+        return conv(around, w, (2, 1), "VALID")
+
+    model = j2o.compile(fn, [IMAGE])
+    assert operators(model) == ["Transpose", "Conv", "Transpose"]
+    model.verify(normal(2, 5, 6, 4), rtol=1e-4, atol=1e-4)

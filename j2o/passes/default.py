@@ -18,6 +18,7 @@ from j2o.passes.layout.flips import flips
 from j2o.passes.layout.gemm import gemm
 from j2o.passes.layout.hoist import hoist, invariants, sink
 from j2o.passes.layout.last_rows import last_rows
+from j2o.passes.layout.pads import pads
 from j2o.passes.layout.projections import projections
 from j2o.passes.layout.transposes import transposes
 from j2o.passes.lower import lower_graph
@@ -77,6 +78,7 @@ LAYOUT: tuple[Step, ...] = (
     transposes,
     Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
     gemm,
+    pads,
     tidy,
     dce,
 )

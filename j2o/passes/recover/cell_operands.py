@@ -54,7 +54,10 @@ class OperandBuilder:
         return Operands(x, w, r, b)
 
     def _with_ones(self, x: Value) -> Value:
-        """Rows with a 1 behind them."""
+        """Rows with a 1 behind them, whose weight is the bias.
+
+        onnxruntime's kernels limit sums to which they add a bias operand, and make numbers of NaN there.
+        """
         rank = x.type.rank
         widths = [0] * (2 * rank - 1) + [1]
         return self.op.Pad(x, np.array(widths), 1.0)
