@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from j2o.arguments import whole_number
 from j2o.errors import DimensionError, SpecError, meant, shown
 from j2o.ir import dims
 from j2o.ir.sizes import fit
@@ -16,15 +18,21 @@ from j2o.model import Model
 from j2o.numeric_check import random_array, sizes_that_fit, symbols_of
 from j2o.values import KEY_NAMES, accept, to_jax
 
+AT_LEAST_1 = "a whole number of at least 1 is needed"
+
 
 def _check_symbols(model: Model, given: Mapping[str, int], option: str) -> None:
-    """SpecError where one of these sizes is of no symbol of the model; `option` is how they were given."""
+    """SpecError where one is no size, or of no symbol of the model; `option` is how they were given."""
+    if not isinstance(given, Mapping):
+        needed = "a mapping from symbolic sizes to numbers is needed"
+        raise SpecError(f"{option}s={shown(given)}: {needed}")
     names = symbols_of(model.graph)
     for name, size in given.items():
         if name not in names:
             there = ", ".join(names) or "none"
             what = f"there is no such symbolic size; there are {there}"
             raise SpecError(f"{option} {name}={size}: {what}")
+        whole_number(f"{option} {name}", size, range(1, sys.maxsize), AT_LEAST_1)
 
 
 def sizes_for(model: Model, given: Mapping[str, int], option: str) -> dict[str, int]:

@@ -571,6 +571,14 @@ def test_inputs_by_name_and_what_does_not_fit():
         j2o.bisect(named, specs, inputs, sizes={"B": 2})
     with pytest.raises(j2o.SpecError, match="size T=3: there is no such"):
         j2o.bisect(named, specs, sizes={"T": 3})
+    with pytest.raises(j2o.SpecError, match="sizes=3: a mapping"):
+        j2o.bisect(named, specs, sizes=3)
+    for size in (-1, 0, "2", 2.5):
+        with pytest.raises(j2o.SpecError, match=r"size B=.*at least 1 is needed"):
+            j2o.bisect(named, specs, sizes={"B": size})
+    for seed in (-1, 2**70, 1.5):
+        with pytest.raises(j2o.SpecError, match=r"seed=.*from 0 to"):
+            j2o.bisect(named, specs, seed=seed)
 
 
 def test_the_result_as_text_and_data():

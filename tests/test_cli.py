@@ -635,3 +635,20 @@ def test_the_commands_are_known_without_importing_what_compiles():
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     heavy = {"jax", "onnx", "onnx_ir", "onnxruntime", "rich", "shtab"}
     assert heavy & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-o", "m.onnx", "--report", "m.onnx"], "--output and --report would both "),
+        (["-o", "m.onnx", "--report", "./m.onnx"], "--output and --report would both "),
+        (["-o", "m.onnx", "--data", "m.onnx"], "--output and --data would both write"),
+        (["-o", "m.onnx", "--data", "w", "--report", "w"], "--report and --data would"),
+        (["-o", "-"], "--output -: it cannot be printed; name a file"),
+    ],
+)
+def test_no_file_is_written_over_another(tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "jax.numpy:tanh", "--spec", "f32[2]", *options]) == 1
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -208,6 +208,12 @@ REFUSED = [
     ('kwargs = "{"', "kwargs {: no JSON"),
     ("size = {B = 3}", "size B=3: it is for --verify"),
     ('without = "sofmax"', "did you mean 'softmax'?"),
+    (
+        "kwargs = {a = 1979-05-27}",
+        "kwargs = {'a': datetime.date(1979, 5, 27)}: texts, ",
+    ),
+    ("spec = [{a = 07:30:00}]", "lists and tables are needed"),
+    ('data = "-"', "data -: it cannot be printed"),
     ('data = "w.bin"\nexternal-data = true', "external-data: with --data"),
     ('weights-dtype = "f16"', "one of bfloat16, float16, int8 is needed"),
 ]
@@ -237,6 +243,13 @@ FILES = [
         "[export.a] output ",
     ),
     (TWO.replace("two.onnx", "one.onnx"), "one and two would both write "),
+    (TWO.replace("two.onnx", "one.onnx.data"), "one and two would both write "),
+    (f'{TWO}report = "two.onnx"', "output and report of two would both write "),
+    (f'{TWO}data = "two.onnx"', "two files would have this name"),
+    (f'{TWO}report = "one.onnx"', "one and two would both write "),
+    (f'{TWO}report = "two.onnx.data"', "output and report of two would both write "),
+    (TWO.replace("two.onnx", "-"), "[export.two] output -: it cannot be printed"),
+    ('[export.name]\nfunction = "m:f"', "; 'name' is a key, and no name of a table"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -291,6 +292,32 @@ def test_every_command_takes_it(capsys):
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert "--json" in capsys.readouterr().out
+
+
+LOUD = """
+import atexit, os, subprocess, sys
+
+def loud(x):
+    os.write(1, b"by the descriptor")
+    sys.__stdout__.write("by the stream")
+    subprocess.run([sys.executable, "-c", "print('by a process')"])
+    atexit.register(print, "at the end")
+    return x + 1
+"""
+
+
+@pytest.mark.parametrize("name", ["loud", "missing"])
+def test_in_a_process_of_its_own_nothing_comes_beside_the_document(tmp_path, name):
+    (tmp_path / "loud.py").write_text(LOUD)
+    words = ["export", f"loud.py:{name}", "--spec", "f32[2]", "-o", "m.onnx", "--json"]
+    command = [sys.executable, "-m", "j2o", *words]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    document = json.loads(done.stdout)
+    assert document["status"] == done.returncode == (1 if name == "missing" else 0)
+    told = ["by the descriptor", "by the stream", "by a process", "at the end"]
+    assert all((text in done.stderr) == (name == "loud") for text in told)
 
 
 def test_values_that_json_lacks():

@@ -25,6 +25,7 @@ from j2o.report import Report
 from j2o.request import CompileOptions
 from j2o.trial import given_leaves, random_leaves, sizes_for, sizes_of, told
 
+SEEDS = range(2**31)  # that numpy and JAX take
 # passes up to `lower`: what a rule does wrong shows after one of them
 BY_RULES = frozenset(["inline", "components", "functions", "lower"])
 
@@ -71,8 +72,8 @@ def _inputs(
 ) -> tuple[list[Any], str]:
     """The inputs as JAX has them, and what they are in words."""
     if inputs is None:
-        needed = "a whole number is needed"
-        number = whole_number("seed", seed, None, needed)
+        needed = f"a whole number from 0 to {SEEDS.stop - 1} is needed"
+        number = whole_number("seed", seed, SEEDS, needed)
         found = sizes_for(model, sizes, "size")
         return random_leaves(model, found, number), f"random inputs, seed {number}"
     if sizes:

@@ -76,7 +76,7 @@ TOP_OPTIONS = ("-h", "--help", "--version")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 only on success."""
     words = list(sys.argv[1:] if argv is None else argv)
-    reply = Reply(words)
+    reply = Reply(words, has_process=argv is None)
     try:
         return reply.finish(_status(words, reply))
     except BrokenPipeError:

@@ -49,7 +49,11 @@ def read(file: Path, only: Sequence[str], keys: Mapping[str, Any]) -> list[Table
         else:
             raise _unknown(f"{file}: [{place}]", key, keys)
     if not models:
-        raise SpecError(f"{file}: there is no table [{place}.NAME], one for each model")
+        what = f"there is no table [{place}.NAME], one for each model"
+        tables = [key for key, value in shared.items() if isinstance(value, dict)]
+        for key in tables[:1]:
+            what += f"; {key!r} is a key, and no name of a table"
+        raise SpecError(f"{file}: {what}")
     for name in only:
         if name not in models:
             there = ", ".join(models)
@@ -191,11 +195,20 @@ def _text(kind: Any, value: Any) -> str:
     if isinstance(value, str):
         return value
     if kind is Json and isinstance(value, list | dict):
-        return json.dumps(value)
+        return _as_json(value)
     takes_numbers = kind not in (None, Path, Json, ObjectName, Pair)
     if takes_numbers and isinstance(value, int | float):
         return str(value)
     raise ValueError("a number is needed" if takes_numbers else "a text is needed")
+
+
+def _as_json(value: Any) -> str:
+    """A list or table as JSON; ValueError for dates and times, which only TOML has."""
+    try:
+        return json.dumps(value)
+    except TypeError:
+        needed = "texts, numbers, true and false, lists and tables are needed"
+        raise ValueError(needed) from None
 
 
 def _named_from(folder: Path, text: str) -> ObjectName:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from j2o.backend.files import DataNames, data_names_of
 from j2o.cli import config
 from j2o.cli.parser import PRINTED, Parser, UsageError
 from j2o.cli.program import check_options
@@ -52,7 +53,10 @@ def single(args: argparse.Namespace) -> Job:
         raise UsageError(f"j2o export: {what} ('j2o export --help' tells more)")
     if args.only:
         raise UsageError(f"j2o export: --only {args.only[0]}: it is for --config FILE")
-    return _job(args, None, "")
+    job = _job(args, None, "")
+    for one in _written_twice([job]):
+        raise SpecError(one)
+    return job
 
 
 def of_file(
@@ -94,10 +98,8 @@ def _job(args: argparse.Namespace, table: str | None, where: str) -> Job:
             raise SpecError("function is missing: 'pkg.module:name', or a file's")
         if args.output is None:
             raise SpecError("output is missing: where to write, as in 'model.onnx'")
-        for option in ("--output", "--report", "--data"):
-            file = getattr(args, option.removeprefix("--"))
-            if file not in (None, PRINTED):
-                _check_folder(option, file)
+        for option, file in _files(args):
+            _check_folder(option, file)
         if args.data is not None and args.external_data is not None:
             raise SpecError("--external-data: with --data the weights lie there")
         check_options(args)
@@ -109,6 +111,9 @@ def _job(args: argparse.Namespace, table: str | None, where: str) -> Job:
 
 def _check_folder(option: str, file: Path) -> None:
     """SpecError where nothing could be written in the end, before time is spent on compiling."""
+    if file == PRINTED:
+        what = "it cannot be printed; name a file, as in 'model.onnx'"
+        raise SpecError(f"{option} {file}: {what}")
     if not file.parent.is_dir():
         what = f"there is no folder {str(file.parent)!r}"
         raise SpecError(f"{option} {file}: {what}; make it, or name another one")
@@ -134,13 +139,6 @@ def _clashes(jobs: Sequence[Job], file: Path) -> list[Refusal]:
     from j2o.backend.shared import check_names
 
     found = []
-    seen: dict[Path, Job] = {}
-    for job in jobs:
-        for path in _written_alone(job):
-            other = seen.setdefault(path.resolve(), job)
-            if other is not job:
-                what = f"{other.table} and {job.table} would both write {path}"
-                found.append(Refusal(SpecError(f"{file}: {what}"), file))
     for group in grouped(jobs):
         first = group[0].args
         if first.data is None:
@@ -153,13 +151,75 @@ def _clashes(jobs: Sequence[Job], file: Path) -> list[Refusal]:
             names = " and ".join([str(job.table) for job in group])
             told = SpecError(f"{file}: data of {names}: {error}")
             found.append(Refusal(told, file))
+    if not found:
+        for what in _written_twice(jobs):
+            found.append(Refusal(SpecError(f"{file}: {what}"), file))
     return found
 
 
-def _written_alone(job: Job) -> list[Path]:
-    """The files of a job that no other job may write."""
-    files = (job.args.output, job.args.report)
-    return [file for file in files if file not in (None, PRINTED)]
+class Written(NamedTuple):
+    """A file that a job writes: the option that names it, and its path."""
+
+    job: Job
+    option: str
+    path: Path
+
+    def may_take(self, other: Written) -> bool:
+        """Return True where both are one file, or data of this one may have the other's name."""
+        if self.path.resolve() == other.path.resolve():
+            return True
+        if self.path.parent.resolve() != other.path.parent.resolve():
+            return False
+        names = self.data_names()
+        return names is not None and names.fits(other.path.name)
+
+    def data_names(self) -> DataNames | None:
+        """How the data files are named that go with this file; None where there are none."""
+        if self.option == "--data":
+            return DataNames(self.path.stem, self.path.suffix)
+        args = self.job.args
+        is_whole = args.data is not None or args.external_data is False
+        if self.option != "--output" or is_whole:
+            return None
+        return data_names_of(self.path.name)
+
+
+def _files(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The options that name a file to write, with the file."""
+    found = []
+    for option in ("--output", "--report", "--data"):
+        file = getattr(args, option.removeprefix("--"))
+        if file is not None and (option, file) != ("--report", PRINTED):
+            found.append((option, file))
+    return found
+
+
+def _written_twice(jobs: Sequence[Job]) -> list[str]:
+    """A line for each two files of which the later one would take the place of the other."""
+    found = []
+    seen: list[Written] = []
+    for job in jobs:
+        for option, path in _files(job.args):
+            one = Written(job, option, path)
+            for other in seen:
+                if one.option == other.option == "--data":
+                    continue  # models share it
+                if one.may_take(other) or other.may_take(one):
+                    found.append(_told(other, one))
+            seen.append(one)
+    return found
+
+
+def _told(one: Written, other: Written) -> str:
+    """The line for two files that are one, or may become one."""
+    if one.job is not other.job:
+        both = f"{one.job.table} and {other.job.table}"
+    elif one.job.table is None:
+        both = f"{one.option} and {other.option}"
+    else:
+        options = [entry.option.removeprefix("--") for entry in (one, other)]
+        both = f"{' and '.join(options)} of {one.job.table}"
+    return f"{both} would both write {other.path}"
 
 
 def _check_same(first: argparse.Namespace, job: Job) -> None:

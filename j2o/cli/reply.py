@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,8 +41,13 @@ class Reply:
     Errors and warnings are lines on stderr, and stand in the document too.
     """
 
-    def __init__(self, words: Sequence[str] = ()) -> None:
-        """`words` is the command line, which may be one that cannot be read."""
+    def __init__(self, words: Sequence[str] = (), *, has_process: bool = False) -> None:
+        """`words` is the command line, which may be one that cannot be read.
+
+        `has_process` says that the process is there for this command alone.
+        """
+        self.has_process = has_process
+        self._stdout: int | None = None  # where the document goes, once 1 is stderr
         self.is_json = "--json" in words
         self.with_traceback = "--traceback" in words
         self._command = words[0] if words and not words[0].startswith("-") else None
@@ -84,12 +90,35 @@ class Reply:
 
     @contextlib.contextmanager
     def keeping_stdout(self) -> Iterator[None]:
-        """With `--json`, whatever is printed meanwhile goes to stderr."""
+        """With `--json`, whatever is printed meanwhile goes to stderr.
+
+        Where the command has the process, that holds to its end, and also for what other programs that
+        it starts print, and what is written to the descriptor itself.
+        """
         if not self.is_json:
             yield
             return
+        if self.has_process:
+            self._take_stdout()
         with contextlib.redirect_stdout(sys.stderr):
             yield
+
+    def _take_stdout(self) -> None:
+        """Keep stdout for the document, and let its descriptor be stderr."""
+        try:
+            stdout = os.dup(1)
+            os.dup2(2, 1)
+        except OSError:  # a process without stdout or without stderr
+            return
+        self._stdout = stdout
+
+    def _print_document(self, text: str) -> None:
+        if self._stdout is None:
+            print(text, flush=True)
+            return
+        rest = f"{text}\n".encode()
+        while rest:
+            rest = rest[os.write(self._stdout, rest) :]
 
     def finish(self, status: int) -> int:
         """Print the document where one is asked for; the exit status."""
@@ -102,7 +131,7 @@ class Reply:
                 "warnings": self._warnings,
                 **self._parts,
             }
-            print(json.dumps(plain(document), indent=2), flush=True)
+            self._print_document(json.dumps(plain(document), indent=2))
         return status
 
 
