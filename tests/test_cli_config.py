@@ -231,6 +231,15 @@ def test_what_does_not_fit_is_told_before_a_file_is_written(folder, capsys, line
     assert written(folder) == []
 
 
+def test_a_shape_alone_is_told_to_be_one_of_several_specs(folder, capsys):
+    alone = TWO.replace('spec = "f32[B,3]"', "spec = [2, 3]")
+    assert export(folder, alone) == 1
+    err = capsys.readouterr().err
+    assert "spec = [2, 3]: each entry is the spec of one argument" in err
+    inside = alone.replace("[2, 3]", "[[2, 3]]")
+    assert export(folder, inside) == 0
+
+
 FILES = [
     ("", "there is no table [export.NAME], one for each model"),
     ("[export", "it is no TOML: "),

@@ -109,6 +109,42 @@ def test_what_stops_a_trace_is_one_line_with_the_users_place(program, words):
     assert error.value.__cause__ is not None
 
 
+class Counting(nnx.Module):
+    """A module that writes to itself."""
+
+    def __init__(self):
+        self.count = nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.count[...] += 1
+        return x
+
+
+def scanned(x):
+    module = Counting()
+    return jax.lax.scan(lambda _, row: (None, module(row)), None, x)[1]
+
+
+DENSE = linen.Dense(3)
+TABLE = jnp.ones((5, 3))
+# what beginners write, and the words that tell them what would work
+USUAL_MISTAKES = [
+    (DENSE.apply, [(2, 4)], "j2o.weights(tree)"),
+    (DENSE.apply, [{"weights": {"kernel": (4, 3)}}, (2, 4)], "a dict of collections"),
+    (nnx.Embed(5, 3, rngs=nnx.Rngs(0)), [("B",)], "'i32[B,T]' is a spec"),
+    (lambda tokens: TABLE[tokens], [("B",)], "'i32[B,T]' is a spec"),
+    (lambda tokens: jnp.take(TABLE, tokens, axis=0), [("B",)], "'i32[B,T]' is a spec"),
+    (scanned, [("B",)], "nnx.scan"),
+]
+
+
+@pytest.mark.parametrize(("fn", "specs", "words"), USUAL_MISTAKES)
+def test_usual_mistakes_are_told_what_would_work(fn, specs, words):
+    with pytest.raises(j2o.TraceError) as error:
+        j2o.compile(fn, specs)
+    assert words in str(error.value)
+
+
 def test_an_exception_of_the_users_own_is_the_cause():
     class MineError(Exception):
         pass

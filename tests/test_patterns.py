@@ -484,8 +484,8 @@ def declined(replacement, *body, **options):
 def test_declined_matches_are_counted_with_their_reason():
     body = ["%r = onnx.Add(%s, %y) : f32[B,4]", "return %r"]
     none, mismatch = declined(lambda op, x, y: None, *body)
-    assert none == [(("mine", "the replacement is None"), 1)]
-    assert mismatch.found == "the replacement is None"
+    assert none == [(("mine", "the rule leaves this one as it is"), 1)]
+    assert mismatch.found == "the rule leaves this one as it is"
     said, mismatch = declined(lambda op, x, y: op.decline("not today"), *body)
     assert said == [(("mine", "not today"), 1)]
     assert mismatch.found == "not today"

@@ -12,7 +12,7 @@ from j2o.ir.places import portable
 
 Stage: TypeAlias = Literal["tracing", "pass", "writing", "onnxruntime", "rounding"]
 STAGES: dict[str, str] = {
-    "tracing": "the traced program, which JAX itself runs otherwise than the function",
+    "tracing": "tracing: JAX itself gives other values for the traced program than for the function",
     "pass": "the pass {pass_name}",
     "writing": "the writing of the model, or the kernels of onnxruntime",
     "onnxruntime": "the optimiser of onnxruntime",

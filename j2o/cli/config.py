@@ -18,6 +18,11 @@ from j2o.errors import SpecError, meant, shown
 NO_KEYS = ("help", "config", "only", "json", "quiet", "traceback")  # of the whole call
 FUNCTION = "function"  # the key of what has no option
 PYPROJECT = "pyproject.toml"
+JSON_IN_TOML = (str, list, dict)  # what a value that is JSON may be in the file
+SHAPE_ALONE = (
+    "each entry is the spec of one argument, and a shape is a list of its own, as in "
+    '[["B", 8]]'
+)
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
@@ -155,6 +160,8 @@ def _converted(action: argparse.Action, value: Any, folder: Path) -> Any:
 def _entries(kind: Any, value: Any) -> list[Any]:
     """The values of an option that may stand several times."""
     if isinstance(value, list):
+        if kind is Json and not all(isinstance(one, JSON_IN_TOML) for one in value):
+            raise ValueError(SHAPE_ALONE)
         return value
     if kind is Pair and isinstance(value, dict):
         return [f"{name}={one}" for name, one in value.items()]

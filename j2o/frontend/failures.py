@@ -31,6 +31,32 @@ KNOWN: tuple[tuple[str, str], ...] = (
         "eqx.nn.inference_mode(model) switches it off",
     ),
     (
+        "Array.__contains__: unsupported operand type <class 'str'>",
+        "an array stands where the function looks for a name in a dict; "
+        "variables and parameters come as j2o.weights(tree)",
+    ),
+    (
+        "ScopeCollectionNotFound",
+        "variables of linen are a dict of collections, {'params': …, 'batch_stats': …}",
+    ),
+    (
+        "Input type must be an integer",
+        "a shape is float32, and 'i32[B,T]' is a spec of integers",
+    ),
+    (
+        "got indexer with type float",
+        "a shape is float32, and 'i32[B,T]' is a spec of integers",
+    ),
+    (
+        "indices must have an integer type",
+        "a shape is float32, and 'i32[B,T]' is a spec of integers",
+    ),
+    (
+        "from a different trace level",
+        "nnx.jit, nnx.scan, nnx.cond and the like take modules that write to themselves, "
+        "those of jax do not",
+    ),
+    (
         "associative scan over axis of non-constant size",
         "JAX differentiates cumprod, cummax and the like along an axis of known size; "
         "give that size as a number in the spec, or write the loop with lax.scan",

@@ -242,7 +242,7 @@ def _with_commas(parts: Sequence[Part]) -> list[Part]:
 def _usage(page: Page) -> Part:
     if not page.usage:
         return paragraph("Nothing is known of it.")
-    told = "These lines run the model, once it is saved beside them, at zeros:"
+    told = "These lines run the model on zeros. It has to lie beside them, under the name that they give:"
     block = element("pre", code(page.usage), tabindex=0, class_="usage")
     return [paragraph(told), block]
 

@@ -54,6 +54,7 @@ from j2o.passes.rewriting.matching import Match, matches, quick_test, used_outsi
 __all__ = ["Const", "Rule", "RuleBuilder", "RuleSet", "identities", "rewrite"]
 
 Replacement: TypeAlias = "Callable[..., Value | None]"
+NO_REASON = "the rule leaves this one as it is"
 USED_OUTSIDE = "a value inside the match is used outside of it"
 
 
@@ -137,7 +138,7 @@ class Rule(Pass):
         except Exception as error:
             raise PassError(f"{self.at_node(node)}: {raised(error)}") from error
         if result is None:
-            return Built(op, None, op.reason or "the replacement is None")
+            return Built(op, None, op.reason or NO_REASON)
         if problem := _problem_of_result(op, result):
             raise PassError(f"{self.at_node(node)}: the replacement {problem}")
         if result.type != node.out.type:
