@@ -253,6 +253,17 @@ def _(op, c, x, y):
     return op.Where(c, y, x)
 
 
+@rewrite("integer_is_no_nan", level=1)
+def integer_is_no_nan(op, x, other, y):
+    """What replaces NaN in the floats of integers is never taken."""
+    return op.Where(op.IsNaN(op.Cast(x, to=...)), other, y)
+
+
+@integer_is_no_nan.becomes
+def _(op, x, other, y):
+    return None if x.type.dtype.is_float else y
+
+
 # -------------------------------------------------------------------------------------------- extremes
 #
 # Max and Min give NaN where an operand is NaN, so x is the result for x = NaN too. Integers have no
@@ -412,6 +423,7 @@ simplify = RuleSet(
         where_true,
         where_false,
         where_not,
+        integer_is_no_nan,
         max_same,
         min_same,
         max_lowest,

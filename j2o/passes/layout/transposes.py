@@ -107,8 +107,20 @@ def _gains(node: Node, perm: Perm) -> Iterator[Value]:
             yield value
     back = inverse(perm)
     for value in node.outputs:
-        if any(perm_of(user) == back or absorbs(user, perm) for user in value.users()):
+        users = value.users()
+        is_undone = any(perm_of(u) == back or absorbs(u, perm) for u in users)
+        if is_undone or _moves_only_ones(value, perm):
             yield value
+
+
+def _moves_only_ones(value: Value, perm: Perm) -> bool:
+    """Return True where a transpose is a Reshape, as behind a reduction that keeps its axes."""
+    moved = [
+        axis
+        for axis, size in zip(perm, value.type.shape, strict=True)
+        if not is_one(size)
+    ]
+    return moved == sorted(moved)
 
 
 def _neighbours(node: Node, perm: Perm) -> Iterator[Node]:
