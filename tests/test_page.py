@@ -20,6 +20,7 @@ import j2o
 from j2o.api import compile_again
 from j2o.backend.load import summary
 from j2o.frontend.versions import enable_x64
+from j2o.ir.places import portable_lines
 from j2o.page import text_of
 from j2o.page.data import NO_PROGRAM, OTHER_GRAPH, TOO_LONG, page_of
 from j2o.page.difference import rows_of
@@ -288,6 +289,40 @@ def test_a_node_has_its_source_line_unless_that_is_left_out(models):
     assert len(silent) < len(text_of(models["scan"].report))
 
 
+def printing(x):
+    jax.debug.print("{x}", x=x)
+    return jnp.tanh(x)
+
+
+def test_messages_tell_no_more_of_the_authors_files_than_the_page_does():
+    model = j2o.compile(printing, ["f32[3]"])
+    (note,) = model.report.notes
+    assert f" at {__file__}:" in note
+    (told,) = page_of(model.report).notes
+    assert re.search(r" at tests/test_page\.py:\d+ is left out", told)
+    (silent,) = page_of(model.report, sources=False).notes
+    assert "test_page" not in silent
+    assert " is left out" in silent
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "silent"),
+    [
+        ("A: /r/a.py:3: B: no", "A: a.py:3: B: no", "A: B: no"),
+        ("/r/with space.py:3: no", "with space.py:3: no", "no"),
+        ("E at /tmp/ipykernel_1/2.py:3.", "E at <cell>:3.", "E."),
+        (
+            "no file: a/b:3, 1 / 2: 3",
+            "no file: a/b:3, 1 / 2: 3",
+            "no file: a/b:3, 1 / 2: 3",
+        ),
+    ],
+)
+def test_lines_in_a_message(text, told, silent):
+    assert portable_lines(text) == told
+    assert portable_lines(text, sources=False) == silent
+
+
 def test_complex_numbers_and_nchw_are_remarked():
     model = j2o.compile(
         lambda x, z: (x * 2, jnp.abs(z)),
@@ -355,6 +390,8 @@ def test_a_function_that_cannot_be_compiled_again_is_told():
     passes = page_of(model.report).passes
     assert passes.texts is None
     assert "no attribute 'factor'" in passes.why_no_texts
+    assert "second time: TraceError: tests/test_page.py:" not in passes.why_no_texts
+    assert "second time: tests/test_page.py:" in passes.why_no_texts
     assert [row.name for row in passes.rows] == [p.name for p in model.report.passes]
     parsed(text_of(model.report))
 

@@ -14,6 +14,8 @@ from pathlib import Path
 PACKAGES = ("site-packages", "dist-packages")
 PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
 LIBRARY = sysconfig.get_path("stdlib")
+# a line of a file in a message: at its start, or after a word or a colon
+LINE = re.compile(r"(^|: | at )((?:/|[A-Za-z]:[\\/])[^:\n]*):(\d+)(: )?")
 CELL = re.compile(r"<ipython-input-.*>|.*[/\\]ipykernel_\d+[/\\]\d+\.py")
 
 
@@ -34,6 +36,18 @@ def portable(file: str) -> str:
     installed = _package_folder(path)
     root = installed or _above_the_top_package(path) or _project(path) or path.parent
     return path.relative_to(root).as_posix()
+
+
+def portable_lines(text: str, *, sources: bool = True) -> str:
+    """A message as `portable` has the files in it; without `sources` it names no lines of files."""
+
+    def told(found: re.Match[str]) -> str:
+        before, file, line, after = found.groups(default="")
+        if sources:
+            return f"{before}{portable(file)}:{line}{after}"
+        return "" if before == " at " else before
+
+    return LINE.sub(told, text)
 
 
 def is_installed(file: str) -> bool:

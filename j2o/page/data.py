@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -12,8 +12,9 @@ from j2o.api import compile_again
 from j2o.backend.proto import without_data
 from j2o.backend.takers import groups, takers
 from j2o.compiled import Compiled
-from j2o.errors import PassError, raised
+from j2o.errors import J2OError, PassError, raised
 from j2o.ir.graph import Graph
+from j2o.ir.places import portable_lines
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Type
 from j2o.model import Boundary
@@ -162,8 +163,8 @@ def page_of(
         seconds=dict(report.seconds),
         ops_before=dict(report.ops_before),
         ops_after=dict(report.ops_after),
-        warnings=list(report.warnings),
-        notes=list(dict.fromkeys(report.notes)),
+        warnings=_messages(report.warnings, sources),
+        notes=_messages(report.notes, sources),
         quantisation=dict(report.quantisation),
         widened=dict(report.widened),
         interface=Interface(),
@@ -179,6 +180,11 @@ def page_of(
     _add_model(page, compiled, model_file or f"{compiled.graph.name}.onnx")
     page.passes = _passes(report, compiled, sources)
     return page
+
+
+def _messages(texts: Iterable[str], sources: bool) -> list[str]:
+    """Messages, each once, that tell no more of the author's files than the page does."""
+    return [portable_lines(text, sources=sources) for text in dict.fromkeys(texts)]
 
 
 def _add_model(page: Page, compiled: Compiled, file: str) -> None:
@@ -255,7 +261,9 @@ def _passes(report: Report, compiled: Compiled, sources: bool) -> Passes:
         graph, records = compile_again(compiled.recipe, recorder)
     # of the function itself, whatever it raises
     except Exception as error:
-        why = f"The function could not be compiled a second time: {raised(error)}."
+        told = str(error) if isinstance(error, J2OError) else raised(error)
+        why = f"The function could not be compiled a second time: {told}."
+        why = portable_lines(why, sources=sources)
         rows = _pass_rows(report.passes, pipeline, [])
         return Passes(rows, why_no_texts=why)
     if not recorder.texts.is_whole:
