@@ -652,3 +652,49 @@ def test_no_file_is_written_over_another(tmp_path, monkeypatch, capsys, options,
     assert main(["export", "jax.numpy:tanh", "--spec", "f32[2]", *options]) == 1
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+COUNTING = """
+import jax.numpy as jnp
+from flax import nnx
+
+class Count(nnx.Variable):
+    pass
+
+class Counter(nnx.Module):
+    def __init__(self):
+        self.count = Count(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.count[...] += 1
+        return x + self.count[...]
+
+def build():
+    return Counter(), ["f32[3]"]
+"""
+
+
+@pytest.mark.parametrize("factory", ["counting.py:build()", "importing.py:build()"])
+def test_a_filter_is_the_class_that_the_function_has(
+    tmp_path, monkeypatch, capsys, factory
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("counting.py").write_text(COUNTING)
+    Path("importing.py").write_text("from counting import build")
+    words = [factory, "--state", "counting.py:Count", "-o", "m.onnx"]
+    try:
+        assert main(["export", *words]) == 0
+    finally:
+        for name in ("counting", "importing"):
+            sys.modules.pop(name, None)
+    assert "count_out: f32[]" in capsys.readouterr().out
+
+
+def test_a_file_that_fails_is_read_anew(tmp_path, capsys):
+    file = tmp_path / "half_made.py"
+    file.write_text("raise ImportError('not yet')")
+    words = [f"{file}:fn", "--spec", "f32[2]", "-o", str(tmp_path / "m.onnx")]
+    assert main(["export", *words]) == 1
+    file.write_text("from jax.numpy import tanh as fn")
+    assert main(["export", *words]) == 0

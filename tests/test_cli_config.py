@@ -340,6 +340,17 @@ def test_a_model_that_fails_does_not_take_the_others_with_it(folder, capsys):
     assert document["errors"][-1]["type"] == "VerificationError"
 
 
+def test_a_file_is_loaded_once_however_often_it_is_named(folder, capsys):
+    """What it draws at random is the same for all models."""
+    drawn = 'WEIGHTS = numpy.random.normal(size=(512, 512)).astype("float32")'
+    text = NETS.replace('WEIGHTS = numpy.ones((512, 512), "float32")', drawn)
+    assert drawn in text
+    (folder / "nets.py").write_text(text)
+    named = SHARED.replace('"nets.py:decode"', '"elsewhere/../nets.py:decode"')
+    assert export(folder, named) == 0
+    assert (folder / "weights.data").stat().st_size < 1.5 * 512 * 512 * 4
+
+
 SHARED = """
 [export]
 spec = "f32[B,512]"

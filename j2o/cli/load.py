@@ -53,13 +53,45 @@ def _load_module(name: str) -> Any:
 
 
 def _load_file(path: str) -> Any:
-    """The module that a file is, whatever else bears its name; its neighbours can be imported by it."""
+    """The module that a file is, whatever else bears its name; its neighbours can be imported by it.
+
+    A file is one module, however often it is named: its classes are the same, and its weights too.
+    """
     file = Path(path)
+    loaded = _loaded_from(file)
+    if loaded is not None:
+        return loaded
     sys.path.insert(0, str(file.resolve().parent))
-    name = file.stem if file.stem not in sys.modules else f"j2o_program_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    name = _free_name(file.stem)
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)  # what is half made is not found again
+        raise
     return module
+
+
+def _loaded_from(file: Path) -> Any:
+    """The module that has been loaded from a file, also where another one has imported it; None for none."""
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__dict__", {}).get("__file__")
+        if not isinstance(source, str) or name == "__main__":
+            continue
+        is_near = os.path.basename(source) == file.name
+        if is_near and Path(source).resolve() == file.resolve():
+            return module
+    return None
+
+
+def _free_name(stem: str) -> str:
+    """The name of a file's module: its own where no other module has it."""
+    name = stem
+    count = 1
+    while name in sys.modules:
+        name = f"j2o_program_{stem}" + (f"_{count}" if count > 1 else "")
+        count += 1
+    return name
