@@ -469,7 +469,7 @@ def test_names_of_a_function_and_of_a_call():
         "blocks/1/block",
     ]
     (function,) = proto.functions
-    assert {"up/dot_general", "down/dot_general", "tanh", "add"} <= {
+    assert {"up/dot_general", "down/dot_general", "Tanh", "Add"} <= {
         node.name for node in function.node
     }
     assert namespaces(function.node)["up/dot_general"] == "up"
@@ -507,3 +507,31 @@ def test_equal_programs_give_equal_bytes():
     assert one.SerializeToString(deterministic=True) == other.SerializeToString(
         deterministic=True
     )
+
+
+def test_no_node_has_the_name_of_a_value():
+    """onnxruntime takes a value that it names after a node for one of that name in a region."""
+
+    def fn(x, rows):
+        def step(carry, row):
+            return jnp.sin(carry) + row, jnp.sum(carry)
+
+        with jax.named_scope("x"):
+            carry, sums = jax.lax.scan(step, x, rows)
+        return jnp.sin(carry), sums
+
+    specs = ["f32[4]", "f32[T,4]"]
+    model = j2o.compile(fn, specs, input_names=["x/sin", "rows"])
+    nodes, values = set(), set()
+
+    def visit(graph):
+        values.update(value.name for value in (*graph.input, *graph.initializer))
+        for node in graph.node:
+            nodes.add(node.name)
+            values.update(node.output)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    visit(attribute.g)
+
+    visit(model.to_proto().graph)
+    assert not nodes & values

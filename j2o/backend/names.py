@@ -50,13 +50,16 @@ COMPOUND = frozenset(
 
 def own_name(node: Node) -> str:
     """Return what a node is called in its module: after the primitive that it comes from, or its operator."""
-    if node.op == "call":
-        return node.str_attr("function")
-    if node.dialect != "onnx" or node.kind in COMPOUND:
-        return node.kind
+    if node.op == "call" or node.dialect != "onnx" or node.kind in COMPOUND:
+        return operator_name(node)
     hint = clean(node.outputs[0].hint) if node.outputs else ""
     # a hint may be the path of a weight
     return hint.rpartition("/")[2] or node.kind
+
+
+def operator_name(node: Node) -> str:
+    """Return the operator of a node, or the function that it calls."""
+    return node.str_attr("function") if node.op == "call" else node.kind
 
 
 class Names:

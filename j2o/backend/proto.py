@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from j2o.backend.names import Names, clean, own_name
+from j2o.backend.names import Names, clean, operator_name, own_name
 from j2o.errors import InvalidGraphError, PassError, SaveError, shown
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.onnx_ops import CONTRIB, GRAPH_ATTRIBUTES
@@ -218,6 +218,7 @@ class _Writer:
         self.types: dict[Type, tuple[ir.TensorType, ir.Shape]] = {}
         self.names = Names()
         self.nodes = Names()
+        self.written: list[ir.Node] = []
 
     def model(self, graph: Graph) -> ir.Model:
         """The whole model, without the contents of its initializers."""
@@ -227,8 +228,10 @@ class _Writer:
             self.domains[FUNCTION_DOMAIN] = 1
         constraints = "; ".join(graph.dims.constraints)
         needed = FUNCTIONS_WITH_SHAPES if functions else 0
+        main = self.main(graph)
+        self.tell_apart()
         return ir.Model(
-            self.main(graph),
+            main,
             ir_version=max(ir_version(self.opset), needed),
             producer_name="j2o",
             functions=functions,
@@ -369,14 +372,32 @@ class _Writer:
         made = ir.Node(domain, kind, inputs, attrs, outputs=outputs, name=name)
         if self.sources:
             made.metadata_props.update(self.origin(node))
+        self.written.append(made)
         return made
 
     def name(self, node: Node) -> str:
-        """A name for a node: its module, and what its result is called, such as `blocks/0/up/dot_general`."""
+        """A name for a node: its module, and what its result is called, such as `blocks/0/up/dot_general`.
+
+        A node of no module has the name of its operator: that of its result is the result's.
+        """
         if LABEL in node.attrs:
             return self.nodes.fresh(node.str_attr(LABEL))
-        steps = (*self.scopes.get(node, ()), own_name(node))
-        return self.nodes.fresh("/".join(steps))
+        scope = self.scopes.get(node)
+        if not scope:
+            return self.nodes.fresh(operator_name(node))
+        return self.nodes.fresh("/".join((*scope, own_name(node))))
+
+    def tell_apart(self) -> None:
+        """Give nodes that have the name of a value another, once all values have theirs.
+
+        onnxruntime derives names of new values from names of nodes, and takes them for those of a region.
+        """
+        self.nodes.taken |= self.names.taken
+        for node in self.written:
+            if node.name in self.names.taken:
+                scope = str(node.name).rpartition("/")[0]
+                steps = [scope, node.op_type] if scope else [node.op_type]
+                node.name = self.nodes.fresh("/".join(steps))
 
     def origin(self, node: Node) -> dict[str, str]:
         """Where a node comes from: its source line, and its module as viewers of models group by it."""
@@ -422,6 +443,7 @@ class _Writer:
         """A function of the model; what it imports, the model imports too."""
         writer = _Writer(self.opset, self.sources, self.scopes, in_function=True)
         inner = writer.region(graph, key)
+        writer.tell_apart()
         inner.opset_imports.update(writer.domains)
         inner.opset_imports[FUNCTION_DOMAIN] = 1
         for domain, version in writer.domains.items():
