@@ -189,7 +189,9 @@ class Model:
             args, kwargs = by_place(args, kwargs, boundary.places)
         if tuple(sorted(kwargs)) != boundary.keywords:
             raise SpecError(
-                other_keywords(kwargs, boundary.keywords, boundary.left_out)
+                other_keywords(
+                    kwargs, boundary.keywords, boundary.left_out, boundary.places
+                )
             )
         named = tuple([kwargs[keyword] for keyword in boundary.keywords])
         try:

@@ -204,6 +204,7 @@ def _miscounted(
         takes += f" to {len(signature.places)}"
     absent = f"; no spec for {missing[0]!r}" if missing else ""
     name = shortened(name_of(fn), 60)
+    noun = "argument" if takes == "1" else "arguments"
     return SpecError(
-        f"specs: {count} given, {name} takes {takes} positional arguments{absent}"
+        f"specs: {count} given, {name} takes {takes} positional {noun}{absent}"
     )

@@ -231,17 +231,28 @@ def by_place(
 
 
 def other_keywords(
-    given: Collection[str], wanted: Sequence[str], settled: Collection[str]
+    given: Collection[str],
+    wanted: Sequence[str],
+    settled: Collection[str],
+    places: Sequence[str],
 ) -> str:
-    """What is wrong with the keywords of a call, in one sentence."""
+    """What is wrong with the keywords of a call, in one sentence.
+
+    `wanted` are the model's keywords, `places` the names of its arguments by place.
+    """
     for keyword in given:
         if keyword in settled:
             what = "it was settled when the model was compiled; leave it out"
             return f"argument {keyword!r}: {what}"
+        if keyword in places:
+            what = "it is given twice, or another one is missing"
+            return f"argument {keyword!r}: {what}; by place come {_listed(places)}"
         if keyword not in wanted:
-            takes = "the model takes no keywords"
+            takes = "the model takes no such keyword"
             if wanted:
                 takes = f"the model takes the keywords {_listed(wanted)}"
+            if places:
+                takes += f"; by place or name come {_listed(places)}"
             return f"argument {keyword!r}: {takes}"
     missing = [keyword for keyword in wanted if keyword not in given]
     takes = "the model takes it by keyword"

@@ -397,6 +397,18 @@ def test_a_call_with_other_keywords_is_refused(kwargs, said):
     refused(error, said)
 
 
+def test_a_name_that_is_no_argument_is_told_which_there_are():
+    model = j2o.compile(lambda x, y: x + y, [(2,), (2,)])
+    x = np.ones(2, np.float32)
+    with pytest.raises(j2o.SpecError) as error:
+        model(x, z=x)
+    refused(error, "no such keyword; by place or name come 'x', 'y'")
+    with pytest.raises(j2o.SpecError) as error:
+        model(y=x)
+    refused(error, "argument 'y': it is given twice, or another one is missing; by")
+    assert model(y=x, x=x).shape == (2,)
+
+
 def test_a_dataclass_that_is_no_pytree_is_told_how_to_be_one():
     @dataclasses.dataclass
     class Batch:
