@@ -94,6 +94,9 @@ def _named(model: Model, inputs: Mapping[str, Any]) -> list[Any]:
             there = ", ".join(names) or "none"
             what = f"there is no such input; there are {there}"
             raise SpecError(f"inputs[{shown(name)}]: {what}{meant(name, names)}")
+        if own in found:
+            what = f"it gives {own!r} a second time"
+            raise SpecError(f"inputs[{shown(name)}]: {what}; leave one of both out")
         found[own] = array
     missing = [name for name in names if name not in found]
     if missing:

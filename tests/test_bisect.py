@@ -565,6 +565,8 @@ def test_inputs_by_name_and_what_does_not_fit():
         j2o.bisect(named, specs, {"imag": np.ones(4)})
     with pytest.raises(j2o.SpecError, match="'step' is missing"):
         j2o.bisect(named, specs, {"image": np.ones((2, 4), np.float32)})
+    with pytest.raises(j2o.SpecError, match=r"'arr_0'.*gives 'image' a second time"):
+        j2o.bisect(named, specs, {**inputs, "arr_0": np.ones((2, 4), np.float32)})
     with pytest.raises(j2o.SpecError, match="inputs: given 3"):
         j2o.bisect(named, specs, 3)
     with pytest.raises(j2o.SpecError, match=r"sizes.*leave one of both out"):

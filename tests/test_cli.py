@@ -616,6 +616,7 @@ def test_bisect_with_a_difference(wave, capsys):
     [
         ("none.npz", None, "there is no such file"),
         ("data.npz", b"no archive", "an .npz file with an array for each input"),
+        ("data.npz", b"PK\3\4 cut short", "data.npz: File is not a zip file; an .npz"),
         ("data.npz", {"y": np.ones((2, 4), np.float32)}, "there is no such input"),
     ],
 )

@@ -320,6 +320,17 @@ def test_in_a_process_of_its_own_nothing_comes_beside_the_document(tmp_path, nam
     assert all((text in done.stderr) == (name == "loud") for text in told)
 
 
+def test_without_a_stderr_stdout_has_the_document_alone(tmp_path):
+    words = "export jax.numpy:nothing --spec 'f32[2]' -o m.onnx --json 2>&-"
+    command = f"'{sys.executable}' -m j2o {words}"
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, stdout=subprocess.PIPE, check=False
+    )
+    document = json.loads(done.stdout)
+    assert document["status"] == done.returncode == 1
+    assert "nothing" in document["errors"][0]["message"]
+
+
 def test_values_that_json_lacks():
     given = {"a": (np.float32("nan"), np.inf, -np.inf), 1: np.int8(3), "p": Path("x")}
     assert plain(given) == {"a": ["nan", "inf", "-inf"], "1": 3, "p": "x"}

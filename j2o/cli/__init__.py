@@ -75,6 +75,8 @@ TOP_OPTIONS = ("-h", "--help", "--version")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 only on success."""
+    if sys.stderr is None:  # closed by who called; `print` would take stdout for it
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     words = list(sys.argv[1:] if argv is None else argv)
     reply = Reply(words, has_process=argv is None)
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from j2o.cli.comparison import comparison_arguments, sizes_given, tolerances
 from j2o.cli.program import options, pipeline, program_arguments
@@ -68,6 +70,6 @@ def _arrays(file: Path) -> dict[str, Any]:
             return {name: found[name] for name in found.files}
     except FileNotFoundError:
         raise SpecError(f"--inputs {file}: there is no such file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         why = " ".join(str(error).split())
         raise SpecError(f"--inputs {file}: {why}; {needed}") from None
