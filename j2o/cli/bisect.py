@@ -63,10 +63,11 @@ def _arrays(file: Path) -> dict[str, Any]:
         "an .npz file with an array for each input is needed, as np.savez writes it"
     )
     try:
-        found = np.load(file)
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise SpecError(f"--inputs {file}: it has one array alone; {needed}")
-        with found:
+        # numpy leaves a file open that is no good archive
+        with file.open("rb") as stream:
+            found = np.load(stream)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise SpecError(f"--inputs {file}: it has one array alone; {needed}")
             return {name: found[name] for name in found.files}
     except FileNotFoundError:
         raise SpecError(f"--inputs {file}: there is no such file") from None
