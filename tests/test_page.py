@@ -396,6 +396,15 @@ def test_a_function_that_cannot_be_compiled_again_is_told():
     parsed(text_of(model.report))
 
 
+def test_why_a_function_cannot_be_compiled_again_is_one_sentence():
+    array = jnp.ones((3, 3))
+    model = j2o.compile(lambda x: x @ array, ["f32[B,3]"])
+    array.delete()
+    why = page_of(model.report).passes.why_no_texts
+    assert why.startswith("The function could not be compiled a second time: weights ")
+    assert why.endswith("]."), why
+
+
 def test_compiling_again_is_in_the_64_bit_mode_of_then():
     with enable_x64(True):
         model = j2o.compile(lambda x: x + 1, ["f64[3]"])

@@ -262,7 +262,7 @@ def _passes(report: Report, compiled: Compiled, sources: bool) -> Passes:
     # of the function itself, whatever it raises
     except Exception as error:
         told = str(error) if isinstance(error, J2OError) else raised(error)
-        why = f"The function could not be compiled a second time: {told}."
+        why = f"The function could not be compiled a second time: {told.rstrip('.')}."
         why = portable_lines(why, sources=sources)
         rows = _pass_rows(report.passes, pipeline, [])
         return Passes(rows, why_no_texts=why)
