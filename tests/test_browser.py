@@ -209,6 +209,7 @@ def middle(element):
 def expects(locator):
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=60_000)  # ms, on a machine with much else to do
     return expect(locator)
 
 

@@ -552,7 +552,7 @@ def test_an_argument_by_place_may_come_by_its_name():
     np.testing.assert_array_equal(model(y=X + 1, mask=X, x=X), want)
     with pytest.raises(j2o.SpecError, match="argument 'weights': it was settled"):
         model(X, X, mask=X, weights=X)
-    with pytest.raises(j2o.SpecError, match="argument 'y': the model takes the keyw"):
+    with pytest.raises(j2o.SpecError, match="argument 'y': it is given twice"):
         model(X, X, mask=X, y=X)
 
 

@@ -570,7 +570,7 @@ CHANNELS = {  # the weight, its use, what it is used with, the axes of the resul
     "left": (UNEVEN.T.copy(), lambda w, x: w @ x, (96, "B"), 1),
     "lookup": (
         UNEVEN.T.copy(),
-        lambda w, x: w[jnp.floor(jnp.abs(x)).astype(jnp.int32) * 40],
+        lambda w, x: w[jnp.floor(jnp.abs(x)).astype(jnp.int32) * 40 % 96],
         ("B",),
         1,
     ),
