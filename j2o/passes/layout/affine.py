@@ -347,10 +347,11 @@ class Map:
     def shifts(self) -> bool:
         return bool(self.shift.any())
 
-    def fits(self, dtype: np.dtype) -> bool:
-        """Return True where all numbers are finite in a float dtype."""
-        largest = np.finfo(dtype).max
-        return bool((np.abs([self.scale, self.shift]) <= largest).all())
+
+def _are_finite(found: Map | Source, dtype: np.dtype) -> bool:
+    """Return True where the numbers of a scale and a shift are finite in a float dtype."""
+    largest = np.finfo(dtype).max
+    return bool((np.abs([found.scale, found.shift]) <= largest).all())
 
 
 # ------------------------------------------------------------------- behind an operator
@@ -373,7 +374,7 @@ def _fold_output(linear: Linear) -> int:
     dtype = linear.node.out.type.dtype
     if dtype.bits < 32 and (linear.takes_bias or len(found.nodes) > 1):
         return 0  # each step of the program rounds, which only one addition keeps
-    if not _is_worth(linear, found) or not found.fits(dtype.numpy):
+    if not _is_worth(linear, found) or not _are_finite(found, dtype.numpy):
         return 0
     _rebuild(linear, found)
     return len(found.nodes)
@@ -450,11 +451,6 @@ class Source:
         scales = any(node.op in ("onnx.Mul", "onnx.Div") for node in self.nodes)
         return scales and bool((np.abs(self.shift) <= FARTHEST).all())
 
-    def fits(self, dtype: np.dtype) -> bool:
-        """Return True where all numbers are finite in a float dtype."""
-        largest = np.finfo(dtype).max
-        return bool((np.abs([self.scale, self.shift]) <= largest).all())
-
 
 @np.errstate(all="ignore")  # what is not finite is left alone
 def _fold_input(linear: Linear) -> int:
@@ -466,7 +462,7 @@ def _fold_input(linear: Linear) -> int:
     best: Source | None = None
     for source in _sources(linear, linear.inputs):
         is_possible = not source.shifts or (can_shift and source.is_normalised)
-        if is_possible and source.fits(dtype):
+        if is_possible and _are_finite(source, dtype):
             best = source
     if best is None:
         return 0

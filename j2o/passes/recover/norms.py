@@ -146,12 +146,19 @@ def layer_norm_scale(op, x, ones: Const, scale, axis, epsilon):
 
 @layer_norm_scale.becomes
 def _(op, x, ones, scale, axis, epsilon):
-    if not _is_all_one(ones):
-        return op.decline("it has a scale already")
-    scale = _per_feature(op, scale, x, axis % x.type.rank)
+    scale = _first_scale(op, x, ones, scale, axis)
     if scale is None:
         return None
     return op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon)
+
+
+def _first_scale(
+    op: RuleBuilder, x: Value, ones: Value, scale: Value, axis: int
+) -> Value | None:
+    """The scale behind a normalisation that has none of its own, where it fits into that."""
+    if not _is_all_one(ones):
+        return op.decline("it has a scale already")
+    return _per_feature(op, scale, x, axis % x.type.rank)
 
 
 def _is_all_one(scale: Value) -> bool:
@@ -261,9 +268,7 @@ def rms_norm_scale(op, x, ones: Const, scale, axis, epsilon):
 
 @rms_norm_scale.becomes
 def _(op, x, ones, scale, axis, epsilon):
-    if not _is_all_one(ones):
-        return op.decline("it has a scale already")
-    scale = _per_feature(op, scale, x, axis % x.type.rank)
+    scale = _first_scale(op, x, ones, scale, axis)
     if scale is None:
         return None
     return op.RMSNormalization(x, scale, axis=axis, epsilon=epsilon)
