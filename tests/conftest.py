@@ -1,6 +1,7 @@
-"""Options of the test-suite, and the tests that older versions of JAX and Flax cannot pass."""
+"""Options and fixtures of the test-suite, and the tests that older versions of JAX and Flax cannot pass."""
 
 import os
+import sys
 
 import flax
 import jax
@@ -66,3 +67,11 @@ def skip_before(item, package, table, found):
     if needed is not None and found < needed:
         version = ".".join(map(str, needed))
         item.add_marker(pytest.mark.skip(reason=f"needs {package} {version}"))
+
+
+@pytest.fixture
+def imports_as_before(monkeypatch):
+    """The command line imports programs of files anew, and leaves the search path as it was."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [n for n in sys.modules if n.startswith("j2o_program_")]:
+        monkeypatch.delitem(sys.modules, name)

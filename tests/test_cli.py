@@ -44,18 +44,14 @@ def _(op, x):
 """
 
 
+pytestmark = pytest.mark.usefixtures("imports_as_before")
+
+
 @pytest.fixture
 def program(tmp_path):
     file = tmp_path / "json.py"  # a name that Python's library has, too
     file.write_text(PROGRAM)
     return file
-
-
-@pytest.fixture(autouse=True)
-def _imports_as_before(monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in [n for n in sys.modules if n.startswith("j2o_program_")]:
-        monkeypatch.delitem(sys.modules, name)
 
 
 def refused(capsys, *argv):

@@ -73,18 +73,14 @@ def compare_with_page(document, section):
         assert any(is_of(path, value, key) for key in keys), path
 
 
+pytestmark = pytest.mark.usefixtures("imports_as_before")
+
+
 @pytest.fixture
 def program(tmp_path):
     file = tmp_path / "program.py"
     file.write_text(PROGRAM)
     return file
-
-
-@pytest.fixture(autouse=True)
-def _imports_as_before(monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in [n for n in sys.modules if n.startswith("j2o_program_")]:
-        monkeypatch.delitem(sys.modules, name)
 
 
 def called(capsys, *argv, status=0):
