@@ -66,3 +66,26 @@ def test_products_of_any_order_of_axes(equation, swapped):
         return jnp.tanh(jnp.moveaxis(out * 0.25, 0, -1))
 
     agrees(fn, [x, y], atol=1e-5)
+
+
+def test_a_matrix_times_each_row_is_one_product():
+    """As `vmap` of a layer that multiplies a row from the left: the stack is not transposed."""
+    w, bias = normal(8, 4), normal(8)
+
+    def layers(x):
+        return jax.vmap(jax.vmap(lambda row: w @ row + bias))(x)
+
+    model = agrees(layers, [normal(2, 3, 4)], ["f32[B,T,4]"])
+    assert operators(model) == ["MatMul", "Add"]
+
+
+def test_a_matrix_times_each_row_is_transposed_where_it_is_smaller():
+    """Eight columns become two, or two eight: the axis of the matrix comes first, as the program has it."""
+    for out, inner in ((2, 8), (8, 2)):
+        w = normal(out, inner)
+        model = agrees(
+            lambda x, w=w: jnp.einsum("oi,bti->obt", w, x),
+            [normal(5, 3, inner)],
+            [f"f32[B,3,{inner}]"],
+        )
+        assert operators(model).count("Transpose") == 1

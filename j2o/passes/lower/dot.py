@@ -10,7 +10,7 @@ from jax import lax
 
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
-from j2o.ir.graph import Value
+from j2o.ir.graph import Node, Value
 from j2o.ir.types import DType, Shape
 from j2o.passes.lower.casts import convert
 from j2o.passes.lower.table import Lowering, lower
@@ -32,16 +32,38 @@ def dot_general(
     """`out[batch…, x free…, y free…]`, summed over the contracted axes, in the result's dtype."""
     (x_contract, y_contract), (x_batch, y_batch) = dimension_numbers
     dtype = accumulator(op, x, y, preferred_element_type)
-    out = contract(
-        op,
-        op.cast(x, dtype),
-        op.cast(y, dtype),
-        x_contract,
-        y_contract,
-        x_batch,
-        y_batch,
-    )
+    first, second = op.cast(x, dtype), op.cast(y, dtype)
+    if _is_matrix_of_rows(op, x, y, dimension_numbers):
+        rows = contract(op, second, first, y_contract, x_contract, (), ())
+        out = op.transpose(rows, [y.type.rank - 1, *range(y.type.rank - 1)])
+    else:
+        out = contract(op, first, second, x_contract, y_contract, x_batch, y_batch)
     return convert(op, op.reshape(out, op.out_shape), op.out_dtype)
+
+
+def _is_matrix_of_rows(op: Lowering, x: Value, y: Value, numbers: Any) -> bool:
+    """Return True where `y xᵀ` is a MatMul as it stands, and less to transpose behind it than in front of `x y`.
+
+    `jax.vmap` of `w @ row` is such a product: it contracts the last of several axes of `y`, and moves the
+    axis of `x` behind those of `y`.
+    """
+    (_, y_contract), (x_batch, _) = numbers
+    last = y.type.rank - 1
+    if x_batch or x.type.rank != 2 or last < 2 or tuple(y_contract) != (last,):
+        return False
+    behind = (*range(1, y.type.rank), 0)
+    users = list(op.source.out.users())
+    if users and all(_is_transpose(user, behind) for user in users):
+        return True
+    elements_behind, elements_in_front = op.out_type.size, y.type.size
+    return dims.known_ge(elements_in_front, elements_behind)
+
+
+def _is_transpose(node: Node, permutation: tuple[int, ...]) -> bool:
+    """Return True for a transpose by `permutation`."""
+    if node.op != "lax.transpose":
+        return False
+    return node.ints_attr("permutation") == permutation
 
 
 def accumulator(op: Lowering, x: Value, y: Value, preferred: DType | None) -> DType:
