@@ -8,8 +8,9 @@ from j2o.passes.clean.cse import cse
 from j2o.passes.clean.dce import dce, unused
 from j2o.passes.clean.fold import fold
 from j2o.passes.clean.ranges import ranges
-from j2o.passes.clean.shapes import shapes, tidy
+from j2o.passes.clean.shapes import shapes
 from j2o.passes.clean.simplify import simplify
+from j2o.passes.clean.tidy import parts, tidy
 from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
@@ -79,6 +80,7 @@ LAYOUT: tuple[Step, ...] = (
     Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
     gemm,
     pads,
+    parts,
     tidy,
     dce,
 )

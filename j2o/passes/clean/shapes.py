@@ -1,4 +1,4 @@
-"""`shapes` and `tidy`: changes of shape and layout that need not be there, as rules."""
+"""`shapes`: changes of shape and layout that need not be there, as rules."""
 
 from __future__ import annotations
 
@@ -298,24 +298,6 @@ def _(op, x, shape):
     return op.view(x, op.out_type.shape)
 
 
-@rewrite("reduce_squeezes", level=1)
-def reduce_squeezes(op, x, axes, over):
-    """The inverse of `unit_axes`, for where nothing came of it: a reduction and its Squeeze are one node."""
-    forms = [getattr(op, f"Reduce{kind}")(x, axes, keepdims=1) for kind in SQUEEZABLE]
-    return op.either(*[op.Squeeze(form, over) for form in forms])
-
-
-@reduce_squeezes.becomes
-def _(op, x, axes, over):
-    if axes.known is None or over.known is None:
-        return None
-    rank = x.type.rank
-    if from_zero(axes.known, rank) != from_zero(over.known, rank):
-        return None
-    reduction = op.root.operand(0).producer
-    return op.node(reduction.op, [x, axes], {"keepdims": 0}).out
-
-
 shapes = RuleSet(
     "shapes",
     (
@@ -334,7 +316,4 @@ shapes = RuleSet(
         reshape_ones,
     ),
     doc="Changes of shape and layout that cancel, and means.",
-)
-tidy = RuleSet(
-    "tidy", (reduce_squeezes,), doc="Reductions without the axes that nothing needs."
 )

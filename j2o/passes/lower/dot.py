@@ -42,7 +42,7 @@ def dot_general(
 
 
 def _is_matrix_of_rows(op: Lowering, x: Value, y: Value, numbers: Any) -> bool:
-    """Return True where `y xᵀ` is a MatMul as it stands, and less to transpose behind it than in front of `x y`.
+    """Return True where `y xᵀ` needs no transpose in front, and less behind than `x y` needs in front.
 
     `jax.vmap` of `w @ row` is such a product: it contracts the last of several axes of `y`, and moves the
     axis of `x` behind those of `y`.

@@ -1,0 +1,180 @@
+"""`tidy` and `parts`: what is left of shapes, places and slices, in the form with the fewest nodes.
+
+They run last of `layout`: earlier passes read reductions that keep their axes, and places as sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from j2o.ir import dims
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.types import Dim, from_zero
+from j2o.passes.clean.shapes import SQUEEZABLE, size_of
+from j2o.passes.pipeline import graph_pass
+from j2o.passes.rewriting.rule import RuleSet, rewrite
+
+
+@rewrite("reduce_squeezes", level=1)
+def reduce_squeezes(op, x, axes, over):
+    """The inverse of `unit_axes`, for where nothing came of it: a reduction and its Squeeze are one node."""
+    forms = [getattr(op, f"Reduce{kind}")(x, axes, keepdims=1) for kind in SQUEEZABLE]
+    return op.either(*[op.Squeeze(form, over) for form in forms])
+
+
+@reduce_squeezes.becomes
+def _(op, x, axes, over):
+    if axes.known is None or over.known is None:
+        return None
+    rank = x.type.rank
+    if from_zero(axes.known, rank) != from_zero(over.known, rank):
+        return None
+    reduction = op.root.operand(0).producer
+    return op.node(reduction.op, [x, axes], {"keepdims": 0}).out
+
+
+# ---------------------------------------------------------------------------- from the end
+#
+# ONNX counts negative places from the end. `n - 1`, for an axis of n elements, is to be computed; -1 is not.
+
+
+@rewrite("gather_from_the_end")
+def gather_from_the_end(op, x, index, axis):
+    """x[n - 1] is x[-1]."""
+    return op.Gather(x, index, axis=axis)
+
+
+@gather_from_the_end.becomes
+def _(op, x, index, axis):
+    known = index.known
+    place = known[0] if known is not None and len(known) == 1 else size_of(index)
+    if place is None:
+        return None
+    behind = _from_the_end(place, x.type.shape[axis])
+    if behind == place:
+        return None
+    number = np.full(index.type.static_shape, behind, np.int64)
+    return op.Gather(x, op.const(number), axis=axis)
+
+
+@rewrite("slice_from_the_end")
+def slice_from_the_end(op, x, starts, ends, axes, steps):
+    """x[n - 3 : n - 1] is x[-3 : -1]."""
+    return op.Slice(x, starts, ends, axes, steps)
+
+
+@slice_from_the_end.becomes
+def _(op, x, starts, ends, axes, steps):
+    if axes.known_ints is None or starts.known is None or ends.known is None:
+        return None
+    sizes = [x.type.shape[axis] for axis in axes.known_ints]
+    first = list(map(_from_the_end, starts.known, sizes))
+    after = list(map(_from_the_end, ends.known, sizes))
+    if (*first, *after) == (*starts.known, *ends.known):
+        return None
+    slices = [op.dims(first), op.dims(after), axes, steps]
+    return op.apply("onnx.Slice", x, *slices, types=[op.out_type])
+
+
+def _from_the_end(place: Dim, size: Dim) -> Dim:
+    """A place as a number below 0 where that counts it from the end; else as it is.
+
+    A place that may lie in front of the axis stays: ONNX would count it from the end.
+    """
+    if type(place) is int or not dims.known_ge(place, 0):
+        return place
+    behind = dims.sub(place, size)
+    is_inside = type(behind) is int and behind < 0
+    return behind if is_inside else place
+
+
+# ----------------------------------------------------------------------------- one element
+
+
+@rewrite("slice_of_one")
+def slice_of_one(op, x, starts, ends, axes, steps, over):
+    """A Slice of one place, without the axis, is a Gather of that place."""
+    return op.Squeeze(op.Slice(x, starts, ends, axes, steps), over)
+
+
+@slice_of_one.becomes
+def _(op, x, starts, ends, axes, steps, over):
+    numbers, along, gone = starts.known_ints, axes.known_ints, over.known_ints
+    if numbers is None or along is None or gone is None or len(along) != 1:
+        return None
+    sliced = op.root.operand(0).type
+    axis = along[0] % sliced.rank
+    # a Slice may begin in front of the axis or behind it, a Gather may not: the one place must be there
+    if from_zero(gone, sliced.rank) != (axis,) or not _is_inside(numbers[0], x, axis):
+        return None
+    return op.Gather(x, op.const(np.array(numbers[0])), axis=axis)
+
+
+def _is_inside(place: int, x: Value, axis: int) -> bool:
+    """Return True where a place, counted from either end, is known to be one of an axis."""
+    needed = -place if place < 0 else place + 1
+    return dims.known_ge(x.type.shape[axis], needed)
+
+
+tidy = RuleSet(
+    "tidy",
+    (reduce_squeezes, gather_from_the_end, slice_from_the_end, slice_of_one),
+    doc="Reductions without the axes that nothing needs, places counted from the end.",
+)
+
+
+# --------------------------------------------------------------------------------- parts
+
+
+@graph_pass("parts", at="onnx", level=2)
+def parts(graph: Graph) -> int:
+    """Slices that take a tensor apart along one axis, all of it and nothing twice, are one Split."""
+    sliced: dict[tuple[Value, int], list[Node]] = {}
+    for node in graph:
+        axis = _sliced_axis(node)
+        if axis is not None:
+            sliced.setdefault((node.operand(0), axis), []).append(node)
+    return sum(_split(x, axis, nodes) for (x, axis), nodes in sliced.items())
+
+
+def _sliced_axis(node: Node) -> int | None:
+    """The axis of which a Slice takes consecutive places between two numbers; None for other nodes."""
+    if node.op != "onnx.Slice" or len(node.operands) != 5:
+        return None
+    x, *bounds = node.operands
+    numbers = [value.known_ints for value in bounds]
+    if any(number is None or len(number) != 1 for number in numbers):
+        return None
+    _, _, axes, steps = numbers
+    if steps != (1,) or axes is None:
+        return None
+    axis = axes[0] % x.type.rank
+    return axis if type(x.type.shape[axis]) is int else None
+
+
+def _split(x: Value, axis: int, nodes: Sequence[Node]) -> int:
+    """Put one Split in the place of Slices, where together they are all of an axis; returns how many go."""
+    size = x.type.shape[axis]
+    assert type(size) is int
+    taken = sorted([_range(node, size) for node in nodes], key=lambda one: one.start)
+    ends = [0, *[one.stop for one in taken]]
+    begins = [*[one.start for one in taken], size]
+    if len(nodes) < 2 or ends != begins:
+        return 0
+    op = Builder(nodes[0].home, nodes[0], nodes[0].loc, x.hint)
+    results = op.Split(x, op.dims([len(one) for one in taken]), axis=axis)
+    place_of = {one.start: index for index, one in enumerate(taken)}
+    for node in nodes:
+        node.replace_by(results[place_of[_range(node, size).start]])
+    return len(nodes)
+
+
+def _range(node: Node, size: int) -> range:
+    """The places that a Slice takes."""
+    start, end = [value.known_ints for value in node.operands[1:3]]
+    assert start is not None
+    assert end is not None
+    return range(size)[start[0] : end[0]]
