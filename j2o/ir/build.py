@@ -18,7 +18,17 @@ import numpy as np
 from j2o.ir.graph import Graph, Loc, Node, Value
 from j2o.ir.ops import spec
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
-from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_dim, same_shape
+from j2o.ir.types import (
+    Attr,
+    Dim,
+    DType,
+    Shape,
+    Type,
+    are_integers,
+    is_one,
+    same_dim,
+    same_shape,
+)
 
 if TYPE_CHECKING:
     from j2o.ir.target import Target
@@ -27,6 +37,8 @@ if TYPE_CHECKING:
 _SCALARS = {bool: DType.BOOL, int: DType.I64, float: DType.F32}
 _OF_KIND = {"b": DType.BOOL, "i": DType.I64, "u": DType.I64, "f": DType.F32}
 POOLED = 64  # bytes; constants up to this size are looked up before they are made
+# what most attributes are, which is plain already
+_PLAIN = frozenset({bool, int, float, str, DType})
 
 
 class Dialect:
@@ -185,7 +197,7 @@ class Builder:
     def dims(self, dims: Sequence[Dim]) -> Value:
         """A shape vector: `i64[n]`, a constant where it is static."""
         dims = plain_shape(dims)
-        if all(type(d) is int for d in dims):
+        if are_integers(dims):
 
             def numbers() -> Mapping[str, Attr]:
                 return {"value": tensor(dims, DType.I64)}
@@ -239,17 +251,16 @@ class Builder:
     def expand(self, x: Value, shape: Shape) -> Value:
         """`x` broadcast to `shape` (numpy's rules)."""
         shape = plain_shape(shape)
-        static = tuple(size for size in shape if type(size) is int)
-        if 0 in static and len(static) == len(shape):
+        if are_integers(shape) and 0 in shape:
             # an empty constant: onnxruntime drops an Expand of ones to nothing
-            return self.const(np.zeros(static, x.type.dtype.numpy))
+            return self.const(np.zeros(shape, x.type.dtype.numpy))
         if same_shape(x.type.shape, shape):
             return x
         return self.Expand(x, self.dims(shape))
 
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:
         """`x` with its axes in the order `perm`."""
-        perm = tuple(int(axis) for axis in perm)
+        perm = tuple(map(int, perm))
         if perm == tuple(range(len(perm))):
             return x
         return self.Transpose(x, perm=perm)
@@ -297,23 +308,30 @@ class Builder:
 
 def _is_numpy(value: object) -> bool:
     """Return True for numpy's arrays and scalars."""
-    return isinstance(value, np.ndarray | np.generic)
+    return isinstance(value, (np.ndarray, np.generic))
 
 
 def attribute(value: Any) -> Attr:
     """An attribute as plain immutable data: numpy's numbers and lists of them become Python's."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if type(value) in (list, tuple):  # a named tuple stays one
+        if _PLAIN.issuperset(map(type, value)):
+            return tuple(value)
         return tuple([attribute(v) for v in value])
-    if isinstance(value, np.integer | np.floating | np.bool_):
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
         return cast("bool | int | float", value.item())
     return value
 
 
 def plain_shape(shape: Iterable[Dim]) -> Shape:
     """A shape of any sequence, numpy's integers as Python's."""
-    return tuple([d.item() if isinstance(d, np.integer) else d for d in shape])
+    sizes = tuple(shape)
+    if are_integers(sizes):
+        return sizes
+    return tuple([d.item() if isinstance(d, np.integer) else d for d in sizes])
 
 
 def ones_added(short: Shape, long: Shape) -> list[int] | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from jax._src.core import InconclusiveDimensionOperation as Inconclusive
 
 from j2o.errors import DimensionError, shortened, shown
 from j2o.ir.expressions import read_constraint, read_shape
-from j2o.ir.types import Dim, Shape
+from j2o.ir.types import Dim, Shape, are_integers
 
 SymDim: TypeAlias = Any  # jax.export gives its expression class no public name
 Functions: TypeAlias = Mapping[str, Callable[..., Any]]  # of expressions, by name
@@ -41,7 +42,7 @@ def is_symbolic(dim: object) -> bool:
 
 
 def is_static(shape: Shape) -> bool:
-    return all(type(d) is int for d in shape)
+    return are_integers(shape)
 
 
 # -------------------------------------------------------------------------------------- scopes
@@ -294,6 +295,12 @@ minimum = _arithmetic(min, jax.core.min_dim)
 
 def prod(shape: Iterable[Dim]) -> Dim:
     """Return the product; 1 for no dimensions."""
+    sizes = tuple(shape)
+    return math.prod(sizes) if is_static(sizes) else _product(sizes)
+
+
+@functools.lru_cache(maxsize=65536)
+def _product(shape: Shape) -> Dim:
     return functools.reduce(mul, shape, 1)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from j2o.ir.ops import spec
-from j2o.ir.types import Attr, Dim, DType, Type
+from j2o.ir.types import Attr, Dim, DType, Type, are_integers
 
 if TYPE_CHECKING:
     from j2o.ir.dims import DimScope
@@ -102,23 +102,13 @@ class Value:
         if node.op == "dims":
             return node.attrs["dims"]  # type: ignore[return-value]  # sizes
         tensor = self.const
-        if (
-            tensor is None
-            or len(tensor.shape) > 1
-            or not tensor.dtype.is_int
-            or not tensor.is_small
-        ):
-            return None
-        return tuple(int(d) for d in tensor.load().reshape(-1))
+        return None if tensor is None else tensor.entries
 
     @property
     def known_ints(self) -> tuple[int, ...] | None:
         """The entries of a shape vector where all of them are numbers, else None."""
         entries = self.known
-        if entries is None:
-            return None
-        numbers = tuple(d for d in entries if type(d) is int)
-        return numbers if len(numbers) == len(entries) else None
+        return entries if entries is not None and are_integers(entries) else None
 
     @property
     def producer(self) -> Node:
@@ -287,7 +277,7 @@ class Node:
     ) -> tuple[int, ...]:
         """Return an attribute that is a sequence of integers."""
         value = self._attr(name, None if default is None else tuple(default), tuple)
-        if not all(type(entry) is int for entry in value):
+        if not are_integers(value):
             raise TypeError(
                 f"attribute {name} of {self.op} is {value!r}, not a sequence of integers"
             )

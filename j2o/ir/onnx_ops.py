@@ -201,24 +201,31 @@ def misuse(node: Node) -> str | None:
 
     It has an attribute that the operator has not, too many operands or too few.
     """
-    known = schema(node.kind)
-    for name in node.attrs:
+    return _misuse(node.kind, tuple(node.attrs), len(node.inputs))
+
+
+@functools.lru_cache(maxsize=4096)
+def _misuse(kind: str, attributes: tuple[str, ...], operands: int) -> str | None:
+    """`misuse` of all nodes with attributes of these names, and as many operands."""
+    known = schema(kind)
+    for name in attributes:
         if name not in known.attributes and name != LABEL:
             have = ", ".join(sorted(known.attributes)) or "none"
-            return f"{node.op} has no attribute {name!r}; it has {have}"
-    given = len(node.inputs)
-    if known.min_inputs <= given <= known.max_inputs:
+            return f"onnx.{kind} has no attribute {name!r}; it has {have}"
+    if known.min_inputs <= operands <= known.max_inputs:
         return None
-    return f"{node.op} takes {known.operand_counts} operands, given {given}"
+    return f"onnx.{kind} takes {known.operand_counts} operands, given {operands}"
 
 
-def _of_operator(inference: Inference) -> Infer:
+def _of_operator(kind: str, inference: Inference) -> Infer:
     """The inference of an ONNX operator, which its schema checks first."""
 
     def checked(node: Node) -> tuple[Type, ...]:
-        if problem := misuse(node):
+        problem = _misuse(kind, tuple(node.attrs), len(node.inputs))
+        if problem is not None:
             raise UnknownTypesError(problem)
-        return _tuple(inference(node))
+        types = inference(node)
+        return types if isinstance(types, tuple) else (types,)
 
     return checked
 
@@ -227,20 +234,17 @@ def _of_contrib(inference: Inference) -> Infer:
     """The inference of an operator of onnxruntime's own, which has no schema."""
 
     def unchecked(node: Node) -> tuple[Type, ...]:
-        return _tuple(inference(node))
+        types = inference(node)
+        return types if isinstance(types, tuple) else (types,)
 
     return unchecked
-
-
-def _tuple(types: Type | tuple[Type, ...]) -> tuple[Type, ...]:
-    return (types,) if isinstance(types, Type) else types
 
 
 def _find(kind: str) -> OpSpec:
     """The spec of an ONNX operator; KeyError where there is none."""
     schema(kind)  # which raises it
     return OpSpec(
-        _of_operator(INFERENCES.get(kind, no_inference)),
+        _of_operator(kind, INFERENCES.get(kind, no_inference)),
         elementwise=kind in ELEMENTWISE,
         commutative=kind in COMMUTATIVE,
         random=kind in RANDOM,

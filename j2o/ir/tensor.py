@@ -91,6 +91,13 @@ class Tensor:
         """The only element as a Python number; ValueError when there are more."""
         return self.load().item()
 
+    @property
+    def entries(self) -> tuple[int, ...] | None:
+        """The elements of a small vector or scalar of integers; None for other tensors."""
+        if len(self.shape) > 1 or not self.dtype.is_int or not self.is_small:
+            return None
+        return tuple(map(int, self.load().reshape(-1)))
+
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
@@ -108,12 +115,13 @@ class Tensor:
 class ArrayTensor(Tensor):
     """A constant in memory; never copied. The content hash is taken for small arrays only."""
 
-    __slots__ = ("array", "name")
+    __slots__ = ("_entries", "array", "name")
 
     def __init__(
         self, array: np.ndarray, key: str | None = None, name: str = ""
     ) -> None:
         self.array = array
+        self._entries: tuple[int, ...] | None = None
         self.name = name or key or ""
         self.dtype = dtype_of(array.dtype)
         self.shape = array.shape
@@ -124,6 +132,13 @@ class ArrayTensor(Tensor):
         """The memory, and how the elements lie in it."""
         array = self.array
         return (array.ctypes.data, array.strides, array.shape, self.dtype)
+
+    @property
+    def entries(self) -> tuple[int, ...] | None:
+        """Read once: types are inferred from a shape vector again and again."""
+        if self._entries is None:
+            self._entries = super().entries
+        return self._entries
 
     def reader(self) -> Reader:
         return lambda box: self.array[(*box, ...)]  # the dots keep a scalar an array

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 import ml_dtypes  # numpy knows its dtypes by name from here on
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Dim: TypeAlias = "int | SymDim"
 Shape: TypeAlias = "tuple[Dim, ...]"
+_INTEGERS = frozenset({int})
 
 
 class DType(enum.Enum):
@@ -231,12 +232,21 @@ def is_one(d: Dim) -> bool:
     return type(d) is int and d == 1
 
 
+def are_integers(values: tuple[object, ...]) -> TypeGuard[tuple[int, ...]]:
+    """Return True where all are Python's integers, as the sizes of a static shape are."""
+    return _INTEGERS.issuperset(map(type, values))  # faster than a loop
+
+
 def same_dim(a: Dim, b: Dim) -> bool:
     """`a == b`, faster.
 
     JAX subtracts expressions to compare them. Where they differ, their hashes save that.
     """
-    return a is b or (hash(a) == hash(b) and a == b)
+    if a is b:
+        return True
+    if type(a) is int and type(b) is int:
+        return a == b
+    return hash(a) == hash(b) and a == b
 
 
 def same_shape(a: Shape, b: Shape) -> bool:
@@ -285,22 +295,21 @@ class Type:
 
     @property
     def is_static(self) -> bool:
-        return all(type(d) is int for d in self.shape)
+        return are_integers(self.shape)
 
     @property
     def static_shape(self) -> tuple[int, ...]:
         """The shape as numbers; ValueError where a size is symbolic."""
-        sizes = tuple(d for d in self.shape if type(d) is int)
-        if len(sizes) != len(self.shape):
+        if not are_integers(self.shape):
             raise ValueError(f"{self} has symbolic sizes")
-        return sizes
+        return self.shape
 
     @property
     def size(self) -> Dim:
         """The number of elements."""
-        from j2o.ir import dims
+        from j2o.ir.dims import prod
 
-        return dims.prod(self.shape)
+        return prod(self.shape)
 
     def with_shape(self, shape: Shape) -> Type:
         return Type(self.dtype, tuple(shape))

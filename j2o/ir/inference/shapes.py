@@ -106,7 +106,7 @@ def unsqueeze(node: Node) -> Type:
     rank = x.rank + len(axes)
     added = {axis % rank for axis in axes}
     rest = iter(x.shape)
-    return x.with_shape(tuple(1 if i in added else next(rest) for i in range(rank)))
+    return x.with_shape(tuple([1 if i in added else next(rest) for i in range(rank)]))
 
 
 @infers("Squeeze")
@@ -116,7 +116,7 @@ def squeeze(node: Node) -> Type:
     axes = set(axes_of(node, 1, x.rank, ones))
     if not axes.issubset(ones):
         raise fail(node, f"axes {sorted(axes)} are not all of size 1")
-    return x.with_shape(tuple(d for i, d in enumerate(x.shape) if i not in axes))
+    return x.with_shape(tuple([d for i, d in enumerate(x.shape) if i not in axes]))
 
 
 @infers("Expand")
@@ -139,7 +139,7 @@ def transpose(node: Node) -> Type:
     perm = node.ints_attr("perm", range(x.rank)[::-1])
     if sorted(perm) != list(range(x.rank)):
         raise fail(node, f"perm is no permutation of {x.rank} axes")
-    return x.with_shape(tuple(x.shape[p] for p in perm))
+    return x.with_shape(tuple([x.shape[axis] for axis in perm]))
 
 
 @infers("Concat")

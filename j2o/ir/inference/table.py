@@ -44,7 +44,7 @@ def fail(node: Node, why: str) -> UnknownTypesError:
 
 def operand(node: Node, index: int) -> Value:
     """An operand; UnknownTypesError where it is left out."""
-    value = node.optional(index)
+    value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         raise fail(node, f"operand {index} is missing")
     return value
@@ -52,10 +52,7 @@ def operand(node: Node, index: int) -> Value:
 
 def type_of(node: Node, index: int) -> Type:
     """The type of an operand; UnknownTypesError where it is left out."""
-    value = node.optional(index)
-    if value is None:
-        raise fail(node, f"operand {index} is missing")
-    return value.type
+    return operand(node, index).type
 
 
 def types_of(node: Node) -> list[Type]:
@@ -116,15 +113,28 @@ def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
 
 def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
     """The shape that these broadcast to; None where they do not, or that is not certain."""
-    first = shapes[0]
-    if all(same_shape(s, first) for s in shapes):
-        return first
-    rank = max(map(len, shapes))
-    out: list[Dim] = []
-    for axis in range(-rank, 0):  # from the end, where shorter shapes end too
-        here = [shape[axis] for shape in shapes if len(shape) >= -axis]
-        wide = [size for size in here if not is_one(size)]
-        if any(not same_dim(size, wide[0]) for size in wide[1:]):
+    found: Shape | None = shapes[0]
+    for shape in shapes[1:]:
+        if found is None:
             return None
-        out.append(wide[0] if wide else 1)
+        if not same_shape(found, shape):
+            found = _broadcast_two(found, shape)
+    return found
+
+
+def _broadcast_two(a: Shape, b: Shape) -> Shape | None:
+    """`broadcast_shape` of two shapes."""
+    lacking = len(a) - len(b)
+    if lacking < 0:
+        a = (1,) * -lacking + a
+    elif lacking > 0:
+        b = (1,) * lacking + b
+    out: list[Dim] = []
+    for x, y in zip(a, b, strict=True):
+        if is_one(y) or same_dim(x, y):
+            out.append(x)
+        elif is_one(x):
+            out.append(y)
+        else:
+            return None
     return tuple(out)

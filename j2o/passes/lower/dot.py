@@ -68,14 +68,15 @@ def _is_transpose(node: Node, permutation: tuple[int, ...]) -> bool:
 
 def accumulator(op: Lowering, x: Value, y: Value, preferred: DType | None) -> DType:
     """The dtype to multiply and sum in: wide enough for the operands and the result."""
-    if op.out_dtype == DType.BOOL:
+    result = op.out_dtype
+    if result == DType.BOOL:
         return DType.I32
-    if op.out_dtype.is_float:
-        wide = [v.type.dtype for v in (x, y)] + [op.out_dtype]
-        return DType.F64 if DType.F64 in wide else DType.F32
-    if op.out_dtype in MATMUL:
-        return op.out_dtype
-    return DType.U32 if op.out_dtype.is_unsigned else DType.I32
+    if result.is_float:
+        is_wide = DType.F64 in (x.type.dtype, y.type.dtype, result)
+        return DType.F64 if is_wide else DType.F32
+    if result in MATMUL:
+        return result
+    return DType.U32 if result.is_unsigned else DType.I32
 
 
 def contract(
@@ -121,7 +122,7 @@ def contract(
 
 
 def pick(values: Sequence[Any], axes: Axes) -> tuple[Any, ...]:
-    return tuple(values[a] for a in axes)
+    return tuple([values[a] for a in axes])
 
 
 def _arranged(op: Lowering, x: Value, order: Sequence[int], shape: Shape) -> Value:

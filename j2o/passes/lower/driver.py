@@ -82,7 +82,7 @@ class Driver:
         for node in graph:
             if node.dialect == "lax":
                 self.lower_node(node)
-            else:
+            elif node.graphs:
                 self.lower_regions(node)
 
     def lower_regions(self, node: Node) -> None:
@@ -116,13 +116,12 @@ class Driver:
     def lowered(self, node: Node) -> Sequence[Value]:
         """The values that stand for a node's results, of exactly their types."""
         if node.kind in DECOMPOSITIONS:
-            values = self.by_decomposition(node)
-        else:
-            values = self.by_lowering(node)
-        return values
+            return self.by_decomposition(node)
+        return self.by_lowering(node)
 
     def by_lowering(self, node: Node) -> Sequence[Value]:
-        self.lower_regions(node)
+        if node.graphs:
+            self.lower_regions(node)
         self.count += 1
         rule = LOWERINGS.get(node.kind)
         if rule is None:
@@ -194,26 +193,33 @@ def _settle(values: Any, node: Node, what: str) -> None:
     PassError where these are others, not only written otherwise.
     """
     wanted = [v.type for v in node.outputs]
-    is_sequence = isinstance(values, list | tuple)
-    if not is_sequence or not all(isinstance(v, Value) for v in values):
-        given = shown(values)
-    elif len(values) != len(wanted) or not all(map(_fits, values, wanted)):
-        given = _types([v.type for v in values])
-    else:
-        for value, want in zip(values, wanted, strict=True):
-            if value.type != want:
-                value.retype(want)  # the same type, written otherwise
+    is_sequence = isinstance(values, (list, tuple))
+    if not is_sequence or not _are_values(values):
+        raise _misfit(what, node, shown(values), wanted)
+    given = [v.type for v in values]
+    if given == wanted:
         return
-    raise PassError(
-        f"the {what} for {node.described} gave {given} instead of {_types(wanted)}"
-    )
+    if len(given) != len(wanted) or not all(map(_fits, given, wanted)):
+        raise _misfit(what, node, _types(given), wanted)
+    for value, want in zip(values, wanted, strict=True):
+        if value.type != want:
+            value.retype(want)  # the same type, written otherwise
 
 
-def _fits(value: Value, want: Type) -> bool:
-    have = value.type
+def _are_values(values: Sequence[Any]) -> bool:
+    return all([isinstance(v, Value) for v in values])
+
+
+def _fits(have: Type, want: Type) -> bool:
     return have == want or (
         have.dtype == want.dtype and agree_shapes(have.shape, want.shape)
     )
+
+
+def _misfit(what: str, node: Node, given: str, wanted: Sequence[Type]) -> PassError:
+    """The error of a rule that gives something else than JAX."""
+    types = _types(wanted)
+    return PassError(f"the {what} for {node.described} gave {given} instead of {types}")
 
 
 def _types(types: Sequence[Type]) -> str:
