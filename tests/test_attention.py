@@ -56,6 +56,38 @@ def test_attention_is_one_node(fn, symbolic, opset):
     assert not {"MatMul", "Softmax"} & set(operators(model))
 
 
+def spelled_with_keys_first(q, k, v):
+    scores = jnp.einsum("bkhd,bqhd->bkhq", k, q) * SIZE**-0.5
+    return jnp.einsum("bkhe,bkhq->bqhe", v, jax.nn.softmax(scores, axis=1))
+
+
+@pytest.mark.parametrize("fn", [spelled_with_einsum, spelled_with_keys_first])
+def test_products_may_be_taken_from_either_side(fn):
+    model = agrees(fn, tensors(), atol=1e-5, opset=24)
+    assert operators(model).count("Attention") == 1
+
+
+def next_token(q, k, v, position):
+    """Attention of one query to what a cache holds so far."""
+    mask = jnp.arange(k.shape[1]) <= position
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[None, None, None])
+
+
+@pytest.mark.parametrize("heads", [HEADS, HEADS // 2])
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_a_single_query_transposes_nothing(heads, symbolic):
+    q, k, v = (
+        normal(2, 1, HEADS, SIZE),
+        normal(2, S, heads, SIZE),
+        normal(2, S, heads, SIZE),
+    )
+    cache = f"f32[B,S,{heads},{SIZE}]"
+    specs = [f"f32[B,1,{HEADS},{SIZE}]", cache, cache, "i32[]"] if symbolic else None
+    model = agrees(next_token, [q, k, v, np.int32(3)], specs, atol=1e-5, opset=24)
+    assert operators(model).count("Attention") == 1
+    assert "Transpose" not in operators(model)
+
+
 MASKS = {
     "of times": np.arange(T)[:, None] + 2 >= np.arange(S),
     "of keys": (np.arange(S) < np.array([[3], [6]]))[:, None, None],

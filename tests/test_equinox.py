@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.harness import agrees
+from tests.harness import agrees, operators
 
 eqx = pytest.importorskip("equinox")
 
@@ -135,3 +135,9 @@ def test_loops(kind):
     agrees(counted(kind), [ROWS], [("B", 4)])
     if kind != "lax":
         agrees(jax.grad(lambda x: counted(kind)(x).sum()), [ROWS])
+
+
+def test_a_norm_of_one_vector_is_one_operator():
+    norm = eqx.nn.RMSNorm(4, use_bias=False)
+    model = agrees(norm, [ROWS[0]])
+    assert operators(model) == ["RMSNormalization"]

@@ -46,3 +46,19 @@ def test_exponential_units_are_one_operator(name):
 def test_exponential_units_of_16_bits_have_no_kernel(name):
     fn, kind = UNITS[name]
     assert kind not in operators(j2o.compile(fn, ["f16[B]"]))
+
+
+ALONG = {
+    "softmax": (jax.nn.softmax, "Softmax"),
+    "log_softmax": (jax.nn.log_softmax, "LogSoftmax"),
+    "softmax along the first axis": (lambda x: jax.nn.softmax(x, axis=0), "Softmax"),
+}
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 3), (2, 3, 4)])
+@pytest.mark.parametrize("name", ALONG)
+def test_softmax_is_one_operator_of_any_rank(name, shape):
+    fn, operator = ALONG[name]
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    model = agrees(fn, [x])
+    assert operators(model) == [operator]

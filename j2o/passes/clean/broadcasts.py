@@ -1,4 +1,7 @@
-"""`broadcasts`: elementwise operators broadcast by themselves, so Expands before them go."""
+"""`broadcasts`: elementwise operators broadcast by themselves, so Expands before them go.
+
+They do so too where leading axes of size 1 are missing or too many: what adds or takes off such axes goes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.types import Shape, is_one, same_shape
+from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
@@ -40,7 +44,7 @@ BROADCASTING = frozenset(
 
 @graph_pass("broadcasts", at="onnx", level=1)
 def broadcasts(graph: Graph, context: Context) -> int:
-    """Take Expands, and leading axes of size 1, off the operands of what broadcasts by itself."""
+    """Take Expands, and changes of leading axes of size 1, off the operands of what broadcasts by itself."""
     count = 0
     for node in context.fresh(graph, broadcasts, 1):
         if node.op in BROADCASTING:
@@ -88,23 +92,25 @@ def _with_leading_ones(node: Node, source: Value) -> Value:
 
 
 def _before_broadcast(value: Value) -> Value | None:
-    """What a value is an Expand of, or the same as with leading axes of size 1; else None."""
+    """What a value is an Expand of, or the same as but for leading axes of size 1; else None."""
     node = value.node
     if node is None or not node.inputs:
         return None
-    if value.op == "onnx.Expand" or _adds_leading_ones(node):
+    if value.op == "onnx.Expand" or _changes_leading_ones(node):
         return node.inputs[0]
     return None
 
 
-def _adds_leading_ones(node: Node) -> bool:
-    if node.op not in ("onnx.Unsqueeze", "onnx.Reshape") or node.inputs[0] is None:
+def _changes_leading_ones(node: Node) -> bool:
+    """Return True for a node that adds leading axes of size 1, or takes them off, and does nothing else."""
+    if node.op not in RESHAPES or node.inputs[0] is None:
         return False
     before, after = node.inputs[0].type.shape, node.out.type.shape
-    extra = len(after) - len(before)
-    if extra <= 0 or not all(map(is_one, after[:extra])):
+    short, long = sorted((before, after), key=len)
+    extra = len(long) - len(short)
+    if extra == 0 or not all(map(is_one, long[:extra])):
         return False
-    return same_shape(after[extra:], before)
+    return same_shape(long[extra:], short)
 
 
 def _unexpand_matmul(node: Node, index: int) -> int:

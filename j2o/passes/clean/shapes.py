@@ -8,7 +8,7 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape, from_zero, is_one
+from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_shape
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import Rule, RuleSet, rewrite
 
@@ -17,6 +17,7 @@ RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
 # of two in a row, one is left
 MERGED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 SQUEEZABLE = ("Sum", "Mean", "Max", "Min", "Prod")
+REDUCTIONS = frozenset(f"onnx.Reduce{kind}" for kind in SQUEEZABLE)
 # a chain of these hands the number in a scalar on
 HANDING_ON = RESHAPES | {"onnx.Cast"}
 # attributes that do not matter to a rule
@@ -141,6 +142,32 @@ def expand_expand(op, x, first, second):
 @expand_expand.becomes
 def _(op, x, first, second):
     return op.expand(x, op.out_type.shape)
+
+
+@rewrite("reshape_expand", level=1)
+def reshape_expand(op, x, wide, shape_or_axes):
+    """An Expand goes behind what only moves axes of size 1: what broadcasts by itself does not need it."""
+    everywhere = op.Expand(x, wide)
+    return op.either(
+        op.Reshape(everywhere, shape_or_axes, allowzero=...),
+        op.Unsqueeze(everywhere, shape_or_axes),
+        op.Squeeze(everywhere, shape_or_axes),
+    )
+
+
+@reshape_expand.becomes
+def _(op, x, wide, shape_or_axes):
+    before, after = op.root.operand(0).type.shape, op.out_type.shape
+    kept = [axis for axis, size in enumerate(before) if not is_one(size)]
+    places = [axis for axis, size in enumerate(after) if not is_one(size)]
+    sizes = tuple(before[axis] for axis in kept)
+    if not same_shape(sizes, tuple(after[axis] for axis in places)):
+        return None
+    own = (*[1] * (len(before) - x.type.rank), *x.type.shape)
+    shape: list[Dim] = [1] * len(after)
+    for axis, place in zip(kept, places, strict=True):
+        shape[place] = own[axis]
+    return op.expand(op.reshape(x, shape), after)
 
 
 @rewrite("slice_slice", level=1)
@@ -308,6 +335,7 @@ shapes = RuleSet(
         transpose_transpose,
         transpose_ones,
         expand_expand,
+        reshape_expand,
         slice_slice,
         reduce_transposed,
         mean,

@@ -12,28 +12,57 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.types import Dim, from_zero
-from j2o.passes.clean.shapes import SQUEEZABLE, size_of
+from j2o.ir.types import Dim, Shape, from_zero
+from j2o.passes.clean.shapes import REDUCTIONS, size_of
 from j2o.passes.pipeline import graph_pass
-from j2o.passes.rewriting.rule import RuleSet, rewrite
+from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, rewrite
 
 
 @rewrite("reduce_squeezes", level=1)
-def reduce_squeezes(op, x, axes, over):
-    """The inverse of `unit_axes`, for where nothing came of it: a reduction and its Squeeze are one node."""
-    forms = [getattr(op, f"Reduce{kind}")(x, axes, keepdims=1) for kind in SQUEEZABLE]
-    return op.either(*[op.Squeeze(form, over) for form in forms])
+def reduce_squeezes(op, x, over):
+    """The inverse of `unit_axes`, for where nothing came of it: a reduction and its Squeeze are one node.
+
+    Functions of each element may stand between the two.
+    """
+    return op.Squeeze(x, over)
 
 
 @reduce_squeezes.becomes
-def _(op, x, axes, over):
-    if axes.known is None or over.known is None:
+def _(op, x, over):
+    if over.known_ints is None:
         return None
-    rank = x.type.rank
-    if from_zero(axes.known, rank) != from_zero(over.known, rank):
+    axes = from_zero(over.known_ints, x.type.rank)
+    if not _can_be_reduced_away(x, axes):
         return None
-    reduction = op.root.operand(0).producer
-    return op.node(reduction.op, [x, axes], {"keepdims": 0}).out
+    return _reduced_away(op, x)
+
+
+def _can_be_reduced_away(value: Value, axes: Shape) -> bool:
+    """Return True for what is computed of single numbers and of reductions that keep just these axes."""
+    node = value.node
+    if node is None or len(value.uses) != 1:
+        return False
+    if node.op in REDUCTIONS:
+        over = node.operand(1).known_ints if len(node.inputs) == 2 else None
+        is_kept = node.int_attr("keepdims", 1) == 1
+        return is_kept and bool(over) and from_zero(over, value.type.rank) == axes
+    if not node.spec.elementwise or len(node.outputs) != 1:
+        return False
+    wide = [operand for operand in node.operands if operand.type.rank]
+    return bool(wide) and all(_can_be_reduced_away(one, axes) for one in wide)
+
+
+def _reduced_away(op: RuleBuilder, value: Value) -> Value:
+    """The value without the axes that its reductions keep."""
+    node = value.producer
+    if node.op in REDUCTIONS:
+        return op.node(node.op, node.inputs, {"keepdims": 0}).out
+    operands: list[Value | None] = []
+    for operand in node.inputs:
+        if operand is not None and operand.type.rank:
+            operand = _reduced_away(op, operand)
+        operands.append(operand)
+    return op.node(node.op, operands, node.attrs).out
 
 
 # ---------------------------------------------------------------------------- from the end

@@ -264,15 +264,20 @@ def _elementwise(node: Node, views: Views) -> bool:
 
 
 def _sink_squeeze(node: Node, views: Views) -> bool:
-    """f(Squeeze(a), Squeeze(b), scalar) → Squeeze(f(a, b, scalar))."""
+    """f(Squeeze(a), Squeeze(b), scalar) → Squeeze(f(a, b, scalar)).
+
+    A scalar may be a Squeeze, too: it counts where the result is a scalar.
+    """
     sources: dict[int, Source] = {}
     for index in _operands(node):
-        if not _type_seen(node, index, views).rank:
+        is_scalar = not _type_seen(node, index, views).rank
+        if is_scalar and node.out.type.rank:
             continue
         source = _source(node, index, "Squeeze", views)
-        if source is None:
+        if source is not None:
+            sources[index] = source
+        elif not is_scalar:
             return False
-        sources[index] = source
     forms = {(s.axes, s.value.type.rank) for s in sources.values()}
     if len(forms) != 1:
         return False

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from j2o.ir import dims
@@ -104,6 +104,12 @@ class Contraction:
     found: Arrangement
     sizes: dict[Label, Dim]
     scalars: list[Node]
+
+    @property
+    def swapped(self) -> Contraction:
+        """The same contraction, its second operand on the left."""
+        found = self.found._replace(rows=self.found.columns, columns=self.found.rows)
+        return replace(self, first=self.second, second=self.first, found=found)
 
     def cost(self, order: Arrangement) -> tuple[float, bool]:
         """The elements that are transposed.

@@ -2,13 +2,14 @@
 
 ONNX has it since opset 23. Both products are read as contractions, so that it does not matter how a
 program orders and merges axes: heads and time may stand anywhere, and several query heads may share a
-head of keys and values. Where all tensors are [batch, time, heads, size], Attention takes them with
-heads and size merged, and no transpose is left.
+head of keys and values. Attention takes [batch, time, heads, size] with heads and size merged, or
+[batch, heads, time, size]: what transposes fewer elements is chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,9 @@ SINCE = 23  # the opset that brought Attention
 # A masked score is taken to be this or less: adding it to a score then gives itself. See
 # `masked-attention` in semantics.md.
 MASKED = -1e30
+# So many query heads of one query may share a head of keys. The kernel reads that again for each of them;
+# more would take longer than a transpose.
+MANY_GROUPS = 8
 
 
 @graph_pass("attention", at="onnx", level=2)
@@ -107,6 +111,8 @@ def _read(node: Node) -> Found | None:
     values = read_contraction(node)
     if values is None:
         return None
+    if values.second.value.op == "onnx.Softmax":
+        values = values.swapped
     weights = values.first.value
     if weights.op != "onnx.Softmax" or len(weights.uses) != 1:
         return None
@@ -119,10 +125,16 @@ def _read(node: Node) -> Found | None:
     names = _same_axes(values.first, contraction.last)
     if scale is None or names is None:
         return None
-    axes = _axes(contraction, values, names)
-    if axes is None or _axis_of(weights.producer) != _place(weights, values):
+    keys = tuple(names[label] for label in values.found.inner)
+    if contraction.found.rows == keys:
+        contraction = contraction.swapped
+    if _axis_of(weights.producer) != _place(weights, values):
         return None
-    return Found(contraction, values, mask, scale, axes, names)
+    ways = [
+        Found(contraction, values, mask, scale, axes, names)
+        for axes in _axes(contraction, values, names)
+    ]
+    return min(ways, key=_transposed, default=None)
 
 
 def _axis_of(softmax: Node) -> int:
@@ -220,30 +232,39 @@ def _same_axes(weights: Tensor, scores: Tensor) -> dict[Label, Label] | None:
 
 def _axes(
     scores: Contraction, values: Contraction, names: dict[Label, Label]
-) -> Axes | None:
-    """What the axes are, where both contractions are those of attention."""
+) -> Iterator[Axes]:
+    """The ways in which the axes are those of attention; none where both contractions are not its own."""
     first, second = scores.found, values.found
     rows = {names[label] for label in second.rows}
     batch = {names[label] for label in second.batch}
     inner = tuple(names[label] for label in second.inner)
     if inner != first.columns or len(inner) != 1:
-        return None
+        return
     if rows != set(first.rows) or batch != set(first.batch):
-        return None
+        return
     if len(first.inner) != 1 or len(second.columns) != 1 or len(batch) > 2:
-        return None
+        return
     outer = [label for label in scores.first.labels if label in batch]
-    for groups, queries in _divided(first.rows):
+    for groups, queries in _divided(first.rows, scores.sizes):
         axes = Axes(tuple(outer[:-1]), tuple(outer[-1:]), groups, queries, inner)
         if _stands_in_order(scores.first, axes, first.inner):
-            return axes
-    return None
+            yield axes
 
 
-def _divided(rows: Labels) -> Iterator[tuple[Labels, Labels]]:
-    """The ways in which rows may be groups of heads and queries."""
+def _divided(
+    rows: Labels, sizes: Mapping[Label, Dim]
+) -> Iterator[tuple[Labels, Labels]]:
+    """The ways in which rows may be groups of heads and queries; a single query has no label.
+
+    Groups that ask a single query may also be taken for queries of one group.
+    """
+    if not rows:
+        yield (), ()
     if len(rows) == 1:
         yield (), rows
+        count = sizes[rows[0]]
+        if type(count) is int and count <= MANY_GROUPS:
+            yield rows, ()
     if len(rows) == 2:
         yield rows[:1], rows[1:]
         yield rows[1:], rows[:1]
@@ -276,33 +297,12 @@ def _mask_shape(found: Found) -> dict[Label, Dim]:
 
 def _write(found: Found) -> None:
     """Make the Attention, and let the nodes go that it stands for."""
-    scores, values, axes = found.scores, found.values, found.axes
+    values = found.values
     last = values.last
     old = last.value.producer
     op = Builder(values.node.home, old, values.node.loc, last.value.hint)
-    back = {label: name for name, label in found.to_scores.items()}
-    heads = (*axes.heads, *axes.groups)
-    head_size, value_size = scores.found.inner, values.found.columns
-
-    def named(labels: Labels) -> Labels:
-        """Labels of the scores as labels of the second contraction."""
-        return tuple(back[label] for label in labels)
-
-    shared, times = named(axes.heads), named(axes.keys)
-    sides = (
-        Side(scores.first, axes.batch, heads, axes.queries, head_size, scores.sizes),
-        Side(scores.second, axes.batch, axes.heads, axes.keys, head_size, scores.sizes),
-        Side(values.second, named(axes.batch), shared, times, value_size, values.sizes),
-    )
-    result = Side(
-        last,
-        named(axes.batch),
-        named(heads),
-        named(axes.queries),
-        value_size,
-        values.sizes,
-    )
-    is_merged = all(side.has_heads_behind_time for side in (*sides, result))
+    *sides, result = _sides(found)
+    is_merged = _takes_heads_merged(found)
     attrs: dict[str, Attr] = {"scale": found.scale}
     if is_merged:
         attrs["q_num_heads"] = sides[0].head_count
@@ -314,6 +314,53 @@ def _write(found: Found) -> None:
     out = op.node("onnx.Attention", operands, attrs, [type]).out
     last.value.replace_by(result.restored(op, out, is_merged))
     erase_dead(old)
+
+
+def _sides(found: Found) -> list[Side]:
+    """Queries, keys, values, and the result."""
+    scores, values, axes = found.scores, found.values, found.axes
+    back = {label: name for name, label in found.to_scores.items()}
+
+    def named(labels: Labels) -> Labels:
+        """Labels of the scores as labels of the second contraction."""
+        return tuple(back[label] for label in labels)
+
+    heads = (*axes.heads, *axes.groups)
+    head_size, value_size = scores.found.inner, values.found.columns
+    batch, shared, times = map(named, (axes.batch, axes.heads, axes.keys))
+    asking, queries = named(heads), named(axes.queries)
+    return [
+        Side(scores.first, axes.batch, heads, axes.queries, head_size, scores.sizes),
+        Side(scores.second, axes.batch, axes.heads, axes.keys, head_size, scores.sizes),
+        Side(values.second, batch, shared, times, value_size, values.sizes),
+        Side(values.last, batch, asking, queries, value_size, values.sizes),
+    ]
+
+
+def _transposed(found: Found) -> float:
+    """The cost of the transposes around the Attention."""
+    sides = _sides(found)
+    merged, apart = _cost_merged(sides), _cost_apart(sides)
+    return min(merged, apart)
+
+
+def _takes_heads_merged(found: Found) -> bool:
+    """Return True where Attention takes heads and size merged: where no more elements are transposed so."""
+    sides = _sides(found)
+    merged, apart = _cost_merged(sides), _cost_apart(sides)
+    return merged < apart or merged == 0
+
+
+def _cost_merged(sides: Sequence[Side]) -> float:
+    """The cost of the transposes where heads and size are merged; their number is an attribute then."""
+    if not all(side.has_known_heads for side in sides):
+        return math.inf
+    return sum(side.tensor.weight for side in sides if not side.is_merged)
+
+
+def _cost_apart(sides: Sequence[Side]) -> float:
+    """The cost of the transposes where heads are an axis."""
+    return sum(side.tensor.weight for side in sides if not side.is_apart)
 
 
 class Side(NamedTuple):
@@ -339,10 +386,19 @@ class Side(NamedTuple):
         return (*self.batch, *self.heads, *self.time, *self.size)
 
     @property
-    def has_heads_behind_time(self) -> bool:
-        """Return True where the tensor is [batch, time, heads, size] with so many heads."""
-        is_known = type(self._product(self.heads)) is int
-        return is_known and self.tensor.labels == self.merged
+    def is_merged(self) -> bool:
+        """Return True where the tensor is [batch, time, heads, size]."""
+        return self.tensor.labels == self.merged
+
+    @property
+    def is_apart(self) -> bool:
+        """Return True where the tensor is [batch, heads, time, size]."""
+        return self.tensor.labels == self.apart
+
+    @property
+    def has_known_heads(self) -> bool:
+        """Return True where the number of heads is no symbol: it is an attribute where they are merged."""
+        return type(self._product(self.heads)) is int
 
     @property
     def head_count(self) -> int:
@@ -396,6 +452,8 @@ def _bias(op: Builder, found: Found, dtype: DType) -> Value:
     moved = op.transpose(plain, [labels.index(label) for label in order])
     batch = dims.prod(sizes_of(sizes, axes.batch))
     heads = dims.prod(sizes_of(sizes, merged))
-    queries, keys = (*axes.queries, *axes.keys)
-    shaped = op.reshape(moved, (batch, heads, sizes[queries], sizes[keys]))
-    return op.expand(shaped, (batch, heads, full[queries], full[keys]))
+    queries, keys = axes.queries, axes.keys
+    scores = [dims.prod(sizes_of(sizes, labels)) for labels in (queries, keys)]
+    in_full = [dims.prod(sizes_of(full, labels)) for labels in (queries, keys)]
+    shaped = op.reshape(moved, (batch, heads, *scores))
+    return op.expand(shaped, (batch, heads, *in_full))

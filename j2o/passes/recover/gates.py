@@ -1,8 +1,9 @@
 """Activations made of limits and gates: Clip, LeakyRelu, hard gates, Softplus and Mish, Elu and its kin.
 
 Each is put where the target prefers it to its parts. Their kernels agree with JAX at NaN and infinities, and
-elsewhere by some units of the last place of the greatest term. Two others have no rule: the kernel of
-ReduceLogSumExp overflows, and onnxruntime inlines Swish at opset 24 alone.
+elsewhere by some units of the last place of the greatest term. Others have no rule: the kernel of
+ReduceLogSumExp overflows, those of ReduceL1, ReduceL2 and ReduceSumSquare take up to six times as long as
+their parts, and onnxruntime inlines Swish at opset 24 alone.
 """
 
 from __future__ import annotations
