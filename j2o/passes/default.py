@@ -22,6 +22,7 @@ from j2o.passes.layout.last_rows import last_rows
 from j2o.passes.layout.pads import pads
 from j2o.passes.layout.projections import projections
 from j2o.passes.layout.transposes import transposes
+from j2o.passes.layout.upsampling import repeated_rows, upsampling
 from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
 from j2o.passes.recover import recover, recover_early
@@ -76,7 +77,10 @@ LAYOUT: tuple[Step, ...] = (
     shapes,
     dce,
     projections,
+    upsampling,  # it leaves what attention reads
+    dce,
     transposes,
+    repeated_rows,
     Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
     gemm,
     pads,

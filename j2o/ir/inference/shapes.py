@@ -247,6 +247,19 @@ def depth_space(node: Node) -> Type:
     return x.with_shape((batch, channels, *sides))
 
 
+@infers("Resize")
+def resize(node: Node) -> Type:
+    """Where each axis grows by a constant whole number."""
+    x = type_of(node, 0)
+    scales = None if node.optional(2) is None else operand(node, 2).const
+    if scales is None:
+        raise fail(node, "give the type of the output: its size is not known here")
+    factors = [float(scale) for scale in scales.load()]
+    if len(factors) != x.rank or not all(scale.is_integer() for scale in factors):
+        raise fail(node, "give the type of the output: its size is not known here")
+    return x.with_shape(tuple(map(dims.mul, x.shape, map(int, factors))))
+
+
 # -------------------------------------------------------------------- indexing, sorting
 
 

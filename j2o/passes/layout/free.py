@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
+
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Attr, Dim
@@ -47,6 +49,12 @@ PLACES = {
     "onnx.Pad": 1,
     "onnx.Tile": 1,
 }
+# the attributes of a Resize that repeats each element, by a whole number along each axis
+REPEATS: dict[str, Attr] = {
+    "coordinate_transformation_mode": "asymmetric",
+    "mode": "nearest",
+    "nearest_mode": "floor",
+}
 # A matrix on the left multiplies each of a batch of matrices by itself: they should have so many columns.
 # `MatMul(W, x)` takes 0.93 of the time of `MatMul(xᵀ, W)` between transposes with 64 and more, 1.1 with 32.
 WIDE = 64
@@ -57,6 +65,8 @@ FIRST_AXIS = frozenset(["onnx.Split"])
 def laid_out(node: Node) -> Sequence[Value | None]:
     """The operands of a free node that have the layout of its result, or broadcast to it."""
     if node.op in ALONG or node.op in AXES or node.op in PLACES:
+        return node.inputs[:1]
+    if node.op == "onnx.Resize":
         return node.inputs[:1]
     if node.op == "onnx.MatMul":
         return [value for value in node.operands if not _is_matrix(value)]
@@ -79,6 +89,8 @@ def is_free(node: Node, perm: Perm) -> bool:
         return has_all and axes_of(node) is not None
     if node.op in PLACES:
         return _has_place_for_each_axis(node, rank)
+    if node.op == "onnx.Resize":
+        return scales_of(node) is not None
     if not node.spec.elementwise:
         return False
     return all(v is None or v.type.rank <= rank for v in node.inputs)
@@ -111,6 +123,17 @@ def axes_of(node: Node) -> list[int] | None:
     if not axes:  # no axes may mean all of them, or none
         return None
     return [axis % node.operand(0).type.rank for axis in axes]
+
+
+def scales_of(node: Node) -> list[float] | None:
+    """By which number each axis grows, where a node repeats elements as `upsampling` writes it; else None."""
+    if node.op != "onnx.Resize" or len(node.operands) != 2:
+        return None
+    is_plain = node.attrs.keys() == REPEATS.keys()
+    tensor = node.operand(2).const
+    if not is_plain or any(node.attrs[name] != REPEATS[name] for name in REPEATS):
+        return None
+    return None if tensor is None else tensor.load().tolist()
 
 
 def _has_place_for_each_axis(node: Node, rank: int) -> bool:
@@ -155,6 +178,9 @@ def moved(
     if node.op in PLACES:
         numbers = node.operand(PLACES[node.op]).known or ()
         rest[PLACES[node.op] - 1] = op.dims(_placed(numbers, perm))
+    if (scales := scales_of(node)) is not None:
+        placed = [scales[perm.index(axis)] for axis in range(len(perm))]
+        rest[-1] = op.const(np.array(placed, np.float32))
     return op.node(node.op, [*operands, *rest], attrs)
 
 

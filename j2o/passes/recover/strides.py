@@ -98,13 +98,13 @@ def _progression(value: Value) -> Progression | None:
 def _shifted(node: Node) -> Progression | None:
     """A progression plus, or times, a number."""
     for line, number in (node.operands, node.operands[::-1]):
-        found, by = _progression(line), _number(number)
+        found, by = _progression(line), number_of(number)
         if found is not None and by is not None:
             return found.plus(by) if node.op == "lax.add" else found.times(by)
     return None
 
 
-def _number(value: Value) -> Dim | None:
+def number_of(value: Value) -> Dim | None:
     """An integer, or a size, that is known."""
     while value.op in ("lax.copy", "lax.convert_element_type"):
         value = value.producer.operand(0)
@@ -122,7 +122,7 @@ def _columns(indices: Value) -> list[Value]:
     return [indices]
 
 
-def _line(column: Value, axis: int) -> Value | None:
+def line_of(column: Value, axis: int) -> Value | None:
     """What a column repeats along all axes but this one."""
     if column.op != "lax.broadcast_in_dim":
         return None
@@ -147,7 +147,7 @@ def _taken(x: Value, indices: Value, numbers: Any, sizes: Shape) -> Taken | None
         return None
     taken: Taken = {}
     for place, (axis, column) in enumerate(zip(axes, columns, strict=True)):
-        line = _line(column, place)
+        line = line_of(column, place)
         found = None if line is None else _progression(line)
         if found is None or not found.is_inside(x.type.shape[axis]):
             return None
@@ -158,7 +158,8 @@ def _taken(x: Value, indices: Value, numbers: Any, sizes: Shape) -> Taken | None
 # ------------------------------------------------------------------------------ the rules
 
 
-def _gather(op: Any, x: Any, indices: Any, numbers: Any, sizes: Any) -> Any:
+def gather_of(op: Any, x: Any, indices: Any, numbers: Any, sizes: Any) -> Any:
+    """The pattern of a gather, whatever is to become of indices that lie outside."""
     any_other = dict.fromkeys(
         ("fill_value", "indices_are_sorted", "mode", "unique_indices"), ...
     )
@@ -170,7 +171,7 @@ def _gather(op: Any, x: Any, indices: Any, numbers: Any, sizes: Any) -> Any:
 @rewrite("strided", at="lax")
 def strided(op, x, indices, numbers, sizes):
     """x[a::s, …], as a gather."""
-    return _gather(op, x, indices, numbers, sizes)
+    return gather_of(op, x, indices, numbers, sizes)
 
 
 @strided.becomes
@@ -189,7 +190,7 @@ def _(op, x, indices, numbers, sizes):
 @rewrite("strided_back", at="lax")
 def strided_back(op, x, indices, numbers, sizes, axes):
     """x[::-s, …], as a gather and a reversal."""
-    return op.lax.rev(_gather(op, x, indices, numbers, sizes), dimensions=axes)
+    return op.lax.rev(gather_of(op, x, indices, numbers, sizes), dimensions=axes)
 
 
 @strided_back.becomes
