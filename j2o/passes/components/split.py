@@ -23,6 +23,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, splice
 from j2o.ir.types import Attr, DType, Type
 from j2o.ir.views import mapped
+from j2o.passes.components import complex_arrays  # noqa: F401  (it fills COMPLEX)
 from j2o.passes.components.complex import Pair
 from j2o.passes.components.keys import words
 from j2o.passes.components.tables import (

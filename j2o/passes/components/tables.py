@@ -9,8 +9,8 @@ their own. The others have a formula, a function of plain JAX code with the prim
     @on_words("random_split")
     def random_split(keys: Array, *, shape: Shape, impl: DType) -> Words: ...
 
-`complex.py` fills `COMPLEX`, `keys.py` fills `KEYS`; `split.py` imports both files and applies what
-the tables say.
+`complex.py` and `complex_arrays.py` fill `COMPLEX`, `keys.py` fills `KEYS`; `split.py` imports these files
+and applies what the tables say.
 """
 
 from __future__ import annotations
