@@ -1,24 +1,22 @@
 """The driver: applies rules to the nodes of a graph until none fits.
 
-It is a worklist. Rules are looked up by the operation that a match ends in.
+It is a worklist. Rules are looked up by the operations of a node and of its operands.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from j2o.errors import NotConvergingError
 from j2o.ir.graph import Graph, Node
 from j2o.passes.context import Context
 from j2o.passes.pipeline import Pass
+from j2o.passes.rewriting.candidates import table_of
 
 if TYPE_CHECKING:
     from j2o.passes.rewriting.rule import Rule
-
-# operation → the rules whose matches end in it, each with its quick test of the operands
-Table: TypeAlias = "dict[str, list[tuple[Rule, Callable[[Node], bool]]]]"
 
 
 def rewrite_graph(
@@ -42,27 +40,34 @@ class _Worklist:
 
     def __init__(self, graph: Graph, rules: Sequence[Rule], context: Context) -> None:
         self.graph = graph
-        self.rules = rules
         self.context = context
+        self.rules = tuple(rule for rule in rules if rule.level <= context.opt_level)
+        self.table = table_of(self.rules)
         self.present = {op for op, count in graph.ops.items() if count}
-        self.table = self.rules_that_can_fit()
+        self.roots = self.roots_that_can_fit()
         self.queue: deque[Node] = deque()
         self.waiting: set[Node] = set()
 
-    def rules_that_can_fit(self) -> Table:
-        """The rules of this level all of whose operations there are in the graph."""
-        table: Table = {}
+    def roots_that_can_fit(self) -> set[str]:
+        """What matches can end in, of the rules all of whose operations there are in the graph."""
+        roots: set[str] = set()
         for rule in self.rules:
-            if rule.level <= self.context.opt_level and rule.required <= self.present:
-                for root, fits in rule.roots:
-                    table.setdefault(root, []).append((rule, fits))
-        return table
+            if rule.required <= self.present:
+                roots.update(rule.root_operations)
+        return roots
+
+    def take_operations(self, nodes: Iterable[Node]) -> None:
+        """With operations that are new in the graph, more rules can fit."""
+        new = {node.op for node in nodes if node.graph is self.graph} - self.present
+        if new:
+            self.present |= new
+            self.roots = self.roots_that_can_fit()
 
     def add(self, nodes: Iterable[Node]) -> None:
         """Put nodes into the queue, but for those that wait, are erased, or have no rule."""
         for node in nodes:
             is_here = node.graph is self.graph
-            if is_here and node.op in self.table and node not in self.waiting:
+            if is_here and node.op in self.roots and node not in self.waiting:
                 self.waiting.add(node)
                 self.queue.append(node)
 
@@ -82,27 +87,18 @@ class _Worklist:
         """Apply the first rule that fits at a node; False where none does."""
         if node.graph is not self.graph or len(node.outputs) != 1:
             return False
-        if not node.out.uses:
+        if not node.outputs[0].uses:
             return False
-        for rule, fits in self.table.get(node.op, ()):
-            if not fits(node):
+        for rule, required, fits in self.table.candidates(node):
+            if not required <= self.present or not fits(node):
                 continue
-            users = list(node.out.users())
-            made = rule.apply(node, self.context)
-            if made is not None:
+            again = rule.apply(node, self.context)
+            if again is not None:
                 self.context.fire(rule.name)
-                self.take_operations(made)
-                self.add(made)
-                self.add(users)
+                self.take_operations(again)
+                self.add(again)
                 return True
         return False
-
-    def take_operations(self, made: Iterable[Node]) -> None:
-        """With operations that are new in the graph, more rules can fit."""
-        new = {node.op for node in made} - self.present
-        if new:
-            self.present |= new
-            self.table = self.rules_that_can_fit()
 
     def not_converging(self) -> NotConvergingError:
         """The error that names the rules which fired most."""

@@ -55,17 +55,12 @@ class Inquiry:
     rule: Rule
     answers: dict[Node, Answer] = field(default_factory=dict)
 
-    @property
-    def roots(self) -> list[str]:
-        """The operations that a match can end in, each once."""
-        return list(dict.fromkeys(op for op, _ in self.rule.roots))
-
     def ask(self, root: Graph, target: Target | None) -> None:
         """Ask at the nodes of a root graph, its functions and regions. The graph stays as it is."""
         for node, answer in list(self.answers.items()):
             if answer.mismatch is not None:
                 del self.answers[node]
-        roots = self.roots
+        roots = self.rule.root_operations
         for graph in all_graphs(root):
             for node in [n for n in graph if n.op in roots]:
                 self.answers[node] = Answer(_shown(node), why(self.rule, node, target))
@@ -89,7 +84,7 @@ class Inquiry:
 
     def __str__(self) -> str:
         if not self.answers:
-            return f"{self.rule.name}: there is no {' or '.join(self.roots)}"
+            return f"{self.rule.name}: there is no {' or '.join(self.rule.root_operations)}"
         answers = self.in_order()
         fitting = sum(answer.mismatch is None for answer in answers)
         head = f"{self.rule.name} fits at {fitting} of {len(answers)} nodes"

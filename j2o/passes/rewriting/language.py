@@ -8,6 +8,7 @@ would only be silent later.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,14 @@ class Apply:
     op: str
     inputs: tuple[Pattern, ...]
     attrs: Mapping[str, Any]
+
+    @functools.cached_property
+    def operands(self) -> tuple[Pattern, ...]:
+        """The operands without the `...` at the end."""
+        operands = self.inputs
+        if operands and operands[-1] is ...:
+            return operands[:-1]
+        return operands
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +192,7 @@ def parts(pattern: Pattern) -> Iterator[Pattern]:
     """
     yield pattern
     if isinstance(pattern, Apply):
-        operands = pattern.inputs
-        if operands and operands[-1] is ...:
-            operands = operands[:-1]
-        for operand in operands:
+        for operand in pattern.operands:
             yield from parts(operand)
     elif isinstance(pattern, Either):
         for option in pattern.options:

@@ -38,6 +38,7 @@ from j2o.ir.target import Target
 from j2o.ir.types import Type
 from j2o.passes.context import Context, Level
 from j2o.passes.pipeline import Pass, check_name, first_line
+from j2o.passes.rewriting.candidates import Root, quick_test
 from j2o.passes.rewriting.driver import rewrite_graph
 from j2o.passes.rewriting.language import (
     Apply,
@@ -49,7 +50,7 @@ from j2o.passes.rewriting.language import (
     roots,
     trace_pattern,
 )
-from j2o.passes.rewriting.matching import Match, matches, quick_test, used_outside
+from j2o.passes.rewriting.matching import Match, matches, used_outside
 
 __all__ = ["Const", "Rule", "RuleBuilder", "RuleSet", "identities", "rewrite"]
 
@@ -83,10 +84,15 @@ class Rule(Pass):
         return replacement
 
     @functools.cached_property
-    def roots(self) -> list[tuple[str, Callable[[Node], bool]]]:
-        """The operations that a match can end in, with a quick test of their operands."""
+    def roots(self) -> list[Root]:
+        """What a match can end in, with quick tests."""
         operations = [one for one in roots(self.pattern) if isinstance(one, Apply)]
-        return [(one.op, quick_test(one)) for one in operations]
+        return [Root(one, quick_test(one)) for one in operations]
+
+    @functools.cached_property
+    def root_operations(self) -> tuple[str, ...]:
+        """The operations that a match can end in, each once."""
+        return tuple(dict.fromkeys(root.pattern.op for root in self.roots))
 
     @functools.cached_property
     def required(self) -> frozenset[str]:
@@ -102,7 +108,7 @@ class Rule(Pass):
         return rewrite_graph(graph, [self], context or Context(opt_level=3), self)
 
     def apply(self, node: Node, context: Context) -> tuple[Node, ...] | None:
-        """Rewrite at `node`: the nodes made, or None where the rule does not fit.
+        """Rewrite at `node`: the nodes made and the users of the result, or None where the rule does not fit.
 
         Where all matches are declined, that is counted, with a reason.
         """
@@ -116,10 +122,11 @@ class Rule(Pass):
                 made.op.undo()
                 reason = made.objection
                 continue
+            users = list(node.out.users())
             node.out.replace_by(made.value)
             for old in match.nodes:
                 erase_dead(old)
-            return tuple(n for n in made.op.made if n.graph is not None)
+            return (*made.op.made, *users)
         if reason:
             context.decline(self.name, reason)
         return None
