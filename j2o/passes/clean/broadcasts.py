@@ -40,6 +40,8 @@ BROADCASTING = frozenset(
         "onnx.Where",
     ]
 )
+# what may be taken off an operand
+VIEWS = RESHAPES | {"onnx.Expand"}
 
 
 @graph_pass("broadcasts", at="onnx", level=1)
@@ -48,11 +50,13 @@ def broadcasts(graph: Graph, context: Context) -> int:
     count = 0
     for node in context.fresh(graph, broadcasts, 1):
         if node.op in BROADCASTING:
-            for index in range(len(node.inputs)):
-                count += _unexpand(node, index)
+            for index, value in enumerate(node.inputs):
+                if value is not None and value.op in VIEWS:
+                    count += _unexpand(node, index)
         elif node.op == "onnx.MatMul":
-            for index in range(2):
-                count += _unexpand_matmul(node, index)
+            for index, value in enumerate(node.operands):
+                if value.op == "onnx.Expand":
+                    count += _unexpand_matmul(node, index)
     return count
 
 
@@ -116,7 +120,7 @@ def _changes_leading_ones(node: Node) -> bool:
 def _unexpand_matmul(node: Node, index: int) -> int:
     """Take an Expand of a stack of matrices from an operand of MatMul, which broadcasts stacks."""
     value, other = node.operand(index), node.operand(1 - index)
-    if value.op != "onnx.Expand" or value.type.rank < 3:
+    if value.type.rank < 3:
         return 0
     source = value.producer.operand(0)
     is_matrix = source.type.rank >= 2

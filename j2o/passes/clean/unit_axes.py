@@ -12,16 +12,19 @@ At the end each use of the last sort gets a Squeeze or Unsqueeze of the value, a
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.ops import spec
 from j2o.ir.types import Type, from_zero, is_one
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
+CHANGES = frozenset(["onnx.Squeeze", "onnx.Unsqueeze"])
 REDUCTIONS = frozenset(
     [
         "onnx.ReduceL1",
@@ -59,12 +62,23 @@ def unit_axes(graph: Graph, context: Context) -> int:
 
 def _move(node: Node, graph: Graph, views: Views) -> bool:
     """Move a Squeeze or Unsqueeze of an operand behind a node, once; returns whether there was one."""
-    if not node.op.startswith("onnx.") or node.graph is not graph:
+    rule = _rule_of(node.op)
+    if rule is None or node.graph is not graph:
+        return False
+    # most nodes end here; a reduction may have dropped its axes itself
+    if rule is not _reduction and not _has_source(node, views):
         return False
     if len(node.outputs) != 1 or node.out in views:
         return False
-    rule = RULE_OF.get(node.op, _elementwise if node.spec.elementwise else None)
-    return rule is not None and rule(node, views)
+    return rule(node, views)
+
+
+def _has_source(node: Node, views: Views) -> bool:
+    """Return True where an operand is a view, or a Squeeze or Unsqueeze makes it."""
+    for value in node.inputs:
+        if value is not None and (value.op in CHANGES or value in views):
+            return True
+    return False
 
 
 # ---------------------------------------------------------------------------- the views
@@ -356,6 +370,15 @@ def _constants_to_squeeze(
             return None
         constants[index] = own
     return constants
+
+
+@functools.cache
+def _rule_of(op: str) -> UnitAxesRule | None:
+    """How views move through nodes of an operation; None where they do not."""
+    if op in RULE_OF:
+        return RULE_OF[op]
+    is_elementwise = op.startswith("onnx.") and spec(op).elementwise
+    return _elementwise if is_elementwise else None
 
 
 RULE_OF: dict[str, UnitAxesRule] = {
