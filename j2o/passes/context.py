@@ -91,12 +91,17 @@ class Context:
         found = dict.fromkeys(n for n in graph.journal[known:] if n.graph is graph)
         edge = list(found)
         for _ in range(depth):
-            edge = [n for n in _users(edge) if n.graph is graph and n not in found]
-            found.update(dict.fromkeys(edge))
+            edge = _users(edge, graph, found)
         return list(found)
 
 
-def _users(nodes: Iterable[Node]) -> Iterable[Node]:
-    """The users of the results of nodes, each once."""
-    uses = (use for node in nodes for value in node.outputs for use in value.uses)
-    return dict.fromkeys(user for user, _ in uses)
+def _users(nodes: list[Node], graph: Graph, found: dict[Node, None]) -> list[Node]:
+    """The users of nodes in a graph that are not among those found, and are from here on."""
+    users: list[Node] = []
+    for node in nodes:
+        for value in node.outputs:
+            for user, _ in value.uses:
+                if user not in found and user.graph is graph:
+                    found[user] = None
+                    users.append(user)
+    return users
