@@ -497,6 +497,12 @@ class Graph:
     def __len__(self) -> int:
         return self.length
 
+    def nodes_of(self, op: str) -> list[Node]:
+        """The nodes of one operation, in order; a graph that has none is not walked through."""
+        if not self.ops.get(op):
+            return []
+        return [node for node in self if node.op == op]
+
     def walk(self) -> Iterator[Node]:
         """Iterate over the nodes of this graph and of the regions in it, each before its regions.
 

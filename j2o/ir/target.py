@@ -129,6 +129,7 @@ class Table:
     functions: bool = True  # whether a model may have some of its own
     faults: tuple[str, ...] = ()
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019 (tables are few and live long)
     def target(self, opset: int | None = None) -> Target:
         """The target at an opset, by default at the newest, from which the model's own is found."""
         chosen = self.newest if opset is None else opset

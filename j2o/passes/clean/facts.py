@@ -45,10 +45,10 @@ class Facts:
         """The interval of a value of integers or Booleans."""
         known = self._known
         stack = [value]
-        while stack:
+        while value not in known:
             top = stack[-1]
             waiting = [v for v in _needed(top) if v not in known]
-            if top not in known and waiting:
+            if waiting:
                 stack += waiting
                 continue
             stack.pop()

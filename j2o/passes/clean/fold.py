@@ -35,12 +35,12 @@ def fold(graph: Graph, context: Context) -> int:
     """Replace nodes whose operands are constants by constants."""
     count = 0
     for node in context.fresh(graph, fold, 0):
-        if not node.op.startswith("onnx.") or node.graph is not graph:
+        if node.graph is not graph:
             continue
-        if node.kind == "If" and _fold_if(node):
+        if node.op == "onnx.If" and _fold_if(node):
             count += 1
             continue
-        tensors = _fold_node(node)
+        tensors = _fold_node(node) if _is_constant(node) else None
         if tensors is None:
             continue
         new = [
@@ -70,11 +70,11 @@ def _fold_if(node: Node) -> bool:
 
 
 def _fold_node(node: Node) -> tuple[Tensor, ...] | None:
-    """The constants that a node's results are; None where it stays."""
+    """The constants that the results of a node of constants are; None where it stays."""
+    if node.dialect != "onnx":
+        return None
     kind = node.kind
     if not (kind in RECORDED or kind in RECORDED_LARGE or kind in COMPUTED):
-        return None
-    if not _is_constant(node):
         return None
     constants = [None if v is None else v.const for v in node.inputs]
     large = any(c is not None and not c.is_small for c in constants)
@@ -94,8 +94,11 @@ def _fold_node(node: Node) -> tuple[Tensor, ...] | None:
 
 def _is_constant(node: Node) -> bool:
     """Return True where the operands are constants and the results have static shapes."""
-    if not node.inputs or any(v.const is None for v in node.operands):
+    if not node.inputs:
         return False
+    for value in node.inputs:  # most nodes end here, and a loop is faster than `any`
+        if value is not None and value.op != "const":
+            return False
     return all(v.type.is_static for v in node.outputs)
 
 
@@ -135,7 +138,7 @@ def _used_in_parts(value: Value) -> bool:
 
 
 def _is_recorded(node: Node) -> bool:
-    if not node.op.startswith("onnx."):
+    if node.dialect != "onnx":
         return False
     if node.kind not in RECORDED and node.kind not in RECORDED_LARGE:
         return False

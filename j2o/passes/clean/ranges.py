@@ -43,7 +43,7 @@ def _improve_graph(graph: Graph, facts: Facts, context: Context) -> int:
     """Improve the nodes of a graph, then those of the regions in it."""
     count = 0
     for node in context.fresh(graph, ranges, LOOKS_BACK):
-        if node.graph is graph and node.op.startswith("onnx."):
+        if node.graph is graph and _is_of_interest(node):
             count += _improve(node, facts)
     for holder in list(graph.holders):
         for region in holder.graphs:
@@ -51,10 +51,17 @@ def _improve_graph(graph: Graph, facts: Facts, context: Context) -> int:
     return count
 
 
+def _is_of_interest(node: Node) -> bool:
+    """Return True for an operator with a rule, or whose one result has an interval."""
+    if len(node.outputs) != 1 or node.graphs or not node.inputs:
+        return False
+    if node.op in REWRITES:
+        return True
+    return has_interval(node.outputs[0]) and node.op.startswith("onnx.")
+
+
 def _improve(node: Node, facts: Facts) -> bool:
     """Replace a node by something simpler; returns whether there is."""
-    if len(node.outputs) != 1 or node.graphs:
-        return False
     number = _only_number(node, facts)
     rewrites = REWRITES.get(node.op, ())
     if number is None and not rewrites:
@@ -77,7 +84,7 @@ def _spread(op: Builder, x: Value, like: Value) -> Value:
 
 def _only_number(node: Node, facts: Facts) -> int | None:
     """The number that all elements must be, where a node works it out."""
-    if not has_interval(node.out) or not node.inputs:
+    if not has_interval(node.out):
         return None
     if node.op == "onnx.Expand" and node.operand(0).const is not None:
         return None

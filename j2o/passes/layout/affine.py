@@ -7,6 +7,7 @@ weights, and a bias that is added behind a change of shape is added in front of 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -43,7 +44,7 @@ def only_user(value: Value) -> Node | None:
     """The one use of a value, where there is one and it is in the same graph."""
     if len(value.uses) != 1:
         return None
-    user = next(value.users())
+    user, _ = next(iter(value.uses))
     return user if user.graph is value.graph else None
 
 
@@ -114,24 +115,27 @@ def _linear(node: Node) -> Linear | None:
 
     None for others.
     """
-    match node.op:
-        case "onnx.Conv":
-            inputs = 1 if node.int_attr("group", 1) == 1 else None
-            linear = Linear(node, 1, 0, 1, inputs, 1)
-        case "onnx.ConvTranspose":
-            linear = Linear(node, 1, 1, 1, 0, 1)
-        case "onnx.InstanceNormalization":
-            linear = Linear(node, 1, 0, 1, None, 1)
-        case "onnx.Gemm":
-            linear = _linear_gemm(node)
-        case "onnx.MatMul":
-            linear = _linear_matmul(node)
-        case _:
-            return None
-    if linear is None or not node.out.type.dtype.is_float:
+    described = DESCRIBED.get(node.op)
+    if described is None or not node.out.type.dtype.is_float:
+        return None
+    linear = described(node)
+    if linear is None:
         return None
     is_known = linear.weight.const is not None
     return linear if is_known and _bias_is_known(linear) else None
+
+
+def _linear_conv(node: Node) -> Linear:
+    inputs = 1 if node.int_attr("group", 1) == 1 else None
+    return Linear(node, 1, 0, 1, inputs, 1)
+
+
+def _linear_conv_transpose(node: Node) -> Linear:
+    return Linear(node, 1, 1, 1, 0, 1)
+
+
+def _linear_norm(node: Node) -> Linear:
+    return Linear(node, 1, 0, 1, None, 1)
 
 
 def _linear_gemm(node: Node) -> Linear | None:
@@ -152,6 +156,15 @@ def _linear_matmul(node: Node) -> Linear | None:
     if left.const is not None and left.type.rank == 2 and right.type.rank >= 2:
         return Linear(node, 0, 0, rank - 2, 1, right.type.rank - 2)
     return None
+
+
+DESCRIBED: dict[str, Callable[[Node], Linear | None]] = {
+    "onnx.Conv": _linear_conv,
+    "onnx.ConvTranspose": _linear_conv_transpose,
+    "onnx.Gemm": _linear_gemm,
+    "onnx.InstanceNormalization": _linear_norm,
+    "onnx.MatMul": _linear_matmul,
+}
 
 
 def _bias_is_known(linear: Linear) -> bool:
@@ -208,7 +221,9 @@ def _numbers(value: Value, rank: int, channels: Channels) -> np.ndarray | None:
     if any(size not in (1, most) for size, most in zip(shape, full, strict=True)):
         return None
     others = [axis for axis in range(rank) if axis not in channels.axes]
-    spread = np.broadcast_to(tensor.load().reshape(shape), full)
+    spread = tensor.load().reshape(shape)
+    if shape != tuple(full):  # numpy takes long for this
+        spread = np.broadcast_to(spread, full)
     numbers = spread.transpose(*channels.axes, *others).reshape(-1)
     return numbers.astype(np.float64) if np.isfinite(numbers).all() else None
 
@@ -244,7 +259,7 @@ def _reshaped(old: Shape, new: Shape, channels: Channels) -> Channels | None:
         return None
     axes = tuple(range(start, len(new) - behind))
     sizes = tuple(size for size in (new[axis] for axis in axes) if type(size) is int)
-    is_whole = len(sizes) == len(axes) and np.prod(sizes) == np.prod(channels.sizes)
+    is_whole = len(sizes) == len(axes) and math.prod(sizes) == math.prod(channels.sizes)
     return Channels(axes, sizes) if is_whole else None
 
 
@@ -351,7 +366,8 @@ class Map:
 def _are_finite(found: Map | Source, dtype: np.dtype) -> bool:
     """Return True where the numbers of a scale and a shift are finite in a float dtype."""
     largest = np.finfo(dtype).max
-    return bool((np.abs([found.scale, found.shift]) <= largest).all())
+    numbers = (found.scale, found.shift)
+    return all((np.abs(each) <= largest).all() for each in numbers)
 
 
 # ------------------------------------------------------------------- behind an operator
@@ -458,10 +474,9 @@ def _fold_input(linear: Linear) -> int:
     if linear.inputs is None or not linear.can_scale:
         return 0
     dtype = linear.node.out.type.dtype.numpy
-    can_shift = _can_shift(linear)
     best: Source | None = None
     for source in _sources(linear, linear.inputs):
-        is_possible = not source.shifts or (can_shift and source.is_normalised)
+        is_possible = not source.shifts or (source.is_normalised and _can_shift(linear))
         if is_possible and _are_finite(source, dtype):
             best = source
     if best is None:

@@ -9,6 +9,7 @@ that costs least.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,9 +33,9 @@ Labels: TypeAlias = "tuple[Label, ...]"
 def contractions(graph: Graph) -> int:
     """Make MatMuls again where another arrangement transposes fewer elements."""
     count = 0
-    for node in [node for node in graph if node.op == "onnx.MatMul"]:
+    for node in graph.nodes_of("onnx.MatMul"):
         contraction = read_contraction(node)
-        if contraction is None:
+        if contraction is None or contraction.transposes_nothing:
             continue
         best = min(_arrangements(contraction), key=contraction.cost)
         if contraction.cost(best) < contraction.cost(contraction.found):
@@ -73,13 +74,14 @@ class Arrangement(NamedTuple):
         return (*self.batch, *self.rows, *self.columns)
 
 
-class Tensor(NamedTuple):
+@dataclass(eq=False)
+class Tensor:
     """A tensor at the edge of a contraction, and the labels of its axes. Axes of size 1 have none."""
 
     value: Value
     labels: Labels
 
-    @property
+    @functools.cached_property
     def weight(self) -> float:
         """The cost of transposing the tensor.
 
@@ -110,6 +112,12 @@ class Contraction:
         """The same contraction, its second operand on the left."""
         found = self.found._replace(rows=self.found.columns, columns=self.found.rows)
         return replace(self, first=self.second, second=self.first, found=found)
+
+    @property
+    def transposes_nothing(self) -> bool:
+        """Return True where all tensors stand as the MatMul has them: nothing costs less."""
+        pairs = self._pairs(self.found)
+        return all(tensor.labels == labels for tensor, labels in pairs)
 
     def cost(self, order: Arrangement) -> tuple[float, bool]:
         """The elements that are transposed.

@@ -15,9 +15,8 @@ from j2o.passes.pipeline import graph_pass
 def gemm(graph: Graph) -> int:
     """MatMul and Add of matrices to Gemm."""
     count = 0
-    for node in graph:
-        if node.op == "onnx.MatMul":
-            count += _to_gemm(node)
+    for node in graph.nodes_of("onnx.MatMul"):
+        count += _to_gemm(node)
     return count
 
 

@@ -26,10 +26,12 @@ def projections(graph: Graph) -> int:
     """One MatMul in place of several of the same tensor, where that leaves fewer nodes."""
     count = 0
     seen: set[Value] = set()
-    for node in graph:
-        if node.op != "onnx.MatMul" or node.operand(0) in seen:
+    for node in graph.nodes_of("onnx.MatMul"):
+        if node.graph is None:  # it is part of another by now
             continue
         x = node.operand(0)
+        if x in seen:
+            continue
         seen.add(x)
         count += _merge(x, node)
     return count

@@ -149,6 +149,7 @@ def weight(value: Value) -> float:
     return math.prod(map(_typical, value.type.shape)) + 64.0
 
 
+@functools.lru_cache(maxsize=65536)
 def _typical(dim: Dim) -> int:
     """A size as a number, each symbol being TYPICAL."""
     if type(dim) is int:

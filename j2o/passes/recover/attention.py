@@ -49,8 +49,9 @@ def attention(graph: Graph, context: Context) -> int:
     if context.target is None or context.target.opset < SINCE:
         return 0
     count = 0
-    for node in graph:
-        if node.op != "onnx.MatMul":
+    for node in graph.nodes_of("onnx.MatMul"):
+        # reading contractions takes long: what is no product with weights is left here
+        if not any(map(_is_of_softmax, node.operands)):
             continue
         if not context.target.prefers("onnx.Attention", node.out.type.dtype):
             continue
@@ -104,6 +105,13 @@ class Found(NamedTuple):
     scale: float
     axes: Axes
     to_scores: dict[Label, Label]  # from labels of the second contraction
+
+
+def _is_of_softmax(value: Value) -> bool:
+    """Return True where a value is the result of a Softmax, or that in another shape or order of axes."""
+    while value.op in RESHAPES or value.op == "onnx.Transpose":
+        value = value.producer.operand(0)
+    return value.op == "onnx.Softmax"
 
 
 def _read(node: Node) -> Found | None:

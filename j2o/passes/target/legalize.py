@@ -5,8 +5,9 @@ Every node gets operands of a dtype that the target runs, by Casts where it does
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
@@ -130,9 +131,8 @@ def legalize(graph: Graph, context: Context) -> int:
 
 def _refuse_foreign_dtypes(graph: Graph, target: Target) -> None:
     """Raise UnsupportedError with all values whose dtype ONNX lacks at the opset."""
-    for node in graph:
-        if node.op == "onnx.Cast":
-            _cast_constant(graph, node, target)
+    for node in graph.nodes_of("onnx.Cast"):
+        _cast_constant(graph, node, target)
     problems = _foreign_dtypes(graph, target)
     if problems:
         raise UnsupportedError(problems)
@@ -150,30 +150,25 @@ def _cast_constant(graph: Graph, node: Node, target: Target) -> None:
 def _foreign_dtypes(graph: Graph, target: Target) -> list[str]:
     """A message for each input, node and output of a dtype that the model cannot have."""
     problems = []
+    foreign = {dtype for dtype in OPSET_OF if not is_in_onnx(dtype, target.opset)}
     # the inputs of regions have no names: they come from other values
     for name, value in zip(graph.input_names, graph.inputs, strict=False):
-        if _is_foreign(value, target):
+        if value.type.dtype in foreign:
             problems.append(f"input {name!r}: {_lacking(value.type.dtype, target)}")
     for node in graph:
-        foreign = [v.type.dtype for v in node.outputs if _is_foreign(v, target)]
-        if foreign and (node.op != "const" or node.used):
+        lacking = [v.type.dtype for v in node.outputs if v.type.dtype in foreign]
+        if lacking and (node.op != "const" or node.used):
             is_const = node.op == "const"
             what = f"constant {node.out.hint!r}" if is_const else node.described
-            problems.append(f"{what}: {_lacking(foreign[0], target)}")
+            problems.append(f"{what}: {_lacking(lacking[0], target)}")
     for name, value in zip(graph.output_names, graph.outputs, strict=False):
-        if value.node is not None or _is_foreign(value, target):
-            continue
         dtype = value.type.dtype
+        if value.node is not None or dtype in foreign:
+            continue
         if not _is_castable(dtype, target):
             copies_none = f"{target.name} cannot copy an input of {dtype.value}"
             problems.append(f"output {name!r}: {copies_none}")
     return problems
-
-
-def _is_foreign(value: Value, target: Target) -> bool:
-    return value.type.dtype in OPSET_OF and not is_in_onnx(
-        value.type.dtype, target.opset
-    )
 
 
 def _lacking(dtype: DType, target: Target) -> str:
@@ -296,34 +291,60 @@ FAULTY: dict[str, Callable[[Graph, Node], bool]] = {
 
 def _variables(node: Node, target: Target) -> dict[str, DType]:
     """The dtype of each type constraint of a node."""
+    return _constrained(node.op, *_dtypes(node), target.opset)
+
+
+def _dtypes(node: Node) -> tuple[tuple[DType | None, ...], tuple[DType, ...]]:
+    """The dtypes of a node's operands, None for those left out, and of its results."""
+    operands = [None if v is None else v.type.dtype for v in node.inputs]
+    results = [value.type.dtype for value in node.outputs]
+    return tuple(operands), tuple(results)
+
+
+def _constrained(
+    op: str, operands: Sequence[DType | None], results: Sequence[DType], opset: int
+) -> dict[str, DType]:
+    """The dtype of each type constraint of an operator of ONNX."""
+    kind = op.removeprefix("onnx.")
     found: dict[str, DType] = {}
-    for i, value in enumerate(node.inputs):
-        if value is not None:
-            name = constraint_of(node.kind, i, opset=target.opset)
-            found.setdefault(name, value.type.dtype)
-    for i, value in enumerate(node.outputs):
-        name = constraint_of(node.kind, i, output=True, opset=target.opset)
-        found.setdefault(name, value.type.dtype)
+    for i, dtype in enumerate(operands):
+        if dtype is not None:
+            found.setdefault(constraint_of(kind, i, opset=opset), dtype)
+    for i, dtype in enumerate(results):
+        name = constraint_of(kind, i, output=True, opset=opset)
+        found.setdefault(name, dtype)
     return found
 
 
 def runs(node: Node, target: Target) -> bool:
     """Return True where the target runs a node as it stands."""
-    rows = _rows(node, target)
-    if not rows:
-        return target.has(node.op)
-    if node.graphs:
+    if node.graphs and _rows(node.op, target):
         return not _not_carried(node, target)
-    variables = _variables(node, target)
+    return _has_kernel(node.op, *_dtypes(node), target)
+
+
+# most nodes are like others, in this graph and the next
+@functools.lru_cache(maxsize=16384)  # targets are few and live long
+def _has_kernel(
+    op: str,
+    operands: tuple[DType | None, ...],
+    results: tuple[DType, ...],
+    target: Target,
+) -> bool:
+    """Return True where the target runs an operator with these dtypes."""
+    rows = _rows(op, target)
+    if not rows:
+        return target.has(op)
+    variables = _constrained(op, operands, results, target.opset)
     return any(
         all(dtype in row[name] for name, dtype in variables.items() if name in row)
         for row in rows
     )
 
 
-def _rows(node: Node, target: Target) -> tuple[Row, ...]:
-    """What the kernels of a node's operator take, and what it takes as a function that is written out."""
-    return (*target.rows.get(node.op, ()), *target.inlined.get(node.op, ()))
+def _rows(op: str, target: Target) -> tuple[Row, ...]:
+    """What the kernels of an operator take, and what it takes as a function that is written out."""
+    return (*target.rows.get(op, ()), *target.inlined.get(op, ()))
 
 
 def _is_castable(dtype: DType, target: Target) -> bool:
@@ -343,7 +364,7 @@ def _choose(node: Node, target: Target) -> dict[str, DType] | None:
     def distance(picks: dict[str, DType]) -> int:
         return sum(options[name].index(dtype) for name, dtype in picks.items())
 
-    choices = (_picks(options, row) for row in _rows(node, target))
+    choices = (_picks(options, row) for row in _rows(node.op, target))
     fitting = [picks for picks in choices if picks is not None]
     return min(fitting, key=distance, default=None)
 
