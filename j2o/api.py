@@ -417,9 +417,10 @@ def optimise(
     """Run the pipeline on the graph."""
     nchw.take_inputs(graph, boundary.inputs_as_nchw)
     nchw.give_outputs(graph, boundary.outputs_as_nchw)
+    retracer = Retracer(has_rule)
     context = Context(
         target=request.target,
-        retrace=Retracer(has_rule),
+        retrace=retracer,
         opt_level=request.opt_level,
         options=_options(request),
         errors=report.quantisation,
@@ -434,6 +435,7 @@ def optimise(
         check = NumericCheck(graph, runs_here, context.retrace)
         pipeline = pipeline.observing(check)
     report.passes = run(pipeline, graph, context, verify=request.verify)
+    retracer.forget()
 
 
 def _options(request: Request) -> Options:

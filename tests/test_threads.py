@@ -19,6 +19,7 @@ import pytest
 import j2o
 from j2o.collector import CollectorPaused
 from j2o.frontend.versions import enable_x64
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.marks import is_marking
 
 PACKAGE = os.path.dirname(j2o.__file__) + os.sep
@@ -149,6 +150,37 @@ def test_errors_in_some_threads_leave_the_collector_on():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(attempt, range(12)))
     assert gc.isenabled()
+
+
+def found_by_the_collector(fn):
+    """What of the IR only the collector finds once a function is compiled, its model aside."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)  # what it finds stays in `gc.garbage`
+    try:
+        model = j2o.compile(fn, [(3, 4)])
+        gc.collect()
+        found = [x for x in gc.garbage if isinstance(x, Node | Value | Graph)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert model.graph.outputs
+    return found
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        jax.jit(lambda x: jax.nn.relu(x) * 2),
+        lambda x: jax.lax.scan(lambda c, row: (c + row, c), x[0], x[:1]),
+        lambda x: jax.lax.while_loop(lambda c: jnp.all(c < 9), lambda c: c * 2 + 1, x),
+        lambda x: x + jax.random.normal(jax.random.key(0), x.shape),
+    ],
+    ids=["jit", "scan", "while", "decomposition"],
+)
+def test_what_a_compile_throws_away_is_gone_without_the_collector(fn):
+    assert found_by_the_collector(fn) == []
 
 
 # --------------------------------------------------------------------------- interrupts

@@ -33,6 +33,12 @@ class Retracer:
             self.cache[key] = self.trace(fn, types, params)
         return self.cache[key].clone()
 
+    def forget(self) -> None:
+        """Let go of all that was traced, with no cycle left for the collector."""
+        for graph in self.cache.values():
+            graph.drop()
+        self.cache.clear()
+
     def trace(
         self, fn: Callable[..., Any], types: Sequence[Type], params: dict[str, Any]
     ) -> Graph:

@@ -577,15 +577,24 @@ class Graph:
         self.holders.pop(node, None)
 
     def drop(self) -> None:
-        """Release everything in the graph, so that outer values lose the uses in here."""
+        """Release everything in the graph: outer values lose the uses in here, no cycle is left in it."""
         for node in self:
+            node.graph = None
+            node.prev = None
             node.set_inputs(())
+            for value in node.outputs:
+                value.node = None
             for graph in node.graphs:
                 graph.drop()
+        for value in self.inputs:
+            value.home = None
+        self.parent = None
         self.first = self.last = None
         self.length = 0
         self.ops.clear()
         self.holders.clear()
+        self.journal.clear()
+        self._pool.clear()
 
     # ------------------------------------------------------------------ results
 
@@ -681,7 +690,7 @@ def splice(graph: Graph, args: Sequence[Value], before: Node) -> tuple[Value, ..
         if node.op != "return":
             graph.unlink(node)
             home.insert(node, before=before)
-    graph.ret.set_inputs(())
+    graph.drop()
     return outputs
 
 

@@ -194,13 +194,14 @@ def _verify(name: str, graph: Graph) -> None:
 def all_graphs(root: Graph) -> list[Graph]:
     """The root, its functions, and all regions in them; inner graphs first."""
     found: list[Graph] = []
-
-    def visit(graph: Graph) -> None:
-        for node in graph.holders:
-            for region in node.graphs:
-                visit(region)
-        found.append(graph)
-
     for top in (*root.functions.values(), root):
-        visit(top)
+        _add_with_regions(top, found)
     return found
+
+
+def _add_with_regions(graph: Graph, found: list[Graph]) -> None:
+    """Add the regions in a graph to those found, and then the graph."""
+    for node in graph.holders:
+        for region in node.graphs:
+            _add_with_regions(region, found)
+    found.append(graph)

@@ -134,7 +134,7 @@ def inline_error(node: Node) -> bool:
         return False
     _check_index(node, errors, failing)
     for i in failing:
-        _forget(node.graphs[i])
+        node.graphs[i].drop()
     if len(running) == 1:
         _replace(node, node.graphs[running[0]], node.inputs[1:])
         return True
@@ -159,12 +159,6 @@ def _check_index(node: Node, errors: Sequence[str], failing: tuple[int, ...]) ->
     node.home.insert(check, before=node.next)
     for old, new in zip(node.outputs, check.outputs, strict=True):
         old.replace_by(new, where=functools.partial(operator.is_not, check))
-
-
-def _forget(branch: Graph) -> None:
-    """Let nothing in a branch that goes use a value."""
-    for inner in branch.walk():
-        inner.set_inputs(())
 
 
 def our_platform(platforms: Sequence[Any]) -> int:
