@@ -14,6 +14,7 @@ from j2o.passes.clean.tidy import parts, tidy
 from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
+from j2o.passes.layout.batch_norm import batch_norms
 from j2o.passes.layout.contractions import contractions
 from j2o.passes.layout.flips import flips
 from j2o.passes.layout.gemm import gemm
@@ -84,6 +85,7 @@ LAYOUT: tuple[Step, ...] = (
     Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
     gemm,
     pads,
+    batch_norms,
     parts,
     tidy,
     dce,

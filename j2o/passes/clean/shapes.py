@@ -22,6 +22,18 @@ REDUCTIONS = frozenset(f"onnx.Reduce{kind}" for kind in SQUEEZABLE)
 HANDING_ON = RESHAPES | {"onnx.Cast"}
 # attributes that do not matter to a rule
 ANY = {
+    "AveragePool": dict.fromkeys(
+        (
+            "auto_pad",
+            "ceil_mode",
+            "count_include_pad",
+            "dilations",
+            "kernel_shape",
+            "pads",
+            "strides",
+        ),
+        ...,
+    ),
     "Concat": {"axis": ...},
     "Flatten": {"axis": ...},
     "Reshape": {"allowzero": ...},
@@ -244,6 +256,26 @@ def _(op, x, axes, keep, n):
     return op.ReduceMean(x, axes, keepdims=keep)
 
 
+@rewrite("average", level=2)
+def average(op, x, number: Const, again: Const, perm):
+    """An average times how many there are, divided by how many: as `flax.linen.avg_pool` divides a sum."""
+    pooled = op.AveragePool(x, **ANY["AveragePool"])
+    either = op.either(op.Transpose(pooled, perm=perm), pooled)
+    return op.Div(op.Mul(either, number), again)
+
+
+@average.becomes
+def _(op, x, number, again, perm):
+    """It is rounded once, not three times; a sum may overflow where the average does not."""
+    if number.type.size != 1 or again.type.size != 1:
+        return None
+    n = float(number.const.scalar)
+    if n != float(again.const.scalar) or not np.isfinite(n) or n < 1:
+        return None
+    left, right = op.root.operand(0).producer.operands
+    return right if left.const is not None else left
+
+
 @rewrite("count_is_positive", level=1)
 def count_is_positive(op, n, x, y):
     """What is taken where there are elements, as `jnp.var` asks before it divides by their number."""
@@ -339,6 +371,7 @@ shapes = RuleSet(
         slice_slice,
         reduce_transposed,
         mean,
+        average,
         count_is_positive,
         splat,
         reshape_ones,

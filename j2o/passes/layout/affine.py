@@ -178,7 +178,7 @@ def _bias_numbers(linear: Linear, bias: Value) -> np.ndarray | None:
     """The bias as one number a channel. A bias of rank 1 has its one axis for the channels."""
     rank = max(bias.type.rank, 1)
     last = Channels((rank - 1,), (_channel_count(linear),))
-    return _numbers(bias, rank, last)
+    return numbers_of(bias, rank, last)
 
 
 def _channel_count(linear: Linear) -> int:
@@ -205,7 +205,7 @@ class Channels(NamedTuple):
 NOWHERE = Channels((), ())  # each element depends on many channels
 
 
-def _numbers(value: Value, rank: int, channels: Channels) -> np.ndarray | None:
+def numbers_of(value: Value, rank: int, channels: Channels) -> np.ndarray | None:
     """A small constant as one finite number a channel, in double precision; None for others.
 
     `value` broadcasts with a tensor of `rank` axes that has its channels at `channels`. Where these
@@ -315,7 +315,7 @@ class Map:
             return self._multiply(-1.0)
         is_left = user.operand(0) is value
         other = user.operand(1 if is_left else 0)
-        number = _numbers(other, value.type.rank, self.channels)
+        number = numbers_of(other, value.type.rank, self.channels)
         if number is None:
             return False
         match user.op:
@@ -510,7 +510,7 @@ def _adds_numbers(linear: Linear, user: Node) -> bool:
         return False
     rank = linear.node.out.type.rank
     channels = Channels((linear.result_axis,), (_channel_count(linear),))
-    return any(_numbers(value, rank, channels) is not None for value in user.operands)
+    return any(numbers_of(value, rank, channels) is not None for value in user.operands)
 
 
 def _sources(linear: Linear, inputs: int) -> Iterator[Source]:
@@ -526,7 +526,7 @@ def _sources(linear: Linear, inputs: int) -> Iterator[Source]:
             value = node.operand(0)
             continue
         channels = Channels((axis,), (count,))
-        read = functools.partial(_numbers, rank=value.type.rank, channels=channels)
+        read = functools.partial(numbers_of, rank=value.type.rank, channels=channels)
         before = _before(node, source, read)
         if before is None or before.value.type != value.type:
             return

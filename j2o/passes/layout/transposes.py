@@ -12,17 +12,19 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.types import Dim, is_one
+from j2o.ir.types import Dim, is_one, same_dim
+from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.layout.free import Perm, absorbs, is_free, laid_out, moved
 from j2o.passes.pipeline import graph_pass
 
+NODE = 64.0  # what a transpose costs besides its elements
 TYPICAL = 128  # what a symbolic size counts as when transposes are weighed
 
 
@@ -37,6 +39,7 @@ def transposes(graph: Graph) -> int:
     """Run layout-free nodes in whichever layout makes the remaining transposes cheapest."""
     perms = map(perm_of, graph)
     count = collections.Counter(perm for perm in perms if perm is not None)
+    _write_as_transposes(graph, [perm for perm, _ in count.most_common()])
     moved = 0
     for perm, _ in count.most_common():
         groups = list(_groups(graph, perm))
@@ -46,6 +49,30 @@ def transposes(graph: Graph) -> int:
                 _Move(graph, nodes, perm).run()
                 moved += len(nodes)
     return moved
+
+
+def _write_as_transposes(graph: Graph, perms: Sequence[Perm]) -> None:
+    """Write changes of shape that move axes of size 1 alone as transposes, so that they move with others.
+
+    `shapes` made them of transposes, and makes them again of those that are left.
+    """
+    for node in graph:
+        if node.op not in RESHAPES:
+            continue
+        x = node.operand(0)
+        for perm in perms:
+            if _is_moved(x, node.out, perm):
+                op = Builder(graph, node, node.loc, node.out.hint)
+                node.replace_by(op.Transpose(x, perm=perm))
+                break
+
+
+def _is_moved(x: Value, out: Value, perm: Perm) -> bool:
+    """Return True where a value has the shape of another transposed, with only axes of size 1 elsewhere."""
+    if not x.type.rank == out.type.rank == len(perm):
+        return False
+    shape = [x.type.shape[axis] for axis in perm]
+    return all(map(same_dim, shape, out.type.shape)) and _moves_only_ones(out, perm)
 
 
 def perm_of(node: Node | None) -> Perm | None:
@@ -146,7 +173,7 @@ def _operands(node: Node) -> list[Value]:
 
 def weight(value: Value) -> float:
     """The cost of transposing a tensor: its elements, and something for the node itself."""
-    return math.prod(map(_typical, value.type.shape)) + 64.0
+    return math.prod(map(_typical, value.type.shape)) + NODE
 
 
 @functools.lru_cache(maxsize=65536)
@@ -213,44 +240,57 @@ def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> N
     inside = [user for user in users if user in members]
     others = [user for user in users if user not in members and not absorbs(user, perm)]
     back = inverse(perm)
+    cost = _cost(value, perm)
     want_back = [user for user in others if perm_of(user) == back]
     if value.node in members:
         if len(want_back) < len(others):  # someone outside wants it transposed
-            network.edge(value.node, SINK, weight(value))
-        _enter_inner(network, value, inside)
+            network.edge(value.node, SINK, cost)
+        _enter_inner(network, value, inside, cost)
         if want_back:
-            network.edge(SOURCE, value.node, weight(value))
+            network.edge(SOURCE, value.node, cost)
     elif perm_of(value.node) == perm:
         if not others:  # else the transpose stays in any case
-            _enter_transposed(network, value, inside)
+            _enter_transposed(network, value, inside, cost)
     elif value.const is None and not want_back and not _ones(value):
-        _enter_plain(network, value, inside)
+        _enter_plain(network, value, inside, cost)
 
 
-def _enter_inner(network: _Network, value: Value, inside: list[Node]) -> None:
+def _cost(value: Value, perm: Perm) -> float:
+    """What transposing a value by `perm` costs, or back: the node alone where it is a change of shape."""
+    is_view = len(perm) == value.type.rank and _moves_only_ones(value, perm)
+    return NODE if is_view else weight(value)
+
+
+def _enter_inner(
+    network: _Network, value: Value, inside: list[Node], cost: float
+) -> None:
     """A value that a node of the group makes, and others use."""
     if not inside:
         return
     stay, move = ("stay", value), ("move", value)
-    network.edge(value.node, stay, weight(value))
-    network.edge(move, value.node, weight(value))
+    network.edge(value.node, stay, cost)
+    network.edge(move, value.node, cost)
     for user in inside:
         network.edge(stay, user)
         network.edge(user, move)
 
 
-def _enter_transposed(network: _Network, value: Value, inside: list[Node]) -> None:
+def _enter_transposed(
+    network: _Network, value: Value, inside: list[Node], cost: float
+) -> None:
     """The result of a transpose in front of the group: it goes if no user stays."""
     stay = ("stay", value)
-    network.edge(SOURCE, stay, weight(value))
+    network.edge(SOURCE, stay, cost)
     for user in inside:
         network.edge(stay, user)
 
 
-def _enter_plain(network: _Network, value: Value, inside: list[Node]) -> None:
+def _enter_plain(
+    network: _Network, value: Value, inside: list[Node], cost: float
+) -> None:
     """Any other operand of the group: it is transposed back if a user moves."""
     move = ("move", value)
-    network.edge(move, SINK, weight(value))
+    network.edge(move, SINK, cost)
     for user in inside:
         network.edge(user, move)
 

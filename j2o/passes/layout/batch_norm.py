@@ -1,0 +1,87 @@
+"""`batch_norms`: a scale and a shift of each channel that no linear operator takes in are one node.
+
+BatchNormalization computes x · scale + shift in one go, and takes half of the time of Mul and Add. A batch
+norm in front of an activation ends as it, as in DenseNet, and so do the scale and the bias of a group norm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from j2o.ir.graph import Value
+from j2o.passes.layout.affine import FARTHEST, Channels, numbers_of, only_user
+from j2o.passes.rewriting.language import Const
+from j2o.passes.rewriting.rule import RuleSet, rewrite
+
+CHANNELS = 1  # the axis that BatchNormalization takes for them
+
+
+@rewrite("batch_norm")
+def batch_norm(op, x, mean: Const, scale: Const, divisor: Const, bias: Const):
+    """(x - mean) · scale + bias, with one number a channel for each, in front of the axes of places."""
+    centred = op.Sub(x, mean)
+    either = op.either(centred, x)
+    scaled = op.either(op.Mul(either, scale), op.Div(either, divisor))
+    without_bias = op.either(op.Mul(centred, scale), op.Div(centred, divisor))
+    return op.either(op.Add(scaled, bias), without_bias)
+
+
+@batch_norm.becomes
+def _(op, x, mean, scale, divisor, bias):
+    if x.type != op.out_type or x.type.rank < 3:
+        return None
+    if not op.prefers("BatchNormalization", x):
+        return None
+    if bias is None and _is_shifted(op.root.out):
+        return op.decline("a bias follows, which goes along")
+    given = [one for one in (mean, scale, divisor, bias) if one is not None]
+    if all(one.type.size == 1 for one in given):
+        return op.decline("all channels have the same numbers")
+    read = _Reader(x)
+    means, biases = read.of(mean, 0.0), read.of(bias, 0.0)
+    factors, divisors = read.of(scale, 1.0), read.of(divisor, 1.0)
+    if means is None or biases is None or factors is None or divisors is None:
+        return op.decline("there is another number for each place")
+    if not divisors.all():
+        return op.decline("a channel is divided by 0")
+    factors = factors / divisors
+    # as in `affine`: x · w - mean · w is not exact where x is near a mean that is far from 0
+    if (np.abs(means * factors) > FARTHEST).any():
+        return op.decline("a mean is far from 0")
+    shift = biases - means * factors
+    numbers = [factors, shift, np.zeros_like(shift), np.ones_like(shift)]
+    dtype = x.type.dtype.numpy
+    if not np.isfinite(np.array(numbers).astype(dtype)).all():
+        return None
+    operands = [op.const(one.astype(dtype)) for one in numbers]
+    return op.BatchNormalization(x, *operands, epsilon=0.0)
+
+
+def _is_shifted(value: Value) -> bool:
+    """Return True where all that becomes of a value is a sum with a constant."""
+    user = only_user(value)
+    if user is None or user.op != "onnx.Add":
+        return False
+    return any(operand.const is not None for operand in user.operands)
+
+
+class _Reader:
+    """Reads constants as one number for each channel of a tensor."""
+
+    def __init__(self, x: Value) -> None:
+        count = x.type.shape[CHANNELS]
+        self.rank = x.type.rank
+        self.count = count if type(count) is int else 0
+
+    def of(self, value: Value | None, default: float) -> np.ndarray | None:
+        """The numbers; None where they are not known, or there are others. No value has the default."""
+        if not self.count:
+            return None
+        if value is None:
+            return np.full(self.count, default)
+        return numbers_of(value, self.rank, Channels((CHANNELS,), (self.count,)))
+
+
+batch_norms = RuleSet(
+    "batch_norms", (batch_norm,), doc="Scales and shifts of channels as one node."
+)
