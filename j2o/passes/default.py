@@ -15,6 +15,7 @@ from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
 from j2o.passes.layout.batch_norm import batch_norms
+from j2o.passes.layout.blocks import blocks, blocks_in_place
 from j2o.passes.layout.contractions import contractions
 from j2o.passes.layout.flips import flips
 from j2o.passes.layout.gemm import gemm
@@ -79,10 +80,12 @@ LAYOUT: tuple[Step, ...] = (
     dce,
     projections,
     upsampling,  # it leaves what attention reads
+    blocks,
     dce,
     transposes,
     repeated_rows,
     Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
+    blocks_in_place,  # behind `layout`, where transposes cancel
     gemm,
     pads,
     batch_norms,

@@ -121,6 +121,39 @@ def _(op, x, axes, eps, scale):
     return op.LayerNormalization(x, scale, axis=form.axis, epsilon=form.epsilon)
 
 
+@rewrite("layer_norm_apart")
+def layer_norm_apart(op, x, axes, eps: Const, scale, bias):
+    """x · w + (bias - μ · w), with w = scale / √(σ² + ε), as Keras has it."""
+    _, mean = _centred(op, x, axes)
+    size = _deviation(op, x, axes, eps)
+    inverse = op.Reciprocal(size)
+    weight = op.either(op.Mul(inverse, scale), op.Div(scale, size), inverse)
+    taken = op.Mul(mean, weight)
+    shift = op.either(op.Mul(op.Neg(mean), weight), op.Neg(taken))
+    scaled = op.Mul(x, weight)
+    return op.either(
+        op.Add(scaled, op.Add(shift, bias)),
+        op.Add(scaled, op.Sub(bias, taken)),
+        op.Add(scaled, shift),
+        op.Sub(scaled, taken),
+    )
+
+
+@layer_norm_apart.becomes
+def _(op, x, axes, eps, scale, bias):
+    """The kernel takes the mean off first, which keeps digits that the program loses."""
+    form = _form(x, axes, eps)
+    if form is None or x.type.dtype != DType.F32:
+        return None
+    ones = op.const(np.ones(x.type.shape[form.axis :], np.float32))
+    operands = [x, ones if scale is None else _per_feature(op, scale, x, form.axis)]
+    if bias is not None:
+        operands.append(_per_feature(op, bias, x, form.axis))
+    if None in operands:
+        return op.decline("scale or bias is another for each row")
+    return op.LayerNormalization(*operands, axis=form.axis, epsilon=form.epsilon)
+
+
 @rewrite("layer_norm_plain")
 def layer_norm_plain(op, x, axes, eps: Const):
     """(x - μ) / √(σ² + ε)."""
@@ -195,7 +228,13 @@ def is_layer_norm(op: RuleBuilder, x: Value, axis: int, scale: Value | None) -> 
     return scale is None or _per_feature(op, scale, x, axis) is not None
 
 
-LAYER_NORMS = (layer_norm, layer_norm_plain, layer_norm_scale, layer_norm_bias)
+LAYER_NORMS = (
+    layer_norm,
+    layer_norm_apart,
+    layer_norm_plain,
+    layer_norm_scale,
+    layer_norm_bias,
+)
 
 
 # ---------------------------------------------------------------------- RMSNormalization

@@ -1,0 +1,183 @@
+"""`blocks` and `blocks_in_place`: pixels that are shuffled between channels and places.
+
+DepthToSpace makes r × r places of r² channels, SpaceToDepth the reverse. Programs write a Reshape to six
+axes, a Transpose, and a Reshape. `blocks` makes the operator, for channels behind the places between two
+transposes, which cancel with those of convolutions. There it takes 0.4 of the time of the three nodes on
+onnxruntime's CPU. Where both transposes are left the nodes are faster, and `blocks_in_place` writes them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from j2o.ir import dims
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.types import Dim, Shape, same_dim
+from j2o.passes.context import Context
+from j2o.passes.layout.affine import only_user
+from j2o.passes.layout.transposes import perm_of
+from j2o.passes.pipeline import graph_pass
+
+TO_FRONT = (0, 3, 1, 2)  # of channels behind the places
+TO_BACK = (0, 2, 3, 1)
+
+
+class Form(NamedTuple):
+    """An operator, its mode, and for each axis of its operand and of its result what it counts.
+
+    Letters are axes: b examples, c channels, h and w places, r and s those in a block.
+    """
+
+    operator: str
+    mode: str | None
+    operand: tuple[str, ...]
+    result: tuple[str, ...]
+
+    @property
+    def is_last(self) -> bool:
+        """Return True where channels are behind the places."""
+        return "c" in self.operand[-1]
+
+    @property
+    def apart(self) -> str:
+        """The six axes of the operand taken apart."""
+        return "".join(self.operand)
+
+    @property
+    def perm(self) -> tuple[int, ...]:
+        """The order of these in the result."""
+        return tuple(self.apart.index(axis) for axis in "".join(self.result))
+
+
+FORMS = (
+    Form("DepthToSpace", "DCR", ("b", "h", "w", "rsc"), ("b", "hr", "ws", "c")),
+    Form("DepthToSpace", "CRD", ("b", "h", "w", "crs"), ("b", "hr", "ws", "c")),
+    Form("DepthToSpace", "DCR", ("b", "rsc", "h", "w"), ("b", "c", "hr", "ws")),
+    Form("DepthToSpace", "CRD", ("b", "crs", "h", "w"), ("b", "c", "hr", "ws")),
+    Form("SpaceToDepth", None, ("b", "hr", "ws", "c"), ("b", "h", "w", "rsc")),
+    Form("SpaceToDepth", None, ("b", "c", "hr", "ws"), ("b", "rsc", "h", "w")),
+)
+
+
+@graph_pass("blocks", at="onnx", level=2)
+def blocks(graph: Graph, context: Context) -> int:
+    """Make DepthToSpace and SpaceToDepth of what shuffles pixels."""
+    count = 0
+    for node in graph:
+        if node.op != "onnx.Reshape" or node.out.type.rank != 4:
+            continue
+        shuffled = only_made_by(node.operand(0), "onnx.Transpose")
+        if shuffled is None:
+            continue
+        apart = only_made_by(shuffled.operand(0), "onnx.Reshape")
+        if apart is not None:
+            count += _shuffle(node, shuffled, apart, context)
+    return count
+
+
+def only_made_by(value: Value, operation: str) -> Node | None:
+    """The node that makes a value which nothing else uses, where it is this operation."""
+    if value.op != operation or only_user(value) is None:
+        return None
+    return value.producer
+
+
+def _shuffle(node: Node, shuffled: Node, apart: Node, context: Context) -> int:
+    """Put an operator in the place of three nodes, where it does what they do."""
+    x, shape = apart.operand(0), apart.out.type.shape
+    for form in FORMS:
+        if perm_of(shuffled) != form.perm or len(shape) != len(form.perm):
+            continue
+        sizes = dict(zip(form.apart, shape, strict=True))
+        block = sizes["r"]
+        if type(block) is not int or block < 2 or sizes["s"] != block:
+            continue
+        if not _has_shape(x, form.operand, sizes):
+            continue
+        if not _has_shape(node.out, form.result, sizes):
+            continue
+        if not _runs(form.operator, x, context):
+            return 0
+        _write(node, x, form, block)
+        return 1
+    return 0
+
+
+def _has_shape(value: Value, groups: tuple[str, ...], sizes: dict[str, Dim]) -> bool:
+    """Return True where each axis of a value counts these axes together."""
+    if value.type.rank != len(groups):
+        return False
+    products = [dims.prod(sizes[axis] for axis in group) for group in groups]
+    return all(map(same_dim, products, value.type.shape))
+
+
+def _runs(operator: str, x: Value, context: Context) -> bool:
+    target = context.target
+    return target is not None and target.prefers(f"onnx.{operator}", x.type.dtype)
+
+
+def _write(node: Node, x: Value, form: Form, block: int) -> None:
+    """Make the operator, between transposes where channels are behind the places."""
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    if form.is_last:
+        x = op.transpose(x, TO_FRONT)
+    new = op.apply(f"onnx.{form.operator}", x, blocksize=block, mode=form.mode)
+    if form.is_last:
+        new = op.transpose(new, TO_BACK)
+    new.retype(node.out.type)
+    node.replace_by(new)
+
+
+# ------------------------------------------------------------------- behind `transposes`
+
+
+@graph_pass("blocks_in_place", at="onnx", level=2)
+def blocks_in_place(graph: Graph) -> int:
+    """Shuffle where channels are behind the places and stay there, without moving them twice."""
+    count = 0
+    for node in graph:
+        form = _form_of(node)
+        if form is None:
+            continue
+        before = only_made_by(node.operand(0), "onnx.Transpose")
+        behind = only_user(node.out)
+        if before is None or perm_of(before) != TO_FRONT or perm_of(behind) != TO_BACK:
+            continue
+        assert behind is not None
+        _write_in_place(behind, before.operand(0), form, node.int_attr("blocksize"))
+        count += 1
+    return count
+
+
+def _form_of(node: Node) -> Form | None:
+    """What a DepthToSpace or a SpaceToDepth does to channels that are behind the places."""
+    mode = node.str_attr("mode", "DCR") if node.op == "onnx.DepthToSpace" else None
+    for form in FORMS:
+        is_same = (f"onnx.{form.operator}", form.mode) == (node.op, mode)
+        if is_same and form.is_last:
+            return form
+    return None
+
+
+def _write_in_place(node: Node, x: Value, form: Form, block: int) -> None:
+    """Make a Reshape to six axes, a Transpose and a Reshape."""
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    sizes = dict(zip("bhwc", _places(x.type.shape, form, block), strict=True))
+    sizes |= {"r": block, "s": block}
+    apart = op.reshape(x, tuple(sizes[axis] for axis in form.apart))
+    shuffled = op.transpose(apart, form.perm)
+    node.replace_by(op.reshape(shuffled, node.out.type.shape))
+
+
+def _places(shape: Shape, form: Form, block: int) -> Shape:
+    """Examples, places and channels that are left when those of a block are apart."""
+    examples, height, width, channels = shape
+    if form.operator == "DepthToSpace":
+        return examples, height, width, dims.floordiv(channels, block**2)
+    return (
+        examples,
+        dims.floordiv(height, block),
+        dims.floordiv(width, block),
+        channels,
+    )
