@@ -18,7 +18,7 @@ import numpy as np
 from jax._src.hashable_array import HashableArray
 from jax.extend import core as jcore
 
-from j2o.ir.dims import is_symbolic
+from j2o.ir.dims import is_symbolic, normal
 from j2o.ir.tensor import ArrayTensor
 from j2o.ir.types import Attr, DType, Struct, dtype_of
 
@@ -186,8 +186,10 @@ def _encoded(name: str, value: Any) -> Attr:
 
 def encode(value: Any) -> Attr:
     """Return one parameter as an attribute; ParamError with the name of its type where it has no form."""
-    if value is None or type(value) in _PLAIN or is_symbolic(value):
+    if value is None or type(value) in _PLAIN:
         return value
+    if is_symbolic(value):
+        return normal(value)  # the object that types have: comparing others is slow
     for form in (_scalar, _named, _collection, _array):
         found = form(value)
         if found is not None:

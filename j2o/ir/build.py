@@ -25,6 +25,7 @@ from j2o.ir.types import (
     Shape,
     Type,
     are_integers,
+    dtype_of,
     is_one,
     same_dim,
     same_shape,
@@ -39,6 +40,7 @@ _OF_KIND = {"b": DType.BOOL, "i": DType.I64, "u": DType.I64, "f": DType.F32}
 POOLED = 64  # bytes; constants up to this size are looked up before they are made
 # what most attributes are, which is plain already
 _PLAIN = frozenset({bool, int, float, str, DType})
+_VALUES = frozenset({Value})
 
 
 class Dialect:
@@ -124,7 +126,7 @@ class Builder:
         cannot know them.
         """
         values: Sequence[Value | None] = operands
-        if any([type(v) is not Value for v in operands]):
+        if not _VALUES.issuperset(map(type, operands)):
             like = next((v.type.dtype for v in operands if isinstance(v, Value)), None)
             values = [self.value(v, like) for v in operands]
         if types is not None:
@@ -156,17 +158,12 @@ class Builder:
         """
         if type(value) in _SCALARS:
             return self._scalar(value, dtype or _SCALARS[type(value)])
-        if _is_numpy(value):
-            array = np.asarray(value)
-            made = tensor(array if dtype is None else array.astype(dtype.numpy))
-        elif isinstance(value, Tensor):
-            made = value
-        else:
-            made = tensor(value, dtype or _OF_KIND[np.asarray(value).dtype.kind])
-        if isinstance(made, ArrayTensor) and made.array.nbytes <= POOLED:
-            key = (made.dtype, made.shape, made.array.tobytes())
-            return self.pooled(key, "const", lambda: {"value": made})
-        return self.node("const", (), {"value": made}).out
+        made = value if isinstance(value, Tensor) else _array(value, dtype)
+        array = made.array if isinstance(made, ArrayTensor) else made
+        if not isinstance(array, np.ndarray) or array.nbytes > POOLED:
+            return self.node("const", (), {"value": tensor(made)}).out
+        key = (dtype_of(array.dtype), array.shape, array.tobytes())
+        return self.pooled(key, "const", lambda: {"value": tensor(made)})
 
     def _scalar(self, value: bool | int | float, dtype: DType) -> Value:
         """The constant of a Python scalar."""
@@ -306,6 +303,15 @@ class Builder:
         return graph
 
 
+def _array(value: Any, dtype: DType | None) -> np.ndarray:
+    """A sequence, or an array, as an array of `dtype`; else Python's numbers have the dtypes of scalars."""
+    array = np.asarray(value)
+    if _is_numpy(value):
+        return array if dtype is None else array.astype(dtype.numpy)
+    dtype = dtype or _OF_KIND[array.dtype.kind]
+    return np.asarray(value, dtype.numpy)
+
+
 def _is_numpy(value: object) -> bool:
     """Return True for numpy's arrays and scalars."""
     return isinstance(value, (np.ndarray, np.generic))
@@ -337,13 +343,13 @@ def plain_shape(shape: Iterable[Dim]) -> Shape:
 def ones_added(short: Shape, long: Shape) -> list[int] | None:
     """The axes of `long`, all of size 1, that `short` lacks; None where that is not the difference."""
     added: list[int] = []
-    rest = list(short)
+    left = len(short)  # axes of `short` that are not found yet
     # from the end: of several ones in a row the first are those added
     for axis in reversed(range(len(long))):
-        if rest and same_dim(rest[-1], long[axis]):
-            rest.pop()
+        if left and same_dim(short[left - 1], long[axis]):
+            left -= 1
         elif is_one(long[axis]):
             added.append(axis)
         else:
             return None
-    return None if rest else added[::-1]
+    return None if left else added[::-1]

@@ -296,7 +296,7 @@ minimum = _arithmetic(min, jax.core.min_dim)
 def prod(shape: Iterable[Dim]) -> Dim:
     """Return the product; 1 for no dimensions."""
     sizes = tuple(shape)
-    return math.prod(sizes) if is_static(sizes) else _product(sizes)
+    return math.prod(sizes) if are_integers(sizes) else _product(sizes)
 
 
 @functools.lru_cache(maxsize=65536)

@@ -129,7 +129,7 @@ class Value:
 
     def users(self) -> Iterator[Node]:
         """The nodes that use the value, each once, in the order of their first use."""
-        return iter(dict.fromkeys(node for node, _ in self.uses))
+        return iter(dict.fromkeys([node for node, _ in self.uses]))
 
     def replace_by(
         self, new: Value, *, where: Callable[[Node], bool] | None = None
@@ -250,7 +250,7 @@ class Node:
     @property
     def operands(self) -> tuple[Value, ...]:
         """The operands that are there, those left out skipped."""
-        return tuple(value for value in self.inputs if value is not None)
+        return tuple([value for value in self.inputs if value is not None])
 
     def int_attr(self, name: str, default: int | None = None) -> int:
         """Return an integer attribute.

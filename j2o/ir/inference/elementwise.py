@@ -114,15 +114,16 @@ ARITHMETIC = (  # of operands that are broadcast
 
 @infers(*ARITHMETIC)
 def arithmetic(node: Node) -> Type:
-    first = type_of(node, 0)
-    if len(node.inputs) == 2:  # most are of one type, or with a scalar
-        second = type_of(node, 1)
-        if first == second or (second.dtype == first.dtype and not second.shape):
-            return first
     types = types_of(node)
-    if node.kind != "Pow" and any(t.dtype != first.dtype for t in types):
-        raise fail(node, "operands of different dtypes")
-    return Type(first.dtype, broadcast(node, [t.shape for t in types]))
+    first = types[0]
+    if types.count(first) == len(types):
+        return first
+    for other in types:
+        if other.dtype is not first.dtype and node.kind != "Pow":
+            raise fail(node, "operands of different dtypes")
+    shape = broadcast(node, [one.shape for one in types])
+    # the same object where the shape stays: it is compared at once
+    return first if shape is first.shape else Type(first.dtype, shape)
 
 
 COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")

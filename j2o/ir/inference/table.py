@@ -57,7 +57,10 @@ def type_of(node: Node, index: int) -> Type:
 
 def types_of(node: Node) -> list[Type]:
     """The types of all operands, none of which may be left out."""
-    return [type_of(node, index) for index in range(len(node.inputs))]
+    types = [value.type for value in node.inputs if value is not None]
+    if len(types) < len(node.inputs):
+        raise fail(node, f"operand {node.inputs.index(None)} is missing")
+    return types
 
 
 def entries(
@@ -124,6 +127,8 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape | None:
 
 def _broadcast_two(a: Shape, b: Shape) -> Shape | None:
     """`broadcast_shape` of two shapes."""
+    if not a or not b:
+        return a or b
     lacking = len(a) - len(b)
     if lacking < 0:
         a = (1,) * -lacking + a

@@ -193,11 +193,12 @@ def _settle(values: Any, node: Node, what: str) -> None:
     PassError where these are others, not only written otherwise.
     """
     wanted = [v.type for v in node.outputs]
-    is_sequence = isinstance(values, (list, tuple))
-    if not is_sequence or not _are_values(values):
+    if not _are_values(values):
         raise _misfit(what, node, shown(values), wanted)
     given = [v.type for v in values]
     if given == wanted:
+        for value, want in zip(values, wanted, strict=True):
+            value.type = want  # one object for equal types, which is soon compared
         return
     if len(given) != len(wanted) or not all(map(_fits, given, wanted)):
         raise _misfit(what, node, _types(given), wanted)
@@ -206,8 +207,9 @@ def _settle(values: Any, node: Node, what: str) -> None:
             value.retype(want)  # the same type, written otherwise
 
 
-def _are_values(values: Sequence[Any]) -> bool:
-    return all([isinstance(v, Value) for v in values])
+def _are_values(values: Any) -> bool:
+    is_sequence = isinstance(values, (list, tuple))
+    return is_sequence and all([isinstance(v, Value) for v in values])
 
 
 def _fits(have: Type, want: Type) -> bool:

@@ -11,7 +11,7 @@ from j2o.errors import DimensionError
 from j2o.ir import dims
 from j2o.ir.dims_agree import agree
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape, Type, same_dim
+from j2o.ir.types import Dim, DType, Shape, Type, same_dim, same_shape
 from j2o.passes.lower.table import Lowering, lower
 
 LAST = np.iinfo(np.int64).max  # Slice: as far as the axis goes
@@ -164,6 +164,8 @@ def slice_axes(
 
 def first_of_each(op: Lowering, x: Value, sizes: Shape) -> Value:
     """As many elements along each axis, from the first on."""
+    if same_shape(x.type.shape, sizes):
+        return x
     rank = len(sizes)
     return slice_axes(op, x, (0,) * rank, sizes, (1,) * rank)
 
@@ -192,6 +194,8 @@ def pad_with(op: Lowering, x: Value, value: Value, config: Sequence[Padding]) ->
 
     Negative amounts cut; interior ones stand between the elements, and come first.
     """
+    if list(config).count((0, 0, 0)) == len(config):
+        return x
     for axis, (_, _, interior) in enumerate(config):
         if not same_dim(interior, 0):
             x = _pad_inside(op, x, value, axis, interior)
