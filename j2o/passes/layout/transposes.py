@@ -12,7 +12,8 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from j2o.ir.types import Dim, is_one, same_dim
 from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.layout.free import Perm, absorbs, is_free, laid_out, moved
 from j2o.passes.pipeline import graph_pass
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 NODE = 64.0  # what a transpose costs besides its elements
 TYPICAL = 128  # what a symbolic size counts as when transposes are weighed
@@ -37,18 +41,24 @@ def inverse(perm: Perm) -> Perm:
 @graph_pass("transposes", at="onnx", level=2)
 def transposes(graph: Graph) -> int:
     """Run layout-free nodes in whichever layout makes the remaining transposes cheapest."""
-    perms = map(perm_of, graph)
+    perms = map(perm_of, graph.nodes_of("onnx.Transpose"))
     count = collections.Counter(perm for perm in perms if perm is not None)
-    _write_as_transposes(graph, [perm for perm, _ in count.most_common()])
-    moved = 0
-    for perm, _ in count.most_common():
-        groups = list(_groups(graph, perm))
-        for group in groups:
-            nodes = _plan(group, perm)
-            if nodes:
-                _Move(graph, nodes, perm).run()
-                moved += len(nodes)
-    return moved
+    common = [perm for perm, _ in count.most_common()]
+    _write_as_transposes(graph, common)
+    return sum(_move_around(graph, perm) for perm in common)
+
+
+def _move_around(graph: Graph, perm: Perm) -> int:
+    """Move what is better moved around transposes by `perm`; returns how many nodes."""
+    count = 0
+    groups = list(_groups(graph, perm))
+    places = {node: place for place, node in enumerate(graph)} if groups else {}
+    for group in groups:
+        nodes = _plan(group, perm)
+        if nodes:
+            _Move(graph, sorted(nodes, key=places.__getitem__), perm).run()
+            count += len(nodes)
+    return count
 
 
 def _write_as_transposes(graph: Graph, perms: Sequence[Perm]) -> None:
@@ -119,7 +129,7 @@ def _groups(graph: Graph, perm: Perm) -> Iterator[list[Node]]:
 
 def _starts(graph: Graph, perm: Perm) -> Iterator[Node]:
     """The layout-free users of transposes by `perm`."""
-    for node in graph:
+    for node in graph.nodes_of("onnx.Transpose"):
         if perm_of(node) != perm:
             continue
         for user in node.out.users():
@@ -196,24 +206,37 @@ class _Network:
     """
 
     def __init__(self) -> None:
-        import networkx as nx  # takes 0.1 s, and most programs have nothing to move
+        self.costs: dict[tuple[object, object], float] = {}
 
-        self.flow = nx.DiGraph()
-        self.flow.add_nodes_from((SOURCE, SINK))
-
-    def edge(self, start: object, end: object, capacity: float = math.inf) -> None:
+    def edge(self, start: object, end: object, cost: float = math.inf) -> None:
         """Add to what it costs that `start` moves and `end` stays."""
-        so_far = self.flow.get_edge_data(start, end, {"capacity": 0.0})["capacity"]
-        self.flow.add_edge(start, end, capacity=so_far + capacity)
+        self.costs[start, end] = self.costs.get((start, end), 0.0) + cost
 
     def moved(self) -> set[object]:
-        """The vertices on the side of the source of a minimum cut."""
-        import networkx as nx
+        """The vertices on the side of the source of a minimum cut, as many as may be."""
+        # the import takes 0.1 s, and most programs have nothing to move
         from networkx.algorithms.flow import boykov_kolmogorov
 
-        cut = nx.minimum_cut(self.flow, SOURCE, SINK, flow_func=boykov_kolmogorov)
-        _, (moved, _) = cut
-        return moved
+        flow = self.residual()
+        boykov_kolmogorov(flow, SOURCE, SINK, residual=flow)
+        # the algorithm ends with two trees: what the source leads to, and what leads to the sink
+        _, stay = flow.graph["trees"]
+        return {vertex for vertex in flow if vertex not in stay}
+
+    def residual(self) -> nx.DiGraph[object]:
+        """The network in the form in which networkx computes flows: for each edge there is one back."""
+        import networkx as nx
+
+        finite = [cost for cost in self.costs.values() if cost < math.inf]
+        most = 3 * sum(finite) or 1  # stands for infinity: no cut costs as much
+        flow = nx.DiGraph(inf=most)
+        flow.add_nodes_from((SOURCE, SINK))
+        for (start, end), cost in self.costs.items():
+            flow.add_edge(start, end, capacity=min(cost, most))
+        for start, end in self.costs:
+            if (end, start) not in self.costs:
+                flow.add_edge(end, start, capacity=0)
+        return flow
 
 
 def _plan(group: list[Node], perm: Perm) -> list[Node]:
@@ -226,9 +249,8 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
         if 0 < value.type.rank <= len(perm):
             _enter(network, value, members, perm)
     for node in group:
-        if (
-            node.op == "onnx.MatMul"
-        ):  # weights stay on the right where nothing speaks against it
+        # weights stay on the right where nothing speaks against it
+        if node.op == "onnx.MatMul":
             network.edge(node, SINK, 1.0)
     moved = network.moved()
     return [n for n in group if n in moved]
@@ -304,19 +326,19 @@ class _Move:
     `moved` has the new value of each old one.
     """
 
-    def __init__(self, graph: Graph, nodes: Iterable[Node], perm: Perm) -> None:
+    def __init__(self, graph: Graph, nodes: Sequence[Node], perm: Perm) -> None:
         self.graph = graph
         self.perm = perm
         self.back = inverse(perm)
+        self.nodes = nodes  # in their order
         self.chosen = set(nodes)
         self.moved: dict[Value, Value] = {}
 
     def run(self) -> None:
         """Make all nodes again, in their order, and erase the old ones."""
-        nodes = [node for node in self.graph if node in self.chosen]
-        for node in nodes:
+        for node in self.nodes:
             self.remake(node)
-        for node in reversed(nodes):
+        for node in reversed(self.nodes):
             node.erase()
 
     def remake(self, node: Node) -> None:
