@@ -343,3 +343,13 @@ def test_level_1_keeps_the_loop():
     fn = lambda x: scanned(step, (zeros(x), zeros(x)), x)[1]  # noqa: E731
     loop = j2o.compile(fn, SPECS, opt_level=1)
     assert "Scan" in operators(loop)
+
+
+def test_two_directions_are_one_operator():
+    layer = nn.Bidirectional(nn.RNN(nn.LSTMCell(SIZE)), nn.RNN(nn.LSTMCell(SIZE)))
+    x = normal(2, 5, 3)
+    params = layer.init(jax.random.key(0), x)
+    model = agrees(lambda x: layer.apply(params, x), [x], ["f32[B,T,3]"])
+    made = operators(model)
+    assert made.count("LSTM") == 1
+    assert "Concat" not in made

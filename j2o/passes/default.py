@@ -29,6 +29,7 @@ from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
 from j2o.passes.recover import recover, recover_early
 from j2o.passes.recover.attention import attention
+from j2o.passes.recover.both_ways import both_ways
 from j2o.passes.recover.cells import cells
 from j2o.passes.structure.functions import functions
 from j2o.passes.structure.inline import inline
@@ -86,6 +87,7 @@ LAYOUT: tuple[Step, ...] = (
     repeated_rows,
     Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
     blocks_in_place,  # behind `layout`, where transposes cancel
+    both_ways,
     gemm,
     pads,
     batch_norms,
