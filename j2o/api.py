@@ -25,9 +25,9 @@ from j2o.collector import CollectorPaused
 from j2o.compiled import Compiled, Recipe
 from j2o.errors import SpecError, TraceError, shown
 from j2o.frontend.frames import Calls
-from j2o.frontend.held import Held, Program, held_by
+from j2o.frontend.held import Program, held_by
 from j2o.frontend.lift import lift, type_of
-from j2o.frontend.modules import copied, holders_of_state
+from j2o.frontend.modules import copied
 from j2o.frontend.naming import name_modules
 from j2o.frontend.retrace import Retracer
 from j2o.frontend.state import KEYWORD, state_in, values_of, with_state
@@ -167,7 +167,7 @@ def compiled_program(program: TracedProgram, request: Request, report: Report) -
         optimise(graph, boundary, request, report)
     opset = lowest_opset(graph, request.target)
     _describe_result(graph, opset, report)
-    fn = _for_callers(program.specs, program.traced.held)
+    fn = _for_callers(program.specs, program.traced)
     recipe = _recipe(request, program)
     report.compiled = Compiled(graph, boundary, opset.number, recipe)
     return Model(fn, graph, boundary, opset.number, report, graph.name, program.state)
@@ -458,13 +458,13 @@ def _describe_result(graph: Graph, opset: Opset, report: Report) -> None:
     report.weights_bytes = sum(tensor.nbytes for tensor in consts if tensor is not None)
 
 
-def _for_callers(specs: Specs, held: Held) -> Callable[..., Any]:
+def _for_callers(specs: Specs, traced: Traced) -> Callable[..., Any]:
     """The function of what the model's caller gives, for comparing with JAX.
 
     Each call has a fresh copy of what the function may write to.
     """
-    program = held.root
-    holders = holders_of_state(held)
+    program = traced.held.root
+    holders = traced.holders
 
     def call(*args: Any, **kwargs: Any) -> Any:
         named = [kwargs[keyword] for keyword in specs.layout.keywords]

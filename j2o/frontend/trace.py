@@ -38,13 +38,15 @@ Arguments: TypeAlias = Callable[
 class Traced:
     """`jaxpr` is closed; `out_paths` are the pytree paths of its results; `held` is what the function holds.
 
-    `warnings` says in a line each what the model will not do as the function does.
+    `holders` are the ids of what has to be copied of it before it runs, see `holders_of_state`. `warnings`
+    says in a line each what the model will not do as the function does.
     """
 
     jaxpr: Any
     out_tree: Any
     out_paths: tuple[Any, ...]
     held: Held
+    holders: set[int]
     warnings: tuple[str, ...]
 
 
@@ -89,7 +91,7 @@ def trace(program: Program, avals: Sequence[Any], arguments: Arguments) -> Trace
     paths, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     warnings = warnings_of(held, lost, closed, shapes)
     out_paths = tuple(path for path, _ in paths)
-    return Traced(closed, out_tree, out_paths, held, tuple(warnings))
+    return Traced(closed, out_tree, out_paths, held, holders, tuple(warnings))
 
 
 def _explaining(attempt: Attempt, avals: Sequence[Any]) -> Any:

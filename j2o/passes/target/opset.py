@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from j2o.ir.graph import Graph, Node
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import LABEL
 from j2o.ir.target import OLDEST, Target
 from j2o.ir.types import OPSET_OF, DType, is_in_onnx
@@ -104,11 +104,15 @@ def _key(node: Node) -> object:
 
 def _dtypes(graph: Graph) -> set[DType]:
     """The dtypes of all values that came to ONNX with some opset."""
-    found: set[DType] = set()
-    for top in (graph, *graph.functions.values()):
-        found.update(value.type.dtype for value in top.inputs)
-        for node in top.walk():
-            found.update(value.type.dtype for value in node.outputs)
-            for region in node.graphs:
-                found.update(value.type.dtype for value in region.inputs)
+    found = {value.type.dtype for value in _values(graph)}
     return found & OPSET_OF.keys()
+
+
+def _values(graph: Graph) -> Iterator[Value]:
+    """All values: of the root, of its functions, and of the regions in them."""
+    for top in (graph, *graph.functions.values()):
+        yield from top.inputs
+        for node in top.walk():
+            yield from node.outputs
+            for region in node.graphs:
+                yield from region.inputs
