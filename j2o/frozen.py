@@ -157,7 +157,7 @@ def _tensor(leaf: Any, key: str | None, name: str) -> Tensor | None:
         array = _unmasked(leaf)
         _dtype(array.dtype)
         return ArrayTensor(array, key)
-    if hasattr(leaf, "addressable_shards"):
+    if hasattr(type(leaf), "addressable_shards"):  # of a leaf itself JAX makes a list
         return _jax_tensor(leaf, key, name)
     return None
 

@@ -43,8 +43,14 @@ class Place(NamedTuple):
         """The place in a part of this name."""
         if not name:
             return self
-        scope = f"{self.scope}/{name}" if self.scope else name
-        return Place(scope, self.call, self.is_backwards)
+        return Place(joined(self.scope, name), self.call, self.is_backwards)
+
+
+def joined(scope: str, name: str) -> str:
+    """The scope of a part of this name; a part without a name is none."""
+    if not name:
+        return scope
+    return f"{scope}/{name}" if scope else name
 
 
 class Calls:
@@ -81,12 +87,11 @@ class Frames:
         """Where an equation stands; equations come in their order."""
         own: Names = names_of(eqn)
         is_backwards = self.around.is_backwards or own.is_backwards
-        call = self.call(eqn, is_backwards)
-        return Place(self.around.scope, call, is_backwards).inside(own.scope)
+        call = self.call(eqn.source_info.traceback, is_backwards)
+        return Place(joined(self.around.scope, own.scope), call, is_backwards)
 
-    def call(self, eqn: Any, is_backwards: bool) -> Call:
-        """The innermost call that an equation is in."""
-        traceback = eqn.source_info.traceback
+    def call(self, traceback: Any, is_backwards: bool) -> Call:
+        """The innermost call that an equation with this traceback is in."""
         if traceback is None:
             return self.around.call
         codes, places = _frames(traceback)
@@ -126,6 +131,8 @@ def around_both(one: Call, other: Call) -> Call:
     return one
 
 
+# equal tracebacks have equal frames: the layers of a model are traced by the same lines
+@functools.lru_cache(maxsize=1024)
 def _frames(traceback: Any) -> tuple[list[CodeType], list[int]]:
     """The functions that were open, from the outside in, and the places in them; without JAX's innermost."""
     codes, places = traceback.raw_frames()

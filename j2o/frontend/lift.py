@@ -115,7 +115,7 @@ class _Lifter:
     ) -> None:
         self.const = const
         self.located = located
-        self.has_rule = has_rule
+        self.has_rule = functools.cache(has_rule)  # asked for each equation
         self.notes = notes
         self.problems: list[str] = []
         self.equations: dict[Node, Any] | None = None
@@ -138,10 +138,11 @@ class _Lifter:
             scope.values[var] = graph.add_input(type_of(var.aval), hint)
         around = self.place
         frames = Frames(self.calls, around)
-        for eqn in jaxpr.eqns:
+        equations = jaxpr.eqns
+        for eqn in equations:
             if self.located:
                 self.place = frames.place(eqn)
-            self.is_alone = len(jaxpr.eqns) == 1
+            self.is_alone = len(equations) == 1
             operands = [scope.read(atom) for atom in eqn.invars]
             results = self.equation(graph, eqn, operands)
             scope.values.update(zip(eqn.outvars, results, strict=True))
@@ -179,7 +180,7 @@ class _Lifter:
             types = [Type(DType.BOOL, ()) for _ in eqn.outvars]
         if name in OPAQUE:
             jaxprs = []
-        if not self.is_alone:
+        if jaxprs and not self.is_alone:
             self.place = self.place.inside(jit_name(eqn))
         regions = [self.region(jaxpr, f"{name}_{i}") for i, jaxpr in enumerate(jaxprs)]
         hints = [name] * len(types)

@@ -95,7 +95,7 @@ def used_weights(graph: Graph, nodes: Sequence[Node]) -> Used:
     for node in nodes:
         if node.op == "const":
             continue
-        found = [known[value] for value in node.operands if value in known]
+        found = [known[v] for v in node.inputs if v is not None and v in known]
         if not found:
             continue
         if node.graphs:

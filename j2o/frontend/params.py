@@ -149,6 +149,8 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
             _check_one_device(value)
         elif type(value) in _PLAIN:
             attrs[name] = _plain(name, value)
+        elif _is_plain_tuple(value):
+            attrs[name] = value
         elif found := jaxprs_of(value):
             jaxprs += found
         else:
@@ -184,10 +186,20 @@ def _encoded(name: str, value: Any) -> Attr:
         ) from None
 
 
+def _is_plain_tuple(value: Any) -> bool:
+    """Return True for a tuple of numbers and texts, such as a shape or the axes of a sum."""
+    return type(value) is tuple and _PLAIN.issuperset(map(type, value))
+
+
 def encode(value: Any) -> Attr:
     """Return one parameter as an attribute; ParamError with the name of its type where it has no form."""
-    if value is None or type(value) in _PLAIN:
+    if value is None or type(value) in _PLAIN or _is_plain_tuple(value):
         return value
+    # the two kinds that most others are of
+    if type(value) is tuple:
+        return tuple([encode(element) for element in value])
+    if isinstance(value, np.dtype):
+        return dtype_from_jax(value)
     if is_symbolic(value):
         return normal(value)  # the object that types have: comparing others is slow
     for form in (_scalar, _named, _collection, _array):
@@ -229,14 +241,14 @@ def _collection(value: Any) -> Attr:
     if isinstance(value, tuple) and fields is not None:
         return _struct(value, fields)
     if isinstance(value, tuple | list):
-        return tuple(encode(element) for element in value)
+        return tuple([encode(element) for element in value])
     if isinstance(value, Mapping):
         return Struct("dict", **{key: encode(v) for key, v in value.items()})
     return None
 
 
 def _array(value: Any) -> Attr:
-    """An array as a tensor, a dtype of numpy's or of typed keys as a DType."""
+    """An array as a tensor, a dtype of typed keys or a class for one as a DType."""
     if isinstance(value, HashableArray):
         value = value.val
     if isinstance(value, np.ndarray | jax.Array):
@@ -251,10 +263,10 @@ def _struct(value: Any, names: Iterable[str]) -> Struct:
 
 
 def _is_dtype(value: Any) -> bool:
-    """Return True for a dtype, and for a class that stands for one (`np.float32`, `jnp.float32`)."""
+    """Return True for the dtype of typed keys, and for a class that stands for one (`np.float32`)."""
     if isinstance(value, type):
         return issubclass(value, np.generic) or hasattr(value, "dtype")
-    return isinstance(value, np.dtype) or _is_extended(value)
+    return _is_extended(value)
 
 
 def _is_extended(value: Any) -> bool:

@@ -27,13 +27,22 @@ def location(eqn: Any, scope: str = "") -> Loc | None:
 
     None where JAX kept no traceback, and for code that no user wrote.
     """
-    frame = _user_frame(eqn.source_info.traceback)
+    return _location(eqn.source_info.traceback, scope)
+
+
+# tracebacks are equal where their frames are: the layers of a model are traced by the same lines
+
+
+@functools.lru_cache(maxsize=4096)
+def _location(traceback: Any, scope: str) -> Loc | None:
+    """The user's frame as a location; the same object for equal ones."""
+    frame = _user_frame(traceback)
     if frame is None:
         return None
     return Loc(frame.file_name, frame.start_line, frame.function_name, scope)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def _user_frame(traceback: Any) -> source_info_util.Frame | None:
     """The innermost frame of the program itself: what called the trace is no part of it."""
     for frame in source_info_util.user_frames(traceback):

@@ -83,6 +83,8 @@ def common(paths: Sequence[Scope]) -> Scope:
 
 def _around_both(one: Scope, other: Scope) -> Scope:
     """The innermost module around two."""
+    if one == other:
+        return one
     length = equal_steps(one, other)
     both = one[:length]
     beyond = (*one[length : length + 1], *other[length : length + 1])
