@@ -21,10 +21,13 @@ def dce(graph: Graph) -> int:
 def remove_unused(graph: Graph) -> int:
     """Erase what has results that nobody uses, and no effect; returns how many nodes."""
     count = 0
-    for node in reversed(graph):
+    node = graph.last
+    while node is not None:  # faster than an iterator, and most nodes are used
+        before = node.prev
         if not node.used and node.outputs and node.spec.pure and not _acts_inside(node):
             node.erase()
             count += 1
+        node = before
     return count
 
 

@@ -92,6 +92,11 @@ class Linear(NamedTuple):
         return self.node.operand(self.weight_at)
 
     @property
+    def source(self) -> Value:
+        """The operand that is multiplied by the weights."""
+        return self.node.operand(1 - self.weight_at)
+
+    @property
     def takes_bias(self) -> bool:
         """Return True where the operator has an operand for a bias."""
         return self.node.op != "onnx.MatMul"
@@ -471,7 +476,9 @@ class Source:
 @np.errstate(all="ignore")  # what is not finite is left alone
 def _fold_input(linear: Linear) -> int:
     """linear(x · scale + shift, w) → linear(x, w · scale) + shift · w; returns how many nodes went."""
-    if linear.inputs is None or not linear.can_scale:
+    if linear.inputs is None or only_user(linear.source) is None:
+        return 0
+    if not linear.can_scale:
         return 0
     dtype = linear.node.out.type.dtype.numpy
     best: Source | None = None
@@ -515,7 +522,7 @@ def _adds_numbers(linear: Linear, user: Node) -> bool:
 
 def _sources(linear: Linear, inputs: int) -> Iterator[Source]:
     """What the operator reads, in terms of what comes before one, two, … scales and shifts."""
-    value = linear.node.operand(1 - linear.weight_at)
+    value = linear.source
     count = linear.weight.type.static_shape[inputs]
     axis = linear.input_axis
     source = Source(value, np.ones(count), np.zeros(count))

@@ -48,6 +48,8 @@ def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
     """
     needs: dict[str, set[str]] = {}
     handed: dict[str, dict[str, Value]] = {}
+    if not root.functions:
+        return handed
 
     def need(name: str) -> set[str]:
         if name not in needs:
@@ -214,13 +216,15 @@ class Sizes:
     def raise_sizes(self) -> None:
         """Move what is computed of sizes alone to the top, out of loops and branches."""
         sizes = set(self.made.values())
+        if not sizes:
+            return
         is_behind = False
         for node in self.graph.walk():
             is_behind = is_behind or node is self.anchor
-            inputs = [v for v in node.operands if v.const is None]
-            if not is_behind or not inputs or not _is_of_sizes(node):
+            if not is_behind or not _is_of_sizes(node):
                 continue
-            if sizes.issuperset(inputs):
+            inputs = [v for v in node.operands if v.const is None]
+            if inputs and sizes.issuperset(inputs):
                 moved = self.raised(node)
                 node.replace_by(moved)
                 sizes.add(moved)
