@@ -15,6 +15,7 @@ from j2o.ir.parser import parse
 from j2o.ir.types import DType
 from j2o.passes import Const, RuleSet, identities, rewrite, why
 from j2o.passes.context import Context
+from j2o.passes.rewriting.candidates import RuleTable
 from j2o.passes.rewriting.matching import Match, matches, used_outside
 from j2o.passes.rewriting.rule import Rule
 from tests.test_golden import CASES, PASSES
@@ -640,6 +641,41 @@ def test_why_agrees_with_the_rules_themselves(name):
                     fitting += mismatch is None
             assert str(graph) == before
     assert fitting
+
+
+def test_no_rule_that_matches_is_ruled_out_before():
+    rules = [one for one in PASSES.values() if isinstance(one, Rule)]
+    table = RuleTable(rules)
+    for case in RULE_CASES:
+        for node in parse(case.before).walk():
+            if len(node.outputs) != 1:
+                continue
+            left = [one.rule for one in table.candidates(node) if one.fits(node)]
+            for rule in rules:
+                found = matches(rule.pattern, node.out, Match(), node.home)
+                if next(found, None) is not None:
+                    assert rule in left, (rule, case.text)
+
+
+def test_operations_rule_out_most_rules():
+    doubled = rewrite("doubled")(lambda op, x: op.Neg(op.Neg(x)))
+    of_product = rewrite("of_product")(lambda op, x: op.Neg(op.Mul(x, 2.0)))
+    table = RuleTable([doubled, of_product])
+    graph = parse(
+        'graph @main(%x: f32[2]) -> ("a", "b", "c") {\n'
+        "  %two = const 2.0 : f32[]\n"
+        "  %a = onnx.Neg(%x) : f32[2]\n"
+        "  %b = onnx.Neg(%a) : f32[2]\n"
+        "  %m = onnx.Mul(%two, %x) : f32[2]\n"
+        "  %c = onnx.Neg(%m) : f32[2]\n"
+        "  return %a, %b, %c\n}\n"
+    )
+    left = {
+        node.out.hint: [one.rule.name for one in table.candidates(node)]
+        for node in graph
+        if node.op == "onnx.Neg"
+    }
+    assert left == {"a": [], "b": ["doubled"], "c": ["of_product"]}
 
 
 def test_a_rule_called_by_itself_runs_whatever_its_level():

@@ -88,7 +88,8 @@ class Context:
         self.seen[one, graph] = len(graph.journal)
         if known is None:
             return graph
-        found = dict.fromkeys(n for n in graph.journal[known:] if n.graph is graph)
+        entered = [node for node in graph.journal[known:] if node.graph is graph]
+        found = dict.fromkeys(entered)
         edge = list(found)
         for _ in range(depth):
             edge = _users(edge, graph, found)

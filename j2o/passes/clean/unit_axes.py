@@ -11,7 +11,6 @@ At the end each use of the last sort gets a Squeeze or Unsqueeze of the value, a
 
 from __future__ import annotations
 
-import collections
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,9 +48,8 @@ def unit_axes(graph: Graph, context: Context) -> int:
     """
     views: Views = {}
     count = 0
-    todo = collections.deque(context.fresh(graph, unit_axes, 1))
-    while todo:
-        node = todo.popleft()
+    todo = list(context.fresh(graph, unit_axes, 1))
+    for node in todo:  # it grows meanwhile
         if _move(node, graph, views):
             count += 1
             todo.extend(node.out.users())
@@ -148,7 +146,9 @@ def _known_axes(node: Node) -> tuple[int, ...] | None:
 def _view(node: Node, index: int, views: Views) -> View | None:
     """What a node still takes an operand for; None where it takes it as it is."""
     view = views.get(node.operand(index))
-    return view if view is not None and (node, index) not in view.done else None
+    if view is None or (node, index) in view.done:
+        return None
+    return view
 
 
 def _type_seen(node: Node, index: int, views: Views) -> Type:
@@ -196,8 +196,11 @@ def _unsqueeze(node: Node, views: Views) -> bool:
 
 def _cancel(node: Node, inverse: str, views: Views) -> bool:
     """Let the users of a node take its operand as it is, where that is its inverse over the same axes."""
-    x, axes = node.operand(0), _known_axes(node)
-    if x not in views or not axes:
+    x = node.operand(0)
+    if x not in views:
+        return False
+    axes = _known_axes(node)
+    if not axes:
         return False
     source = _source(node, 0, inverse, views)
     rank = max(node.out.type.rank, _type_seen(node, 0, views).rank)

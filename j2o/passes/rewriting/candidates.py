@@ -188,7 +188,16 @@ def _operand_test(pattern: Pattern) -> OperandTest:
         return _one_of(roots(pattern))
     if isinstance(pattern, Wild):
         return functools.partial(fits_wild, pattern)
-    return functools.partial(fits_number, pattern)
+    if pattern is None:
+        return functools.partial(fits_number, None)
+    return functools.partial(_fits_constant, pattern)
+
+
+def _fits_constant(number: Pattern, value: Value | None) -> bool:
+    """Return True for the constant that a number of a pattern stands for."""
+    if value is None or value.node is None or value.node.op != "const":
+        return False
+    return fits_number(number, value)
 
 
 def _one_of(options: Sequence[Pattern]) -> OperandTest:

@@ -102,7 +102,9 @@ def _ways_into(
     node = None if value is None else value.node
     if node is None or node.op != pattern.op or node.graph is not home:
         return []
-    wanted, inputs = aligned(pattern, node)
+    wanted, inputs = pattern.operands, node.inputs
+    if len(inputs) != len(wanted):
+        wanted, inputs = aligned(pattern, node)
     count = len(inputs)
     if count != len(wanted) or len(node.outputs) != 1:
         return []

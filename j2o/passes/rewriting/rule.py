@@ -113,7 +113,8 @@ class Rule(Pass):
         Where all matches are declined, that is counted, with a reason.
         """
         reason = ""
-        for match in matches(self.pattern, node.out, Match(), node.home):
+        out = node.out
+        for match in matches(self.pattern, out, Match(), node.home):
             if not self.shared and used_outside(match.nodes):
                 reason = reason or USED_OUTSIDE
                 continue
@@ -122,8 +123,8 @@ class Rule(Pass):
                 made.op.undo()
                 reason = made.objection
                 continue
-            users = list(node.out.users())
-            node.out.replace_by(made.value)
+            users = list(out.users())
+            out.replace_by(made.value)
             for old in match.nodes:
                 erase_dead(old)
             return (*made.op.made, *users)
@@ -224,7 +225,7 @@ class RuleBuilder(Builder):
     """The builder of replacements: inserts before the root of the match, with its location and name."""
 
     def __init__(self, node: Node, target: Target | None) -> None:
-        super().__init__(node.home, node, node.loc, node.out.hint)
+        super().__init__(node.home, node, node.loc, node.outputs[0].hint)
         self.root = node
         self.target = target
         self.reason = ""
