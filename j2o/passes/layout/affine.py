@@ -18,7 +18,7 @@ from j2o.ir import dims, views
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.tensor import ArrayTensor, Tensor
-from j2o.ir.types import Dim, Shape, same_dim
+from j2o.ir.types import Dim, Shape, is_one, same_dim
 from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.pipeline import graph_pass
 
@@ -263,6 +263,9 @@ def _reshaped(old: Shape, new: Shape, channels: Channels) -> Channels | None:
     if start is None or behind is None:
         return None
     axes = tuple(range(start, len(new) - behind))
+    units = [axis for axis, size in enumerate(new) if is_one(size)]
+    if not axes and units and np.prod(channels.sizes) == 1:
+        return Channels((units[-1],), (1,))  # the one channel of all elements
     sizes = tuple(size for size in (new[axis] for axis in axes) if type(size) is int)
     is_whole = len(sizes) == len(axes) and math.prod(sizes) == math.prod(channels.sizes)
     return Channels(axes, sizes) if is_whole else None
