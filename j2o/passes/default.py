@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from j2o.errors import SpecError, shown
 from j2o.passes.clean.broadcasts import broadcasts
-from j2o.passes.clean.cse import cse
+from j2o.passes.clean.cse import cse, cse_early
 from j2o.passes.clean.dce import dce, unused
 from j2o.passes.clean.fold import fold
 from j2o.passes.clean.ranges import ranges
@@ -122,6 +122,8 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     if opt_level >= 2:
         steps.append(recover_early)
     steps += [lower_graph, dce]
+    if opt_level >= 1:
+        steps.append(cse_early)
     if opt_level == 1:
         steps.append(Fixpoint("clean", CLEAN, limit=4))
     if opt_level >= 2:

@@ -18,6 +18,12 @@ def cse(graph: Graph) -> int:
     return sum(_merge(top, _Computed()) for top in tops)
 
 
+@graph_pass("cse_early", at="onnx", level=1, scope="root")
+def cse_early(graph: Graph) -> int:
+    """As `cse`, right behind `lower`: programs repeat much, and what is merged here is looked at once."""
+    return cse(graph)
+
+
 class _Computed:
     """What is computed so far, in a graph and those around it: of equal nodes the first.
 
