@@ -44,7 +44,7 @@ def fail(node: Node, why: str) -> UnknownTypesError:
 
 def operand(node: Node, index: int) -> Value:
     """An operand; UnknownTypesError where it is left out."""
-    value = node.inputs[index] if index < len(node.inputs) else None
+    value = node.optional(index)
     if value is None:
         raise fail(node, f"operand {index} is missing")
     return value

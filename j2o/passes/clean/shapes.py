@@ -17,7 +17,6 @@ RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
 # of two in a row, one is left
 MERGED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 SQUEEZABLE = ("Sum", "Mean", "Max", "Min", "Prod")
-REDUCTIONS = frozenset(f"onnx.Reduce{kind}" for kind in SQUEEZABLE)
 # a chain of these hands the number in a scalar on
 HANDING_ON = RESHAPES | {"onnx.Cast"}
 # attributes that do not matter to a rule

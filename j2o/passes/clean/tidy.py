@@ -13,9 +13,12 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, Shape, from_zero
-from j2o.passes.clean.shapes import REDUCTIONS, size_of
+from j2o.passes.clean.shapes import SQUEEZABLE, size_of
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, rewrite
+
+# the reductions that lose the axes they keep
+SQUEEZING = frozenset(f"onnx.Reduce{kind}" for kind in SQUEEZABLE)
 
 
 @rewrite("reduce_squeezes", level=1)
@@ -42,7 +45,7 @@ def _can_be_reduced_away(value: Value, axes: Shape) -> bool:
     node = value.node
     if node is None or len(value.uses) != 1:
         return False
-    if node.op in REDUCTIONS:
+    if node.op in SQUEEZING:
         over = node.operand(1).known_ints if len(node.inputs) == 2 else None
         is_kept = node.int_attr("keepdims", 1) == 1
         return is_kept and bool(over) and from_zero(over, value.type.rank) == axes
@@ -55,7 +58,7 @@ def _can_be_reduced_away(value: Value, axes: Shape) -> bool:
 def _reduced_away(op: RuleBuilder, value: Value) -> Value:
     """The value without the axes that its reductions keep."""
     node = value.producer
-    if node.op in REDUCTIONS:
+    if node.op in SQUEEZING:
         return op.node(node.op, node.inputs, {"keepdims": 0}).out
     operands: list[Value | None] = []
     for operand in node.inputs:

@@ -37,9 +37,8 @@ def _(op, x, mean, scale, divisor, bias):
     given = [one for one in (mean, scale, divisor, bias) if one is not None]
     if all(one.type.size == 1 for one in given):
         return op.decline("all channels have the same numbers")
-    read = _Reader(x)
-    means, biases = read.of(mean, 0.0), read.of(bias, 0.0)
-    factors, divisors = read.of(scale, 1.0), read.of(divisor, 1.0)
+    means, biases = _of_channels(x, mean, 0.0), _of_channels(x, bias, 0.0)
+    factors, divisors = _of_channels(x, scale, 1.0), _of_channels(x, divisor, 1.0)
     if means is None or biases is None or factors is None or divisors is None:
         return op.decline("there is another number for each place")
     if not divisors.all():
@@ -65,21 +64,17 @@ def _is_shifted(value: Value) -> bool:
     return any(operand.const is not None for operand in user.operands)
 
 
-class _Reader:
-    """Reads constants as one number for each channel of a tensor."""
+def _of_channels(x: Value, value: Value | None, default: float) -> np.ndarray | None:
+    """A constant as one number for each channel of x; None where it is none, or is not known.
 
-    def __init__(self, x: Value) -> None:
-        count = x.type.shape[CHANNELS]
-        self.rank = x.type.rank
-        self.count = count if type(count) is int else 0
-
-    def of(self, value: Value | None, default: float) -> np.ndarray | None:
-        """The numbers; None where they are not known, or there are others. No value has the default."""
-        if not self.count:
-            return None
-        if value is None:
-            return np.full(self.count, default)
-        return numbers_of(value, self.rank, Channels((CHANNELS,), (self.count,)))
+    Where there is no constant, each has the default.
+    """
+    count = x.type.shape[CHANNELS]
+    if type(count) is not int or not count:
+        return None
+    if value is None:
+        return np.full(count, default)
+    return numbers_of(value, x.type.rank, Channels((CHANNELS,), (count,)))
 
 
 batch_norms = RuleSet(

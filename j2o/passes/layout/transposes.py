@@ -43,6 +43,8 @@ def transposes(graph: Graph) -> int:
     """Run layout-free nodes in whichever layout makes the remaining transposes cheapest."""
     perms = map(perm_of, graph.nodes_of("onnx.Transpose"))
     count = collections.Counter(perm for perm in perms if perm is not None)
+    if not count:
+        return 0
     common = [perm for perm, _ in count.most_common()]
     _write_as_transposes(graph, common)
     return sum(_move_around(graph, perm) for perm in common)

@@ -25,10 +25,8 @@ from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.free import REPEATS, scales_of
 from j2o.passes.pipeline import graph_pass
 
-RANKS = (
-    3,
-    4,
-)  # of sounds and images; kernels of Resize take others as loops over all axes
+# of sounds and images; kernels of Resize take others as loops over all axes
+RANKS = (3, 4)
 MOST_WRITTEN_OUT = 4096  # places that a constant counts
 
 

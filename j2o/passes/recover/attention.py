@@ -309,8 +309,9 @@ def _write(found: Found) -> None:
     last = values.last
     old = last.value.producer
     op = Builder(values.node.home, old, values.node.loc, last.value.hint)
-    *sides, result = _sides(found)
-    is_merged = _takes_heads_merged(found)
+    tensors = _sides(found)
+    *sides, result = tensors
+    is_merged = _takes_heads_merged(tensors)
     attrs: dict[str, Attr] = {"scale": found.scale}
     if is_merged:
         attrs["q_num_heads"] = sides[0].head_count
@@ -348,13 +349,11 @@ def _sides(found: Found) -> list[Side]:
 def _transposed(found: Found) -> float:
     """The cost of the transposes around the Attention."""
     sides = _sides(found)
-    merged, apart = _cost_merged(sides), _cost_apart(sides)
-    return min(merged, apart)
+    return min(_cost_merged(sides), _cost_apart(sides))
 
 
-def _takes_heads_merged(found: Found) -> bool:
+def _takes_heads_merged(sides: Sequence[Side]) -> bool:
     """Return True where Attention takes heads and size merged: where no more elements are transposed so."""
-    sides = _sides(found)
     merged, apart = _cost_merged(sides), _cost_apart(sides)
     return merged < apart or merged == 0
 

@@ -149,7 +149,7 @@ def _binds(part: Pattern, value: Value | None, found: dict[str, Any]) -> bool:
     """Bind an operand that is no operation; False where it does not fit."""
     if not isinstance(part, Wild):
         return fits_number(part, value)
-    if value is None or (part.const and value.op != "const"):
+    if not fits_wild(part, value):
         return False
     before = found.setdefault(part.name, value)
     return before is value or _same(before, value)
