@@ -203,3 +203,15 @@ def test_zeros_that_a_program_puts_around_are_the_convolutions_own():
     model = j2o.compile(fn, [IMAGE])
     assert operators(model) == ["Transpose", "Conv", "Transpose"]
     model.verify(normal(2, 5, 6, 4), rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_is_spread_to_nothing():
+    w = normal(2, 3, 3)
+
+    def fn(x):
+        some = x[:, : (x.shape[0] + 1) // 3]  # none where there is one row
+        return conv1(some, w, (1,), [(1, 1)], lhs_dilation=(2,))
+
+    model = j2o.compile(fn, ["f32[B,B,3]"])
+    for size in (1, 2, 6):
+        model.verify(normal(size, size, 3), rtol=1e-4, atol=1e-4)

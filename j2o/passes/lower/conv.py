@@ -265,12 +265,15 @@ def _is_transposed(x: Value, form: Form) -> bool:
     """Return True where the convolution spreads its input.
 
     ConvTranspose then multiplies with none of the zeros in between. The input must grow: of one that shrinks
-    (the gradient of weights is such a case) most would be computed to be cut off.
+    (the gradient of weights is such a case) most would be computed to be cut off. It must have elements: JAX
+    spreads none of them to none, which ConvTranspose's formula does not say.
     """
     spreads = any(d != 1 for d in form.lhs_dilation)
     if not spreads or any(s != 1 for s in form.strides):
         return False
-    return all(map(dims.known_ge, form.out[2:], x.type.shape[2:]))
+    sizes = x.type.shape[2:]
+    has_elements = all(dims.known_ge(size, 1) for size in sizes)
+    return has_elements and all(map(dims.known_ge, form.out[2:], sizes))
 
 
 class TransposedAxis(NamedTuple):
