@@ -113,6 +113,28 @@ STEPS = {
 }
 
 
+@pytest.mark.parametrize("is_padded_before", [True, False])
+def test_pixels_that_are_normalised_for_a_padded_convolution(is_padded_before):
+    rng = np.random.default_rng(5)
+    kernel = normal(rng, 3, 3, 3, 8)
+    mean, deviation = np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.3, 0.2])
+
+    def fn(image):
+        x = (image.astype(jnp.float32) / 255 - mean) / deviation
+        padding = "SAME"
+        if is_padded_before:
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+            padding = "VALID"
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), padding, dimension_numbers=layout
+        )
+
+    image = rng.integers(0, 255, (2, 8, 8, 3), dtype=np.uint8)
+    model = agrees(fn, [image], ["u8[B,8,8,3]"], atol=1e-5)
+    assert operators(model) == ["Cast", "Add", "Transpose", "Conv", "Transpose"]
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_chains_of_random_steps_behind_a_product(seed):
     rng = np.random.default_rng(seed)

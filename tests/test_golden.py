@@ -46,6 +46,7 @@ OPTIONS = {"checks", "weights_dtype"}
 # which of two zeros these give is left open (docs/semantics.md): onnxruntime's Max and Where lose
 # the sign of some
 EITHER_ZERO = {
+    "add_zero",
     "celu",
     "elu_of_exp",
     "leaky_relu",

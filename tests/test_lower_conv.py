@@ -169,6 +169,21 @@ def test_transposed_convolution_is_conv_transpose():
     assert "Pad" not in operators(model)
 
 
+def test_transposed_convolution_of_what_may_be_empty():
+    w = normal(8, 3, 2)
+
+    def fn(x):
+        fours = x[:, : x.shape[1] // 4 * 4].reshape(x.shape[0], -1, 4, 3)
+        layout = ("NWC", "WIO", "NWC")
+        return transpose(fours.sum(2), w, (4,), "SAME", dimension_numbers=layout)
+
+    model = j2o.compile(fn, [("B", "T", 3)])
+    for length in (1, 3, 4, 7, 8):
+        model.verify(normal(2, length, 3), rtol=1e-4, atol=1e-4)
+    model = j2o.compile(fn, [("B", "T", 3)], constraints=["T >= 4"])
+    assert "Pad" not in operators(model)
+
+
 def test_bytes_are_convolved_as_bytes():
     w = jnp.asarray(normal(6, 4, 3, 3) * 40).astype(jnp.int8)
     model = j2o.compile(

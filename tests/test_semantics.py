@@ -252,6 +252,7 @@ CASES = {
         lambda x: lax.fori_loop(0, x.astype("int32"), lambda i, c: c + x, x),
         f32(0)[0],
     ),
+    "zero-of-sum": (lambda x: x + 0.0, f32(-0.0, 1.0, NAN)),
     "branch-out-of-range": (
         lambda i: lax.switch(i, [lambda: 1, lambda: 2, lambda: 3]),
         np.int32(9),
@@ -318,7 +319,6 @@ GIVEN_UP = {
         f32(0.0, 2.0),
         f32(-0.0, 3.0),
     ),
-    "zero-of-sum": (lambda x: x + 0.0, f32(0.0), f32(-0.0)),
     "zero-of-convolution": (
         lambda x: convolved(x) * -1.0,
         f32(0.0)[None, None],

@@ -1,6 +1,7 @@
 """Algebra: rules that hold for every value, infinities, NaN and signed zeros included.
 
-Two of them round once where the program rounds twice: x (1 / y) and x / (1 / y).
+One of them gives a zero the sign that it has in XLA: x + 0. Two of them round once where the program
+rounds twice: x (1 / y) and x / (1 / y).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from j2o.passes.rewriting.rule import RuleSet, rewrite
 
 # -------------------------------------------------------------------------------------- zeros and ones
 #
-# x - 0, 1 x, x / 1 and x¹ are x for NaN, infinities and both zeros. x + 0.0 is not: it is 0.0 for x = -0.0;
-# x + -0.0 is.
+# x - 0, 1 x, x / 1 and x¹ are x for NaN, infinities and both zeros, and so is x + -0.0. x + 0.0 is 0.0 for
+# x = -0.0, but JAX gives -0.0 under `jit`, as XLA takes the addition away.
 
 
 @rewrite("identity", level=1)
@@ -34,7 +35,7 @@ def add_zero(op, x):
 
 @add_zero.becomes
 def _(op, x):
-    return x if x.type.dtype.is_int else None
+    return x
 
 
 @rewrite("add_negative_zero", level=1)

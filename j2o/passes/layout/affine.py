@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -457,17 +457,25 @@ READ_AT_ONCE = 2**22  # elements of weights that are added up for a shift
 class Source:
     """What an operator reads is scale · `value` + shift, one number for each of its inputs.
 
-    `nodes` are those that scale and shift, the last first.
+    The inputs lie along `axis` of `value`. `nodes` are those that scale and shift, the last first. Where it
+    `is_padded`, zeros are added around the result.
     """
 
     value: Value
+    axis: int
     scale: np.ndarray
     shift: np.ndarray
     nodes: tuple[Node, ...] = ()
+    is_padded: bool = False
 
     @property
     def shifts(self) -> bool:
         return bool(self.shift.any())
+
+    @property
+    def in_front(self) -> np.ndarray:
+        """The shift in the unit of `value`: scale · (`value` + this) is the same."""
+        return self.shift / self.scale
 
     @property
     def is_normalised(self) -> bool:
@@ -478,21 +486,49 @@ class Source:
 
 @np.errstate(all="ignore")  # what is not finite is left alone
 def _fold_input(linear: Linear) -> int:
-    """linear(x · scale + shift, w) → linear(x, w · scale) + shift · w; returns how many nodes went."""
+    """linear(x · scale + shift, w) → linear(x, w · scale) + shift · w; returns how many nodes went.
+
+    Where the shift cannot go behind, it stays in front, in the unit of x:
+    linear(x + shift / scale, w · scale).
+    """
     if linear.inputs is None or only_user(linear.source) is None:
         return 0
     if not linear.can_scale:
         return 0
-    dtype = linear.node.out.type.dtype.numpy
     best: Source | None = None
+    most = 0
     for source in _sources(linear, linear.inputs):
-        is_possible = not source.shifts or (source.is_normalised and _can_shift(linear))
-        if is_possible and _are_finite(source, dtype):
+        saved = _saved(linear, source)
+        if saved > most:
             best = source
-    if best is None:
+            most = saved
+    if best is not None:
+        _rebuild_input(linear, linear.inputs, best)
+    return most
+
+
+def _saved(linear: Linear, source: Source) -> int:
+    """How many nodes go with what scales and shifts; 0 where it has to stay."""
+    if not _are_finite(source, linear.node.out.type.dtype.numpy):
         return 0
-    _rebuild_input(linear, linear.inputs, best)
-    return len(best.nodes)
+    if not source.shifts or _goes_behind(linear, source):
+        return len(source.nodes)
+    return len(source.nodes) - 1 if _goes_in_front(linear, source) else 0
+
+
+def _goes_behind(linear: Linear, source: Source) -> bool:
+    """Return True where a shift may be added to the result: shift · w."""
+    return source.is_normalised and not source.is_padded and _can_shift(linear)
+
+
+def _goes_in_front(linear: Linear, source: Source) -> bool:
+    """Return True where a shift may be added before the scale: x + shift / scale.
+
+    This rounds as the program does: a rounding of the sum, and one of the constant. The bound is for x near
+    the end of its range, where such a sum rounds to x.
+    """
+    bound = math.sqrt(np.finfo(linear.node.out.type.dtype.numpy).max)
+    return bool(source.scale.all() and (np.abs(source.in_front) <= bound).all())
 
 
 def _can_shift(linear: Linear) -> bool:
@@ -525,35 +561,50 @@ def _adds_numbers(linear: Linear, user: Node) -> bool:
 
 def _sources(linear: Linear, inputs: int) -> Iterator[Source]:
     """What the operator reads, in terms of what comes before one, two, … scales and shifts."""
-    value = linear.source
     count = linear.weight.type.static_shape[inputs]
-    axis = linear.input_axis
-    source = Source(value, np.ones(count), np.zeros(count))
-    while value.node is not None and only_user(value) is not None:
-        node = value.node
+    zeros = np.zeros(count)
+    source = Source(linear.source, linear.input_axis, np.ones(count), zeros)
+    while source.value.node is not None and only_user(source.value) is not None:
+        node = source.value.node
         if node.op == "onnx.Transpose":
-            axis = node.ints_attr("perm")[axis]
-            value = node.operand(0)
-            continue
-        channels = Channels((axis,), (count,))
-        read = functools.partial(numbers_of, rank=value.type.rank, channels=channels)
-        before = _before(node, source, read)
-        if before is None or before.value.type != value.type:
-            return
-        yield before
-        source = before
-        value = before.value
+            axis = node.ints_attr("perm")[source.axis]
+            source = replace(source, value=node.operand(0), axis=axis)
+        elif _pads_with_zeros(node, source.axis):
+            if source.shifts:
+                return  # zeros are added to what is shifted behind them
+            source = replace(source, value=node.operand(0), is_padded=True)
+        else:
+            before = _before(node, source)
+            if before is None or before.value.type != source.value.type:
+                return
+            yield before
+            source = before
 
 
-def _before(
-    node: Node, source: Source, read: Callable[[Value], np.ndarray | None]
-) -> Source | None:
+def _pads_with_zeros(node: Node, axis: int) -> bool:
+    """Return True for a Pad of zeros, and of known amounts, on other axes than this one."""
+    if node.op != "onnx.Pad" or node.str_attr("mode", "constant") != "constant":
+        return False
+    value = node.optional(2)
+    is_zero = value is None or (
+        value.const is not None and not value.const.load().any()
+    )
+    pads = node.operand(1).known_ints
+    if not is_zero or pads is None or node.optional(3) is not None:
+        return False
+    rank = node.out.type.rank
+    return pads[axis] == 0 == pads[axis + rank]
+
+
+def _before(node: Node, source: Source) -> Source | None:
     """`source` in terms of what a node scales or shifts; None where it does neither."""
+    channels = Channels((source.axis,), source.scale.shape)
+    read = functools.partial(numbers_of, rank=node.out.type.rank, channels=channels)
     nodes = (*source.nodes, node)
     product = factor_of(node, read)
     if product is not None:
         value, factor = product
-        return Source(value, source.scale * factor, source.shift, nodes)
+        return replace(source, value=value, scale=source.scale * factor, nodes=nodes)
     if node.op not in ("onnx.Add", "onnx.Sub"):
         return None
     left, right = node.operands
@@ -564,24 +615,45 @@ def _before(
     if number is None:
         return None
     added = number if node.op == "onnx.Add" else -number
-    return Source(left, source.scale, source.shift + source.scale * added, nodes)
+    shift = source.shift + source.scale * added
+    return replace(source, value=left, shift=shift, nodes=nodes)
 
 
 def _rebuild_input(linear: Linear, inputs: int, source: Source) -> None:
-    """Give the operator other weights, add what the shift gives behind it, and let the nodes go."""
-    node = linear.node
-    op = Builder(node.home, node.next, node.loc, node.out.hint)
-    weight = linear.weight.const
-    assert weight is not None
+    """Give the operator other weights, add the shift where it may stand, and let the nodes go."""
     if source.shifts:
-        shift = _through_weights(weight, linear, inputs, source.shift)
-        added = op.Add(node.out, op.const(shift)).producer
-        node.out.replace_by(added.out, where=lambda user: user is not added)
+        if _goes_behind(linear, source):
+            _add_behind(linear, inputs, source)
+        else:
+            _add_in_front(source)
+    node = linear.node
     op = Builder(node.home, node, node.loc, node.out.hint)
     node.set_input(linear.weight_at, _scaled(op, linear, inputs, source.scale))
     for each in source.nodes:
         kept = next(v for v in each.operands if v.const is None)
         each.replace_by(kept)
+
+
+def _add_behind(linear: Linear, inputs: int, source: Source) -> None:
+    """Add what the shift gives, times the weights, to the result."""
+    node = linear.node
+    weight = linear.weight.const
+    assert weight is not None
+    op = Builder(node.home, node.next, node.loc, node.out.hint)
+    shift = _through_weights(weight, linear, inputs, source.shift)
+    added = op.Add(node.out, op.const(shift)).producer
+    node.out.replace_by(added.out, where=lambda user: user is not added)
+
+
+def _add_in_front(source: Source) -> None:
+    """Add the shift, in the unit of what is read, where the first of the nodes stands."""
+    first = source.nodes[-1]
+    op = Builder(first.home, first.next, first.loc, first.out.hint)
+    behind = first.out.type.rank - 1 - source.axis
+    numbers = source.in_front.astype(first.out.type.dtype.numpy)
+    shift = ArrayTensor(numbers.reshape(-1, *[1] * behind))
+    added = op.Add(first.out, op.const(shift)).producer
+    first.out.replace_by(added.out, where=lambda user: user is not added)
 
 
 def _through_weights(

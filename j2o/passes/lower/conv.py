@@ -312,7 +312,13 @@ def _held(cut: Dim) -> int:
 
 
 def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
-    """ConvTranspose of the reversed weights, cut and padded to what `conv_general_dilated` gives."""
+    """ConvTranspose of the reversed weights, cut and padded to what `conv_general_dilated` gives.
+
+    The operator counts on one element at least along each axis; where there may be none, a zero is added.
+    """
+    space = range(2, x.type.rank)
+    single = [1] * len(space)
+    x = wide_enough(op, x, space, [0] * 2 * len(space), single, single, 0)
     axes = []
     for axis, padding in enumerate(form.padding):
         kernel = w.type.shape[2 + axis]
@@ -331,7 +337,8 @@ def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
     )
     after = [(0, 0, 0), (0, 0, 0)]
     after += [axis.after for axis in axes]
-    return pad_with(op, full, op.const(0, x.type.dtype), after)
+    y = pad_with(op, full, op.const(0, x.type.dtype), after)
+    return first_of_each(op, y, form.out)
 
 
 def _weights_of_transposed(op: Lowering, w: Value, groups: Dim) -> Value:
