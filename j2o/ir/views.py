@@ -202,26 +202,31 @@ def _through(how: str, x: Tensor, shape: Sequence[int], cover: Cover) -> Tensor:
     """A view whose boxes are cut out of larger ones.
 
     `cover(box)` is the box of `x` that is read, and the function that cuts the wanted box out of
-    what it holds. A box for which far more must be read than it holds is put together of two
-    halves.
+    what it holds.
     """
+    itemsize = x.dtype.numpy.itemsize
+    return _of(how, x, shape, functools.partial(_read_covered, cover, itemsize))
 
-    def nbytes(box: Box) -> int:
-        return math.prod(extents(box)) * x.dtype.numpy.itemsize
 
-    def read(source: Reader, box: Box) -> np.ndarray:
-        outer, cut = cover(box)
-        axis = _axis_to_halve(box)
-        if axis is None or nbytes(outer) <= max(COVER, 2 * nbytes(box)):
-            return cut(source(outer))
-        start = box[axis].start
-        stop = box[axis].stop
-        middle = (start + stop) // 2
-        first = read(source, _narrowed(box, axis, slice(start, middle)))
-        second = read(source, _narrowed(box, axis, slice(middle, stop)))
-        return np.concatenate([first, second], axis)
+def _read_covered(cover: Cover, itemsize: int, source: Reader, box: Box) -> np.ndarray:
+    """A box of a view of `_through`.
 
-    return _of(how, x, shape, read)
+    One for which far more must be read than it holds is put together of two halves.
+    """
+    outer, cut = cover(box)
+    axis = _axis_to_halve(box)
+    outer_bytes = math.prod(extents(outer)) * itemsize
+    box_bytes = math.prod(extents(box)) * itemsize
+    if axis is None or outer_bytes <= max(COVER, 2 * box_bytes):
+        return cut(source(outer))
+    start = box[axis].start
+    stop = box[axis].stop
+    middle = (start + stop) // 2
+    front = _narrowed(box, axis, slice(start, middle))
+    back = _narrowed(box, axis, slice(middle, stop))
+    first = _read_covered(cover, itemsize, source, front)
+    second = _read_covered(cover, itemsize, source, back)
+    return np.concatenate([first, second], axis)
 
 
 def _axis_to_halve(box: Box) -> int | None:

@@ -11,8 +11,8 @@ import ast
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -40,27 +40,21 @@ FORMS = frozenset(("Cast", "Reshape", "Squeeze", "Unsqueeze"))
 
 # ---------------------------------------------------------------------------- functions
 
+# the symbols that each function needs beside those that its inputs tell
+Needs: TypeAlias = "dict[str, set[str]]"
+
 
 def _hand_in_functions(root: Graph) -> dict[str, dict[str, Value]]:
     """Give functions further inputs for the sizes that their own inputs do not tell.
 
     Returns these inputs by their symbols, for each function by its name.
     """
-    needs: dict[str, set[str]] = {}
+    needs: Needs = {}
     handed: dict[str, dict[str, Value]] = {}
     if not root.functions:
         return handed
-
-    def need(name: str) -> set[str]:
-        if name not in needs:
-            needs[name] = set()
-            function = root.functions[name]
-            declared = declared_dims(function)
-            needs[name] = _used(function, need, set(declared)) - set(sources(declared))
-        return needs[name]
-
     for name, function in root.functions.items():
-        symbols = sorted(need(name))
+        symbols = sorted(_needed(root, name, needs))
         size = Type(DType.I64, (1,))
         handed[name] = {s: function.add_input(size, s) for s in symbols}
     for top in (root, *root.functions.values()):
@@ -81,7 +75,18 @@ def _hand_to_call(root: Graph, call: Node, symbols: Sequence[str]) -> None:
     call.set_inputs([*call.inputs, *sizes])
 
 
-def _used(graph: Graph, need: Callable[[str], set[str]], told: set[Dim]) -> set[str]:
+def _needed(root: Graph, name: str, needs: Needs) -> set[str]:
+    """The symbols that a function uses and its own inputs do not tell; `needs` keeps what was found."""
+    if name not in needs:
+        needs[name] = set()
+        function = root.functions[name]
+        declared = declared_dims(function)
+        used = _used(root, function, set(declared), needs)
+        needs[name] = used - set(sources(declared))
+    return needs[name]
+
+
+def _used(root: Graph, graph: Graph, told: set[Dim], needs: Needs) -> set[str]:
     """The symbols in the sizes that are used, but for those that inputs have as they are."""
     found: set[str] = set()
     for node in graph.walk():
@@ -89,7 +94,7 @@ def _used(graph: Graph, need: Callable[[str], set[str]], told: set[Dim]) -> set[
         if node.op == "dims":
             sizes += _entries(node)
         elif node.op == "call":
-            found |= need(node.str_attr("function"))
+            found |= _needed(root, node.str_attr("function"), needs)
         for out in _unsure(node):
             sizes += out.type.shape
         for size in sizes:
