@@ -1,4 +1,4 @@
-"""Activations made of limits and gates: Clip, LeakyRelu, hard gates, Softplus and Mish, Elu and its kin.
+"""Activations made of gates: LeakyRelu, hard gates, Softplus and Mish, Elu and its kin.
 
 Each is put where the target prefers it to its parts. Their kernels agree with JAX at NaN and infinities, and
 elsewhere by some units of the last place of the greatest term. Others have no rule: the kernel of
@@ -18,7 +18,7 @@ from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
-def _number(value: Value | None) -> float | None:
+def number_of(value: Value | None) -> float | None:
     """A constant of one finite float."""
     tensor = None if value is None else value.const
     if tensor is None or tensor.size != 1 or not tensor.dtype.is_float:
@@ -29,32 +29,14 @@ def _number(value: Value | None) -> float | None:
 
 def _factor(factor: Value | None, divisor: Value | None) -> float | None:
     """What is multiplied by, given as a factor or as a divisor."""
-    by = _number(divisor)
-    return 1 / by if by else _number(factor)
+    by = number_of(divisor)
+    return 1 / by if by else number_of(factor)
 
 
 def _is_near(number: float, wanted: float, x: Value) -> bool:
     """Return True where two numbers are the same up to the rounding of a dtype."""
     rounding = float(ml_dtypes.finfo(x.type.dtype.numpy).eps)
     return math.isclose(number, wanted, rel_tol=rounding)
-
-
-# ------------------------------------------------------------------------------------- limits
-
-
-@rewrite("limited_relu")
-def limited_relu(op, x, top: Const):
-    """min(max(x, 0), top), with top = 6 Relu6."""
-    return op.Min(op.Relu(x), top)
-
-
-@limited_relu.becomes
-def _(op, x, top):
-    number = _number(top)
-    if number is None or number < 0 or not op.prefers("Clip", x):
-        return None
-    dtype = x.type.dtype
-    return op.Clip(x, op.const(0.0, dtype), op.const(number, dtype))
 
 
 @rewrite("leaky_relu")
@@ -70,7 +52,7 @@ def leaky_relu(op, x, slope: Const):
 
 @leaky_relu.becomes
 def _(op, x, slope):
-    alpha = _number(slope)
+    alpha = number_of(slope)
     # a negative slope would change the sign of a zero
     if alpha is None or alpha < 0 or not op.prefers("LeakyRelu", x):
         return None
@@ -89,7 +71,7 @@ def hard_sigmoid(op, x, shift: Const, top: Const, factor: Const, divisor: Const)
 
 @hard_sigmoid.becomes
 def _(op, x, shift, top, factor, divisor):
-    beta, height, alpha = _number(shift), _number(top), _factor(factor, divisor)
+    beta, height, alpha = number_of(shift), number_of(top), _factor(factor, divisor)
     if beta is None or not height or alpha is None:
         return None
     if not _is_near(alpha * height, 1.0, x) or not op.prefers("HardSigmoid", x):
@@ -106,7 +88,7 @@ def hard_sigmoid_scaled(op, x, shift: Const, factor: Const, divisor: Const):
 
 @hard_sigmoid_scaled.becomes
 def _(op, x, shift, factor, divisor):
-    alpha, beta = _factor(factor, divisor), _number(shift)
+    alpha, beta = _factor(factor, divisor), number_of(shift)
     if alpha is None or beta is None or not op.prefers("HardSigmoid", x):
         return None
     return op.HardSigmoid(x, alpha=alpha, beta=beta)
@@ -209,7 +191,7 @@ def _(op, x, alpha):
 
 def _elu(op: RuleBuilder, x: Value, alpha: Value | None) -> Value | None:
     """Elu with the number that alpha is, 1 where it is left out."""
-    factor = 1.0 if alpha is None else _number(alpha)
+    factor = 1.0 if alpha is None else number_of(alpha)
     if factor is None or not _has_unit(op, "Elu", x):
         return None
     return op.Elu(x, alpha=factor)
@@ -238,7 +220,7 @@ def selu(op, x, alpha, gamma: Const):
 
 @selu.becomes
 def _(op, x, alpha, gamma):
-    factor = _number(gamma)
+    factor = number_of(gamma)
     if factor is None or not op.prefers("Selu", x):
         return None
     return op.Selu(x, alpha=alpha, gamma=factor)
@@ -256,7 +238,7 @@ def celu(op, x, alpha: Const):
 
 @celu.becomes
 def _(op, x, alpha):
-    factor = _number(alpha)
+    factor = number_of(alpha)
     if factor == 1 and _has_unit(op, "Elu", x):
         return op.Elu(x)
     if not factor or factor < 0 or not _has_unit(op, "Celu", x):
@@ -265,7 +247,6 @@ def _(op, x, alpha):
 
 
 GATES = (
-    limited_relu,
     leaky_relu,
     hard_sigmoid,
     hard_sigmoid_scaled,
