@@ -81,6 +81,63 @@ def test_a_rule_of_ones_own_wins_over_a_decomposition_and_the_other_way_round():
     assert operations(jnp.sin) == ["onnx.Cos"]
 
 
+def test_equal_equations_are_lowered_once():
+    lowered = []
+
+    @j2o.lower("sin")
+    def counted(op, x):
+        lowered.append(x.type)
+        return op.Sin(x)
+
+    def fn(x, y):
+        return jnp.sin(x) + jnp.sin(y), jnp.sin(x)
+
+    got = j2o.compile(fn, [("B", 4)] * 2)(X, X + 1)
+    assert len(lowered) == 2
+    np.testing.assert_allclose(got[0], np.sin(X) + np.sin(X + 1), rtol=1e-6)
+    np.testing.assert_allclose(got[1], np.sin(X), rtol=1e-6)
+
+
+def test_level_0_lowers_every_equation():
+    graph = j2o.compile(lambda x: (jnp.sin(x), jnp.sin(x)), [X], opt_level=0).graph
+    assert [n.op for n in graph].count("onnx.Sin") == 2
+
+
+def test_equal_equations_that_draw_other_numbers_each_time():
+    noise = Primitive("noise_of_mine")
+    noise.def_abstract_eval(lambda x: x)
+
+    @j2o.lower("noise_of_mine")
+    def drawn(op, x):
+        return op.apply("onnx.RandomUniformLike", x, types=[x.type])
+
+    found = operations(lambda x: noise.bind(x) - noise.bind(x))
+    assert found == ["onnx.RandomUniformLike", "onnx.RandomUniformLike", "onnx.Sub"]
+
+
+def test_what_one_branch_computes_is_not_there_in_the_other():
+    def fn(i, x):
+        halves = [lambda: x + jnp.arange(4.0), lambda: x * jnp.arange(4.0)]
+        return jax.lax.cond(i > 0, *halves)
+
+    model = j2o.compile(fn, [np.int32(0), X], opt_level=1)
+    model.verify(np.int32(0), X)
+    model.verify(np.int32(1), X)
+
+
+def test_equal_equations_without_a_rule_are_all_named():
+    unknown = Primitive("unknown_of_mine")
+    unknown.def_abstract_eval(lambda x: x)
+
+    def fn(x):
+        first = unknown.bind(x)
+        return first + unknown.bind(x)
+
+    with pytest.raises(j2o.UnsupportedError) as caught:
+        j2o.compile(fn, [X])
+    assert len(caught.value.operations) == 2
+
+
 def test_a_rule_for_a_primitive_that_calls_gets_the_call():
     one = jax.lax.composite(lambda x: jnp.tanh(x) * 2, "mine.twice_tanh")
     two = jax.lax.composite(lambda x: jnp.tanh(x), "mine.tanh")

@@ -41,6 +41,7 @@ POOLED = 64  # bytes; constants up to this size are looked up before they are ma
 # what most attributes are, which is plain already
 _PLAIN = frozenset({bool, int, float, str, DType})
 _VALUES = frozenset({Value})
+_NUMPY_INTEGERS = frozenset(np.dtype(code).type for code in np.typecodes["AllInteger"])
 
 
 class Dialect:
@@ -103,7 +104,9 @@ class Builder:
             except Exception:
                 node.set_inputs(())
                 raise
-            values = [Value(t, node, i, self.hint) for i, t in enumerate(inferred)]
+            values: list[Value] = []
+            for type in inferred:
+                values.append(Value(type, node, len(values), self.hint))
             node.outputs = tuple(values)
         else:
             for value in node.outputs:
@@ -335,7 +338,7 @@ def attribute(value: Any) -> Attr:
 def plain_shape(shape: Iterable[Dim]) -> Shape:
     """A shape of any sequence, numpy's integers as Python's."""
     sizes = tuple(shape)
-    if are_integers(sizes):
+    if _NUMPY_INTEGERS.isdisjoint(map(type, sizes)):
         return sizes
     return tuple([d.item() if isinstance(d, np.integer) else d for d in sizes])
 

@@ -183,12 +183,12 @@ class Node:
         self.graph: Graph | None = None
         self.prev: Node | None = None
         self.next: Node | None = None
-        self.outputs: tuple[Value, ...] = tuple(
-            [
-                Value(t, self, i, hints[i] if i < len(hints) else "")
-                for i, t in enumerate(types)
-            ]
-        )
+        outputs: list[Value] = []
+        for type in types:
+            index = len(outputs)
+            hint = hints[index] if index < len(hints) else ""
+            outputs.append(Value(type, self, index, hint))
+        self.outputs: tuple[Value, ...] = tuple(outputs)
         for graph in self.graphs:
             graph.parent = self
         for i, value in enumerate(self.inputs):
@@ -198,9 +198,12 @@ class Node:
     @property
     def out(self) -> Value:
         """The only output; ValueError where there are more or none."""
-        if len(self.outputs) != 1:
-            raise ValueError(f"{self.op} has {len(self.outputs)} outputs, not one")
-        return self.outputs[0]
+        try:
+            (value,) = self.outputs
+        except ValueError:
+            count = len(self.outputs)
+            raise ValueError(f"{self.op} has {count} outputs, not one") from None
+        return value
 
     @property
     def spec(self) -> OpSpec:
@@ -238,7 +241,10 @@ class Node:
 
     def operand(self, index: int) -> Value:
         """Return one operand; ValueError where it is left out."""
-        value = self.inputs[index] if index < len(self.inputs) else None
+        try:
+            value = self.inputs[index]
+        except IndexError:
+            value = None
         if value is None:
             raise ValueError(f"{self.op} has no operand {index}")
         return value

@@ -44,7 +44,8 @@ def fail(node: Node, why: str) -> UnknownTypesError:
 
 def operand(node: Node, index: int) -> Value:
     """An operand; UnknownTypesError where it is left out."""
-    value = node.optional(index)
+    inputs = node.inputs
+    value = inputs[index] if index < len(inputs) else None
     if value is None:
         raise fail(node, f"operand {index} is missing")
     return value

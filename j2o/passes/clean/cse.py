@@ -15,7 +15,7 @@ from j2o.passes.pipeline import graph_pass
 def cse(graph: Graph) -> int:
     """Compute equal things once: same operation, operands and attributes, no regions, no randomness."""
     tops = (graph, *graph.functions.values())
-    return sum(_merge(top, _Computed()) for top in tops)
+    return sum(_merge(top, Computed()) for top in tops)
 
 
 @graph_pass("cse_early", at="onnx", level=1, scope="root")
@@ -24,11 +24,11 @@ def cse_early(graph: Graph) -> int:
     return cse(graph)
 
 
-class _Computed:
+class Computed:
     """What is computed so far, in a graph and those around it: of equal nodes the first.
 
-    Most nodes have another source than all others, and are not looked at further. `exact` tells those of
-    one source apart by their attributes.
+    Most nodes have another source, which is their operation and operands, than all others, and are not
+    looked at further. `exact` tells those of one source apart by their attributes.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,9 @@ class _Computed:
 
     def twin(self, node: Node) -> Node | None:
         """An earlier node that is equal; None where there is none, and the node is entered as the first."""
-        source = _source(node)
+        source = (
+            _source_of_constant(node) if node.op == "const" else (node.op, node.inputs)
+        )
         first = self.first.setdefault(source, node)
         if first is node:
             return None
@@ -58,7 +60,7 @@ class _Computed:
             self.exact.popitem()
 
 
-def _merge(graph: Graph, computed: _Computed) -> int:
+def _merge(graph: Graph, computed: Computed) -> int:
     """Merge the equal nodes of a graph and of its regions; `computed` has those of the graphs around."""
     count = 0
     for node in graph:
@@ -69,7 +71,7 @@ def _merge(graph: Graph, computed: _Computed) -> int:
                 computed.shrink(size)
             continue
         twin = computed.twin(node)
-        if twin is None or not _may_merge(node):
+        if twin is None or not may_merge(node):
             continue
         if _types(twin) == _types(node):
             twin.loc = shared_loc(twin.loc, node.loc)
@@ -78,10 +80,8 @@ def _merge(graph: Graph, computed: _Computed) -> int:
     return count
 
 
-def _source(node: Node) -> Hashable:
-    """What equal nodes have in common: operation and operands, of a constant the tensor."""
-    if node.op != "const":
-        return node.op, node.inputs
+def _source_of_constant(node: Node) -> Hashable:
+    """What equal constants have in common."""
     tensor: Any = node.attrs["value"]
     return tensor.key, tensor.shape, tensor.dtype
 
@@ -91,7 +91,7 @@ def _key(node: Node, source: Hashable) -> Hashable:
     return source, exact_attrs(node.attrs), len(node.outputs)
 
 
-def _may_merge(node: Node) -> bool:
+def may_merge(node: Node) -> bool:
     """Return True where a node gives something, always the same, and has no effect beside that."""
     spec = node.spec
     return spec.pure and not spec.random and bool(node.outputs)

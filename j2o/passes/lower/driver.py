@@ -45,9 +45,12 @@ from j2o.passes.lower.decompositions import (  # noqa: F401  (as above)
     special,
     systems,
 )
-from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, JaxCode, Lowering
+from j2o.passes.lower.once import LoweredOnce, Results
+from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, JaxCode, Lowering, Rule
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.structure.inline import CALLS, SOLVE, inline
+
+_VALUES = frozenset({Value})
 
 
 def has_rule(primitive: str) -> bool:
@@ -63,6 +66,7 @@ def lower_graph(graph: Graph, context: Context) -> int:
     """Lower the root graph and its functions; UnsupportedError lists everything that has no rule."""
     driver = Driver(context)
     for each in (graph, *graph.functions.values()):
+        driver.once = LoweredOnce()  # a function sees nothing of the others
         driver.lower_graph(each)
     if driver.problems:
         raise UnsupportedError(list(dict.fromkeys(driver.problems)))
@@ -76,65 +80,87 @@ class Driver:
         self.context = context
         self.problems: list[str] = []
         self.count = 0
+        self.once = LoweredOnce()
 
     def lower_graph(self, graph: Graph) -> None:
         """Lower every node of a graph, and of the regions in it."""
         for node in graph:
             if node.dialect == "lax":
-                self.lower_node(node)
-            elif node.graphs:
+                self.lower_once(node)
+            else:
                 self.lower_regions(node)
 
+    def lower_once(self, node: Node) -> None:
+        """Lower a node, or give its users what an equal one was lowered to."""
+        if node.graphs or self.context.opt_level == 0:
+            self.lower_node(node)
+            return
+        values = self.once.values_of_twin(node)
+        if values is not None:
+            self.count += 1
+            node.replace_by(*values)
+            return
+        front = node.prev
+        behind = node.next
+        values = self.lower_node(node)
+        if values is not None and behind is not None:
+            self.once.results[node] = Results(values, front, behind.prev)
+
     def lower_regions(self, node: Node) -> None:
+        if not node.graphs:
+            return
+        size = self.once.size
         for region in node.graphs:
             self.lower_graph(region)
+            self.once.shrink(size)
 
-    def lower_node(self, node: Node) -> None:
-        """Put what lowering a node gives in its place.
+    def lower_node(self, node: Node) -> Sequence[Value] | None:
+        """Put what lowering a node gives in its place, and return it.
 
-        A node that cannot be lowered becomes placeholders, so that the others are still looked at.
+        A node that cannot be lowered becomes placeholders, so that the others are still looked at: None.
         """
         try:
             values = self.lowered(node)
         except UnsupportedError as error:
             reasons = [f"{node.described}: {why}" for why in error.operations]
-            values = self.given_up(node, reasons)
+            return self.give_up(node, reasons)
         except dims.Inconclusive as error:
-            values = self.given_up(node, [_undecided(node, error)])
+            return self.give_up(node, [_undecided(node, error)])
         except J2OError:
             raise
         except Exception as error:
             raise PassError(f"lowering {node.described}: {raised(error)}") from error
         node.replace_by(*values)
+        return values
 
-    def given_up(self, node: Node, reasons: list[str]) -> Sequence[Value]:
+    def give_up(self, node: Node, reasons: list[str]) -> None:
         self.problems += reasons
-        return placeholders(node, [v.type for v in node.outputs])
+        node.replace_by(*placeholders(node, [v.type for v in node.outputs]))
 
     # ------------------------------------------------------------------- one node
 
     def lowered(self, node: Node) -> Sequence[Value]:
         """The values that stand for a node's results, of exactly their types."""
-        if node.kind in DECOMPOSITIONS:
-            return self.by_decomposition(node)
-        return self.by_lowering(node)
-
-    def by_lowering(self, node: Node) -> Sequence[Value]:
-        if node.graphs:
-            self.lower_regions(node)
-        self.count += 1
-        rule = LOWERINGS.get(node.kind)
+        kind = node.kind
+        code = DECOMPOSITIONS.get(kind)
+        if code is not None:
+            return self.by_decomposition(node, code)
+        self.lower_regions(node)
+        rule = LOWERINGS.get(kind)
         if rule is None:
             raise UnsupportedError(
                 ["no lowering for this primitive; @j2o.lower registers one"]
             )
+        return self.by_lowering(node, rule)
+
+    def by_lowering(self, node: Node, rule: Rule) -> Sequence[Value]:
+        self.count += 1
         result = rule(self.builder(node), *node.inputs, **node.attrs)
         values = (result,) if isinstance(result, Value) else result
         _settle(values, node, "rule")
         return values
 
-    def by_decomposition(self, node: Node) -> Sequence[Value]:
-        code = DECOMPOSITIONS[node.kind]
+    def by_decomposition(self, node: Node, code: JaxCode) -> Sequence[Value]:
         values = self.expand(self.builder(node), code, node.inputs, node.attrs)
         _settle(values, node, "decomposition")
         return values
@@ -192,24 +218,23 @@ def _settle(values: Any, node: Node, what: str) -> None:
 
     PassError where these are others, not only written otherwise.
     """
-    wanted = [v.type for v in node.outputs]
-    if not _are_values(values):
-        raise _misfit(what, node, shown(values), wanted)
-    given = [v.type for v in values]
-    if given == wanted:
-        for value, want in zip(values, wanted, strict=True):
+    outputs = node.outputs
+    if not _are_values(values) or len(values) != len(outputs):
+        raise _misfit(what, node, values)
+    for value, output in zip(values, outputs, strict=True):
+        have = value.type
+        want = output.type
+        if have == want:
             value.type = want  # one object for equal types, which is soon compared
-        return
-    if len(given) != len(wanted) or not all(map(_fits, given, wanted)):
-        raise _misfit(what, node, _types(given), wanted)
-    for value, want in zip(values, wanted, strict=True):
-        if value.type != want:
+        elif _fits(have, want):
             value.retype(want)  # the same type, written otherwise
+        else:
+            raise _misfit(what, node, values)
 
 
 def _are_values(values: Any) -> bool:
     is_sequence = isinstance(values, (list, tuple))
-    return is_sequence and all([isinstance(v, Value) for v in values])
+    return is_sequence and _VALUES.issuperset(map(type, values))
 
 
 def _fits(have: Type, want: Type) -> bool:
@@ -218,11 +243,14 @@ def _fits(have: Type, want: Type) -> bool:
     )
 
 
-def _misfit(what: str, node: Node, given: str, wanted: Sequence[Type]) -> PassError:
+def _misfit(what: str, node: Node, values: Any) -> PassError:
     """The error of a rule that gives something else than JAX."""
-    types = _types(wanted)
+    given = shown(values)
+    if _are_values(values):
+        given = _types(values)
+    types = _types(node.outputs)
     return PassError(f"the {what} for {node.described} gave {given} instead of {types}")
 
 
-def _types(types: Sequence[Type]) -> str:
-    return ", ".join(map(str, types)) or "nothing"
+def _types(values: Sequence[Value]) -> str:
+    return ", ".join([str(value.type) for value in values]) or "nothing"
