@@ -183,3 +183,59 @@ def test_the_operand_of_a_window_that_is_written_keeps_its_layout(opset):
     assert "Transpose" not in operators(model)
     cache, update = normal(3, 5, 2, 4), normal(3, 1, 2, 4)
     assert_same(model(cache, update, np.int32(2)), fn(cache, update, 2))
+
+
+ALONG = {
+    "elements of rows": (
+        lambda x, i: jnp.take_along_axis(x, i, 1),
+        [(3, 9), (3, 4)],
+        ["Clip", "GatherElements", "Equal", "Where"],
+    ),
+    "elements along a middle axis": (
+        lambda x, i: jnp.take_along_axis(x, i, 1, mode="clip"),
+        [(3, 9, 5), (3, 4, 5)],
+        ["Clip", "GatherElements"],
+    ),
+    "rows of each batch": (
+        jax.vmap(lambda x, i: x[i]),
+        [(3, 9, 5), (3, 4)],
+        ["Clip", "Cast", "Unsqueeze", "GatherND"],
+    ),
+    "one row of each batch": (
+        jax.vmap(lambda x, i: x[i]),
+        [(3, 9, 5), (3,)],
+        ["Clip", "Cast", "Unsqueeze", "GatherND"],
+    ),
+    "one column of each batch": (
+        jax.vmap(lambda x, i: x[:, i]),
+        [(3, 5, 9), (3,)],
+        ["Transpose", "Clip", "Cast", "Unsqueeze", "GatherND"],
+    ),
+    "batches along the last axes": (
+        jax.vmap(lambda x, i: x[i], in_axes=(2, 1), out_axes=1),
+        [(9, 5, 3), (4, 3)],
+        None,
+    ),
+    "windows": (
+        jax.vmap(lambda x, i: lax.dynamic_slice(x, (0, i), (5, 4)), in_axes=(None, 0)),
+        [(5, 9), (7,)],
+        None,
+    ),
+    "pixels of each image": (
+        jax.vmap(lambda image, i: image[i, i[::-1]]),
+        [(3, 9, 9, 2), (3, 4)],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALONG)
+def test_indices_of_batches(name):
+    fn, (shape, index_shape), expected = ALONG[name]
+    x = normal(*shape)
+    index = np.random.default_rng(0).integers(-12, 13, index_shape).astype(np.int32)
+    model = j2o.compile(fn, [x, index])
+    assert_same(model(x, index), fn(jnp.asarray(x), jnp.asarray(index)))
+    assert "Range" not in operators(model)
+    if expected is not None:
+        assert operators(model) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_shape
 from j2o.passes.rewriting.language import Const
-from j2o.passes.rewriting.rule import Rule, RuleSet, rewrite
+from j2o.passes.rewriting.rule import Rule, RuleBuilder, RuleSet, rewrite
 
 # these hand the elements of their first operand on, in another shape
 RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
@@ -196,12 +197,87 @@ def _(op, x, starts, ends, axes, steps, starts2, ends2, axes2, steps2):
         return None
     inner = from_zero(axes.known, x.type.rank)
     outer = from_zero(axes2.known, x.type.rank)
-    if set(inner) & set(outer):
-        return None
     if not dims.is_static((*steps.known, *steps2.known)):
         return None
+    if set(inner) & set(outer):
+        return _along_the_same(op, x, first, second)
     both = [op.dims((*p, *q)) for p, q in zip(first, second, strict=True)]
     return op.Slice(x, *both)
+
+
+Ints: TypeAlias = tuple[int, ...]
+
+
+def _along_the_same(
+    op: RuleBuilder, x: Value, first: Sequence[Ints], second: Sequence[Ints]
+) -> Value | None:
+    """One slice for two along the same axis, of a known size, with steps forward; None for others.
+
+    Each is given by its starts, ends, axes and steps.
+    """
+    if len(first[0]) != 1 or len(second[0]) != 1:
+        return None
+    if not dims.is_static(tuple(entry for (entry,) in (*first, *second))):
+        return None
+    (axis,) = from_zero(first[2], x.type.rank)
+    size = x.type.shape[axis]
+    if type(size) is not int:
+        return None
+    places = range(size)
+    for (start,), (end,), _, (step,) in (first, second):
+        if step < 1:
+            return None
+        places = places[start:end:step]
+    bounds = (places.start, places.stop, axis, places.step)
+    return op.Slice(x, *(op.dims([bound]) for bound in bounds))
+
+
+@rewrite("gather_of_concat", level=1, shared=True)
+def gather_of_concat(op, x, index: Const, axis, along):
+    """What is taken of one of several tensors that were put together."""
+    return op.Gather(op.Concat(x, ..., axis=along), index, axis=axis)
+
+
+@gather_of_concat.becomes
+def _(op, x, index, axis, along):
+    parts = op.root.operand(0).producer.operands
+    places = index.known_ints
+    axis %= x.type.rank
+    if not places or index.type.rank > 1 or axis != along % x.type.rank:
+        return None
+    start = 0
+    for part in parts:
+        size = part.type.shape[axis]
+        if type(size) is not int:
+            return None
+        inside = [place - start for place in places]
+        if min(inside) >= 0 and max(inside) < size:
+            return _taken(op, part, inside, axis, index.type.rank)
+        start += size
+    return None
+
+
+def _taken(
+    op: RuleBuilder, part: Value, places: list[int], axis: int, rank: int
+) -> Value:
+    """The elements at some places along an axis; all of them are the tensor itself."""
+    if places == list(range(part.type.shape[axis])):
+        return part if rank else op.squeeze(part, [axis])
+    return op.Gather(part, np.array(places).reshape([-1] * rank), axis=axis)
+
+
+@rewrite("gather_of_one", level=1)
+def gather_of_one(op, x, index: Const, axis):
+    """The one element along an axis, as a scalar index takes it."""
+    return op.Gather(x, index, axis=axis)
+
+
+@gather_of_one.becomes
+def _(op, x, index, axis):
+    if index.type.rank or index.known_ints not in ((0,), (-1,)):
+        return None
+    axis %= x.type.rank
+    return op.squeeze(x, [axis]) if is_one(x.type.shape[axis]) else None
 
 
 @rewrite("reduce_transposed", level=2, shared=True)
@@ -368,6 +444,8 @@ shapes = RuleSet(
         expand_expand,
         reshape_expand,
         slice_slice,
+        gather_of_concat,
+        gather_of_one,
         reduce_transposed,
         mean,
         average,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,18 @@ class IndexedWindows:
         last_starts = [dims.sub(shape[a], self.sizes[a]) for a in self.axes]
         return op.Max(op.Min(index, op.dims(last_starts)), 0)
 
-    def places(self, op: Lowering, index: Value, shape: Shape) -> Value:
+    def places(
+        self,
+        op: Lowering,
+        index: Value,
+        shape: Shape,
+        indexed: Sequence[int] | None = None,
+    ) -> Value:
         """`i64[batch…, inner…, n]`: where each element of the windows lies along the `n` indexed axes.
 
         The inner axes are those of the windows that are indexed, too: their elements are spelled out.
         """
-        indexed = self.indexed(shape)
+        indexed = self.indexed(shape) if indexed is None else list(indexed)
         inner = [a for a in self.kept if a in indexed]
         if list(self.axes) == indexed and not inner:
             return index
@@ -182,10 +188,13 @@ def gather(
         dict(zip(operand_batch, index_batch, strict=True)),
         slice_sizes,
     )
+    fills = mode in ("fill_or_drop", "fill")
+    if not fills:
+        windows, indices = _without_whole_axes(op, windows, indices, x.type.shape)
     index = to_i64(op, indices)
     inside = windows.clamped(op, index, x.type.shape)
     out = _gathered(op, x, inside, windows, numbers.offset_dims)
-    if mode in ("fill_or_drop", "fill"):
+    if fills:
         fits = op.Equal(index, inside)
         out = _filled(op, out, fits, numbers.offset_dims, fill_value)
     return op.reshape(out, op.out_shape)
@@ -198,29 +207,99 @@ def _gathered(
     windows: IndexedWindows,
     offset_dims: Sequence[int],
 ) -> Value:
-    """One Gather of rows along a single axis, one Slice for a single index, else GatherND."""
-    rank, axes = x.type.rank, list(windows.axes)
+    """One Gather along a single axis, one Slice for a single index, else GatherElements or GatherND."""
+    windows, index = _without_whole_axes(op, windows, index, x.type.shape)
     indexed = windows.indexed(x.type.shape)
     batch = [~k for k in range(index.type.rank - 1)]  # names for the axes of the index
-    takes_rows = len(axes) == 1 and indexed == axes == list(windows.dropped)
-    takes_one_window = bool(axes) and not batch and set(indexed) <= set(axes)
-    if takes_rows:
-        (axis,) = axes
-        rows = op.reshape(index, index.type.shape[:-1])
-        out = op.Gather(x, rows, axis=axis)
-        have = [*range(axis), *batch, *range(axis + 1, rank)]
-    elif takes_one_window:
-        window = _window(op, x, index, windows.sizes, axes)
+    takes_rows = list(windows.dropped) == indexed
+    if not batch and not takes_rows and set(indexed) <= set(windows.axes):
+        window = _window(op, x, index, windows.sizes, windows.axes)
         return op.squeeze(window, windows.dropped)
-    else:
-        whole = [a for a in range(rank) if a not in indexed]
-        indexed_first = op.transpose(x, [*indexed, *whole])
-        places = windows.places(op, index, x.type.shape)
-        out = op.GatherND(indexed_first, places)
-        inner = [a for a in windows.kept if a in indexed]
-        have = [*batch, *inner, *whole]
     want = _interleaved(windows.kept, batch, offset_dims)
+    single = [a for a in windows.axes if a in want and is_one(windows.sizes[a])]
+    windows = replace(windows, dropped=[*windows.dropped, *single])
+    if len(windows.axes) == 1 and list(windows.axes) == indexed:
+        out, have = _along_one_axis(op, x, index, windows)
+    elif _takes_elements(windows, index):
+        out, have = _elements(op, x, index, windows)
+    else:
+        out, have = _rows_of_batches(op, x, index, windows)
+    out = op.unsqueeze(out, range(len(have), len(want)))
+    have += single
     return op.transpose(out, [have.index(a) for a in want])
+
+
+def _without_whole_axes(
+    op: Lowering, windows: IndexedWindows, index: Value, shape: Shape
+) -> tuple[IndexedWindows, Value]:
+    """Leave out starts along axes of which the windows take everything: they can only be 0."""
+    needed = []
+    for column, axis in enumerate(windows.axes):
+        is_whole = same_dim(windows.sizes[axis], shape[axis])
+        if not is_whole or axis in windows.dropped:
+            needed.append(column)
+    if not needed or len(needed) == len(windows.axes):
+        return windows, index
+    axes = [windows.axes[column] for column in needed]
+    index = op.Gather(index, np.array(needed), axis=index.type.rank - 1)
+    return replace(windows, axes=axes), index
+
+
+# each of these gives the result, and the axis that each of its axes is: of the operand, or ~k, of the index
+
+
+def _along_one_axis(
+    op: Lowering, x: Value, index: Value, windows: IndexedWindows
+) -> tuple[Value, list[int]]:
+    """Elements or windows along one axis: a Gather."""
+    (axis,) = windows.axes
+    places = windows.places(op, index, x.type.shape)
+    out = op.Gather(x, op.reshape(places, places.type.shape[:-1]), axis=axis)
+    batch = [~k for k in range(index.type.rank - 1)]
+    inner = [axis] if axis in windows.kept else []
+    rank = x.type.rank
+    return out, [*range(axis), *batch, *inner, *range(axis + 1, rank)]
+
+
+def _takes_elements(windows: IndexedWindows, index: Value) -> bool:
+    """Return True where the index names single elements along one axis, and all others run along with it."""
+    if len(windows.axes) != 1 or windows.kept:
+        return False
+    return len(windows.batching) == index.type.rank - 2 == len(windows.sizes) - 1
+
+
+def _elements(
+    op: Lowering, x: Value, index: Value, windows: IndexedWindows
+) -> tuple[Value, list[int]]:
+    """Elements along one axis, by as many indices as there are rows: `jnp.take_along_axis`."""
+    (axis,) = windows.axes
+    rank = x.type.rank
+    (own,) = {*range(rank)} - {*windows.batching.values()}
+    order = [windows.batching.get(a, own) for a in range(rank)]
+    places = op.reshape(index, index.type.shape[:-1])
+    out = op.GatherElements(x, op.transpose(places, order), axis=axis)
+    return out, [~k for k in order]
+
+
+def _rows_of_batches(
+    op: Lowering, x: Value, index: Value, windows: IndexedWindows
+) -> tuple[Value, list[int]]:
+    """A GatherND, whose batches are the axes that run along with those of the index."""
+    rank = x.type.rank
+    batched = list(windows.batching)
+    indexed = [a for a in windows.indexed(x.type.shape) if a not in batched]
+    if not indexed:
+        batched, indexed = [], windows.indexed(x.type.shape)
+    front = [windows.batching[a] for a in batched]
+    behind = [k for k in range(index.type.rank - 1) if k not in front]
+    whole = [a for a in range(rank) if a not in batched and a not in indexed]
+    data = op.transpose(x, [*batched, *indexed, *whole])
+    if batched:
+        index = op.transpose(index, [*front, *behind, index.type.rank - 1])
+    places = windows.places(op, index, x.type.shape, indexed)
+    out = op.GatherND(data, places, batch_dims=len(batched) or None)
+    inner = [a for a in windows.kept if a in indexed]
+    return out, [*(~k for k in (*front, *behind)), *inner, *whole]
 
 
 def _interleaved(
