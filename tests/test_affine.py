@@ -151,3 +151,13 @@ def test_chains_of_random_steps_behind_a_product(seed):
         return y
 
     agrees(fn, [normal(rng, 2, 4, 6)], rtol=1e-4, atol=1e-5)
+
+
+def test_a_product_with_what_a_loop_gives():
+    rng = np.random.default_rng(6)
+    w = normal(rng, 5, 7)
+
+    def fn(x):
+        return jax.lax.fori_loop(0, x.shape[0], lambda _, y: jnp.sin(y), x) @ w
+
+    agrees(fn, [normal(rng, 2, 5)], ["f32[B,5]"])

@@ -599,7 +599,7 @@ def _pads_with_zeros(node: Node, axis: int) -> bool:
 def _before(node: Node, source: Source) -> Source | None:
     """`source` in terms of what a node scales or shifts; None where it does neither."""
     channels = Channels((source.axis,), source.scale.shape)
-    read = functools.partial(numbers_of, rank=node.out.type.rank, channels=channels)
+    read = functools.partial(numbers_of, rank=source.value.type.rank, channels=channels)
     nodes = (*source.nodes, node)
     product = factor_of(node, read)
     if product is not None:
