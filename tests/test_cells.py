@@ -353,3 +353,19 @@ def test_two_directions_are_one_operator():
     made = operators(model)
     assert made.count("LSTM") == 1
     assert "Concat" not in made
+
+
+def test_a_masked_cell_of_equinox_transposes_nothing_in_its_loop():
+    cell = eqx.nn.GRUCell(ROWS, SIZE, key=jax.random.key(0))
+
+    def one(h, row):
+        x, is_kept = row
+        return jnp.where(is_kept, cell(x, h), h), None
+
+    def last(xs, kept):
+        return lax.scan(one, jnp.zeros(SIZE), (xs, kept))[0]
+
+    kept = np.random.default_rng(0).random((3, 7)) > 0.3
+    model = agrees(jax.vmap(last), [X, kept], [*SPECS, "bool[B,T]"])
+    (loop,) = model.graph.nodes_of("onnx.Scan")
+    assert not list(loop.graphs[0].nodes_of("onnx.Transpose"))

@@ -3,6 +3,7 @@
 A layout is an order of axes. Most such nodes work element by element. Others name axes, in an attribute or in
 an operand, or have a number for each axis; these change with the layout. A product with a constant matrix is
 free where the layout swaps the last two axes: (x W)ᵀ = Wᵀ xᵀ, and the matrix is transposed at compile time.
+It is free too where the layout leaves the last axis where it is: x W multiplies each row by itself.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def is_free(node: Node, perm: Perm) -> bool:
     if any(value.type.rank != rank for value in node.outputs):
         return False
     if node.op == "onnx.MatMul":
-        return _swaps_last_two(perm) and _is_product_with_weights(node)
+        return _is_free_product(node, perm)
     if node.op in ALONG_ALL or node.op in ALONG:
         return all(v is not None and v.type.rank == rank for v in laid_out(node))
     if node.op in AXES:
@@ -101,19 +102,25 @@ def _is_matrix(value: Value) -> bool:
     return value.const is not None and value.type.rank == 2
 
 
-def _swaps_last_two(perm: Perm) -> bool:
-    rank = len(perm)
-    return rank > 2 and perm == (*range(rank - 2), rank - 1, rank - 2)
-
-
-def _is_product_with_weights(node: Node) -> bool:
-    """Return True for MatMul(W, x), and for MatMul(x, W) where Wᵀ xᵀ is as fast."""
+def _is_free_product(node: Node, perm: Perm) -> bool:
+    """Return True for a product with a constant matrix that runs in either layout, and as fast."""
     left, right = node.operands
+    rank = len(perm)
+    if _leaves_last(perm):
+        return _is_matrix(right) and left.type.rank == rank
+    if perm != (*range(rank - 2), rank - 1, rank - 2):
+        return False
     if _is_matrix(left):
-        return right.type.rank == node.out.type.rank
+        return right.type.rank == rank
+    if not _is_matrix(right) or left.type.rank < 3:
+        return False
     columns = left.type.shape[-2]
-    is_wide = type(columns) is not int or columns >= WIDE
-    return _is_matrix(right) and left.type.rank > 2 and is_wide
+    return type(columns) is not int or columns >= WIDE
+
+
+def _leaves_last(perm: Perm) -> bool:
+    """Return True where a layout leaves the last axis where it is."""
+    return perm[-1] == len(perm) - 1
 
 
 def axes_of(node: Node) -> list[int] | None:
@@ -165,7 +172,7 @@ def moved(
     `operands` stand for what `laid_out` gives.
     """
     if node.op == "onnx.MatMul":
-        return _product_moved(op, node, operands[0])
+        return _product_moved(op, node, operands[0], perm)
     rest = list(node.inputs[len(operands) :])
     attrs: dict[str, Attr] = dict(node.attrs)
     if node.op in ALONG_ALL or node.op in ALONG:
@@ -184,9 +191,11 @@ def moved(
     return op.node(node.op, [*operands, *rest], attrs)
 
 
-def _product_moved(op: Builder, node: Node, x: Value | None) -> Node:
-    """(x W)ᵀ = Wᵀ xᵀ, and (W x)ᵀ = xᵀ Wᵀ."""
+def _product_moved(op: Builder, node: Node, x: Value | None, perm: Perm) -> Node:
+    """(x W)ᵀ = Wᵀ xᵀ, and (W x)ᵀ = xᵀ Wᵀ; x W where the rows of x are in another order."""
     left, right = node.operands
+    if _leaves_last(perm):
+        return op.node("onnx.MatMul", [x, right])
     if _is_matrix(right):
         return op.node("onnx.MatMul", [op.transpose(right, (1, 0)), x])
     return op.node("onnx.MatMul", [x, op.transpose(left, (1, 0))])
