@@ -9,6 +9,7 @@ from tests.harness import agrees, normal, operators
 
 T, S, HEADS, SIZE = 5, 7, 4, 8
 LOW = float(np.finfo(np.float32).min) * 0.7
+LOWEST = np.finfo(np.float32).min
 
 
 def tensors(shape_of_heads=(HEADS, HEADS)):
@@ -119,6 +120,52 @@ def test_query_heads_share_heads_of_keys_and_values(heads, opset):
     specs = [f"f32[B,T,{query_heads},{SIZE}]", *2 * [f"f32[B,S,{shared},{SIZE}]"]]
     model = agrees(fn, [q, k, v], specs, atol=1e-5, opset=opset)
     assert operators(model).count("Attention") == 1
+
+
+def hidden(scores, hides):
+    return jnp.where(hides, LOWEST, scores)
+
+
+def added(scores, hides):
+    return scores + jnp.where(hides, LOWEST, 0)
+
+
+def added_product(scores, hides):
+    return scores + hides * LOWEST
+
+
+@pytest.mark.parametrize("masked", [hidden, added, added_product])
+def test_rows_of_the_lowest_float_weigh_all_values_alike(masked):
+    hides = np.arange(T)[:, None] <= np.arange(S) + 1
+
+    def fn(q, k, v, hides):
+        scores = masked(jnp.einsum("bqhd,bkhd->bhqk", q, k), hides)
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v)
+
+    arrays = [*tensors(), np.stack([hides, ~hides])[:, None]]
+    model = agrees(fn, arrays, atol=1e-5)
+    assert operators(model).count("Attention") == 1
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (4, 1)])
+@pytest.mark.parametrize("repeated", [jnp.repeat, jnp.tile])
+def test_repeated_heads_are_taken_once(heads, repeated):
+    query_heads, shared = heads
+    q, k, v = tensors(heads)
+    copies = query_heads // shared
+    times = copies if repeated is jnp.repeat else (1, 1, copies, 1)
+    axis = {"axis": 2} if repeated is jnp.repeat else {}
+
+    def fn(q, k, v):
+        k, v = repeated(k, times, **axis), repeated(v, times, **axis)
+        return spelled_with_einsum(q, k, v)
+
+    specs = [f"f32[B,T,{query_heads},{SIZE}]", *2 * [f"f32[B,S,{shared},{SIZE}]"]]
+    model = agrees(fn, [q, k, v], specs, atol=1e-5)
+    found = operators(model)
+    assert found.count("Attention") == 1
+    is_in_order = repeated is jnp.repeat or shared == 1
+    assert ("Expand" in found or "Tile" in found) != is_in_order
 
 
 def test_a_bias_is_added_to_the_scores():

@@ -9,7 +9,7 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_shape
+from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_dim, same_shape
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import Rule, RuleBuilder, RuleSet, rewrite
 
@@ -55,6 +55,21 @@ def _nothing(kind: str) -> Rule:
         return x if x.type == op.out_type else None
 
     return nothing
+
+
+@rewrite("tile_ones", level=1)
+def tile_ones(op, x, repeats):
+    """Axes of size 1 that are repeated are broadcast: other rules take an Expand away."""
+    return op.Tile(x, repeats)
+
+
+@tile_ones.becomes
+def _(op, x, repeats):
+    shape = op.out_type.shape
+    pairs = zip(x.type.shape, shape, strict=True)
+    if not all(is_one(size) or same_dim(size, wide) for size, wide in pairs):
+        return None
+    return op.expand(x, shape)
 
 
 @rewrite("pad_nothing", level=1)
@@ -436,6 +451,7 @@ shapes = RuleSet(
     "shapes",
     (
         *map(_nothing, ("Expand", "Concat", "Tile")),
+        tile_ones,
         pad_nothing,
         slice_nothing,
         *(_merged(outer, inner) for outer in MERGED for inner in MERGED),

@@ -172,9 +172,13 @@ def _orders(labels: Labels, tensors: Iterable[Tensor]) -> Iterable[Labels]:
 
 @dataclass
 class _Reader:
-    """Gives labels to the axes of tensors, and remembers their sizes."""
+    """Gives labels to the axes of tensors, and remembers their sizes.
+
+    An operand is read to behind its reshapes, or to these alone.
+    """
 
     graph: Graph
+    reads_reshapes: bool
     sizes: dict[Label, Dim] = field(default_factory=dict)
 
     def labelled(self, value: Value) -> tuple[Tensor, list[Labels]]:
@@ -200,7 +204,7 @@ class _Reader:
         if perm is not None:
             tensor, groups = self.operand(node.operand(0))
             return tensor, [groups[axis] for axis in perm]
-        if node.op in RESHAPES:
+        if node.op in RESHAPES and self.reads_reshapes:
             tensor, groups = self.operand(node.operand(0))
             merged = regrouped(self.sizes, joined(groups), value.type.shape)
             if merged is not None:
@@ -277,7 +281,15 @@ def read_contraction(node: Node) -> Contraction | None:
     first, second = node.operand(0), node.operand(1)
     if first.type.rank != second.type.rank or first.type.rank < 2 or first is second:
         return None
-    reader = _Reader(node.home)
+    # one operand may be merged of axes that the other does not have: heads that were repeated
+    readers = (_Reader(node.home, True), _Reader(node.home, False))
+    contractions = (_read_with(reader, node) for reader in readers)
+    return next(filter(None, contractions), None)
+
+
+def _read_with(reader: _Reader, node: Node) -> Contraction | None:
+    """The contraction as a reader sees it; None where axes differ that both operands have."""
+    first, second = node.operand(0), node.operand(1)
     left, left_groups = reader.operand(first)
     right, right_groups = reader.operand(second)
     *left_batch, rows, left_inner = left_groups

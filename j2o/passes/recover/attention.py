@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from j2o.ir import dims
@@ -38,6 +39,11 @@ SINCE = 23  # the opset that brought Attention
 # A masked score is taken to be this or less: adding it to a score then gives itself. See
 # `masked-attention` in semantics.md.
 MASKED = -1e30
+# What is added to scores is not less than this part of the lowest float: the kernel takes a score of the
+# lowest for none, and a row of them gives zeros, where Softmax weighs them all alike.
+LEAST = 0.9
+# what a bias is put together with
+BIASES = RESHAPES | {"onnx.Add", "onnx.Expand", "onnx.Transpose", "onnx.Where"}
 # So many query heads of one query may share a head of keys. The kernel reads that again for each of them;
 # more would take longer than a transpose.
 MANY_GROUPS = 8
@@ -66,16 +72,17 @@ def attention(graph: Graph, context: Context) -> int:
 
 
 class Mask(NamedTuple):
-    """`bias` is added to scores. With `counts`, that is true for those that count, others are `masked`."""
+    """`bias` is added to scores. With `condition`, they are `masked` where that is `hides`."""
 
     bias: Value | None
-    counts: Value | None = None
+    condition: Value | None = None
     masked: float = 0.0
+    hides: bool = False
 
     @property
     def shape(self) -> Shape | None:
         """The shape of what is added to the scores; None where that is not certain."""
-        parts = [v.type.shape for v in (self.bias, self.counts) if v is not None]
+        parts = [v.type.shape for v in (self.bias, self.condition) if v is not None]
         return broadcast_shape(parts)
 
 
@@ -153,8 +160,12 @@ def _place(weights: Value, values: Contraction) -> int | None:
     """The axis of the weights that the second contraction sums over, where it is one."""
     if len(values.found.inner) != 1:
         return None
-    places = [a for a, size in enumerate(weights.type.shape) if not is_one(size)]
-    return places[values.first.labels.index(values.found.inner[0])]
+    return _places(weights)[values.first.labels.index(values.found.inner[0])]
+
+
+def _places(value: Value) -> list[int]:
+    """The axes of a value that have a label."""
+    return [axis for axis, size in enumerate(value.type.shape) if not is_one(size)]
 
 
 def _unmasked(value: Value) -> tuple[Value, Mask | None]:
@@ -168,14 +179,26 @@ def _unmasked(value: Value) -> tuple[Value, Mask | None]:
     if node.op != "onnx.Where":
         scores, bias = _unbiased(value)
         return scores, None if bias is None else Mask(bias)
-    masked = _number(node.operand(2))
-    scores, bias = _unbiased(node.operand(1))
-    if masked is None or not -np.inf < masked <= MASKED:
+    condition, kept, hidden = node.operands
+    hides = _masked(hidden) is None
+    if hides:
+        kept, hidden = hidden, kept
+    masked = _masked(hidden)
+    if masked is None:
         return value, None
-    mask = Mask(bias, node.operand(0), masked)
+    scores, bias = _unbiased(kept)
+    mask = Mask(bias, condition, masked, hides)
     if mask.shape is None or not _keeps_shape(scores, value):
         return value, None
     return scores, mask
+
+
+def _masked(value: Value) -> float | None:
+    """The number that a score has where it does not count; None for other values."""
+    number = _number(value)
+    if number is None or not -np.inf < number <= MASKED:
+        return None
+    return number
 
 
 def _unbiased(value: Value) -> tuple[Value, Value | None]:
@@ -295,8 +318,7 @@ def _mask_shape(found: Found) -> dict[Label, Dim]:
     sizes = (*[1] * (scores.value.type.rank - len(mask)), *mask)[
         -scores.value.type.rank :
     ]
-    places = [a for a, s in enumerate(scores.value.type.shape) if not is_one(s)]
-    pairs = zip(scores.labels, places, strict=True)
+    pairs = zip(scores.labels, _places(scores.value), strict=True)
     return {label: sizes[place] for label, place in pairs}
 
 
@@ -338,12 +360,62 @@ def _sides(found: Found) -> list[Side]:
     head_size, value_size = scores.found.inner, values.found.columns
     batch, shared, times = map(named, (axes.batch, axes.heads, axes.keys))
     asking, queries = named(heads), named(axes.queries)
-    return [
+    sides = [
         Side(scores.first, axes.batch, heads, axes.queries, head_size, scores.sizes),
         Side(scores.second, axes.batch, axes.heads, axes.keys, head_size, scores.sizes),
         Side(values.second, batch, shared, times, value_size, values.sizes),
         Side(values.last, batch, asking, queries, value_size, values.sizes),
     ]
+    return _without_copies(sides)
+
+
+def _without_copies(sides: list[Side]) -> list[Side]:
+    """The sides, keys and values without copies that a program makes of their heads for the query heads."""
+    queries, keys, values, result = sides
+    keys_once, values_once = _once(keys), _once(values)
+    if keys_once is None or values_once is None:
+        return sides
+    pair = (keys_once, values_once)
+    if not all(side.has_known_heads for side in pair):
+        return sides
+    if keys_once.head_count != values_once.head_count:
+        return sides
+    return [queries, keys_once, values_once, result]
+
+
+def _once(side: Side) -> Side | None:
+    """A side without the copies of its heads, where each stands right behind its head; else None."""
+    if len(side.heads) != 1:
+        return None
+    (label,) = side.heads
+    value = side.tensor.value
+    axis = _places(value)[side.tensor.labels.index(label)]
+    source = _copied_heads(value, axis)
+    if source is None:
+        return None
+    heads = source.type.shape[axis]
+    tensor = Tensor(source, side.tensor.labels)
+    return side._replace(tensor=tensor, sizes={**side.sizes, label: heads})
+
+
+def _copied_heads(value: Value, axis: int) -> Value | None:
+    """What an Expand copies along an axis: all of an axis of size 1, or each element of a longer one."""
+    shape = value.type.shape
+    before, after = shape[:axis], shape[axis + 1 :]
+    if value.op == "onnx.Expand":
+        source = value.producer.operand(0)
+        is_one_head = same_shape(source.type.shape, (*before, 1, *after))
+        return source if is_one_head else None
+    if value.op not in RESHAPES:
+        return None
+    expanded = value.producer.operand(0)
+    if expanded.op != "onnx.Expand" or expanded.type.rank != len(shape) + 1:
+        return None
+    heads, copies = expanded.type.shape[axis : axis + 2]
+    is_each = same_shape(expanded.type.shape, (*before, heads, copies, *after))
+    source = expanded.producer.operand(0)
+    was_single = same_shape(source.type.shape, (*before, heads, 1, *after))
+    return source if is_each and was_single else None
 
 
 def _transposed(found: Found) -> float:
@@ -435,6 +507,51 @@ class Side(NamedTuple):
         return op.reshape(op.transpose(plain, perm), self.tensor.value.type.shape)
 
 
+def _added(op: Builder, mask: Mask, dtype: DType) -> Value:
+    """What a mask adds to the scores, in its own shape."""
+    least = LEAST * float(ml_dtypes.finfo(dtype.numpy).min)
+    bias = None if mask.bias is None else _raised(op, mask.bias, least)
+    if mask.condition is None:
+        assert bias is not None
+        return bias
+    kept = op.const(0.0, dtype) if bias is None else bias
+    masked = op.const(max(mask.masked, least), dtype)
+    if mask.hides:
+        return op.Where(mask.condition, masked, kept)
+    return op.Where(mask.condition, kept, masked)
+
+
+def _raised(op: Builder, bias: Value, least: float) -> Value:
+    """A bias that is nowhere less, but for weights and what is computed with them."""
+    number = _number(bias)
+    if number is not None and -np.inf < number < least:
+        return op.full(bias.type.shape, least, bias.type.dtype)
+    node = bias.node
+    if node is None or _is_multiple_of_lowest(node, least):
+        return op.Max(bias, op.const(least, bias.type.dtype))
+    if bias.op not in BIASES:
+        return bias
+    inputs = [_raised_operand(op, value, least) for value in node.inputs]
+    if all(new is old for new, old in zip(inputs, node.inputs, strict=True)):
+        return bias
+    return op.node(node.op, inputs, node.attrs).out
+
+
+def _is_multiple_of_lowest(node: Node, least: float) -> bool:
+    """Return True for a mask of 0 and 1 that is multiplied by the lowest float."""
+    if node.op != "onnx.Mul":
+        return False
+    numbers = [_number(value) for value in node.operands]
+    return any(number is not None and abs(number) > -least for number in numbers)
+
+
+def _raised_operand(op: Builder, value: Value | None, least: float) -> Value | None:
+    """An operand of a bias; shapes and conditions stay."""
+    if value is None or not value.type.dtype.is_float:
+        return value
+    return _raised(op, value, least)
+
+
 def _bias(op: Builder, found: Found, dtype: DType) -> Value:
     """A mask as what is added to the scores, [batch or 1, heads or 1, queries, keys].
 
@@ -442,11 +559,7 @@ def _bias(op: Builder, found: Found, dtype: DType) -> Value:
     """
     mask, axes = found.mask, found.axes
     assert mask is not None
-    bias = mask.bias
-    if mask.counts is not None:
-        kept = op.const(0.0, dtype) if bias is None else bias
-        bias = op.Where(mask.counts, kept, op.const(mask.masked, dtype))
-    assert bias is not None
+    bias = _added(op, mask, dtype)
     own, full = _mask_shape(found), found.scores.sizes
     sizes = own  # of the mask that is made
     merged = (*axes.heads, *axes.groups)
