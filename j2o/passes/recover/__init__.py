@@ -2,6 +2,7 @@
 
 from j2o.passes.recover import (
     activations,
+    averages,
     fractions,
     gates,
     group_norms,
@@ -36,11 +37,12 @@ recover_early = RuleSet(
     (
         *activations.EARLY_ACTIVATIONS,
         *gates.EARLY_GATES,
+        *averages.AVERAGES,
         *fractions.FRACTIONS,
         *strides.STRIDES,
         *nearest.NEAREST,
     ),
     at="lax",
     level=2,
-    doc="What is plainer before lowering: activations, random floats, slices with steps.",
+    doc="What is plainer before lowering: activations, averages, random floats, slices with steps.",
 )

@@ -1,0 +1,172 @@
+"""Averages of windows over the elements that are there, without those of the padding.
+
+Frameworks sum the windows of an operand, then those of ones, and divide: Flax's `avg_pool` with
+`count_include_pad=False`, Keras's with `padding="same"`. That is ONNX's AveragePool with
+`count_include_pad` 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from j2o.ir import dims
+from j2o.ir.graph import Node, Value
+from j2o.ir.types import Dim, DType, same_dim
+from j2o.passes.lower.conv import low_then_high, same_padding
+from j2o.passes.lower.window_places import Windows
+from j2o.passes.recover.gates import number_of
+from j2o.passes.rewriting.language import Const
+from j2o.passes.rewriting.rule import RuleBuilder, rewrite
+
+# how JAX's primitives say how windows lie
+WINDOWS = (
+    "window_dimensions",
+    "window_strides",
+    "padding",
+    "base_dilation",
+    "window_dilation",
+)
+Attrs: TypeAlias = "dict[str, Any]"
+
+
+# ---------------------------------------------------------------------------------- the rules
+
+
+@rewrite("sums_of_windows", at="lax")
+def sums_of_windows(op, x, zero: Const):
+    """A reduction of windows that adds, from 0 on: JAX names it only where it sees the 0."""
+    any_windows = dict.fromkeys(WINDOWS, ...)
+    return op.lax.reduce_window(x, zero, consts=..., **any_windows)
+
+
+@sums_of_windows.becomes
+def _(op, x, zero):
+    (computation,) = op.root.graphs
+    adds = [node for node in computation if node.op == "lax.add"]
+    is_one_sum = len(computation) == 2 and len(adds) == 1  # and what it returns
+    if not is_one_sum or set(adds[0].inputs) != set(computation.inputs):
+        return None
+    if number_of(zero) != 0:
+        return op.decline("the sums do not begin at 0")
+    windows = {name: op.root.attrs[name] for name in WINDOWS}
+    return op.apply("lax.reduce_window_sum", x, types=[op.out_type], **windows)
+
+
+@rewrite("average_of_present", at="lax")
+def average_of_present(op, x, counts):
+    """Sums of windows by the numbers of elements in them."""
+    any_windows = dict.fromkeys(WINDOWS, ...)
+    return op.lax.div(op.lax.reduce_window_sum(x, **any_windows), counts)
+
+
+@average_of_present.becomes
+def _(op, x, counts):
+    sums = op.root.operand(0).producer
+    if not x.type.dtype.is_float or not _counts_elements(counts, sums):
+        return None
+    windows = _windows_of(sums)
+    if any(step != 1 for step in (*windows.base, *windows.dilations)):
+        return op.decline("windows with gaps may have no elements")
+    axes = _axes_of_space(windows)
+    if not 1 <= len(axes) <= 3:
+        return op.decline("AveragePool has one to three axes of space")
+    padding = _padding(x, windows, axes)
+    if padding is None:
+        return op.decline("AveragePool cannot do the padding itself")
+    return _average_pool(op, x, windows, axes, padding)
+
+
+def _counts_elements(counts: Value, sums: Node) -> bool:
+    """Return True for the sums of the same windows over ones."""
+    if counts.op != sums.op or counts.producer.attrs != sums.attrs:
+        return False
+    ones = counts.producer.operand(0)
+    x = sums.operand(0)
+    for axis, size in enumerate(_windows_of(sums).sizes):
+        is_alike = same_dim(ones.type.shape[axis], x.type.shape[axis])
+        if not is_alike and not same_dim(size, 1):
+            return False
+    return _are_ones(ones)
+
+
+def _are_ones(value: Value) -> bool:
+    """Return True for a constant of ones, or such a constant that is broadcast."""
+    while value.op == "lax.broadcast_in_dim":
+        value = value.producer.operand(0)
+    tensor = value.const
+    if tensor is None or not tensor.is_small:
+        return False
+    return bool(np.all(tensor.load() == 1))
+
+
+def _windows_of(sums: Node) -> Windows:
+    """How the windows of a node lie that sums them."""
+    sizes, strides, padding, base, dilations = (sums.attrs[name] for name in WINDOWS)
+    fields: Any = (sizes, strides, padding, base, dilations, sums.out.type.shape)
+    return Windows(*fields)
+
+
+# ------------------------------------------------------------------------------- the operator
+
+
+def _axes_of_space(windows: Windows) -> list[int]:
+    """The axes that AveragePool pools: all but two, the first and the last of those that stay whole."""
+    rank = len(windows.sizes)
+    whole = [axis for axis in range(rank) if windows.keeps(axis)]
+    batch_and_channel = {*whole[:1], *whole[-1:]}
+    return [axis for axis in range(rank) if axis not in batch_and_channel]
+
+
+def _padding(x: Value, windows: Windows, axes: Sequence[int]) -> Attrs | None:
+    """The attributes that say the padding of these axes; None where none can.
+
+    Every window must have an element, and the operand a window.
+    """
+    sizes: list[Dim] = [windows.sizes[axis] for axis in axes]
+    lengths = [x.type.shape[axis] for axis in axes]
+    padding = [windows.padding[axis] for axis in axes]
+    if not all(dims.known_ge(length, 1) for length in lengths):
+        return None
+    strides = [windows.strides[axis] for axis in axes]
+    auto = same_padding(lengths, sizes, strides, padding)
+    if auto is not None:
+        return {"auto_pad": auto}
+    pads: list[tuple[int, int]] = []
+    for length, size, (low, high) in zip(lengths, sizes, padding, strict=True):
+        if type(low) is not int or type(high) is not int or type(size) is not int:
+            return None
+        has_elements = 0 <= low < size and 0 <= high < size
+        padded = dims.add(length, low + high)
+        if not has_elements or not dims.known_ge(padded, size):
+            return None
+        pads.append((low, high))
+    return {"pads": low_then_high(pads)}
+
+
+def _average_pool(
+    op: RuleBuilder, x: Value, windows: Windows, axes: Sequence[int], padding: Attrs
+) -> Value | None:
+    """AveragePool over some axes, in a dtype that it has."""
+    is_narrow = x.type.dtype in (DType.F16, DType.BF16)
+    values = op.cast(x, DType.F32) if is_narrow else x
+    if not op.prefers("AveragePool", values):
+        return None
+    others = [axis for axis in range(x.type.rank) if axis not in axes]
+    order = [*others, *axes]
+    lacking = list(range(2 - len(others)))  # AveragePool wants a batch and a channel
+    averages = op.AveragePool(
+        op.unsqueeze(op.transpose(values, order), lacking),
+        count_include_pad=0,
+        kernel_shape=tuple(windows.sizes[axis] for axis in axes),
+        strides=tuple(windows.strides[axis] for axis in axes),
+        **padding,
+    )
+    back = np.argsort(order).tolist()
+    in_place = op.transpose(op.squeeze(averages, lacking), back)
+    return op.cast(in_place, x.type.dtype)
+
+
+AVERAGES = (sums_of_windows, average_of_present)
