@@ -94,6 +94,9 @@ class DimScope:
             return tuple([self._dim(tree) for tree in read_shape(text)])
         except DimensionError as error:
             raise DimensionError(f"dimensions {error}") from None
+        except ZeroDivisionError:
+            message = f"dimensions {shown(text)}: a size is divided by 0"
+            raise DimensionError(message) from None
         except Exception as error:
             message = f"dimensions {shown(text)}: {_first_line(error)}"
             raise DimensionError(message) from None
