@@ -361,3 +361,27 @@ def test_constants_of_small_dtypes_are_converted_while_compiling(source, to):
 
     got = j2o.compile(fn, [])()
     assert got.astype(np.int8).tolist() == jax.jit(fn)().astype(np.int8).tolist()
+
+
+@pytest.mark.parametrize("level", [0, 2])
+@pytest.mark.parametrize("result", [jnp.int8, jnp.int16, jnp.int32, jnp.uint32])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_bytes_are_multiplied_as_bytes(dtype, result, level):
+    least, greatest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    rows = np.stack([np.full(300, least), np.full(300, greatest), np.arange(300) % 128])
+    x, w = rows.astype(dtype), rows.T.astype(dtype)
+
+    def fn(x):
+        return jnp.matmul(x, w, preferred_element_type=result)
+
+    model = j2o.compile(fn, [jax.ShapeDtypeStruct(x.shape, dtype)], opt_level=level)
+    assert list(model.graph.nodes_of("onnx.MatMulInteger"))
+    np.testing.assert_array_equal(model(x), fn(x))
+
+
+def test_bytes_of_both_signs_are_multiplied_as_wider_integers():
+    fn = lambda x, y: lax.dot(x, y, preferred_element_type=jnp.int32)  # noqa: E731
+    x, y = np.full((2, 8), 255, np.uint8), np.full((8, 2), -128, np.int8)
+    model = j2o.compile(fn, [x, y])
+    assert not list(model.graph.nodes_of("onnx.MatMulInteger"))
+    np.testing.assert_array_equal(model(x, y), np.full((2, 2), 8 * 255 * -128))

@@ -239,3 +239,12 @@ def test_indices_of_batches(name):
     assert "Range" not in operators(model)
     if expected is not None:
         assert operators(model) == expected
+
+
+@pytest.mark.parametrize("indices", [jnp.triu_indices, jnp.tril_indices])
+def test_indices_of_a_triangle_are_known_while_compiling(indices):
+    x = normal(5, 5)
+    fn = lambda x: x[indices(5, 1)]  # noqa: E731
+    model = j2o.compile(fn, [x])
+    assert operators(model) == ["GatherND"]
+    assert_same(model(x), fn(jnp.asarray(x)))

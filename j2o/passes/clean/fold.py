@@ -388,6 +388,36 @@ def _reduced(
     return fn(x, axis=over, keepdims=bool(node.int_attr("keepdims", 1)))
 
 
+# how a scatter combines what is there with what comes; its max and min of floats overlook NaN as they like
+COMBINED: dict[str, np.ufunc] = {
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+
+
+@computes("ScatterND")
+def _scatter(
+    node: Node, x: np.ndarray, places: np.ndarray, updates: np.ndarray
+) -> np.ndarray | None:
+    """Updates put, or combined, one after the other; which of several that meet is left, ONNX leaves open."""
+    depth = places.shape[-1]
+    ends = np.array(x.shape[:depth])
+    if np.any((places < -ends) | (places >= ends)):
+        return None  # the runtime refuses these
+    where = tuple(np.moveaxis(places, -1, 0))
+    out = x.copy()
+    reduction = node.str_attr("reduction", "none")
+    if reduction == "none":
+        out[where] = updates
+        return out
+    if reduction in ("max", "min") and node.out.type.dtype.is_float:
+        return None
+    COMBINED[reduction].at(out, where, updates)
+    return out
+
+
 @computes("CumSum")
 def _cumsum(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray | None:
     if node.int_attr("exclusive", 0):

@@ -244,7 +244,7 @@ def _(op, x, y):
     return y
 
 
-@rewrite("where_not", level=1)
+@rewrite("where_not", level=1, shared=True)
 def where_not(op, c, x, y):
     return op.Where(op.Not(c), x, y)
 

@@ -16,6 +16,7 @@ from j2o.passes.lower.casts import convert
 from j2o.passes.lower.table import Lowering, lower
 
 Axes: TypeAlias = Sequence[int]
+BYTES = {DType.I8, DType.U8}
 MATMUL = {DType.F32, DType.F64, DType.I32, DType.I64, DType.U32, DType.U64}
 
 
@@ -31,14 +32,31 @@ def dot_general(
 ) -> Value:
     """`out[batch…, x free…, y free…]`, summed over the contracted axes, in the result's dtype."""
     (x_contract, y_contract), (x_batch, y_batch) = dimension_numbers
-    dtype = accumulator(op, x, y, preferred_element_type)
-    first, second = op.cast(x, dtype), op.cast(y, dtype)
+    first, second = x, y
+    if not _is_of_bytes(op, x, y, x_contract):
+        dtype = accumulator(op, x, y, preferred_element_type)
+        first, second = op.cast(x, dtype), op.cast(y, dtype)
     if _is_matrix_of_rows(op, x, y, dimension_numbers):
         rows = contract(op, second, first, y_contract, x_contract, (), ())
         out = op.transpose(rows, [y.type.rank - 1, *range(y.type.rank - 1)])
     else:
         out = contract(op, first, second, x_contract, y_contract, x_batch, y_batch)
     return convert(op, op.reshape(out, op.out_shape), op.out_dtype)
+
+
+def _is_of_bytes(op: Lowering, x: Value, y: Value, x_contract: Axes) -> bool:
+    """Return True where MatMulInteger does it: its sums are exact modulo 2**32.
+
+    Of both signs at once they are not: some processors cut off sums of two such products.
+    """
+    dtype = x.type.dtype
+    if dtype not in BYTES or y.type.dtype != dtype:
+        return False
+    if not op.out_dtype.is_int or op.out_dtype.bits > 32:
+        return False
+    summed = dims.prod(pick(x.type.shape, x_contract))
+    sums_something = bool(x_contract) and dims.known_ge(summed, 1)
+    return sums_something and op.prefers("MatMulInteger", dtype)
 
 
 def _is_matrix_of_rows(op: Lowering, x: Value, y: Value, numbers: Any) -> bool:
@@ -88,7 +106,10 @@ def contract(
     x_batch: Axes,
     y_batch: Axes,
 ) -> Value:
-    """A MatMul; its result has the right elements in the right order, if not yet the right shape."""
+    """A MatMul, of bytes a MatMulInteger.
+
+    Its result has the right elements in the right order, if not yet the right shape.
+    """
     xs, ys = x.type.shape, y.type.shape
     x_free = [i for i in range(len(xs)) if i not in x_contract and i not in x_batch]
     y_free = [i for i in range(len(ys)) if i not in y_contract and i not in y_batch]
@@ -118,7 +139,8 @@ def contract(
     )
     left = _arranged(op, x, [*x_batch, *x_free, *x_contract], left_shape)
     right = _arranged(op, y, [*y_batch, *y_contract, *y_free], (*batch, k, n))
-    return op.MatMul(left, right)
+    is_of_bytes = x.type.dtype in BYTES
+    return op.MatMulInteger(left, right) if is_of_bytes else op.MatMul(left, right)
 
 
 def pick(values: Sequence[Any], axes: Axes) -> tuple[Any, ...]:

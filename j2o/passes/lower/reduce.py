@@ -264,8 +264,9 @@ def _position(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
     index = op.apply(f"onnx.{operator}", x, axis=axis, keepdims=0)
     if not dtype.is_float:
         return index
-    is_nan = op.cast(op.IsNaN(x), DType.I32)
-    has_nan = op.Greater(_reduce(op, "ReduceMax", is_nan, [axis]), 0)
+    # how many there are is also what `legalize` asks for the extreme itself
+    is_nan = op.cast(op.IsNaN(x), DType.F32)
+    has_nan = op.cast(_reduce(op, "ReduceSum", is_nan, [axis]), DType.BOOL)
     first_nan = op.ArgMax(is_nan, axis=axis, keepdims=0)
     return op.Where(has_nan, first_nan, index)
 

@@ -388,8 +388,11 @@ def _combined(
         return op.ScatterND(base, places, updates, reduction=reduction)
     depth = places.type.shape[-1]
     lead, rest = base.type.shape[:depth], base.type.shape[depth:]
-    strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
-    flat_places = op.ReduceSum(op.Mul(places, strides), np.array([-1]), keepdims=0)
+    flat_places = places
+    if depth > 1:
+        strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
+        parts = op.Mul(places, strides)
+        flat_places = op.ReduceSum(parts, np.array([-1]), keepdims=0)
     count, width = dims.prod(places.type.shape[:-1]), dims.prod(rest)
     column = op.reshape(flat_places, (count, 1))
     table = op.reshape(base, (dims.prod(lead), width))
