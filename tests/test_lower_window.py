@@ -326,18 +326,3 @@ def test_same_padding_needs_no_sizes_at_run_time(pool, padding):
     assert not {"Shape", "Pad"} & set(operators(model))
     for h in range(1, 8):
         model.verify(normal(2, h, h + 1, 3), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("spec", ["f32[B,9,8,3]", "f32[B,H,W,3]"])
-@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
-def test_an_average_that_counts_no_padding(spec, strides):
-    def fn(x):
-        def sums(values):
-            whole = (1, 3, 3, 1), (1, *strides, 1)
-            return lax.reduce_window(values, 0.0, lax.add, *whole, "SAME")
-
-        return sums(x) / sums(jnp.ones((1, *x.shape[1:3], 1)))
-
-    model = j2o.compile(fn, [spec])
-    model.verify(normal(2, 9, 8, 3))
-    assert operators(model) == ["Transpose", "AveragePool", "Transpose"]
