@@ -27,6 +27,7 @@ from j2o.page.difference import rows_of
 from j2o.page.html import FOLDER, percent_text, seconds_text, size_text
 from j2o.page.steps import Recorder
 from j2o.page.weights import tree
+from j2o.passes import rewrite
 from j2o.report import Report
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--\"'&"
@@ -256,8 +257,15 @@ def test_the_record_tells_what_the_report_and_the_file_tell(vit, tmp_path):
     assert "softmax" in {rule.name for rule in recover.rules}
     assert recover.doc
     assert recover.group == "clean"
-    shapes = next(row for row in page.passes.rows if row.name == "shapes")
-    assert [rule for rule in shapes.rules if rule.declined]
+
+
+def test_a_rule_that_declined_has_its_reasons():
+    rule = rewrite("of_tanh")(lambda op, x: op.Tanh(x))
+    rule.becomes(lambda op, x: op.decline("not today"))
+    model = j2o.compile(jnp.tanh, [("B", 4)], passes=lambda p: p.after("tidy", rule))
+    rows = page_of(model.report).passes.rows
+    (told,) = next(row for row in rows if row.name == "of_tanh").rules
+    assert told.declined == [("not today", 1)]
 
 
 def test_each_step_belongs_to_the_pass_that_made_it(vit):

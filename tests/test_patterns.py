@@ -503,6 +503,25 @@ def test_declined_matches_are_counted_with_their_reason():
     assert "%n of onnx.Neg by Add(f32[B,4], f32[B,4])" in mismatch.found
 
 
+def test_a_condition_on_the_node_is_asked_before_anything_else():
+    def is_of_floats(node):
+        return node.out.type.dtype.is_float
+
+    def is_of_integers(node):
+        return node.out.type.dtype.is_int
+
+    body = ["%r = onnx.Add(%s, %y) : f32[B,4]", "return %r"]
+    counted, mismatch = declined(lambda op, x, y: None, *body, where=is_of_integers)
+    assert counted == []
+    assert (mismatch.part, mismatch.expected) == (
+        "the condition",
+        "a node where is_of_integers",
+    )
+    counted, mismatch = declined(lambda op, x, y: None, *body, where=is_of_floats)
+    assert len(counted) == 1
+    assert mismatch.part == "the replacement"
+
+
 def test_the_report_tells_how_often_a_rule_matched_and_why_that_led_to_nothing():
     rule = rewrite("to_double")(lambda op, x: op.Tanh(x))
     rule.becomes(lambda op, x: op.Cast(op.Tanh(x), to=DType.F64))
@@ -616,6 +635,8 @@ def test_why_of_what_is_no_rule():
 def fits(rule, node):
     """Whether a rule rewrites at a node, by what the driver asks."""
     for match in matches(rule.pattern, node.out, Match(), node.graph):
+        if rule.where is not None and not rule.where(node):
+            return False
         if rule.shared or not used_outside(match.nodes):
             op, result, _ = rule.build(node, match, target(None))
             op.undo()

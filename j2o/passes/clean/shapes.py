@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from j2o.ir import dims
-from j2o.ir.graph import Value
+from j2o.ir.build import ones_added
+from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_dim, same_shape
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import Rule, RuleBuilder, RuleSet, rewrite
@@ -43,16 +44,21 @@ ANY = {
 # ----------------------------------------------------------------------------------------------------- rules
 
 
+def type_stays(node: Node) -> bool:
+    """Return True where the result has the type of the first operand."""
+    return node.operand(0).type == node.out.type
+
+
 def _nothing(kind: str) -> Rule:
     """An operator that gives its first operand back where the type is the same, whatever its attributes."""
 
-    @rewrite(f"{kind.lower()}_nothing", level=1)
+    @rewrite(f"{kind.lower()}_nothing", level=1, where=type_stays)
     def nothing(op, x):
         return getattr(op, kind)(x, ..., **ANY.get(kind, {}))
 
     @nothing.becomes
     def _(op, x):
-        return x if x.type == op.out_type else None
+        return x
 
     return nothing
 
@@ -133,7 +139,21 @@ def _permutation(perm: Sequence[int] | None, rank: int) -> Sequence[int]:
     return range(rank)[::-1] if perm is None else perm
 
 
-@rewrite("transpose_ones", level=1)
+def only_ones_move(node: Node) -> bool:
+    """Return True where the axes of other sizes than 1 keep their order."""
+    shape = node.operand(0).type.shape
+    perm: Any = node.attrs.get("perm")
+    last = -1
+    for axis in _permutation(perm, len(shape)):
+        if is_one(shape[axis]):
+            continue
+        if axis < last:
+            return False
+        last = axis
+    return True
+
+
+@rewrite("transpose_ones", level=1, where=only_ones_move)
 def transpose_ones(op, x, perm):
     """A transpose that only moves axes of size 1 is a reshape."""
     return op.Transpose(x, perm=perm)
@@ -142,9 +162,6 @@ def transpose_ones(op, x, perm):
 @transpose_ones.becomes
 def _(op, x, perm):
     shape = x.type.shape
-    moved = [p for p in _permutation(perm, x.type.rank) if not is_one(shape[p])]
-    if moved != sorted(moved):
-        return None
     if _needs_no_sizes(shape):
         return op.reshape(x, op.out_type.shape)
     flat = op.squeeze(x, _unit_axes(shape))
@@ -436,7 +453,17 @@ def _(op, x, wide, shape_or_axes, perm):
     return op.expand(op.reshape(x, ()), op.out_type.shape)
 
 
-@rewrite("reshape_ones", level=1)
+def only_ones_differ(node: Node) -> bool:
+    """Return True where operand and result have the same axes but for some of size 1."""
+    have = node.operand(0).type.shape
+    want = node.out.type.shape
+    if same_shape(have, want):
+        return True
+    short, long = (have, want) if len(have) < len(want) else (want, have)
+    return ones_added(short, long) is not None
+
+
+@rewrite("reshape_ones", level=1, where=only_ones_differ)
 def reshape_ones(op, x, shape):
     """A Reshape to the same shape is nothing; one that only adds or removes axes of size 1 needs no shape."""
     return op.Reshape(x, shape, allowzero=...)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
+from j2o.ir.graph import Node
 from j2o.ir.types import DType
 from j2o.passes.rewriting.rule import RuleSet, rewrite
 
@@ -327,7 +328,16 @@ def _(op, x):
     return op.Reciprocal(x) if x.type.dtype.is_float else None
 
 
-@rewrite("mul_reciprocal", level=1)
+def inverse_is_as_large(node: Node) -> bool:
+    """Return True where an inverse among the operands has the type of the product."""
+    wanted = node.out.type
+    for value in node.operands:
+        if value.op == "onnx.Reciprocal" and value.type == wanted:
+            return True
+    return False
+
+
+@rewrite("mul_reciprocal", level=1, where=inverse_is_as_large)
 def mul_reciprocal(op, x, y):
     """x (1 / y) is x / y, unless y is a small tensor, of which the inverse is cheaper."""
     return op.Mul(x, op.Reciprocal(y))

@@ -10,11 +10,11 @@ from __future__ import annotations
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, same_dim
-from j2o.passes.recover.strides import gather_of, line_of, number_of
+from j2o.passes.recover.strides import gather_of, line_of, number_of, takes_lines
 from j2o.passes.rewriting.rule import rewrite
 
 
-@rewrite("nearest", at="lax")
+@rewrite("nearest", at="lax", where=takes_lines)
 def nearest(op, x, indices, numbers, sizes):
     """x[⌊(i + ½) m / n⌋] along one axis of m elements, n a multiple of m."""
     return gather_of(op, x, indices, numbers, sizes)

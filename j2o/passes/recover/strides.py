@@ -168,7 +168,17 @@ def gather_of(op: Any, x: Any, indices: Any, numbers: Any, sizes: Any) -> Any:
     )
 
 
-@rewrite("strided", at="lax")
+def takes_lines(gather: Node) -> bool:
+    """Return True where the indices of each axis are a vector that is repeated along the other axes."""
+    for column in _columns(gather.operand(1)):
+        if column.op != "lax.broadcast_in_dim":
+            return False
+        if column.producer.operand(0).type.rank != 1:
+            return False
+    return True
+
+
+@rewrite("strided", at="lax", where=takes_lines)
 def strided(op, x, indices, numbers, sizes):
     """x[a::s, …], as a gather."""
     return gather_of(op, x, indices, numbers, sizes)

@@ -96,6 +96,9 @@ def _end(rule: Rule, node: Node, target: Target | None) -> End | None:
 def _refused(rule: Rule, node: Node, match: Match, target: Target | None) -> End | None:
     """Why a match of the whole pattern leads to nothing; None where it leads to a rewrite."""
     progress = _progress(match) + 1
+    if rule.where is not None and not rule.where(node):
+        expected = f"a node where {rule.where.__name__.strip('_')}"
+        return End("the condition", expected, _node(node), progress)
     if not rule.shared and used_outside(match.nodes):
         found = f"{USED_OUTSIDE}: {_outside_use(match.nodes)}"
         return End("the match", "no use of the values inside it", found, progress)

@@ -53,6 +53,11 @@ class Apply:
             return operands[:-1]
         return operands
 
+    @functools.cached_property
+    def makers(self) -> tuple[str | None, ...]:
+        """The operation that makes each operand; None where any may."""
+        return tuple(map(_maker, self.operands))
+
 
 @dataclass(frozen=True, eq=False)
 class Either:
@@ -60,9 +65,19 @@ class Either:
 
     options: tuple[Pattern, ...]
 
+    @functools.cached_property
+    def last_first(self) -> tuple[tuple[Pattern, str | None], ...]:
+        """The options from the last to the first, each with the operation that makes it, as in `makers`."""
+        return tuple([(option, _maker(option)) for option in self.options[::-1]])
+
 
 Number: TypeAlias = bool | int | float | complex
 Pattern: TypeAlias = Apply | Either | Wild | Number | EllipsisType | None
+
+
+def _maker(part: Pattern) -> str | None:
+    """The operation that makes what fits a part of a pattern; None where any may."""
+    return part.op if isinstance(part, Apply) else None
 
 
 def _apply(op: str, *inputs: Any, **attrs: Any) -> Apply:

@@ -81,18 +81,34 @@ def matches(
         found = bound.copy()
         while goals is not None:
             part, value, goals = goals
+            so_far = goals, found, nodes
             if isinstance(part, Apply):
-                ways += _ways_into(part, value, (goals, found, nodes), home)
+                onwards = _ways_into(part, value, so_far, home)
+            elif isinstance(part, Either):
+                onwards = _ways_into_options(part, value, so_far)
+            elif _binds(part, value, found):
+                continue
+            else:
                 break
-            if isinstance(part, Either):
-                # the first is taken first
-                for option in reversed(part.options):
-                    ways.append(((option, value, goals), found, nodes))
+            if len(onwards) != 1:
+                ways += onwards
                 break
-            if not _binds(part, value, found):
-                break
+            goals, found, nodes = onwards[0]
         else:
             yield Match(found, nodes)
+
+
+def _ways_into_options(
+    pattern: Either, value: Value | None, so_far: Way
+) -> Sequence[Way]:
+    """A way for each alternative that the operation of the value does not rule out, the first one last."""
+    goals, found, nodes = so_far
+    own = value and value.node and value.node.op
+    ways: list[Way] = []
+    for option, maker in pattern.last_first:
+        if maker is None or maker == own:
+            ways.append(((option, value, goals), found, nodes))
+    return ways
 
 
 def _ways_into(
@@ -112,20 +128,21 @@ def _ways_into(
     if not _binds_attrs(pattern, node, found):
         return []
     nodes = (*nodes, node)
-    way = _with_operands(wanted, inputs, goals), found, nodes
-    if count != 2 or inputs[0] is inputs[1] or not node.spec.commutative:
-        return [way]
-    exchanged = _with_operands(wanted, inputs[::-1], goals)
-    return [(exchanged, found, nodes), way]
-
-
-def _with_operands(
-    wanted: Sequence[Pattern], inputs: Sequence[Value | None], goals: Goals | None
-) -> Goals | None:
-    """The goals with the operands of an operation in front."""
-    for place in range(len(wanted) - 1, -1, -1):
-        goals = (wanted[place], inputs[place], goals)
-    return goals
+    orders = [inputs]
+    if count == 2 and inputs[0] is not inputs[1] and node.spec.commutative:
+        orders = [inputs[::-1], inputs]
+    ways: list[Way] = []
+    for order in orders:
+        makers = [value and value.node and value.node.op for value in order]
+        inner = goals
+        for place in range(count - 1, -1, -1):
+            maker = pattern.makers[place]
+            if maker is not None and maker != makers[place]:
+                break
+            inner = (wanted[place], order[place], inner)
+        else:
+            ways.append((inner, found, nodes))
+    return ways
 
 
 def aligned(

@@ -16,6 +16,8 @@ of that sign). Commutative operations match in both orders; `op.either(a, b)` ma
 must have their default, where they have one; `name=...` accepts any value, and `...` as the last
 operand any further operands.
 
+A node that `where` turns down does not match: it is asked first, of the node alone, and so costs little
+where a pattern is frequent and what it must be like is rare.
 A match is refused where a value inside it is used outside (but with `shared=True`), and declined
 where the replacement is None or of another type; the report counts both with the reason,
 `op.decline("why")` gives one, and `why` in `explain.py` tells why a rule does not fit at a node.
@@ -55,18 +57,23 @@ from j2o.passes.rewriting.matching import Match, matches, used_outside
 __all__ = ["Const", "Rule", "RuleBuilder", "RuleSet", "identities", "rewrite"]
 
 Replacement: TypeAlias = "Callable[..., Value | None]"
+Condition: TypeAlias = "Callable[[Node], bool]"
 NO_REASON = "the rule leaves this one as it is"
 USED_OUTSIDE = "a value inside the match is used outside of it"
 
 
 @dataclass(eq=False, repr=False)
 class Rule(Pass):
-    """A pattern with its replacement; a pass by itself."""
+    """A pattern with its replacement; a pass by itself.
+
+    `where` is asked of the node that a match would end in, before anything else.
+    """
 
     pattern: Pattern
     parameters: tuple[str, ...]
     shared: bool = False
     replacement: Replacement | None = None
+    where: Condition | None = None
 
     def becomes(self, replacement: Replacement) -> Replacement:
         """Decorator that gives the rule its replacement.
@@ -112,6 +119,8 @@ class Rule(Pass):
 
         Where all matches are declined, that is counted, with a reason.
         """
+        if self.where is not None and not self.where(node):
+            return None
         reason = ""
         out = node.out
         for match in matches(self.pattern, out, Match(), node.home):
@@ -260,20 +269,34 @@ class RuleBuilder(Builder):
 
 
 def rewrite(
-    name: str, *, at: Level = "onnx", level: int = 2, shared: bool = False
+    name: str,
+    *,
+    at: Level = "onnx",
+    level: int = 2,
+    shared: bool = False,
+    where: Condition | None = None,
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Decorator that makes a `Rule` of a pattern function `(op, *parameters)`.
 
-    With `shared`, values inside a match may be used outside of it. Raises PassError for a pattern that
-    no graph can have: an unknown operator or attribute, operands that it cannot take, a parameter
-    that does not occur.
+    With `shared`, values inside a match may be used outside of it. A node for which `where` is False does
+    not match. Raises PassError for a pattern that no graph can have: an unknown operator or attribute,
+    operands that it cannot take, a parameter that does not occur.
     """
     check_name(name, "rewrite")
 
     def make(function: Callable[..., Any]) -> Rule:
         pattern, parameters = trace_pattern(name, at, function)
         doc = first_line(function)
-        return Rule(name, pattern, parameters, shared, at=at, level=level, doc=doc)
+        return Rule(
+            name,
+            pattern,
+            parameters,
+            shared,
+            where=where,
+            at=at,
+            level=level,
+            doc=doc,
+        )
 
     return make
 
