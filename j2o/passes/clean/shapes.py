@@ -40,6 +40,8 @@ ANY = {
     "Reshape": {"allowzero": ...},
 }
 
+Ints: TypeAlias = tuple[int, ...]
+
 
 # ----------------------------------------------------------------------------------------------------- rules
 
@@ -90,6 +92,43 @@ def _(op, x, pads):
     if amounts is None or any(amounts):
         return None
     return x
+
+
+@rewrite("pad_pad", level=1)
+def pad_pad(op, x, first, second, mode):
+    """Borders of one kind in a row are one; each is of the tensor that the one before gives."""
+    return op.Pad(op.Pad(x, first, mode=mode), second, mode=mode)
+
+
+@pad_pad.becomes
+def _(op, x, first, second, mode):
+    inner = first.known_ints
+    outer = second.known_ints
+    if inner is None or outer is None or min(*inner, *outer) < 0:
+        return None
+    rank = x.type.rank
+    if len(inner) != 2 * rank or len(outer) != 2 * rank:
+        return None
+    for axis, size in enumerate(x.type.shape):
+        low = inner[axis], outer[axis]
+        high = inner[axis + rank], outer[axis + rank]
+        if not _is_one_border(mode, size, low, high):
+            return None
+    both = tuple(map(sum, zip(inner, outer, strict=True)))
+    return op.Pad(x, op.dims(both), mode=mode)
+
+
+def _is_one_border(mode: str, size: Dim, low: Ints, high: Ints) -> bool:
+    """Return True where borders along an axis, the inner and the outer one at each end, are one.
+
+    Reflected are only elements of the tensor: those that the inner border has added are none of them.
+    """
+    if mode == "edge" or not any((low[0], high[0])) or not any((low[1], high[1])):
+        return True
+    is_of_two_ends = not (low[0] and low[1]) and not (high[0] and high[1])
+    if mode != "reflect" or not is_of_two_ends:
+        return False
+    return dims.known_ge(size, max(low[1], high[1]) + 1)
 
 
 @rewrite("slice_nothing", level=1)
@@ -235,9 +274,6 @@ def _(op, x, starts, ends, axes, steps, starts2, ends2, axes2, steps2):
         return _along_the_same(op, x, first, second)
     both = [op.dims((*p, *q)) for p, q in zip(first, second, strict=True)]
     return op.Slice(x, *both)
-
-
-Ints: TypeAlias = tuple[int, ...]
 
 
 def _along_the_same(
@@ -480,6 +516,7 @@ shapes = RuleSet(
         *map(_nothing, ("Expand", "Concat", "Tile")),
         tile_ones,
         pad_nothing,
+        pad_pad,
         slice_nothing,
         *(_merged(outer, inner) for outer in MERGED for inner in MERGED),
         transpose_transpose,

@@ -3,6 +3,7 @@
 from j2o.passes.recover import (
     activations,
     averages,
+    borders,
     fractions,
     gates,
     group_norms,
@@ -39,8 +40,9 @@ recover_early = RuleSet(
         *fractions.FRACTIONS,
         *strides.STRIDES,
         *nearest.NEAREST,
+        *borders.BORDERS,
     ),
     at="lax",
     level=2,
-    doc="What is plainer before lowering: activations, averages, random floats, slices with steps.",
+    doc="What is plainer before lowering: activations, averages, borders, random floats, slices.",
 )
