@@ -201,3 +201,24 @@ def test_quantiles_and_medians():
 
     x[np.isinf(x)] = 7
     j2o.compile(fn, [("B", 12)]).verify(x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["scan", "scan_unrolled", "compare_all", "sort"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_places_in_a_sorted_array(dtype, side, method):
+    fn = lambda table, x: jnp.searchsorted(table, x, side=side, method=method)  # noqa: E731
+    table = np.sort(data(dtype))
+    numbers = table[~np.isnan(table)]
+    x = data(dtype, (30,), seed=1)
+    check(fn, [table, x], (table, x), (np.full_like(table, -np.nan), -x))
+    check(lambda x: fn(numbers, x), [x], (x,), (-x,))
+
+
+def test_a_table_without_nan_is_searched_by_one_comparison():
+    table = np.linspace(-1, 1, 9, dtype=np.float32)
+    model = j2o.compile(lambda x: jnp.searchsorted(table, x, side="right"), ["f32[N]"])
+    (loop,) = model.graph.nodes_of("onnx.Loop")
+    compared = {"Less", "LessOrEqual", "Equal", "IsNaN"}
+    assert [n.kind for n in loop.graphs[0] if n.kind in compared] == ["Less"]
+    assert model.opset == 18

@@ -20,6 +20,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType
+from j2o.passes.lower.elementwise import never_nan
 
 LONGEST = 2**31 - 1  # elements of an axis
 
@@ -497,6 +498,11 @@ def _is_same(value: Value) -> bool:
     """Return True where the two operands are one."""
     a, b = value.producer.inputs
     return a is b
+
+
+@interval_of("IsNaN")
+def _is_nan(value: Value, _: Interval | None) -> Interval:
+    return NO if never_nan(value.producer.operand(0)) else EITHER
 
 
 @interval_of("Not")

@@ -13,6 +13,7 @@ from j2o.passes.recover import (
     rotary,
     softmax,
     strides,
+    total_order,
 )
 from j2o.passes.rewriting.rule import RuleSet
 
@@ -41,8 +42,9 @@ recover_early = RuleSet(
         *strides.STRIDES,
         *nearest.NEAREST,
         *borders.BORDERS,
+        *total_order.TOTAL_ORDER,
     ),
     at="lax",
     level=2,
-    doc="What is plainer before lowering: activations, averages, borders, random floats, slices.",
+    doc="What is plainer before lowering: activations, averages, borders, random floats, slices, orders.",
 )
