@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.build import ones_added
 from j2o.ir.graph import Node, Value
+from j2o.ir.inference.shapes import END as PAST_ANY_END
 from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_dim, same_shape
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import Rule, RuleBuilder, RuleSet, rewrite
@@ -21,6 +22,7 @@ MERGED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 SQUEEZABLE = ("Sum", "Mean", "Max", "Min", "Prod")
 # a chain of these hands the number in a scalar on
 HANDING_ON = RESHAPES | {"onnx.Cast"}
+TO_THE_END = np.iinfo(np.int64).max  # as Slice says it
 # attributes that do not matter to a rule
 ANY = {
     "AveragePool": dict.fromkeys(
@@ -254,50 +256,77 @@ def _(op, x, wide, shape_or_axes):
 
 
 @rewrite("slice_slice", level=1)
-def slice_slice(op, x, starts, ends, axes, steps, starts2, ends2, axes2, steps2):
-    """Two slices along different axes are one."""
-    inner = op.Slice(x, starts, ends, axes, steps)
-    return op.Slice(inner, starts2, ends2, axes2, steps2)
+def slice_slice(op, x):
+    """A slice of a slice is one."""
+    return op.Slice(op.Slice(x, ...), ...)
 
 
 @slice_slice.becomes
-def _(op, x, starts, ends, axes, steps, starts2, ends2, axes2, steps2):
-    first = [operand.known for operand in (starts, ends, axes, steps)]
-    second = [operand.known for operand in (starts2, ends2, axes2, steps2)]
-    if None in first or None in second:
+def _(op, x):
+    inner = op.root.operand(0)
+    cuts = _cuts(inner.producer)
+    outer = _cuts(op.root)
+    if cuts is None or outer is None:
+        return op.decline("where they cut is not known")
+    for axis, cut in outer.items():
+        if axis in cuts:
+            sizes = (x.type.shape[axis], inner.type.shape[axis])
+            cut = _cut_of_cut(cuts[axis], cut, *sizes)
+        if cut is None:
+            return op.decline("what both leave of an axis is not known")
+        cuts[axis] = cut
+    starts, ends, steps = zip(*cuts.values(), strict=True)
+    return op.Slice(x, *(op.dims(row) for row in (starts, ends, list(cuts), steps)))
+
+
+class Cut(NamedTuple):
+    """What Slice takes of one axis: `[start:end:step]`."""
+
+    start: Dim
+    end: Dim
+    step: int
+
+    def goes_on(self, size: Dim) -> bool:
+        """Return True where it takes all from a place on, counted from the front, to the end."""
+        is_from_front = type(self.start) is int and self.start >= 0 and self.step > 0
+        is_past = type(self.end) is int and self.end >= PAST_ANY_END
+        return is_from_front and (is_past or same_dim(self.end, size))
+
+
+def _cuts(node: Node) -> dict[int, Cut] | None:
+    """What a Slice takes of each axis that it cuts; None where that is not known."""
+    starts, ends = node.operand(1).known, node.operand(2).known
+    if starts is None or ends is None:
         return None
-    inner = from_zero(axes.known, x.type.rank)
-    outer = from_zero(axes2.known, x.type.rank)
-    if not dims.is_static((*steps.known, *steps2.known)):
+    axes = _entries(node, 3, range(len(starts)))
+    steps = _entries(node, 4, [1] * len(starts))
+    if axes is None or steps is None or not dims.is_static(tuple(steps)):
         return None
-    if set(inner) & set(outer):
-        return _along_the_same(op, x, first, second)
-    both = [op.dims((*p, *q)) for p, q in zip(first, second, strict=True)]
-    return op.Slice(x, *both)
+    rank = node.operand(0).type.rank
+    cuts: dict[int, Cut] = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        cuts[int(axis) % rank] = Cut(start, end, int(step))
+    return cuts
 
 
-def _along_the_same(
-    op: RuleBuilder, x: Value, first: Sequence[Ints], second: Sequence[Ints]
-) -> Value | None:
-    """One slice for two along the same axis, of a known size, with steps forward; None for others.
+def _entries(node: Node, index: int, default: Sequence[Dim]) -> Sequence[Dim] | None:
+    """The entries of an operand, `default` where it is left out; None where they are not known."""
+    operand = node.optional(index)
+    return default if operand is None else operand.known
 
-    Each is given by its starts, ends, axes and steps.
+
+def _cut_of_cut(inner: Cut, outer: Cut, size: Dim, between: Dim) -> Cut | None:
+    """What two slices leave of an axis; None where that is not known.
+
+    It has `size` elements, and `between` behind the inner one.
     """
-    if len(first[0]) != 1 or len(second[0]) != 1:
+    if dims.is_static((size, *inner, *outer)) and inner.step > 0 and outer.step > 0:
+        places = range(size)[slice(*inner)][slice(*outer)]
+        return Cut(places.start, places.stop, places.step)
+    if not inner.goes_on(size) or not outer.goes_on(between):
         return None
-    if not dims.is_static(tuple(entry for (entry,) in (*first, *second))):
-        return None
-    (axis,) = from_zero(first[2], x.type.rank)
-    size = x.type.shape[axis]
-    if type(size) is not int:
-        return None
-    places = range(size)
-    for (start,), (end,), _, (step,) in (first, second):
-        if step < 1:
-            return None
-        places = places[start:end:step]
-    bounds = (places.start, places.stop, axis, places.step)
-    return op.Slice(x, *(op.dims([bound]) for bound in bounds))
+    start = dims.add(inner.start, dims.mul(outer.start, inner.step))
+    return Cut(start, TO_THE_END, inner.step * outer.step)
 
 
 @rewrite("gather_of_concat", level=1, shared=True)
