@@ -1,5 +1,6 @@
 """`attention` with whole programs: how they are spelled, and that the values stay JAX's."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,3 +209,37 @@ def test_gradients_use_the_weights_as_well():
 
     model = agrees(fn, tensors(), atol=1e-5)
     assert "Softmax" in operators(model) or "Exp" in operators(model)
+
+
+def test_learnt_queries_are_projected_once_for_the_batch():
+    learnt, weights = normal(3, HEADS * SIZE), normal(HEADS * SIZE, HEADS * SIZE)
+    _, k, v = tensors()
+
+    def fn(k, v):
+        queries = jnp.broadcast_to(learnt, (k.shape[0], *learnt.shape)) @ weights
+        q = queries.reshape(-1, 3, HEADS, SIZE)
+        return spelled_with_einsum(q, k, v)
+
+    specs = 2 * [f"f32[B,S,{HEADS},{SIZE}]"]
+    model = agrees(fn, [k, v], specs, rtol=1e-4, atol=1e-4)
+    found = operators(model)
+    assert found.count("Attention") == 1
+    assert "MatMul" not in found  # computed while compiling
+
+
+def test_masks_of_flax_stay_booleans():
+    attend = nn.MultiHeadDotProductAttention(HEADS)
+    x, counts = normal(2, T, 8), np.arange(T) < np.array([[T], [3]])
+    params = attend.init(jax.random.key(0), x, x)
+
+    def fn(x, counts):
+        padding = nn.make_attention_mask(jnp.ones(x.shape[:2]), counts)
+        causal = nn.make_causal_mask(counts)
+        mask = nn.combine_masks(padding, causal)
+        return attend.apply(params, x, x, mask=mask)
+
+    model = agrees(fn, [x, counts], ["f32[B,T,8]", "bool[B,T]"], atol=1e-5)
+    found = operators(model)
+    assert found.count("Attention") == 1
+    assert "Equal" not in found
+    assert "Not" not in found

@@ -1,6 +1,7 @@
 """`broadcasts`: elementwise operators broadcast by themselves, so Expands before them go.
 
 They do so too where leading axes of size 1 are missing or too many: what adds or takes off such axes goes.
+An Expand that no other operand makes up for moves behind what is computed: that is done for fewer elements.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.inference.table import broadcast_shape
-from j2o.ir.types import Shape, is_one, same_shape
+from j2o.ir.types import Shape, from_zero, is_one, same_dim, same_shape
 from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
@@ -57,6 +58,9 @@ def broadcasts(graph: Graph, context: Context) -> int:
             for index, value in enumerate(node.operands):
                 if value.op == "onnx.Expand":
                     count += _unexpand_matmul(node, index)
+            count += _multiply_first(node)
+        if node.spec.elementwise:
+            count += _compute_first(node)
     return count
 
 
@@ -130,4 +134,67 @@ def _unexpand_matmul(node: Node, index: int) -> int:
     if broadcast_shape(stacks) != node.out.type.shape[:-2]:
         return 0
     node.set_input(index, source)
+    return 1
+
+
+# ------------------------------------------------------------ Expands behind what is computed
+
+
+def _compute_first(node: Node) -> int:
+    """Expand the result of an elementwise operator in place of its operands; returns whether it did."""
+    expands = [_expand_behind(value) for value in node.operands]
+    if not any(expand is not None and _feeds_alone(expand, node) for expand in expands):
+        return 0
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    inputs = [None if value is None else _narrow(op, value) for value in node.inputs]
+    shape = broadcast_shape([value.type.shape for value in inputs if value is not None])
+    wide = node.out.type.shape
+    if shape is None or same_shape(shape, wide):
+        return 0
+    narrow = op.node(node.op, inputs, node.attrs).out
+    node.replace_by(op.expand(narrow, wide))
+    return 1
+
+
+def _expand_behind(value: Value) -> Node | None:
+    """The Expand that a value is the result of, but for axes of size 1 that were added."""
+    if value.op == "onnx.Unsqueeze":
+        value = value.producer.operand(0)
+    return value.node if value.op == "onnx.Expand" else None
+
+
+def _feeds_alone(expand: Node, node: Node) -> bool:
+    """Return True where nothing but one node, by way of Unsqueezes, uses an Expand."""
+    users: list[Node] = []
+    for user in expand.out.users():
+        users += user.out.users() if user.op == "onnx.Unsqueeze" else [user]
+    return all(user is node for user in users)
+
+
+def _narrow(op: Builder, value: Value) -> Value:
+    """A value without the Expand that is behind it."""
+    expand = _expand_behind(value)
+    if expand is None:
+        return value
+    source = expand.operand(0)
+    if expand.out is value:
+        return source
+    missing = expand.out.type.rank - source.type.rank
+    inserted = value.producer.operand(1).known_ints
+    if inserted is None:
+        return value
+    plain = op.unsqueeze(source, range(missing))
+    return op.unsqueeze(plain, from_zero(inserted, value.type.rank))
+
+
+def _multiply_first(node: Node) -> int:
+    """Expand a product with one matrix in place of the rows that are multiplied; returns whether it did."""
+    rows, matrix = node.operands
+    if rows.op != "onnx.Expand" or matrix.type.rank != 2:
+        return 0
+    source = rows.producer.operand(0)
+    if source.type.rank < 2 or not same_dim(source.type.shape[-1], rows.type.shape[-1]):
+        return 0
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    node.replace_by(op.expand(op.MatMul(source, matrix), node.out.type.shape))
     return 1

@@ -22,6 +22,7 @@ from j2o.passes.clean.intervals import (
     has_interval,
     never_less,
 )
+from j2o.passes.clean.truths import TRUTH_REWRITES
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
@@ -297,4 +298,6 @@ REWRITES: dict[str, Sequence[Rewrite]] = {
     "onnx.Where": (_where, _modulo),
     "onnx.Xor": (_xor,),
     **INDEX_REWRITES,
+    **TRUTH_REWRITES,
+    "onnx.Equal": (*TRUTH_REWRITES["onnx.Equal"], *INDEX_REWRITES["onnx.Equal"]),
 }

@@ -255,6 +255,40 @@ def _(op, x, wide, shape_or_axes):
     return op.expand(op.reshape(x, shape), after)
 
 
+@rewrite("rows_expand", level=1)
+def rows_expand(op, x, wide, shape):
+    """An Expand along axes in front goes behind a Reshape of those behind them: fewer elements are copied."""
+    return op.Reshape(op.Expand(x, wide), shape, allowzero=...)
+
+
+@rows_expand.becomes
+def _(op, x, wide, shape):
+    before, after = op.root.operand(0).type.shape, op.out_type.shape
+    own = (*[1] * (len(before) - x.type.rank), *x.type.shape)
+    front = 0
+    while front < min(len(before), len(after)) and same_dim(
+        before[front], after[front]
+    ):
+        front += 1
+    if not same_shape(own[front:], before[front:]):
+        return None
+    return op.expand(op.reshape(x, (*own[:front], *after[front:])), after)
+
+
+@rewrite("transpose_expand", level=1)
+def transpose_expand(op, x, wide, perm):
+    """An Expand goes behind a Transpose: fewer elements are moved."""
+    return op.Transpose(op.Expand(x, wide), perm=perm)
+
+
+@transpose_expand.becomes
+def _(op, x, wide, perm):
+    rank = op.out_type.rank
+    whole = op.unsqueeze(x, range(rank - x.type.rank))
+    moved = op.transpose(whole, _permutation(perm, rank))
+    return op.expand(moved, op.out_type.shape)
+
+
 @rewrite("slice_slice", level=1)
 def slice_slice(op, x):
     """A slice of a slice is one."""
@@ -552,6 +586,8 @@ shapes = RuleSet(
         transpose_ones,
         expand_expand,
         reshape_expand,
+        rows_expand,
+        transpose_expand,
         slice_slice,
         gather_of_concat,
         gather_of_one,

@@ -57,14 +57,18 @@ def attention(graph: Graph, context: Context) -> int:
     count = 0
     for node in graph.nodes_of("onnx.MatMul"):
         # reading contractions takes long: what is no product with weights is left here
-        if not any(map(_is_of_softmax, node.operands)):
+        if not any(map(_softmax_behind, node.operands)):
             continue
         if not context.target.prefers("onnx.Attention", node.out.type.dtype):
             continue
+        broadcast = _in_full(node)
         found = _read(node)
         if found is not None:
             _write(found)
             count += 1
+        else:
+            for product, index, value in broadcast:
+                product.set_input(index, value)
     return count
 
 
@@ -114,11 +118,34 @@ class Found(NamedTuple):
     to_scores: dict[Label, Label]  # from labels of the second contraction
 
 
-def _is_of_softmax(value: Value) -> bool:
-    """Return True where a value is the result of a Softmax, or that in another shape or order of axes."""
+def _softmax_behind(value: Value) -> Node | None:
+    """The Softmax that a value is the result of, perhaps in another shape or order of axes."""
     while value.op in RESHAPES or value.op == "onnx.Transpose":
         value = value.producer.operand(0)
-    return value.op == "onnx.Softmax"
+    return value.node if value.op == "onnx.Softmax" else None
+
+
+def _in_full(node: Node) -> list[tuple[Node, int, Value]]:
+    """Expand what is the same for a whole batch, such as learnt queries; returns what there was before."""
+    products = [node]
+    for value in node.operands:
+        softmax = _softmax_behind(value)
+        if softmax is not None:
+            scores, _ = _unmasked(softmax.operand(0))
+            product = _product_behind(scores)
+            products += [] if product is None else [product]
+    changed = []
+    for product in products:
+        stack = product.out.type.shape[:-2]
+        for index, value in enumerate(product.operands):
+            if value.type.rank < 2:
+                continue
+            wide = (*stack, *value.type.shape[-2:])
+            if not same_shape(value.type.shape, wide):
+                op = Builder(product.home, product, product.loc, value.hint)
+                product.set_input(index, op.expand(value, wide))
+                changed.append((product, index, value))
+    return changed
 
 
 def _read(node: Node) -> Found | None:
