@@ -50,7 +50,7 @@ def _as_it_was(op: RuleBuilder, value: Value) -> Value | None:
         source = _as_it_was(op, node.operand(0))
         if source is None:
             return None
-        return op.apply(node.op, source, types=[value.type], **node.attrs)
+        return op.node(node.op, (source,), node.attrs, (value.type,)).out
     with_zeros = _replaced(value, "lax.ne", math.nan)
     if with_zeros is None:
         return None
