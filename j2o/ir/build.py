@@ -134,8 +134,9 @@ class Builder:
             values = [self.value(v, like) for v in operands]
         if types is not None:
             types = [t.with_shape(plain_shape(t.shape)) for t in types]
-        plain = {k: attribute(v) for k, v in attrs.items() if v is not None}
-        outputs = self.node(op, values, plain, types, graphs).outputs
+        if attrs:
+            attrs = {k: attribute(v) for k, v in attrs.items() if v is not None}
+        outputs = self.node(op, values, attrs, types, graphs).outputs
         return outputs[0] if len(outputs) == 1 else outputs
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:

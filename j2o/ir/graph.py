@@ -137,7 +137,9 @@ class Value:
         """Let every user (of those that `where` accepts) use `new` instead."""
         if new is self:
             return
-        if not new.hint or (self.hint and self.node is not None and new.hint == new.op):
+        is_named = bool(self.hint) and self.node is not None
+        maker = new.node
+        if not new.hint or (is_named and maker is not None and new.hint == maker.op):
             new.hint = self.hint or new.hint
         for node, index in list(self.uses):
             if where is None or where(node):
@@ -317,7 +319,10 @@ class Node:
         self.inputs = (*self.inputs[:index], value, *self.inputs[index + 1 :])
         if value is not None:
             value.uses[self, index] = None
-        self.touch()
+        if self.graph is not None:
+            self.graph.journal.append(
+                self
+            )  # `touch`: this runs more than all else here
 
     def set_inputs(self, values: Sequence[Value | None]) -> None:
         """Replace all operands; their number may change."""
@@ -352,8 +357,9 @@ class Node:
             if value is None:
                 continue
             del value.uses[self, i]
-            if value.uses and value.node is not None:
-                value.node.touch()  # it has fewer users now
+            maker = value.node
+            if value.uses and maker is not None and maker.graph is not None:
+                maker.graph.journal.append(maker)  # `touch`: it has fewer users now
         self.inputs = ()
         for value in self.outputs:
             value.node = None  # no cycle is left for the collector

@@ -53,7 +53,7 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements as ONNX stores them (sub-byte elements packed)."""
-        return (self.size * self.dtype.bits + 7) // 8
+        return (math.prod(self.shape) * self.dtype.bits + 7) // 8
 
     @property
     def is_small(self) -> bool:

@@ -97,7 +97,7 @@ def _is_constant(node: Node) -> bool:
     if not node.inputs:
         return False
     for value in node.inputs:  # most nodes end here, and a loop is faster than `any`
-        if value is not None and value.op != "const":
+        if value is not None and (value.node is None or value.node.op != "const"):
             return False
     return all(v.type.is_static for v in node.outputs)
 

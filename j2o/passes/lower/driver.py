@@ -45,7 +45,7 @@ from j2o.passes.lower.decompositions import (  # noqa: F401  (as above)
     special,
     systems,
 )
-from j2o.passes.lower.once import LoweredOnce, Results
+from j2o.passes.lower.once import LoweredOnce
 from j2o.passes.lower.table import DECOMPOSITIONS, LOWERINGS, JaxCode, Lowering, Rule
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.structure.inline import CALLS, SOLVE, inline
@@ -87,7 +87,7 @@ class Driver:
         for node in graph:
             if node.dialect == "lax":
                 self.lower_once(node)
-            else:
+            elif node.graphs:
                 self.lower_regions(node)
 
     def lower_once(self, node: Node) -> None:
@@ -104,11 +104,9 @@ class Driver:
         behind = node.next
         values = self.lower_node(node)
         if values is not None and behind is not None:
-            self.once.results[node] = Results(values, front, behind.prev)
+            self.once.results[node] = values, front, behind.prev
 
     def lower_regions(self, node: Node) -> None:
-        if not node.graphs:
-            return
         size = self.once.size
         for region in node.graphs:
             self.lower_graph(region)
@@ -145,7 +143,8 @@ class Driver:
         code = DECOMPOSITIONS.get(kind)
         if code is not None:
             return self.by_decomposition(node, code)
-        self.lower_regions(node)
+        if node.graphs:
+            self.lower_regions(node)
         rule = LOWERINGS.get(kind)
         if rule is None:
             raise UnsupportedError(
@@ -157,6 +156,8 @@ class Driver:
         self.count += 1
         result = rule(self.builder(node), *node.inputs, **node.attrs)
         values = (result,) if isinstance(result, Value) else result
+        if values is result and not _are_values(values):
+            raise _misfit("rule", node, values)
         _settle(values, node, "rule")
         return values
 
@@ -213,13 +214,13 @@ def _undecided(node: Node, error: dims.Inconclusive) -> str:
     return f"{node.described}: {question.rstrip('.')}; {remedy} would settle it"
 
 
-def _settle(values: Any, node: Node, what: str) -> None:
+def _settle(values: Sequence[Value], node: Node, what: str) -> None:
     """Give results the types that JAX has for them.
 
     PassError where these are others, not only written otherwise.
     """
     outputs = node.outputs
-    if not _are_values(values) or len(values) != len(outputs):
+    if len(values) != len(outputs):
         raise _misfit(what, node, values)
     for value, output in zip(values, outputs, strict=True):
         have = value.type

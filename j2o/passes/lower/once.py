@@ -6,19 +6,15 @@ Programs repeat much: the layers of a model compute the same masks and positions
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 from j2o.ir.graph import Node, Value
 from j2o.ir.scopes import shared_loc
 from j2o.passes.clean.cse import Computed, may_merge
 
-
-class Results(NamedTuple):
-    """What a node was lowered to: its results, and the nodes behind `front` up to `last`, made for it."""
-
-    values: Sequence[Value]
-    front: Node | None
-    last: Node | None
+# what a node was lowered to, and between which nodes stand those that were made for it: behind the first of
+# the two, up to the last
+Results: TypeAlias = "tuple[Sequence[Value], Node | None, Node | None]"
 
 
 class LoweredOnce:
@@ -44,23 +40,23 @@ class LoweredOnce:
         twin = self.computed.twin(node)
         if twin is None or twin not in self.results:
             return None
-        found = self.results[twin]
+        values, front, last = self.results[twin]
         types = [value.type for value in node.outputs]
-        if [value.type for value in found.values] != types:
+        if [value.type for value in values] != types:
             return None
-        made = _nodes_made(found)
+        made = _nodes_made(front, last)
         if made is None:
             return None
         for each in made:
             each.loc = shared_loc(each.loc, node.loc)
-        return found.values
+        return values
 
 
-def _nodes_made(results: Results) -> list[Node] | None:
+def _nodes_made(front: Node | None, last: Node | None) -> list[Node] | None:
     """The nodes that were made; None where others must not stand for two of them."""
     made: list[Node] = []
-    node = results.last
-    while node is not results.front:
+    node = last
+    while node is not front:
         # without a node, `front` is erased
         if node is None or node.graphs or not may_merge(node):
             return None
