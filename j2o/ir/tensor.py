@@ -202,9 +202,8 @@ def _key(array: np.ndarray) -> str:
     """The digest of a small array's contents; a new number for a large one."""
     if array.nbytes > SMALL:
         return f"array_{next(_serial)}"
-    digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=8)
-    digest.update(f"{_text(array.dtype)}{array.shape}".encode())
-    return digest.hexdigest()
+    kind = f"{_text(array.dtype)}{array.shape}".encode()
+    return hashlib.blake2b(array.tobytes() + kind, digest_size=8).hexdigest()
 
 
 # -------------------------------------------------------------------------------- boxes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from j2o.errors import SpecError, shown
 from j2o.passes.clean.broadcasts import broadcasts
 from j2o.passes.clean.cse import cse, cse_early
@@ -118,7 +120,12 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
     """
     if not is_level(opt_level):
         raise SpecError(f"opt_level={shown(opt_level)}: 0, 1, 2 or 3 is needed")
-    opt_level = int(opt_level)
+    return _pipeline(int(opt_level))
+
+
+@functools.cache  # a pipeline does not change, and checking its passes takes longer than some of them
+def _pipeline(opt_level: int) -> PassPipeline:
+    """The pipeline of a level from 0 to 3."""
     steps = [*FRONT]
     if opt_level >= 2:
         steps.append(recover_early)
