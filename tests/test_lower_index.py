@@ -248,3 +248,38 @@ def test_indices_of_a_triangle_are_known_while_compiling(indices):
     model = j2o.compile(fn, [x])
     assert operators(model) == ["GatherND"]
     assert_same(model(x), fn(jnp.asarray(x)))
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool"])
+def test_one_place_is_written_or_none(dtype, known):
+    with np.errstate(invalid="ignore"):
+        x = np.array([[1, 2, 3], [4, 0, np.inf]]).astype(dtype)
+        y = np.array([[7, 0, 9], [np.nan, 1, 2]]).astype(dtype)
+
+    def fn(x, y, i):
+        return x.at[i].set(y[0]), x.at[:, i].set(y[:, 0]), x.at[i, 1 - i].set(y[0, 0])
+
+    model = j2o.compile(fn, [x, y, np.int32(0)])
+    for i in (0, 1, 2, 3, -1, -3, -4, 100, 2**31 - 1, -(2**31) + 2):
+        wanted = fn(jnp.asarray(x), y, jnp.int32(i))
+        if known:
+            got = j2o.compile(lambda x, y, i=i: fn(x, y, i), [x, y])(x, y)
+        else:
+            got = model(x, y, np.int32(i))
+        assert_same(got, wanted)
+
+
+def test_a_column_is_written_where_it_stands():
+    fn = lambda x, y: x.at[:, -1].set(y)  # noqa: E731
+    x = normal(3, 4)
+    model = j2o.compile(fn, [x, x[:, 0]])
+    assert operators(model) == ["Unsqueeze", "ScatterElements"]
+    assert_same(model(x, x[:, 0]), fn(jnp.asarray(x), x[:, 0]))
+
+
+def test_a_row_that_may_lie_outside_is_written_as_it_was():
+    model = j2o.compile(lambda x, i, y: x.at[i].set(y), ["f32[4,3]", "i32[]", "f32[3]"])
+    assert "Pad" not in operators(model)
+    x, y = normal(4, 3), normal(3)
+    np.testing.assert_array_equal(model(x, np.int32(4), y), x)

@@ -21,7 +21,7 @@ from j2o.ir.graph import Value
 from j2o.ir.types import DType, Shape, same_dim
 from j2o.passes.components.split import computes
 from j2o.passes.lower.dot import pick
-from j2o.passes.lower.elementwise import never_nan
+from j2o.passes.lower.elementwise import never_nan, where
 from j2o.passes.lower.index import (
     IndexedWindows,
     cut_axes,
@@ -296,6 +296,8 @@ def _scatter(
     plan = _plan(x.type.shape, updates.type.shape, numbers)
     index = to_i64(op, indices)
     inside = plan.windows.clamped(op, index, x.type.shape)
+    if reduction is None and _is_one_place(x.type.shape, index.type.shape, plan):
+        return _put_in_one_place(op, x, index, inside, updates, plan, mode)
     places = plan.windows.places(op, inside, x.type.shape)
     rows = op.transpose(updates, plan.updates_order)
     turned = op.transpose(x, plan.order)
@@ -307,6 +309,56 @@ def _scatter(
         out = _dropping(op, base, places, rows, misfits, reduction)
     out = _first_elements(op, out, turned.type.shape)
     return op.transpose(out, np.argsort(plan.order).tolist())
+
+
+# ------------------------------------------------------------------------------------ one place
+#
+# `x.at[i].set(y)`, `x.at[:, i].set(y)` and `x.at[i, j].set(y)` write one row. Where its place lies outside,
+# that row is written as it was: no copy of all of `x` gets an element more and is cut again.
+
+
+def _is_one_place(shape: Shape, index: Shape, plan: ScatterPlan) -> bool:
+    """Return True for one window, of size 1 along the axes that have an index: the first ones, or one."""
+    windows = plan.windows
+    axes = list(windows.axes)
+    is_single = len(index) == 1 and not windows.batching and axes
+    if not is_single or windows.indexed(shape) != axes:
+        return False
+    if len(axes) > 1 and axes != list(range(len(axes))):
+        return False
+    takes_ones = all(same_dim(windows.sizes[axis], 1) for axis in axes)
+    return takes_ones and all(dims.known_ge(shape[axis], 1) for axis in axes)
+
+
+def _put_in_one_place(
+    op: Lowering,
+    x: Value,
+    index: Value,
+    inside: Value,
+    updates: Value,
+    plan: ScatterPlan,
+    mode: str,
+) -> Value:
+    """`x` with one row written, at `inside`; it is as it was where the index lies elsewhere."""
+    axes = plan.windows.axes
+    axis, depth, rank = axes[0], len(axes), x.type.rank
+    if axis == 0:
+        place = op.reshape(inside, (1, depth))
+        row = op.reshape(updates, (1, *x.type.shape[depth:]))
+    else:
+        sizes = (*x.type.shape[:axis], 1, *x.type.shape[axis + 1 :])
+        row = op.reshape(updates, sizes)
+        place = op.reshape(inside, (1,) * rank)
+    if mode != "clip":
+        fits = on_all_axes(op, op.Equal(index, inside))
+        old = op.GatherND(x, place) if axis == 0 else op.Gather(x, inside, axis=axis)
+        row = where(op, fits, row, old)
+    if axis == 0:
+        return op.ScatterND(x, place, row)
+    return op.ScatterElements(x, op.expand(place, row.type.shape), row, axis=axis)
+
+
+# ---------------------------------------------------------------------------- any other places
 
 
 def _padded_after(op: Lowering, x: Value, amounts: Sequence[int]) -> Value:
