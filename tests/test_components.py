@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import j2o
+from tests.harness import operators
 
 rng = np.random.default_rng(0)
 Z = (rng.standard_normal((3, 4)) + 1j * rng.standard_normal((3, 4))).astype(
@@ -135,6 +136,17 @@ def test_operands_of_different_kinds():
         lambda x: jax.device_put(jax.lax.complex(x[:, :1], x)), [("B", 3)]
     )
     model.verify(x)
+
+
+def test_the_square_of_a_modulus_needs_no_modulus():
+    def fn(re, im):
+        return jnp.abs(jax.lax.complex(re, im)) ** 2
+
+    edges = np.float32([3, 0, 1e-25, 3e19, np.inf, -np.inf, np.nan])
+    re, im = (axis.ravel() for axis in np.meshgrid(edges, edges))
+    model = j2o.compile(fn, [("N",), ("N",)])
+    model.verify(re, im)
+    assert operators(model) == ["Mul", "Mul", "Add"]
 
 
 def test_gamma_and_beta_are_jaxs():

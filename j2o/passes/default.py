@@ -33,6 +33,7 @@ from j2o.passes.recover import recover, recover_early
 from j2o.passes.recover.attention import attention
 from j2o.passes.recover.both_ways import both_ways
 from j2o.passes.recover.cells import cells
+from j2o.passes.recover.moduli import moduli
 from j2o.passes.structure.functions import functions
 from j2o.passes.structure.inline import inline
 from j2o.passes.structure.repeats import repeats
@@ -46,6 +47,8 @@ from j2o.passes.target.weights_dtype import weights_dtype
 FRONT: tuple[Step, ...] = (
     inline,
     unused,
+)
+PARTS: tuple[Step, ...] = (
     components,
     functions,
 )
@@ -127,6 +130,9 @@ def default_pipeline(opt_level: int = 2) -> PassPipeline:
 def _pipeline(opt_level: int) -> PassPipeline:
     """The pipeline of a level from 0 to 3."""
     steps = [*FRONT]
+    if opt_level >= 2:
+        steps.append(moduli)  # it reads complex numbers
+    steps += PARTS
     if opt_level >= 2:
         steps.append(recover_early)
     steps += [lower_graph, dce]
