@@ -142,8 +142,7 @@ def _unexpand_matmul(node: Node, index: int) -> int:
 
 def _compute_first(node: Node) -> int:
     """Expand the result of an elementwise operator in place of its operands; returns whether it did."""
-    expands = [_expand_behind(value) for value in node.operands]
-    if not any(expand is not None and _feeds_alone(expand, node) for expand in expands):
+    if not _has_expand_of_its_own(node):
         return 0
     op = Builder(node.home, node, node.loc, node.out.hint)
     inputs = [None if value is None else _narrow(op, value) for value in node.inputs]
@@ -154,6 +153,19 @@ def _compute_first(node: Node) -> int:
     narrow = op.node(node.op, inputs, node.attrs).out
     node.replace_by(op.expand(narrow, wide))
     return 1
+
+
+def _has_expand_of_its_own(node: Node) -> bool:
+    """Return True where an operand is an Expand, or its Unsqueeze, that nothing else uses."""
+    for value in node.inputs:
+        maker = None if value is None else value.node
+        # most nodes end here, and a loop is faster than `any`
+        if maker is None or maker.op not in VIEWS:
+            continue
+        expand = _expand_behind(maker.out)
+        if expand is not None and _feeds_alone(expand, node):
+            return True
+    return False
 
 
 def _expand_behind(value: Value) -> Node | None:
