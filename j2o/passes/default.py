@@ -88,12 +88,11 @@ LAYOUT: tuple[Step, ...] = (
     upsampling,  # it leaves what attention reads
     blocks,
     dce,
-    both_ways,  # what it transposes would not cancel with what `transposes` moves behind it
     transposes,
     repeated_rows,
     Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
     blocks_in_place,  # behind `layout`, where transposes cancel
-    both_ways,  # what `transposes` has put side by side
+    both_ways,
     gemm,
     pads,
     batch_norms,
