@@ -144,9 +144,11 @@ def test_one_place_is_that_of_all():
     assert operators(model).count("RotaryEmbedding") == 1
 
 
-def test_some_numbers_of_a_head_are_turned():
+@pytest.mark.parametrize("count", [4, 8])
+def test_some_numbers_of_a_head_are_turned(count):
     def fn(x):
-        return jnp.concatenate([behind_time(halves, x[..., :4]), x[..., 4:]], -1)
+        turned = behind_time(halves, x[..., :count])
+        return jnp.concatenate([turned, x[..., count:]], -1)
 
     model = agrees(fn, [feed(2, 3, 4, 8)], ["f32[B,T,4,8]"])
     assert operators(model).count("RotaryEmbedding") == 1

@@ -363,6 +363,22 @@ def _cut_of_cut(inner: Cut, outer: Cut, size: Dim, between: Dim) -> Cut | None:
     return Cut(start, TO_THE_END, inner.step * outer.step)
 
 
+@rewrite("concat_empty", level=1)
+def concat_empty(op, x):
+    """What has no elements adds none: the rest that a rotary embedding leaves may be empty."""
+    return op.Concat(x, ..., axis=...)
+
+
+@concat_empty.becomes
+def _(op, x):
+    axis = op.root.int_attr("axis") % x.type.rank
+    parts = op.root.operands
+    kept = [part for part in parts if not same_dim(part.type.shape[axis], 0)]
+    if len(kept) in (0, len(parts)):
+        return None
+    return op.Concat(*kept, axis=axis) if len(kept) > 1 else kept[0]
+
+
 @rewrite("gather_of_concat", level=1, shared=True)
 def gather_of_concat(op, x, index: Const, axis, along):
     """What is taken of one of several tensors that were put together."""
@@ -589,6 +605,7 @@ shapes = RuleSet(
         rows_expand,
         transpose_expand,
         slice_slice,
+        concat_empty,
         gather_of_concat,
         gather_of_one,
         reduce_transposed,
