@@ -319,10 +319,9 @@ class Node:
         self.inputs = (*self.inputs[:index], value, *self.inputs[index + 1 :])
         if value is not None:
             value.uses[self, index] = None
+        # `touch`, in line: this runs more often than all else here
         if self.graph is not None:
-            self.graph.journal.append(
-                self
-            )  # `touch`: this runs more than all else here
+            self.graph.journal.append(self)
 
     def set_inputs(self, values: Sequence[Value | None]) -> None:
         """Replace all operands; their number may change."""
@@ -357,9 +356,10 @@ class Node:
             if value is None:
                 continue
             del value.uses[self, i]
+            # `touch`, in line: what makes the value has fewer users now
             maker = value.node
             if value.uses and maker is not None and maker.graph is not None:
-                maker.graph.journal.append(maker)  # `touch`: it has fewer users now
+                maker.graph.journal.append(maker)
         self.inputs = ()
         for value in self.outputs:
             value.node = None  # no cycle is left for the collector

@@ -37,9 +37,9 @@ class Computed:
 
     def twin(self, node: Node) -> Node | None:
         """An earlier node that is equal; None where there is none, and the node is entered as the first."""
-        source = (
-            _source_of_constant(node) if node.op == "const" else (node.op, node.inputs)
-        )
+        source: Hashable = (node.op, node.inputs)
+        if node.op == "const":
+            source = _source_of_constant(node)
         first = self.first.setdefault(source, node)
         if first is node:
             return None
