@@ -1,56 +1,35 @@
-"""`shapes`: changes of shape and layout that need not be there, as rules."""
+"""`shapes`: changes of shape and layout that need not be there, as rules.
+
+Those of pieces (Pad, Slice, Concat, Gather) are in `pieces.py`, those of means in `means.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-import numpy as np
-
-from j2o.ir import dims
 from j2o.ir.build import ones_added
-from j2o.ir.graph import Node, Value
-from j2o.ir.inference.shapes import END as PAST_ANY_END
-from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_dim, same_shape
+from j2o.ir.graph import Node
+from j2o.ir.types import Dim, Shape, from_zero, is_one, same_dim, same_shape
+from j2o.passes.clean.means import MEANS
+from j2o.passes.clean.pieces import PIECES, type_stays
 from j2o.passes.rewriting.language import Const
-from j2o.passes.rewriting.rule import Rule, RuleBuilder, RuleSet, rewrite
+from j2o.passes.rewriting.rule import Rule, RuleSet, rewrite
 
 # these hand the elements of their first operand on, in another shape
 RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
 # of two in a row, one is left
 MERGED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 SQUEEZABLE = ("Sum", "Mean", "Max", "Min", "Prod")
-# a chain of these hands the number in a scalar on
-HANDING_ON = RESHAPES | {"onnx.Cast"}
-TO_THE_END = np.iinfo(np.int64).max  # as Slice says it
 # attributes that do not matter to a rule
 ANY = {
-    "AveragePool": dict.fromkeys(
-        (
-            "auto_pad",
-            "ceil_mode",
-            "count_include_pad",
-            "dilations",
-            "kernel_shape",
-            "pads",
-            "strides",
-        ),
-        ...,
-    ),
     "Concat": {"axis": ...},
     "Flatten": {"axis": ...},
     "Reshape": {"allowzero": ...},
 }
 
-Ints: TypeAlias = tuple[int, ...]
-
 
 # ----------------------------------------------------------------------------------------------------- rules
-
-
-def type_stays(node: Node) -> bool:
-    """Return True where the result has the type of the first operand."""
-    return node.operand(0).type == node.out.type
 
 
 def _nothing(kind: str) -> Rule:
@@ -80,70 +59,6 @@ def _(op, x, repeats):
     if not all(is_one(size) or same_dim(size, wide) for size, wide in pairs):
         return None
     return op.expand(x, shape)
-
-
-@rewrite("pad_nothing", level=1)
-def pad_nothing(op, x, pads):
-    return op.Pad(x, pads, ..., mode=...)
-
-
-@pad_nothing.becomes
-def _(op, x, pads):
-    """The type is no sign of it: one more in front and one less behind leave it as it was."""
-    amounts = pads.known_ints
-    if amounts is None or any(amounts):
-        return None
-    return x
-
-
-@rewrite("pad_pad", level=1)
-def pad_pad(op, x, first, second, mode):
-    """Borders of one kind in a row are one; each is of the tensor that the one before gives."""
-    return op.Pad(op.Pad(x, first, mode=mode), second, mode=mode)
-
-
-@pad_pad.becomes
-def _(op, x, first, second, mode):
-    inner = first.known_ints
-    outer = second.known_ints
-    if inner is None or outer is None or min(*inner, *outer) < 0:
-        return None
-    rank = x.type.rank
-    if len(inner) != 2 * rank or len(outer) != 2 * rank:
-        return None
-    for axis, size in enumerate(x.type.shape):
-        low = inner[axis], outer[axis]
-        high = inner[axis + rank], outer[axis + rank]
-        if not _is_one_border(mode, size, low, high):
-            return None
-    both = tuple(map(sum, zip(inner, outer, strict=True)))
-    return op.Pad(x, op.dims(both), mode=mode)
-
-
-def _is_one_border(mode: str, size: Dim, low: Ints, high: Ints) -> bool:
-    """Return True where borders along an axis, the inner and the outer one at each end, are one.
-
-    Reflected are only elements of the tensor: those that the inner border has added are none of them.
-    """
-    if mode == "edge" or not any((low[0], high[0])) or not any((low[1], high[1])):
-        return True
-    is_of_two_ends = not (low[0] and low[1]) and not (high[0] and high[1])
-    if mode != "reflect" or not is_of_two_ends:
-        return False
-    return dims.known_ge(size, max(low[1], high[1]) + 1)
-
-
-@rewrite("slice_nothing", level=1)
-def slice_nothing(op, x, start, end, axes, steps):
-    return op.Slice(x, start, end, axes, steps)
-
-
-@slice_nothing.becomes
-def _(op, x, start, end, axes, steps):
-    """With steps of 1, x has another type unless the slice is all of it; the rewriter then declines."""
-    if not steps.known or any(step != 1 for step in steps.known):
-        return None
-    return x
 
 
 def _merged(outer: str, inner: str) -> Rule:
@@ -289,144 +204,6 @@ def _(op, x, wide, perm):
     return op.expand(moved, op.out_type.shape)
 
 
-@rewrite("slice_slice", level=1)
-def slice_slice(op, x):
-    """A slice of a slice is one."""
-    return op.Slice(op.Slice(x, ...), ...)
-
-
-@slice_slice.becomes
-def _(op, x):
-    inner = op.root.operand(0)
-    cuts = _cuts(inner.producer)
-    outer = _cuts(op.root)
-    if cuts is None or outer is None:
-        return op.decline("where they cut is not known")
-    for axis, cut in outer.items():
-        if axis in cuts:
-            sizes = (x.type.shape[axis], inner.type.shape[axis])
-            cut = _cut_of_cut(cuts[axis], cut, *sizes)
-        if cut is None:
-            return op.decline("what both leave of an axis is not known")
-        cuts[axis] = cut
-    starts, ends, steps = zip(*cuts.values(), strict=True)
-    return op.Slice(x, *(op.dims(row) for row in (starts, ends, list(cuts), steps)))
-
-
-class Cut(NamedTuple):
-    """What Slice takes of one axis: `[start:end:step]`."""
-
-    start: Dim
-    end: Dim
-    step: int
-
-    def goes_on(self, size: Dim) -> bool:
-        """Return True where it takes all from a place on, counted from the front, to the end."""
-        is_from_front = type(self.start) is int and self.start >= 0 and self.step > 0
-        is_past = type(self.end) is int and self.end >= PAST_ANY_END
-        return is_from_front and (is_past or same_dim(self.end, size))
-
-
-def _cuts(node: Node) -> dict[int, Cut] | None:
-    """What a Slice takes of each axis that it cuts; None where that is not known."""
-    starts, ends = node.operand(1).known, node.operand(2).known
-    if starts is None or ends is None:
-        return None
-    axes = _entries(node, 3, range(len(starts)))
-    steps = _entries(node, 4, [1] * len(starts))
-    if axes is None or steps is None or not dims.is_static(tuple(steps)):
-        return None
-    rank = node.operand(0).type.rank
-    cuts: dict[int, Cut] = {}
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        cuts[int(axis) % rank] = Cut(start, end, int(step))
-    return cuts
-
-
-def _entries(node: Node, index: int, default: Sequence[Dim]) -> Sequence[Dim] | None:
-    """The entries of an operand, `default` where it is left out; None where they are not known."""
-    operand = node.optional(index)
-    return default if operand is None else operand.known
-
-
-def _cut_of_cut(inner: Cut, outer: Cut, size: Dim, between: Dim) -> Cut | None:
-    """What two slices leave of an axis; None where that is not known.
-
-    It has `size` elements, and `between` behind the inner one.
-    """
-    if dims.is_static((size, *inner, *outer)) and inner.step > 0 and outer.step > 0:
-        places = range(size)[slice(*inner)][slice(*outer)]
-        return Cut(places.start, places.stop, places.step)
-    if not inner.goes_on(size) or not outer.goes_on(between):
-        return None
-    start = dims.add(inner.start, dims.mul(outer.start, inner.step))
-    return Cut(start, TO_THE_END, inner.step * outer.step)
-
-
-@rewrite("concat_empty", level=1)
-def concat_empty(op, x):
-    """What has no elements adds none: the rest that a rotary embedding leaves may be empty."""
-    return op.Concat(x, ..., axis=...)
-
-
-@concat_empty.becomes
-def _(op, x):
-    axis = op.root.int_attr("axis") % x.type.rank
-    parts = op.root.operands
-    kept = [part for part in parts if not same_dim(part.type.shape[axis], 0)]
-    if len(kept) in (0, len(parts)):
-        return None
-    return op.Concat(*kept, axis=axis) if len(kept) > 1 else kept[0]
-
-
-@rewrite("gather_of_concat", level=1, shared=True)
-def gather_of_concat(op, x, index: Const, axis, along):
-    """What is taken of one of several tensors that were put together."""
-    return op.Gather(op.Concat(x, ..., axis=along), index, axis=axis)
-
-
-@gather_of_concat.becomes
-def _(op, x, index, axis, along):
-    parts = op.root.operand(0).producer.operands
-    places = index.known_ints
-    axis %= x.type.rank
-    if not places or index.type.rank > 1 or axis != along % x.type.rank:
-        return None
-    start = 0
-    for part in parts:
-        size = part.type.shape[axis]
-        if type(size) is not int:
-            return None
-        inside = [place - start for place in places]
-        if min(inside) >= 0 and max(inside) < size:
-            return _taken(op, part, inside, axis, index.type.rank)
-        start += size
-    return None
-
-
-def _taken(
-    op: RuleBuilder, part: Value, places: list[int], axis: int, rank: int
-) -> Value:
-    """The elements at some places along an axis; all of them are the tensor itself."""
-    if places == list(range(part.type.shape[axis])):
-        return part if rank else op.squeeze(part, [axis])
-    return op.Gather(part, np.array(places).reshape([-1] * rank), axis=axis)
-
-
-@rewrite("gather_of_one", level=1)
-def gather_of_one(op, x, index: Const, axis):
-    """The one element along an axis, as a scalar index takes it."""
-    return op.Gather(x, index, axis=axis)
-
-
-@gather_of_one.becomes
-def _(op, x, index, axis):
-    if index.type.rank or index.known_ints not in ((0,), (-1,)):
-        return None
-    axis %= x.type.rank
-    return op.squeeze(x, [axis]) if is_one(x.type.shape[axis]) else None
-
-
 @rewrite("reduce_transposed", level=2, shared=True)
 def reduce_transposed(op, x, perm, axes, keep):
     """A tensor that only reductions take transposed is reduced first: what is transposed then is smaller."""
@@ -455,98 +232,6 @@ def _(op, x, perm, axes, keep):
         return op.transpose(reduced, perm)
     kept = [perm[axis] for axis in range(rank) if axis not in over]
     return op.transpose(reduced, [sorted(kept).index(axis) for axis in kept])
-
-
-@rewrite("mean", level=2)
-def mean(op, x, axes, keep, n):
-    """A sum divided by how many there are."""
-    total = op.ReduceSum(x, axes, keepdims=keep)
-    return op.either(op.Div(total, n), op.Mul(total, n))
-
-
-@mean.becomes
-def _(op, x, axes, keep, n):
-    # a float16 sum overflows where ReduceMean, which adds in float32, does not; no axes mean all of them
-    if not axes.known or x.type.dtype not in (DType.F32, DType.F64):
-        return None
-    count = dims.prod(x.type.shape[a] for a in from_zero(axes.known, x.type.rank))
-    if not dims.known_ge(count, 1):  # the mean of nothing is NaN, ReduceMean's is 0
-        return None
-    multiplies = op.root.op == "onnx.Mul"
-    if not (_is_inverse_of(n, count) if multiplies else _is_count(n, count)):
-        return None
-    return op.ReduceMean(x, axes, keepdims=keep)
-
-
-@rewrite("average", level=2)
-def average(op, x, number: Const, again: Const, perm):
-    """An average times how many there are, divided by how many: as `flax.linen.avg_pool` divides a sum."""
-    pooled = op.AveragePool(x, **ANY["AveragePool"])
-    either = op.either(op.Transpose(pooled, perm=perm), pooled)
-    return op.Div(op.Mul(either, number), again)
-
-
-@average.becomes
-def _(op, x, number, again, perm):
-    """It is rounded once, not three times; a sum may overflow where the average does not."""
-    if number.type.size != 1 or again.type.size != 1:
-        return None
-    n = float(number.const.scalar)
-    if n != float(again.const.scalar) or not np.isfinite(n) or n < 1:
-        return None
-    left, right = op.root.operand(0).producer.operands
-    return right if left.const is not None else left
-
-
-@rewrite("count_is_positive", level=1)
-def count_is_positive(op, n, x, y):
-    """What is taken where there are elements, as `jnp.var` asks before it divides by their number."""
-    return op.Where(op.Greater(n, 0.0), x, y)
-
-
-@count_is_positive.becomes
-def _(op, n, x, _y):
-    # JAX counts in int32, and so takes a tensor to have fewer than 2³¹ elements
-    count = size_of(n)
-    if count is None or not dims.known_ge(count, 1):
-        return None
-    return op.expand(x, op.out_type.shape)
-
-
-def _is_inverse_of(factor: Value, count: Dim) -> bool:
-    """Return True where a constant is 1 / `count`, rounded to its dtype."""
-    return type(count) is int and _is_number(factor, 1 / count)
-
-
-def _is_count(divisor: Value, count: Dim) -> bool:
-    """Return True where a value is `count`, rounded to its dtype where that is a number."""
-    if type(count) is int:
-        return _is_number(divisor, count)
-    return size_of(divisor) == count
-
-
-def _is_number(value: Value, number: float) -> bool:
-    """Return True where a value is a constant of one element, `number` rounded to its dtype."""
-    if value.const is None or value.type.size != 1:
-        return False
-    rounded = np.asarray(number).astype(value.type.dtype.numpy)
-    return bool(value.const.load().reshape(()) == rounded)
-
-
-def size_of(value: Value) -> Dim | None:
-    """The size that a scalar holds: `Cast(Reshape(dims [n]))`.
-
-    None where it holds something else, or a narrow dtype on the way may not hold it.
-    """
-    node = value.node
-    while node is not None and node.op in HANDING_ON:
-        if node.out.type.dtype.bits < 32:
-            return None
-        source = node.operand(0)
-        if source.known is not None:
-            return source.known[0] if len(source.known) == 1 else None
-        node = source.node
-    return None
 
 
 @rewrite("splat", level=1)
@@ -594,9 +279,7 @@ shapes = RuleSet(
     (
         *map(_nothing, ("Expand", "Concat", "Tile")),
         tile_ones,
-        pad_nothing,
-        pad_pad,
-        slice_nothing,
+        *PIECES,
         *(_merged(outer, inner) for outer in MERGED for inner in MERGED),
         transpose_transpose,
         transpose_ones,
@@ -604,14 +287,8 @@ shapes = RuleSet(
         reshape_expand,
         rows_expand,
         transpose_expand,
-        slice_slice,
-        concat_empty,
-        gather_of_concat,
-        gather_of_one,
         reduce_transposed,
-        mean,
-        average,
-        count_is_positive,
+        *MEANS,
         splat,
         reshape_ones,
     ),

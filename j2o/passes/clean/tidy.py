@@ -13,7 +13,8 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, Shape, from_zero
-from j2o.passes.clean.shapes import SQUEEZABLE, size_of
+from j2o.passes.clean.means import size_of
+from j2o.passes.clean.shapes import SQUEEZABLE
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, rewrite
 

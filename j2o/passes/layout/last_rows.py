@@ -12,7 +12,7 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, same_dim
-from j2o.passes.clean.shapes import size_of
+from j2o.passes.clean.means import size_of
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
