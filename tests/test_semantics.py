@@ -552,6 +552,22 @@ def attended(x):
     return jax.nn.softmax(scores) @ f32(1, 2, 3, 4, 5, 6).reshape(3, 2)
 
 
+def rows_without_scores():
+    bias = f32(0, 0, -INF, -INF, 0, -INF).reshape(3, 2)
+    x, v = normal(3, 2), f32(1, 2, 3, 4).reshape(2, 2)
+
+    def attended_with(x, bias):
+        return jax.nn.softmax(x @ v.T + bias) @ v
+
+    given, want = both(attended_with, x, bias)
+    held, _ = both(lambda x: attended_with(x, bias), x)
+    assert np.isnan(want[1]).all()
+    assert (given[1] == v.mean(0)).all()
+    assert (held[1] == 0).all()
+    for got in (given, held):
+        np.testing.assert_allclose(got[::2], want[::2], rtol=1e-5)
+
+
 def gru(bias):
     """A GRU with a bias behind its r, as a loop that begins with a state."""
     w, r = normal(4, 24), normal(8, 24) / 4
@@ -654,6 +670,7 @@ BOUNDED = {
     "small-means": small_means,
     "hard-gates": hard_gates,
     "masked-attention": masked_attention,
+    "rows-without-scores": rows_without_scores,
     "gates-of-cells": gates_of_cells,
     "nan-in-gru": nan_in_gru,
     "nan-bits": nan_bits,
