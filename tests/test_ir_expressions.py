@@ -58,7 +58,7 @@ ATTACKS = {
     "long number": ("1" * MANY, r"numbers above 2\*\*63 - 1"),
     "large number": ("9223372036854775808", r"numbers above 2\*\*63 - 1"),
     "large coefficient": ("9223372036854775807*B*2", r"numbers above 2\*\*63 - 1"),
-    "zero": ("B//(T - T)", "a size is divided by 0"),
+    "zero": ("B//(T - T)", "a size is divided by zero"),
     "spaces": ("B" + " " * MANY + "B", "not an expression of sizes"),
     "keyword": ("for", "'for' is no name for a size"),
     "constant": ("True", "'True' is no name for a size"),

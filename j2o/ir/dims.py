@@ -95,7 +95,7 @@ class DimScope:
         except DimensionError as error:
             raise DimensionError(f"dimensions {error}") from None
         except ZeroDivisionError:
-            message = f"dimensions {shown(text)}: a size is divided by 0"
+            message = f"dimensions {shown(text)}: a size is divided by zero"
             raise DimensionError(message) from None
         except Exception as error:
             message = f"dimensions {shown(text)}: {_first_line(error)}"
