@@ -315,9 +315,10 @@ GIVEN_UP = {
         f32(-0.0),
     ),
     "zero-of-where": (
-        lambda x: jnp.where(x < 1, x, 2.0),
-        f32(0.0, 2.0),
+        lambda x, i: (jnp.where(x < 1, x, 2.0), jnp.ones(2).at[i].set(x[0])),
+        (f32(0.0, 2.0), f32(1.0, 0.0)),
         f32(-0.0, 3.0),
+        np.int32(1),
     ),
     "zero-of-convolution": (
         lambda x: convolved(x) * -1.0,
