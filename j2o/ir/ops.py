@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # an attribute that any ONNX node may have: its name in the exported file
 LABEL = "label"
+# these hand the elements of their first operand on, in another shape
+RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
 
 Infer: TypeAlias = "Callable[[Node], tuple[Type, ...]]"
 

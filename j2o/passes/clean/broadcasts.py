@@ -9,8 +9,8 @@ from __future__ import annotations
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.inference.table import broadcast_shape
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Shape, from_zero, is_one, same_dim, same_shape
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, DType, from_zero, is_one, same_dim, same_shape
 from j2o.passes.clean.facts import Facts
 from j2o.passes.clean.intervals import (
@@ -29,7 +30,6 @@ from j2o.passes.clean.intervals import (
     plus,
     single,
 )
-from j2o.passes.clean.shapes import RESHAPES
 
 # the dtypes of indices that ONNX takes
 INDEX_DTYPES = (DType.I32, DType.I64)

@@ -6,12 +6,13 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, DType, from_zero
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import rewrite
 
 # a chain of these hands the number in a scalar on
-HANDING_ON = frozenset(["onnx.Cast", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
+HANDING_ON = RESHAPES | {"onnx.Cast"}
 WINDOWS = (
     "auto_pad",
     "ceil_mode",

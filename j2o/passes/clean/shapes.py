@@ -16,8 +16,6 @@ from j2o.passes.clean.pieces import PIECES, type_stays
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import Rule, RuleSet, rewrite
 
-# these hand the elements of their first operand on, in another shape
-RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
 # of two in a row, one is left
 MERGED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 SQUEEZABLE = ("Sum", "Mean", "Max", "Min", "Prod")

@@ -17,9 +17,9 @@ import numpy as np
 from j2o.ir import dims, views
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.ops import RESHAPES
 from j2o.ir.tensor import ArrayTensor, Tensor
 from j2o.ir.types import Dim, Shape, is_one, same_dim
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.pipeline import graph_pass
 
 Factor = TypeVar("Factor", float, np.ndarray)  # one number, or one a channel

@@ -19,8 +19,8 @@ from typing import NamedTuple, TypeAlias
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, Shape, is_one, same_dim
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.transposes import perm_of, weight
 from j2o.passes.pipeline import graph_pass

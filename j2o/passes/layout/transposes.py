@@ -20,8 +20,8 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, is_one, same_dim
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.layout.free import Perm, absorbs, is_free, laid_out, moved
 from j2o.passes.pipeline import graph_pass
 

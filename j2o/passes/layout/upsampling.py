@@ -18,8 +18,8 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, DType, Shape, is_one, same_dim, same_shape
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.context import Context
 from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.free import REPEATS, scales_of

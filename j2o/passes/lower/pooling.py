@@ -154,7 +154,7 @@ def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Wi
     rest = list(w.padding)
     for i in axes:
         low, high = w.padding[i]
-        fits = _fits(low, w.sizes[i]) and _fits(high, w.sizes[i])
+        fits = fits_window(low, w.sizes[i]) and fits_window(high, w.sizes[i])
         if fits and w.base[i] == 1:
             taken.append((int(low), int(high)))
             rest[i] = (0, 0)
@@ -163,7 +163,7 @@ def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Wi
     return low_then_high(taken), dataclasses.replace(w, padding=rest)
 
 
-def _fits(amount: Dim, size: Dim) -> bool:
+def fits_window(amount: Dim, size: Dim) -> bool:
     """Return True for an amount of padding that a pooling operator takes, over a window of this size."""
     if type(amount) is not int or type(size) is not int:
         return False

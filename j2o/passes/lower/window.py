@@ -91,17 +91,17 @@ MONOID_OF_OPERATOR = {
 
 @lower("reduce_window_sum")
 def reduce_window_sum(op: Lowering, x: Value, **windows: Any) -> Value:
-    return _reduce_windows(op, x, "add", windows_of(op, **windows))
+    return _reduce_windows(op, x, "add", windows_of(op.out_types[0].shape, **windows))
 
 
 @lower("reduce_window_max")
 def reduce_window_max(op: Lowering, x: Value, **windows: Any) -> Value:
-    return _reduce_windows(op, x, "max", windows_of(op, **windows))
+    return _reduce_windows(op, x, "max", windows_of(op.out_types[0].shape, **windows))
 
 
 @lower("reduce_window_min")
 def reduce_window_min(op: Lowering, x: Value, **windows: Any) -> Value:
-    return _reduce_windows(op, x, "min", windows_of(op, **windows))
+    return _reduce_windows(op, x, "min", windows_of(op.out_types[0].shape, **windows))
 
 
 def _reduce_windows(op: Lowering, x: Value, kind: str, w: Windows) -> Value:
@@ -222,7 +222,7 @@ def reduce_window(op: Lowering, *operands: Value, **windows: Any) -> Sequence[Va
     n = len(operands) // 2
     xs = operands[:n]
     inits = operands[n:]
-    w = windows_of(op, **windows)
+    w = windows_of(op.out_types[0].shape, **windows)
     region = op.source.graphs[0]
     kind = _monoid_of(region) if n == 1 else None
     if kind is not None:

@@ -6,7 +6,6 @@ second.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -60,7 +59,7 @@ def select_and_scatter_add(
     op: Lowering, source: Value, x: Value, *, select_prim: str, **windows: Any
 ) -> Value:
     """Each element of `source` is added where the extreme of its window lies, the first of equal ones."""
-    w = dataclasses.replace(windows_of(op, **windows), counts=source.type.shape)
+    w = windows_of(source.type.shape, **windows)
     dtype = x.type.dtype
     sizes = (*w.counts, *x.type.shape)
     if any(same_dim(d, 0) for d in sizes):

@@ -117,7 +117,7 @@ def every(
 
 
 def windows_of(
-    op: Lowering,
+    counts: Shape,
     *,
     window_dimensions: Shape,
     window_strides: Sequence[int],
@@ -126,7 +126,7 @@ def windows_of(
     window_dilation: Sequence[int] | None = None,
     **_: Any,
 ) -> Windows:
-    """The windows that the parameters of JAX's primitives describe."""
+    """The windows that the parameters of JAX's primitives describe; `counts` is the shape of the result."""
     ones = (1,) * len(window_dimensions)
     return Windows(
         sizes=window_dimensions,
@@ -134,7 +134,7 @@ def windows_of(
         padding=padding,
         base=base_dilation or ones,
         dilations=window_dilation or ones,
-        counts=op.out_types[0].shape,
+        counts=counts,
     )
 
 

@@ -19,8 +19,8 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.inference.table import broadcast_shape
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_shape
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.context import Context
 from j2o.passes.layout.affine import factor_of
 from j2o.passes.layout.contractions import (

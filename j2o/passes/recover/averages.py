@@ -16,8 +16,10 @@ from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, DType, same_dim
 from j2o.passes.lower.conv import low_then_high, same_padding
-from j2o.passes.lower.window_places import Windows
+from j2o.passes.lower.pooling import fits_window
+from j2o.passes.lower.window_places import Windows, windows_of
 from j2o.passes.recover.gates import number_of
+from j2o.passes.recover.norms import is_all_one
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
@@ -65,9 +67,10 @@ def average_of_present(op, x, counts):
 @average_of_present.becomes
 def _(op, x, counts):
     sums = op.root.operand(0).producer
-    if not x.type.dtype.is_float or not _counts_elements(counts, sums):
+    attrs: Any = sums.attrs
+    windows = windows_of(sums.out.type.shape, **attrs)
+    if not x.type.dtype.is_float or not _counts_elements(counts, sums, windows):
         return None
-    windows = _windows_of(sums)
     if any(step != 1 for step in (*windows.base, *windows.dilations)):
         return op.decline("windows with gaps may have no elements")
     axes = _axes_of_space(windows)
@@ -79,13 +82,13 @@ def _(op, x, counts):
     return _average_pool(op, x, windows, axes, padding)
 
 
-def _counts_elements(counts: Value, sums: Node) -> bool:
+def _counts_elements(counts: Value, sums: Node, windows: Windows) -> bool:
     """Return True for the sums of the same windows over ones."""
     if counts.op != sums.op or counts.producer.attrs != sums.attrs:
         return False
     ones = counts.producer.operand(0)
     x = sums.operand(0)
-    for axis, size in enumerate(_windows_of(sums).sizes):
+    for axis, size in enumerate(windows.sizes):
         is_alike = same_dim(ones.type.shape[axis], x.type.shape[axis])
         if not is_alike and not same_dim(size, 1):
             return False
@@ -96,17 +99,7 @@ def _are_ones(value: Value) -> bool:
     """Return True for a constant of ones, or such a constant that is broadcast."""
     while value.op == "lax.broadcast_in_dim":
         value = value.producer.operand(0)
-    tensor = value.const
-    if tensor is None or not tensor.is_small:
-        return False
-    return bool(np.all(tensor.load() == 1))
-
-
-def _windows_of(sums: Node) -> Windows:
-    """How the windows of a node lie that sums them."""
-    sizes, strides, padding, base, dilations = (sums.attrs[name] for name in WINDOWS)
-    fields: Any = (sizes, strides, padding, base, dilations, sums.out.type.shape)
-    return Windows(*fields)
+    return is_all_one(value)
 
 
 # ------------------------------------------------------------------------------- the operator
@@ -136,13 +129,11 @@ def _padding(x: Value, windows: Windows, axes: Sequence[int]) -> Attrs | None:
         return {"auto_pad": auto}
     pads: list[tuple[int, int]] = []
     for length, size, (low, high) in zip(lengths, sizes, padding, strict=True):
-        if type(low) is not int or type(high) is not int or type(size) is not int:
-            return None
-        has_elements = 0 <= low < size and 0 <= high < size
-        padded = dims.add(length, low + high)
+        has_elements = fits_window(low, size) and fits_window(high, size)
+        padded = dims.add(dims.add(length, low), high)
         if not has_elements or not dims.known_ge(padded, size):
             return None
-        pads.append((low, high))
+        pads.append((int(low), int(high)))
     return {"pads": low_then_high(pads)}
 
 

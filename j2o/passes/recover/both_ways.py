@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import same_shape
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from j2o.ir.graph import Node, Value
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Attr, Dim, Type, is_one, same_shape
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.layout.hoist import computable
 from j2o.passes.layout.scans import Scan, read_scan
 from j2o.passes.layout.transposes import perm_of

@@ -20,11 +20,16 @@ from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 def number_of(value: Value | None) -> float | None:
     """A constant of one finite float."""
+    number = float_of(value)
+    return number if number is not None and math.isfinite(number) else None
+
+
+def float_of(value: Value | None) -> float | None:
+    """A constant of one float, which may be infinite or NaN; None of another value."""
     tensor = None if value is None else value.const
     if tensor is None or tensor.size != 1 or not tensor.dtype.is_float:
         return None
-    number = float(tensor.scalar)
-    return number if math.isfinite(number) else None
+    return float(tensor.scalar)
 
 
 def _factor(factor: Value | None, divisor: Value | None) -> float | None:

@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, Shape, is_one, same_shape
-from j2o.passes.clean.shapes import RESHAPES
 from j2o.passes.layout.transposes import perm_of
 
 MOST_TERMS = (

@@ -189,12 +189,12 @@ def _first_scale(
     op: RuleBuilder, x: Value, ones: Value, scale: Value, axis: int
 ) -> Value | None:
     """The scale behind a normalisation that has none of its own, where it fits into that."""
-    if not _is_all_one(ones):
+    if not is_all_one(ones):
         return op.decline("it has a scale already")
     return _per_feature(op, scale, x, axis % x.type.rank)
 
 
-def _is_all_one(scale: Value) -> bool:
+def is_all_one(scale: Value) -> bool:
     """Return True for a constant of nothing but ones, of a size that is looked through."""
     tensor = scale.const
     return tensor is not None and tensor.is_small and bool((tensor.load() == 1).all())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from j2o.ir.graph import Value
+from j2o.passes.recover.gates import float_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
@@ -21,9 +22,10 @@ def less_in_total_order(op, x, y):
 @less_in_total_order.becomes
 def _(op, x, y):
     """A number is less than NaN."""
-    first, second = _as_it_was(op, x), _as_it_was(op, y)
-    if first is None or second is None:
-        return op.decline("zeros and NaN keep their signs")
+    pair = _as_they_were(op, x, y)
+    if pair is None:
+        return None
+    first, second = pair
     is_number = op.Not(op.IsNaN(first))
     is_below_nan = op.And(is_number, op.IsNaN(second))
     return op.Or(op.Less(first, second), is_below_nan)
@@ -37,10 +39,19 @@ def at_most_in_total_order(op, x, y):
 @at_most_in_total_order.becomes
 def _(op, x, y):
     """Everything is at most NaN."""
+    pair = _as_they_were(op, x, y)
+    if pair is None:
+        return None
+    first, second = pair
+    return op.Or(op.LessOrEqual(first, second), op.IsNaN(second))
+
+
+def _as_they_were(op: RuleBuilder, x: Value, y: Value) -> tuple[Value, Value] | None:
+    """What two values were made plain of; declines and gives None where one was not."""
     first, second = _as_it_was(op, x), _as_it_was(op, y)
     if first is None or second is None:
         return op.decline("zeros and NaN keep their signs")
-    return op.Or(op.LessOrEqual(first, second), op.IsNaN(second))
+    return first, second
 
 
 def _as_it_was(op: RuleBuilder, value: Value) -> Value | None:
@@ -58,7 +69,7 @@ def _as_it_was(op: RuleBuilder, value: Value) -> Value | None:
     if x is None or _condition(value) != [x, x]:
         return None
     tested, zero = _condition(with_zeros)
-    return x if tested is x and _number(zero) == 0 else None
+    return x if tested is x and float_of(zero) == 0 else None
 
 
 def _replaced(value: Value, comparison: str, number: float) -> Value | None:
@@ -70,19 +81,11 @@ def _replaced(value: Value, comparison: str, number: float) -> Value | None:
         return None
     while taken.op == "lax.broadcast_in_dim":
         taken = taken.producer.operand(0)
-    found = _number(taken)
+    found = float_of(taken)
     if found is None or math.copysign(1, found) < 0:
         return None
     is_number = math.isnan(found) if math.isnan(number) else found == number
     return kept if is_number else None
-
-
-def _number(value: Value) -> float | None:
-    """A constant of one float; None of another value."""
-    tensor = value.const
-    if tensor is None or tensor.size != 1 or not tensor.dtype.is_float:
-        return None
-    return float(tensor.scalar)
 
 
 def _condition(selection: Value) -> list[Value]:
