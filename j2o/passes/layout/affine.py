@@ -14,12 +14,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from j2o.ir import dims, views
+from j2o.ir import views
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.ops import RESHAPES
 from j2o.ir.tensor import ArrayTensor, Tensor
-from j2o.ir.types import Dim, Shape, is_one, same_dim
+from j2o.passes.layout.channels import NOWHERE, Channels, channels_behind, numbers_of
 from j2o.passes.pipeline import graph_pass
 
 Factor = TypeVar("Factor", float, np.ndarray)  # one number, or one a channel
@@ -197,88 +196,6 @@ def _groups(linear: Linear) -> int:
     return linear.node.int_attr("group", 1)
 
 
-# ---------------------------------------------------- where the channels of a value are
-
-
-class Channels(NamedTuple):
-    """The axes that count channels, in row-major order of the channel's number, and their sizes."""
-
-    axes: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-
-NOWHERE = Channels((), ())  # each element depends on many channels
-
-
-def numbers_of(value: Value, rank: int, channels: Channels) -> np.ndarray | None:
-    """A small constant as one finite number a channel, in double precision; None for others.
-
-    `value` broadcasts with a tensor of `rank` axes that has its channels at `channels`. Where these
-    are nowhere, the result is one number.
-    """
-    tensor = value.const
-    if tensor is None or not tensor.is_small or len(tensor.shape) > rank:
-        return None
-    shape = (1,) * (rank - len(tensor.shape)) + tensor.shape
-    full = [1] * rank
-    for axis, size in zip(channels.axes, channels.sizes, strict=True):
-        full[axis] = size
-    if any(size not in (1, most) for size, most in zip(shape, full, strict=True)):
-        return None
-    others = [axis for axis in range(rank) if axis not in channels.axes]
-    spread = tensor.load().reshape(shape)
-    if shape != tuple(full):  # numpy takes long for this
-        spread = np.broadcast_to(spread, full)
-    numbers = spread.transpose(*channels.axes, *others).reshape(-1)
-    return numbers.astype(np.float64) if np.isfinite(numbers).all() else None
-
-
-def _moved(node: Node, channels: Channels) -> Channels | None:
-    """Where the channels are after a change of shape or layout.
-
-    None where they can no longer be told apart.
-    """
-    if node.op == "onnx.Transpose":
-        perm = node.ints_attr("perm")
-        axes = tuple(perm.index(axis) for axis in channels.axes)
-        return Channels(axes, channels.sizes)
-    if node.op in RESHAPES:
-        return _reshaped(node.operand(0).type.shape, node.out.type.shape, channels)
-    return None
-
-
-def _reshaped(old: Shape, new: Shape, channels: Channels) -> Channels | None:
-    """Where the channels are in another shape.
-
-    They must be neighbours there and here, with the same sizes around them.
-    """
-    if not channels.axes:
-        return channels
-    first = channels.axes[0]
-    end = first + len(channels.axes)
-    if channels.axes != tuple(range(first, end)):
-        return None
-    start = _axes_of_size(new, dims.prod(old[:first]))
-    behind = _axes_of_size(new[::-1], dims.prod(old[end:]))
-    if start is None or behind is None:
-        return None
-    axes = tuple(range(start, len(new) - behind))
-    units = [axis for axis, size in enumerate(new) if is_one(size)]
-    if not axes and units and np.prod(channels.sizes) == 1:
-        return Channels((units[-1],), (1,))  # the one channel of all elements
-    sizes = tuple(size for size in (new[axis] for axis in axes) if type(size) is int)
-    is_whole = len(sizes) == len(axes) and math.prod(sizes) == math.prod(channels.sizes)
-    return Channels(axes, sizes) if is_whole else None
-
-
-def _axes_of_size(shape: Shape, size: Dim) -> int | None:
-    """How many axes in front have together `size` elements; the fewest, or None."""
-    for count in range(len(shape) + 1):
-        if same_dim(dims.prod(shape[:count]), size):
-            return count
-    return None
-
-
 # ----------------------------------------------------------------------------- the maps
 
 
@@ -309,7 +226,7 @@ class Map:
             elif user.op == "onnx.MatMul":  # linear in each operand
                 self.channels = NOWHERE
             else:
-                moved = _moved(user, self.channels)
+                moved = channels_behind(user, self.channels)
                 if moved is None:
                     return
                 self.channels = moved

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from j2o.ir.graph import Value
-from j2o.passes.layout.affine import FARTHEST, Channels, numbers_of, only_user
+from j2o.passes.layout.affine import FARTHEST, only_user
+from j2o.passes.layout.channels import Channels, numbers_of
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleSet, rewrite
 
