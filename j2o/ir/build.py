@@ -86,6 +86,19 @@ class Builder:
         """`op.ort.FusedMatMul(x, y)`, contrib operators of onnxruntime."""
         return Dialect(self.apply, "ort")
 
+    # ------------------------------------------------------------------ the target
+
+    @property
+    def opset(self) -> int:
+        """The opset of the target; 18, the oldest, where there is none."""
+        return 18 if self.target is None else self.target.opset
+
+    def prefers(self, kind: str, x: Value) -> bool:
+        """Return True where the target runs ONNX's `kind` with the dtype of `x`, no slower than its parts."""
+        if self.target is None:
+            return False
+        return self.target.prefers(f"onnx.{kind}", x.type.dtype)
+
     # ------------------------------------------------------------------- nodes
 
     def node(

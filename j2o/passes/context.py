@@ -70,6 +70,10 @@ class Context:
     declined: dict[tuple[str, str], int] = field(default_factory=dict)
     seen: dict[tuple[Hashable, Graph], int] = field(default_factory=dict)
 
+    def prefers(self, op: str, dtype: DType) -> bool:
+        """Return True where the target runs an operator with a dtype, no slower than its parts."""
+        return self.target is not None and self.target.prefers(op, dtype)
+
     def fire(self, rule: str) -> None:
         """Count a rewrite, for the report."""
         self.fired[rule] = self.fired.get(rule, 0) + 1

@@ -97,7 +97,7 @@ def _shuffle(node: Node, shuffled: Node, apart: Node, context: Context) -> int:
             continue
         if not _has_shape(node.out, form.result, sizes):
             continue
-        if not _runs(form.operator, x, context):
+        if not context.prefers(f"onnx.{form.operator}", x.type.dtype):
             return 0
         _write(node, x, form, block)
         return 1
@@ -110,11 +110,6 @@ def _has_shape(value: Value, groups: tuple[str, ...], sizes: dict[str, Dim]) -> 
         return False
     products = [dims.prod(sizes[axis] for axis in group) for group in groups]
     return all(map(same_dim, products, value.type.shape))
-
-
-def _runs(operator: str, x: Value, context: Context) -> bool:
-    target = context.target
-    return target is not None and target.prefers(f"onnx.{operator}", x.type.dtype)
 
 
 def _write(node: Node, x: Value, form: Form, block: int) -> None:

@@ -152,10 +152,8 @@ def _can_resize(
     dtype: DType, shape: Shape, factors: Sequence[int], context: Context
 ) -> bool:
     """Return True where the target has a kernel, and examples are not repeated."""
-    target = context.target
-    is_preferred = target is not None and target.prefers("onnx.Resize", dtype)
-    is_image = len(shape) in RANKS and factors[0] == 1
-    return is_preferred and is_image and 0 not in shape
+    is_image = len(shape) in RANKS and factors[0] == 1 and 0 not in shape
+    return is_image and context.prefers("onnx.Resize", dtype)
 
 
 def _can_gather(shape: Shape, factors: Sequence[int]) -> bool:

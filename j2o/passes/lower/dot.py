@@ -56,7 +56,7 @@ def _is_of_bytes(op: Lowering, x: Value, y: Value, x_contract: Axes) -> bool:
         return False
     summed = dims.prod(pick(x.type.shape, x_contract))
     sums_something = bool(x_contract) and dims.known_ge(summed, 1)
-    return sums_something and op.prefers("MatMulInteger", dtype)
+    return sums_something and op.prefers("MatMulInteger", x)
 
 
 def _is_matrix_of_rows(op: Lowering, x: Value, y: Value, numbers: Any) -> bool:

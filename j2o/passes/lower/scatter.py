@@ -69,7 +69,7 @@ def _written_along(
     shape, count = x.type.shape, update.type.shape[axis]
     last_start = op.dim(dims.sub(shape[axis], count))
     begin = op.Max(op.Min(to_i64(op, start), last_start), 0)
-    if op.prefers("TensorScatter", x.type.dtype):
+    if op.prefers("TensorScatter", x):
         everywhere = op.expand(op.reshape(begin, (1,)), shape[:1])
         return op.TensorScatter(x, update, everywhere, axis=axis)
     size = shape[axis]

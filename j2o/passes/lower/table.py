@@ -196,11 +196,6 @@ class Lowering(Builder):
         """The dtype of the only result."""
         return self.source.out.type.dtype
 
-    @property
-    def opset(self) -> int:
-        """The version of ONNX's operators that the target has."""
-        return 18 if self.target is None else self.target.opset
-
     def is_asked_for(self, opset: int) -> bool:
         """Return True where the user asked for an opset, and for this one or a later.
 
@@ -212,12 +207,6 @@ class Lowering(Builder):
     def supports(self, operator: str, dtype: DType) -> bool:
         """Return True where the target runs `operator` (`"Erf"`) on `dtype` with no casts around it."""
         return self.target is None or self.target.supports(f"onnx.{operator}", dtype)
-
-    def prefers(self, operator: str, dtype: DType) -> bool:
-        """Return True where the target runs ONNX's operator with a dtype, no slower than its parts."""
-        return self.target is not None and self.target.prefers(
-            f"onnx.{operator}", dtype
-        )
 
     def body(self, index: int = 0) -> tuple[Value, ...]:
         """Inline a call: the results of a region of the node, lowered, in its place."""

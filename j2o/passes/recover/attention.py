@@ -59,7 +59,7 @@ def attention(graph: Graph, context: Context) -> int:
         # reading contractions takes long: what is no product with weights is left here
         if not any(map(_softmax_behind, node.operands)):
             continue
-        if not context.target.prefers("onnx.Attention", node.out.type.dtype):
+        if not context.prefers("onnx.Attention", node.out.type.dtype):
             continue
         broadcast = _in_full(node)
         found = _read(node)

@@ -256,17 +256,6 @@ class RuleBuilder(Builder):
         """The type of what is replaced."""
         return self.root.out.type
 
-    @property
-    def opset(self) -> int:
-        """The opset of the target; 18, the oldest, where there is none."""
-        return 18 if self.target is None else self.target.opset
-
-    def prefers(self, kind: str, x: Value) -> bool:
-        """Return True where the target runs ONNX's `kind` with the dtype of `x`, no slower than its parts."""
-        return self.target is not None and self.target.prefers(
-            f"onnx.{kind}", x.type.dtype
-        )
-
 
 def rewrite(
     name: str,
