@@ -243,3 +243,144 @@ def test_masks_of_flax_stay_booleans():
     assert found.count("Attention") == 1
     assert "Equal" not in found
     assert "Not" not in found
+
+
+def causal_by_where(scores, fill):
+    times = jnp.arange(scores.shape[-1])
+    return jnp.where(times[:, None] >= times, scores, fill)
+
+
+def causal_by_triangle(scores, fill):
+    hidden = jnp.tril(jnp.ones(scores.shape[-2:])) == 0
+    return jnp.where(hidden, fill, scores)
+
+
+def causal_by_adding(scores, fill):
+    return scores + jnp.triu(jnp.full(scores.shape[-2:], fill), 1)
+
+
+def attended(q, k, v, mask):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * SIZE**-0.5
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(mask(scores), axis=-1), v)
+
+
+FILLS = [-jnp.inf, -1e9, -1e30, float(LOWEST)]
+CAUSAL = [causal_by_where, causal_by_triangle, causal_by_adding]
+QUERIES = f"f32[B,T,{HEADS},{SIZE}]"
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("mask", CAUSAL)
+@pytest.mark.parametrize("specs", [None, 3 * [QUERIES]])
+def test_a_causal_mask_is_an_attribute_where_its_opset_is_asked_for(mask, fill, specs):
+    def fn(q, k, v):
+        return attended(q, k, v, lambda scores: mask(scores, fill))
+
+    q = normal(2, T, HEADS, SIZE)
+    model = agrees(fn, [q, q + 1, q - 1], specs, atol=1e-5, opset=24)
+    assert operators(model).count("Attention") == 1
+    assert not {"Where", "Slice", "Max", "Range"} & set(operators(model))
+    model = agrees(fn, [q, q + 1, q - 1], specs, atol=1e-5)
+    assert model.opset == 23
+    assert operators(model).count("Attention") == 1
+    assert "ReduceMax" not in operators(model)  # no row is hidden in whole
+
+
+def behind(i, j):
+    return i <= j
+
+
+def strictly_before(i, j):
+    return i > j
+
+
+def also_next(i, j):
+    return i >= j - 1
+
+
+def in_window(i, j):
+    return (i >= j) & (i - j < 3)
+
+
+def in_steps(i, j):
+    return i // 2 >= j // 2
+
+
+@pytest.mark.parametrize(
+    ("mask", "may_hide_rows"),
+    [
+        (behind, False),
+        (strictly_before, True),
+        (also_next, False),
+        (in_window, False),
+        (in_steps, False),
+    ],
+)
+def test_other_masks_of_times_are_operands(mask, may_hide_rows):
+    def masked(scores):
+        times = jnp.arange(scores.shape[-1])
+        return jnp.where(mask(times[:, None], times), scores, -jnp.inf)
+
+    q = normal(2, T, HEADS, SIZE)
+    args = [q, q + 1, q - 1]
+    specs = 3 * [QUERIES]
+    model = agrees(lambda *x: attended(*x, masked), args, specs, atol=1e-5, opset=24)
+    assert operators(model).count("Attention") == 1
+    assert "Where" in operators(model)
+    assert ("ReduceMax" in operators(model)) == may_hide_rows
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("mask", MASKS)
+def test_rows_hidden_in_whole_are_what_they_are_in_jax(mask, fill):
+    given = np.asarray(MASKS[mask])
+    given = given.reshape((1,) * (4 - given.ndim) + given.shape)
+
+    def fn(q, k, v, mask):
+        return attended(q, k, v, lambda scores: jnp.where(mask, scores, fill))
+
+    model = agrees(fn, [*tensors(), given], atol=1e-5)
+    assert operators(model).count("Attention") == 1
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_cut_of_a_constant_mask_opens_each_row(fill):
+    triangle = np.tri(40, dtype=bool)
+
+    def fn(q, k, v):
+        time = q.shape[1]
+        mask = jnp.asarray(triangle)[:time, :time]
+        return attended(q, k, v, lambda scores: jnp.where(mask, scores, fill))
+
+    q = normal(2, T, HEADS, SIZE)
+    options = {"atol": 1e-5, "constraints": ["T <= 40"], "opset": 24}
+    model = agrees(fn, [q, q + 1, q - 1], 3 * [QUERIES], **options)
+    assert operators(model).count("Attention") == 1
+    assert not {"Where", "Slice", "Max", "Range"} & set(operators(model))
+
+
+def test_packed_sequences_open_each_row():
+    def fn(q, k, v, segment):
+        same = segment[:, None, :, None] == segment[:, None, None, :]
+        return attended(q, k, v, lambda scores: jnp.where(same, scores, -jnp.inf))
+
+    q, segment = normal(2, T, HEADS, SIZE), np.int32([[0, 0, 1, 1, 1], [0, 1, 1, 2, 3]])
+    specs = [*3 * [QUERIES], "i32[B,T]"]
+    model = agrees(fn, [q, q + 1, q - 1, segment], specs, atol=1e-5)
+    assert operators(model).count("Attention") == 1
+    assert "ReduceMax" not in operators(model)
+
+
+def test_a_bias_beside_a_mask_may_not_hide_what_that_shows():
+    table, bias = normal(1, HEADS, 1, 1), normal(1, 1, T, S)
+
+    def fn(q, k, v, bias):
+        def mask(scores):
+            return jnp.where(np.arange(S) < 4, scores + bias, -1e9)
+
+        return attended(q, k, v, mask)
+
+    learnt = agrees(lambda *x: fn(*x, table), tensors(), atol=1e-5)
+    assert operators(learnt).count("Attention") == 1
+    given = agrees(fn, [*tensors(), bias], atol=1e-5)
+    assert "Attention" not in operators(given)

@@ -545,11 +545,18 @@ def masked_attention():
     got, want = both(attended, x)
     assert np.isnan(got[0]).all()
     assert (want[0] == f32(1, 2)).all()
+    lowest = f32(-1e5, 1e5, 0, 1e5, 0, 0).reshape(3, 2)
+    got, want = both(
+        lambda x: attended(x, lowest, -1e9), f32(1e5, 0, 0, 1, 0, 0).reshape(3, 2)
+    )
+    assert (got[0] == f32(1, 2)).all()
+    assert (want[0] == f32(4, 5)).all()
 
 
-def attended(x):
+def attended(x, keys=None, masked=-2e38):
     """Attention in which no time looks at a later one. The values are constant."""
-    scores = jnp.where(np.tri(3, dtype=bool), x @ x.T, -2e38)
+    keys = x if keys is None else keys
+    scores = jnp.where(np.tri(3, dtype=bool), x @ keys.T, masked)
     return jax.nn.softmax(scores) @ f32(1, 2, 3, 4, 5, 6).reshape(3, 2)
 
 

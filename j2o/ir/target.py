@@ -75,6 +75,13 @@ class Target:
             return self.supports(op, dtype)
         return dtype in _dtypes_of(self.inlined.get(op, ()))
 
+    def is_asked_for(self, opset: int) -> bool:
+        """Return True where the user asked for an opset, and for this one or a later.
+
+        Else the model gets the lowest that it needs, which an operator from there on would raise.
+        """
+        return self.others is None and self.opset >= opset
+
     @functools.lru_cache(maxsize=4096)  # noqa: B019 (targets are few and live long)
     def dtypes(self, op: str, constraint: str | None = None) -> frozenset[DType]:
         """The dtypes that any kernel of `op` takes for a constraint, by default for the main one."""

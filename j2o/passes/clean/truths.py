@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
@@ -20,20 +20,23 @@ COMPARISONS = {
 
 
 def _compared(op: Builder, node: Node, _: Facts) -> Value | None:
-    """A comparison of 0 or 1 with a number is the Boolean behind it, its negation, or known."""
+    """A comparison of one of two numbers with a third is what chooses them, its negation, or known."""
     compare = COMPARISONS[node.op]
     a, b = node.operands
-    truth, number = _truth_of(a), _number_of(b)
-    if truth is not None and number is not None:
-        of_false, of_true = compare(0, number), compare(1, number)
+    choice, number = _choice_of(a), _number_of(b)
+    if choice is not None and number is not None:
+        of_false = compare(choice.of_false, number)
+        of_true = compare(choice.of_true, number)
     else:
-        truth, number = _truth_of(b), _number_of(a)
-        if truth is None or number is None:
+        choice, number = _choice_of(b), _number_of(a)
+        if choice is None or number is None:
             return None
-        of_false, of_true = compare(number, 0), compare(number, 1)
+        of_false = compare(number, choice.of_false)
+        of_true = compare(number, choice.of_true)
     if of_false == of_true:
         return op.full(node.out.type.shape, of_true, DType.BOOL)
-    return truth if of_true else op.Not(truth)
+    chosen = choice.condition if of_true else op.Not(choice.condition)
+    return op.expand(chosen, node.out.type.shape)
 
 
 def _multiplied(op: Builder, node: Node, _: Facts) -> Value | None:
@@ -51,6 +54,28 @@ def _truth_of(value: Value) -> Value | None:
         return None
     source = value.producer.operand(0)
     return source if source.type.dtype is DType.BOOL else None
+
+
+class Choice(NamedTuple):
+    """One of two numbers for each element of a condition."""
+
+    condition: Value
+    of_false: Any
+    of_true: Any
+
+
+def _choice_of(value: Value) -> Choice | None:
+    """The numbers that a value chooses from, as 0 and 1 for a Boolean; None for other values."""
+    truth = _truth_of(value)
+    if truth is not None:
+        return Choice(truth, 0, 1)
+    if value.op != "onnx.Where":
+        return None
+    condition, *chosen = value.producer.operands
+    of_true, of_false = map(_number_of, chosen)
+    if of_true is None or of_false is None:
+        return None
+    return Choice(condition, of_false, of_true)
 
 
 def _number_of(value: Value) -> Any:

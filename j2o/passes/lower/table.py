@@ -201,8 +201,7 @@ class Lowering(Builder):
 
         Else the model gets the lowest that it needs, which an operator from there on would raise.
         """
-        is_fixed = self.target is not None and self.target.others is None
-        return is_fixed and self.opset >= opset
+        return self.target is not None and self.target.is_asked_for(opset)
 
     def supports(self, operator: str, dtype: DType) -> bool:
         """Return True where the target runs `operator` (`"Erf"`) on `dtype` with no casts around it."""

@@ -12,13 +12,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
-from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Attr, Dim, DType, Shape, Type, is_one, same_shape
 from j2o.passes.context import Context
@@ -34,16 +32,14 @@ from j2o.passes.layout.contractions import (
 )
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
+from j2o.passes.recover.causal import is_causal
+from j2o.passes.recover.masks import Mask, added, hiding_number, number_of
+from j2o.passes.recover.open_rows import Scores
 
 SINCE = 23  # the opset that brought Attention
-# A masked score is taken to be this or less: adding it to a score then gives itself. See
-# `masked-attention` in semantics.md.
-MASKED = -1e30
-# What is added to scores is not less than this part of the lowest float: the kernel takes a score of the
-# lowest for none, and a row of them gives zeros, where Softmax weighs them all alike.
-LEAST = 0.9
-# what a bias is put together with
-BIASES = RESHAPES | {"onnx.Add", "onnx.Expand", "onnx.Transpose", "onnx.Where"}
+# The opset that made clear what its attribute `is_causal` is. It runs no faster than a mask does, so that
+# a model is not raised to it for that.
+CAUSAL_SINCE = 24
 # So many query heads of one query may share a head of keys. The kernel reads that again for each of them;
 # more would take longer than a transpose.
 MANY_GROUPS = 8
@@ -54,6 +50,7 @@ def attention(graph: Graph, context: Context) -> int:
     """Softmax(Q Kᵀ · scale + mask) V → Attention(Q, K, V, mask), where the target has it for the dtype."""
     if context.target is None or context.target.opset < SINCE:
         return 0
+    has_causal = context.target.is_asked_for(CAUSAL_SINCE)
     count = 0
     for node in graph.nodes_of("onnx.MatMul"):
         # reading contractions takes long: what is no product with weights is left here
@@ -64,7 +61,7 @@ def attention(graph: Graph, context: Context) -> int:
         broadcast = _in_full(node)
         found = _read(node)
         if found is not None:
-            _write(found)
+            _write(found, has_causal)
             count += 1
         else:
             for product, index, value in broadcast:
@@ -73,21 +70,6 @@ def attention(graph: Graph, context: Context) -> int:
 
 
 # ------------------------------------------------------------------------------ reading
-
-
-class Mask(NamedTuple):
-    """`bias` is added to scores. With `condition`, they are `masked` where that is `hides`."""
-
-    bias: Value | None
-    condition: Value | None = None
-    masked: float = 0.0
-    hides: bool = False
-
-    @property
-    def shape(self) -> Shape | None:
-        """The shape of what is added to the scores; None where that is not certain."""
-        parts = [v.type.shape for v in (self.bias, self.condition) if v is not None]
-        return broadcast_shape(parts)
 
 
 class Axes(NamedTuple):
@@ -207,25 +189,17 @@ def _unmasked(value: Value) -> tuple[Value, Mask | None]:
         scores, bias = _unbiased(value)
         return scores, None if bias is None else Mask(bias)
     condition, kept, hidden = node.operands
-    hides = _masked(hidden) is None
+    hides = number_of(hidden) is None
     if hides:
         kept, hidden = hidden, kept
-    masked = _masked(hidden)
+    scores, bias = _unbiased(kept)
+    masked = hiding_number(hidden, bias)
     if masked is None:
         return value, None
-    scores, bias = _unbiased(kept)
     mask = Mask(bias, condition, masked, hides)
     if mask.shape is None or not _keeps_shape(scores, value):
         return value, None
     return scores, mask
-
-
-def _masked(value: Value) -> float | None:
-    """The number that a score has where it does not count; None for other values."""
-    number = _number(value)
-    if number is None or not -np.inf < number <= MASKED:
-        return None
-    return number
 
 
 def _unbiased(value: Value) -> tuple[Value, Value | None]:
@@ -244,16 +218,6 @@ def _keeps_shape(scores: Value, value: Value) -> bool:
     return same_shape((*[1] * missing, *scores.type.shape), value.type.shape)
 
 
-def _number(value: Value) -> float | None:
-    """The one number that all elements of a small constant are."""
-    tensor = value.const
-    if tensor is None or not tensor.is_small or not tensor.size:
-        return None
-    elements = tensor.load().astype(np.float64)
-    first = elements.flat[0]
-    return float(first) if (elements == first).all() else None
-
-
 def _product_behind(value: Value) -> Node | None:
     """The MatMul that a value comes from by changes of shape and constant factors alone."""
     while (node := value.node) is not None and len(value.uses) == 1:
@@ -262,7 +226,7 @@ def _product_behind(value: Value) -> Node | None:
         is_change = node.op in RESHAPES or perm_of(node) is not None
         if is_change:
             value = node.operand(0)
-        elif (found := factor_of(node, _number)) is not None:
+        elif (found := factor_of(node, number_of)) is not None:
             value, _ = found
         else:
             return None
@@ -273,7 +237,7 @@ def _scale(contraction: Contraction) -> float | None:
     """The product of the factors behind a contraction; None where something else stands there."""
     scale = 1.0
     for node in contraction.scalars:
-        found = factor_of(node, _number)
+        found = factor_of(node, number_of)
         if found is None:
             return None
         _, factor = found
@@ -352,7 +316,7 @@ def _mask_shape(found: Found) -> dict[Label, Dim]:
 # ------------------------------------------------------------------------------ writing
 
 
-def _write(found: Found) -> None:
+def _write(found: Found, has_causal: bool) -> None:
     """Make the Attention, and let the nodes go that it stands for."""
     values = found.values
     last = values.last
@@ -366,7 +330,9 @@ def _write(found: Found) -> None:
         attrs["q_num_heads"] = sides[0].head_count
         attrs["kv_num_heads"] = sides[1].head_count
     operands = [side.operand(op, is_merged) for side in sides]
-    if found.mask is not None:
+    if has_causal and found.mask is not None and is_causal(found.mask, _scores(found)):
+        attrs["is_causal"] = 1
+    elif found.mask is not None:
         operands.append(_bias(op, found, sides[0].dtype))
     type = Type(sides[0].dtype, result.shape(is_merged))
     out = op.node("onnx.Attention", operands, attrs, [type]).out
@@ -534,49 +500,14 @@ class Side(NamedTuple):
         return op.reshape(op.transpose(plain, perm), self.tensor.value.type.shape)
 
 
-def _added(op: Builder, mask: Mask, dtype: DType) -> Value:
-    """What a mask adds to the scores, in its own shape."""
-    least = LEAST * float(ml_dtypes.finfo(dtype.numpy).min)
-    bias = None if mask.bias is None else _raised(op, mask.bias, least)
-    if mask.condition is None:
-        assert bias is not None
-        return bias
-    kept = op.const(0.0, dtype) if bias is None else bias
-    masked = op.const(max(mask.masked, least), dtype)
-    if mask.hides:
-        return op.Where(mask.condition, masked, kept)
-    return op.Where(mask.condition, kept, masked)
-
-
-def _raised(op: Builder, bias: Value, least: float) -> Value:
-    """A bias that is nowhere less, but for weights and what is computed with them."""
-    number = _number(bias)
-    if number is not None and -np.inf < number < least:
-        return op.full(bias.type.shape, least, bias.type.dtype)
-    node = bias.node
-    if node is None or _is_multiple_of_lowest(node, least):
-        return op.Max(bias, op.const(least, bias.type.dtype))
-    if bias.op not in BIASES:
-        return bias
-    inputs = [_raised_operand(op, value, least) for value in node.inputs]
-    if all(new is old for new, old in zip(inputs, node.inputs, strict=True)):
-        return bias
-    return op.node(node.op, inputs, node.attrs).out
-
-
-def _is_multiple_of_lowest(node: Node, least: float) -> bool:
-    """Return True for a mask of 0 and 1 that is multiplied by the lowest float."""
-    if node.op != "onnx.Mul":
-        return False
-    numbers = [_number(value) for value in node.operands]
-    return any(number is not None and abs(number) > -least for number in numbers)
-
-
-def _raised_operand(op: Builder, value: Value | None, least: float) -> Value | None:
-    """An operand of a bias; shapes and conditions stay."""
-    if value is None or not value.type.dtype.is_float:
-        return value
-    return _raised(op, value, least)
+def _scores(found: Found) -> Scores:
+    """Where the axes of queries and keys are, counted from the last."""
+    tensor = found.scores.last
+    rank = tensor.value.type.rank
+    places = dict(zip(tensor.labels, _places(tensor.value), strict=True))
+    (keys,) = found.axes.keys
+    queries = [places[label] - rank for label in found.axes.queries]
+    return Scores(queries[0] if queries else None, places[keys] - rank)
 
 
 def _bias(op: Builder, found: Found, dtype: DType) -> Value:
@@ -586,7 +517,7 @@ def _bias(op: Builder, found: Found, dtype: DType) -> Value:
     """
     mask, axes = found.mask, found.axes
     assert mask is not None
-    bias = _added(op, mask, dtype)
+    bias = added(op, mask, _scores(found), dtype)
     own, full = _mask_shape(found), found.scores.sizes
     sizes = own  # of the mask that is made
     merged = (*axes.heads, *axes.groups)

@@ -1,0 +1,138 @@
+"""Whether a mask of attention is the causal one: query i sees the keys up to the i-th, and no others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from j2o.ir.graph import Node, Value
+from j2o.ir.ops import RESHAPES
+from j2o.ir.types import is_one
+from j2o.passes.clean.facts import Facts
+from j2o.passes.recover.masks import MASKED, Mask, number_of
+from j2o.passes.recover.open_rows import (
+    OPPOSITES,
+    Number,
+    Part,
+    Scores,
+    axes_of,
+    elements_of,
+    has_diagonal,
+    number_behind,
+    operand_of,
+    source_of,
+)
+
+
+def is_causal(mask: Mask, scores: Scores) -> bool:
+    """Return True where a mask is causal, and does nothing else; there are as many keys as queries."""
+    if mask.condition is None:
+        mask = _chosen(mask)
+    if mask.condition is None:
+        return mask.bias is not None and _adds_triangle(mask.bias, scores)
+    if mask.bias is not None or not _is_square(mask.condition, scores):
+        return False
+    part = Part(mask.condition, axes_of(mask.condition))
+    return _shows_triangle(part, scores, not mask.hides)
+
+
+def _chosen(mask: Mask) -> Mask:
+    """A bias of 0 and numbers that hide, as a choice between both; the mask itself where it is none."""
+    bias = mask.bias
+    while bias is not None and bias.op in RESHAPES and _is_matrix(bias):
+        bias = bias.producer.operand(0)
+    if bias is None or bias.op != "onnx.Where":
+        return mask
+    condition, kept, hidden = bias.producer.operands
+    hides = number_of(kept) != 0
+    if hides:
+        kept, hidden = hidden, kept
+    masked = number_of(hidden)
+    if number_of(kept) != 0 or masked is None or not masked <= MASKED:
+        return mask
+    return Mask(None, condition, masked, hides)
+
+
+def _adds_triangle(bias: Value, scores: Scores) -> bool:
+    """Return True for a constant of 0 and numbers that hide."""
+    part = Part(bias, axes_of(bias))
+    numbers = elements_of(part)
+    if numbers is None or not _is_square(bias, scores):
+        return False
+    shown, hidden = numbers == 0, numbers <= MASKED
+    return bool((shown | hidden).all()) and _is_triangle(shown, part, scores)
+
+
+def _is_square(value: Value, scores: Scores) -> bool:
+    """Return True where a value is a matrix of as many queries as keys."""
+    return _is_matrix(value) and has_diagonal(value, scores)
+
+
+def _is_matrix(value: Value) -> bool:
+    """Return True where all axes but the last two are of size 1."""
+    return value.type.rank >= 2 and all(map(is_one, value.type.shape[:-2]))
+
+
+def _shows_triangle(part: Part, scores: Scores, shown: bool) -> bool:
+    """Return True where Booleans are `shown` from each query for the keys up to its own."""
+    facts = Facts()
+    while part.value.const is None:
+        node = part.value.node
+        if node is None:
+            return False
+        if node.op in OPPOSITES:
+            return _is_up_to(part, scores, shown, facts)
+        if node.op == "onnx.Not":
+            part, shown = operand_of(part, 0), not shown
+            continue
+        source = source_of(part, facts)
+        if source is None:
+            return False
+        part = source
+    elements = elements_of(part)
+    return elements is not None and _is_triangle(elements == shown, part, scores)
+
+
+def _is_triangle(shown: np.ndarray, part: Part, scores: Scores) -> bool:
+    """Return True where the elements on and below the diagonal are shown, and no others."""
+    if scores.queries not in part.axes or scores.keys not in part.axes:
+        return False
+    axes = [part.axes.index(scores.queries), part.axes.index(scores.keys)]
+    shown = np.moveaxis(shown, axes, (-2, -1))
+    shape = shown.shape[-2:]
+    return np.array_equal(shown.reshape(shape), np.tri(*shape, dtype=bool))
+
+
+def _is_up_to(part: Part, scores: Scores, shown: bool, facts: Facts) -> bool:
+    """Return True for `i >= j` of the numbers of queries and keys, which are counted up."""
+    comparison = part.value.op if shown else OPPOSITES[part.value.op]
+    first, second = (number_behind(operand_of(part, i), facts) for i in (0, 1))
+    if comparison == "onnx.LessOrEqual":
+        first, second = second, first
+    elif comparison != "onnx.GreaterOrEqual":
+        return False
+    if first.more != second.more or not first.more.is_single:
+        return False
+    return _is_same_axis(first, second, scores) and _counts_up(first, facts)
+
+
+def _is_same_axis(first: Number, second: Number, scores: Scores) -> bool:
+    """Return True where both are the numbers along an axis, the first of queries, the second of keys."""
+    if first.part is None or second.part is None:
+        return False
+    if first.part.value is not second.part.value:
+        return False
+    return first.part.axes == (scores.queries,) and second.part.axes == (scores.keys,)
+
+
+def _counts_up(number: Number, facts: Facts) -> bool:
+    """Return True for a vector of which each element is greater than that before."""
+    assert number.part is not None
+    vector = number.part.value
+    if vector.const is not None:
+        return vector.const.is_small and bool((np.diff(vector.const.load()) > 0).all())
+    node: Node | None = vector.node
+    return (
+        node is not None
+        and node.op == "onnx.Range"
+        and facts.of(node.operand(2)).low > 0
+    )

@@ -1,0 +1,301 @@
+"""Whether each row of scores has one that a condition does not hide, as each row of a causal mask has.
+
+That is certain where the condition is known at one place of every row: at its first key, or on the
+diagonal, at the key whose number is that of the query. There the operands of a comparison are looked at:
+they may be numbers in intervals, or the same element of the same value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from j2o.ir.graph import Node, Value
+from j2o.ir.ops import RESHAPES
+from j2o.ir.types import is_one, same_dim, same_shape
+from j2o.passes.clean.facts import Facts
+from j2o.passes.clean.intervals import (
+    NO,
+    Interval,
+    all_of,
+    always_greater,
+    fits,
+    has_interval,
+    negated,
+    never_less,
+    plus,
+)
+
+FIRST = 0  # in the place of an axis of the scores: its first element
+DEPTH = 8  # so many nodes behind a condition are looked at
+LARGEST = 1 << 24  # bytes of a constant that is looked at
+
+
+class Scores(NamedTuple):
+    """The axes of queries and keys in scores, counted from the last, -1; None for a single query."""
+
+    queries: int | None
+    keys: int
+
+
+class Part(NamedTuple):
+    """Elements of a value, one a row of the scores.
+
+    For each axis of the value `axes` tells which one of the scores it goes along, or FIRST. On the
+    diagonal, two axes go along the same.
+    """
+
+    value: Value
+    axes: tuple[int, ...]
+
+
+class Number(NamedTuple):
+    """A number a row: that of `part` and `more`; `more` alone where `part` is None."""
+
+    part: Part | None
+    more: Interval
+
+
+def opens_each_row(condition: Value, scores: Scores, hides: bool) -> bool:
+    """Return True where it is certain that each row has a score that is not hidden.
+
+    The condition is broadcast to the scores; those where it is `hides` are hidden.
+    """
+    facts = Facts()
+    if _is_certainly(not hides, _first(condition, scores), facts, DEPTH):
+        return True
+    if not has_diagonal(condition, scores):
+        return False
+    return _is_certainly(not hides, _diagonal(condition, scores), facts, DEPTH)
+
+
+def axes_of(value: Value) -> tuple[int, ...]:
+    """The axes of the scores that a value is broadcast along, one for each of its own."""
+    return tuple(range(-value.type.rank, 0))
+
+
+def _first(condition: Value, scores: Scores) -> Part:
+    """The first key of each row."""
+    axes = axes_of(condition)
+    return Part(condition, tuple(FIRST if a == scores.keys else a for a in axes))
+
+
+def has_diagonal(condition: Value, scores: Scores) -> bool:
+    """Return True where a condition has as many keys as queries."""
+    queries, keys = scores
+    if queries is None or condition.type.rank < -min(queries, keys):
+        return False
+    return same_dim(condition.type.shape[queries], condition.type.shape[keys])
+
+
+def _diagonal(condition: Value, scores: Scores) -> Part:
+    """The key of each row whose number is that of the query."""
+    assert scores.queries is not None
+    axes = axes_of(condition)
+    return Part(
+        condition, tuple(scores.queries if a == scores.keys else a for a in axes)
+    )
+
+
+# ------------------------------------------------------------------------------ Booleans
+
+
+def _is_certainly(wanted: bool, part: Part, facts: Facts, depth: int) -> bool:
+    """Return True where Booleans are certainly `wanted`, in each row."""
+    condition = part.value
+    if condition.const is not None:
+        elements = elements_of(part)
+        return elements is not None and bool((elements == wanted).all())
+    node = condition.node
+    if node is None or depth == 0:
+        return False
+    if node.op == "onnx.Not":
+        return _is_certainly(not wanted, operand_of(part, 0), facts, depth - 1)
+    if node.op in ("onnx.And", "onnx.Or"):
+        enough = all if wanted == (node.op == "onnx.And") else any
+        operands = (operand_of(part, 0), operand_of(part, 1))
+        return enough(_is_certainly(wanted, p, facts, depth - 1) for p in operands)
+    if node.op in COMPARISONS:
+        return _compares(wanted, part, facts)
+    source = source_of(part, facts)
+    return source is not None and _is_certainly(wanted, source, facts, depth - 1)
+
+
+def elements_of(part: Part) -> np.ndarray | None:
+    """The elements of a constant that are meant; None for other values, and where it is large."""
+    tensor = part.value.const
+    if tensor is None or tensor.nbytes > LARGEST:
+        return None
+    elements = tensor.load()
+    for axis, along in enumerate(part.axes):
+        if along == FIRST:
+            elements = elements.take([0], axis)
+    for axis, along in enumerate(part.axes):
+        if along != FIRST and along in part.axes[:axis]:
+            other = part.axes.index(along)
+            return elements.diagonal(0, other, axis)
+    return elements
+
+
+def _compares(wanted: bool, part: Part, facts: Facts) -> bool:
+    """Return True where a comparison of integers is certainly `wanted`, in each row."""
+    op = part.value.op
+    if not wanted:
+        op = OPPOSITES.get(op, "")
+    if op not in COMPARISONS or not all(
+        map(has_interval, part.value.producer.operands)
+    ):
+        return False
+    first = number_behind(operand_of(part, 0), facts)
+    second = number_behind(operand_of(part, 1), facts)
+    if first.part == second.part:
+        return COMPARISONS[op](first.more, second.more)
+    return COMPARISONS[op](_interval(first, facts), _interval(second, facts))
+
+
+def _are_equal(a: Interval, b: Interval) -> bool:
+    return a.is_single and a == b
+
+
+def _never_greater(a: Interval, b: Interval) -> bool:
+    return never_less(b, a)
+
+
+def _always_less(a: Interval, b: Interval) -> bool:
+    return always_greater(b, a)
+
+
+# each comparison, and what makes it certain
+COMPARISONS: dict[str, Callable[[Interval, Interval], bool]] = {
+    "onnx.Equal": _are_equal,
+    "onnx.Greater": always_greater,
+    "onnx.GreaterOrEqual": never_less,
+    "onnx.Less": _always_less,
+    "onnx.LessOrEqual": _never_greater,
+}
+# what holds of integers where a comparison does not
+OPPOSITES = {
+    "onnx.Greater": "onnx.LessOrEqual",
+    "onnx.GreaterOrEqual": "onnx.Less",
+    "onnx.Less": "onnx.GreaterOrEqual",
+    "onnx.LessOrEqual": "onnx.Greater",
+}
+
+# ------------------------------------------------------------------------------ integers
+
+
+def number_behind(part: Part, facts: Facts, depth: int = DEPTH) -> Number:
+    """What integers are, one a row, as a number added to others."""
+    node = part.value.node
+    whole = Number(part, NO)
+    if node is None or depth == 0:
+        return whole
+    if part.value.const is not None:
+        numbers = _interval(whole, facts)
+        return Number(None, numbers) if numbers.is_single else whole
+    if node.op == "onnx.Range" and part.axes == (FIRST,):
+        return Number(None, facts.of(node.operand(0)))
+    if node.op in ("onnx.Add", "onnx.Sub") and not _may_wrap(part.value, facts):
+        first = number_behind(operand_of(part, 0), facts, depth - 1)
+        second = number_behind(operand_of(part, 1), facts, depth - 1)
+        total = _sum if node.op == "onnx.Add" else _difference
+        return total(first, second) or whole
+    source = source_of(part, facts)
+    return whole if source is None else number_behind(source, facts, depth - 1)
+
+
+def _may_wrap(value: Value, facts: Facts) -> bool:
+    return facts.of(value) == all_of(value.type.dtype)
+
+
+def _sum(a: Number, b: Number) -> Number | None:
+    if a.part is not None and b.part is not None:
+        return None
+    part = a.part or b.part
+    return Number(part, plus(a.more, b.more))
+
+
+def _difference(a: Number, b: Number) -> Number | None:
+    more = plus(a.more, negated(b.more))
+    if a.part == b.part:
+        return Number(None, more)
+    return Number(a.part, more) if b.part is None else None
+
+
+def _interval(number: Number, facts: Facts) -> Interval:
+    if number.part is None:
+        return number.more
+    return plus(_elements_between(number.part, facts), number.more)
+
+
+def _elements_between(part: Part, facts: Facts) -> Interval:
+    """The interval of the elements of a value that are meant."""
+    if part.value.const is None:
+        return facts.of(part.value)
+    elements = elements_of(part)
+    if elements is None or not elements.size:
+        return facts.of(part.value)
+    return Interval(int(elements.min()), int(elements.max()))
+
+
+# ------------------------------------------------------------------------------ axes
+
+
+def operand_of(part: Part, index: int) -> Part:
+    """The same elements of an operand that is broadcast to a value."""
+    return _broadcast(part.value.producer.operand(index), part)
+
+
+def _broadcast(operand: Value, part: Part) -> Part:
+    own = part.axes[len(part.axes) - operand.type.rank :]
+    sizes = operand.type.shape
+    axes = (FIRST if is_one(d) else a for d, a in zip(sizes, own, strict=True))
+    return Part(operand, tuple(axes))
+
+
+def source_of(part: Part, facts: Facts) -> Part | None:
+    """The same elements of what a value is a copy of; None for other values."""
+    node = part.value.producer
+    if node.op == "onnx.Expand":
+        return operand_of(part, 0)
+    if node.op in RESHAPES:
+        return _before_reshape(part)
+    if node.op == "onnx.Cast" and _keeps_numbers(node, facts):
+        return Part(node.operand(0), part.axes)
+    if node.op == "onnx.Slice" and _cuts_the_end_off(node):
+        return Part(node.operand(0), part.axes)
+    return None
+
+
+def _before_reshape(part: Part) -> Part | None:
+    """The same elements of what has axes of size 1 more, or fewer."""
+    operand = part.value.producer.operand(0)
+    long = [
+        a
+        for d, a in zip(part.value.type.shape, part.axes, strict=True)
+        if not is_one(d)
+    ]
+    sizes = [d for d in part.value.type.shape if not is_one(d)]
+    before = [d for d in operand.type.shape if not is_one(d)]
+    if not same_shape(tuple(sizes), tuple(before)):
+        return None
+    left = iter(long)
+    axes = (FIRST if is_one(d) else next(left) for d in operand.type.shape)
+    return Part(operand, tuple(axes))
+
+
+def _keeps_numbers(cast: Node, facts: Facts) -> bool:
+    """Return True for a conversion of integers that fit."""
+    source, dtype = cast.operand(0), cast.out.type.dtype
+    if not source.type.dtype.is_int or not dtype.is_int:
+        return False
+    return fits(facts.of(source), dtype)
+
+
+def _cuts_the_end_off(cut: Node) -> bool:
+    """Return True for a Slice of what comes first along its axes, each element of it."""
+    starts, steps = cut.operand(1), cut.inputs[4] if len(cut.inputs) > 4 else None
+    is_first = starts.known is not None and set(starts.known) == {0}
+    return is_first and (steps is None or set(steps.known or ()) == {1})
