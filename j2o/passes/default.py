@@ -34,6 +34,7 @@ from j2o.passes.recover.attention import attention
 from j2o.passes.recover.both_ways import both_ways
 from j2o.passes.recover.cells import cells
 from j2o.passes.recover.moduli import moduli
+from j2o.passes.recover.own_rows import own_rows
 from j2o.passes.structure.functions import functions
 from j2o.passes.structure.inline import inline
 from j2o.passes.structure.repeats import repeats
@@ -133,7 +134,7 @@ def _pipeline(opt_level: int) -> PassPipeline:
         steps.append(moduli)  # it reads complex numbers
     steps += PARTS
     if opt_level >= 2:
-        steps.append(recover_early)
+        steps += [recover_early, own_rows]
     steps += [lower_graph, dce]
     if opt_level >= 1:
         steps.append(cse_early)

@@ -7,7 +7,6 @@ becomes one ScatterND over all indexed axes, but for windows along one inner axi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +17,10 @@ from jax import lax
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.types import DType, Shape, same_dim
+from j2o.ir.types import Dim, DType, Shape, same_dim
 from j2o.passes.components.split import computes
 from j2o.passes.lower.dot import pick
-from j2o.passes.lower.elementwise import never_nan, where
+from j2o.passes.lower.elementwise import where
 from j2o.passes.lower.index import (
     IndexedWindows,
     cut_axes,
@@ -30,9 +29,16 @@ from j2o.passes.lower.index import (
     stacked,
     to_i64,
 )
-from j2o.passes.lower.reduce import apply_elementwise, limits, loop
-from j2o.passes.lower.shape import pad_with, slice_axes
+from j2o.passes.lower.reduce import apply_elementwise, loop
 from j2o.passes.lower.table import Lowering, lower
+from j2o.passes.lower.writes import (
+    Writes,
+    are_single,
+    first_elements,
+    own_rows,
+    padded_after,
+    written,
+)
 
 # ------------------------------------------------------------------------------------------------ slices
 
@@ -54,6 +60,14 @@ def dynamic_update_slice(
     return _scatter(op, x, index, update, numbers, "clip", None)
 
 
+# what changes no number
+REPEATING = (
+    "onnx.Cast",
+    "onnx.Expand",
+    "onnx.Reshape",
+    "onnx.Squeeze",
+    "onnx.Unsqueeze",
+)
 FEW = (
     1 / 16
 )  # of an axis: so many places are faster written one by one than by transposing all
@@ -67,14 +81,18 @@ def _written_along(
     None where no operator is good at it.
     """
     shape, count = x.type.shape, update.type.shape[axis]
+    size = shape[axis]
+    is_single = same_dim(count, 1)
+    is_few = type(count) is int and type(size) is int and count <= FEW * size
+    if not is_single and not is_few:
+        joined = _put_between(op, x, update, start, axis)
+        if joined is not None:
+            return joined
     last_start = op.dim(dims.sub(shape[axis], count))
     begin = op.Max(op.Min(to_i64(op, start), last_start), 0)
     if op.prefers("TensorScatter", x):
         everywhere = op.expand(op.reshape(begin, (1,)), shape[:1])
         return op.TensorScatter(x, update, everywhere, axis=axis)
-    size = shape[axis]
-    is_single = same_dim(count, 1)
-    is_few = type(count) is int and type(size) is int and count <= FEW * size
     if not is_single and not is_few:
         return None
     places = begin if is_single else op.Add(begin, line(op, count, axis, x.type.rank))
@@ -82,10 +100,39 @@ def _written_along(
     return op.ScatterElements(x, places, update, axis=axis)
 
 
-# ----------------------------------------------------------------------------------------------- scatter
+def _put_between(
+    op: Lowering, x: Value, update: Value, start: Value, axis: int
+) -> Value | None:
+    """What is in front of a window, the window, and what is behind it.
 
-# elements that onnxruntime's ScatterND does not divide among threads
-ONE_THREAD = 1 << 16
+    None where the window is not known to lie inside.
+    """
+    begin = _known_start(start, x.type.shape[axis], update.type.shape[axis])
+    if begin is None:
+        return None
+    end = dims.add(begin, update.type.shape[axis])
+    front = op.slice(x, axis, 0, begin)
+    behind = op.slice(x, axis, end, x.type.shape[axis])
+    parts = []
+    for part in (front, update, behind):
+        if not same_dim(part.type.shape[axis], 0):
+            parts.append(part)
+    return op.Concat(*parts, axis=axis)
+
+
+def _known_start(start: Value, size: Dim, count: Dim) -> Dim | None:
+    """Where a window begins, if that is known, and the window lies inside of so many places."""
+    while start.op in REPEATING:
+        start = start.producer.operand(0)
+    known = start.known
+    if known is None or len(known) != 1:
+        return None
+    (begin,) = known
+    is_inside = dims.known_ge(begin, 0) and dims.known_ge(dims.sub(size, count), begin)
+    return begin if is_inside else None
+
+
+# ----------------------------------------------------------------------------------------------- scatter
 
 # how ScatterND combines what is there with what comes; versions of JAX write the names in either way
 REDUCTIONS: dict[str, str | None] = {
@@ -295,20 +342,56 @@ def _scatter(
         return op.reshape(out, ())
     plan = _plan(x.type.shape, updates.type.shape, numbers)
     index = to_i64(op, indices)
+    if reduction is None and _is_inner_window(x.type.shape, index, plan):
+        (axis,) = plan.windows.axes
+        joined = _written_along(op, x, updates, op.reshape(index, ()), axis)
+        if joined is not None:
+            return joined
     inside = plan.windows.clamped(op, index, x.type.shape)
     if reduction is None and _is_one_place(x.type.shape, index.type.shape, plan):
         return _put_in_one_place(op, x, index, inside, updates, plan, mode)
-    places = plan.windows.places(op, inside, x.type.shape)
+    fits = None  # where everything does
+    if mode != "clip" and plan.windows.axes:
+        fits = on_all_axes(op, op.Equal(index, inside))
     rows = op.transpose(updates, plan.updates_order)
+    return _put_anywhere(op, x, inside, rows, fits, plan, reduction)
+
+
+def _put_anywhere(
+    op: Lowering,
+    x: Value,
+    index: Value,
+    rows: Value,
+    fits: Value | None,
+    plan: ScatterPlan,
+    reduction: str | None,
+) -> Value:
+    """Rows, in the order of the plan, put at an index that lies inside, or combined with what is there."""
+    own = own_rows(x.type.shape, index.type.shape, plan.windows)
+    if own is not None and (reduction or are_single(own, fits)):
+        return written(op, own.writes(op, x, index, rows, fits), reduction)
     turned = op.transpose(x, plan.order)
-    base = _padded_after(op, turned, plan.room)
-    if mode == "clip" or not plan.windows.axes:
-        out = _reduced(op, base, places, rows, reduction)
-    else:
-        misfits = op.Not(on_all_axes(op, op.Equal(index, inside)))
-        out = _dropping(op, base, places, rows, misfits, reduction)
-    out = _first_elements(op, out, turned.type.shape)
+    writes = Writes(
+        padded_after(op, turned, plan.room),
+        plan.windows.places(op, index, x.type.shape),
+        rows,
+        fits,
+        is_one_each=len(plan.windows.batching) == index.type.rank - 1,
+    )
+    out = first_elements(op, written(op, writes, reduction), turned.type.shape)
     return op.transpose(out, np.argsort(plan.order).tolist())
+
+
+def _is_inner_window(shape: Shape, index: Value, plan: ScatterPlan) -> bool:
+    """Return True for one window inside, less than the whole along one inner axis, as in `x.at[:, 1:3]`."""
+    windows = plan.windows
+    axes = list(windows.axes)
+    if len(windows.kept) != len(shape) or index.type.rank != 1 or len(axes) != 1:
+        return False
+    if axes == [0] or cut_axes(shape, windows.sizes) != axes:
+        return False
+    (axis,) = axes
+    return _known_start(index, shape[axis], windows.sizes[axis]) is not None
 
 
 # ------------------------------------------------------------------------------------ one place
@@ -356,105 +439,3 @@ def _put_in_one_place(
     if axis == 0:
         return op.ScatterND(x, place, row)
     return op.ScatterElements(x, op.expand(place, row.type.shape), row, axis=axis)
-
-
-# ---------------------------------------------------------------------------- any other places
-
-
-def _padded_after(op: Lowering, x: Value, amounts: Sequence[int]) -> Value:
-    """`x` with zeros after it."""
-    config = [(0, amount, 0) for amount in amounts]
-    return pad_with(op, x, op.const(0, x.type.dtype), config)
-
-
-def _first_elements(op: Lowering, x: Value, shape: Shape) -> Value:
-    """`x` cut to a shape."""
-    rank = len(shape)
-    return slice_axes(op, x, (0,) * rank, shape, (1,) * rank)
-
-
-def _dropping(
-    op: Lowering,
-    base: Value,
-    places: Value,
-    updates: Value,
-    misfits: Value,
-    reduction: str | None,
-) -> Value:
-    """Windows that do not fit are dropped.
-
-    Their updates change nothing, or go to an extra row that is cut off again.
-    """
-
-    def spread(like: Value) -> Value:
-        """`misfits`, with ones for the axes that it has not."""
-        ones = (1,) * (like.type.rank - misfits.type.rank)
-        return op.reshape(misfits, (*misfits.type.shape, *ones))
-
-    dtype, shape = base.type.dtype, base.type.shape
-    if reduction:
-        unit = op.const(_unit(reduction, dtype), dtype)
-        harmless = op.Where(spread(updates), unit, updates)
-        return _reduced(op, base, places, harmless, reduction)
-    extra_row = op.dims([shape[0], *(0,) * (places.type.shape[-1] - 1)])
-    padded = _padded_after(op, base, [1, *(0,) * (len(shape) - 1)])
-    away = op.Where(spread(places), extra_row, places)
-    return _first_elements(op, op.ScatterND(padded, away, updates), shape)
-
-
-def _unit(reduction: str, dtype: DType) -> Any:
-    """The value that changes nothing in a reduction."""
-    least, greatest = limits(dtype)
-    return {"add": -0.0, "mul": 1, "min": greatest, "max": least}[reduction]
-
-
-def _reduced(
-    op: Lowering, base: Value, places: Value, updates: Value, reduction: str | None
-) -> Value:
-    """`updates` put or combined. onnxruntime's max and min overlook NaN, which is put in afterwards."""
-    dtype = base.type.dtype
-    out = _combined(op, base, places, updates, reduction)
-    if reduction not in ("max", "min") or not dtype.is_float:
-        return out
-    if not never_nan(updates):
-        # NaN is added, and to all other elements -0, which changes none
-        nan, nothing = op.const(math.nan, dtype), op.const(-0.0, dtype)
-        nans = op.Where(op.IsNaN(updates), nan, nothing)
-        out = _combined(op, out, places, nans, "add")
-    if not never_nan(base):
-        out = op.Where(op.IsNaN(base), base, out)
-    return out
-
-
-def _combined(
-    op: Lowering, base: Value, places: Value, updates: Value, reduction: str | None
-) -> Value:
-    """ScatterND, where onnxruntime does not divide it among threads that get in each other's way.
-
-    There it is ScatterElements, of the flattened operand.
-    """
-    shape = updates.type.shape
-    is_small = all(type(n) is int for n in shape) and dims.prod(shape) <= ONE_THREAD
-    is_safe = is_small or not reduction or op.source.attrs.get("unique_indices")
-    if is_safe:
-        return op.ScatterND(base, places, updates, reduction=reduction)
-    depth = places.type.shape[-1]
-    lead, rest = base.type.shape[:depth], base.type.shape[depth:]
-    flat_places = places
-    if depth > 1:
-        strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
-        parts = op.Mul(places, strides)
-        flat_places = op.ReduceSum(parts, np.array([-1]), keepdims=0)
-    count, width = dims.prod(places.type.shape[:-1]), dims.prod(rest)
-    column = op.reshape(flat_places, (count, 1))
-    table = op.reshape(base, (dims.prod(lead), width))
-    out = op.apply(
-        "onnx.ScatterElements",
-        table,
-        op.expand(column, (count, width)),
-        op.reshape(updates, (count, width)),
-        axis=0,
-        reduction=reduction,
-        types=[table.type],
-    )
-    return op.reshape(out, base.type.shape)

@@ -45,7 +45,7 @@ def _factor(line: Value, size: Dim) -> int | None:
     factor = dims.divides(size, line.type.shape[0])
     if type(factor) is not int:
         return None
-    place = _not_wrapped(line)
+    place = not_wrapped(line)
     if place.op != "lax.convert_element_type":
         return None
     quotient = _operands(place.producer.operand(0), "lax.floor", 1)
@@ -57,7 +57,7 @@ def _factor(line: Value, size: Dim) -> int | None:
     return factor if is_ratio and _is_middle(product[0]) else None
 
 
-def _not_wrapped(line: Value) -> Value:
+def not_wrapped(line: Value) -> Value:
     """The places of which those below 0 are counted from the end; none is."""
     chosen = _operands(line, "lax.select_n", 3)
     below = _operands(_first_of(chosen), "lax.lt", 2)

@@ -114,7 +114,7 @@ def number_of(value: Value) -> Dim | None:
     return known[0] if known is not None and value.type.rank == 0 else None
 
 
-def _columns(indices: Value) -> list[Value]:
+def columns_of(indices: Value) -> list[Value]:
     """The indices of each axis, in a shape that has as many axes as there are, and one of size 1."""
     if indices.op == "lax.concatenate":
         is_last = indices.producer.int_attr("dimension") == indices.type.rank - 1
@@ -141,7 +141,7 @@ def _taken(x: Value, indices: Value, numbers: Any, sizes: Shape) -> Taken | None
     is_in_place = tuple(numbers.start_index_map) == axes == tuple(sorted(axes))
     is_in_place = is_in_place and list(numbers.offset_dims) == others
     is_whole = all(same_dim(sizes[axis], x.type.shape[axis]) for axis in others)
-    columns = _columns(indices)
+    columns = columns_of(indices)
     has_columns = len(columns) == len(axes) == indices.type.rank - 1
     if not (is_in_place and is_whole and has_columns) or numbers.operand_batching_dims:
         return None
@@ -170,7 +170,7 @@ def gather_of(op: Any, x: Any, indices: Any, numbers: Any, sizes: Any) -> Any:
 
 def takes_lines(gather: Node) -> bool:
     """Return True where the indices of each axis are a vector that is repeated along the other axes."""
-    for column in _columns(gather.operand(1)):
+    for column in columns_of(gather.operand(1)):
         if column.op != "lax.broadcast_in_dim":
             return False
         if column.producer.operand(0).type.rank != 1:
