@@ -11,6 +11,7 @@ from jax import lax
 
 import j2o
 from j2o.frontend.versions import enable_x64
+from j2o.ir.types import DType
 from tests.harness import assert_same, normal, operators
 
 INDEX = np.array([0, 1, 2, 2, 9, -7, 4, -1], np.int32)
@@ -58,6 +59,41 @@ def test_gather_out_of_bounds(dtype, mode):
 
     with enable_x64(True):
         same_as_jax(fn, x, INDEX)
+
+
+# By the dtype of the operand: numbers that it does not hold are among them.
+FILLS = {
+    "float32": (2, 0.1, -np.inf, True),
+    "float16": (1e30, -3),
+    "int32": (-1, 2.7, np.nan, 2**31),
+    "uint8": (300, -1, np.inf),
+    "bool": (2, 0.0, np.nan, 0j),
+    "complex64": (None, 2, 2 - 1j, np.complex64(1j), np.nan, np.inf),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in cast")
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(d, value) for d in FILLS for value in FILLS[d]]
+)
+def test_what_is_filled_in_has_the_operands_dtype(dtype, value):
+    x = np.array([1, 0, 3, 4, 3, 2]).astype(dtype)
+
+    def fn(x, i):
+        found = x.at[i].get(mode="fill", fill_value=value)
+        return found.real, found.imag  # numpy takes NaN + 0j and NaN + NaN j for equal
+
+    same_as_jax(fn, x, INDEX)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "i8", "c64"])
+def test_a_size_is_filled_in(dtype):
+    def fn(x, i):
+        return x.at[i].get(mode="fill", fill_value=2 * x.shape[0] - 20)
+
+    model = j2o.compile(fn, [f"{dtype}[N]", "i32[M]"])
+    for size in (1, 6):
+        model.verify(np.ones(size, DType(dtype).numpy), INDEX)
 
 
 @pytest.mark.parametrize("kind", ["add", "max"])

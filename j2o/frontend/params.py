@@ -248,10 +248,10 @@ def _collection(value: Any) -> Attr:
 
 
 def _array(value: Any) -> Attr:
-    """An array as a tensor, a dtype of typed keys or a class for one as a DType."""
+    """An array or complex number as a tensor, a dtype of typed keys or a class for one as a DType."""
     if isinstance(value, HashableArray):
         value = value.val
-    if isinstance(value, np.ndarray | jax.Array):
+    if isinstance(value, np.ndarray | jax.Array | complex | np.complexfloating):
         return ArrayTensor(np.asarray(value))
     return dtype_from_jax(value) if _is_dtype(value) else None
 

@@ -21,6 +21,7 @@ import numpy as np
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, splice
+from j2o.ir.tensor import Tensor
 from j2o.ir.types import Attr, DType, Type
 from j2o.ir.views import mapped
 from j2o.passes.components import complex_arrays  # noqa: F401  (it fills COMPLEX)
@@ -230,7 +231,8 @@ class Splitter:
         for i in range(count):
             operands = [self.of(v)[i] if is_split(v) else v for v in node.operands]
             types = [part_types(v.type)[i] for v in node.outputs]
-            made.append(op.node(node.op, operands, _plain(node.attrs), types).outputs)
+            attrs = _of_part(node, i)
+            made.append(op.node(node.op, operands, attrs, types).outputs)
         return [part for parts in zip(*made, strict=True) for part in parts]
 
     def bilinear(self, op: Builder, node: Node) -> Sequence[Value]:
@@ -299,6 +301,7 @@ class Splitter:
 
 
 PART_OF = (np.real, np.imag)
+FILLING = frozenset({"fill", "fill_or_drop"})  # modes of a gather
 
 
 def is_flattened(node: Node) -> bool:
@@ -330,6 +333,22 @@ def _plain(attrs: Mapping[str, Attr]) -> dict[str, Attr]:
         if isinstance(value, DType) and value in PARTS:
             plain[name] = PARTS[value].dtype
     return plain
+
+
+def _of_part(node: Node, part: int) -> dict[str, Attr]:
+    """The attributes of a node for one of its parts: what a gather fills in may be a complex number."""
+    attrs = _plain(node.attrs)
+    fills = node.kind == "gather" and attrs["mode"] in FILLING
+    if fills and node.out.type.dtype.is_complex:
+        attrs["fill_value"] = _part_of_fill(attrs.get("fill_value"), part)
+    return attrs
+
+
+def _part_of_fill(fill_value: Attr, part: int) -> Attr:
+    """One part of the complex number that a gather fills in; by default it is NaN + 0j."""
+    if isinstance(fill_value, Tensor):
+        return PART_OF[part](fill_value.load()).item()
+    return fill_value if part == 0 else 0
 
 
 def stack_parts(*parts: jax.Array) -> jax.Array:

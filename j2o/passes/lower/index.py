@@ -17,6 +17,7 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
+from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType, Shape, is_one, same_dim
 from j2o.passes.lower.dot import pick
 from j2o.passes.lower.elementwise import where
@@ -320,9 +321,22 @@ def _filled(
     inside = on_all_axes(op, fits)
     dtype, sizes = out.type.dtype, iter(inside.type.shape)
     shape = tuple(1 if i in offset_dims else next(sizes) for i in range(out.type.rank))
+    return where(op, op.reshape(inside, shape), out, _fill(op, fill_value, dtype))
+
+
+def _fill(op: Lowering, fill_value: Any, dtype: DType) -> Value:
+    """The fill value as a scalar: a number, or a size such as `x.shape[0]`, which names no element.
+
+    A number that the dtype does not hold is converted as JAX does it, by numpy.
+    """
     if fill_value is None:
         fill_value = _default_fill(dtype)
-    return where(op, op.reshape(inside, shape), out, op.const(fill_value, dtype))
+    if isinstance(fill_value, Tensor):  # a complex number, where the operand is none
+        fill_value = fill_value.load()
+    if dims.is_symbolic(fill_value):
+        return op.dim(fill_value, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return op.const(np.asarray(fill_value).astype(dtype.numpy))
 
 
 def on_all_axes(op: Lowering, fits: Value) -> Value:
