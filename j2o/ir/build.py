@@ -110,20 +110,14 @@ class Builder:
         graphs: Sequence[Graph] = (),
     ) -> Node:
         """Make and insert one node; its types are inferred where they are not given."""
-        node = Node(op, inputs, types or (), attrs, graphs, self.loc)
+        node = Node(op, inputs, (), attrs, graphs, self.loc)
         if types is None:
             try:
-                inferred = spec(op).infer(node)
+                types = spec(op).infer(node)
             except Exception:
                 node.set_inputs(())
                 raise
-            values: list[Value] = []
-            for type in inferred:
-                values.append(Value(type, node, len(values), self.hint))
-            node.outputs = tuple(values)
-        else:
-            for value in node.outputs:
-                value.hint = self.hint
+        node.make_outputs(types, self.hint)
         self.graph.insert(node, before=self.before)
         self.made.append(node)
         return node
@@ -197,8 +191,7 @@ class Builder:
 
         def make() -> Node:
             node = Node(op, (), (), attrs(), (), self.loc)
-            (type,) = spec(op).infer(node)
-            node.outputs = (Value(type, node, 0, self.hint),)
+            node.make_outputs(spec(op).infer(node), self.hint)
             self.made.append(node)
             return node
 

@@ -10,9 +10,9 @@ needs no special case. Inserting, erasing and replacing cost O(1) for each node 
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from j2o.ir.ops import spec
 from j2o.ir.types import Attr, Dim, DType, Type, are_integers
@@ -32,8 +32,7 @@ def _split(op: str) -> tuple[str, str, str]:
     return op.partition(".") if op.startswith("lax.") else op.rpartition(".")
 
 
-@dataclass(frozen=True, slots=True)
-class Loc:
+class Loc(NamedTuple):
     """Where a node comes from: the user's frame, and the module that it belongs to.
 
     `scope` has the names of the modules around it, from the outside in, with `/` between them.
@@ -59,15 +58,16 @@ class Value:
     __slots__ = ("hint", "home", "index", "node", "type", "uses")
 
     def __init__(
-        self, type: Type, owner: Node | Graph, index: int, hint: str = ""
+        self,
+        type: Type,
+        node: Node | None,
+        index: int,
+        hint: str = "",
+        home: Graph | None = None,
     ) -> None:
         self.type = type
-        self.node: Node | None = None
-        self.home: Graph | None = None
-        if isinstance(owner, Node):
-            self.node = owner
-        else:
-            self.home = owner
+        self.node = node
+        self.home = home
         self.index = index
         self.hint = hint
         self.uses: dict[tuple[Node, int], None] = {}
@@ -137,13 +137,17 @@ class Value:
         """Let every user (of those that `where` accepts) use `new` instead."""
         if new is self:
             return
-        is_named = bool(self.hint) and self.node is not None
-        maker = new.node
-        if not new.hint or (is_named and maker is not None and new.hint == maker.op):
-            new.hint = self.hint or new.hint
+        if self.hint and self.hint != new.hint:
+            self._hand_hint_to(new)
         for node, index in list(self.uses):
             if where is None or where(node):
                 node.set_input(index, new)
+
+    def _hand_hint_to(self, new: Value) -> None:
+        """Give `new` the hint where it has none, or only that of its operation."""
+        is_of_operation = self.node is not None and new.hint == new.op
+        if is_of_operation or not new.hint:
+            new.hint = self.hint
 
     def __repr__(self) -> str:
         return f"<%{self.hint or '?'}: {self.type} of {self.op or 'graph input'}>"
@@ -185,17 +189,23 @@ class Node:
         self.graph: Graph | None = None
         self.prev: Node | None = None
         self.next: Node | None = None
-        outputs: list[Value] = []
-        for type in types:
-            index = len(outputs)
-            hint = hints[index] if index < len(hints) else ""
-            outputs.append(Value(type, self, index, hint))
-        self.outputs: tuple[Value, ...] = tuple(outputs)
+        self.outputs: tuple[Value, ...] = ()
+        if types:
+            self.make_outputs(types)
+            for value, hint in zip(self.outputs, hints, strict=False):
+                value.hint = hint
         for graph in self.graphs:
             graph.parent = self
         for i, value in enumerate(self.inputs):
             if value is not None:
                 value.uses[self, i] = None
+
+    def make_outputs(self, types: Sequence[Type], hint: str = "") -> None:
+        """Give a node that was made without results those of these types."""
+        outputs: list[Value] = []
+        for index, type in enumerate(types):
+            outputs.append(Value(type, self, index, hint))
+        self.outputs = tuple(outputs)
 
     @property
     def out(self) -> Value:
@@ -313,12 +323,15 @@ class Node:
 
     def set_input(self, index: int, value: Value | None) -> None:
         """Replace one operand."""
-        old = self.inputs[index]
+        use = self, index
+        inputs = list(self.inputs)
+        old = inputs[index]
         if old is not None:
-            del old.uses[self, index]
-        self.inputs = (*self.inputs[:index], value, *self.inputs[index + 1 :])
+            del old.uses[use]
+        inputs[index] = value
+        self.inputs = tuple(inputs)
         if value is not None:
-            value.uses[self, index] = None
+            value.uses[use] = None
         # `touch`, in line: this runs more often than all else here
         if self.graph is not None:
             self.graph.journal.append(self)
@@ -355,10 +368,11 @@ class Node:
         for i, value in enumerate(self.inputs):
             if value is None:
                 continue
-            del value.uses[self, i]
+            uses = value.uses
+            del uses[self, i]
             # `touch`, in line: what makes the value has fewer users now
             maker = value.node
-            if value.uses and maker is not None and maker.graph is not None:
+            if uses and maker is not None and maker.graph is not None:
                 maker.graph.journal.append(maker)
         self.inputs = ()
         for value in self.outputs:
@@ -414,7 +428,7 @@ class Graph:
         self.first: Node | None = None
         self.last: Node | None = None
         self.length = 0
-        self.ops: dict[str, int] = {}
+        self.ops: defaultdict[str, int] = defaultdict(int)
         self.holders: dict[Node, None] = {}
         self.journal: list[Node] = []
         self._pool: dict[Hashable, Value] = {}
@@ -470,7 +484,7 @@ class Graph:
 
     def add_input(self, type: Type, hint: str = "") -> Value:
         """Append an input."""
-        value = Value(type, self, len(self.inputs), hint)
+        value = Value(type, None, len(self.inputs), hint, self)
         self.inputs.append(value)
         return value
 
@@ -492,9 +506,11 @@ class Graph:
         while node is not None:
             following = node.next
             yield node
-            # a node erased by the caller leaves its old successor; one inserted right after is visited
-            node = node.next if node.graph is self else following
-            # `following` may be erased too
+            if node.graph is self:
+                node = node.next  # one that was inserted right after is visited
+                continue
+            # the caller has erased it, and perhaps what followed it: each leaves its old successor
+            node = following
             while node is not None and node.graph is not self:
                 node = node.next
 
@@ -529,23 +545,25 @@ class Graph:
         """Insert a node before another, by default at the end (before `return`, where there is one)."""
         if node.graph is not None:
             raise ValueError(f"{node.op} is in a graph already")
-        if before is None and self.last is not None and self.last.op == "return":
-            before = self.last
-        if before is not None and before.graph is not self:
-            raise ValueError(f"{before.op} is not in @{self.name}")
-        node.graph = self
-        node.next = before
-        node.prev = before.prev if before is not None else self.last
-        if node.prev is None:
-            self.first = node
-        else:
-            node.prev.next = node
+        previous = self.last
+        if before is None and previous is not None and previous.op == "return":
+            before = previous
         if before is None:
             self.last = node
-        else:
+        elif before.graph is self:
+            previous = before.prev
             before.prev = node
+        else:
+            raise ValueError(f"{before.op} is not in @{self.name}")
+        if previous is None:
+            self.first = node
+        else:
+            previous.next = node
+        node.graph = self
+        node.prev = previous
+        node.next = before
         self.length += 1
-        self.ops[node.op] = self.ops.get(node.op, 0) + 1
+        self.ops[node.op] += 1
         if node.graphs:
             self.holders[node] = None
         self.journal.append(node)
@@ -574,14 +592,16 @@ class Graph:
 
     def unlink(self, node: Node) -> None:
         """Take a node out of the order, operands and uses untouched, to insert it elsewhere."""
-        if node.prev is None:
-            self.first = node.next
+        previous = node.prev
+        following = node.next
+        if previous is None:
+            self.first = following
         else:
-            node.prev.next = node.next
-        if node.next is None:
-            self.last = node.prev
+            previous.next = following
+        if following is None:
+            self.last = previous
         else:
-            node.next.prev = node.prev
+            following.prev = previous
         node.graph = None
         node.prev = None  # `next` stays, for whoever is iterating
         self.length -= 1
@@ -713,6 +733,8 @@ def erase_dead(node: Node) -> None:
         one = stack.pop()
         if one.graph is None or one.op == "return" or one.used or not one.spec.pure:
             continue
-        producers = [value.node for value in one.operands]
+        operands = one.inputs
         one.erase()
-        stack += [producer for producer in producers if producer is not None]
+        for value in operands:
+            if value is not None and value.node is not None and not value.uses:
+                stack.append(value.node)

@@ -44,7 +44,12 @@ def _scope(node: Node, found: dict[Node, Scope]) -> Scope:
 
 def own_scope(loc: Loc | None) -> Scope:
     """Return the steps of the scope that a location has: `blocks/3` as `("blocks", "3")`."""
-    return tuple(loc.scope.split("/")) if loc is not None and loc.scope else ()
+    return () if loc is None else _steps(loc.scope)
+
+
+def _steps(scope: str) -> Scope:
+    """The steps of a scope as it is written."""
+    return tuple(scope.split("/")) if scope else ()
 
 
 def placed(loc: Loc | None, scope: Scope) -> Loc | None:
@@ -70,7 +75,13 @@ def shared_loc(one: Loc | None, other: Loc | None) -> Loc | None:
     """Return the location of what stands for two nodes: the line of the first, and the module around both."""
     if one is None or other is None or one.scope == other.scope:
         return one
-    return placed(one, common([own_scope(one), own_scope(other)]))
+    return one._replace(scope=_scope_around(one.scope, other.scope))
+
+
+@functools.lru_cache(maxsize=4096)
+def _scope_around(one: str, other: str) -> str:
+    """The innermost module around two, as the text in a location."""
+    return "/".join(common([_steps(one), _steps(other)]))
 
 
 def common(paths: Sequence[Scope]) -> Scope:

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import ml_dtypes  # numpy knows its dtypes by name from here on
 import numpy as np
@@ -212,12 +212,13 @@ def exact_attrs(attrs: Mapping[str, Attr]) -> Hashable:
     return tuple([(name, _exact(value)) for name, value in sorted(attrs.items())])
 
 
-def _exact(value: Attr) -> Hashable:
-    """One attribute in such a key: a float by its bits."""
-    if type(value) is float:
+def _exact(value: Any) -> Hashable:
+    """One attribute in such a key, or a part of one: a float by its bits."""
+    kind = type(value)
+    if kind is float:
         return float, value.hex()
-    if type(value) is tuple:
-        return tuple(map(_exact, cast("tuple[Attr, ...]", value)))
+    if kind is tuple and not _INTEGERS.issuperset(map(type, value)):
+        return tuple(map(_exact, value))
     return value
 
 

@@ -92,8 +92,8 @@ class Context:
         self.seen[one, graph] = len(graph.journal)
         if known is None:
             return graph
-        entered = [node for node in graph.journal[known:] if node.graph is graph]
-        found = dict.fromkeys(entered)
+        entered = dict.fromkeys(graph.journal[known:])  # most stand there several times
+        found = {node: None for node in entered if node.graph is graph}
         edge = list(found)
         for _ in range(depth):
             edge = _users(edge, graph, found)

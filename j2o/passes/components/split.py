@@ -133,7 +133,7 @@ class Splitter:
             if is_split(old):
                 split = PARTS[old.type.dtype]
                 stacked = Type(split.dtype, (*old.type.shape, split.count))
-                new = Value(stacked, graph, i, old.hint)
+                new = Value(stacked, None, i, old.hint, graph)
                 graph.inputs[i] = new
                 self.parts[old] = self.insert(Builder(graph, first), words, [new])
         self.split_nodes(graph)

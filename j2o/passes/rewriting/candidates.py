@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from j2o.ir.graph import Node, Value
-from j2o.ir.ops import spec
 from j2o.passes.rewriting.language import Apply, Either, Pattern, Wild, roots
 from j2o.passes.rewriting.matching import fits_number, fits_wild
 
@@ -82,7 +81,7 @@ def _can_fit(pattern: Apply, makers: Sequence[str | None]) -> bool:
     wanted = pattern.operands
     if not any(map(_tells, wanted)):
         return True
-    if not _either_order(pattern):
+    if not pattern.in_any_order:
         return len(makers) >= len(wanted) and all(map(_can_be, wanted, makers))
     if len(makers) != 2:
         return False
@@ -106,11 +105,6 @@ def _tells(part: Pattern) -> bool:
     return not isinstance(part, Wild) or part.const
 
 
-def _either_order(pattern: Apply) -> bool:
-    """Return True where the operands may be exchanged."""
-    return len(pattern.operands) == 2 and spec(pattern.op).commutative
-
-
 # -------------------------------------------------------------------------- quick tests
 #
 # They run more often than anything else here, so they are loops: these are faster than `any` and `all`.
@@ -124,7 +118,7 @@ def quick_test(pattern: Apply) -> NodeTest:
     wanted = pattern.operands
     if not any(map(_tells, wanted)):
         return _always
-    if _either_order(pattern):
+    if pattern.in_any_order:
         return _in_either_order(*wanted)
     return _in_order(wanted)
 

@@ -65,9 +65,13 @@ class _Worklist:
 
     def add(self, nodes: Iterable[Node]) -> None:
         """Put nodes into the queue, but for those that wait, are erased, or have no rule."""
+        roots = self.roots
+        if not roots:
+            return
         for node in nodes:
-            is_here = node.graph is self.graph
-            if is_here and node.op in self.roots and node not in self.waiting:
+            if node.op not in roots or node in self.waiting:
+                continue
+            if node.graph is self.graph:
                 self.waiting.add(node)
                 self.queue.append(node)
 

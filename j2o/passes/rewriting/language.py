@@ -21,7 +21,7 @@ import numpy as np
 from j2o.errors import PassError, meant, raised, shown
 from j2o.ir.build import Dialect, attribute
 from j2o.ir.onnx_ops import Schema, operators, schema
-from j2o.ir.ops import LABEL
+from j2o.ir.ops import LABEL, spec
 from j2o.passes.context import Level
 
 
@@ -54,9 +54,14 @@ class Apply:
         return operands
 
     @functools.cached_property
-    def makers(self) -> tuple[str | None, ...]:
-        """The operation that makes each operand; None where any may."""
-        return tuple(map(_maker, self.operands))
+    def last_first(self) -> tuple[tuple[Pattern, str | None], ...]:
+        """The operands from the last to the first, each with the operation that makes it; None for any."""
+        return tuple([(part, _maker(part)) for part in self.operands[::-1]])
+
+    @functools.cached_property
+    def in_any_order(self) -> bool:
+        """Whether there are two operands, which may be exchanged."""
+        return len(self.operands) == 2 and spec(self.op).commutative
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +72,7 @@ class Either:
 
     @functools.cached_property
     def last_first(self) -> tuple[tuple[Pattern, str | None], ...]:
-        """The options from the last to the first, each with the operation that makes it, as in `makers`."""
+        """The options from the last to the first, each with the operation that makes it; None for any."""
         return tuple([(option, _maker(option)) for option in self.options[::-1]])
 
 

@@ -129,20 +129,23 @@ def _ways_into(
         return []
     nodes = (*nodes, node)
     orders = [inputs]
-    if count == 2 and inputs[0] is not inputs[1] and node.spec.commutative:
+    if pattern.in_any_order and inputs[0] is not inputs[1]:
         orders = [inputs[::-1], inputs]
     ways: list[Way] = []
     for order in orders:
-        makers = [value and value.node and value.node.op for value in order]
         inner = goals
-        for place in range(count - 1, -1, -1):
-            maker = pattern.makers[place]
-            if maker is not None and maker != makers[place]:
+        for (part, maker), value in zip(pattern.last_first, order[::-1], strict=True):
+            if maker is not None and not _is_made_by(maker, value):
                 break
-            inner = (wanted[place], order[place], inner)
+            inner = (part, value, inner)
         else:
             ways.append((inner, found, nodes))
     return ways
+
+
+def _is_made_by(op: str, value: Value | None) -> bool:
+    """Return True for the result of such an operation."""
+    return value is not None and value.node is not None and value.node.op == op
 
 
 def aligned(
