@@ -387,3 +387,17 @@ def test_a_bias_beside_a_mask_may_not_hide_what_that_shows():
     assert operators(learnt).count("Attention") == 1
     given = agrees(fn, [*tensors(), bias], atol=1e-5)
     assert "Attention" not in operators(given)
+
+
+def test_two_masks_behind_each_other_are_one():
+    def mask(scores, shown):
+        causal = causal_by_where(scores, -jnp.inf)
+        return jnp.where(shown[:, None, None], causal, -jnp.inf)
+
+    def fn(q, k, v, shown):
+        return attended(q, k, v, lambda scores: mask(scores, shown))
+
+    q, shown = normal(2, T, HEADS, SIZE), np.arange(T) < np.array([[T], [0]])
+    specs = [*3 * [QUERIES], "bool[B,T]"]
+    model = agrees(fn, [q, q + 1, q - 1, shown], specs, atol=1e-5)
+    assert operators(model).count("Attention") == 1

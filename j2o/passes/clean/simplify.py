@@ -11,6 +11,7 @@ import numpy as np
 
 from j2o.ir.graph import Node
 from j2o.ir.types import DType
+from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleSet, rewrite
 
 # -------------------------------------------------------------------------------------- zeros and ones
@@ -255,6 +256,38 @@ def _(op, c, x, y):
     return op.Where(c, y, x)
 
 
+@rewrite("where_both", level=1)
+def where_both(op, a, b, x, y):
+    """Two masks that hide with the same number: Booleans are cheaper to combine."""
+    return op.Where(a, op.Where(b, x, y), y)
+
+
+@where_both.becomes
+def _(op, a, b, x, y):
+    return op.Where(op.And(a, b), x, y)
+
+
+@rewrite("where_either", level=1)
+def where_either(op, a, b, x, y):
+    return op.Where(a, x, op.Where(b, x, y))
+
+
+@where_either.becomes
+def _(op, a, b, x, y):
+    return op.Where(op.Or(a, b), x, y)
+
+
+@rewrite("where_unless", level=1)
+def where_unless(op, a, b, x, y: Const):
+    """A mask that tells what is hidden, behind one that tells what is shown."""
+    return op.Where(a, y, op.Where(b, x, y))
+
+
+@where_unless.becomes
+def _(op, a, b, x, y):
+    return op.Where(op.And(op.Not(a), b), x, y)
+
+
 @rewrite("integer_is_no_nan", level=1)
 def integer_is_no_nan(op, x, other, y):
     """What replaces NaN in the floats of integers is never taken."""
@@ -434,6 +467,9 @@ simplify = RuleSet(
         where_true,
         where_false,
         where_not,
+        where_both,
+        where_either,
+        where_unless,
         integer_is_no_nan,
         max_same,
         min_same,
