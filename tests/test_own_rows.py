@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import j2o
+from j2o.frontend.versions import enable_x64
 from tests.harness import agrees, assert_same, operators
 
 ROWS, SIZE = 8, 6
@@ -122,7 +123,7 @@ def test_writes_of_other_dtypes(dtype):
     def fn(x, i, u):
         return x.at[jnp.arange(x.shape[0]), i].set(u, mode="drop")
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         same_as_jax(fn, [x, PLACES, u], x, PLACES, u)
 
 

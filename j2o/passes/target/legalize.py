@@ -232,7 +232,7 @@ def _with_nans(graph: Graph, node: Node) -> bool:
 
     Onnxruntime overlooks all but those that come first.
     """
-    if not node.out.type.dtype.is_float:
+    if not node.out.type.dtype.is_float or _is_of_log_sum_exp(node):
         return False
     op = Builder(graph, node, node.loc, node.out.hint)
     x, *axes = node.inputs
@@ -241,6 +241,42 @@ def _with_nans(graph: Graph, node: Node) -> bool:
     nan = op.const(math.nan, extreme.type.dtype)
     node.replace_by(op.Where(op.cast(found, DType.BOOL), nan, extreme))
     return True
+
+
+def _is_of_log_sum_exp(node: Node) -> bool:
+    """Return True for a maximum m of which only log Σ exp(x - m) + m is made: NaN where x is, for any m."""
+    shift = node.out
+    users = list(shift.users())
+    if len(users) == 1 and users[0].op == "onnx.Clip":
+        shift = users[0].out
+        users = list(shift.users())
+    if [user.op for user in users] != ["onnx.Sub", "onnx.Add"]:
+        return False
+    difference, result = users
+    value = difference.out
+    for op in ("onnx.Exp", "onnx.ReduceSum", "onnx.Log"):
+        made = _only_made_into(value, op)
+        if made is None:
+            return False
+        value = made
+    total = value.producer.operand(0).producer
+    axes = _reduction(node)
+    is_over = axes is not None and _reduction(total) == axes
+    is_off = list(difference.operands) == [node.operand(0), shift]
+    return is_over and is_off and set(result.operands) == {value, shift}
+
+
+def _only_made_into(value: Value, op: str) -> Value | None:
+    """The result of the one operation that uses a value; None where there are more, or another."""
+    users = list(value.users())
+    return users[0].out if len(users) == 1 and users[0].op == op else None
+
+
+def _reduction(node: Node) -> tuple[int, ...] | None:
+    """The axes of a reduction that keeps them; None where they are not known, or go."""
+    axes = node.optional(1)
+    keeps = node.int_attr("keepdims", 1) == 1
+    return axes.known_ints if axes is not None and keeps else None
 
 
 def _one_over(graph: Graph, node: Node) -> bool:
