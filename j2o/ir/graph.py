@@ -91,6 +91,12 @@ class Value:
         return node.attrs["value"]  # type: ignore[return-value]  # a Tensor
 
     @property
+    def number(self) -> Any:
+        """The element of a constant that has one, as Python's own number; None of other values."""
+        tensor = self.const
+        return None if tensor is None or tensor.size != 1 else tensor.scalar
+
+    @property
     def known(self) -> tuple[Dim, ...] | None:
         """The entries of a shape vector, or the one entry of an integer scalar.
 
@@ -130,6 +136,14 @@ class Value:
     def users(self) -> Iterator[Node]:
         """The nodes that use the value, each once, in the order of their first use."""
         return iter(dict.fromkeys([node for node, _ in self.uses]))
+
+    @property
+    def only_user(self) -> Node | None:
+        """The node of the one use of the value, where there is one and it is in the same graph."""
+        if len(self.uses) != 1:
+            return None
+        user, _ = next(iter(self.uses))
+        return user if user.graph is self.graph else None
 
     def replace_by(
         self, new: Value, *, where: Callable[[Node], bool] | None = None

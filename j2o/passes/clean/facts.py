@@ -237,8 +237,8 @@ def _step(loop: Node, value: Value) -> int | None:
     if after.op != "onnx.Add" or value not in after.producer.operands:
         return None
     a, b = after.producer.operands
-    number = (b if a is value else a).const
-    return int(number.scalar) if number is not None and number.size == 1 else None
+    number = (b if a is value else a).number
+    return None if number is None else int(number)
 
 
 def _needed(value: Value) -> Sequence[Value]:

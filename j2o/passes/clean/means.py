@@ -56,10 +56,8 @@ def average(op, x, number: Const, again: Const, perm):
 @average.becomes
 def _(op, x, number, again, perm):
     """It is rounded once, not three times; a sum may overflow where the average does not."""
-    if number.type.size != 1 or again.type.size != 1:
-        return None
-    n = float(number.const.scalar)
-    if n != float(again.const.scalar) or not np.isfinite(n) or n < 1:
+    n = number.number
+    if n is None or n != again.number or not np.isfinite(n) or n < 1:
         return None
     left, right = op.root.operand(0).producer.operands
     return right if left.const is not None else left

@@ -23,12 +23,12 @@ def _compared(op: Builder, node: Node, _: Facts) -> Value | None:
     """A comparison of one of two numbers with a third is what chooses them, its negation, or known."""
     compare = COMPARISONS[node.op]
     a, b = node.operands
-    choice, number = _choice_of(a), _number_of(b)
+    choice, number = _choice_of(a), b.number
     if choice is not None and number is not None:
         of_false = compare(choice.of_false, number)
         of_true = compare(choice.of_true, number)
     else:
-        choice, number = _choice_of(b), _number_of(a)
+        choice, number = _choice_of(b), a.number
         if choice is None or number is None:
             return None
         of_false = compare(number, choice.of_false)
@@ -72,18 +72,10 @@ def _choice_of(value: Value) -> Choice | None:
     if value.op != "onnx.Where":
         return None
     condition, *chosen = value.producer.operands
-    of_true, of_false = map(_number_of, chosen)
+    of_true, of_false = [value.number for value in chosen]
     if of_true is None or of_false is None:
         return None
     return Choice(condition, of_false, of_true)
-
-
-def _number_of(value: Value) -> Any:
-    """The one number of a small constant; None of other values."""
-    tensor = value.const
-    if tensor is None or not tensor.is_small or tensor.size != 1:
-        return None
-    return tensor.load().item()
 
 
 TRUTH_REWRITES = {

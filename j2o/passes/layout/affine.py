@@ -39,14 +39,6 @@ def affine(graph: Graph) -> int:
     return count
 
 
-def only_user(value: Value) -> Node | None:
-    """The one use of a value, where there is one and it is in the same graph."""
-    if len(value.uses) != 1:
-        return None
-    user, _ = next(iter(value.uses))
-    return user if user.graph is value.graph else None
-
-
 def factor_of(
     node: Node, read: Callable[[Value], Factor | None]
 ) -> tuple[Value, Factor] | None:
@@ -216,7 +208,7 @@ class Map:
 
     def follow(self, out: Value) -> None:
         """Compose with the nodes behind `out`, one user after the other, as far as they are such maps."""
-        while (user := only_user(out)) is not None:
+        while (user := out.only_user) is not None:
             if user.op in AFFINE:
                 if not self._then(user, out):
                     return
@@ -408,7 +400,7 @@ def _fold_input(linear: Linear) -> int:
     Where the shift cannot go behind, it stays in front, in the unit of x:
     linear(x + shift / scale, w · scale).
     """
-    if linear.inputs is None or only_user(linear.source) is None:
+    if linear.inputs is None or linear.source.only_user is None:
         return 0
     if not linear.can_scale:
         return 0
@@ -463,7 +455,7 @@ def _can_shift(linear: Linear) -> bool:
     if node.op == "onnx.Conv":
         pads = node.ints_attr("pads", ())
         return not any(pads) and node.str_attr("auto_pad", "NOTSET") == "NOTSET"
-    user = only_user(node.out)
+    user = node.out.only_user
     return node.op == "onnx.MatMul" and user is not None and _adds_numbers(linear, user)
 
 
@@ -481,7 +473,7 @@ def _sources(linear: Linear, inputs: int) -> Iterator[Source]:
     count = linear.weight.type.static_shape[inputs]
     zeros = np.zeros(count)
     source = Source(linear.source, linear.input_axis, np.ones(count), zeros)
-    while source.value.node is not None and only_user(source.value) is not None:
+    while source.value.node is not None and source.value.only_user is not None:
         node = source.value.node
         if node.op == "onnx.Transpose":
             axis = node.ints_attr("perm")[source.axis]
@@ -502,10 +494,8 @@ def _pads_with_zeros(node: Node, axis: int) -> bool:
     """Return True for a Pad of zeros, and of known amounts, on other axes than this one."""
     if node.op != "onnx.Pad" or node.str_attr("mode", "constant") != "constant":
         return False
-    value = node.optional(2)
-    is_zero = value is None or (
-        value.const is not None and not value.const.load().any()
-    )
+    filled = node.optional(2)
+    is_zero = filled is None or filled.number == 0
     pads = node.operand(1).known_ints
     if not is_zero or pads is None or node.optional(3) is not None:
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from j2o.ir.graph import Value
-from j2o.passes.layout.affine import FARTHEST, only_user
+from j2o.passes.layout.affine import FARTHEST
 from j2o.passes.layout.channels import Channels, numbers_of
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleSet, rewrite
@@ -59,7 +59,7 @@ def _(op, x, mean, scale, divisor, bias):
 
 def _is_shifted(value: Value) -> bool:
     """Return True where all that becomes of a value is a sum with a constant."""
-    user = only_user(value)
+    user = value.only_user
     if user is None or user.op != "onnx.Add":
         return False
     return any(operand.const is not None for operand in user.operands)

@@ -15,7 +15,6 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, Shape, same_dim
 from j2o.passes.context import Context
-from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -78,7 +77,7 @@ def blocks(graph: Graph, context: Context) -> int:
 
 def only_made_by(value: Value, operation: str) -> Node | None:
     """The node that makes a value which nothing else uses, where it is this operation."""
-    if value.op != operation or only_user(value) is None:
+    if value.op != operation or value.only_user is None:
         return None
     return value.producer
 
@@ -136,7 +135,7 @@ def blocks_in_place(graph: Graph) -> int:
         if form is None:
             continue
         before = only_made_by(node.operand(0), "onnx.Transpose")
-        behind = only_user(node.out)
+        behind = node.out.only_user
         if before is None or perm_of(before) != TO_FRONT or perm_of(behind) != TO_BACK:
             continue
         assert behind is not None

@@ -21,7 +21,6 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, Shape, is_one, same_dim
-from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.transposes import perm_of, weight
 from j2o.passes.pipeline import graph_pass
 
@@ -217,7 +216,7 @@ class _Reader:
         With it, the scalar nodes between.
         """
         scalars: list[Node] = []
-        while (user := only_user(value)) is not None:
+        while (user := value.only_user) is not None:
             perm = perm_of(user)
             if perm is not None:
                 groups = [groups[axis] for axis in perm]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node
-from j2o.passes.layout.affine import only_user
 from j2o.passes.pipeline import graph_pass
 
 
@@ -25,7 +24,7 @@ def _to_gemm(node: Node) -> int:
     a, b = node.operand(0), node.operand(1)
     if a.type.rank != 2 or b.type.rank != 2 or not node.out.type.dtype.is_float:
         return 0
-    add = only_user(node.out)
+    add = node.out.only_user
     if add is None or add.op != "onnx.Add" or add.out.type != node.out.type:
         return 0
     first, second = add.operand(0), add.operand(1)

@@ -24,7 +24,7 @@ def _(op, x, widths, filled, perm):
     conv = op.root
     order = range(x.type.rank) if perm is None else perm
     around = _around_places(widths, order)
-    if around is None or not _is_zero(filled):
+    if around is None or filled.number != 0:
         return None
     if conv.str_attr("auto_pad", "NOTSET") != "NOTSET":
         return op.decline("the convolution pads by itself")
@@ -48,11 +48,6 @@ def _around_places(widths: Value, order: Sequence[int]) -> Sequence[int] | None:
     if any((*before[:2], *behind[:2])):
         return None
     return (*before[2:], *behind[2:])
-
-
-def _is_zero(filled: Value) -> bool:
-    """Return True for the constant 0."""
-    return filled.const is not None and not filled.const.scalar
 
 
 pads = RuleSet("pads", (conv_pads,), doc="Pad with zeros into Conv.")

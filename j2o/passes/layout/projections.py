@@ -17,7 +17,6 @@ from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.scopes import shared_loc
 from j2o.ir.tensor import Tensor, tensor
 from j2o.ir.types import same_shape
-from j2o.passes.layout.affine import only_user
 from j2o.passes.pipeline import graph_pass
 
 
@@ -82,7 +81,7 @@ def _projection(node: Node, x: Value) -> Projection | None:
     weight = node.operand(1)
     if weight.const is None or weight.type.rank != 2 or len(weight.uses) != 1:
         return None
-    add = only_user(node.out)
+    add = node.out.only_user
     if add is not None and add.op == "onnx.Add" and add.out.type == node.out.type:
         other = add.operand(1 if add.operand(0) is node.out else 0)
         if other.const is not None and other.const.size == weight.const.shape[1]:
@@ -149,7 +148,7 @@ def _heads(group: Sequence[Projection]) -> list[Heads] | None:
 
 def _split_to_heads(value: Value) -> Heads | None:
     """The Reshape that divides the last axis of a value in two, where it is the value's only use."""
-    user = only_user(value)
+    user = value.only_user
     if user is None or user.op != "onnx.Reshape":
         return None
     if user.out.type.rank < 2:

@@ -21,7 +21,6 @@ from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, DType, Shape, is_one, same_dim, same_shape
 from j2o.passes.context import Context
-from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.free import REPEATS, scales_of
 from j2o.passes.pipeline import graph_pass
 
@@ -60,7 +59,7 @@ def _read_repeats(value: Value) -> Repeats | None:
     while True:
         inner = _unshaped(found.source)
         between = {found.source, inner} - {value}
-        is_alone = all(only_user(one) is not None for one in between)
+        is_alone = all(one.only_user is not None for one in between)
         before = _read_once(inner, found.shape) if is_alone else None
         if before is None:
             return found if max(found.factors, default=1) > 1 else None

@@ -295,8 +295,8 @@ def _adds_one(body: Graph, index: int) -> bool:
         or step.operand(0) is not body.inputs[index]
     ):
         return False
-    one = step.operand(1).const
-    return one is not None and not one.shape and one.scalar == 1
+    one = step.operand(1)
+    return one.type.rank == 0 and one.number == 1
 
 
 # -------------------------------------------------------------------------------------------------- cond

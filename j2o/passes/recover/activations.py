@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 
-import ml_dtypes
-
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
+from j2o.passes.recover.constants import float_of, is_near
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
@@ -30,16 +29,6 @@ def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
     return op.Mul(op.Mul(x, 0.5), op.Add(op.Erf(op.Mul(x, ROOT_HALF)), 1.0))
 
 
-def _is_number(value: Value, number: float) -> bool:
-    """Return True where a constant is one element, `number` up to the rounding of its dtype."""
-    tensor = value.const
-    if tensor is None or tensor.size != 1 or not tensor.dtype.is_float:
-        return False
-    # twice the error of one rounding: 1 / √2 has two
-    rounding = float(ml_dtypes.finfo(tensor.dtype.numpy).eps)
-    return math.isclose(float(tensor.scalar), number, rel_tol=rounding)
-
-
 @rewrite("gelu_erfc", at="lax")
 def gelu_erfc(op, x, c: Const):
     """½ x erfc(-x √½), as `jax.nn.gelu(x, approximate=False)` has it."""
@@ -53,7 +42,8 @@ def gelu_erfc(op, x, c: Const):
 
 @gelu_erfc.becomes
 def _(op, x, c):
-    return _gelu(op, x, "none") if _is_number(c, ROOT_HALF) else None
+    fits = is_near(float_of(c), ROOT_HALF, x.type.dtype)
+    return _gelu(op, x, "none") if fits else None
 
 
 @rewrite("gelu_erf", at="lax")
@@ -75,9 +65,9 @@ def gelu_erf(op, x, factor: Const, divisor: Const):
 @gelu_erf.becomes
 def _(op, x, factor, divisor):
     if factor is None:
-        fits = _is_number(divisor, ROOT_TWO)
+        fits = is_near(float_of(divisor), ROOT_TWO, x.type.dtype)
     else:
-        fits = _is_number(factor, ROOT_HALF)
+        fits = is_near(float_of(factor), ROOT_HALF, x.type.dtype)
     return _gelu(op, x, "none") if fits else None
 
 
@@ -96,8 +86,9 @@ def gelu_tanh(op, x, a: Const, b: Const):
 
 @gelu_tanh.becomes
 def _(op, x, a, b):
-    fits = _is_number(a, math.sqrt(2 / math.pi)) and _is_number(b, 0.044715)
-    return _gelu(op, x, "tanh") if fits else None
+    has_factor = is_near(float_of(a), math.sqrt(2 / math.pi), x.type.dtype)
+    has_cube = is_near(float_of(b), 0.044715, x.type.dtype)
+    return _gelu(op, x, "tanh") if has_factor and has_cube else None
 
 
 @rewrite("relu")

@@ -33,7 +33,8 @@ from j2o.passes.layout.contractions import (
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.recover.causal import is_causal
-from j2o.passes.recover.masks import Mask, added, hiding_number, number_of
+from j2o.passes.recover.constants import uniform_of
+from j2o.passes.recover.masks import Mask, added, hiding_number
 from j2o.passes.recover.open_rows import Scores
 
 SINCE = 23  # the opset that brought Attention
@@ -189,7 +190,7 @@ def _unmasked(value: Value) -> tuple[Value, Mask | None]:
         scores, bias = _unbiased(value)
         return scores, None if bias is None else Mask(bias)
     condition, kept, hidden = node.operands
-    hides = number_of(hidden) is None
+    hides = uniform_of(hidden) is None
     if hides:
         kept, hidden = hidden, kept
     scores, bias = _unbiased(kept)
@@ -226,7 +227,7 @@ def _product_behind(value: Value) -> Node | None:
         is_change = node.op in RESHAPES or perm_of(node) is not None
         if is_change:
             value = node.operand(0)
-        elif (found := factor_of(node, number_of)) is not None:
+        elif (found := factor_of(node, uniform_of)) is not None:
             value, _ = found
         else:
             return None
@@ -237,7 +238,7 @@ def _scale(contraction: Contraction) -> float | None:
     """The product of the factors behind a contraction; None where something else stands there."""
     scale = 1.0
     for node in contraction.scalars:
-        found = factor_of(node, number_of)
+        found = factor_of(node, uniform_of)
         if found is None:
             return None
         _, factor = found

@@ -18,8 +18,7 @@ from j2o.ir.types import Dim, DType, same_dim
 from j2o.passes.lower.conv import low_then_high, same_padding
 from j2o.passes.lower.pooling import fits_window
 from j2o.passes.lower.window_places import Windows, windows_of
-from j2o.passes.recover.gates import number_of
-from j2o.passes.recover.norms import is_all_one
+from j2o.passes.recover.constants import finite_float_of, is_all_one
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
@@ -51,7 +50,7 @@ def _(op, x, zero):
     is_one_sum = len(computation) == 2 and len(adds) == 1  # and what it returns
     if not is_one_sum or set(adds[0].inputs) != set(computation.inputs):
         return None
-    if number_of(zero) != 0:
+    if finite_float_of(zero) != 0:
         return op.decline("the sums do not begin at 0")
     windows = {name: op.root.attrs[name] for name in WINDOWS}
     return op.apply("lax.reduce_window_sum", x, types=[op.out_type], **windows)

@@ -8,7 +8,6 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import same_shape
-from j2o.passes.layout.affine import only_user
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -51,11 +50,11 @@ def both_ways(graph: Graph) -> int:
 def _read_half(value: Value) -> Half | None:
     """The operator that a value is the only result of that is used, without the axis of directions."""
     node = value.node
-    if node is None or node.op not in RESHAPES or only_user(value) is None:
+    if node is None or node.op not in RESHAPES or value.only_user is None:
         return None
     source = node.operand(0)
     cell = source.node
-    if cell is None or cell.op not in CELLS or only_user(source) is None:
+    if cell is None or cell.op not in CELLS or source.only_user is None:
         return None
     if any(one.uses for one in cell.outputs if one is not source):
         return None
@@ -113,7 +112,7 @@ def _write(node: Node, first: Half, second: Half) -> None:
         shape[0 if place else 1] = 2
         types.append(value.type.with_shape(tuple(shape)))
     made = op.node(first.node.op, operands, attrs, types).outputs[first.result]
-    behind = only_user(node.out)
+    behind = node.out.only_user
     if first.result:
         old, perm = node, (1, 0, 2)
     elif perm_of(behind) == TIME_BEHIND and behind is not None:

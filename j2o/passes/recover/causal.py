@@ -8,7 +8,8 @@ from j2o.ir.graph import Node, Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import is_one
 from j2o.passes.clean.facts import Facts
-from j2o.passes.recover.masks import MASKED, Mask, number_of
+from j2o.passes.recover.constants import uniform_of
+from j2o.passes.recover.masks import MASKED, Mask
 from j2o.passes.recover.open_rows import (
     OPPOSITES,
     Number,
@@ -43,11 +44,11 @@ def _chosen(mask: Mask) -> Mask:
     if bias is None or bias.op != "onnx.Where":
         return mask
     condition, kept, hidden = bias.producer.operands
-    hides = number_of(kept) != 0
+    hides = uniform_of(kept) != 0
     if hides:
         kept, hidden = hidden, kept
-    masked = number_of(hidden)
-    if number_of(kept) != 0 or masked is None or not masked <= MASKED:
+    masked = uniform_of(hidden)
+    if uniform_of(kept) != 0 or masked is None or not masked <= MASKED:
         return mask
     return Mask(None, condition, masked, hides)
 

@@ -306,8 +306,7 @@ def _subtracted_from_one(value: Value) -> Value | None:
     if value.op != "onnx.Sub":
         return None
     one, z = value.producer.operands
-    is_one_ = one.const is not None and one.const.size == 1 and one.const.scalar == 1
-    return plain(z) if is_one_ else None
+    return plain(z) if one.number == 1 else None
 
 
 # ---------------------------------------------------------------- what else the body does

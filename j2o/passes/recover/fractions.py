@@ -50,10 +50,10 @@ def _bits_in_use(value: Value) -> int:
     while value.op in ("lax.shift_right_logical", "lax.convert_element_type"):
         source = value.producer.operand(0)
         if value.op == "lax.shift_right_logical":
-            by = value.producer.operand(1).const
-            if by is None or by.size != 1:
+            by = value.producer.operand(1).number
+            if by is None:
                 break
-            shifted += int(by.scalar)
+            shifted += int(by)
         elif not _is_widened(source.type.dtype, value.type.dtype):
             break
         value = source

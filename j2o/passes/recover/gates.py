@@ -8,40 +8,17 @@ their parts, and onnxruntime inlines Swish at opset 24 alone.
 
 from __future__ import annotations
 
-import math
-
-import ml_dtypes
-
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
+from j2o.passes.recover.constants import finite_float_of, is_near
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
-def number_of(value: Value | None) -> float | None:
-    """A constant of one finite float."""
-    number = float_of(value)
-    return number if number is not None and math.isfinite(number) else None
-
-
-def float_of(value: Value | None) -> float | None:
-    """A constant of one float, which may be infinite or NaN; None of another value."""
-    tensor = None if value is None else value.const
-    if tensor is None or tensor.size != 1 or not tensor.dtype.is_float:
-        return None
-    return float(tensor.scalar)
-
-
 def _factor(factor: Value | None, divisor: Value | None) -> float | None:
     """What is multiplied by, given as a factor or as a divisor."""
-    by = number_of(divisor)
-    return 1 / by if by else number_of(factor)
-
-
-def _is_near(number: float, wanted: float, x: Value) -> bool:
-    """Return True where two numbers are the same up to the rounding of a dtype."""
-    rounding = float(ml_dtypes.finfo(x.type.dtype.numpy).eps)
-    return math.isclose(number, wanted, rel_tol=rounding)
+    by = finite_float_of(divisor)
+    return 1 / by if by else finite_float_of(factor)
 
 
 @rewrite("leaky_relu")
@@ -57,7 +34,7 @@ def leaky_relu(op, x, slope: Const):
 
 @leaky_relu.becomes
 def _(op, x, slope):
-    alpha = number_of(slope)
+    alpha = finite_float_of(slope)
     # a negative slope would change the sign of a zero
     if alpha is None or alpha < 0 or not op.prefers("LeakyRelu", x):
         return None
@@ -76,10 +53,12 @@ def hard_sigmoid(op, x, shift: Const, top: Const, factor: Const, divisor: Const)
 
 @hard_sigmoid.becomes
 def _(op, x, shift, top, factor, divisor):
-    beta, height, alpha = number_of(shift), number_of(top), _factor(factor, divisor)
+    beta, height = finite_float_of(shift), finite_float_of(top)
+    alpha = _factor(factor, divisor)
     if beta is None or not height or alpha is None:
         return None
-    if not _is_near(alpha * height, 1.0, x) or not op.prefers("HardSigmoid", x):
+    is_one = is_near(alpha * height, 1.0, x.type.dtype)
+    if not is_one or not op.prefers("HardSigmoid", x):
         return None
     return op.HardSigmoid(x, alpha=1 / height, beta=beta / height)
 
@@ -93,7 +72,7 @@ def hard_sigmoid_scaled(op, x, shift: Const, factor: Const, divisor: Const):
 
 @hard_sigmoid_scaled.becomes
 def _(op, x, shift, factor, divisor):
-    alpha, beta = _factor(factor, divisor), number_of(shift)
+    alpha, beta = _factor(factor, divisor), finite_float_of(shift)
     if alpha is None or beta is None or not op.prefers("HardSigmoid", x):
         return None
     return op.HardSigmoid(x, alpha=alpha, beta=beta)
@@ -107,7 +86,7 @@ def hard_swish(op, x, alpha, beta):
 
 @hard_swish.becomes
 def _(op, x, alpha, beta):
-    fits = _is_near(alpha, 1 / 6, x) and _is_near(beta, 0.5, x)
+    fits = is_near(alpha, 1 / 6, x.type.dtype) and is_near(beta, 0.5, x.type.dtype)
     return op.HardSwish(x) if fits and op.prefers("HardSwish", x) else None
 
 
@@ -196,7 +175,7 @@ def _(op, x, alpha):
 
 def _elu(op: RuleBuilder, x: Value, alpha: Value | None) -> Value | None:
     """Elu with the number that alpha is, 1 where it is left out."""
-    factor = 1.0 if alpha is None else number_of(alpha)
+    factor = 1.0 if alpha is None else finite_float_of(alpha)
     if factor is None or not _has_unit(op, "Elu", x):
         return None
     return op.Elu(x, alpha=factor)
@@ -225,7 +204,7 @@ def selu(op, x, alpha, gamma: Const):
 
 @selu.becomes
 def _(op, x, alpha, gamma):
-    factor = number_of(gamma)
+    factor = finite_float_of(gamma)
     if factor is None or not op.prefers("Selu", x):
         return None
     return op.Selu(x, alpha=alpha, gamma=factor)
@@ -243,7 +222,7 @@ def celu(op, x, alpha: Const):
 
 @celu.becomes
 def _(op, x, alpha):
-    factor = number_of(alpha)
+    factor = finite_float_of(alpha)
     if factor == 1 and _has_unit(op, "Elu", x):
         return op.Elu(x)
     if not factor or factor < 0 or not _has_unit(op, "Celu", x):

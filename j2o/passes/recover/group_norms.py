@@ -328,7 +328,7 @@ def read_deviation(value: Value) -> Deviation | None:
     if total.op != "onnx.Add":
         return None
     shifted, epsilon = _constant_last(total.producer)
-    if epsilon is None or epsilon.const is None or epsilon.type.size != 1:
+    if epsilon is None or epsilon.number is None:
         return None
     variance, first = _seen_through(shifted, VIEWS)
     before: list[Node] = []
@@ -336,7 +336,7 @@ def read_deviation(value: Value) -> Deviation | None:
         operand = _constant_last(variance.producer)[0]
         variance, before = _seen_through(operand, VIEWS)
     views = [*before, *first, *middle, *last]
-    return Deviation(variance, float(epsilon.const.scalar), views)
+    return Deviation(variance, float(epsilon.number), views)
 
 
 def _squared(value: Value) -> Value | None:
@@ -346,16 +346,8 @@ def _squared(value: Value) -> Value | None:
         return one if one is other else None
     if value.op == "onnx.Pow":
         base, exponent = value.producer.operands
-        return base if _is_number(exponent, 2) else None
+        return base if exponent.number == 2 else None
     return None
-
-
-def _is_number(value: Value, number: float) -> bool:
-    return (
-        value.const is not None
-        and value.type.size == 1
-        and float(value.const.scalar) == number
-    )
 
 
 def _constant_last(node: Node) -> tuple[Value, Value | None]:
@@ -375,7 +367,7 @@ def _is_limited(value: Value) -> bool:
     if value.op != "onnx.Max" or len(value.producer.operands) != 2:
         return False
     limit = _constant_last(value.producer)[1]
-    return limit is not None and _is_number(limit, 0)
+    return limit is not None and limit.number == 0
 
 
 # ------------------------------------------------------------------------------ writing

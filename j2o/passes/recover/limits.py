@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from j2o.ir.graph import Node, Value
-from j2o.passes.recover.gates import number_of
+from j2o.passes.recover.constants import finite_float_of
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import rewrite
 
@@ -32,8 +32,8 @@ def limited(op, x, low: Const, high: Const):
 
 @limited.becomes
 def _(op, x, low, high):
-    least = 0.0 if low is None else number_of(low)
-    most = number_of(high)
+    least = 0.0 if low is None else finite_float_of(low)
+    most = finite_float_of(high)
     if least is None or most is None or not op.prefers("Clip", x):
         return None
     if least > most:
@@ -106,8 +106,8 @@ def _set_limits(value: Value) -> Interval | None:
         return Interval(number(least), number(most))
     if node.op != "onnx.Clip":
         return None
-    low = number_of(node.optional(1))
-    high = number_of(node.optional(2))
+    low = finite_float_of(node.optional(1))
+    high = finite_float_of(node.optional(2))
     if low is None or high is None or low > high:
         return None
     return Interval(number(low), number(high))
@@ -124,9 +124,10 @@ def _read_by(node: Node | None) -> Value | None:
     if node.op not in COMPUTE:
         return None
     left, right = node.operands
-    if number_of(right) is not None:
+    if finite_float_of(right) is not None:
         return left
-    return right if number_of(left) is not None and node.op != "onnx.Div" else None
+    is_divisor = node.op == "onnx.Div"
+    return right if finite_float_of(left) is not None and not is_divisor else None
 
 
 def _without_nan(node: Node) -> Value | None:
@@ -135,14 +136,14 @@ def _without_nan(node: Node) -> Value | None:
     if chosen.node is None or chosen.node.op != "onnx.IsNaN":
         return None
     is_same = chosen.node.operand(0) is other
-    return other if is_same and number_of(number) is not None else None
+    return other if is_same and finite_float_of(number) is not None else None
 
 
 def _behind(node: Node, limits: Interval) -> Interval:
     """The limits of what an operation makes of a value that has limits."""
     if node.op in ROUND:
         return limits.with_ends(*map(ROUND[node.op], limits))
-    constants = [number_of(value) for value in node.operands]
+    constants = [finite_float_of(value) for value in node.operands]
     number = next(each for each in constants if each is not None)
     number = node.out.type.dtype.numpy.type(number)
     if node.op == "onnx.Where":
@@ -162,8 +163,8 @@ def limited_before(op, x, low: Const, high: Const):
 @limited_before.becomes
 def _(op, x, low, high):
     limits = interval_of(x)
-    least = number_of(low)
-    most = number_of(high)
+    least = finite_float_of(low)
+    most = finite_float_of(high)
     if limits is None or least is None or most is None:
         return None
     return x if least <= limits.low and limits.high <= most else None
@@ -178,7 +179,7 @@ def never_beyond(op, x, top: Const, other, y):
 @never_beyond.becomes
 def _(op, x, top, other, y):
     limits = interval_of(x)
-    number = number_of(top)
+    number = finite_float_of(top)
     if limits is None or number is None:
         return None
     return y if limits.high < number else None

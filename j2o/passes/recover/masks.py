@@ -17,6 +17,7 @@ from j2o.ir.graph import Node, Value
 from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import DType, Shape
+from j2o.passes.recover.constants import uniform_of
 from j2o.passes.recover.open_rows import Scores, opens_each_row
 
 # A number that hides a score is this or less. See `masked-attention` in semantics.md.
@@ -46,22 +47,12 @@ class Mask(NamedTuple):
         return broadcast_shape(parts)
 
 
-def number_of(value: Value) -> float | None:
-    """The one number that all elements of a small constant are."""
-    tensor = value.const
-    if tensor is None or not tensor.is_small or not tensor.size:
-        return None
-    elements = tensor.load().astype(np.float64)
-    first = elements.flat[0]
-    return float(first) if (elements == first).all() else None
-
-
 def hiding_number(value: Value, bias: Value | None) -> float | None:
     """The number that a score with a bias has where it does not count; None for other values.
 
     One that is not far below all scores can stand beside a bias of known numbers alone.
     """
-    number = number_of(value)
+    number = uniform_of(value)
     if number is None or not number <= MASKED:
         return None
     is_far = number <= FAR
@@ -122,7 +113,7 @@ def _nan_where_all_is(
 
 def _raised(op: Builder, bias: Value, least: float) -> Value:
     """A bias that is nowhere less, but for weights and what is computed with them."""
-    number = number_of(bias)
+    number = uniform_of(bias)
     if number is not None and -np.inf < number < least:
         return op.full(bias.type.shape, least, bias.type.dtype)
     node = bias.node
@@ -140,7 +131,7 @@ def _is_multiple_of_lowest(node: Node, least: float) -> bool:
     """Return True for a mask of 0 and 1 that is multiplied by the lowest float."""
     if node.op != "onnx.Mul":
         return False
-    numbers = [number_of(value) for value in node.operands]
+    numbers = [uniform_of(value) for value in node.operands]
     return any(number is not None and abs(number) > -least for number in numbers)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, same_dim
-from j2o.passes.recover.strides import gather_of, line_of, number_of, takes_lines
+from j2o.passes.recover.strides import dim_of, gather_of, line_of, takes_lines
 from j2o.passes.rewriting.rule import rewrite
 
 
@@ -63,7 +63,7 @@ def not_wrapped(line: Value) -> Value:
     below = _operands(_first_of(chosen), "lax.lt", 2)
     if chosen is None or below is None or below[0] is not chosen[1]:
         return line
-    return chosen[1] if number_of(below[1]) == 0 else line
+    return chosen[1] if dim_of(below[1]) == 0 else line
 
 
 def _first_of(operands: list[Value] | None) -> Value | None:
@@ -79,29 +79,23 @@ def _operands(value: Value | None, op: str, count: int) -> list[Value] | None:
 
 def _is_size(value: Value, size: Dim) -> bool:
     """Return True for a size as a number."""
-    known = number_of(value)
+    known = dim_of(value)
     return known is not None and same_dim(known, size)
 
 
 def _is_middle(value: Value) -> bool:
     """Return True for 0.5, 1.5, 2.5, …, as `jnp.arange(n) + 0.5` is traced."""
     half = _operands(value, "lax.add", 2)
-    if half is None or not _is_float(half[1], 0.5):
+    if half is None or half[1].number != 0.5:
         return False
     line = half[0]
     plus_zero = _operands(line, "lax.add", 2)
-    if plus_zero is not None and _is_float(plus_zero[0], 0.0):
+    if plus_zero is not None and plus_zero[0].number == 0.0:
         line = plus_zero[1]
     times_one = _operands(line, "lax.mul", 2)
-    if times_one is not None and _is_float(times_one[0], 1.0):
+    if times_one is not None and times_one[0].number == 1.0:
         line = times_one[1]
     return line.op == "lax.iota" and line.type.rank == 1
-
-
-def _is_float(value: Value, number: float) -> bool:
-    """Return True for a constant of one element, this number."""
-    tensor = value.const
-    return tensor is not None and tensor.size == 1 and tensor.scalar == number
 
 
 NEAREST = (nearest,)

@@ -13,6 +13,7 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
+from j2o.passes.recover.constants import is_all_one
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.matching import Match, matches
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
@@ -30,7 +31,7 @@ def _form(x: Value, axes: Value, eps: Value) -> Form | None:
     over, rank = axes.known_ints, x.type.rank
     if not over:
         return None
-    if eps.const is None or eps.type.size != 1 or not _is_f32(eps.const.scalar):
+    if eps.number is None or not _is_f32(eps.number):
         return None
     ascending = sorted(axis % rank for axis in over)
     first = ascending[0]
@@ -40,7 +41,7 @@ def _form(x: Value, axes: Value, eps: Value) -> Form | None:
     # onnxruntime normalises no rows of nothing
     if not dims.is_static(normalised) or 0 in normalised:
         return None
-    return Form(first, float(eps.const.scalar))
+    return Form(first, float(eps.number))
 
 
 def _is_f32(number: float) -> bool:
@@ -192,12 +193,6 @@ def _first_scale(
     if not is_all_one(ones):
         return op.decline("it has a scale already")
     return _per_feature(op, scale, x, axis % x.type.rank)
-
-
-def is_all_one(scale: Value) -> bool:
-    """Return True for a constant of nothing but ones, of a size that is looked through."""
-    tensor = scale.const
-    return tensor is not None and tensor.is_small and bool((tensor.load() == 1).all())
 
 
 @rewrite("layer_norm_bias")

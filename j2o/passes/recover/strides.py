@@ -98,14 +98,14 @@ def _progression(value: Value) -> Progression | None:
 def _shifted(node: Node) -> Progression | None:
     """A progression plus, or times, a number."""
     for line, number in (node.operands, node.operands[::-1]):
-        found, by = _progression(line), number_of(number)
+        found, by = _progression(line), dim_of(number)
         if found is not None and by is not None:
             return found.plus(by) if node.op == "lax.add" else found.times(by)
     return None
 
 
-def number_of(value: Value) -> Dim | None:
-    """An integer, or a size, that is known."""
+def dim_of(value: Value) -> Dim | None:
+    """The integer, or the size, that a scalar is; None where that is not known."""
     while value.op in ("lax.copy", "lax.convert_element_type"):
         value = value.producer.operand(0)
     if value.op == "lax.dim_as_value":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from j2o.ir.graph import Value
-from j2o.passes.recover.gates import float_of
+from j2o.passes.recover.constants import float_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
