@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 LABEL = "label"
 # these hand the elements of their first operand on, in another shape
 RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
+# these may also repeat them
+VIEWS = RESHAPES | {"onnx.Expand"}
+# where Slice ends that takes all there is from its start on, forwards or backwards
+TO_THE_END = 2**63 - 1
+TO_THE_FRONT = -TO_THE_END
 
 Infer: TypeAlias = "Callable[[Node], tuple[Type, ...]]"
 

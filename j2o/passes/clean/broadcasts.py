@@ -9,7 +9,7 @@ from __future__ import annotations
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.inference.table import broadcast_shape
-from j2o.ir.ops import RESHAPES
+from j2o.ir.ops import RESHAPES, VIEWS
 from j2o.ir.types import Shape, from_zero, is_one, same_dim, same_shape
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
@@ -41,8 +41,6 @@ BROADCASTING = frozenset(
         "onnx.Where",
     ]
 )
-# what may be taken off an operand
-VIEWS = RESHAPES | {"onnx.Expand"}
 
 
 @graph_pass("broadcasts", at="onnx", level=1)

@@ -9,6 +9,7 @@ from j2o.ir.graph import Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, DType, from_zero
 from j2o.passes.rewriting.language import Const
+from j2o.passes.rewriting.matching import fits_number
 from j2o.passes.rewriting.rule import rewrite
 
 # a chain of these hands the number in a scalar on
@@ -80,22 +81,14 @@ def _(op, n, x, _y):
 
 def _is_inverse_of(factor: Value, count: Dim) -> bool:
     """Return True where a constant is 1 / `count`, rounded to its dtype."""
-    return type(count) is int and _is_number(factor, 1 / count)
+    return type(count) is int and fits_number(1 / count, factor)
 
 
 def _is_count(divisor: Value, count: Dim) -> bool:
     """Return True where a value is `count`, rounded to its dtype where that is a number."""
     if type(count) is int:
-        return _is_number(divisor, count)
+        return fits_number(count, divisor)
     return size_of(divisor) == count
-
-
-def _is_number(value: Value, number: float) -> bool:
-    """Return True where a value is a constant of one element, `number` rounded to its dtype."""
-    if value.const is None or value.type.size != 1:
-        return False
-    rounded = np.asarray(number).astype(value.type.dtype.numpy)
-    return bool(value.const.load().reshape(()) == rounded)
 
 
 def size_of(value: Value) -> Dim | None:

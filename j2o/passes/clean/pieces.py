@@ -10,11 +10,11 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.inference.shapes import END as PAST_ANY_END
+from j2o.ir.ops import TO_THE_END
 from j2o.ir.types import Dim, is_one, same_dim
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
-TO_THE_END = np.iinfo(np.int64).max  # as Slice says it
 Ints: TypeAlias = tuple[int, ...]
 
 

@@ -11,10 +11,10 @@ from j2o.errors import DimensionError
 from j2o.ir import dims
 from j2o.ir.dims_agree import agree
 from j2o.ir.graph import Value
+from j2o.ir.ops import TO_THE_END, TO_THE_FRONT
 from j2o.ir.types import Dim, DType, Shape, Type, same_dim, same_shape
 from j2o.passes.lower.table import Lowering, lower
 
-LAST = np.iinfo(np.int64).max  # Slice: as far as the axis goes
 MOST_WRITTEN_OUT = 4096  # numbers that a constant counts; more are a Range
 Padding: TypeAlias = tuple[Dim, Dim, int]  # before, after, between the elements
 
@@ -115,7 +115,7 @@ def rev(op: Lowering, x: Value, *, dimensions: Sequence[int]) -> Value:
     n = len(dimensions)
     axes = np.asarray(dimensions, np.int64)
     from_last = np.full(n, -1)
-    past_first = np.full(n, -LAST)
+    past_first = np.full(n, TO_THE_FRONT)
     backwards = np.full(n, -1)
     return op.Slice(x, from_last, past_first, axes, backwards)
 
@@ -147,7 +147,7 @@ def slice_axes(
         if to_the_end and same_dim(start, 0) and same_dim(step, 1):
             continue
         axes.append(axis)
-        ends.append(LAST if to_the_end else limit)
+        ends.append(TO_THE_END if to_the_end else limit)
         shape[axis] = _count(start, limit, step)
     if not axes:
         return x

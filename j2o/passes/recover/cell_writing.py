@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Value
+from j2o.ir.ops import TO_THE_FRONT
 from j2o.ir.types import Attr, Dim, DType, Type
 from j2o.passes.layout.hoist import compute_at_once, write_batched
 from j2o.passes.layout.scans import Row, Scan, Stacked, write_scan
 from j2o.passes.recover.cell_loop import Cell, Input, Loop, plain
 from j2o.passes.recover.cell_operands import OperandBuilder
 from j2o.passes.recover.linear_forms import is_zero
-
-LAST = 2**63 - 1  # as the end of a Slice that runs backwards: behind the first element
 
 
 @dataclass
@@ -69,7 +68,8 @@ class _Writer:
         stack = self.stacks[new]
         op = Builder(node.home, node, node.loc, stack.hint)
         if stacked.is_backwards != self.directions[new]:
-            stack = op.Slice(stack, *map(op.dims, ((-1,), (-LAST,), (0,), (-1,))))
+            bounds = [(-1,), (TO_THE_FRONT,), (0,), (-1,)]
+            stack = op.Slice(stack, *map(op.dims, bounds))
         return op.reshape(stack, stacked.out.type.shape)
 
     def rest(self, cells: Sequence[Cell]) -> Scan:

@@ -17,13 +17,10 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
-from j2o.ir.ops import RESHAPES
+from j2o.ir.ops import VIEWS
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_shape
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
-
-VIEWS = RESHAPES | {"onnx.Expand"}
-
 
 # ------------------------------------------------------------------------ taking apart
 

@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
+from j2o.ir.ops import TO_THE_END, TO_THE_FRONT
 from j2o.ir.types import Dim, Shape, same_dim
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
-
-TO_THE_END = np.iinfo(np.int64).max
-TO_THE_FRONT = -TO_THE_END
 
 
 class Progression(NamedTuple):

@@ -21,6 +21,7 @@ from j2o.passes.rewriting.matching import (
     aligned,
     defaults_of,
     matches,
+    unlike_attribute,
     used_outside,
 )
 from j2o.passes.rewriting.rule import USED_OUTSIDE, Rule
@@ -188,28 +189,19 @@ def _node_attempts(
 
 def _attrs(pattern: Apply, node: Node, match: Match) -> Match | End:
     """The bindings of attributes, or the first that differs."""
-    defaults = defaults_of(node.op)
-    progress = _progress(match)
-
-    def end(expected: str, got: object) -> End:
-        return End(_short(pattern), expected, f"{got!r} in {_node(node)}", progress)
-
-    for name, want in pattern.attrs.items():
-        got = node.attrs.get(name, defaults.get(name))
+    bound = dict(match.values)
+    name = unlike_attribute(pattern, node, bound)
+    if name is None:
+        return Match(bound, match.nodes)
+    default = defaults_of(node.op).get(name)
+    found = f"{node.attrs.get(name, default)!r} in {_node(node)}"
+    expected = f"{name} = {default!r}, the default (the pattern does not mention it)"
+    if name in pattern.attrs:
+        want = pattern.attrs[name]
+        expected = f"{name} = {want!r}"
         if isinstance(want, Wild):
-            bound = match.bind(want.name, got)
-            if bound is None:
-                before = match.values[want.name]
-                return end(f"{name} = {want.name} = {before!r}", got)
-            match = bound
-        elif want is not ... and got != want:
-            return end(f"{name} = {want!r}", got)
-    for name, got in node.attrs.items():
-        default = defaults.get(name, got)
-        if name not in pattern.attrs and default != got:
-            remark = "the default (the pattern does not mention it)"
-            return end(f"{name} = {default!r}, {remark}", got)
-    return match
+            expected = f"{name} = {want.name} = {bound[want.name]!r}"
+    return End(_short(pattern), expected, found, _progress(match))
 
 
 def _all_attempts(

@@ -30,12 +30,6 @@ class Match:
     values: dict[str, Any] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
 
-    def bind(self, name: str, value: Any) -> Match | None:
-        """With a parameter bound; None where it is bound to something else already."""
-        if name in self.values:
-            return self if _same(self.values[name], value) else None
-        return Match({**self.values, name: value}, self.nodes)
-
 
 def _same(a: Any, b: Any) -> bool:
     """Return True for one value, constants with equal contents, and equal attributes."""
@@ -125,7 +119,7 @@ def _ways_into(
     if count != len(wanted) or len(node.outputs) != 1:
         return []
     goals, found, nodes = so_far
-    if not _binds_attrs(pattern, node, found):
+    if unlike_attribute(pattern, node, found) is not None:
         return []
     nodes = (*nodes, node)
     orders = [inputs]
@@ -175,11 +169,11 @@ def _binds(part: Pattern, value: Value | None, found: dict[str, Any]) -> bool:
     return before is value or _same(before, value)
 
 
-def _binds_attrs(pattern: Apply, node: Node, found: dict[str, Any]) -> bool:
-    """Bind the attributes of a node; False where one is not as the pattern says."""
+def unlike_attribute(pattern: Apply, node: Node, found: dict[str, Any]) -> str | None:
+    """Bind the attributes of a node; the first that is not as the pattern says, or None where all are."""
     wanted, attrs = pattern.attrs, node.attrs
     if not wanted and not attrs:
-        return True
+        return None
     defaults = defaults_of(node.op)
     for name, want in wanted.items():
         if want is ...:
@@ -187,13 +181,13 @@ def _binds_attrs(pattern: Apply, node: Node, found: dict[str, Any]) -> bool:
         got = attrs.get(name, defaults.get(name))
         if isinstance(want, Wild):
             if not _same(found.setdefault(want.name, got), got):
-                return False
+                return name
         elif got != want:
-            return False
+            return name
     for name, got in attrs.items():
         if name not in wanted and defaults.get(name, got) != got:
-            return False
-    return True
+            return name
+    return None
 
 
 def fits_wild(pattern: Wild, value: Value | None) -> bool:
