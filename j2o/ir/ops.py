@@ -19,6 +19,22 @@ LABEL = "label"
 RESHAPES = frozenset(["onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze"])
 # these may also repeat them
 VIEWS = RESHAPES | {"onnx.Expand"}
+# and these give elements of their first operand alone, in other places
+MOVES = VIEWS | {
+    "onnx.Compress",
+    "onnx.DepthToSpace",
+    "onnx.Flatten",
+    "onnx.Gather",
+    "onnx.GatherElements",
+    "onnx.GatherND",
+    "onnx.Identity",
+    "onnx.ReverseSequence",
+    "onnx.Slice",
+    "onnx.SpaceToDepth",
+    "onnx.Split",
+    "onnx.Tile",
+    "onnx.Transpose",
+}
 # where Slice ends that takes all there is from its start on, forwards or backwards
 TO_THE_END = 2**63 - 1
 TO_THE_FRONT = -TO_THE_END

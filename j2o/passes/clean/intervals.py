@@ -18,9 +18,10 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
+from j2o.ir.ops import MOVES
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType
-from j2o.passes.lower.elementwise import never_nan
+from j2o.passes.clean.nans import never_nan
 
 LONGEST = 2**31 - 1  # elements of an axis
 
@@ -227,31 +228,11 @@ def interval_of(*kinds: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-# these give elements of their first operand alone
-MOVES = (
-    "Compress",
-    "DepthToSpace",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Identity",
-    "Reshape",
-    "ReverseSequence",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-)
-
-
-@interval_of(*MOVES)
 def _moved(value: Value, x: Interval | None, *_: Interval | None) -> Interval | None:
     return x
+
+
+RULES.update(dict.fromkeys(MOVES, _moved))
 
 
 @interval_of("Concat")

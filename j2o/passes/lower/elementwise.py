@@ -298,43 +298,6 @@ def where(op: Lowering, condition: Value, x: Value, y: Value) -> Value:
     return op.Or(op.And(condition, x), op.And(op.Not(condition), y))
 
 
-MOVES = frozenset(
-    [
-        # operators that only move or repeat elements of their first operand
-        "Expand",
-        "Gather",
-        "Identity",
-        "Reshape",
-        "Slice",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-        # and one that fills in a value of its own, its third operand
-        "Pad",
-    ]
-)
-
-
-def never_nan(x: Value) -> bool:
-    """Return True where no element of `x` can be NaN.
-
-    It comes from a small constant without one, or from integers.
-    """
-    while x.type.dtype.is_float:
-        if x.node is None:
-            return False
-        if x.const is not None:
-            return x.const.is_small and not np.isnan(x.const.load()).any()
-        # a narrower float than 16 bits may have no infinity, and NaN in its place
-        widens = x.op == "onnx.Cast" and x.type.dtype.bits >= 16
-        moves = x.node.dialect == "onnx" and x.node.kind in MOVES
-        filled = x.node.optional(2) if x.op == "onnx.Pad" else None
-        if not (moves or widens) or (filled is not None and not never_nan(filled)):
-            return False
-        x = x.node.operand(0)
-    return True
-
-
 def total_order(x: jax.Array) -> jax.Array:
     """Integers in the order of floats: -NaN < -inf < … < -0 < +0 < … < inf < NaN."""
     if not jnp.issubdtype(x.dtype, jnp.floating):

@@ -37,7 +37,7 @@ from j2o.passes.recover.linear_forms import (
 
 Pair: TypeAlias = "tuple[Value, Value]"
 # what an h' is the result of: of an LSTM, of a GRU, and of an RNN
-LAST = {"onnx.Mul", "onnx.Add", *ACTIVATIONS}
+MAKE_STATE = {"onnx.Mul", "onnx.Add", *ACTIVATIONS}
 # the largest state for which onnxruntime's kernel is faster than a loop: for a batch of one, and for any.
 # Its LSTM has no such end. Measured with 2 threads, 24 steps, batches of 1 to 32: GRU of size 512 takes
 # 0.6 of the loop's time for a batch of 1, and 1.3 for 8; RNN of size 64 takes 0.4 and 1.8
@@ -62,7 +62,7 @@ def _found(loop: Loop, context: Context) -> list[Cell]:
     readers: list[FormReader] = []
     cells: list[Cell] = []
     for index, state in enumerate(loop.states):
-        if not _is_vector(state) or loop.new_states[index].op not in LAST:
+        if not _is_vector(state) or loop.new_states[index].op not in MAKE_STATE:
             continue
         batch = state.type.shape[:-1]
         same = [one for one in readers if same_shape(one.batch, batch)]
