@@ -37,7 +37,7 @@ def contractions(graph: Graph) -> int:
         if contraction is None or contraction.transposes_nothing:
             continue
         best = min(_arrangements(contraction), key=contraction.cost)
-        if contraction.cost(best) < contraction.cost(contraction.found):
+        if contraction.cost(best) < contraction.cost(contraction.arrangement):
             _write(contraction, best)
             count += 1
     return count
@@ -93,7 +93,7 @@ class Tensor:
 
 @dataclass
 class Contraction:
-    """A MatMul of `first` and `second`, whose result becomes `last`; `found` is how it is arranged now.
+    """A MatMul of `first` and `second`, whose result becomes `last`; `arrangement` is the one it has now.
 
     `scalars` are elementwise nodes between the MatMul and `last` that treat all elements alike.
     """
@@ -102,20 +102,21 @@ class Contraction:
     first: Tensor
     second: Tensor
     last: Tensor
-    found: Arrangement
+    arrangement: Arrangement
     sizes: dict[Label, Dim]
     scalars: list[Node]
 
     @property
     def swapped(self) -> Contraction:
         """The same contraction, its second operand on the left."""
-        found = self.found._replace(rows=self.found.columns, columns=self.found.rows)
-        return replace(self, first=self.second, second=self.first, found=found)
+        own = self.arrangement
+        swapped = own._replace(rows=own.columns, columns=own.rows)
+        return replace(self, first=self.second, second=self.first, arrangement=swapped)
 
     @property
     def transposes_nothing(self) -> bool:
         """Return True where all tensors stand as the MatMul has them: nothing costs less."""
-        pairs = self._pairs(self.found)
+        pairs = self._pairs(self.arrangement)
         return all(tensor.labels == labels for tensor, labels in pairs)
 
     def cost(self, order: Arrangement) -> tuple[float, bool]:
@@ -148,10 +149,10 @@ def _arrangements(contraction: Contraction) -> Iterator[Arrangement]:
     """
     tensors = [contraction.first, contraction.second, contraction.last]
     tensors.sort(key=lambda tensor: -tensor.weight)
-    found = contraction.found
+    own = contraction.arrangement
     parts = [
         _orders(labels, tensors)
-        for labels in (found.batch, found.rows, found.inner, found.columns)
+        for labels in (own.batch, own.rows, own.inner, own.columns)
     ]
     for batch, rows, inner, columns in itertools.product(*parts):
         yield Arrangement(False, batch, rows, inner, columns)

@@ -14,7 +14,7 @@ from j2o.passes.recover.open_rows import (
     OPPOSITES,
     Number,
     Part,
-    Scores,
+    ScoreAxes,
     axes_of,
     elements_of,
     has_diagonal,
@@ -24,7 +24,7 @@ from j2o.passes.recover.open_rows import (
 )
 
 
-def is_causal(mask: Mask, scores: Scores) -> bool:
+def is_causal(mask: Mask, scores: ScoreAxes) -> bool:
     """Return True where a mask is causal, and does nothing else; there are as many keys as queries."""
     if mask.condition is None:
         mask = _chosen(mask)
@@ -53,7 +53,7 @@ def _chosen(mask: Mask) -> Mask:
     return Mask(None, condition, masked, hides)
 
 
-def _adds_triangle(bias: Value, scores: Scores) -> bool:
+def _adds_triangle(bias: Value, scores: ScoreAxes) -> bool:
     """Return True for a constant of 0 and numbers that hide."""
     part = Part(bias, axes_of(bias))
     numbers = elements_of(part)
@@ -63,7 +63,7 @@ def _adds_triangle(bias: Value, scores: Scores) -> bool:
     return bool((shown | hidden).all()) and _is_triangle(shown, part, scores)
 
 
-def _is_square(value: Value, scores: Scores) -> bool:
+def _is_square(value: Value, scores: ScoreAxes) -> bool:
     """Return True where a value is a matrix of as many queries as keys."""
     return _is_matrix(value) and has_diagonal(value, scores)
 
@@ -73,7 +73,7 @@ def _is_matrix(value: Value) -> bool:
     return value.type.rank >= 2 and all(map(is_one, value.type.shape[:-2]))
 
 
-def _shows_triangle(part: Part, scores: Scores, shown: bool) -> bool:
+def _shows_triangle(part: Part, scores: ScoreAxes, shown: bool) -> bool:
     """Return True where Booleans are `shown` from each query for the keys up to its own."""
     facts = Facts()
     while part.value.const is None:
@@ -93,7 +93,7 @@ def _shows_triangle(part: Part, scores: Scores, shown: bool) -> bool:
     return elements is not None and _is_triangle(elements == shown, part, scores)
 
 
-def _is_triangle(shown: np.ndarray, part: Part, scores: Scores) -> bool:
+def _is_triangle(shown: np.ndarray, part: Part, scores: ScoreAxes) -> bool:
     """Return True where the elements on and below the diagonal are shown, and no others."""
     if scores.queries not in part.axes or scores.keys not in part.axes:
         return False
@@ -103,7 +103,7 @@ def _is_triangle(shown: np.ndarray, part: Part, scores: Scores) -> bool:
     return np.array_equal(shown.reshape(shape), np.tri(*shape, dtype=bool))
 
 
-def _is_up_to(part: Part, scores: Scores, shown: bool, facts: Facts) -> bool:
+def _is_up_to(part: Part, scores: ScoreAxes, shown: bool, facts: Facts) -> bool:
     """Return True for `i >= j` of the numbers of queries and keys, which are counted up."""
     comparison = part.value.op if shown else OPPOSITES[part.value.op]
     first, second = (number_behind(operand_of(part, i), facts) for i in (0, 1))
@@ -116,7 +116,7 @@ def _is_up_to(part: Part, scores: Scores, shown: bool, facts: Facts) -> bool:
     return _is_same_axis(first, second, scores) and _counts_up(first, facts)
 
 
-def _is_same_axis(first: Number, second: Number, scores: Scores) -> bool:
+def _is_same_axis(first: Number, second: Number, scores: ScoreAxes) -> bool:
     """Return True where both are the numbers along an axis, the first of queries, the second of keys."""
     if first.part is None or second.part is None:
         return False

@@ -12,13 +12,18 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
 from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import DType, Shape
+from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
+from j2o.passes.layout.affine import factor_of
+from j2o.passes.layout.contractions import Contraction, Label, Tensor, sizes_of
+from j2o.passes.layout.transposes import perm_of
+from j2o.passes.recover.attention_sides import Axes, places_of
 from j2o.passes.recover.constants import uniform_of
-from j2o.passes.recover.open_rows import Scores, opens_each_row
+from j2o.passes.recover.open_rows import ScoreAxes, opens_each_row
 
 # A number that hides a score is this or less. See `masked-attention` in semantics.md.
 MASKED = -1e9
@@ -47,7 +52,51 @@ class Mask(NamedTuple):
         return broadcast_shape(parts)
 
 
-def hiding_number(value: Value, bias: Value | None) -> float | None:
+# ------------------------------------------------------------------------------ reading
+
+
+def unmasked(value: Value) -> tuple[Value, Mask | None]:
+    """ScoreAxes without their mask.
+
+    That is a bias, or a Where of the scores, which may have a bias, and a large negative number.
+    """
+    node = value.node
+    if node is None or len(value.uses) != 1:
+        return value, None
+    if node.op != "onnx.Where":
+        scores, bias = _unbiased(value)
+        return scores, None if bias is None else Mask(bias)
+    condition, kept, hidden = node.operands
+    hides = uniform_of(hidden) is None
+    if hides:
+        kept, hidden = hidden, kept
+    scores, bias = _unbiased(kept)
+    masked = _hiding_number(hidden, bias)
+    if masked is None:
+        return value, None
+    mask = Mask(bias, condition, masked, hides)
+    if mask.shape is None or not _keeps_shape(scores, value):
+        return value, None
+    return scores, mask
+
+
+def _unbiased(value: Value) -> tuple[Value, Value | None]:
+    """ScoreAxes and the bias that is added to them; the value itself and None where there is none."""
+    if value.op == "onnx.Add" and len(value.uses) == 1:
+        operands = value.producer.operands
+        for scores, bias in (operands, operands[::-1]):
+            if _keeps_shape(scores, value) and product_behind(scores) is not None:
+                return scores, bias
+    return value, None
+
+
+def _keeps_shape(scores: Value, value: Value) -> bool:
+    """Return True where a mask has not broadcast the scores, but for axes of size 1 in front."""
+    missing = value.type.rank - scores.type.rank
+    return same_shape((*[1] * missing, *scores.type.shape), value.type.shape)
+
+
+def _hiding_number(value: Value, bias: Value | None) -> float | None:
     """The number that a score with a bias has where it does not count; None for other values.
 
     One that is not far below all scores can stand beside a bias of known numbers alone.
@@ -69,10 +118,63 @@ def _is_moderate(bias: Value) -> bool:
     return bool((np.abs(tensor.load().astype(np.float64)) < -MASKED / 10).all())
 
 
+def product_behind(value: Value) -> Node | None:
+    """The MatMul that a value comes from by changes of shape and constant factors alone."""
+    while (node := value.node) is not None and len(value.uses) == 1:
+        if node.op == "onnx.MatMul":
+            return node
+        is_change = node.op in RESHAPES or perm_of(node) is not None
+        if is_change:
+            value = node.operand(0)
+        elif (found := factor_of(node, uniform_of)) is not None:
+            value, _ = found
+        else:
+            return None
+    return None
+
+
 # ------------------------------------------------------------------------------ writing
 
 
-def added(op: Builder, mask: Mask, scores: Scores, dtype: DType) -> Value:
+def bias_of(
+    op: Builder, mask: Mask, scores: Contraction, axes: Axes, at: ScoreAxes
+) -> Value:
+    """A mask as what is added to the scores, [batch or 1, heads or 1, queries, keys].
+
+    onnxruntime's kernel wants its last two axes in full.
+    """
+    bias = _added(op, mask, at, scores.first.value.type.dtype)
+    own, full = _sizes_of_mask(mask, scores.last), scores.sizes
+    sizes = own  # of the mask that is made
+    merged = (*axes.heads, *axes.groups)
+    if len({is_one(sizes[label]) for label in merged}) > 1:
+        sizes = {**own, **{label: full[label] for label in merged}}
+    labels = scores.last.labels
+    order = (*axes.rows, *axes.keys)
+    plain = op.reshape(bias, sizes_of(own, labels))
+    plain = op.expand(plain, sizes_of(sizes, labels))
+    moved = op.transpose(plain, [labels.index(label) for label in order])
+    batch = dims.prod(sizes_of(sizes, axes.batch))
+    heads = dims.prod(sizes_of(sizes, merged))
+    queries, keys = axes.queries, axes.keys
+    last = [dims.prod(sizes_of(sizes, labels)) for labels in (queries, keys)]
+    in_full = [dims.prod(sizes_of(full, labels)) for labels in (queries, keys)]
+    shaped = op.reshape(moved, (batch, heads, *last))
+    return op.expand(shaped, (batch, heads, *in_full))
+
+
+def _sizes_of_mask(mask: Mask, scores: Tensor) -> dict[Label, Dim]:
+    """The size that a mask has at each label of the scores: theirs, or 1."""
+    shape = mask.shape
+    assert shape is not None
+    rank = scores.value.type.rank
+    # a mask of higher rank than the scores has axes of size 1 in front
+    sizes = (*[1] * (rank - len(shape)), *shape)[-rank:]
+    pairs = zip(scores.labels, places_of(scores.value), strict=True)
+    return {label: sizes[place] for label, place in pairs}
+
+
+def _added(op: Builder, mask: Mask, scores: ScoreAxes, dtype: DType) -> Value:
     """What a mask adds to the scores, in its own shape."""
     least = LEAST * float(ml_dtypes.finfo(dtype.numpy).min)
     bias = None if mask.bias is None else _raised(op, mask.bias, least)
@@ -100,7 +202,7 @@ def _chosen(
 
 
 def _nan_where_all_is(
-    op: Builder, masked: float, plain: Value, scores: Scores, mask: Value
+    op: Builder, masked: float, plain: Value, scores: ScoreAxes, mask: Value
 ) -> Value:
     """A mask that is NaN in each row where `plain` is `masked` for all keys."""
     dtype = plain.type.dtype

@@ -33,7 +33,7 @@ DEPTH = 8  # so many nodes behind a condition are looked at
 LARGEST = 1 << 24  # bytes of a constant that is looked at
 
 
-class Scores(NamedTuple):
+class ScoreAxes(NamedTuple):
     """The axes of queries and keys in scores, counted from the last, -1; None for a single query."""
 
     queries: int | None
@@ -58,7 +58,7 @@ class Number(NamedTuple):
     more: Interval
 
 
-def opens_each_row(condition: Value, scores: Scores, hides: bool) -> bool:
+def opens_each_row(condition: Value, scores: ScoreAxes, hides: bool) -> bool:
     """Return True where it is certain that each row has a score that is not hidden.
 
     The condition is broadcast to the scores; those where it is `hides` are hidden.
@@ -76,13 +76,13 @@ def axes_of(value: Value) -> tuple[int, ...]:
     return tuple(range(-value.type.rank, 0))
 
 
-def _first(condition: Value, scores: Scores) -> Part:
+def _first(condition: Value, scores: ScoreAxes) -> Part:
     """The first key of each row."""
     axes = axes_of(condition)
     return Part(condition, tuple(FIRST if a == scores.keys else a for a in axes))
 
 
-def has_diagonal(condition: Value, scores: Scores) -> bool:
+def has_diagonal(condition: Value, scores: ScoreAxes) -> bool:
     """Return True where a condition has as many keys as queries."""
     queries, keys = scores
     if queries is None or condition.type.rank < -min(queries, keys):
@@ -90,7 +90,7 @@ def has_diagonal(condition: Value, scores: Scores) -> bool:
     return same_dim(condition.type.shape[queries], condition.type.shape[keys])
 
 
-def _diagonal(condition: Value, scores: Scores) -> Part:
+def _diagonal(condition: Value, scores: ScoreAxes) -> Part:
     """The key of each row whose number is that of the query."""
     assert scores.queries is not None
     axes = axes_of(condition)
