@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from j2o.ir import dims
+from j2o.ir.build import Builder
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, same_dim
 from j2o.passes.lower.conv import low_then_high, same_padding, wide_enough
@@ -74,7 +75,7 @@ def pool(op: Lowering, x: Value, kind: str, w: Windows, plan: PoolPlan) -> Value
     values = op.cast(x, plan.dtype)
     if kind == "min":
         values = op.Neg(values)
-    y = _pooled(op, values, w, plan)
+    y = _over_padded(op, values, w, plan)
     if kind == "add":
         elements = np.prod(pick(w.sizes, plan.axes))
         y = op.Mul(y, float(elements))
@@ -83,8 +84,8 @@ def pool(op: Lowering, x: Value, kind: str, w: Windows, plan: PoolPlan) -> Value
     return op.cast(y, x.type.dtype)
 
 
-def _pooled(op: Lowering, x: Value, w: Windows, plan: PoolPlan) -> Value:
-    """The operator, with padding that it cannot do done before it, and the axes that it takes last."""
+def _over_padded(op: Lowering, x: Value, w: Windows, plan: PoolPlan) -> Value:
+    """The operator, with padding that it cannot do done before it."""
     axes = plan.axes
     is_average = plan.operator == "AveragePool"
     unit = 0 if is_average else limits(plan.dtype).least
@@ -99,26 +100,39 @@ def _pooled(op: Lowering, x: Value, w: Windows, plan: PoolPlan) -> Value:
         x = wide_enough(op, padded, axes, pads, sizes, dilations, unit)
         if x is not padded:
             counts = _at_least_one(counts, axes)
-    others = [i for i in range(x.type.rank) if i not in axes]
-    order = [*others, *axes]
-    turned = op.transpose(x, order)
-    flat = _to_batch_and_channel(op, turned, len(others))
-    batch, channels, *_ = flat.type.shape
-    result = flat.type.with_shape((batch, channels, *pick(counts, axes)))
-    y = op.apply(
-        f"onnx.{plan.operator}",
-        flat,
+    y = pooled(
+        op,
+        x,
+        plan.operator,
+        axes,
+        counts,
         kernel_shape=sizes,
         strides=pick(w.strides, axes),
         pads=pads,
         auto_pad=auto,
         dilations=dilations if any(d != 1 for d in dilations) else None,
         count_include_pad=1 if is_average else None,
-        types=[result],
     )
-    back = op.reshape(y, pick(counts, order))
-    y = op.transpose(back, np.argsort(order).tolist())
     return first_of_each(op, y, w.counts)
+
+
+def pooled(
+    op: Builder,
+    x: Value,
+    operator: str,
+    axes: Sequence[int],
+    counts: Shape,
+    **attrs: Any,
+) -> Value:
+    """A pooling operator over some axes, which it takes last; its result has the shape `counts`."""
+    others = [i for i in range(x.type.rank) if i not in axes]
+    order = [*others, *axes]
+    flat = _to_batch_and_channel(op, op.transpose(x, order), len(others))
+    batch, channels, *_ = flat.type.shape
+    result = flat.type.with_shape((batch, channels, *pick(counts, axes)))
+    y = op.apply(f"onnx.{operator}", flat, types=[result], **attrs)
+    back = op.reshape(y, pick(counts, order))
+    return op.transpose(back, np.argsort(order).tolist())
 
 
 def _at_least_one(counts: Shape, axes: Sequence[int]) -> Shape:
@@ -170,7 +184,7 @@ def fits_window(amount: Dim, size: Dim) -> bool:
     return 0 <= amount < size
 
 
-def _to_batch_and_channel(op: Lowering, x: Value, others: int) -> Value:
+def _to_batch_and_channel(op: Builder, x: Value, others: int) -> Value:
     """The axes that are not pooled, which come first, as exactly two."""
     if others < 2:
         return op.unsqueeze(x, list(range(others, 2)))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from j2o.ir import dims
-from j2o.ir.graph import Graph, Value
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import DType, Shape, same_dim
 from j2o.passes.lower.elementwise import max_, min_
 from j2o.passes.lower.pooling import pool, pool_plan
@@ -249,15 +249,21 @@ def _reduce_windows_from(
 
 
 def _monoid_of(region: Graph) -> str | None:
-    """The monoid that a lowered computation is: one node, of both of its inputs."""
-    body = [node for node in region if node.op != "return"]
-    if len(body) != 1 or body[0].dialect != "onnx":
-        return None
-    (node,) = body
-    takes_both = set(node.inputs) == set(region.inputs)
-    if region.outputs != node.outputs or not takes_both:
+    """The monoid that a lowered computation is."""
+    node = only_combination(region)
+    if node is None or node.dialect != "onnx":
         return None
     return MONOID_OF_OPERATOR.get(node.kind)
+
+
+def only_combination(region: Graph) -> Node | None:
+    """The one node of a region, where it takes all inputs and gives the results; else None."""
+    body = [node for node in region if node.op != "return"]
+    if len(body) != 1:
+        return None
+    (node,) = body
+    takes_all = set(node.inputs) == set(region.inputs)
+    return node if takes_all and region.outputs == node.outputs else None
 
 
 def _is_unit(init: Value, monoid: Monoid) -> bool:

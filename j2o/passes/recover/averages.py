@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, DType, same_dim
 from j2o.passes.lower.conv import low_then_high, same_padding
-from j2o.passes.lower.pooling import fits_window
+from j2o.passes.lower.pooling import fits_window, pooled
+from j2o.passes.lower.window import only_combination
 from j2o.passes.lower.window_places import Windows, windows_of
 from j2o.passes.recover.constants import finite_float_of, is_all_one
 from j2o.passes.rewriting.language import Const
@@ -46,9 +45,8 @@ def sums_of_windows(op, x, zero: Const):
 @sums_of_windows.becomes
 def _(op, x, zero):
     (computation,) = op.root.graphs
-    adds = [node for node in computation if node.op == "lax.add"]
-    is_one_sum = len(computation) == 2 and len(adds) == 1  # and what it returns
-    if not is_one_sum or set(adds[0].inputs) != set(computation.inputs):
+    combination = only_combination(computation)
+    if combination is None or combination.op != "lax.add":
         return None
     if finite_float_of(zero) != 0:
         return op.decline("the sums do not begin at 0")
@@ -144,19 +142,18 @@ def _average_pool(
     values = op.cast(x, DType.F32) if is_narrow else x
     if not op.prefers("AveragePool", values):
         return None
-    others = [axis for axis in range(x.type.rank) if axis not in axes]
-    order = [*others, *axes]
-    lacking = list(range(2 - len(others)))  # AveragePool wants a batch and a channel
-    averages = op.AveragePool(
-        op.unsqueeze(op.transpose(values, order), lacking),
+    averages = pooled(
+        op,
+        values,
+        "AveragePool",
+        axes,
+        windows.counts,
         count_include_pad=0,
         kernel_shape=tuple(windows.sizes[axis] for axis in axes),
         strides=tuple(windows.strides[axis] for axis in axes),
         **padding,
     )
-    back = np.argsort(order).tolist()
-    in_place = op.transpose(op.squeeze(averages, lacking), back)
-    return op.cast(in_place, x.type.dtype)
+    return op.cast(averages, x.type.dtype)
 
 
 AVERAGES = (sums_of_windows, average_of_present)
