@@ -22,7 +22,7 @@ TO_FRONT = (0, 3, 1, 2)  # of channels behind the places
 TO_BACK = (0, 2, 3, 1)
 
 
-class Form(NamedTuple):
+class Shuffle(NamedTuple):
     """An operator, its mode, and for each axis of its operand and of its result what it counts.
 
     Letters are axes: b examples, c channels, h and w places, r and s those in a block.
@@ -49,13 +49,13 @@ class Form(NamedTuple):
         return tuple(self.apart.index(axis) for axis in "".join(self.result))
 
 
-FORMS = (
-    Form("DepthToSpace", "DCR", ("b", "h", "w", "rsc"), ("b", "hr", "ws", "c")),
-    Form("DepthToSpace", "CRD", ("b", "h", "w", "crs"), ("b", "hr", "ws", "c")),
-    Form("DepthToSpace", "DCR", ("b", "rsc", "h", "w"), ("b", "c", "hr", "ws")),
-    Form("DepthToSpace", "CRD", ("b", "crs", "h", "w"), ("b", "c", "hr", "ws")),
-    Form("SpaceToDepth", None, ("b", "hr", "ws", "c"), ("b", "h", "w", "rsc")),
-    Form("SpaceToDepth", None, ("b", "c", "hr", "ws"), ("b", "rsc", "h", "w")),
+SHUFFLES = (
+    Shuffle("DepthToSpace", "DCR", ("b", "h", "w", "rsc"), ("b", "hr", "ws", "c")),
+    Shuffle("DepthToSpace", "CRD", ("b", "h", "w", "crs"), ("b", "hr", "ws", "c")),
+    Shuffle("DepthToSpace", "DCR", ("b", "rsc", "h", "w"), ("b", "c", "hr", "ws")),
+    Shuffle("DepthToSpace", "CRD", ("b", "crs", "h", "w"), ("b", "c", "hr", "ws")),
+    Shuffle("SpaceToDepth", None, ("b", "hr", "ws", "c"), ("b", "h", "w", "rsc")),
+    Shuffle("SpaceToDepth", None, ("b", "c", "hr", "ws"), ("b", "rsc", "h", "w")),
 )
 
 
@@ -85,20 +85,20 @@ def only_made_by(value: Value, operation: str) -> Node | None:
 def _shuffle(node: Node, shuffled: Node, apart: Node, context: Context) -> int:
     """Put an operator in the place of three nodes, where it does what they do."""
     x, shape = apart.operand(0), apart.out.type.shape
-    for form in FORMS:
-        if perm_of(shuffled) != form.perm or len(shape) != len(form.perm):
+    for shuffle in SHUFFLES:
+        if perm_of(shuffled) != shuffle.perm or len(shape) != len(shuffle.perm):
             continue
-        sizes = dict(zip(form.apart, shape, strict=True))
+        sizes = dict(zip(shuffle.apart, shape, strict=True))
         block = sizes["r"]
         if type(block) is not int or block < 2 or sizes["s"] != block:
             continue
-        if not _has_shape(x, form.operand, sizes):
+        if not _has_shape(x, shuffle.operand, sizes):
             continue
-        if not _has_shape(node.out, form.result, sizes):
+        if not _has_shape(node.out, shuffle.result, sizes):
             continue
-        if not context.prefers(f"onnx.{form.operator}", x.type.dtype):
+        if not context.prefers(f"onnx.{shuffle.operator}", x.type.dtype):
             return 0
-        _write(node, x, form, block)
+        _write(node, x, shuffle, block)
         return 1
     return 0
 
@@ -111,13 +111,13 @@ def _has_shape(value: Value, groups: tuple[str, ...], sizes: dict[str, Dim]) -> 
     return all(map(same_dim, products, value.type.shape))
 
 
-def _write(node: Node, x: Value, form: Form, block: int) -> None:
+def _write(node: Node, x: Value, shuffle: Shuffle, block: int) -> None:
     """Make the operator, between transposes where channels are behind the places."""
     op = Builder(node.home, node, node.loc, node.out.hint)
-    if form.is_last:
+    if shuffle.is_last:
         x = op.transpose(x, TO_FRONT)
-    new = op.apply(f"onnx.{form.operator}", x, blocksize=block, mode=form.mode)
-    if form.is_last:
+    new = op.apply(f"onnx.{shuffle.operator}", x, blocksize=block, mode=shuffle.mode)
+    if shuffle.is_last:
         new = op.transpose(new, TO_BACK)
     new.retype(node.out.type)
     node.replace_by(new)
@@ -131,43 +131,43 @@ def blocks_in_place(graph: Graph) -> int:
     """Shuffle where channels are behind the places and stay there, without moving them twice."""
     count = 0
     for node in graph:
-        form = _form_of(node)
-        if form is None:
+        shuffle = _shuffle_of(node)
+        if shuffle is None:
             continue
         before = only_made_by(node.operand(0), "onnx.Transpose")
         behind = node.out.only_user
         if before is None or perm_of(before) != TO_FRONT or perm_of(behind) != TO_BACK:
             continue
         assert behind is not None
-        _write_in_place(behind, before.operand(0), form, node.int_attr("blocksize"))
+        _write_in_place(behind, before.operand(0), shuffle, node.int_attr("blocksize"))
         count += 1
     return count
 
 
-def _form_of(node: Node) -> Form | None:
+def _shuffle_of(node: Node) -> Shuffle | None:
     """What a DepthToSpace or a SpaceToDepth does to channels that are behind the places."""
     mode = node.str_attr("mode", "DCR") if node.op == "onnx.DepthToSpace" else None
-    for form in FORMS:
-        is_same = (f"onnx.{form.operator}", form.mode) == (node.op, mode)
-        if is_same and form.is_last:
-            return form
+    for shuffle in SHUFFLES:
+        is_same = (f"onnx.{shuffle.operator}", shuffle.mode) == (node.op, mode)
+        if is_same and shuffle.is_last:
+            return shuffle
     return None
 
 
-def _write_in_place(node: Node, x: Value, form: Form, block: int) -> None:
+def _write_in_place(node: Node, x: Value, shuffle: Shuffle, block: int) -> None:
     """Make a Reshape to six axes, a Transpose and a Reshape."""
     op = Builder(node.home, node, node.loc, node.out.hint)
-    sizes = dict(zip("bhwc", _places(x.type.shape, form, block), strict=True))
+    sizes = dict(zip("bhwc", _places(x.type.shape, shuffle, block), strict=True))
     sizes |= {"r": block, "s": block}
-    apart = op.reshape(x, tuple(sizes[axis] for axis in form.apart))
-    shuffled = op.transpose(apart, form.perm)
+    apart = op.reshape(x, tuple(sizes[axis] for axis in shuffle.apart))
+    shuffled = op.transpose(apart, shuffle.perm)
     node.replace_by(op.reshape(shuffled, node.out.type.shape))
 
 
-def _places(shape: Shape, form: Form, block: int) -> Shape:
+def _places(shape: Shape, shuffle: Shuffle, block: int) -> Shape:
     """Examples, places and channels that are left when those of a block are apart."""
     examples, height, width, channels = shape
-    if form.operator == "DepthToSpace":
+    if shuffle.operator == "DepthToSpace":
         return examples, height, width, dims.floordiv(channels, block**2)
     return (
         examples,

@@ -21,7 +21,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, Shape, is_one, same_dim
-from j2o.passes.layout.transposes import perm_of, weight
+from j2o.passes.layout.transposes import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
 
 Label: TypeAlias = int  # one axis of the contraction, as a letter of Einsum
@@ -74,20 +74,20 @@ class Arrangement(NamedTuple):
 
 
 @dataclass(eq=False)
-class Tensor:
+class Labelled:
     """A tensor at the edge of a contraction, and the labels of its axes. Axes of size 1 have none."""
 
     value: Value
     labels: Labels
 
     @functools.cached_property
-    def weight(self) -> float:
+    def cost(self) -> float:
         """The cost of transposing the tensor.
 
         A constant is transposed while it is written; one that something else uses would be written twice.
         """
         if self.value.const is None:
-            return weight(self.value)
+            return elements_to_move(self.value)
         return 0.0 if len(self.value.uses) == 1 else math.inf
 
 
@@ -99,9 +99,9 @@ class Contraction:
     """
 
     node: Node
-    first: Tensor
-    second: Tensor
-    last: Tensor
+    first: Labelled
+    second: Labelled
+    last: Labelled
     arrangement: Arrangement
     sizes: dict[Label, Dim]
     scalars: list[Node]
@@ -126,15 +126,15 @@ class Contraction:
         """
         pairs = self._pairs(order)
         elements = sum(
-            tensor.weight for tensor, labels in pairs if tensor.labels != labels
+            tensor.cost for tensor, labels in pairs if tensor.labels != labels
         )
-        largest, labels = max(pairs, key=lambda pair: pair[0].weight)
+        largest, labels = max(pairs, key=lambda pair: pair[0].cost)
         batch = set(order.batch)
         before = [label for label in largest.labels if label not in batch]
         after = [label for label in labels if label not in batch]
         return elements, before != after
 
-    def _pairs(self, order: Arrangement) -> list[tuple[Tensor, Labels]]:
+    def _pairs(self, order: Arrangement) -> list[tuple[Labelled, Labels]]:
         """Each tensor, with the order in which the MatMul has its axes."""
         left, right = self.first, self.second
         if order.swapped:
@@ -148,7 +148,7 @@ def _arrangements(contraction: Contraction) -> Iterator[Arrangement]:
     Those that leave large ones come first.
     """
     tensors = [contraction.first, contraction.second, contraction.last]
-    tensors.sort(key=lambda tensor: -tensor.weight)
+    tensors.sort(key=lambda tensor: -tensor.cost)
     own = contraction.arrangement
     parts = [
         _orders(labels, tensors)
@@ -159,7 +159,7 @@ def _arrangements(contraction: Contraction) -> Iterator[Arrangement]:
         yield Arrangement(True, batch, columns, inner, rows)
 
 
-def _orders(labels: Labels, tensors: Iterable[Tensor]) -> Iterable[Labels]:
+def _orders(labels: Labels, tensors: Iterable[Labelled]) -> Iterable[Labels]:
     """The orders that these labels have in those of the tensors that have them all."""
     orders = [
         tuple(label for label in tensor.labels if label in labels) for tensor in tensors
@@ -181,7 +181,7 @@ class _Reader:
     reads_reshapes: bool
     sizes: dict[Label, Dim] = field(default_factory=dict)
 
-    def labelled(self, value: Value) -> tuple[Tensor, list[Labels]]:
+    def labelled(self, value: Value) -> tuple[Labelled, list[Labels]]:
         """A tensor with new labels, and the labels of each axis."""
         groups: list[Labels] = []
         for size in value.type.shape:
@@ -190,9 +190,9 @@ class _Reader:
                 group = (len(self.sizes),)
                 self.sizes[group[0]] = size
             groups.append(group)
-        return Tensor(value, joined(groups)), groups
+        return Labelled(value, joined(groups)), groups
 
-    def operand(self, value: Value) -> tuple[Tensor, list[Labels]]:
+    def operand(self, value: Value) -> tuple[Labelled, list[Labels]]:
         """The tensor that an operand is a transpose and a reshape of.
 
         With it, the labels of each axis of the operand.
@@ -211,7 +211,7 @@ class _Reader:
                 return tensor, merged
         return self.labelled(value)
 
-    def result(self, value: Value, groups: list[Labels]) -> tuple[Tensor, list[Node]]:
+    def result(self, value: Value, groups: list[Labels]) -> tuple[Labelled, list[Node]]:
         """The last tensor that the result of a MatMul is transposed and reshaped to.
 
         With it, the scalar nodes between.
@@ -231,7 +231,7 @@ class _Reader:
             else:
                 break
             value = user.out
-        return Tensor(value, joined(groups)), scalars
+        return Labelled(value, joined(groups)), scalars
 
     def same(self, one: Labels, other: Labels) -> bool:
         """Return True where two groups have the same sizes, one for one."""
@@ -303,7 +303,7 @@ def _read_with(reader: _Reader, node: Node) -> Contraction | None:
     labels = tuple(names.get(label, label) for label in right.labels)
     found = Arrangement(False, joined(left_batch), rows, left_inner, columns)
     last, scalars = reader.result(node.out, [*left_batch, rows, columns])
-    right = Tensor(right.value, labels)
+    right = Labelled(right.value, labels)
     return Contraction(node, left, right, last, found, reader.sizes, scalars)
 
 
@@ -343,7 +343,7 @@ def sizes_of(sizes: Mapping[Label, Dim], labels: Labels) -> Shape:
 
 
 def arranged(
-    op: Builder, tensor: Tensor, order: Labels, sizes: dict[Label, Dim]
+    op: Builder, tensor: Labelled, order: Labels, sizes: dict[Label, Dim]
 ) -> Value:
     """A tensor without its axes of size 1, its other axes in this order."""
     plain = op.reshape(tensor.value, sizes_of(sizes, tensor.labels))

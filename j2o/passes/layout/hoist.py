@@ -20,7 +20,7 @@ from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, Type
 from j2o.passes.clean.unit_axes import REDUCTIONS
 from j2o.passes.layout.scans import Row, Scan, Stacked, read_scan, write_scan
-from j2o.passes.layout.transposes import perm_of, weight
+from j2o.passes.layout.transposes import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
 
 MOST = 8  # how many times the elements of a round a product may have
@@ -107,7 +107,7 @@ def _is_product(scan: Scan, node: Node) -> bool:
 
 def _is_small(scan: Scan, values: Iterable[Value]) -> bool:
     """Return True where values have no more elements than is sensible, compared with what a round reads."""
-    return sum(map(weight, values)) <= MOST * scan.elements
+    return sum(map(elements_to_move, values)) <= MOST * scan.elements
 
 
 def _hoist(scan: Scan) -> int:

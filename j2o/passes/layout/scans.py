@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Attr
-from j2o.passes.layout.transposes import weight
+from j2o.passes.layout.transposes import elements_to_move
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Scan:
     @functools.cached_property
     def elements(self) -> float:
         """How many elements a round reads, rows and what is carried, at sizes that are typical."""
-        return sum(weight(value) for value in self.body.inputs)
+        return sum(elements_to_move(value) for value in self.body.inputs)
 
     def is_invariant(self, value: Value) -> bool:
         """Return True for what is the same in each round."""

@@ -183,7 +183,7 @@ def _operands(node: Node) -> list[Value]:
 # ------------------------------------------------------------------------------ the cut
 
 
-def weight(value: Value) -> float:
+def elements_to_move(value: Value) -> float:
     """The cost of transposing a tensor: its elements, and something for the node itself."""
     return math.prod(map(_typical, value.type.shape)) + NODE
 
@@ -282,7 +282,7 @@ def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> N
 def _cost(value: Value, perm: Perm) -> float:
     """What transposing a value by `perm` costs, or back: the node alone where it is a change of shape."""
     is_view = len(perm) == value.type.rank and _moves_only_ones(value, perm)
-    return NODE if is_view else weight(value)
+    return NODE if is_view else elements_to_move(value)
 
 
 def _enter_inner(

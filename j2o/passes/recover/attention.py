@@ -21,8 +21,8 @@ from j2o.passes.layout.affine import factor_of
 from j2o.passes.layout.contractions import (
     Contraction,
     Label,
+    Labelled,
     Labels,
-    Tensor,
     read_contraction,
 )
 from j2o.passes.pipeline import graph_pass
@@ -123,10 +123,10 @@ def _softmax_behind(value: Value) -> Node | None:
 # ------------------------------------------------------------------------------ reading
 
 
-class Found(NamedTuple):
-    """Attention in a graph.
+class Attention(NamedTuple):
+    """What a program computes as attention: two contractions and what is between them.
 
-    Two contractions and what is between them. `axes` are labels of the first contraction.
+    `axes` are labels of the first contraction.
     """
 
     scores: Contraction
@@ -141,7 +141,7 @@ class Found(NamedTuple):
         return sides_of(self.scores, self.values, self.axes, self.to_scores)
 
 
-def _read(node: Node) -> Found | None:
+def _read(node: Node) -> Attention | None:
     """The attention whose weighted sum of values is this MatMul; None where it is none."""
     values = read_contraction(node)
     if values is None:
@@ -166,13 +166,13 @@ def _read(node: Node) -> Found | None:
     if _axis_of(weights.producer) != _place(weights, values):
         return None
     ways = [
-        Found(contraction, values, mask, scale, axes, to_scores)
+        Attention(contraction, values, mask, scale, axes, to_scores)
         for axes in _axes(contraction, values, to_scores)
     ]
     return min(ways, key=_cost, default=None)
 
 
-def _cost(found: Found) -> float:
+def _cost(found: Attention) -> float:
     return cost_of_transposes(found.sides())
 
 
@@ -199,7 +199,7 @@ def _scale(contraction: Contraction) -> float | None:
     return scale if np.isfinite(scale) else None
 
 
-def _same_axes(weights: Tensor, scores: Tensor) -> dict[Label, Label] | None:
+def _same_axes(weights: Labelled, scores: Labelled) -> dict[Label, Label] | None:
     """For the labels of the weights those of the scores, which lie at the same axes."""
     if len(weights.labels) != len(scores.labels):
         return None
@@ -246,7 +246,7 @@ def _divided(
         yield rows[1:], rows[:1]
 
 
-def _stands_in_order(queries: Tensor, axes: Axes, size: Labels) -> bool:
+def _stands_in_order(queries: Labelled, axes: Axes, size: Labels) -> bool:
     """Return True where groups stand right behind their head: together they are the query heads."""
     heads = (*axes.heads, *axes.groups)
     merged = (*axes.batch, *axes.queries, *heads, *size)
@@ -257,7 +257,7 @@ def _stands_in_order(queries: Tensor, axes: Axes, size: Labels) -> bool:
 # ------------------------------------------------------------------------------ writing
 
 
-def _write(found: Found, has_causal: bool) -> None:
+def _write(found: Attention, has_causal: bool) -> None:
     """Make the Attention, and let the nodes go that it stands for."""
     values = found.values
     last = values.last
@@ -286,7 +286,7 @@ def _write(found: Found, has_causal: bool) -> None:
     erase_dead(old)
 
 
-def _score_axes(found: Found) -> ScoreAxes:
+def _score_axes(found: Attention) -> ScoreAxes:
     """Where the axes of queries and keys are, counted from the last."""
     tensor = found.scores.last
     rank = tensor.value.type.rank

@@ -18,8 +18,8 @@ from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
 from j2o.passes.layout.contractions import (
     Contraction,
     Label,
+    Labelled,
     Labels,
-    Tensor,
     arranged,
     sizes_of,
 )
@@ -47,7 +47,7 @@ def places_of(value: Value) -> list[int]:
 class Side(NamedTuple):
     """One of the four tensors of attention, and the labels of its axes."""
 
-    tensor: Tensor
+    tensor: Labelled
     batch: Labels
     heads: Labels
     time: Labels
@@ -163,7 +163,7 @@ def _once(side: Side) -> Side | None:
     if source is None:
         return None
     heads = source.type.shape[axis]
-    tensor = Tensor(source, side.tensor.labels)
+    tensor = Labelled(source, side.tensor.labels)
     return side._replace(tensor=tensor, sizes={**side.sizes, label: heads})
 
 
@@ -205,9 +205,9 @@ def _cost_merged(sides: Sequence[Side]) -> float:
     """The cost of the transposes where heads and size are merged; their number is an attribute then."""
     if not all(side.has_known_heads for side in sides):
         return math.inf
-    return sum(side.tensor.weight for side in sides if not side.is_merged)
+    return sum(side.tensor.cost for side in sides if not side.is_merged)
 
 
 def _cost_apart(sides: Sequence[Side]) -> float:
     """The cost of the transposes where heads are an axis."""
-    return sum(side.tensor.weight for side in sides if not side.is_apart)
+    return sum(side.tensor.cost for side in sides if not side.is_apart)

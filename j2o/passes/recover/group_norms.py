@@ -64,7 +64,7 @@ def parts_of(one: Shape, other: Shape) -> list[Dim] | None:
 
 
 @dataclass
-class Axes:
+class PartedAxes:
     """The parts of which axes are products: the size of each by its label, and those that are not reduced."""
 
     sizes: dict[Label, Dim]
@@ -126,14 +126,14 @@ class Axes:
 # ------------------------------------------------------------------------------ reading
 
 
-class Found(NamedTuple):
+class Norm(NamedTuple):
     """A normalisation: `base` is what it normalises, before a Reshape split groups off.
 
     `groups` are the parts of each of its axes, `in_one_pass` tells how the variance was computed.
     """
 
     base: Value
-    axes: Axes
+    axes: PartedAxes
     groups: list[Labels]
     epsilon: float
     in_one_pass: bool
@@ -168,7 +168,7 @@ def _reduced(node: Node | None) -> tuple[int, ...]:
     return from_zero(axes.known_ints, node.operand(0).type.rank)
 
 
-def read_norm(x: Value, mean: Value, deviation: Value) -> Found | None:
+def read_norm(x: Value, mean: Value, deviation: Value) -> Norm | None:
     """The normalisation that x - μ and √(σ² + ε) are of; None where it is none."""
     if x.type.dtype != DType.F32 or 0 in x.type.shape:
         return None
@@ -196,7 +196,7 @@ def _bases(x: Value, mean: Value) -> Iterator[Value]:
         yield x
 
 
-def _splits(found: Found) -> bool:
+def _splits(found: Norm) -> bool:
     """Return True where an axis is reduced in part, which is why a Reshape stands there."""
     kept = found.axes.kept
     return any(
@@ -211,7 +211,7 @@ def _reader(base: Value, mean: Node) -> _Reader | None:
     sizes = parts_of(base.type.shape, operand.type.shape)
     if sizes is None:
         return None
-    axes = Axes(dict(enumerate(sizes)))
+    axes = PartedAxes(dict(enumerate(sizes)))
     groups = regrouped(axes.sizes, axes.parts, operand.type.shape)
     if groups is None:
         return None
@@ -227,7 +227,7 @@ class _Reader(NamedTuple):
     `parts` are those of the tensor, `groups` those of each axis of the operand of the mean.
     """
 
-    axes: Axes
+    axes: PartedAxes
     parts: Labels
     mean: Node
     over: tuple[int, ...]
@@ -265,7 +265,7 @@ class _Reader(NamedTuple):
         groups = self.parts_by_axis(x)
         return groups is not None and self.axes.fits(self.seen_mean(mean), groups)
 
-    def found(self, base: Value, deviation: Value, x: Value) -> Found | None:
+    def found(self, base: Value, deviation: Value, x: Value) -> Norm | None:
         """The normalisation of `base`, where √(σ² + ε) is of this tensor and fits `x`."""
         root = read_deviation(deviation)
         groups = self.parts_by_axis(base)
@@ -277,7 +277,7 @@ class _Reader(NamedTuple):
         if not self.axes.fits(seen, of_x):
             return None
         in_one_pass = root.variance.op == "onnx.Sub"
-        return Found(base, self.axes, groups, root.epsilon, in_one_pass)
+        return Norm(base, self.axes, groups, root.epsilon, in_one_pass)
 
     def variance(self, value: Value) -> list[Labels] | None:
         """The parts of each axis of σ², which is mean((x - μ)²) or mean(x²) - μ²."""
@@ -381,7 +381,7 @@ class Order(NamedTuple):
     is_split: bool
 
 
-def _order(found: Found) -> Order | None:
+def _order(found: Norm) -> Order | None:
     """The order of the axes in which rows are normalised; None where more than one axis is split."""
     kept = found.axes.kept
     front: list[int] = []
@@ -417,7 +417,7 @@ def _order(found: Found) -> Order | None:
     )
 
 
-def _normalised(op: RuleBuilder, found: Found, order: Order) -> Value | None:
+def _normalised(op: RuleBuilder, found: Norm, order: Order) -> Value | None:
     """(base - μ) / √(σ² + ε), its axes in this order; None where no kernel is as exact."""
     base = op.transpose(found.base, order.perm)
     if found.in_one_pass:

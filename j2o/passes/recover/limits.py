@@ -48,15 +48,15 @@ def _(op, x, low, high):
 # computed in the same dtype, are the least and the greatest result.
 
 
-class Interval(NamedTuple):
+class FloatInterval(NamedTuple):
     """The least and the greatest number that a value may have, in its own dtype. It may be NaN as well."""
 
     low: Any
     high: Any
 
-    def with_ends(self, *ends: Any) -> Interval:
+    def with_ends(self, *ends: Any) -> FloatInterval:
         """The smallest interval that has the ends, and nothing else of this one."""
-        return Interval(min(ends), max(ends))
+        return FloatInterval(min(ends), max(ends))
 
 
 LONGEST = 8  # how many operations are followed
@@ -74,7 +74,7 @@ COMPUTE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @np.errstate(all="ignore")  # what is not finite is not known
-def interval_of(value: Value) -> Interval | None:
+def float_interval_of(value: Value) -> FloatInterval | None:
     """The limits of a value that was limited, then scaled, shifted or rounded; None where not known."""
     if not value.type.dtype.is_float:
         return None
@@ -90,27 +90,27 @@ def interval_of(value: Value) -> Interval | None:
     return limits if np.isfinite(limits).all() else None
 
 
-def _set_limits(value: Value) -> Interval | None:
+def _set_limits(value: Value) -> FloatInterval | None:
     """The limits that the operation itself gives: Clip, HardSigmoid, and a Cast of small integers."""
     node = value.node
     if node is None:
         return None
     number = value.type.dtype.numpy.type
     if node.op == "onnx.HardSigmoid":
-        return Interval(number(0), number(1))
+        return FloatInterval(number(0), number(1))
     if node.op == "onnx.Cast":
         source = node.operand(0).type.dtype
         if not source.is_int or source.bits > 8:
             return None
         least, most = source.integers
-        return Interval(number(least), number(most))
+        return FloatInterval(number(least), number(most))
     if node.op != "onnx.Clip":
         return None
     low = finite_float_of(node.optional(1))
     high = finite_float_of(node.optional(2))
     if low is None or high is None or low > high:
         return None
-    return Interval(number(low), number(high))
+    return FloatInterval(number(low), number(high))
 
 
 def _read_by(node: Node | None) -> Value | None:
@@ -139,7 +139,7 @@ def _without_nan(node: Node) -> Value | None:
     return other if is_same and finite_float_of(number) is not None else None
 
 
-def _behind(node: Node, limits: Interval) -> Interval:
+def _behind(node: Node, limits: FloatInterval) -> FloatInterval:
     """The limits of what an operation makes of a value that has limits."""
     if node.op in ROUND:
         return limits.with_ends(*map(ROUND[node.op], limits))
@@ -162,7 +162,7 @@ def limited_before(op, x, low: Const, high: Const):
 
 @limited_before.becomes
 def _(op, x, low, high):
-    limits = interval_of(x)
+    limits = float_interval_of(x)
     least = finite_float_of(low)
     most = finite_float_of(high)
     if limits is None or least is None or most is None:
@@ -178,7 +178,7 @@ def never_beyond(op, x, top: Const, other, y):
 
 @never_beyond.becomes
 def _(op, x, top, other, y):
-    limits = interval_of(x)
+    limits = float_interval_of(x)
     number = finite_float_of(top)
     if limits is None or number is None:
         return None

@@ -19,7 +19,7 @@ from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
 from j2o.passes.layout.affine import factor_of
-from j2o.passes.layout.contractions import Contraction, Label, Tensor, sizes_of
+from j2o.passes.layout.contractions import Contraction, Label, Labelled, sizes_of
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.recover.attention_sides import Axes, places_of
 from j2o.passes.recover.constants import uniform_of
@@ -56,7 +56,7 @@ class Mask(NamedTuple):
 
 
 def unmasked(value: Value) -> tuple[Value, Mask | None]:
-    """ScoreAxes without their mask.
+    """Scores without their mask.
 
     That is a bias, or a Where of the scores, which may have a bias, and a large negative number.
     """
@@ -81,7 +81,7 @@ def unmasked(value: Value) -> tuple[Value, Mask | None]:
 
 
 def _unbiased(value: Value) -> tuple[Value, Value | None]:
-    """ScoreAxes and the bias that is added to them; the value itself and None where there is none."""
+    """Scores and the bias that is added to them; the value itself and None where there is none."""
     if value.op == "onnx.Add" and len(value.uses) == 1:
         operands = value.producer.operands
         for scores, bias in (operands, operands[::-1]):
@@ -163,7 +163,7 @@ def bias_of(
     return op.expand(shaped, (batch, heads, *in_full))
 
 
-def _sizes_of_mask(mask: Mask, scores: Tensor) -> dict[Label, Dim]:
+def _sizes_of_mask(mask: Mask, scores: Labelled) -> dict[Label, Dim]:
     """The size that a mask has at each label of the scores: theirs, or 1."""
     shape = mask.shape
     assert shape is not None
