@@ -12,7 +12,8 @@ import numpy as np
 from j2o.backend.single import SingleOperators
 from j2o.errors import LoadError
 from j2o.frontend.eager import run_equation
-from j2o.ir.graph import Graph, Node, Value, clone_node
+from j2o.ir.copies import clone_node
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import exact_attrs
 from j2o.passes.clean.dce import dce

@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from j2o.ir.attributes import HasAttributes
 from j2o.ir.ops import spec
-from j2o.ir.types import Attr, Dim, DType, Type, are_integers
+from j2o.ir.types import Attr, Dim, Type, are_integers
 
 if TYPE_CHECKING:
     from j2o.ir.dims import DimScope
@@ -167,7 +168,7 @@ class Value:
         return f"<%{self.hint or '?'}: {self.type} of {self.op or 'graph input'}>"
 
 
-class Node:
+class Node(HasAttributes):
     """One operation. Operands may be None where ONNX leaves an optional input out.
 
     `graphs` are its regions, `graph` is where it stands, between `prev` and `next`.
@@ -256,7 +257,7 @@ class Node:
     def _at(self) -> str:
         return f" at {self.loc}" if self.loc else ""
 
-    # ---------------------------------------- operands and attributes, with their types
+    # -------------------------------------------------------------- operands, attributes
 
     @property
     def home(self) -> Graph:
@@ -283,47 +284,6 @@ class Node:
     def operands(self) -> tuple[Value, ...]:
         """The operands that are there, those left out skipped."""
         return tuple([value for value in self.inputs if value is not None])
-
-    def int_attr(self, name: str, default: int | None = None) -> int:
-        """Return an integer attribute.
-
-        Of all accessors: ValueError where there is none and no default, TypeError for another kind.
-        """
-        return self._attr(name, default, int)
-
-    def float_attr(self, name: str, default: float | None = None) -> float:
-        """Return a float attribute; an integer stands for the float of its value."""
-        value = self._attr(name, default, (int, float))
-        return float(value)
-
-    def str_attr(self, name: str, default: str | None = None) -> str:
-        """Return an attribute that is text."""
-        return self._attr(name, default, str)
-
-    def dtype_attr(self, name: str, default: DType | None = None) -> DType:
-        """Return an attribute that is an element type."""
-        return self._attr(name, default, DType)
-
-    def ints_attr(
-        self, name: str, default: Sequence[int] | None = None
-    ) -> tuple[int, ...]:
-        """Return an attribute that is a sequence of integers."""
-        value = self._attr(name, None if default is None else tuple(default), tuple)
-        if not are_integers(value):
-            raise TypeError(
-                f"attribute {name} of {self.op} is {value!r}, not a sequence of integers"
-            )
-        return value
-
-    def _attr(self, name: str, default: Attr, kind: Any) -> Any:
-        value = self.attrs.get(name, default)
-        if value is None:
-            raise ValueError(f"{self.op} has no attribute {name}")
-        if not isinstance(value, kind):
-            raise TypeError(
-                f"attribute {name} of {self.op} is {value!r}, a {type(value).__name__}"
-            )
-        return value
 
     def set_attr(self, name: str, value: Attr) -> None:
         """Change one attribute, and let passes that run again look at the node."""
@@ -663,25 +623,16 @@ class Graph:
         else:
             self.insert(Node("return", values, ()))
 
-    # ------------------------------------------------------------------- copies
-
     def clone(self, values: dict[Value, Value] | None = None) -> Graph:
         """Return a copy with regions and functions.
 
         Values of graphs around it are kept, or taken from `values`, which learns what each value became.
         """
-        values = {} if values is None else values
-        copy = Graph(self.name, self.own_dims)
-        copy.input_names = list(self.input_names)
-        copy.output_names = list(self.output_names)
-        for value in self.inputs:
-            values[value] = copy.add_input(value.type, value.hint)
-        for node in self:
-            copy.insert(clone_node(node, values))
-        for name, function in self.own_functions.items():
-            copy.own_functions[name] = function.clone()
-            copy.own_functions[name].parent_graph = copy
-        return copy
+        from j2o.ir.copies import clone_graph
+
+        return clone_graph(self, {} if values is None else values)
+
+    # ----------------------------------------------------------------- checks, text
 
     def verify(self) -> None:
         """Raise `InvalidGraphError` where the graph breaks a rule of the IR.
@@ -705,39 +656,6 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"<graph @{self.name}: {len(self.inputs)} inputs, {self.length} nodes>"
-
-
-def clone_node(node: Node, values: dict[Value, Value]) -> Node:
-    """Return a copy of a node, its operands taken from `values` where they are there.
-
-    `values` learns the new outputs.
-    """
-    inputs = [
-        None if value is None else values.get(value, value) for value in node.inputs
-    ]
-    graphs = [graph.clone(values) for graph in node.graphs]
-    types = [value.type for value in node.outputs]
-    hints = [value.hint for value in node.outputs]
-    copy = Node(node.op, inputs, types, node.attrs, graphs, node.loc, hints)
-    values.update(zip(node.outputs, copy.outputs, strict=True))
-    return copy
-
-
-def splice(graph: Graph, args: Sequence[Value], before: Node) -> tuple[Value, ...]:
-    """Move the nodes of `graph` in front of `before`, its inputs replaced by `args`, and return its outputs.
-
-    `graph` is used up: nobody may use it afterwards.
-    """
-    for value, arg in zip(graph.inputs, args, strict=True):
-        value.replace_by(arg)
-    home = before.home
-    outputs = graph.outputs
-    for node in graph:
-        if node.op != "return":
-            graph.unlink(node)
-            home.insert(node, before=before)
-    graph.drop()
-    return outputs
 
 
 def erase_dead(node: Node) -> None:

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from j2o.ir import views
-from j2o.ir.graph import Graph, Node, Value, splice
+from j2o.ir.copies import splice
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.tensor import SMALL, ArrayTensor, Tensor, tensor
 from j2o.ir.types import DType
 from j2o.passes.clean.broadcasts import BROADCASTING

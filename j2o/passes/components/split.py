@@ -20,7 +20,8 @@ import numpy as np
 
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, splice
+from j2o.ir.copies import splice
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Attr, DType, Type
 from j2o.ir.views import mapped

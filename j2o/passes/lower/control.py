@@ -29,7 +29,8 @@ import numpy as np
 
 from j2o.errors import UnsupportedError
 from j2o.ir import dims
-from j2o.ir.graph import Graph, Node, Value, splice
+from j2o.ir.copies import splice
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Attr, Dim, DType, Type
 from j2o.passes.lower.shape import rev
 from j2o.passes.lower.table import Lowering, lower

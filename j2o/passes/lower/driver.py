@@ -12,9 +12,10 @@ from typing import Any
 
 from j2o.errors import J2OError, PassError, UnsupportedError, raised, shown
 from j2o.ir import dims
+from j2o.ir.copies import splice
 from j2o.ir.dims_agree import agree_shapes
 from j2o.ir.dims_settle import settling
-from j2o.ir.graph import Graph, Node, Value, splice
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Type
 from j2o.passes.components.split import placeholders, split_components
 from j2o.passes.components.tables import COMPLEX, KEYS

@@ -30,7 +30,8 @@ import numpy as np
 
 from j2o.errors import PassError, shown
 from j2o.ir.build import Builder
-from j2o.ir.graph import Node, Value, splice
+from j2o.ir.copies import splice
+from j2o.ir.graph import Node, Value
 from j2o.ir.types import DType, Shape, Type
 from j2o.passes.structure.inline import KEPT, keep
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from j2o.ir.graph import Graph, Loc, Node, Value, clone_node
+from j2o.ir.copies import clone_node
+from j2o.ir.graph import Graph, Loc, Node, Value
 from j2o.ir.marks import MARK
 from j2o.ir.same import fingerprint
 from j2o.ir.scopes import placed, take_out_common

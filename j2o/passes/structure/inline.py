@@ -7,7 +7,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from j2o.ir.graph import Graph, Node, Value, splice
+from j2o.ir.copies import splice
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.marks import MARK
 from j2o.passes.pipeline import graph_pass
 

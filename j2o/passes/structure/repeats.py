@@ -12,7 +12,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-from j2o.ir.graph import Graph, Node, Value, clone_node
+from j2o.ir.copies import clone_node
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.scopes import equal_steps, own_scope, placed
 from j2o.ir.types import exact_attrs
 from j2o.passes.context import Context
