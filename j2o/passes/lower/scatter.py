@@ -18,7 +18,6 @@ from jax import lax
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, same_dim
-from j2o.passes.clean.nans import never_nan
 from j2o.passes.components.split import computes
 from j2o.passes.lower.dot import pick
 from j2o.passes.lower.elementwise import where

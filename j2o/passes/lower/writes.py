@@ -16,7 +16,8 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import DType, Shape, same_dim
-from j2o.passes.lower.elementwise import never_nan, where
+from j2o.passes.clean.nans import never_nan
+from j2o.passes.lower.elementwise import where
 from j2o.passes.lower.index import IndexedWindows
 from j2o.passes.lower.reduce import limits
 from j2o.passes.lower.shape import pad_with, slice_axes

@@ -15,8 +15,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Attr, Shape, Struct, is_one, same_dim
 from j2o.passes.pipeline import graph_pass
-from j2o.passes.recover.nearest import not_wrapped
-from j2o.passes.recover.strides import columns_of, number_of
+from j2o.passes.recover.strides import columns_of, dim_of, not_wrapped
 
 
 class Names(NamedTuple):
@@ -178,7 +177,7 @@ def _is_never(condition: Value) -> bool:
 def _axis_beside(node: Node, unit: int) -> int | None:
     """The axis along which one operand counts, where the other is the number that changes nothing."""
     for value, other in (node.operands, node.operands[::-1]):
-        if number_of(other) == unit:
+        if dim_of(other) == unit:
             return _counted_axis(value)
     return None
 

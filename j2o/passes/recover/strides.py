@@ -118,6 +118,17 @@ def columns_of(indices: Value) -> list[Value]:
     return [indices]
 
 
+def not_wrapped(places: Value) -> Value:
+    """The places of which a program counts those below 0 from the end; none is."""
+    if places.op != "lax.select_n" or len(places.producer.operands) != 3:
+        return places
+    is_below, kept, _ = places.producer.operands
+    if is_below.op != "lax.lt":
+        return places
+    subject, zero = is_below.producer.operands
+    return kept if subject is kept and dim_of(zero) == 0 else places
+
+
 def line_of(column: Value, axis: int) -> Value | None:
     """What a column repeats along all axes but this one."""
     if column.op != "lax.broadcast_in_dim":
