@@ -16,7 +16,7 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import is_one
-from j2o.passes.recover.gates import float_of
+from j2o.passes.recover.constants import float_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 # what leaves numbers as they are: a maximum with -∞ alone
