@@ -8,7 +8,8 @@ import j2o
 
 random = np.random.default_rng(0)
 FORWARD = {"fft": jnp.fft.fft, "ifft": jnp.fft.ifft, "rfft": jnp.fft.rfft}
-LENGTHS = [1, 2, 7, 256, 300, 512, 257, 263]  # 257 and 263 are primes beyond one matrix
+# 400 is the last length of one matrix for real numbers, 256 for others; 257 and 263 are primes beyond it
+LENGTHS = [1, 2, 7, 256, 300, 400, 402, 512, 257, 263]
 
 
 @pytest.mark.parametrize("kind", FORWARD)
@@ -18,7 +19,7 @@ def test_one_axis(kind, length):
     j2o.compile(FORWARD[kind], [x]).verify(x, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("length", [2, 7, 256, 512, 263])
+@pytest.mark.parametrize("length", [2, 7, 256, 400, 512, 263, 402])
 def test_back_to_real(length):
     x = random.standard_normal((2, length)).astype(np.float32)
     spectrum = np.fft.rfft(x).astype(np.complex64)

@@ -309,11 +309,20 @@ class Sizes:
             case ast.BinOp(left=left, op=operator, right=right):
                 kind = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}[type(operator)]
                 return op.apply(f"onnx.{kind}", self.term(left), self.term(right))
+            case ast.Call(func=ast.Name(id="floordiv"), args=args) if self.rounds_down(
+                args
+            ):
+                return op.Div(*(self.term(a) for a in args))
             case ast.Call(func=ast.Name(id=name), args=args):
                 return self.function(name, [self.term(a) for a in args])
         raise DimensionError(
             f"the expression {ast.unparse(node)!r} has no form in nodes"
         )
+
+    def rounds_down(self, args: list[ast.expr]) -> bool:
+        """Return True where Div, which rounds to zero, divides as Python does: nothing is below 0."""
+        dividend, divisor = (self.graph.dims.dim(ast.unparse(a)) for a in args)
+        return dims.known_ge(dividend, 0) and dims.known_ge(divisor, 1)
 
     def function(self, name: str, args: list[Value]) -> Value:
         op = self.op

@@ -23,6 +23,7 @@ from j2o.passes.lower.table import Lowering, lower
 
 Complex: TypeAlias = NDArray[np.complex128]  # a constant, made while compiling
 DIRECT = 256  # up to this length one matrix is best
+DIRECT_OF_REAL = 400  # up to this one where half of the frequencies will do
 
 
 class Parts(NamedTuple):
@@ -64,10 +65,10 @@ def _of_parts(
     *outer_lengths, last_length = lengths
     inverse = kind in ("ifft", "irfft")
     x = Parts(re, im)
-    if kind != "irfft":
-        x = _transform(x, last_length, inverse)
     if kind == "rfft":
-        x = _first(x, last_length // 2 + 1)
+        x = _transform_of_real(x, last_length)
+    elif kind != "irfft":
+        x = _transform(x, last_length, inverse)
     axis = re.ndim - 2
     for length in reversed(outer_lengths):
         x = _transform_axis(x, axis, length, inverse)
@@ -181,10 +182,18 @@ def _bluestein(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
     return _times(_first(x, n), scale * chirp)
 
 
+def _transform_of_real(x: Parts, n: int) -> Parts:
+    """rfft over the last axis: the first n // 2 + 1 frequencies, since these stand for all."""
+    count = n // 2 + 1
+    if n <= DIRECT_OF_REAL:
+        return _product(x, _root_matrix(n, count, n, inverse=False))
+    return _first(_transform(x, n, inverse=False), count)
+
+
 def _transform_to_real(x: Parts, n: int) -> Array:
     """irfft over the last axis: the first n // 2 + 1 frequencies stand for all."""
     assert x.im is not None
-    if n > DIRECT:
+    if n > DIRECT_OF_REAL:
         all_frequencies = Parts(*_mirrored(x.re, x.im, n=n))
         return _transform(all_frequencies, n, inverse=True).re
     k = np.arange(n // 2 + 1)
