@@ -176,8 +176,7 @@ def compiled_program(program: TracedProgram, request: Request, report: Report) -
 def _recipe(request: Request, program: TracedProgram) -> Recipe:
     """What it takes to compile again."""
     config: Any = jax.config
-    # an observer may hold anything
-    pipeline = dataclasses.replace(request.pipeline, check="", observers=())
+    pipeline = request.pipeline.unobserved()  # an observer may hold anything
     return Recipe(
         request=dataclasses.replace(request, specs=(), kwargs=None, pipeline=pipeline),
         fn=program.fn,

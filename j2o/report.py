@@ -25,9 +25,8 @@ def count_ops(graph: Graph) -> dict[str, int]:
     """
     counts: collections.Counter[str] = collections.Counter()
     for top in (graph, *graph.functions.values()):
-        for node in top.walk():
-            if node.op not in ("const", "return"):
-                counts[node.op] += 1
+        counts.update(node.op for node in top.walk())
+    del counts["const"], counts["return"]
     return dict(counts.most_common())
 
 

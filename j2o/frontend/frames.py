@@ -110,10 +110,10 @@ class Frames:
         if places == self.places and codes == self.codes:
             return len(codes)
         count = 0
-        for code, place in zip(codes, places, strict=True):
-            if count == len(self.codes) or code is not self.codes[count]:
+        opened = zip(self.codes, self.places, strict=True)
+        for code, place, (own, before) in zip(codes, places, opened, strict=False):
+            if code is not own:
                 break
-            before = self.places[count]
             if place != before:
                 follows = place < before if is_backwards else place > before
                 return count + (follows or _is_in_a_loop(code, before, place))

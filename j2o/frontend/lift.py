@@ -33,6 +33,7 @@ from j2o.ir.tensor import ArrayTensor, Tensor, tensor
 from j2o.ir.types import Attr, DType, Type
 
 DEEPEST = 32
+ON_HOST = CALLING | PRINTING | {"check"}
 # why there is nothing to lift
 COMPILED = {
     "call_exported": (
@@ -138,11 +139,11 @@ class _Lifter:
             scope.values[var] = graph.add_input(type_of(var.aval), hint)
         around = self.place
         frames = Frames(self.calls, around)
-        equations = jaxpr.eqns
-        for eqn in equations:
+        is_alone = len(jaxpr.eqns) == 1
+        for eqn in jaxpr.eqns:
             if self.located:
                 self.place = frames.place(eqn)
-            self.is_alone = len(equations) == 1
+            self.is_alone = is_alone
             operands = [scope.read(atom) for atom in eqn.invars]
             results = self.equation(graph, eqn, operands)
             scope.values.update(zip(eqn.outvars, results, strict=True))
@@ -166,7 +167,7 @@ class _Lifter:
         """
         loc = location(eqn, self.place.scope) if self.located else None
         name = eqn.primitive.name
-        if name in CALLING or name in PRINTING or name == "check":
+        if name in ON_HOST:
             return self.on_host(graph, eqn, inputs, loc)
         try:
             code = self.own_code(eqn)
@@ -183,8 +184,8 @@ class _Lifter:
         if jaxprs and not self.is_alone:
             self.place = self.place.inside(jit_name(eqn))
         regions = [self.region(jaxpr, f"{name}_{i}") for i, jaxpr in enumerate(jaxprs)]
-        hints = [name] * len(types)
-        node = Node(f"lax.{name}", inputs, types, attrs, regions, loc, hints)
+        node = Node(f"lax.{name}", inputs, (), attrs, regions, loc)
+        node.make_outputs(types, name)
         if self.equations is not None:
             self.equations[node] = eqn
         return self.inserted(graph, node)
@@ -259,8 +260,8 @@ class _Lifter:
         if name == "check":
             inputs = inputs[:1]  # the others are for its message
         types = [type_of(var.aval) for var in eqn.outvars]
-        hints = [name] * len(types)
-        node = Node(f"lax.{name}", inputs, types, attrs, (), loc, hints)
+        node = Node(f"lax.{name}", inputs, (), attrs, (), loc)
+        node.make_outputs(types, name)
         return self.inserted(graph, node)
 
 

@@ -95,9 +95,9 @@ def used_weights(graph: Graph, nodes: Sequence[Node]) -> Used:
     for node in nodes:
         if node.op == "const":
             continue
-        found = [known[v] for v in node.inputs if v is not None and v in known]
-        if not found:
+        if known.keys().isdisjoint(node.inputs):
             continue
+        found = [known[v] for v in node.inputs if v is not None and v in known]
         if node.graphs:
             _hand_over(node, known)
             continue

@@ -145,17 +145,27 @@ def normalise(params: Mapping[str, Any]) -> tuple[dict[str, Attr], list[Any]]:
     for name, value in params.items():
         if value is None or name in DROPPED:
             continue
-        if name == "mesh":
-            _check_one_device(value)
-        elif type(value) in _PLAIN:
+        if type(value) in _PLAIN:
             attrs[name] = _plain(name, value)
-        elif _is_plain_tuple(value):
-            attrs[name] = value
-        elif found := jaxprs_of(value):
-            jaxprs += found
+        elif name == "mesh":
+            _check_one_device(value)
         else:
-            attrs[name] = _encoded(name, value)
+            _enter(name, value, attrs, jaxprs)
     return attrs, jaxprs
+
+
+def _enter(name: str, value: Any, attrs: dict[str, Attr], jaxprs: list[Any]) -> None:
+    """Enter a parameter among the attributes, or the jaxprs in it, which have no form as attributes.
+
+    ParamError names it, and shows it where that is short.
+    """
+    try:
+        attrs[name] = encode(value)
+    except ParamError:
+        found = jaxprs_of(value)
+        if not found:
+            raise _not_kept(name, value) from None
+        jaxprs += found
 
 
 def _check_one_device(mesh: Any) -> None:
@@ -173,35 +183,30 @@ def _plain(name: str, value: Any) -> Attr:
     return value
 
 
-def _encoded(name: str, value: Any) -> Attr:
-    """`encode`, with an error that names the parameter and shows it where that is short."""
-    try:
-        return encode(value)
-    except ParamError:
-        text = repr(value)
-        is_short = len(text) < LONGEST and " at 0x" not in text
-        given = f"={text}" if is_short else ""
-        raise ParamError(
-            f"parameter {name}{given} of type {type(value).__name__}"
-        ) from None
-
-
-def _is_plain_tuple(value: Any) -> bool:
-    """Return True for a tuple of numbers and texts, such as a shape or the axes of a sum."""
-    return type(value) is tuple and _PLAIN.issuperset(map(type, value))
+def _not_kept(name: str, value: Any) -> ParamError:
+    """The error for a parameter that has no form, which shows it where that is short."""
+    text = repr(value)
+    is_short = len(text) < LONGEST and " at 0x" not in text
+    given = f"={text}" if is_short else ""
+    return ParamError(f"parameter {name}{given} of type {type(value).__name__}")
 
 
 def encode(value: Any) -> Attr:
     """Return one parameter as an attribute; ParamError with the name of its type where it has no form."""
-    if value is None or type(value) in _PLAIN or _is_plain_tuple(value):
+    kind: Any = type(value)
+    if kind in _PLAIN or value is None:
         return value
-    # the two kinds that most others are of
-    if type(value) is tuple:
+    # the kinds that most others are of
+    if kind is tuple:
+        if _PLAIN.issuperset(map(type, value)):
+            return value
         return tuple([encode(element) for element in value])
     if isinstance(value, np.dtype):
         return dtype_from_jax(value)
     if is_symbolic(value):
         return normal(value)  # the object that types have: comparing others is slow
+    if isinstance(value, jcore.Jaxpr | jcore.ClosedJaxpr):
+        raise ParamError(kind.__name__)
     for form in (_scalar, _named, _collection, _array):
         found = form(value)
         if found is not None:

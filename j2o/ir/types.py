@@ -214,7 +214,7 @@ def exact_attrs(attrs: Mapping[str, Attr]) -> Hashable:
 
 def _exact(value: Any) -> Hashable:
     """One attribute in such a key, or a part of one: a float by its bits."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind is float:
         return float, value.hex()
     if kind is tuple and not _INTEGERS.issuperset(map(type, value)):

@@ -280,6 +280,12 @@ class PassPipeline:
         """With `observer(pass name, graph)` called after every pass."""
         return dataclasses.replace(self, observers=(*self.observers, observer))
 
+    def unobserved(self) -> PassPipeline:
+        """Without observers and checks: the passes alone."""
+        if not self.check and not self.observers:
+            return self  # a copy would be looked at again, which takes longer than some passes
+        return dataclasses.replace(self, check="", observers=())
+
     def without(self, *names: str) -> PassPipeline:
         """Without the passes, groups or single rules of those names."""
         missing = list(names)

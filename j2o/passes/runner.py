@@ -58,9 +58,10 @@ def run(
     runner = _Runner(graph, context, pipeline.observers, verify)
     records: list[PassRecord] = []
     for step in pipeline.steps:
-        alone = not isinstance(step, Fixpoint)
-        group = Fixpoint(step.name, (step,), limit=1) if alone else step
-        records += runner.run_group(group)
+        if isinstance(step, Fixpoint):
+            records += runner.run_group(step.passes, step.limit)
+        else:
+            records += runner.run_group((step,), 1)
     context.seen.clear()
     for each in all_graphs(graph):
         each.journal.clear()  # it keeps what was erased alive
@@ -76,13 +77,16 @@ class _Runner:
     observers: Sequence[Observer]
     verify: bool
 
-    def run_group(self, group: Fixpoint) -> list[PassRecord]:
-        """Run passes in turn; one is left out while no other has changed anything since its last run."""
-        records = [PassRecord(one.name) for one in group.passes]
+    def run_group(self, passes: Sequence[Pass], limit: int) -> list[PassRecord]:
+        """Run passes in turn, at most so often.
+
+        One is left out while no other has changed anything since its last run.
+        """
+        records = [PassRecord(one.name) for one in passes]
         version = 0
         seen = [-1] * len(records)
-        for _ in range(group.limit):
-            for i, one in enumerate(group.passes):
+        for _ in range(limit):
+            for i, one in enumerate(passes):
                 if seen[i] != version:
                     version += self.run_one(one, records[i])
                     seen[i] = version

@@ -47,17 +47,18 @@ BROADCASTING = frozenset(
 def broadcasts(graph: Graph, context: Context) -> int:
     """Take Expands, and changes of leading axes of size 1, off the operands of what broadcasts by itself."""
     count = 0
+    has_expands = bool(graph.ops["onnx.Expand"])  # none comes where there was none
     for node in context.fresh(graph, broadcasts, 1):
         if node.op in BROADCASTING:
             for index, value in enumerate(node.inputs):
                 if value is not None and value.op in VIEWS:
                     count += _unexpand(node, index)
-        elif node.op == "onnx.MatMul":
+        elif has_expands and node.op == "onnx.MatMul":
             for index, value in enumerate(node.operands):
                 if value.op == "onnx.Expand":
                     count += _unexpand_matmul(node, index)
             count += _multiply_first(node)
-        if node.spec.elementwise:
+        if has_expands and node.spec.elementwise:
             count += _compute_first(node)
     return count
 

@@ -92,7 +92,8 @@ def is_concerned(graph: Graph) -> bool:
     """Return True where any value in a graph or its regions has parts."""
     if any(map(is_split, graph.inputs)):
         return True
-    return any(is_split(value) for node in graph.walk() for value in node.outputs)
+    dtypes = {value.type.dtype for node in graph.walk() for value in node.outputs}
+    return not dtypes.isdisjoint(PARTS)
 
 
 def computes(node: Node) -> bool:

@@ -46,7 +46,7 @@ class Outliner:
     def run(self, graph: Graph) -> int:
         """Outline the marked nodes of a graph and its regions, inner ones first; returns their number."""
         count = 0
-        for node in graph:
+        for node in list(graph.holders):
             for region in node.graphs:
                 count += self.run(region)
             if is_marked(node):

@@ -59,7 +59,7 @@ def keep(primitive: str) -> None:
 def inline(graph: Graph) -> int:
     """Put the bodies of calls in place of the calls; what `@j2o.function` or a user's rule keeps stays."""
     count = 0
-    for node in graph:
+    for node in list(graph.holders):  # a call holds what it calls
         for region in node.graphs:
             count += inline(region)
         if node.kind in KEPT and node.dialect == "lax":
