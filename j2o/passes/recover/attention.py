@@ -188,7 +188,10 @@ def _place(weights: Value, values: Contraction) -> int | None:
 
 
 def _scale(contraction: Contraction) -> float | None:
-    """The product of the factors behind a contraction; None where something else stands there."""
+    """The product of the factors behind a contraction; None where something else stands there.
+
+    None as well for one that is not above 0: the kernel takes it for the default, or multiplies both sides by its root.
+    """
     scale = 1.0
     for node in contraction.scalars:
         found = factor_of(node, uniform_of)
@@ -196,7 +199,8 @@ def _scale(contraction: Contraction) -> float | None:
             return None
         _, factor = found
         scale *= factor
-    return scale if np.isfinite(scale) else None
+    stored = np.float32(scale)  # as the attribute is
+    return scale if 0 < stored < np.inf else None
 
 
 def _same_axes(weights: Labelled, scores: Labelled) -> dict[Label, Label] | None:
