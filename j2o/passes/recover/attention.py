@@ -190,7 +190,7 @@ def _place(weights: Value, values: Contraction) -> int | None:
 def _scale(contraction: Contraction) -> float | None:
     """The product of the factors behind a contraction; None where something else stands there.
 
-    None as well for one that is not above 0: the kernel takes it for the default, or multiplies both sides by its root.
+    None as well where it is not above 0: the kernel multiplies both sides by its root.
     """
     scale = 1.0
     for node in contraction.scalars:
