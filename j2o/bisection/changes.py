@@ -264,7 +264,7 @@ def _is_wrong(user: Node, failing: set[Value], claims: Mapping[Value, Any]) -> b
 def _fault(case: Case, after: _After, failure: _Failure, name: str, rule: str) -> Fault:
     """The fault that a failure tells."""
     value = failure.value
-    parent = None if value.home is None else value.home.parent
+    parent = None if value.input_of is None else value.input_of.parent
     told = made(value, parent)
     old = None if failure.old is value else after.before.told.get(failure.old)
     is_new = value.node is not None and value.node not in after.before.forms

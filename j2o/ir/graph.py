@@ -51,12 +51,12 @@ class Loc(NamedTuple):
 class Value:
     """One tensor: the result of a node or an input of a graph. Compared by identity.
 
-    `node` is the producer, None for an input of a graph, whose graph is then `home`. `index` is the place
-    among the outputs or inputs, `hint` the name that is proposed for the text and the model. `uses` are pairs
+    `node` is the producer, None for an input of the graph `input_of`. `index` is the place among the outputs
+    or inputs, `hint` the name that is proposed for the text and the model. `uses` are pairs
     of a node and the place of the operand, in the order in which they came.
     """
 
-    __slots__ = ("hint", "home", "index", "node", "type", "uses")
+    __slots__ = ("hint", "index", "input_of", "node", "type", "uses")
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class Value:
         node: Node | None,
         index: int,
         hint: str = "",
-        home: Graph | None = None,
+        input_of: Graph | None = None,
     ) -> None:
         self.type = type
         self.node = node
-        self.home = home
+        self.input_of = input_of
         self.index = index
         self.hint = hint
         self.uses: dict[tuple[Node, int], None] = {}
@@ -76,7 +76,7 @@ class Value:
     @property
     def graph(self) -> Graph | None:
         """The graph in which the value is defined; None once its node is erased."""
-        return self.node.graph if self.node is not None else self.home
+        return self.node.graph if self.node is not None else self.input_of
 
     @property
     def op(self) -> str:
@@ -593,7 +593,7 @@ class Graph:
             for graph in node.graphs:
                 graph.drop()
         for value in self.inputs:
-            value.home = None
+            value.input_of = None
         self.parent = None
         self.first = self.last = None
         self.length = 0

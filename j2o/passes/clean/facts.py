@@ -190,7 +190,7 @@ class Facts:
 
     def _of_input(self, value: Value) -> Interval | None:
         """The number of a round, or a counter: a carried value to which a body only adds a number."""
-        loop = value.home.parent if value.home is not None else None
+        loop = value.input_of.parent if value.input_of is not None else None
         if loop is None or loop.op not in CARRIED:
             return None
         before = self._rounds_before(loop)
@@ -247,7 +247,7 @@ def _needed(value: Value) -> Sequence[Value]:
     if node is not None:
         known = node.op in RULES
         return [v for v in node.operands if has_interval(v)] if known else ()
-    loop = value.home.parent if value.home is not None else None
+    loop = value.input_of.parent if value.input_of is not None else None
     if loop is None or loop.op not in CARRIED:
         return ()
     operands = [loop.optional(0), _start(loop, value)]
