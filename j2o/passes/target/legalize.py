@@ -16,6 +16,7 @@ from j2o.ir.onnx_ops import constraint_of
 from j2o.ir.target import Row, Target
 from j2o.ir.types import OPSET_OF, DType, is_in_onnx
 from j2o.ir.views import casted
+from j2o.passes.clean.nans import never_nan
 from j2o.passes.context import Context
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
@@ -232,10 +233,11 @@ def _with_nans(graph: Graph, node: Node) -> bool:
 
     Onnxruntime overlooks all but those that come first.
     """
-    if not node.out.type.dtype.is_float or _is_of_log_sum_exp(node):
+    x = node.operand(0)
+    axes = node.inputs[1:]
+    if never_nan(x) or _is_of_log_sum_exp(node):
         return False
     op = Builder(graph, node, node.loc, node.out.hint)
-    x, *axes = node.inputs
     found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
     extreme = op.node(node.op, node.inputs, node.attrs).out
     nan = op.const(math.nan, extreme.type.dtype)
