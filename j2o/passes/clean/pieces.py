@@ -11,7 +11,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.inference.shapes import END as PAST_ANY_END
 from j2o.ir.ops import TO_THE_END
-from j2o.ir.types import Dim, is_one, same_dim
+from j2o.ir.types import Dim, DType, is_one, same_dim
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
@@ -82,6 +82,24 @@ def _is_one_border(mode: str, size: Dim, low: Ints, high: Ints) -> bool:
 # ---------------------------------------------------------------------------------------- Slice
 
 
+def is_row_of_integers(node: Node) -> bool:
+    """Return True for a vector of integers, as the bounds of slices are."""
+    return node.out.type.dtype == DType.I64 and node.out.type.rank == 1
+
+
+@rewrite("sum_of_sizes", level=1, where=is_row_of_integers)
+def sum_of_sizes(op, a, b):
+    """Where a window ends: its start and its size are known."""
+    return op.Add(a, b)
+
+
+@sum_of_sizes.becomes
+def _(op, a, b):
+    if a.known is None or b.known is None or len(a.known) != len(b.known):
+        return None
+    return op.dims(list(map(dims.add, a.known, b.known)))
+
+
 @rewrite("slice_nothing", level=1, where=type_stays)
 def slice_nothing(op, x):
     return op.Slice(x, ...)
@@ -105,8 +123,8 @@ def slice_slice(op, x):
 @slice_slice.becomes
 def _(op, x):
     inner = op.root.operand(0)
-    cuts = _cuts(inner.producer)
-    outer = _cuts(op.root)
+    cuts = cuts_of(inner.producer)
+    outer = cuts_of(op.root)
     if cuts is None or outer is None:
         return op.decline("where they cut is not known")
     for axis, cut in outer.items():
@@ -134,7 +152,7 @@ class Cut(NamedTuple):
         return is_from_front and (is_past or same_dim(self.end, size))
 
 
-def _cuts(node: Node) -> dict[int, Cut] | None:
+def cuts_of(node: Node) -> dict[int, Cut] | None:
     """What a Slice takes of each axis that it cuts; None where that is not known."""
     starts, ends = node.operand(1).known, node.operand(2).known
     if starts is None or ends is None:
@@ -240,6 +258,7 @@ def _(op, x, index, axis):
 PIECES = (
     pad_nothing,
     pad_pad,
+    sum_of_sizes,
     slice_nothing,
     slice_slice,
     concat_empty,

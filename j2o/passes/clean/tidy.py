@@ -12,9 +12,11 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.types import Dim, Shape, from_zero
+from j2o.ir.ops import TO_THE_END
+from j2o.ir.types import Dim, Shape, from_zero, same_dim
 from j2o.passes.clean.means import size_of
 from j2o.passes.clean.shapes import SQUEEZABLE
+from j2o.passes.clean.shifts import SHIFTS
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, rewrite
 
@@ -94,22 +96,34 @@ def _(op, x, index, axis):
 
 
 @rewrite("slice_from_the_end")
-def slice_from_the_end(op, x, starts, ends, axes, steps):
-    """x[n - 3 : n - 1] is x[-3 : -1]."""
-    return op.Slice(x, starts, ends, axes, steps)
+def slice_from_the_end(op, x, starts, ends, axes):
+    """x[n - 3 : n - 1] is x[-3 : -1], and x[1 : n] is x[1:]."""
+    return op.Slice(x, starts, ends, axes, ...)
 
 
 @slice_from_the_end.becomes
-def _(op, x, starts, ends, axes, steps):
+def _(op, x, starts, ends, axes):
     if axes.known_ints is None or starts.known is None or ends.known is None:
+        return None
+    if all(type(bound) is int for bound in (*starts.known, *ends.known)):
+        return None
+    steps = op.root.optional(4)
+    counts = [1] * len(starts.known) if steps is None else steps.known_ints
+    if counts is None:
         return None
     sizes = [x.type.shape[axis] for axis in axes.known_ints]
     first = list(map(_from_the_end, starts.known, sizes))
-    after = list(map(_from_the_end, ends.known, sizes))
+    after = list(map(_end_from_the_end, ends.known, sizes, counts))
     if (*first, *after) == (*starts.known, *ends.known):
         return None
-    slices = [op.dims(first), op.dims(after), axes, steps]
+    slices = [op.dims(first), op.dims(after), axes, *op.root.inputs[4:]]
     return op.apply("onnx.Slice", x, *slices, types=[op.out_type])
+
+
+def _end_from_the_end(end: Dim, size: Dim, step: int) -> Dim:
+    """Where a Slice ends, without a size that would have to be computed if there is a way."""
+    is_all = step > 0 and type(end) is not int and same_dim(end, size)
+    return TO_THE_END if is_all else _from_the_end(end, size)
 
 
 def _from_the_end(place: Dim, size: Dim) -> Dim:
@@ -154,8 +168,14 @@ def _is_inside(place: int, x: Value, axis: int) -> bool:
 
 tidy = RuleSet(
     "tidy",
-    (reduce_squeezes, gather_from_the_end, slice_from_the_end, slice_of_one),
-    doc="Reductions without the axes that nothing needs, places counted from the end.",
+    (
+        reduce_squeezes,
+        gather_from_the_end,
+        slice_from_the_end,
+        slice_of_one,
+        *SHIFTS,
+    ),
+    doc="Reductions without the axes that nothing needs, places counted from the end, shifts.",
 )
 
 
