@@ -89,3 +89,14 @@ def test_a_matrix_times_each_row_is_transposed_where_it_is_smaller():
             [f"f32[B,3,{inner}]"],
         )
         assert operators(model).count("Transpose") == 1
+
+
+@pytest.mark.parametrize("opt_level", [0, 2, 3])
+@pytest.mark.parametrize("again", [lambda s: s * 3, lambda s: s / -3, lambda s: s.T])
+def test_factors_in_a_row_in_front_of_products_run(again, opt_level):
+    # onnxruntime 1.32 fuses the factors into the products, and then refuses its own graph
+    def fn(x, w):
+        scaled = x * 2.5
+        return scaled @ w, (again(scaled * 3)) @ w, again(scaled) @ w
+
+    agrees(fn, [normal(4, 4), normal(4, 3)], opt_level=opt_level)

@@ -42,6 +42,7 @@ from j2o.passes.target.checks import checks
 from j2o.passes.target.contrib import contrib_activations, fused_matmul
 from j2o.passes.target.legalize import legalize
 from j2o.passes.target.materialize import materialize
+from j2o.passes.target.scale_chains import scale_chains
 from j2o.passes.target.weights_dtype import weights_dtype
 
 # each table is a stage, one pass a line, in the order in which they run
@@ -148,5 +149,6 @@ def _pipeline(opt_level: int) -> PassPipeline:
     steps += BACK
     if opt_level >= 1:
         steps.append(Fixpoint("finish", (fold, cse, dce), limit=2))
-    steps.append(weights_dtype)  # last, so that nothing folds what it adds
+    # last, so that nothing folds what they add
+    steps += [weights_dtype, scale_chains]
     return PassPipeline(tuple(steps), level=opt_level)
