@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 import ml_dtypes  # numpy knows its dtypes by name from here on
 import numpy as np
@@ -212,14 +212,16 @@ def exact_attrs(attrs: Mapping[str, Attr]) -> Hashable:
     return tuple([(name, _exact(value)) for name, value in sorted(attrs.items())])
 
 
-def _exact(value: Any) -> Hashable:
+def _exact(value: object) -> Hashable:
     """One attribute in such a key, or a part of one: a float by its bits."""
-    kind: Any = type(value)
-    if kind is float:
+    if isinstance(value, float):
         return float, value.hex()
-    if kind is tuple and not _INTEGERS.issuperset(map(type, value)):
-        return tuple(map(_exact, value))
-    return value
+    if not isinstance(value, tuple):
+        return value
+    parts = cast("tuple[object, ...]", value)
+    if _INTEGERS.issuperset(map(type, parts)):
+        return parts
+    return tuple(map(_exact, parts))
 
 
 def is_in_onnx(dtype: DType, opset: int) -> bool:
