@@ -396,6 +396,26 @@ def infinity_in_pool():
     got, want = both(window(lax.max, -INF), f32(-INF, -INF, 2, -INF))
     lowest = np.finfo(np.float32).min
     assert (np.isneginf(want) == (np.isneginf(got) | (got == lowest))).all()
+    got, _ = both(
+        lambda x: lax.reduce_window(x, -INF, lax.max, (2,), (2,), "VALID"),
+        f32(-INF, -INF, NAN, NAN),
+    )
+    assert got[0] in (-INF, lowest)
+    assert np.isnan(got[1]) or got[1] in (-INF, lowest)
+
+
+def nan_in_approx_top_k():
+    x = f32(1, NAN, 3, 2, 0)
+    for fn, exact in ((lax.approx_max_k, [2, 3]), (lax.approx_min_k, [4, 0])):
+        (values, places), _ = both(lambda x, fn=fn: _as_rows(fn(x, 2)), x)
+        np.testing.assert_array_equal(values, x[places.astype(int)])
+        finite = f32(1, 1.5, 3, 2, 0)
+        (_, places), (_, want) = both(lambda x, fn=fn: _as_rows(fn(x, 2)), finite)
+        assert list(places) == list(want) == exact
+
+
+def _as_rows(results):
+    return jnp.stack([result.astype(jnp.float32) for result in results])
 
 
 def subnormal():
@@ -668,6 +688,7 @@ def free_choices():
 BOUNDED = {
     "nan-in-pool": nan_in_pool,
     "infinity-in-pool": infinity_in_pool,
+    "nan-in-approx-top-k": nan_in_approx_top_k,
     "subnormal": subnormal,
     "logistic-tail": logistic_tail,
     "order-of-sums": order_of_sums,
