@@ -15,7 +15,7 @@ import numpy as np
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import Attr, Dim, Type, same_shape
+from j2o.ir.types import Attr, Dim, DType, Type, same_shape
 from j2o.passes.context import Context
 from j2o.passes.layout.affine import factor_of
 from j2o.passes.layout.contractions import (
@@ -267,10 +267,13 @@ def _write(found: Attention, has_causal: bool) -> None:
     last = values.last
     old = last.value.producer
     op = Builder(values.node.home, old, values.node.loc, last.value.hint)
-    tensors = found.sides()
+    queries, keys, *others = found.sides()
+    queries, of_queries = _unscaled(queries)
+    keys, of_keys = _unscaled(keys)
+    tensors = [queries, keys, *others]
     *sides, result = tensors
     is_merged = takes_heads_merged(tensors)
-    attrs: dict[str, Attr] = {"scale": found.scale}
+    attrs: dict[str, Attr] = {"scale": found.scale * of_queries * of_keys}
     if is_merged:
         attrs["q_num_heads"] = sides[0].head_count
         attrs["kv_num_heads"] = sides[1].head_count
@@ -288,6 +291,21 @@ def _write(found: Attention, has_causal: bool) -> None:
     out = op.node("onnx.Attention", operands, attrs, [type]).out
     last.value.replace_by(result.restored(op, out, is_merged))
     erase_dead(old)
+
+
+def _unscaled(side: Side) -> tuple[Side, float]:
+    """A tensor before it is multiplied by a number, and that number, which may scale the scores as well.
+
+    In float16 they could overflow before that.
+    """
+    value = side.tensor.value
+    found = None if value.node is None else factor_of(value.node, uniform_of)
+    if found is None or side.dtype == DType.F16:
+        return side, 1.0
+    x, factor = found
+    if x.type != value.type or not np.isfinite(factor) or factor == 0:
+        return side, 1.0
+    return side._replace(tensor=Labelled(x, side.tensor.labels)), float(factor)
 
 
 def _score_axes(found: Attention) -> ScoreAxes:
