@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from j2o.ir.attributes import HasAttributes
@@ -133,6 +133,13 @@ class Value:
         for node in (self.node, *self.users()):
             if node is not None:
                 node.touch()
+
+    def origin(self, ops: Container[str]) -> Value:
+        """What these operations alone make the value of, by their first operands; itself where none does."""
+        value = self
+        while (node := value.node) is not None and node.op in ops:
+            value = node.operand(0)
+        return value
 
     def users(self) -> Iterator[Node]:
         """The nodes that use the value, each once, in the order of their first use."""

@@ -57,7 +57,7 @@ def _read_repeats(value: Value) -> Repeats | None:
     shape = value.type.shape
     found = Repeats(value, shape, (1,) * len(shape))
     while True:
-        inner = _unshaped(found.source)
+        inner = found.source.origin(RESHAPES)
         between = {found.source, inner} - {value}
         is_alone = all(one.only_user is not None for one in between)
         before = _read_once(inner, found.shape) if is_alone else None
@@ -65,13 +65,6 @@ def _read_repeats(value: Value) -> Repeats | None:
             return found if max(found.factors, default=1) > 1 else None
         pairs = zip(before.factors, found.factors, strict=True)
         found = before._replace(factors=tuple(one * other for one, other in pairs))
-
-
-def _unshaped(value: Value) -> Value:
-    """What a value has the elements of, in another shape."""
-    while value.op in RESHAPES:
-        value = value.producer.operand(0)
-    return value
 
 
 def _read_once(value: Value, shape: Shape) -> Repeats | None:
@@ -136,7 +129,7 @@ def _write(node: Node, repeats: Repeats, context: Context) -> int:
     if not is_resize and (is_lookup or not _can_gather(shape, factors)):
         return 0
     op = Builder(node.home, node, node.loc, node.out.hint)
-    x = op.reshape(_unshaped(repeats.source), shape)
+    x = op.reshape(repeats.source.origin(RESHAPES), shape)
     if is_resize:
         scales = op.const(np.array(factors, np.float32))
         new = op.Resize(x, None, scales, **REPEATS)

@@ -122,9 +122,7 @@ def _put_between(
 
 def _known_start(start: Value, size: Dim, count: Dim) -> Dim | None:
     """Where a window begins, if that is known, and the window lies inside of so many places."""
-    while start.op in REPEATING:
-        start = start.producer.operand(0)
-    known = start.known
+    known = start.origin(REPEATING).known
     if known is None or len(known) != 1:
         return None
     (begin,) = known

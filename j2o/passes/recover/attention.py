@@ -46,6 +46,8 @@ CAUSAL_SINCE = 24
 # So many query heads of one query may share a head of keys. The kernel reads that again for each of them;
 # more would take longer than a transpose.
 MANY_GROUPS = 8
+# what stands between weights and the product with the values
+MOVED = RESHAPES | {"onnx.Transpose"}
 
 
 @graph_pass("attention", at="onnx", level=2)
@@ -115,9 +117,8 @@ def _products_of_scores(node: Node) -> Iterator[Node]:
 
 def _softmax_behind(value: Value) -> Node | None:
     """The Softmax that a value is the result of, perhaps in another shape or order of axes."""
-    while value.op in RESHAPES or value.op == "onnx.Transpose":
-        value = value.producer.operand(0)
-    return value.node if value.op == "onnx.Softmax" else None
+    weights = value.origin(MOVED)
+    return weights.node if weights.op == "onnx.Softmax" else None
 
 
 # ------------------------------------------------------------------------------ reading

@@ -17,7 +17,7 @@ from j2o.passes.lower.conv import low_then_high, same_padding
 from j2o.passes.lower.pooling import fits_window, pooled
 from j2o.passes.lower.window import only_combination
 from j2o.passes.lower.window_places import Windows, windows_of
-from j2o.passes.recover.constants import finite_float_of, is_all_one
+from j2o.passes.recover.constants import BROADCAST, finite_float_of, is_all_one
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
@@ -89,14 +89,7 @@ def _counts_elements(counts: Value, sums: Node, windows: Windows) -> bool:
         is_alike = same_dim(ones.type.shape[axis], x.type.shape[axis])
         if not is_alike and not same_dim(size, 1):
             return False
-    return _are_ones(ones)
-
-
-def _are_ones(value: Value) -> bool:
-    """Return True for a constant of ones, or such a constant that is broadcast."""
-    while value.op == "lax.broadcast_in_dim":
-        value = value.producer.operand(0)
-    return is_all_one(value)
+    return is_all_one(ones.origin(BROADCAST))
 
 
 # ------------------------------------------------------------------------------- the operator

@@ -10,6 +10,8 @@ import numpy as np
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
 
+BROADCAST = ("lax.broadcast_in_dim",)  # what makes a tensor of one number, in jaxprs
+
 
 def float_of(value: Value | None) -> float | None:
     """The one float of a constant, which may be infinite or NaN; None of another value."""

@@ -153,11 +153,6 @@ def _behind(value: Value) -> Value:
     return value.producer.operand(0) if value.op in RESHAPES else value
 
 
-def _elements(value: Value) -> Value:
-    """The tensor whose elements these are, in their order but another shape."""
-    return _seen_through(value, RESHAPES)[0]
-
-
 def _reduced(node: Node | None) -> tuple[int, ...]:
     """The axes of a ReduceMean; none for another node."""
     if node is None or node.op != "onnx.ReduceMean":
@@ -173,7 +168,7 @@ def read_norm(x: Value, mean: Value, deviation: Value) -> Norm | None:
     if x.type.dtype != DType.F32 or 0 in x.type.shape:
         return None
     for base in _bases(x, mean):
-        reader = _reader(base, _seen_through(mean, VIEWS)[0].producer)
+        reader = _reader(base, mean.origin(VIEWS).producer)
         if reader is None or not reader.is_centred(x, mean):
             continue
         found = reader.found(base, deviation, x)
@@ -184,7 +179,7 @@ def read_norm(x: Value, mean: Value, deviation: Value) -> Norm | None:
 
 def _bases(x: Value, mean: Value) -> Iterator[Value]:
     """The tensors that may be normalised: in front of a Reshape, or behind it."""
-    mean = _seen_through(mean, VIEWS)[0]
+    mean = mean.origin(VIEWS)
     if not _reduced(mean.node):
         return
     operand = mean.producer.operand(0)
@@ -256,7 +251,7 @@ class _Reader(NamedTuple):
         return self.axes.seen(self.parts_of_mean(self.mean), views)
 
     def is_same_tensor(self, value: Value) -> bool:
-        return _elements(value) is _elements(self.mean.operand(0))
+        return value.origin(RESHAPES) is self.mean.operand(0).origin(RESHAPES)
 
     def is_centred(self, x: Value, mean: Value) -> bool:
         """Return True where x - mean is the tensor less its mean, in some shape."""
@@ -297,10 +292,10 @@ class _Reader(NamedTuple):
         squares = value.producer.operand(0)
         if not same_shape(squares.type.shape, self.mean.operand(0).type.shape):
             return None
-        root = _squared(_elements(squares))
+        root = _squared(squares.origin(RESHAPES))
         if root is None:
             return None
-        root = _elements(root)
+        root = root.origin(RESHAPES)
         if centred:
             is_of_x = root.op == "onnx.Sub" and self.is_centred(*root.producer.operands)
         else:
@@ -461,7 +456,7 @@ def _replacement(
     found = read_norm(x, mean, deviation)
     if found is None:
         return None
-    over = _reduced(_seen_through(mean, VIEWS)[0].node)
+    over = _reduced(mean.origin(VIEWS).node)
     is_last = over == tuple(range(over[0], x.type.rank))
     if is_last and is_layer_norm(op, x, over[0], scale):
         return op.decline("LayerNormalization is about to be found")

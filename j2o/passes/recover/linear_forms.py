@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.ops import RESHAPES
+from j2o.ir.ops import RESHAPES, VIEWS
 from j2o.ir.types import Dim, Shape, is_one, same_shape
 from j2o.passes.layout.transposes import perm_of
 
@@ -404,9 +404,7 @@ def _shifted(form: Form, bias: Value, node: Node) -> Form | None:
 
 def is_zero(value: Value) -> bool:
     """Return True for zeros in any shape."""
-    while value.op == "onnx.Expand" or value.op in RESHAPES:
-        value = value.producer.operand(0)
-    tensor = value.const
+    tensor = value.origin(VIEWS).const
     if tensor is None or not tensor.is_small:
         return False
     return not np.any(tensor.load())

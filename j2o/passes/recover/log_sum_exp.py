@@ -16,7 +16,7 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import is_one
-from j2o.passes.recover.constants import float_of
+from j2o.passes.recover.constants import BROADCAST, float_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 # what leaves numbers as they are: a maximum with -∞ alone
@@ -126,10 +126,8 @@ def _shift(value: Value) -> Shift | None:
     condition, zero, number = choice.node.operands
     if condition.op != "lax.is_finite" or condition.producer.operand(0) is not number:
         return None
-    while zero.op == "lax.broadcast_in_dim":
-        zero = zero.producer.operand(0)
     top = _origin(number, "lax.reduce_max")
-    if float_of(zero) != 0 or top is None:
+    if float_of(zero.origin(BROADCAST)) != 0 or top is None:
         return None
     axes = [None if a is None else choice.axes[a] for a in top.axes]
     return Shift(Origin(top.node, axes), choice.node)

@@ -33,6 +33,8 @@ FAR = -1e30
 # What is added to scores is not less than this part of the lowest float: the kernel takes a score of the
 # lowest for none, and a row of them gives zeros, where Softmax weighs them all alike.
 LEAST = 0.9
+# what a bias of known numbers is taken from these by
+LOOKUPS = RESHAPES | {"onnx.Gather", "onnx.Transpose"}
 # what a bias is put together with
 BIASES = RESHAPES | {"onnx.Add", "onnx.Expand", "onnx.Transpose", "onnx.Where"}
 
@@ -110,9 +112,7 @@ def _hiding_number(value: Value, bias: Value | None) -> float | None:
 
 def _is_moderate(bias: Value) -> bool:
     """Return True for a small constant, perhaps looked up, that hides nothing by itself."""
-    while bias.op in RESHAPES or bias.op in ("onnx.Transpose", "onnx.Gather"):
-        bias = bias.producer.operand(0)
-    tensor = bias.const
+    tensor = bias.origin(LOOKUPS).const
     if tensor is None or not tensor.is_small:
         return False
     return bool((np.abs(tensor.load().astype(np.float64)) < -MASKED / 10).all())

@@ -102,8 +102,7 @@ def _shifted(node: Node) -> Progression | None:
 
 def dim_of(value: Value) -> Dim | None:
     """The integer, or the size, that a scalar is; None where that is not known."""
-    while value.op in ("lax.copy", "lax.convert_element_type"):
-        value = value.producer.operand(0)
+    value = value.origin(("lax.copy", "lax.convert_element_type"))
     if value.op == "lax.dim_as_value":
         return value.producer.attrs["dim"]  # type: ignore[return-value]  # a size
     known = value.known

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from j2o.ir.graph import Value
-from j2o.passes.recover.constants import float_of
+from j2o.passes.recover.constants import BROADCAST, float_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
@@ -79,9 +79,7 @@ def _replaced(value: Value, comparison: str, number: float) -> Value | None:
     condition, kept, taken = value.producer.operands
     if condition.op != comparison:
         return None
-    while taken.op == "lax.broadcast_in_dim":
-        taken = taken.producer.operand(0)
-    found = float_of(taken)
+    found = float_of(taken.origin(BROADCAST))
     if found is None or math.copysign(1, found) < 0:
         return None
     is_number = math.isnan(found) if math.isnan(number) else found == number
