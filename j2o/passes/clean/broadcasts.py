@@ -49,6 +49,8 @@ def broadcasts(graph: Graph, context: Context) -> int:
     count = 0
     has_expands = bool(graph.ops["onnx.Expand"])  # none comes where there was none
     for node in context.fresh(graph, broadcasts, 1):
+        if not _takes_view(node):
+            continue
         if node.op in BROADCASTING:
             for index, value in enumerate(node.inputs):
                 if value is not None and value.op in VIEWS:
@@ -61,6 +63,15 @@ def broadcasts(graph: Graph, context: Context) -> int:
         if has_expands and node.spec.elementwise:
             count += _compute_first(node)
     return count
+
+
+def _takes_view(node: Node) -> bool:
+    """Return True where something may be taken off an operand: most nodes have nothing of the kind."""
+    for value in node.inputs:  # a loop is faster than `any`
+        maker = None if value is None else value.node
+        if maker is not None and maker.op in VIEWS:
+            return True
+    return False
 
 
 def _unexpand(node: Node, index: int) -> int:

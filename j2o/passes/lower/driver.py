@@ -86,7 +86,7 @@ class Driver:
     def lower_graph(self, graph: Graph) -> None:
         """Lower every node of a graph, and of the regions in it."""
         for node in graph:
-            if node.dialect == "lax":
+            if node.op.startswith("lax."):
                 self.lower_once(node)
             elif node.graphs:
                 self.lower_regions(node)
@@ -226,6 +226,8 @@ def _settle(values: Sequence[Value], node: Node, what: str) -> None:
     for value, output in zip(values, outputs, strict=True):
         have = value.type
         want = output.type
+        if have is want:
+            continue
         if have == want:
             value.type = want  # one object for equal types, which is soon compared
         elif _fits(have, want):
