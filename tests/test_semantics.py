@@ -485,6 +485,14 @@ def fused_16_bits():
     np.testing.assert_array_equal(got, (x + np.float16(1)) - x)
 
 
+def product_with_bool():
+    x, m = f32(INF, NAN, -2, 3, -2), np.array([False, False, False, False, True])
+    got, _ = both(lambda x, m: x * m, x, m)
+    np.testing.assert_array_equal(got, f32(NAN, NAN, 0, 0, -2))
+    spread, want = both(lambda x, m: x * m, x, m[:1])
+    np.testing.assert_array_equal(spread, want)
+
+
 def elementary_functions():
     """The table of the page, function by function, which tells how far its results are from XLA's."""
     table = re.findall(
@@ -694,6 +702,7 @@ BOUNDED = {
     "order-of-sums": order_of_sums,
     "sums-of-16-bits": sums_of_16_bits,
     "fused-16-bits": fused_16_bits,
+    "product-with-bool": product_with_bool,
     "elementary-functions": elementary_functions,
     "fewer-roundings": fewer_roundings,
     "small-means": small_means,
