@@ -332,7 +332,9 @@ def _no_array(value: Any, leaf: str) -> str:
     """A value stands where the model takes one array."""
     name, _, wish = leaf.rpartition(": ")
     told = f"given {described(value)}, the model takes an array {wish}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not value:
+        told += "; () in a spec is the shape of a scalar, None is no array"
+    elif isinstance(value, list | tuple):
         told += "; np.asarray(…) makes an array of it"
     return f"input {name!r}: {told}"
 

@@ -142,7 +142,8 @@ REFUSED = [
     ("f32", np.datetime64(3, "s"), "given datetime64[s] "),
     ("f32", np.zeros((), "V4"), "given |V4[]"),
     ("f32", float, "given a type"),
-    ("f32", [1.0], "given a list, the model takes an array f32[]"),
+    ("f32", [1.0], "given a list, the model takes an array f32[]; np.asarray"),
+    ("f32", (), "takes an array f32[]; () in a spec is the shape of a scalar"),
     ("f32", np.ones(1, np.float32), "given float32[1], the model takes f32[]"),
     ("c64", 1e300j, "beyond what c64 holds"),
 ]
