@@ -596,11 +596,13 @@ def rows_without_scores():
         return jax.nn.softmax(x @ v.T + bias) @ v
 
     given, want = both(attended_with, x, bias)
+    computed, _ = both(lambda x, seen: attended_with(x, jnp.log(seen)), x, np.exp(bias))
     held, _ = both(lambda x: attended_with(x, bias), x)
     assert np.isnan(want[1]).all()
     assert (given[1] == v.mean(0)).all()
-    assert (held[1] == 0).all()
-    for got in (given, held):
+    assert (computed[1] == 0).all()
+    assert np.isnan(held[1]).all()
+    for got in (given, computed, held):
         np.testing.assert_allclose(got[::2], want[::2], rtol=1e-5)
 
 

@@ -16,14 +16,15 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
 from j2o.ir.inference.table import broadcast_shape
-from j2o.ir.ops import RESHAPES
+from j2o.ir.ops import MOVES, RESHAPES
 from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
+from j2o.passes.clean.nans import never_nan
 from j2o.passes.layout.affine import factor_of
 from j2o.passes.layout.contractions import Contraction, Label, Labelled, sizes_of
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.recover.attention_sides import Axes, places_of
 from j2o.passes.recover.constants import uniform_of
-from j2o.passes.recover.open_rows import ScoreAxes, opens_each_row
+from j2o.passes.recover.open_rows import ScoreAxes, opens_each_row, shows_each_row
 
 # A number that hides a score is this or less. See `masked-attention` in semantics.md.
 MASKED = -1e9
@@ -177,16 +178,42 @@ def _sizes_of_mask(mask: Mask, scores: Labelled) -> dict[Label, Dim]:
 def _added(op: Builder, mask: Mask, scores: ScoreAxes, dtype: DType) -> Value:
     """What a mask adds to the scores, in its own shape."""
     least = LEAST * float(ml_dtypes.finfo(dtype.numpy).min)
-    bias = None if mask.bias is None else _raised(op, mask.bias, least)
     if mask.condition is None:
-        assert bias is not None
-        return bias
+        return _added_alone(op, mask, scores, least)
+    bias = None if mask.bias is None else _raised(op, mask.bias, least)
     masked = max(min(mask.masked, FAR), least)
     hidden = _chosen(op, mask, bias, masked, dtype)
     if mask.masked > -np.inf or opens_each_row(mask.condition, scores, mask.hides):
         return hidden
     plain = hidden if bias is None else _chosen(op, mask, None, masked, dtype)
     return _nan_where_all_is(op, masked, plain, scores, hidden)
+
+
+def _added_alone(op: Builder, mask: Mask, scores: ScoreAxes, least: float) -> Value:
+    """A bias without a condition; NaN for each row where it is -∞ for all keys."""
+    assert mask.bias is not None
+    bias = _raised(op, mask.bias, least)
+    if not _hides_with_infinity(mask.bias) or shows_each_row(mask.bias, scores):
+        return bias
+    return _nan_where_all_is(op, -np.inf, mask.bias, scores, bias)
+
+
+def _hides_with_infinity(bias: Value) -> bool:
+    """Return True for constants and what is chosen from them, with an infinity among them.
+
+    Of what is given, or computed, too little is known: see `rows-without-scores` in semantics.md.
+    """
+    waiting = [bias]
+    while waiting:
+        value = waiting.pop()
+        if value.const is not None:
+            if value.const.is_small and np.isneginf(value.const.load()).any():
+                return never_nan(bias)
+        elif value.op == "onnx.Where":
+            waiting += value.producer.operands[1:]
+        elif value.op in MOVES:
+            waiting.append(value.producer.operand(0))
+    return False
 
 
 def _chosen(

@@ -7,7 +7,7 @@ they may be numbers in intervals, or the same element of the same value.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -64,11 +64,44 @@ def opens_each_row(condition: Value, scores: ScoreAxes, hides: bool) -> bool:
     The condition is broadcast to the scores; those where it is `hides` are hidden.
     """
     facts = Facts()
-    if _is_certainly(not hides, _first(condition, scores), facts, DEPTH):
-        return True
-    if not has_diagonal(condition, scores):
+    return any(
+        _is_certainly(not hides, part, facts, DEPTH)
+        for part in _places(condition, scores)
+    )
+
+
+def shows_each_row(bias: Value, scores: ScoreAxes) -> bool:
+    """Return True where it is certain that each row has a score to which more than -∞ is added."""
+    facts = Facts()
+    return any(_is_shown(part, facts, DEPTH) for part in _places(bias, scores))
+
+
+def _places(mask: Value, scores: ScoreAxes) -> Iterator[Part]:
+    """The places of which one may be known for every row."""
+    yield _first(mask, scores)
+    if has_diagonal(mask, scores):
+        yield _diagonal(mask, scores)
+
+
+def _is_shown(part: Part, facts: Facts, depth: int) -> bool:
+    """Return True where floats are certainly above -∞, in each row."""
+    if part.value.const is not None:
+        elements = elements_of(part)
+        return elements is not None and bool((elements > -np.inf).all())
+    node = part.value.node
+    if node is None or depth == 0:
         return False
-    return _is_certainly(not hides, _diagonal(condition, scores), facts, DEPTH)
+    if node.op != "onnx.Where":
+        source = source_of(part, facts)
+        return source is not None and _is_shown(source, facts, depth - 1)
+    condition, one, other = (operand_of(part, index) for index in range(3))
+    shows_one = _is_shown(one, facts, depth - 1)
+    shows_other = _is_shown(other, facts, depth - 1)
+    if shows_one and shows_other:
+        return True
+    if shows_one:
+        return _is_certainly(True, condition, facts, depth - 1)
+    return shows_other and _is_certainly(False, condition, facts, depth - 1)
 
 
 def axes_of(value: Value) -> tuple[int, ...]:
