@@ -214,6 +214,7 @@ class Node(HasAttributes):
         self.outputs: tuple[Value, ...] = ()
         if types:
             self.make_outputs(types)
+        if hints:
             for value, hint in zip(self.outputs, hints, strict=False):
                 value.hint = hint
         for graph in self.graphs:
