@@ -389,6 +389,39 @@ def test_a_bias_beside_a_mask_may_not_hide_what_that_shows():
     assert "Attention" not in operators(given)
 
 
+def windows(q, k, v, bias):
+    """Attention in windows of an image: [batch, windows, times, heads, size]."""
+    scores = jnp.einsum("bwqhd,bwkhd->bwhqk", q, k) + bias
+    return jnp.einsum("bwhqk,bwkhd->bwqhd", jax.nn.softmax(scores, axis=-1), v)
+
+
+BIASES = {
+    "of heads": ("f32[4,5,5]", normal(HEADS, T, T)),
+    "of windows": ("f32[W,1,5,5]", normal(3, 1, T, T)),
+    "of all": ("f32[B,W,4,5,5]", normal(2, 3, HEADS, T, T)),
+}
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_several_batch_axes_are_joined(bias):
+    spec, array = BIASES[bias]
+    q, k, v = (normal(2, 3, T, HEADS, SIZE) for _ in range(3))
+    specs = [*3 * [f"f32[B,W,{T},{HEADS},{SIZE}]"], spec]
+    model = agrees(windows, [q, k, v, array], specs, atol=1e-5)
+    assert operators(model).count("Attention") == 1
+    assert "Transpose" not in operators(model)
+
+
+def test_several_batch_axes_stay_where_heads_come_first():
+    def fn(q, k, v):
+        scores = jnp.einsum("bwhqd,bwhkd->bwhqk", q, k)
+        return jnp.einsum("bwhqk,bwhkd->bwhqd", jax.nn.softmax(scores, axis=-1), v)
+
+    args = [normal(2, 3, HEADS, T, SIZE) for _ in range(3)]
+    model = agrees(fn, args, 3 * [f"f32[B,W,{HEADS},{T},{SIZE}]"], atol=1e-5)
+    assert "Attention" not in operators(model)
+
+
 def test_two_masks_behind_each_other_are_one():
     def mask(scores, shown):
         causal = causal_by_where(scores, -jnp.inf)

@@ -11,7 +11,7 @@ from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.inference.shapes import END as PAST_ANY_END
 from j2o.ir.ops import TO_THE_END
-from j2o.ir.types import Dim, DType, is_one, same_dim
+from j2o.ir.types import Dim, is_one, same_dim
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
@@ -82,22 +82,18 @@ def _is_one_border(mode: str, size: Dim, low: Ints, high: Ints) -> bool:
 # ---------------------------------------------------------------------------------------- Slice
 
 
-def is_row_of_integers(node: Node) -> bool:
-    """Return True for a vector of integers, as the bounds of slices are."""
-    return node.out.type.dtype == DType.I64 and node.out.type.rank == 1
-
-
-@rewrite("sum_of_sizes", level=1, where=is_row_of_integers)
-def sum_of_sizes(op, a, b):
+@rewrite("known_end", level=1)
+def known_end(op, x, starts, a, b):
     """Where a window ends: its start and its size are known."""
-    return op.Add(a, b)
+    return op.Slice(x, starts, op.Add(a, b), ...)
 
 
-@sum_of_sizes.becomes
-def _(op, a, b):
+@known_end.becomes
+def _(op, x, starts, a, b):
     if a.known is None or b.known is None or len(a.known) != len(b.known):
         return None
-    return op.dims(list(map(dims.add, a.known, b.known)))
+    ends = op.dims(list(map(dims.add, a.known, b.known)))
+    return op.Slice(x, starts, ends, *op.root.inputs[3:])
 
 
 @rewrite("slice_nothing", level=1, where=type_stays)
@@ -258,7 +254,7 @@ def _(op, x, index, axis):
 PIECES = (
     pad_nothing,
     pad_pad,
-    sum_of_sizes,
+    known_end,
     slice_nothing,
     slice_slice,
     concat_empty,

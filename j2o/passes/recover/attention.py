@@ -170,7 +170,17 @@ def _read(node: Node) -> Attention | None:
         Attention(contraction, values, mask, scale, axes, to_scores)
         for axes in _axes(contraction, values, to_scores)
     ]
-    return min(ways, key=_cost, default=None)
+    return min(filter(_pays, ways), key=_cost, default=None)
+
+
+def _pays(found: Attention) -> bool:
+    """Return True for one batch axis, and for several where no transpose is left around the Attention.
+
+    All tensors are reshaped to join several axes.
+    """
+    if len(found.axes.batch) <= 1:
+        return True
+    return takes_heads_merged(found.sides()) and _cost(found) == 0
 
 
 def _cost(found: Attention) -> float:
@@ -223,7 +233,7 @@ def _axes(
         return
     if rows != set(first.rows) or batch != set(first.batch):
         return
-    if len(first.inner) != 1 or len(second.columns) != 1 or len(batch) > 2:
+    if len(first.inner) != 1 or len(second.columns) != 1:
         return
     outer = [label for label in scores.first.labels if label in batch]
     for groups, queries in _divided(first.rows, scores.sizes):

@@ -146,10 +146,11 @@ def bias_of(
     """
     bias = _added(op, mask, at, scores.first.value.type.dtype)
     own, full = _sizes_of_mask(mask, scores.last), scores.sizes
-    sizes = own  # of the mask that is made
+    sizes = dict(own)  # of the mask that is made
     merged = (*axes.heads, *axes.groups)
-    if len({is_one(sizes[label]) for label in merged}) > 1:
-        sizes = {**own, **{label: full[label] for label in merged}}
+    for together in (axes.batch, merged):
+        if len({is_one(own[label]) for label in together}) > 1:
+            sizes |= {label: full[label] for label in together}
     labels = scores.last.labels
     order = (*axes.rows, *axes.keys)
     plain = op.reshape(bias, sizes_of(own, labels))
