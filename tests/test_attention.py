@@ -422,6 +422,27 @@ def test_several_batch_axes_stay_where_heads_come_first():
     assert "Attention" not in operators(model)
 
 
+def test_biases_one_after_the_other_are_added_first():
+    slopes = normal(HEADS, 1, 1)
+
+    def mask(scores, shown):
+        times = jnp.arange(scores.shape[-1])
+        biased = scores + (times - times[:, None]) * slopes
+        hidden = jnp.where(shown, 0, -jnp.inf)
+        return causal_by_adding(biased, -1e9) + hidden[:, None, None]
+
+    def fn(q, k, v, shown):
+        return attended(q, k, v, lambda scores: mask(scores, shown))
+
+    q, shown = normal(2, T, HEADS, SIZE), np.arange(T) < np.array([[T], [0]])
+    specs = [*3 * [QUERIES], "bool[B,T]"]
+    model = agrees(fn, [q, q + 1, q - 1, shown], specs, atol=1e-5)
+    assert operators(model).count("Attention") == 1
+    assert (
+        operators(model).count("ReduceMax") == 1
+    )  # a row that is hidden in whole is NaN
+
+
 def test_two_masks_behind_each_other_are_one():
     def mask(scores, shown):
         causal = causal_by_where(scores, -jnp.inf)

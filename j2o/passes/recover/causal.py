@@ -29,8 +29,8 @@ def is_causal(mask: Mask, scores: ScoreAxes) -> bool:
     if mask.condition is None:
         mask = _chosen(mask)
     if mask.condition is None:
-        return mask.bias is not None and _adds_triangle(mask.bias, scores)
-    if mask.bias is not None or not _is_square(mask.condition, scores):
+        return len(mask.biases) == 1 and _adds_triangle(mask.biases[0], scores)
+    if mask.biases or not _is_square(mask.condition, scores):
         return False
     part = Part(mask.condition, axes_of(mask.condition))
     return _shows_triangle(part, scores, not mask.hides)
@@ -38,10 +38,12 @@ def is_causal(mask: Mask, scores: ScoreAxes) -> bool:
 
 def _chosen(mask: Mask) -> Mask:
     """A bias of 0 and numbers that hide, as a choice between both; the mask itself where it is none."""
-    bias = mask.bias
-    while bias is not None and bias.op in RESHAPES and _is_matrix(bias):
+    if len(mask.biases) != 1:
+        return mask
+    (bias,) = mask.biases
+    while bias.op in RESHAPES and _is_matrix(bias):
         bias = bias.producer.operand(0)
-    if bias is None or bias.op != "onnx.Where":
+    if bias.op != "onnx.Where":
         return mask
     condition, kept, hidden = bias.producer.operands
     hides = uniform_of(kept) != 0
@@ -50,7 +52,7 @@ def _chosen(mask: Mask) -> Mask:
     masked = uniform_of(hidden)
     if uniform_of(kept) != 0 or masked is None or not masked <= MASKED:
         return mask
-    return Mask(None, condition, masked, hides)
+    return Mask((), condition, masked, hides)
 
 
 def _adds_triangle(bias: Value, scores: ScoreAxes) -> bool:

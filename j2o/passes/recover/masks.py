@@ -7,6 +7,7 @@ mask of NaN.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_dtypes
@@ -41,9 +42,9 @@ BIASES = RESHAPES | {"onnx.Add", "onnx.Expand", "onnx.Transpose", "onnx.Where"}
 
 
 class Mask(NamedTuple):
-    """`bias` is added to scores. With `condition`, they are `masked` where that is `hides`."""
+    """`biases` are added to scores. With `condition`, they are `masked` where that is `hides`."""
 
-    bias: Value | None
+    biases: tuple[Value, ...]
     condition: Value | None = None
     masked: float = 0.0
     hides: bool = False
@@ -51,7 +52,9 @@ class Mask(NamedTuple):
     @property
     def shape(self) -> Shape | None:
         """The shape of what is added to the scores; None where that is not certain."""
-        parts = [v.type.shape for v in (self.bias, self.condition) if v is not None]
+        parts = [value.type.shape for value in self.biases]
+        if self.condition is not None:
+            parts.append(self.condition.type.shape)
         return broadcast_shape(parts)
 
 
@@ -61,36 +64,42 @@ class Mask(NamedTuple):
 def unmasked(value: Value) -> tuple[Value, Mask | None]:
     """Scores without their mask.
 
-    That is a bias, or a Where of the scores, which may have a bias, and a large negative number.
+    That is biases, or a Where of the scores, which may have biases, and a large negative number.
     """
     node = value.node
     if node is None or len(value.uses) != 1:
         return value, None
     if node.op != "onnx.Where":
-        scores, bias = _unbiased(value)
-        return scores, None if bias is None else Mask(bias)
+        scores, biases = _unbiased(value)
+        return scores, Mask(biases) if biases else None
     condition, kept, hidden = node.operands
     hides = uniform_of(hidden) is None
     if hides:
         kept, hidden = hidden, kept
-    scores, bias = _unbiased(kept)
-    masked = _hiding_number(hidden, bias)
+    scores, biases = _unbiased(kept)
+    masked = _hiding_number(hidden, biases)
     if masked is None:
         return value, None
-    mask = Mask(bias, condition, masked, hides)
+    mask = Mask(biases, condition, masked, hides)
     if mask.shape is None or not _keeps_shape(scores, value):
         return value, None
     return scores, mask
 
 
-def _unbiased(value: Value) -> tuple[Value, Value | None]:
-    """Scores and the bias that is added to them; the value itself and None where there is none."""
-    if value.op == "onnx.Add" and len(value.uses) == 1:
-        operands = value.producer.operands
-        for scores, bias in (operands, operands[::-1]):
-            if _keeps_shape(scores, value) and product_behind(scores) is not None:
-                return scores, bias
-    return value, None
+def _unbiased(value: Value) -> tuple[Value, tuple[Value, ...]]:
+    """Scores and the biases that are added to them, one after the other; the value itself where none is."""
+    if value.op != "onnx.Add" or len(value.uses) != 1:
+        return value, ()
+    operands = value.producer.operands
+    for scores, bias in (operands, operands[::-1]):
+        if not _keeps_shape(scores, value):
+            continue
+        if product_behind(scores) is not None:
+            return scores, (bias,)
+        inner, biases = _unbiased(scores)
+        if biases:
+            return inner, (*biases, bias)
+    return value, ()
 
 
 def _keeps_shape(scores: Value, value: Value) -> bool:
@@ -99,16 +108,16 @@ def _keeps_shape(scores: Value, value: Value) -> bool:
     return same_shape((*[1] * missing, *scores.type.shape), value.type.shape)
 
 
-def _hiding_number(value: Value, bias: Value | None) -> float | None:
-    """The number that a score with a bias has where it does not count; None for other values.
+def _hiding_number(value: Value, biases: Sequence[Value]) -> float | None:
+    """The number that a score with biases has where it does not count; None for other values.
 
-    One that is not far below all scores can stand beside a bias of known numbers alone.
+    One that is not far below all scores can stand beside biases of known numbers alone.
     """
     number = uniform_of(value)
     if number is None or not number <= MASKED:
         return None
     is_far = number <= FAR
-    return number if is_far or bias is None or _is_moderate(bias) else None
+    return number if is_far or all(map(_is_moderate, biases)) else None
 
 
 def _is_moderate(bias: Value) -> bool:
@@ -179,9 +188,10 @@ def _sizes_of_mask(mask: Mask, scores: Labelled) -> dict[Label, Dim]:
 def _added(op: Builder, mask: Mask, scores: ScoreAxes, dtype: DType) -> Value:
     """What a mask adds to the scores, in its own shape."""
     least = LEAST * float(ml_dtypes.finfo(dtype.numpy).min)
+    bias = _sum(op, [_raised(op, value, least) for value in mask.biases])
     if mask.condition is None:
-        return _added_alone(op, mask, scores, least)
-    bias = None if mask.bias is None else _raised(op, mask.bias, least)
+        assert bias is not None
+        return _nan_where_biases_hide(op, mask.biases, scores, bias)
     masked = max(min(mask.masked, FAR), least)
     hidden = _chosen(op, mask, bias, masked, dtype)
     if mask.masked > -np.inf or opens_each_row(mask.condition, scores, mask.hides):
@@ -190,13 +200,25 @@ def _added(op: Builder, mask: Mask, scores: ScoreAxes, dtype: DType) -> Value:
     return _nan_where_all_is(op, masked, plain, scores, hidden)
 
 
-def _added_alone(op: Builder, mask: Mask, scores: ScoreAxes, least: float) -> Value:
-    """A bias without a condition; NaN for each row where it is -∞ for all keys."""
-    assert mask.bias is not None
-    bias = _raised(op, mask.bias, least)
-    if not _hides_with_infinity(mask.bias) or shows_each_row(mask.bias, scores):
-        return bias
-    return _nan_where_all_is(op, -np.inf, mask.bias, scores, bias)
+def _sum(op: Builder, values: Sequence[Value]) -> Value | None:
+    """The sum of what is added to scores; None of nothing."""
+    total: Value | None = None
+    for value in values:
+        total = value if total is None else op.Add(total, value)
+    return total
+
+
+def _nan_where_biases_hide(
+    op: Builder, biases: Sequence[Value], scores: ScoreAxes, mask: Value
+) -> Value:
+    """A mask that is NaN in each row where biases are -∞ for all keys."""
+    hiding = [bias for bias in biases if _hides_with_infinity(bias)]
+    if len(hiding) == 1 and shows_each_row(hiding[0], scores):
+        return mask
+    total = _sum(op, hiding)
+    return (
+        mask if total is None else _nan_where_all_is(op, -np.inf, total, scores, mask)
+    )
 
 
 def _hides_with_infinity(bias: Value) -> bool:
