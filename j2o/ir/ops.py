@@ -35,6 +35,21 @@ MOVES = VIEWS | {
     "onnx.Tile",
     "onnx.Transpose",
 }
+# these reduce the axes that their second operand lists
+REDUCTIONS = frozenset(
+    [
+        "onnx.ReduceL1",
+        "onnx.ReduceL2",
+        "onnx.ReduceLogSum",
+        "onnx.ReduceLogSumExp",
+        "onnx.ReduceMax",
+        "onnx.ReduceMean",
+        "onnx.ReduceMin",
+        "onnx.ReduceProd",
+        "onnx.ReduceSum",
+        "onnx.ReduceSumSquare",
+    ]
+)
 # where Slice ends that takes all there is from its start on, forwards or backwards
 TO_THE_END = 2**63 - 1
 TO_THE_FRONT = -TO_THE_END

@@ -19,26 +19,13 @@ from j2o.ir.inference.table import (
     types_of,
     with_sizes,
 )
+from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Dim, DType, Shape, Type, same_dim
 
 # --------------------------------------------------------------------------- reductions
 
 
-REDUCTIONS = (
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-)
-
-
-@infers(*REDUCTIONS)
+@infers(*(name.removeprefix("onnx.") for name in sorted(REDUCTIONS)))
 def reduction(node: Node) -> Type:
     x = type_of(node, 0)
     given = axes_of(node, 1, x.rank, ())

@@ -10,6 +10,7 @@ from typing import Any
 
 from j2o.ir.build import ones_added
 from j2o.ir.graph import Node
+from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Dim, Shape, from_zero, is_one, same_dim, same_shape
 from j2o.passes.clean.means import MEANS
 from j2o.passes.clean.pieces import PIECES, type_stays
@@ -18,7 +19,6 @@ from j2o.passes.rewriting.rule import Rule, RuleSet, rewrite
 
 # of two in a row, one is left
 MERGED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
-SQUEEZABLE = ("Sum", "Mean", "Max", "Min", "Prod")
 # attributes that do not matter to a rule
 ANY = {
     "Concat": {"axis": ...},
@@ -206,19 +206,18 @@ def _(op, x, wide, perm):
 def reduce_transposed(op, x, perm, axes, keep):
     """A tensor that only reductions take transposed is reduced first: what is transposed then is smaller."""
     transposed = op.Transpose(x, perm=perm)
-    return op.either(
-        *[
-            getattr(op, f"Reduce{kind}")(transposed, axes, keepdims=keep)
-            for kind in SQUEEZABLE
-        ]
-    )
+    options = []
+    for name in sorted(REDUCTIONS):
+        reduction = getattr(op, name.removeprefix("onnx."))
+        options.append(reduction(transposed, axes, keepdims=keep))
+    return op.either(*options)
 
 
 @reduce_transposed.becomes
 def _(op, x, perm, axes, keep):
     reduction = op.root
     users = reduction.operand(0).users()
-    is_only_reduced = all(user.kind.startswith("Reduce") for user in users)
+    is_only_reduced = all(user.op in REDUCTIONS for user in users)
     if not is_only_reduced or not axes.known_ints:
         return None
     rank = x.type.rank

@@ -12,16 +12,12 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.ops import TO_THE_END
+from j2o.ir.ops import REDUCTIONS, TO_THE_END
 from j2o.ir.types import Dim, Shape, from_zero, same_dim
 from j2o.passes.clean.means import size_of
-from j2o.passes.clean.shapes import SQUEEZABLE
 from j2o.passes.clean.shifts import SHIFTS
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, rewrite
-
-# the reductions that lose the axes they keep
-SQUEEZING = frozenset(f"onnx.Reduce{kind}" for kind in SQUEEZABLE)
 
 
 @rewrite("reduce_squeezes", level=1)
@@ -48,7 +44,7 @@ def _can_be_reduced_away(value: Value, axes: Shape) -> bool:
     node = value.node
     if node is None or len(value.uses) != 1:
         return False
-    if node.op in SQUEEZING:
+    if node.op in REDUCTIONS:
         over = node.operand(1).known_ints if len(node.inputs) == 2 else None
         is_kept = node.int_attr("keepdims", 1) == 1
         return is_kept and bool(over) and from_zero(over, value.type.rank) == axes
@@ -61,7 +57,7 @@ def _can_be_reduced_away(value: Value, axes: Shape) -> bool:
 def _reduced_away(op: RuleBuilder, value: Value) -> Value:
     """The value without the axes that its reductions keep."""
     node = value.producer
-    if node.op in SQUEEZING:
+    if node.op in REDUCTIONS:
         return op.node(node.op, node.inputs, {"keepdims": 0}).out
     operands: list[Value | None] = []
     for operand in node.inputs:

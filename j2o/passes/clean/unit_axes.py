@@ -18,25 +18,12 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
-from j2o.ir.ops import spec
+from j2o.ir.ops import REDUCTIONS, spec
 from j2o.ir.types import Type, from_zero, is_one
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
 CHANGES = frozenset(["onnx.Squeeze", "onnx.Unsqueeze"])
-REDUCTIONS = frozenset(
-    [
-        "onnx.ReduceL1",
-        "onnx.ReduceL2",
-        "onnx.ReduceLogSumExp",
-        "onnx.ReduceMax",
-        "onnx.ReduceMean",
-        "onnx.ReduceMin",
-        "onnx.ReduceProd",
-        "onnx.ReduceSum",
-        "onnx.ReduceSumSquare",
-    ]
-)
 
 
 @graph_pass("unit_axes", at="onnx", level=2)

@@ -15,6 +15,7 @@ import numpy as np
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
+from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Attr, Dim
 
 Perm: TypeAlias = "tuple[int, ...]"
@@ -32,16 +33,7 @@ ALONG = frozenset(
 )
 # an operand lists axes: which one
 AXES = {
-    "onnx.ReduceL1": 1,
-    "onnx.ReduceL2": 1,
-    "onnx.ReduceLogSum": 1,
-    "onnx.ReduceLogSumExp": 1,
-    "onnx.ReduceMax": 1,
-    "onnx.ReduceMean": 1,
-    "onnx.ReduceMin": 1,
-    "onnx.ReduceProd": 1,
-    "onnx.ReduceSum": 1,
-    "onnx.ReduceSumSquare": 1,
+    **dict.fromkeys(REDUCTIONS, 1),
     "onnx.Slice": 3,
 }
 # an operand has a number for each axis, or two of them: which one

@@ -17,8 +17,8 @@ from typing import TypeAlias
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Dim, Type
-from j2o.passes.clean.unit_axes import REDUCTIONS
 from j2o.passes.layout.scans import Row, Scan, Stacked, read_scan, write_scan
 from j2o.passes.layout.transposes import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
