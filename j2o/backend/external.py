@@ -174,7 +174,7 @@ def _write_single(files: Files, pieces: list[bytes], large: dict[str, Tensor]) -
 # ----------------------------------------------------------------------------------------------- data files
 
 
-class Place(NamedTuple):
+class WeightPlace(NamedTuple):
     """Where a weight lies: the number of its file and the offset in it; and its checksum."""
 
     file: int
@@ -211,7 +211,7 @@ def write_message(files: Files, target: Path, model: onnx.ModelProto) -> NewFile
     return file
 
 
-def entry(name: str, tensor: Tensor, place: Place, file: str) -> onnx.TensorProto:
+def entry(name: str, tensor: Tensor, place: WeightPlace, file: str) -> onnx.TensorProto:
     """What stands in the model of a weight in a data file (ONNX, ExternalData.md)."""
     made = initializer(name, tensor, data=False)
     made.data_location = made.EXTERNAL
@@ -224,16 +224,16 @@ def entry(name: str, tensor: Tensor, place: Place, file: str) -> onnx.TensorProt
 
 def write_data(
     files: Files, large: dict[str, Tensor], limit: int | None
-) -> tuple[list[NewFile], dict[str, Place]]:
+) -> tuple[list[NewFile], dict[str, WeightPlace]]:
     """Write data files; where each weight lies in them.
 
     A weight that turns out to equal an earlier one is taken back.
     """
     made = [files.new()]
     end = 0
-    places: dict[str, Place] = {}
-    first: dict[str, Place] = {}  # by the checksum
-    known: dict[Any, Place] = {}  # by the origin
+    places: dict[str, WeightPlace] = {}
+    first: dict[str, WeightPlace] = {}  # by the checksum
+    known: dict[Any, WeightPlace] = {}  # by the origin
     for name, tensor in large.items():
         origin = tensor.origin
         if origin is not None and origin in known:
@@ -245,7 +245,7 @@ def write_data(
             made.append(files.new())
             start = end = 0
         digest = files.stream(made[-1], start, name, tensor)
-        place = Place(len(made) - 1, start, digest)
+        place = WeightPlace(len(made) - 1, start, digest)
         places[name] = known[origin] = first.setdefault(digest, place)
         if places[name] is place:
             end = start + tensor.nbytes
@@ -256,7 +256,9 @@ def write_data(
     return made, places
 
 
-def settle(files: Files, made: list[NewFile], places: dict[str, Place]) -> list[str]:
+def settle(
+    files: Files, made: list[NewFile], places: dict[str, WeightPlace]
+) -> list[str]:
     """Give data files names that no file of other contents has, and return these."""
     contents = repr({name: tuple(place) for name, place in places.items()})
     taken = set(files.opened.names())

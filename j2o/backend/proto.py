@@ -97,7 +97,7 @@ def to_parts(
     operations are left that are not ONNX.
     """
     _check_lowered(graph)
-    writer = _Writer(opset, sources, scopes(graph))
+    writer = _GraphWriter(opset, sources, scopes(graph))
     model = ir.to_proto(writer.model(graph))
     stored = [*writer.initializers.items(), *writer.constant_outputs]
     return model, {str(value.name): tensor for tensor, value in stored}
@@ -197,7 +197,7 @@ def unpacked(data: bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     return elements.astype(dtype.numpy).reshape(shape)
 
 
-class _Writer:
+class _GraphWriter:
     """Writes the graphs of one model, or with `in_function` those of one function."""
 
     def __init__(
@@ -441,7 +441,7 @@ class _Writer:
 
     def function(self, key: str, graph: Graph) -> ir.Function:
         """A function of the model; what it imports, the model imports too."""
-        writer = _Writer(self.opset, self.sources, self.scopes, in_function=True)
+        writer = _GraphWriter(self.opset, self.sources, self.scopes, in_function=True)
         inner = writer.region(graph, key)
         writer.tell_apart()
         inner.opset_imports.update(writer.domains)

@@ -29,7 +29,7 @@ from j2o.ir.graph import Graph
 from j2o.ir.tensor import Tensor
 
 
-class Part(NamedTuple):
+class SharedModel(NamedTuple):
     """One of the models: where it goes, its message without large weights, and these by name."""
 
     target: Path
@@ -63,7 +63,7 @@ def save_models(
     check_names(target, targets)
     parts = []
     for path, (graph, opset) in zip(targets, models.values(), strict=True):
-        parts.append(Part(path, *external.divided(graph, opset, sources)))
+        parts.append(SharedModel(path, *external.divided(graph, opset, sources)))
     large = _all_weights(parts)
     check_sizes(limit, large)
     total = sum(tensor.nbytes for tensor in large.values())
@@ -103,7 +103,7 @@ def check_names(data: Path, models: Sequence[Path]) -> None:
             raise SaveError(f"{in_a_line(path)}: {what}; give another for the model")
 
 
-def _all_weights(parts: Sequence[Part]) -> dict[str, Tensor]:
+def _all_weights(parts: Sequence[SharedModel]) -> dict[str, Tensor]:
     """The large weights of all models."""
     found = {}
     for part in parts:
@@ -112,7 +112,10 @@ def _all_weights(parts: Sequence[Part]) -> dict[str, Tensor]:
 
 
 def _write(
-    files: Files, parts: Sequence[Part], large: dict[str, Tensor], limit: int | None
+    files: Files,
+    parts: Sequence[SharedModel],
+    large: dict[str, Tensor],
+    limit: int | None,
 ) -> None:
     """Write the data, then the models that name it, and put these in the places of the old ones."""
     made, places = external.write_data(files, large, limit)

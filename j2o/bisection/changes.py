@@ -109,7 +109,7 @@ class _Stop(J2OError):
     """Ends a run of the passes: what was wanted of it is known."""
 
 
-class _Comparing:
+class _ComparingObserver:
     """An observer that evaluates the graph before and after one run of a pass."""
 
     def __init__(self, case: Case, right: Snapshot, wrong: Snapshot) -> None:
@@ -146,7 +146,7 @@ class _Comparing:
 
 def wrong_change(case: Case, right: Snapshot, wrong: Snapshot) -> Fault:
     """The first value that the pass between two snapshots has made another one."""
-    look = _Comparing(case, right, wrong)
+    look = _ComparingObserver(case, right, wrong)
     program = case.lift()
     look.equations = program.equations
     look.look(program.graph)

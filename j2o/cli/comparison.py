@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from j2o.cli.parser import Pair
+from j2o.cli.parser import NameValue
 from j2o.errors import SpecError
 
 RTOL = 1e-4
@@ -25,7 +25,7 @@ def comparison_arguments(group: argparse._ActionsContainer) -> None:
     """What says at which sizes models are compared with JAX, and how exactly."""
     group.add_argument(
         "--size",
-        type=Pair,
+        type=NameValue,
         action="append",
         default=[],
         metavar="NAME=N",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from j2o.cli.parser import PRINTED, Json, ObjectName, Pair, Parser
+from j2o.cli.parser import PRINTED, Json, NameValue, ObjectName, Parser
 from j2o.errors import SpecError, meant, shown
 
 NO_KEYS = ("help", "config", "only", "json", "quiet", "traceback")  # of the whole call
@@ -27,7 +27,7 @@ SHAPE_ALONE = (
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
-class Table(NamedTuple):
+class ConfigTable(NamedTuple):
     """What a file says of one model; `where` is file and table, as an error names them."""
 
     name: str
@@ -38,7 +38,7 @@ class Table(NamedTuple):
 # ------------------------------------------------------------------------------------ tables
 
 
-def read(file: Path, only: Sequence[str], keys: Mapping[str, Any]) -> list[Table]:
+def read(file: Path, only: Sequence[str], keys: Mapping[str, Any]) -> list[ConfigTable]:
     """The tables of a file, each with what the file says of all models; those of `only` where it has names.
 
     SpecError where the file cannot be read, has no tables, or none of such a name.
@@ -68,7 +68,7 @@ def read(file: Path, only: Sequence[str], keys: Mapping[str, Any]) -> list[Table
     for name, values in models.items():
         if not only or name in only:
             where = f"{file}: [{place}.{name}]"
-            found.append(Table(name, where, {**shared, **values}))
+            found.append(ConfigTable(name, where, {**shared, **values}))
     return found
 
 
@@ -114,7 +114,10 @@ def keys_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def arguments_of(
-    table: Table, folder: Path, parser: Parser, keys: Mapping[str, argparse.Action]
+    table: ConfigTable,
+    folder: Path,
+    parser: Parser,
+    keys: Mapping[str, argparse.Action],
 ) -> argparse.Namespace:
     """What a table says, as the command line would; SpecError names file, table and key."""
     args = parser.parse_args([])
@@ -163,7 +166,7 @@ def _entries(kind: Any, value: Any) -> list[Any]:
         if kind is Json and not all(isinstance(one, JSON_IN_TOML) for one in value):
             raise ValueError(SHAPE_ALONE)
         return value
-    if kind is Pair and isinstance(value, dict):
+    if kind is NameValue and isinstance(value, dict):
         return [f"{name}={one}" for name, one in value.items()]
     return [value]
 
@@ -203,7 +206,7 @@ def _text(kind: Any, value: Any) -> str:
         return value
     if kind is Json and isinstance(value, list | dict):
         return _as_json(value)
-    takes_numbers = kind not in (None, Path, Json, ObjectName, Pair)
+    takes_numbers = kind not in (None, Path, Json, ObjectName, NameValue)
     if takes_numbers and isinstance(value, int | float):
         return str(value)
     raise ValueError("a number is needed" if takes_numbers else "a text is needed")

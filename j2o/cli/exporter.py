@@ -17,7 +17,7 @@ from j2o.cli.verify import Arguments
 from j2o.model import Model
 
 
-class Made(NamedTuple):
+class CompiledModel(NamedTuple):
     """A compiled model, and what it is to be compared at."""
 
     job: Job
@@ -49,7 +49,7 @@ class _Exporter:
         self.written: list[dict[str, Any]] = []
         reply.put(models=self.written)
 
-    def compile(self, group: Sequence[Job]) -> list[Made]:
+    def compile(self, group: Sequence[Job]) -> list[CompiledModel]:
         """The models of a group that can be compiled."""
         found = []
         for job in group:
@@ -57,10 +57,10 @@ class _Exporter:
             with self._going_on([job]):
                 model = j2o.compile(**options(job.args), passes=pipeline(job.args))
                 at = job.comparison and job.comparison.arguments(model)
-                found.append(Made(job, model, at))
+                found.append(CompiledModel(job, model, at))
         return found
 
-    def save(self, group: Sequence[Made]) -> None:
+    def save(self, group: Sequence[CompiledModel]) -> None:
         """Write the models of a group, and compare those that are to be compared."""
         jobs = [made.job for made in group]
         self.status.say(f"{jobs[0].before}saving")
@@ -69,7 +69,7 @@ class _Exporter:
             for made in group:
                 self._tell_and_compare(made)
 
-    def _tell_and_compare(self, made: Made) -> None:
+    def _tell_and_compare(self, made: CompiledModel) -> None:
         job, model, at = made
         entry = exported(model, job.args.output, job.table)
         self.written.append(entry)
@@ -117,7 +117,7 @@ class _Exporter:
                     self.worst = max(self.worst, failed)
 
 
-def _write(group: Sequence[Made], status: Status) -> None:
+def _write(group: Sequence[CompiledModel], status: Status) -> None:
     """Write one model, or those that share their data."""
     args = group[0].job.args
     if args.data is None:

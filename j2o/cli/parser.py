@@ -39,5 +39,5 @@ class ObjectName(str):
     """`pkg.module:name` or `path/to/file.py:name`."""
 
 
-class Pair(str):
+class NameValue(str):
     """`NAME=VALUE`."""

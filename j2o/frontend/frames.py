@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from jax._src import source_info_util
 
-from j2o.frontend.sources import Names, names_of
+from j2o.frontend.sources import NameStack, names_of
 from j2o.ir.graph import Node
 
 
@@ -32,18 +32,18 @@ class Call:
         self.depth: int = 0 if parent is None else parent.depth + 1
 
 
-class Place(NamedTuple):
+class EquationPlace(NamedTuple):
     """Where an equation stands: its scope, its innermost call, and whether it is a part of a derivative."""
 
     scope: str
     call: Call
     is_backwards: bool
 
-    def inside(self, name: str) -> Place:
+    def inside(self, name: str) -> EquationPlace:
         """The place in a part of this name."""
         if not name:
             return self
-        return Place(joined(self.scope, name), self.call, self.is_backwards)
+        return EquationPlace(joined(self.scope, name), self.call, self.is_backwards)
 
 
 def joined(scope: str, name: str) -> str:
@@ -59,7 +59,7 @@ class Calls:
     def __init__(self) -> None:
         self.root = Call(None)
         self.made = [self.root]
-        self.places: dict[Node, Place] = {}
+        self.places: dict[Node, EquationPlace] = {}
 
     def of(self, node: Node) -> Call:
         """The innermost call that a node stands in."""
@@ -76,19 +76,19 @@ class Calls:
 class Frames:
     """Follows the equations of one jaxpr, which stands at the place `around`, and keeps the open calls."""
 
-    def __init__(self, calls: Calls, around: Place) -> None:
+    def __init__(self, calls: Calls, around: EquationPlace) -> None:
         self.calls = calls
         self.around = around
         self.codes: list[CodeType] = []
         self.places: list[int] = []
         self.open: list[Call] = []
 
-    def place(self, eqn: Any) -> Place:
+    def place(self, eqn: Any) -> EquationPlace:
         """Where an equation stands; equations come in their order."""
-        own: Names = names_of(eqn)
+        own: NameStack = names_of(eqn)
         is_backwards = self.around.is_backwards or own.is_backwards
         call = self.call(eqn.source_info.traceback, is_backwards)
-        return Place(joined(self.around.scope, own.scope), call, is_backwards)
+        return EquationPlace(joined(self.around.scope, own.scope), call, is_backwards)
 
     def call(self, traceback: Any, is_backwards: bool) -> Call:
         """The innermost call that an equation with this traceback is in."""

@@ -21,7 +21,7 @@ from jax.extend import core as jcore
 
 from j2o.errors import TraceError, UnsupportedError
 from j2o.frontend.failures import explained
-from j2o.frontend.frames import Calls, Frames, Place
+from j2o.frontend.frames import Calls, EquationPlace, Frames
 from j2o.frontend.host import CALLING, PRINTING, called_function, error_of, name_of
 from j2o.frontend.own_code import traced_code
 from j2o.frontend.params import ParamError, dtype_from_jax, normalise
@@ -122,7 +122,7 @@ class _Lifter:
         self.equations: dict[Node, Any] | None = None
         self.calls = calls
         # of the equation that is being lifted
-        self.place = Place("", calls.root, False)
+        self.place = EquationPlace("", calls.root, False)
         self.is_alone = False  # with no other in its jaxpr
         self.depth = 0  # how much code of primitives is around what is lifted
 

@@ -56,20 +56,20 @@ def _user_frame(traceback: Any) -> source_info_util.Frame | None:
 # ------------------------------------------------------------------------------------ names
 
 
-class Names(NamedTuple):
+class NameStack(NamedTuple):
     """What a name stack says: the parts of the program, and whether a derivative walks back through them."""
 
     scope: str
     is_backwards: bool
 
 
-def names_of(eqn: Any) -> Names:
+def names_of(eqn: Any) -> NameStack:
     """What the name stack of an equation says; it starts anew in each jaxpr."""
     return _names(eqn.source_info.name_stack.stack)
 
 
 @functools.lru_cache(maxsize=4096)
-def _names(stack: tuple[Any, ...]) -> Names:
+def _names(stack: tuple[Any, ...]) -> NameStack:
     """Scopes are names. Transformations, such as vmap, are none."""
     names: list[str] = []
     is_backwards = False
@@ -78,7 +78,7 @@ def _names(stack: tuple[Any, ...]) -> Names:
             is_backwards = is_backwards or entry.name == "transpose"
         elif _is_a_part(entry.name):
             names.append(entry.name)
-    return Names("/".join(steps(*names)), is_backwards)
+    return NameStack("/".join(steps(*names)), is_backwards)
 
 
 def steps(*names: str) -> list[str]:

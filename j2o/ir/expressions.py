@@ -60,7 +60,7 @@ _TOKEN = re.compile(
 
 def read_shape(text: str) -> list[ast.expr]:
     """The sizes of a comma-separated text, one comma more allowed; DimensionError where it is none."""
-    reader = _Reader(text)
+    reader = _ExpressionReader(text)
     sizes: list[ast.expr] = []
     while not reader.at_end():
         reader.begin()
@@ -72,7 +72,7 @@ def read_shape(text: str) -> list[ast.expr]:
 
 def read_constraint(text: str) -> tuple[ast.expr, str, ast.expr]:
     """`T <= 512` as its sides and its sign; DimensionError where it is none."""
-    reader = _Reader(text, CONSTRAINT_TOKENS)
+    reader = _ExpressionReader(text, CONSTRAINT_TOKENS)
     left = reader.sum().tree
     sign = reader.take(COMPARISONS)
     if sign is None:
@@ -84,7 +84,7 @@ def read_constraint(text: str) -> tuple[ast.expr, str, ast.expr]:
 
 
 @dataclass
-class _Part:
+class _Bounded:
     """An expression, and bounds on what it becomes when it is multiplied out."""
 
     tree: ast.expr
@@ -92,7 +92,7 @@ class _Part:
     size: int  # the sum of their coefficients is at most this
 
 
-class _Reader:
+class _ExpressionReader:
     """A text, and the place in it where the reading stands.
 
     The methods `sum`, `product`, … read the rule of the grammar that bears their name, and return
@@ -149,15 +149,15 @@ class _Reader:
         if self.take((token,)) is None:
             self.fail()
 
-    def bounded(self, tree: ast.expr, terms: int, size: int) -> _Part:
+    def bounded(self, tree: ast.expr, terms: int, size: int) -> _Bounded:
         """An expression whose bounds are no larger than they may be."""
         if size > LARGEST:
             self.fail("numbers above 2**63 - 1")
         if terms > TERMS:
             self.fail(f"more than {TERMS} terms")
-        return _Part(tree, terms, size)
+        return _Bounded(tree, terms, size)
 
-    def sum(self) -> _Part:
+    def sum(self) -> _Bounded:
         left = self.product()
         while (sign := self.take(SUMS)) is not None:
             right = self.product()
@@ -165,13 +165,13 @@ class _Reader:
             left = self.added(tree, [left, right])
         return left
 
-    def added(self, tree: ast.expr, parts: Sequence[_Part]) -> _Part:
+    def added(self, tree: ast.expr, parts: Sequence[_Bounded]) -> _Bounded:
         """An expression that has no more terms than its parts together."""
         terms = sum(part.terms for part in parts)
         size = sum(part.size for part in parts)
         return self.bounded(tree, terms, size)
 
-    def product(self) -> _Part:
+    def product(self) -> _Bounded:
         left = self.sign()
         while (sign := self.take(PRODUCTS)) is not None:
             right = self.sign()
@@ -183,16 +183,16 @@ class _Reader:
                 left = self.added(tree, [left, right])
         return left
 
-    def sign(self) -> _Part:
+    def sign(self) -> _Bounded:
         if self.take(("-",)) is None:
             return self.power()
         self.deeper()
         operand = self.sign()
         self.depth -= 1
         tree = ast.UnaryOp(ast.USub(), operand.tree)
-        return _Part(tree, operand.terms, operand.size)
+        return _Bounded(tree, operand.terms, operand.size)
 
-    def power(self) -> _Part:
+    def power(self) -> _Bounded:
         base = self.atom()
         if self.take(("**", "^")) is None:
             return base
@@ -205,7 +205,7 @@ class _Reader:
         tree = ast.BinOp(base.tree, ast.Pow(), ast.Constant(exponent))
         return self.bounded(tree, base.terms**exponent, base.size**exponent)
 
-    def atom(self) -> _Part:
+    def atom(self) -> _Bounded:
         token = self.token
         if self.is_number:
             if len(token) > 19:
@@ -222,14 +222,14 @@ class _Reader:
         self.depth -= 1
         return inside
 
-    def symbol(self, name: str) -> _Part:
+    def symbol(self, name: str) -> _Bounded:
         """The symbol of a name that has been read."""
         name = unicodedata.normalize("NFKC", name)  # as Python reads names
         if keyword.iskeyword(name) or not name.isidentifier():
             self.fail(f"{name!r} is no name for a size")
-        return _Part(ast.Name(name), 1, 1)
+        return _Bounded(ast.Name(name), 1, 1)
 
-    def call(self, name: str) -> _Part:
+    def call(self, name: str) -> _Bounded:
         """The call of a function whose name has been read."""
         count = FUNCTIONS.get(name)
         if count is None:

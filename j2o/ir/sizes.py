@@ -36,7 +36,7 @@ from j2o.ir.types import Dim
 
 
 @dataclass(frozen=True)
-class Source:
+class SymbolSource:
     """Where a symbol is read: the size of axis number `axis` is `factor * symbol + offset`."""
 
     axis: int
@@ -44,13 +44,13 @@ class Source:
     offset: Dim
 
 
-def sources(axes: Sequence[Dim]) -> dict[str, Source]:
+def sources(axes: Sequence[Dim]) -> dict[str, SymbolSource]:
     """Return how to read symbols from the sizes of these axes.
 
     They come in an order in which each needs only those before it. An expression serves where it is linear in
     one symbol and the others in it are known.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, SymbolSource] = {}
     symbolic = [i for i, size in enumerate(axes) if type(size) is not int]
     symbolic.sort(key=lambda i: _effort(axes[i]))
     is_progress = True
@@ -60,7 +60,7 @@ def sources(axes: Sequence[Dim]) -> dict[str, Source]:
             unknown = [name for name in symbols(axes[i]) if name not in found]
             line = affine(axes[i], unknown[0]) if len(unknown) == 1 else None
             if line is not None:
-                found[unknown[0]] = Source(i, *line)
+                found[unknown[0]] = SymbolSource(i, *line)
                 is_progress = True
     return found
 
@@ -133,14 +133,16 @@ def requirements(
     ]
 
 
-def _is_positive(name: str, source: Source) -> Requirement:
+def _is_positive(name: str, source: SymbolSource) -> Requirement:
     one = ast.Constant(1)
     text = f"{name} >= 1"
     advice = "; a symbolic size is at least 1, a spec for no elements has a 0"
     return Requirement(source.axis, text, ast.Name(name), ">=", one, advice=advice)
 
 
-def _agreements(axes: Sequence[Dim], known: Mapping[str, Source]) -> list[Requirement]:
+def _agreements(
+    axes: Sequence[Dim], known: Mapping[str, SymbolSource]
+) -> list[Requirement]:
     """Return that each axis from which no symbol is read has the size of its expression.
 
     Where a symbol in the expression is unknown, the axis agrees with the first of the same expression.
@@ -161,7 +163,9 @@ def _agreements(axes: Sequence[Dim], known: Mapping[str, Source]) -> list[Requir
     return found
 
 
-def _told(constraints: Iterable[str], known: Mapping[str, Source]) -> list[Requirement]:
+def _told(
+    constraints: Iterable[str], known: Mapping[str, SymbolSource]
+) -> list[Requirement]:
     """Return the constraints whose symbols are all known, at the last axis that is read for them."""
     found: list[Requirement] = []
     for text in constraints:

@@ -30,7 +30,7 @@ def name_of_one(bases: Iterable[Tensor]) -> str:
     return names.pop() if len(names) == 1 else ""
 
 
-class View(Tensor):
+class TensorView(Tensor):
     """A constant made of others, `bases`: what `open()` returns reads it.
 
     `how` describes it and goes into the key.
@@ -61,8 +61,8 @@ class View(Tensor):
 def view(
     how: str, type: Type, bases: tuple[Tensor, ...], open: Callable[[], Reader]
 ) -> Tensor:
-    """A constant made of `bases` (see `View`): computed at once where all are small, else recorded."""
-    made = View(how, type, bases, open)
+    """A constant made of `bases` (see `TensorView`): computed at once where all are small, else recorded."""
+    made = TensorView(how, type, bases, open)
     if not made.size:
         return ArrayTensor(np.empty(made.shape, made.dtype.numpy), name=made.name)
     if made.is_small and all(base.is_small for base in bases):

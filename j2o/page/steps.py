@@ -36,7 +36,7 @@ class Step:
 
 
 @dataclass
-class Place:
+class ProgramLine:
     """A line of the program: its file, number, function, the module, and what stands in it."""
 
     file: str
@@ -57,7 +57,7 @@ class Texts:
 
     lines: list[str] = field(default_factory=list)
     place_of: list[int] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
+    places: list[ProgramLine] = field(default_factory=list)
     start: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
@@ -184,10 +184,10 @@ def _hunks(
     return found
 
 
-def _place(loc: Loc) -> Place:
+def _place(loc: Loc) -> ProgramLine:
     """A line of the program as the page shows it; its code where the file can still be read."""
     code = linecache.getline(loc.file, loc.line).strip()[:SHOWN_CODE]
-    return Place(portable(loc.file), loc.line, loc.function, loc.scope, code)
+    return ProgramLine(portable(loc.file), loc.line, loc.function, loc.scope, code)
 
 
 # ------------------------------------------------------------------------------------ names

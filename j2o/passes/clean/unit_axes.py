@@ -2,9 +2,9 @@
 
 The walk retypes results in place and repairs their users only at its end. The invariant, after each node:
 
-- A value in `views` has a new type; `View.type` is its old one, that of `kind(value, axes)`.
-- A use in `View.done` means the value as it is now.
-- Every other use still means what the value was: `kind(value, axes)`, of type `View.type`.
+- A value in `views` has a new type; `RetypedView.type` is its old one, that of `kind(value, axes)`.
+- A use in `RetypedView.done` means the value as it is now.
+- Every other use still means what the value was: `kind(value, axes)`, of type `RetypedView.type`.
 
 At the end each use of the last sort gets a Squeeze or Unsqueeze of the value, and the graph is right again.
 """
@@ -70,7 +70,7 @@ def _has_source(node: Node, views: Views) -> bool:
 
 
 @dataclass(slots=True)
-class View:
+class RetypedView:
     """A value whose type has changed: uses that are not `done` still take it for `kind(value, axes)`."""
 
     kind: str
@@ -79,7 +79,7 @@ class View:
     done: set[tuple[Node, int]] = field(default_factory=set)
 
 
-Views: TypeAlias = dict[Value, View]
+Views: TypeAlias = dict[Value, RetypedView]
 
 
 class UnitAxesRule(Protocol):
@@ -88,7 +88,7 @@ class UnitAxesRule(Protocol):
     def __call__(self, node: Node, views: Views) -> bool: ...
 
 
-class Source(NamedTuple):
+class ViewSource(NamedTuple):
     """What an operand is a Squeeze or Unsqueeze of; the axes count in the longer shape, from 0."""
 
     value: Value
@@ -107,12 +107,12 @@ def _settle_view(value: Value, views: Views) -> None:
             user.set_input(index, old)
 
 
-def _source(node: Node, index: int, kind: str, views: Views) -> Source | None:
+def _source(node: Node, index: int, kind: str, views: Views) -> ViewSource | None:
     """The source of an operand that is a view or node of `kind` (Squeeze or Unsqueeze), else None."""
     value = node.operand(index)
     view = _view(node, index, views)
     if view is not None:
-        return Source(value, view.axes) if view.kind == kind else None
+        return ViewSource(value, view.axes) if view.kind == kind else None
     maker = value.node
     if maker is None or maker.op != f"onnx.{kind}":
         return None
@@ -121,7 +121,7 @@ def _source(node: Node, index: int, kind: str, views: Views) -> Source | None:
         return None
     source = maker.operand(0)
     longer = source if kind == "Squeeze" else value
-    return Source(source, from_zero(axes, longer.type.rank))
+    return ViewSource(source, from_zero(axes, longer.type.rank))
 
 
 def _known_axes(node: Node) -> tuple[int, ...] | None:
@@ -130,7 +130,7 @@ def _known_axes(node: Node) -> tuple[int, ...] | None:
     return None if axes is None else axes.known_ints
 
 
-def _view(node: Node, index: int, views: Views) -> View | None:
+def _view(node: Node, index: int, views: Views) -> RetypedView | None:
     """What a node still takes an operand for; None where it takes it as it is."""
     view = views.get(node.operand(index))
     if view is None or (node, index) in view.done:
@@ -164,7 +164,7 @@ def _change(node: Node, kind: str, axes: tuple[int, ...], views: Views) -> bool:
     else:
         shape = [size for axis, size in enumerate(shape) if axis not in axes]
     node.out.retype(old.with_shape(tuple(shape)))
-    views[node.out] = View(kind, axes, old)
+    views[node.out] = RetypedView(kind, axes, old)
     return True
 
 
@@ -272,7 +272,7 @@ def _sink_squeeze(node: Node, views: Views) -> bool:
 
     A scalar may be a Squeeze, too: it counts where the result is a scalar.
     """
-    sources: dict[int, Source] = {}
+    sources: dict[int, ViewSource] = {}
     for index in _operands(node):
         is_scalar = not _type_seen(node, index, views).rank
         if is_scalar and node.out.type.rank:
@@ -302,7 +302,7 @@ def _sink_unsqueeze(node: Node, views: Views) -> bool:
     Of the axes of an Unsqueeze, those go along that have size 1 in the result as well.
     """
     rank, shape = node.out.type.rank, node.out.type.shape
-    sources: dict[int, Source] = {}
+    sources: dict[int, ViewSource] = {}
     for index in _operands(node):
         if _type_seen(node, index, views).rank == rank:
             source = _source(node, index, "Unsqueeze", views)
@@ -333,14 +333,14 @@ def _sink_unsqueeze(node: Node, views: Views) -> bool:
     return _change(node, "Unsqueeze", axes, views)
 
 
-def _without_axes(op: Builder, source: Source, axes: tuple[int, ...]) -> Value:
+def _without_axes(op: Builder, source: ViewSource, axes: tuple[int, ...]) -> Value:
     """The Unsqueeze of a source that makes all of its axes but these."""
     rest = [_position(axes, axis) for axis in source.axes if axis not in axes]
     return op.unsqueeze(source.value, rest)
 
 
 def _constants_to_squeeze(
-    node: Node, axes: tuple[int, ...], sources: dict[int, Source], views: Views
+    node: Node, axes: tuple[int, ...], sources: dict[int, ViewSource], views: Views
 ) -> dict[int, list[int]] | None:
     """The constant operands that have some of the new `axes`: for each, which, counted in its own shape.
 

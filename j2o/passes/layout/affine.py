@@ -280,7 +280,7 @@ class Map:
         return bool(self.shift.any())
 
 
-def _are_finite(found: Map | Source, dtype: np.dtype) -> bool:
+def _are_finite(found: Map | ScaledInput, dtype: np.dtype) -> bool:
     """Return True where the numbers of a scale and a shift are finite in a float dtype."""
     largest = np.finfo(dtype).max
     numbers = (found.scale, found.shift)
@@ -363,7 +363,7 @@ READ_AT_ONCE = 2**22  # elements of weights that are added up for a shift
 
 
 @dataclass
-class Source:
+class ScaledInput:
     """What an operator reads is scale · `value` + shift, one number for each of its inputs.
 
     The inputs lie along `axis` of `value`. `nodes` are those that scale and shift, the last first. Where it
@@ -404,40 +404,40 @@ def _fold_input(linear: Linear) -> int:
         return 0
     if not linear.can_scale:
         return 0
-    best: Source | None = None
+    best: ScaledInput | None = None
     most = 0
-    for source in _sources(linear, linear.inputs):
-        saved = _saved(linear, source)
+    for scaled in _scaled_inputs(linear, linear.inputs):
+        saved = _saved(linear, scaled)
         if saved > most:
-            best = source
+            best = scaled
             most = saved
     if best is not None:
         _rebuild_input(linear, linear.inputs, best)
     return most
 
 
-def _saved(linear: Linear, source: Source) -> int:
+def _saved(linear: Linear, scaled: ScaledInput) -> int:
     """How many nodes go with what scales and shifts; 0 where it has to stay."""
-    if not _are_finite(source, linear.node.out.type.dtype.numpy):
+    if not _are_finite(scaled, linear.node.out.type.dtype.numpy):
         return 0
-    if not source.shifts or _goes_behind(linear, source):
-        return len(source.nodes)
-    return len(source.nodes) - 1 if _goes_in_front(linear, source) else 0
+    if not scaled.shifts or _goes_behind(linear, scaled):
+        return len(scaled.nodes)
+    return len(scaled.nodes) - 1 if _goes_in_front(linear, scaled) else 0
 
 
-def _goes_behind(linear: Linear, source: Source) -> bool:
+def _goes_behind(linear: Linear, scaled: ScaledInput) -> bool:
     """Return True where a shift may be added to the result: shift · w."""
-    return source.is_normalised and not source.is_padded and _can_shift(linear)
+    return scaled.is_normalised and not scaled.is_padded and _can_shift(linear)
 
 
-def _goes_in_front(linear: Linear, source: Source) -> bool:
+def _goes_in_front(linear: Linear, scaled: ScaledInput) -> bool:
     """Return True where a shift may be added before the scale: x + shift / scale.
 
     This rounds as the program does: a rounding of the sum, and one of the constant. The bound is for x near
     the end of its range, where such a sum rounds to x.
     """
     bound = math.sqrt(np.finfo(linear.node.out.type.dtype.numpy).max)
-    return bool(source.scale.all() and (np.abs(source.in_front) <= bound).all())
+    return bool(scaled.scale.all() and (np.abs(scaled.in_front) <= bound).all())
 
 
 def _can_shift(linear: Linear) -> bool:
@@ -468,26 +468,26 @@ def _adds_numbers(linear: Linear, user: Node) -> bool:
     return any(numbers_of(value, rank, channels) is not None for value in user.operands)
 
 
-def _sources(linear: Linear, inputs: int) -> Iterator[Source]:
+def _scaled_inputs(linear: Linear, inputs: int) -> Iterator[ScaledInput]:
     """What the operator reads, in terms of what comes before one, two, … scales and shifts."""
     count = linear.weight.type.static_shape[inputs]
     zeros = np.zeros(count)
-    source = Source(linear.source, linear.input_axis, np.ones(count), zeros)
-    while source.value.node is not None and source.value.only_user is not None:
-        node = source.value.node
+    scaled = ScaledInput(linear.source, linear.input_axis, np.ones(count), zeros)
+    while scaled.value.node is not None and scaled.value.only_user is not None:
+        node = scaled.value.node
         if node.op == "onnx.Transpose":
-            axis = node.ints_attr("perm")[source.axis]
-            source = replace(source, value=node.operand(0), axis=axis)
-        elif _pads_with_zeros(node, source.axis):
-            if source.shifts:
+            axis = node.ints_attr("perm")[scaled.axis]
+            scaled = replace(scaled, value=node.operand(0), axis=axis)
+        elif _pads_with_zeros(node, scaled.axis):
+            if scaled.shifts:
                 return  # zeros are added to what is shifted behind them
-            source = replace(source, value=node.operand(0), is_padded=True)
+            scaled = replace(scaled, value=node.operand(0), is_padded=True)
         else:
-            before = _before(node, source)
-            if before is None or before.value.type != source.value.type:
+            before = _before(node, scaled)
+            if before is None or before.value.type != scaled.value.type:
                 return
             yield before
-            source = before
+            scaled = before
 
 
 def _pads_with_zeros(node: Node, axis: int) -> bool:
@@ -503,15 +503,15 @@ def _pads_with_zeros(node: Node, axis: int) -> bool:
     return pads[axis] == 0 == pads[axis + rank]
 
 
-def _before(node: Node, source: Source) -> Source | None:
-    """`source` in terms of what a node scales or shifts; None where it does neither."""
-    channels = Channels((source.axis,), source.scale.shape)
-    read = functools.partial(numbers_of, rank=source.value.type.rank, channels=channels)
-    nodes = (*source.nodes, node)
+def _before(node: Node, scaled: ScaledInput) -> ScaledInput | None:
+    """`scaled` in terms of what a node scales or shifts; None where it does neither."""
+    channels = Channels((scaled.axis,), scaled.scale.shape)
+    read = functools.partial(numbers_of, rank=scaled.value.type.rank, channels=channels)
+    nodes = (*scaled.nodes, node)
     product = factor_of(node, read)
     if product is not None:
         value, factor = product
-        return replace(source, value=value, scale=source.scale * factor, nodes=nodes)
+        return replace(scaled, value=value, scale=scaled.scale * factor, nodes=nodes)
     if node.op not in ("onnx.Add", "onnx.Sub"):
         return None
     left, right = node.operands
@@ -522,42 +522,42 @@ def _before(node: Node, source: Source) -> Source | None:
     if number is None:
         return None
     added = number if node.op == "onnx.Add" else -number
-    shift = source.shift + source.scale * added
-    return replace(source, value=left, shift=shift, nodes=nodes)
+    shift = scaled.shift + scaled.scale * added
+    return replace(scaled, value=left, shift=shift, nodes=nodes)
 
 
-def _rebuild_input(linear: Linear, inputs: int, source: Source) -> None:
+def _rebuild_input(linear: Linear, inputs: int, scaled: ScaledInput) -> None:
     """Give the operator other weights, add the shift where it may stand, and let the nodes go."""
-    if source.shifts:
-        if _goes_behind(linear, source):
-            _add_behind(linear, inputs, source)
+    if scaled.shifts:
+        if _goes_behind(linear, scaled):
+            _add_behind(linear, inputs, scaled)
         else:
-            _add_in_front(source)
+            _add_in_front(scaled)
     node = linear.node
     op = Builder(node.home, node, node.loc, node.out.hint)
-    node.set_input(linear.weight_at, _scaled(op, linear, inputs, source.scale))
-    for each in source.nodes:
+    node.set_input(linear.weight_at, _scaled(op, linear, inputs, scaled.scale))
+    for each in scaled.nodes:
         kept = next(v for v in each.operands if v.const is None)
         each.replace_by(kept)
 
 
-def _add_behind(linear: Linear, inputs: int, source: Source) -> None:
+def _add_behind(linear: Linear, inputs: int, scaled: ScaledInput) -> None:
     """Add what the shift gives, times the weights, to the result."""
     node = linear.node
     weight = linear.weight.const
     assert weight is not None
     op = Builder(node.home, node.next, node.loc, node.out.hint)
-    shift = _through_weights(weight, linear, inputs, source.shift)
+    shift = _through_weights(weight, linear, inputs, scaled.shift)
     added = op.Add(node.out, op.const(shift)).producer
     node.out.replace_by(added.out, where=lambda user: user is not added)
 
 
-def _add_in_front(source: Source) -> None:
+def _add_in_front(scaled: ScaledInput) -> None:
     """Add the shift, in the unit of what is read, where the first of the nodes stands."""
-    first = source.nodes[-1]
+    first = scaled.nodes[-1]
     op = Builder(first.home, first.next, first.loc, first.out.hint)
-    behind = first.out.type.rank - 1 - source.axis
-    numbers = source.in_front.astype(first.out.type.dtype.numpy)
+    behind = first.out.type.rank - 1 - scaled.axis
+    numbers = scaled.in_front.astype(first.out.type.dtype.numpy)
     shift = ArrayTensor(numbers.reshape(-1, *[1] * behind))
     added = op.Add(first.out, op.const(shift)).producer
     first.out.replace_by(added.out, where=lambda user: user is not added)

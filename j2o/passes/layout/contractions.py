@@ -171,7 +171,7 @@ def _orders(labels: Labels, tensors: Iterable[Labelled]) -> Iterable[Labels]:
 
 
 @dataclass
-class _Reader:
+class _Labeller:
     """Gives labels to the axes of tensors, and remembers their sizes.
 
     An operand is read to behind its reshapes, or to these alone.
@@ -282,12 +282,12 @@ def read_contraction(node: Node) -> Contraction | None:
     if first.type.rank != second.type.rank or first.type.rank < 2 or first is second:
         return None
     # one operand may be merged of axes that the other does not have: heads that were repeated
-    readers = (_Reader(node.home, True), _Reader(node.home, False))
+    readers = (_Labeller(node.home, True), _Labeller(node.home, False))
     contractions = (_read_with(reader, node) for reader in readers)
     return next(filter(None, contractions), None)
 
 
-def _read_with(reader: _Reader, node: Node) -> Contraction | None:
+def _read_with(reader: _Labeller, node: Node) -> Contraction | None:
     """The contraction as a reader sees it; None where axes differ that both operands have."""
     first, second = node.operand(0), node.operand(1)
     left, left_groups = reader.operand(first)

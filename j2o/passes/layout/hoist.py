@@ -19,7 +19,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Dim, Type
-from j2o.passes.layout.scans import Row, Scan, Stacked, read_scan, write_scan
+from j2o.passes.layout.scans import Scan, ScannedRow, Stacked, read_scan, write_scan
 from j2o.passes.layout.transposes import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -125,7 +125,7 @@ def _hoist(scan: Scan) -> int:
         if any(user not in chosen for user in value.users()):
             row = scan.body.add_input(value.type, value.hint)
             value.replace_by(row, where=lambda user: user not in chosen)
-            scan.rows.append(Row(stacks[value], row, scan.rows[0].is_backwards))
+            scan.rows.append(ScannedRow(stacks[value], row, scan.rows[0].is_backwards))
             scan.follow(value, row)
     write_scan(scan)
     return len(chosen)

@@ -23,7 +23,7 @@ class Carried:
 
 
 @dataclass
-class Row:
+class ScannedRow:
     """A stack that a Scan reads, the body's input for one of its rows, and 1 where it reads from the end."""
 
     stack: Value
@@ -47,7 +47,7 @@ class Scan:
     node: Node
     body: Graph
     carried: list[Carried]
-    rows: list[Row]
+    rows: list[ScannedRow]
     stacked: list[Stacked]
 
     @functools.cached_property
@@ -90,7 +90,7 @@ def read_scan(node: Node) -> Scan:
         Carried(node.operand(i), inputs[i], results[i], outs[i]) for i in range(count)
     ]
     rows = [
-        Row(node.operand(count + i), inputs[count + i], direction)
+        ScannedRow(node.operand(count + i), inputs[count + i], direction)
         for i, direction in enumerate(read)
     ]
     stacked = [

@@ -162,7 +162,7 @@ def _is_float8(dtype: DType) -> bool:
     return dtype.is_float and dtype.bits == 8
 
 
-class Layout(NamedTuple):
+class FloatLayout(NamedTuple):
     """How a float dtype is laid out: sign, exponent, mantissa, from the highest bit on."""
 
     exponent_bits: int
@@ -200,12 +200,12 @@ class Layout(NamedTuple):
         return jnp.asarray(value, self.unsigned)
 
 
-def layout(dtype: Any) -> Layout:
+def layout(dtype: Any) -> FloatLayout:
     """The layout of a float dtype."""
     info = jnp.finfo(dtype)
     bias = (1 << (info.nexp - 1)) - 1
     unsigned = jnp.dtype(f"uint{info.bits}")
-    return Layout(info.nexp, info.nmant, bias, unsigned)
+    return FloatLayout(info.nexp, info.nmant, bias, unsigned)
 
 
 def float_to_bits(x: Array) -> Array:
@@ -222,7 +222,7 @@ def float_to_bits(x: Array) -> Array:
     return bits | (is_negative.astype(form.unsigned) << sign_place)
 
 
-def _bits_of_magnitude(a: Array, form: Layout) -> Array:
+def _bits_of_magnitude(a: Array, form: FloatLayout) -> Array:
     """The exponent and the mantissa of finite positive numbers."""
     scaled, exponent = _mantissa_and_exponent(a, form.exponent_bits)
     unit = 2.0**form.mantissa_bits
@@ -331,7 +331,7 @@ def reduce_precision(x: Array, *, exponent_bits: int, mantissa_bits: int) -> Arr
     return jnp.where(jnp.isnan(x), x, rounded)
 
 
-def _round_mantissa(bits: Array, form: Layout, dropped: int) -> Array:
+def _round_mantissa(bits: Array, form: FloatLayout, dropped: int) -> Array:
     """Drop so many of the lowest bits, half to even. A carry goes on into the exponent, as it should."""
     last_kept = (bits >> dropped) & 1
     almost_half = form.integer((1 << (dropped - 1)) - 1)
@@ -339,7 +339,7 @@ def _round_mantissa(bits: Array, form: Layout, dropped: int) -> Array:
     return (bits >> dropped) << dropped
 
 
-def _limit_exponent(bits: Array, form: Layout, bias: int) -> Array:
+def _limit_exponent(bits: Array, form: FloatLayout, bias: int) -> Array:
     """Exponents as a dtype with another bias has them: above is infinity, below is zero, of the same sign."""
     largest = form.integer((form.bias + bias) << form.mantissa_bits)
     zero = form.integer((form.bias - bias) << form.mantissa_bits)

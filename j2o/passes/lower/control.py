@@ -95,7 +95,7 @@ def finals(carry: Values, fixed: Sequence[int], moved: Iterable[Value]) -> list[
 # -------------------------------------------------------------------------------------------------- scan
 
 
-class Scan(NamedTuple):
+class CapturedScan(NamedTuple):
     """A scan whose constants and fixed values are captured: `body(carry…, x…) -> (carry…, y…)`."""
 
     body: Graph
@@ -129,7 +129,7 @@ def scan(
     fixed = capture_fixed(body, carry)
     moved = moving(carry, fixed)
     types = [*(v.type for v in moved), *op.out_types[num_carry:]]
-    results = _run(op, Scan(body, moved, xs, types, length, reverse))
+    results = _run(op, CapturedScan(body, moved, xs, types, length, reverse))
     stacked = results[len(moved) :]
     return [*finals(carry, fixed, results[: len(moved)]), *stacked]
 
@@ -148,7 +148,7 @@ def _once(op: Lowering, body: Graph, carry: Values, xs: Values) -> Values:
     return [*results[: len(carry)], *stacked]
 
 
-def _run(op: Lowering, scan: Scan) -> Values:
+def _run(op: Lowering, scan: CapturedScan) -> Values:
     if not scan.types:
         return []
     if scan.xs and dims.known_ge(scan.length, 1):
@@ -156,7 +156,7 @@ def _run(op: Lowering, scan: Scan) -> Values:
     return _as_loop(op, scan)
 
 
-def _as_scan(op: Lowering, scan: Scan) -> Values:
+def _as_scan(op: Lowering, scan: CapturedScan) -> Values:
     stacked = len(scan.types) - len(scan.carry)
     attrs: dict[str, Attr] = {"num_scan_inputs": len(scan.xs)}
     if scan.reverse:
@@ -167,7 +167,7 @@ def _as_scan(op: Lowering, scan: Scan) -> Values:
     return op.node("onnx.Scan", operands, attrs, scan.types, [scan.body]).outputs
 
 
-def _as_loop(op: Lowering, scan: Scan) -> Values:
+def _as_loop(op: Lowering, scan: CapturedScan) -> Values:
     body, count = scan.body, len(scan.carry)
     step, go_on = add_loop_inputs(body)
     if scan.xs:
@@ -181,7 +181,7 @@ def _as_loop(op: Lowering, scan: Scan) -> Values:
     return [*results[:count], *stacked]
 
 
-def _gather_rows(op: Lowering, scan: Scan, step: Value) -> None:
+def _gather_rows(op: Lowering, scan: CapturedScan, step: Value) -> None:
     """Let the body of a Loop read the rows that a Scan would hand to it."""
     inner = inside(op, scan.body, scan.body.start)
     row = step

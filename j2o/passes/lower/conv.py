@@ -26,7 +26,7 @@ AxisPadding: TypeAlias = tuple[Dim, Dim]  # before, after
 
 
 @dataclass(frozen=True)
-class Form:
+class ConvParams:
     """The parameters of a convolution in ONNX's layout, one entry an axis of space.
 
     `out` is the shape of the whole result in that layout.
@@ -73,9 +73,11 @@ def conv_general_dilated(
         groups = batch_group_count
         x = _batch_groups_to_channels(op, x, groups)
     out = pick(op.out_shape, spec.out_spec)
-    form = Form(window_strides, padding, lhs_dilation, rhs_dilation, groups, out)
+    params = ConvParams(
+        window_strides, padding, lhs_dilation, rhs_dilation, groups, out
+    )
     sums_dtype = accumulator(op, x, w, preferred_element_type)
-    y = convert(op, _convolve(op, x, w, form, sums_dtype), op.out_dtype)
+    y = convert(op, _convolve(op, x, w, params, sums_dtype), op.out_dtype)
     to_jax_layout = np.argsort(spec.out_spec).tolist()
     return op.transpose(y, to_jax_layout)
 
@@ -96,18 +98,20 @@ def _batch_groups_to_channels(op: Lowering, x: Value, groups: Dim) -> Value:
     return op.reshape(turned, (each, all_channels, *space))
 
 
-def _convolve(op: Lowering, x: Value, w: Value, form: Form, dtype: DType) -> Value:
+def _convolve(
+    op: Lowering, x: Value, w: Value, params: ConvParams, dtype: DType
+) -> Value:
     """The operator that fits, summing in `dtype`; where none does, a MatMul."""
-    fits_operators = type(form.groups) is int and x.type.rank > 2
+    fits_operators = type(params.groups) is int and x.type.rank > 2
     if fits_operators and _is_of_bytes(op, x, w):
-        return _direct(op, "ConvInteger", x, w, form, DType.I32)
+        return _direct(op, "ConvInteger", x, w, params, DType.I32)
     x = op.cast(x, dtype)
     w = op.cast(w, dtype)
     if not fits_operators or not op.supports("Conv", dtype):
-        return _patches_times_weights(op, x, w, form)
-    if _is_transposed(x, form):
-        return _transposed(op, x, w, form)
-    return _direct(op, "Conv", x, w, form, dtype)
+        return _patches_times_weights(op, x, w, params)
+    if _is_transposed(x, params):
+        return _transposed(op, x, w, params)
+    return _direct(op, "Conv", x, w, params, dtype)
 
 
 def _is_of_bytes(op: Lowering, x: Value, w: Value) -> bool:
@@ -120,7 +124,7 @@ def _is_of_bytes(op: Lowering, x: Value, w: Value) -> bool:
 
 
 def _direct(
-    op: Lowering, operator: str, x: Value, w: Value, form: Form, dtype: DType
+    op: Lowering, operator: str, x: Value, w: Value, params: ConvParams, dtype: DType
 ) -> Value:
     """Conv or ConvInteger.
 
@@ -128,16 +132,16 @@ def _direct(
     """
     kernel = w.type.shape[2:]
     sizes = x.type.shape[2:]
-    out = form.out
+    out = params.out
     pads = auto = None
-    if form.is_dense:
-        auto = same_padding(sizes, kernel, form.strides, form.padding)
+    if params.is_dense:
+        auto = same_padding(sizes, kernel, params.strides, params.padding)
     if auto is None:
-        left = _pads_of_operator(form)
-        padded = _padded(op, x, form, left)
+        left = _pads_of_operator(params)
+        padded = _padded(op, x, params, left)
         pads = low_then_high(left)
         space = range(2, x.type.rank)
-        x = wide_enough(op, padded, space, pads, kernel, form.rhs_dilation, 0)
+        x = wide_enough(op, padded, space, pads, kernel, params.rhs_dilation, 0)
         if x is not padded:
             positions = [dims.maximum(d, 1) for d in out[2:]]
             out = (*out[:2], *positions)
@@ -145,14 +149,14 @@ def _direct(
         f"onnx.{operator}",
         x,
         w,
-        strides=tuple(form.strides),
-        dilations=tuple(form.rhs_dilation),
-        group=form.groups,
+        strides=tuple(params.strides),
+        dilations=tuple(params.rhs_dilation),
+        group=params.groups,
         pads=pads,
         auto_pad=auto,
         types=[Type(dtype, out)],
     )
-    return first_of_each(op, y, form.out)
+    return first_of_each(op, y, params.out)
 
 
 def low_then_high(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -228,10 +232,10 @@ def _same_total(size: Dim, window: Dim, stride: int) -> Dim:
     return dims.maximum(dims.sub(needed, size), 0)
 
 
-def _pads_of_operator(form: Form) -> list[tuple[int, int]]:
+def _pads_of_operator(params: ConvParams) -> list[tuple[int, int]]:
     """The padding of each axis where `pads` can say it, which is known and not negative; else (0, 0)."""
     left = []
-    for low, high in form.padding:
+    for low, high in params.padding:
         if _can_hold(low) and _can_hold(high):
             left.append((int(low), int(high)))
         else:
@@ -245,12 +249,12 @@ def _can_hold(amount: Dim) -> bool:
 
 
 def _padded(
-    op: Lowering, x: Value, form: Form, left: Sequence[tuple[int, int]]
+    op: Lowering, x: Value, params: ConvParams, left: Sequence[tuple[int, int]]
 ) -> Value:
     """`x` dilated, and padded but for what is left to the operator."""
     config: list[Padding] = [(0, 0, 0), (0, 0, 0)]
-    for i, dilation in enumerate(form.lhs_dilation):
-        low, high = form.padding[i]
+    for i, dilation in enumerate(params.lhs_dilation):
+        low, high = params.padding[i]
         low_left, high_left = left[i]
         low = dims.sub(low, low_left)
         high = dims.sub(high, high_left)
@@ -261,19 +265,19 @@ def _padded(
 # --------------------------------------------------------------------------------- transposed convolutions
 
 
-def _is_transposed(x: Value, form: Form) -> bool:
+def _is_transposed(x: Value, params: ConvParams) -> bool:
     """Return True where the convolution spreads its input.
 
     ConvTranspose then multiplies with none of the zeros in between. The input must grow: of one that shrinks
     (the gradient of weights is such a case) most would be computed to be cut off. It must have elements: JAX
     spreads none of them to none, which ConvTranspose's formula does not say.
     """
-    spreads = any(d != 1 for d in form.lhs_dilation)
-    if not spreads or any(s != 1 for s in form.strides):
+    spreads = any(d != 1 for d in params.lhs_dilation)
+    if not spreads or any(s != 1 for s in params.strides):
         return False
     sizes = x.type.shape[2:]
     has_elements = all(dims.known_ge(size, 1) for size in sizes)
-    return has_elements and all(map(dims.known_ge, form.out[2:], sizes))
+    return has_elements and all(map(dims.known_ge, params.out[2:], sizes))
 
 
 class TransposedAxis(NamedTuple):
@@ -311,7 +315,7 @@ def _held(cut: Dim) -> int:
     return int(cut) if _can_hold(cut) else 0
 
 
-def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
+def _transposed(op: Lowering, x: Value, w: Value, params: ConvParams) -> Value:
     """ConvTranspose of the reversed weights, cut and padded to what `conv_general_dilated` gives.
 
     The operator counts on one element at least along each axis; where there may be none, a zero is added.
@@ -320,25 +324,25 @@ def _transposed(op: Lowering, x: Value, w: Value, form: Form) -> Value:
     single = [1] * len(space)
     x = wide_enough(op, x, space, [0] * 2 * len(space), single, single, 0)
     axes = []
-    for axis, padding in enumerate(form.padding):
+    for axis, padding in enumerate(params.padding):
         kernel = w.type.shape[2 + axis]
-        dilation = form.rhs_dilation[axis]
-        spacing = form.lhs_dilation[axis]
+        dilation = params.rhs_dilation[axis]
+        spacing = params.lhs_dilation[axis]
         axes.append(_transposed_axis(padding, kernel, dilation, spacing))
     output_padding = tuple(axis.output_padding for axis in axes)
     full = op.ConvTranspose(
         x,
-        _weights_of_transposed(op, w, form.groups),
-        strides=tuple(form.lhs_dilation),
-        dilations=tuple(form.rhs_dilation),
-        group=form.groups,
+        _weights_of_transposed(op, w, params.groups),
+        strides=tuple(params.lhs_dilation),
+        dilations=tuple(params.rhs_dilation),
+        group=params.groups,
         pads=low_then_high([axis.pads for axis in axes]),
         output_padding=output_padding if any(output_padding) else None,
     )
     after = [(0, 0, 0), (0, 0, 0)]
     after += [axis.after for axis in axes]
     y = pad_with(op, full, op.const(0, x.type.dtype), after)
-    return first_of_each(op, y, form.out)
+    return first_of_each(op, y, params.out)
 
 
 def _weights_of_transposed(op: Lowering, w: Value, groups: Dim) -> Value:
@@ -363,39 +367,43 @@ def _weights_of_transposed(op: Lowering, w: Value, groups: Dim) -> Value:
 # ------------------------------------------------------------------------------- where Conv has no kernel
 
 
-def _patches_times_weights(op: Lowering, x: Value, w: Value, form: Form) -> Value:
+def _patches_times_weights(
+    op: Lowering, x: Value, w: Value, params: ConvParams
+) -> Value:
     """Gather what each position of the result sees, and contract it with the weights.
 
     That is one MatMul, of any dtype that MatMul takes.
     """
     filters, inner, *kernel = w.type.shape
-    space = form.out[2:]
+    space = params.out[2:]
     n = len(kernel)
-    x = _patches(op, x, kernel, form)
+    x = _patches(op, x, kernel, params)
     batch, _, *patches = x.type.shape
-    each = dims.floordiv(filters, form.groups)
-    x = op.reshape(x, (batch, form.groups, inner, *patches))
-    w = op.reshape(w, (form.groups, each, inner, *kernel))
+    each = dims.floordiv(filters, params.groups)
+    x = op.reshape(x, (batch, params.groups, inner, *patches))
+    w = op.reshape(w, (params.groups, each, inner, *kernel))
     x_over = [2, *range(4, 4 + 2 * n, 2)]
     w_over = [2, *range(3, 3 + n)]
     y = contract(op, x, w, x_over, w_over, [1], [0])
-    y = op.reshape(y, (form.groups, batch, *space, each))
+    y = op.reshape(y, (params.groups, batch, *space, each))
     space_axes = range(2, 2 + n)
     channels_second = op.transpose(y, (1, 0, 2 + n, *space_axes))
-    return op.reshape(channels_second, form.out)
+    return op.reshape(channels_second, params.out)
 
 
-def _patches(op: Lowering, x: Value, kernel: Sequence[Dim], form: Form) -> Value:
+def _patches(
+    op: Lowering, x: Value, kernel: Sequence[Dim], params: ConvParams
+) -> Value:
     """What each position of the result sees.
 
     That is (batch, channels, out of axis 0, kernel of axis 0, out of axis 1, …), made from the last axis on.
     """
-    x = _padded(op, x, form, [(0, 0)] * len(kernel))
+    x = _padded(op, x, params, [(0, 0)] * len(kernel))
     for i in reversed(range(len(kernel))):
         axis = 2 + i
-        stride = form.strides[i]
-        dilation = form.rhs_dilation[i]
-        seen = _positions(op, form.out[axis], kernel[i], stride, dilation)
+        stride = params.strides[i]
+        dilation = params.rhs_dilation[i]
+        seen = _positions(op, params.out[axis], kernel[i], stride, dilation)
         x = op.Gather(x, seen, axis=axis)
     return x
 

@@ -274,7 +274,7 @@ def _is_unit(init: Value, monoid: Monoid) -> bool:
     return bool(init.const.scalar == monoid.unit(dtype))
 
 
-class Mask(NamedTuple):
+class PaddingMask(NamedTuple):
     """Which elements of a padded operand are real, and how windows lie over these flags.
 
     Axes without windows have size 1.
@@ -284,7 +284,7 @@ class Mask(NamedTuple):
     windows: Windows
 
 
-def _mask(op: Lowering, shape: Shape, w: Windows) -> Mask:
+def _mask(op: Lowering, shape: Shape, w: Windows) -> PaddingMask:
     """The mask of an operand of this shape."""
     counts = w.counts
     for axis in range(len(shape)):
@@ -293,7 +293,7 @@ def _mask(op: Lowering, shape: Shape, w: Windows) -> Mask:
             counts = with_size(counts, axis, 1)
     flags = op.full(shape, True, DType.BOOL)
     is_real = w.spread(op, flags, False)
-    return Mask(is_real, dataclasses.replace(w, counts=counts))
+    return PaddingMask(is_real, dataclasses.replace(w, counts=counts))
 
 
 def _fold(

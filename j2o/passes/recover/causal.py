@@ -13,7 +13,7 @@ from j2o.passes.recover.masks import MASKED, Mask
 from j2o.passes.recover.open_rows import (
     OPPOSITES,
     Number,
-    Part,
+    RowElements,
     ScoreAxes,
     axes_of,
     elements_of,
@@ -32,7 +32,7 @@ def is_causal(mask: Mask, scores: ScoreAxes) -> bool:
         return len(mask.biases) == 1 and _adds_triangle(mask.biases[0], scores)
     if mask.biases or not _is_square(mask.condition, scores):
         return False
-    part = Part(mask.condition, axes_of(mask.condition))
+    part = RowElements(mask.condition, axes_of(mask.condition))
     return _shows_triangle(part, scores, not mask.hides)
 
 
@@ -57,7 +57,7 @@ def _chosen(mask: Mask) -> Mask:
 
 def _adds_triangle(bias: Value, scores: ScoreAxes) -> bool:
     """Return True for a constant of 0 and numbers that hide."""
-    part = Part(bias, axes_of(bias))
+    part = RowElements(bias, axes_of(bias))
     numbers = elements_of(part)
     if numbers is None or not _is_square(bias, scores):
         return False
@@ -75,7 +75,7 @@ def _is_matrix(value: Value) -> bool:
     return value.type.rank >= 2 and all(map(is_one, value.type.shape[:-2]))
 
 
-def _shows_triangle(part: Part, scores: ScoreAxes, shown: bool) -> bool:
+def _shows_triangle(part: RowElements, scores: ScoreAxes, shown: bool) -> bool:
     """Return True where Booleans are `shown` from each query for the keys up to its own."""
     facts = Facts()
     while part.value.const is None:
@@ -95,7 +95,7 @@ def _shows_triangle(part: Part, scores: ScoreAxes, shown: bool) -> bool:
     return elements is not None and _is_triangle(elements == shown, part, scores)
 
 
-def _is_triangle(shown: np.ndarray, part: Part, scores: ScoreAxes) -> bool:
+def _is_triangle(shown: np.ndarray, part: RowElements, scores: ScoreAxes) -> bool:
     """Return True where the elements on and below the diagonal are shown, and no others."""
     if scores.queries not in part.axes or scores.keys not in part.axes:
         return False
@@ -105,7 +105,7 @@ def _is_triangle(shown: np.ndarray, part: Part, scores: ScoreAxes) -> bool:
     return np.array_equal(shown.reshape(shape), np.tri(*shape, dtype=bool))
 
 
-def _is_up_to(part: Part, scores: ScoreAxes, shown: bool, facts: Facts) -> bool:
+def _is_up_to(part: RowElements, scores: ScoreAxes, shown: bool, facts: Facts) -> bool:
     """Return True for `i >= j` of the numbers of queries and keys, which are counted up."""
     comparison = part.value.op if shown else OPPOSITES[part.value.op]
     first, second = (number_behind(operand_of(part, i), facts) for i in (0, 1))

@@ -11,14 +11,14 @@ from j2o.ir.graph import Value
 from j2o.ir.ops import TO_THE_FRONT
 from j2o.ir.types import Attr, Dim, DType, Type
 from j2o.passes.layout.hoist import compute_at_once, write_batched
-from j2o.passes.layout.scans import Row, Scan, Stacked, write_scan
+from j2o.passes.layout.scans import Scan, ScannedRow, Stacked, write_scan
 from j2o.passes.recover.cell_loop import Cell, Input, Loop, plain
 from j2o.passes.recover.cell_operands import OperandBuilder
 from j2o.passes.recover.linear_forms import is_zero
 
 
 @dataclass
-class _Writer:
+class _CellWriter:
     """Writes the cells of one loop; `stacks` has for each h' all of them, `results` what the Scan gives."""
 
     loop: Loop
@@ -79,7 +79,7 @@ class _Writer:
         for new in [cell.new for cell in cells if cell.new in needed]:
             row = self.loop.body.add_input(new.type, new.hint)
             new.replace_by(row)
-            rest.rows.append(Row(self.stacks[new], row, self.directions[new]))
+            rest.rows.append(ScannedRow(self.stacks[new], row, self.directions[new]))
             rest.follow(new, row)
         rest.drop_unused()
         return rest
@@ -102,7 +102,7 @@ class _Writer:
 def write_cells(loop: Loop, cells: Sequence[Cell]) -> None:
     """Write cells in front of a loop, and what is left of the loop behind them."""
     rows = {one.row: one.stack for one in loop.scan.rows}
-    writer = _Writer(loop, loop.directions(cells), rows)
+    writer = _CellWriter(loop, loop.directions(cells), rows)
     for cell in cells:
         writer.write(cell)
     for place, final in writer.results.items():

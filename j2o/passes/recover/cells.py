@@ -30,8 +30,8 @@ from j2o.passes.recover.cell_writing import write_cells
 from j2o.passes.recover.linear_forms import (
     ACTIVATIONS,
     COLUMN,
-    Form,
     FormReader,
+    LinearForm,
     Term,
 )
 
@@ -213,7 +213,7 @@ class _Matcher:
                 return _Candidate((gate, last), other.weight is None)
         return None
 
-    def _last_gate(self, rest: Form, other: Term, inner: Value) -> Gate | None:
+    def _last_gate(self, rest: LinearForm, other: Term, inner: Value) -> Gate | None:
         """The gate n, where `other` is its term of `r inner`, and `rest` has the others."""
         outer = self._split(rest)
         if outer is None or outer.recurrent:
@@ -258,7 +258,7 @@ class _Matcher:
         yield first, second
         yield second, first
 
-    def _form(self, value: Value, activation: str) -> Form | None:
+    def _form(self, value: Value, activation: str) -> LinearForm | None:
         """The form of a value, if it has a column for each of the state's, in the same layout."""
         form = self.reader.forms.get(value)
         if form is None or form.activation != activation:
@@ -271,7 +271,7 @@ class _Matcher:
         form = self._form(value, activation)
         return None if form is None else self._split(form)
 
-    def _split(self, form: Form) -> Gate | None:
+    def _split(self, form: LinearForm) -> Gate | None:
         """A form's terms as those of rows and those of h; None where there are others."""
         inputs: list[Read] = []
         recurrent: list[Term] = []
@@ -293,7 +293,7 @@ class _Candidate(NamedTuple):
     is_linear_before_reset: bool
 
 
-def _is_in_order(form: Form, layout: tuple[int, ...]) -> bool:
+def _is_in_order(form: LinearForm, layout: tuple[int, ...]) -> bool:
     """Return True where the axes stand in the order of a source: those of the batch, then columns."""
     sizes = iter(form.columns.shape)
     tags = [tag for tag in form.layout if tag != COLUMN or next(sizes) != 1]

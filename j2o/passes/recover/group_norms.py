@@ -200,7 +200,7 @@ def _splits(found: Norm) -> bool:
     )
 
 
-def _reader(base: Value, mean: Node) -> _Reader | None:
+def _reader(base: Value, mean: Node) -> _StatisticsReader | None:
     """What reads the statistics of a tensor; None where its axes have no parts in common with a mean's."""
     operand = mean.operand(0)
     sizes = parts_of(base.type.shape, operand.type.shape)
@@ -213,10 +213,10 @@ def _reader(base: Value, mean: Node) -> _Reader | None:
     over = _reduced(mean)
     left = [group for axis, group in enumerate(groups) if axis not in over]
     axes.kept = frozenset(joined(left))
-    return _Reader(axes, axes.parts, mean, over, groups)
+    return _StatisticsReader(axes, axes.parts, mean, over, groups)
 
 
-class _Reader(NamedTuple):
+class _StatisticsReader(NamedTuple):
     """Reads what is made of a tensor, and of its mean over some axes.
 
     `parts` are those of the tensor, `groups` those of each axis of the operand of the mean.

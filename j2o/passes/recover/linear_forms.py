@@ -29,7 +29,7 @@ COLUMN = -1  # in a layout: an axis of columns
 ACTIVATIONS = {"onnx.Sigmoid": "Sigmoid", "onnx.Tanh": "Tanh"}
 
 # for each axis of a value the axis of the batch that it is, or COLUMN
-Layout: TypeAlias = "tuple[int, ...]"
+FormLayout: TypeAlias = "tuple[int, ...]"
 Move: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
@@ -57,13 +57,13 @@ class Bias:
 
 
 @dataclass(frozen=True)
-class Form:
+class LinearForm:
     """`activation(sum of terms + sum of biases)`, column by column; no activation is "".
 
     Each array of columns has the sizes of the layout's axes of columns, in their order.
     """
 
-    layout: Layout
+    layout: FormLayout
     terms: tuple[Term, ...]
     biases: tuple[Bias, ...] = ()
     activation: str = ""
@@ -78,13 +78,13 @@ class Form:
         """The axes of the batch, in the order in which they stand."""
         return tuple(axis for axis in self.layout if axis != COLUMN)
 
-    def moved(self, layout: Layout, move: Move) -> Form:
+    def moved(self, layout: FormLayout, move: Move) -> LinearForm:
         """The form with its columns moved in the same way everywhere."""
         terms = [replace(one, columns=move(one.columns)) for one in self.terms]
         biases = [replace(one, columns=move(one.columns)) for one in self.biases]
         return replace(self, layout=layout, terms=tuple(terms), biases=tuple(biases))
 
-    def without(self, term: Term) -> Form:
+    def without(self, term: Term) -> LinearForm:
         """The form without one of its terms."""
         return replace(self, terms=tuple(one for one in self.terms if one is not term))
 
@@ -100,7 +100,7 @@ class FormReader:
         self.body = body
         self.batch = batch
         self.layout = (*map(_tag, batch, range(len(batch))), COLUMN)  # of a source
-        self.forms: dict[Value, Form] = {}
+        self.forms: dict[Value, LinearForm] = {}
         self.joined: dict[Value, tuple[Value, ...]] = {}  # sources side by side
         for value in body.inputs:
             self._enter_source(value)
@@ -116,7 +116,7 @@ class FormReader:
         if form is not None:
             self.forms[value] = form
 
-    def source(self, value: Value) -> Form | None:
+    def source(self, value: Value) -> LinearForm | None:
         """A value that is no function of others here, if it has rows of the batch."""
         shape = value.type.shape
         if not shape or not same_shape(shape[:-1], self.batch):
@@ -126,7 +126,7 @@ class FormReader:
             return None
         ones = [1] * (self.layout.count(COLUMN) - 1)
         columns = np.arange(size).reshape(*ones, size)
-        return Form(self.layout, (Term(value, columns),))
+        return LinearForm(self.layout, (Term(value, columns),))
 
     def _read(self, node: Node) -> None:
         if len(node.outputs) != 1:
@@ -165,13 +165,13 @@ def _tag(size: Dim, axis: int) -> int:
 # ------------------------------------------------------------------- where columns stand
 
 
-def _taken(form: Form, axis: int, chosen: np.ndarray) -> Form:
+def _taken(form: LinearForm, axis: int, chosen: np.ndarray) -> LinearForm:
     """Some of the columns along an axis."""
     place = form.place(axis)
     return form.moved(form.layout, lambda columns: columns.take(chosen, place))
 
 
-def _slice(reader: FormReader, node: Node) -> Form | None:
+def _slice(reader: FormReader, node: Node) -> LinearForm | None:
     form = reader.forms.get(node.operand(0))
     numbers = [value.known_ints for value in node.operands[1:]]
     if form is None or None in numbers:
@@ -196,7 +196,7 @@ def _slice_numbers(
     return [starts, ends, [axis % rank for axis in axes], steps]
 
 
-def _gather(reader: FormReader, node: Node) -> Form | None:
+def _gather(reader: FormReader, node: Node) -> LinearForm | None:
     """Columns by constant indices: one of them, or several in a row."""
     form, index = reader.forms.get(node.operand(0)), node.operand(1).known_ints
     axis = node.int_attr("axis", 0) % node.operand(0).type.rank
@@ -208,13 +208,13 @@ def _gather(reader: FormReader, node: Node) -> Form | None:
     return _without_axis(taken, axis)
 
 
-def _without_axis(form: Form, axis: int) -> Form:
+def _without_axis(form: LinearForm, axis: int) -> LinearForm:
     layout = (*form.layout[:axis], *form.layout[axis + 1 :])
     place = form.place(axis)
     return form.moved(layout, lambda columns: columns.squeeze(place))
 
 
-def _transpose(reader: FormReader, node: Node) -> Form | None:
+def _transpose(reader: FormReader, node: Node) -> LinearForm | None:
     form, perm = reader.forms.get(node.operand(0)), perm_of(node)
     if form is None or perm is None:
         return None
@@ -223,7 +223,7 @@ def _transpose(reader: FormReader, node: Node) -> Form | None:
     return form.moved(layout, lambda columns: columns.transpose(order))
 
 
-def _reshape(reader: FormReader, node: Node) -> Form | None:
+def _reshape(reader: FormReader, node: Node) -> LinearForm | None:
     """Another shape of the columns; the axes of the batch stay together, in front or behind."""
     form = reader.forms.get(node.operand(0))
     if form is None:
@@ -236,7 +236,7 @@ def _reshape(reader: FormReader, node: Node) -> Form | None:
     return form.moved(layout, lambda columns: columns.reshape(sizes))
 
 
-def _reshaped_layout(form: Form, old: Shape, new: Shape) -> Layout | None:
+def _reshaped_layout(form: LinearForm, old: Shape, new: Shape) -> FormLayout | None:
     """The layout of a reshape; None where an axis of the batch is divided or merged."""
     places = [axis for axis, tag in enumerate(form.layout) if tag != COLUMN]
     layout = [COLUMN] * len(new)
@@ -275,7 +275,7 @@ def _first_place(new: Shape, sizes: Shape, before: Shape, behind: Shape) -> int 
 # ------------------------------------------------------------------ sums and products
 
 
-def _matmul(reader: FormReader, node: Node) -> Form | None:
+def _matmul(reader: FormReader, node: Node) -> LinearForm | None:
     """A product with a matrix that does not change, on either side."""
     first, second = node.operand(0), node.operand(1)
     if _is_matrix(reader, second):
@@ -291,7 +291,7 @@ def _is_matrix(reader: FormReader, value: Value) -> bool:
 
 def _product(
     reader: FormReader, node: Node, x: Value, weight: Value, is_left: bool
-) -> Form | None:
+) -> LinearForm | None:
     """`x @ weight`, or `weight @ x`, where x is a source or several side by side."""
     form = reader.forms.get(x)
     if form is None or not _is_whole_source(form):
@@ -310,7 +310,7 @@ def _product(
         end = start + _width(part)
         terms.append(Term(part, columns, weight, is_left, (start, end)))
         start = end
-    return Form(form.layout, tuple(terms))
+    return LinearForm(form.layout, tuple(terms))
 
 
 def _width(source: Value) -> int:
@@ -320,13 +320,13 @@ def _width(source: Value) -> int:
     return size
 
 
-def _is_source(form: Form) -> bool:
+def _is_source(form: LinearForm) -> bool:
     """Return True for a source by itself."""
     is_one_term = len(form.terms) == 1 and form.terms[0].weight is None
     return is_one_term and not form.biases and not form.activation
 
 
-def _is_whole_source(form: Form) -> bool:
+def _is_whole_source(form: LinearForm) -> bool:
     """Return True for a source by itself with all its columns, in their order."""
     if not _is_source(form):
         return False
@@ -334,14 +334,14 @@ def _is_whole_source(form: Form) -> bool:
     return np.array_equal(form.columns.reshape(-1), every)
 
 
-def _is_axis_of_columns(form: Form, axis: int) -> bool:
+def _is_axis_of_columns(form: LinearForm, axis: int) -> bool:
     """Return True where all columns lie along this axis."""
     if form.layout[axis] != COLUMN:
         return False
     return form.columns.shape[form.place(axis)] == form.columns.size
 
 
-def _concat(reader: FormReader, node: Node) -> Form | None:
+def _concat(reader: FormReader, node: Node) -> LinearForm | None:
     """Sources side by side are a source of their own, of which the parts are known."""
     rank = len(reader.layout)
     forms = [reader.forms.get(value) for value in node.operands]
@@ -352,12 +352,12 @@ def _concat(reader: FormReader, node: Node) -> Form | None:
     return None
 
 
-def _is_row(reader: FormReader, form: Form) -> bool:
+def _is_row(reader: FormReader, form: LinearForm) -> bool:
     """Return True for a whole source in its own layout."""
     return form.layout == reader.layout and _is_whole_source(form)
 
 
-def _add(reader: FormReader, node: Node) -> Form | None:
+def _add(reader: FormReader, node: Node) -> LinearForm | None:
     first, second = node.operand(0), node.operand(1)
     a, b = reader.forms.get(first), reader.forms.get(second)
     if a is not None and b is not None:
@@ -369,16 +369,16 @@ def _add(reader: FormReader, node: Node) -> Form | None:
     return None
 
 
-def _sum(a: Form, b: Form) -> Form | None:
+def _sum(a: LinearForm, b: LinearForm) -> LinearForm | None:
     """The sum of two forms of the same columns."""
     if a.activation or b.activation or a.layout != b.layout:
         return None
     if a.columns.shape != b.columns.shape or len(a.terms) + len(b.terms) > MOST_TERMS:
         return None
-    return Form(a.layout, (*a.terms, *b.terms), (*a.biases, *b.biases))
+    return LinearForm(a.layout, (*a.terms, *b.terms), (*a.biases, *b.biases))
 
 
-def _shifted(form: Form, bias: Value, node: Node) -> Form | None:
+def _shifted(form: LinearForm, bias: Value, node: Node) -> LinearForm | None:
     """The sum of a form and of what is the same for all rows of the batch."""
     shape = bias.type.shape
     if len(form.biases) == MOST_TERMS:
@@ -410,14 +410,14 @@ def is_zero(value: Value) -> bool:
     return not np.any(tensor.load())
 
 
-def _activation(reader: FormReader, node: Node) -> Form | None:
+def _activation(reader: FormReader, node: Node) -> LinearForm | None:
     form = reader.forms.get(node.operand(0))
     if form is None or form.activation:
         return None
     return replace(form, activation=ACTIVATIONS[node.op])
 
 
-Rule: TypeAlias = Callable[[FormReader, Node], "Form | None"]
+Rule: TypeAlias = Callable[[FormReader, Node], "LinearForm | None"]
 RULES: dict[str, Rule] = {
     "onnx.Add": _add,
     "onnx.Concat": _concat,

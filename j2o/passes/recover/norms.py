@@ -19,14 +19,14 @@ from j2o.passes.rewriting.matching import Match, matches
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
-class Form(NamedTuple):
+class NormAttrs(NamedTuple):
     """The attributes of both."""
 
     axis: int
     epsilon: float
 
 
-def _form(x: Value, axes: Value, eps: Value) -> Form | None:
+def _norm_attrs(x: Value, axes: Value, eps: Value) -> NormAttrs | None:
     """The first of the axes and epsilon, where the axes are all from there on and their sizes are known."""
     over, rank = axes.known_ints, x.type.rank
     if not over:
@@ -41,7 +41,7 @@ def _form(x: Value, axes: Value, eps: Value) -> Form | None:
     # onnxruntime normalises no rows of nothing
     if not dims.is_static(normalised) or 0 in normalised:
         return None
-    return Form(first, float(eps.number))
+    return NormAttrs(first, float(eps.number))
 
 
 def _is_f32(number: float) -> bool:
@@ -113,13 +113,13 @@ def layer_norm(op, x, axes, eps: Const, scale):
 
 @layer_norm.becomes
 def _(op, x, axes, eps, scale):
-    form = _form(x, axes, eps)
-    if form is None or x.type.dtype != DType.F32:
+    attrs = _norm_attrs(x, axes, eps)
+    if attrs is None or x.type.dtype != DType.F32:
         return None
-    scale = _per_feature(op, scale, x, form.axis)
+    scale = _per_feature(op, scale, x, attrs.axis)
     if scale is None:
         return None
-    return op.LayerNormalization(x, scale, axis=form.axis, epsilon=form.epsilon)
+    return op.LayerNormalization(x, scale, axis=attrs.axis, epsilon=attrs.epsilon)
 
 
 @rewrite("layer_norm_apart")
@@ -143,16 +143,16 @@ def layer_norm_apart(op, x, axes, eps: Const, scale, bias):
 @layer_norm_apart.becomes
 def _(op, x, axes, eps, scale, bias):
     """The kernel takes the mean off first, which keeps digits that the program loses."""
-    form = _form(x, axes, eps)
-    if form is None or x.type.dtype != DType.F32:
+    attrs = _norm_attrs(x, axes, eps)
+    if attrs is None or x.type.dtype != DType.F32:
         return None
-    ones = op.const(np.ones(x.type.shape[form.axis :], np.float32))
-    operands = [x, ones if scale is None else _per_feature(op, scale, x, form.axis)]
+    ones = op.const(np.ones(x.type.shape[attrs.axis :], np.float32))
+    operands = [x, ones if scale is None else _per_feature(op, scale, x, attrs.axis)]
     if bias is not None:
-        operands.append(_per_feature(op, bias, x, form.axis))
+        operands.append(_per_feature(op, bias, x, attrs.axis))
     if None in operands:
         return op.decline("scale or bias is another for each row")
-    return op.LayerNormalization(*operands, axis=form.axis, epsilon=form.epsilon)
+    return op.LayerNormalization(*operands, axis=attrs.axis, epsilon=attrs.epsilon)
 
 
 @rewrite("layer_norm_plain")
@@ -164,11 +164,11 @@ def layer_norm_plain(op, x, axes, eps: Const):
 
 @layer_norm_plain.becomes
 def _(op, x, axes, eps):
-    form = _form(x, axes, eps)
-    if form is None or x.type.dtype != DType.F32:
+    attrs = _norm_attrs(x, axes, eps)
+    if attrs is None or x.type.dtype != DType.F32:
         return None
-    ones = op.const(np.ones(x.type.shape[form.axis :], np.float32))
-    return op.LayerNormalization(x, ones, axis=form.axis, epsilon=form.epsilon)
+    ones = op.const(np.ones(x.type.shape[attrs.axis :], np.float32))
+    return op.LayerNormalization(x, ones, axis=attrs.axis, epsilon=attrs.epsilon)
 
 
 @rewrite("layer_norm_scale")
@@ -253,12 +253,12 @@ def _is_centred(x: Value, axis: int) -> bool:
     return all(size == 1 for size in mean[-normalised:])
 
 
-def _rms_form(op: RuleBuilder, x: Value, axes: Value, eps: Value) -> Form | None:
+def _rms_attrs(op: RuleBuilder, x: Value, axes: Value, eps: Value) -> NormAttrs | None:
     """The attributes of RMSNormalization, where the target prefers it to its parts."""
     if not op.prefers("RMSNormalization", x):
         return None
-    form = _form(x, axes, eps)
-    return None if form is None or _is_centred(x, form.axis) else form
+    attrs = _norm_attrs(x, axes, eps)
+    return None if attrs is None or _is_centred(x, attrs.axis) else attrs
 
 
 @rewrite("rms_norm")
@@ -269,13 +269,13 @@ def rms_norm(op, x, axes, eps: Const, scale):
 
 @rms_norm.becomes
 def _(op, x, axes, eps, scale):
-    form = _rms_form(op, x, axes, eps)
-    if form is None:
+    attrs = _rms_attrs(op, x, axes, eps)
+    if attrs is None:
         return None
-    scale = _per_feature(op, scale, x, form.axis)
+    scale = _per_feature(op, scale, x, attrs.axis)
     if scale is None:
         return None
-    return op.RMSNormalization(x, scale, axis=form.axis, epsilon=form.epsilon)
+    return op.RMSNormalization(x, scale, axis=attrs.axis, epsilon=attrs.epsilon)
 
 
 @rewrite("rms_norm_plain")
@@ -286,11 +286,11 @@ def rms_norm_plain(op, x, axes, eps: Const):
 
 @rms_norm_plain.becomes
 def _(op, x, axes, eps):
-    form = _rms_form(op, x, axes, eps)
-    if form is None:
+    attrs = _rms_attrs(op, x, axes, eps)
+    if attrs is None:
         return None
-    ones = op.const(np.ones(x.type.shape[form.axis :], x.type.dtype.numpy))
-    return op.RMSNormalization(x, ones, axis=form.axis, epsilon=form.epsilon)
+    ones = op.const(np.ones(x.type.shape[attrs.axis :], x.type.dtype.numpy))
+    return op.RMSNormalization(x, ones, axis=attrs.axis, epsilon=attrs.epsilon)
 
 
 @rewrite("rms_norm_scale")

@@ -40,7 +40,7 @@ class ScoreAxes(NamedTuple):
     keys: int
 
 
-class Part(NamedTuple):
+class RowElements(NamedTuple):
     """Elements of a value, one a row of the scores.
 
     For each axis of the value `axes` tells which one of the scores it goes along, or FIRST. On the
@@ -54,7 +54,7 @@ class Part(NamedTuple):
 class Number(NamedTuple):
     """A number a row: that of `part` and `more`; `more` alone where `part` is None."""
 
-    part: Part | None
+    part: RowElements | None
     more: Interval
 
 
@@ -76,14 +76,14 @@ def shows_each_row(bias: Value, scores: ScoreAxes) -> bool:
     return any(_is_shown(part, facts, DEPTH) for part in _places(bias, scores))
 
 
-def _places(mask: Value, scores: ScoreAxes) -> Iterator[Part]:
+def _places(mask: Value, scores: ScoreAxes) -> Iterator[RowElements]:
     """The places of which one may be known for every row."""
     yield _first(mask, scores)
     if has_diagonal(mask, scores):
         yield _diagonal(mask, scores)
 
 
-def _is_shown(part: Part, facts: Facts, depth: int) -> bool:
+def _is_shown(part: RowElements, facts: Facts, depth: int) -> bool:
     """Return True where floats are certainly above -∞, in each row."""
     if part.value.const is not None:
         elements = elements_of(part)
@@ -109,10 +109,10 @@ def axes_of(value: Value) -> tuple[int, ...]:
     return tuple(range(-value.type.rank, 0))
 
 
-def _first(condition: Value, scores: ScoreAxes) -> Part:
+def _first(condition: Value, scores: ScoreAxes) -> RowElements:
     """The first key of each row."""
     axes = axes_of(condition)
-    return Part(condition, tuple(FIRST if a == scores.keys else a for a in axes))
+    return RowElements(condition, tuple(FIRST if a == scores.keys else a for a in axes))
 
 
 def has_diagonal(condition: Value, scores: ScoreAxes) -> bool:
@@ -123,11 +123,11 @@ def has_diagonal(condition: Value, scores: ScoreAxes) -> bool:
     return same_dim(condition.type.shape[queries], condition.type.shape[keys])
 
 
-def _diagonal(condition: Value, scores: ScoreAxes) -> Part:
+def _diagonal(condition: Value, scores: ScoreAxes) -> RowElements:
     """The key of each row whose number is that of the query."""
     assert scores.queries is not None
     axes = axes_of(condition)
-    return Part(
+    return RowElements(
         condition, tuple(scores.queries if a == scores.keys else a for a in axes)
     )
 
@@ -135,7 +135,7 @@ def _diagonal(condition: Value, scores: ScoreAxes) -> Part:
 # ------------------------------------------------------------------------------ Booleans
 
 
-def _is_certainly(wanted: bool, part: Part, facts: Facts, depth: int) -> bool:
+def _is_certainly(wanted: bool, part: RowElements, facts: Facts, depth: int) -> bool:
     """Return True where Booleans are certainly `wanted`, in each row."""
     condition = part.value
     if condition.const is not None:
@@ -156,7 +156,7 @@ def _is_certainly(wanted: bool, part: Part, facts: Facts, depth: int) -> bool:
     return source is not None and _is_certainly(wanted, source, facts, depth - 1)
 
 
-def elements_of(part: Part) -> np.ndarray | None:
+def elements_of(part: RowElements) -> np.ndarray | None:
     """The elements of a constant that are meant; None for other values, and where it is large."""
     tensor = part.value.const
     if tensor is None or tensor.nbytes > LARGEST:
@@ -172,7 +172,7 @@ def elements_of(part: Part) -> np.ndarray | None:
     return elements
 
 
-def _compares(wanted: bool, part: Part, facts: Facts) -> bool:
+def _compares(wanted: bool, part: RowElements, facts: Facts) -> bool:
     """Return True where a comparison of integers is certainly `wanted`, in each row."""
     op = part.value.op
     if not wanted:
@@ -219,7 +219,7 @@ OPPOSITES = {
 # ------------------------------------------------------------------------------ integers
 
 
-def number_behind(part: Part, facts: Facts, depth: int = DEPTH) -> Number:
+def number_behind(part: RowElements, facts: Facts, depth: int = DEPTH) -> Number:
     """What integers are, one a row, as a number added to others."""
     node = part.value.node
     whole = Number(part, NO)
@@ -263,7 +263,7 @@ def _interval(number: Number, facts: Facts) -> Interval:
     return plus(_elements_between(number.part, facts), number.more)
 
 
-def _elements_between(part: Part, facts: Facts) -> Interval:
+def _elements_between(part: RowElements, facts: Facts) -> Interval:
     """The interval of the elements of a value that are meant."""
     if part.value.const is None:
         return facts.of(part.value)
@@ -276,19 +276,19 @@ def _elements_between(part: Part, facts: Facts) -> Interval:
 # ------------------------------------------------------------------------------ axes
 
 
-def operand_of(part: Part, index: int) -> Part:
+def operand_of(part: RowElements, index: int) -> RowElements:
     """The same elements of an operand that is broadcast to a value."""
     return _broadcast(part.value.producer.operand(index), part)
 
 
-def _broadcast(operand: Value, part: Part) -> Part:
+def _broadcast(operand: Value, part: RowElements) -> RowElements:
     own = part.axes[len(part.axes) - operand.type.rank :]
     sizes = operand.type.shape
     axes = (FIRST if is_one(d) else a for d, a in zip(sizes, own, strict=True))
-    return Part(operand, tuple(axes))
+    return RowElements(operand, tuple(axes))
 
 
-def source_of(part: Part, facts: Facts) -> Part | None:
+def source_of(part: RowElements, facts: Facts) -> RowElements | None:
     """The same elements of what a value is a copy of; None for other values."""
     node = part.value.producer
     if node.op == "onnx.Expand":
@@ -296,13 +296,13 @@ def source_of(part: Part, facts: Facts) -> Part | None:
     if node.op in RESHAPES:
         return _before_reshape(part)
     if node.op == "onnx.Cast" and _keeps_numbers(node, facts):
-        return Part(node.operand(0), part.axes)
+        return RowElements(node.operand(0), part.axes)
     if node.op == "onnx.Slice" and _cuts_the_end_off(node):
-        return Part(node.operand(0), part.axes)
+        return RowElements(node.operand(0), part.axes)
     return None
 
 
-def _before_reshape(part: Part) -> Part | None:
+def _before_reshape(part: RowElements) -> RowElements | None:
     """The same elements of what has axes of size 1 more, or fewer."""
     operand = part.value.producer.operand(0)
     long = [
@@ -316,7 +316,7 @@ def _before_reshape(part: Part) -> Part | None:
         return None
     left = iter(long)
     axes = (FIRST if is_one(d) else next(left) for d in operand.type.shape)
-    return Part(operand, tuple(axes))
+    return RowElements(operand, tuple(axes))
 
 
 def _keeps_numbers(cast: Node, facts: Facts) -> bool:

@@ -175,7 +175,7 @@ def _is_interleaved(
 # ------------------------------------------------------------------------------ writing
 
 
-class Layout(NamedTuple):
+class RotaryLayout(NamedTuple):
     """How RotaryEmbedding takes a tensor.
 
     `shape` is [N, T, heads · size], with a number of heads, or [N, heads, T, size], without. N counts the
@@ -189,7 +189,7 @@ class Layout(NamedTuple):
     heads_axis: int | None
 
 
-def _layout(x: Value, angles: Sequence[Value]) -> Layout | None:
+def _layout(x: Value, angles: Sequence[Value]) -> RotaryLayout | None:
     """Which axes are heads and time, told by those along which the angles vary; None where none can be."""
     *lead, size = x.type.shape
     if not lead or type(size) is not int:
@@ -200,24 +200,24 @@ def _layout(x: Value, angles: Sequence[Value]) -> Layout | None:
         return _heads_before_time(lead, size)
     *batch, time = lead
     shape = (dims.prod(batch), time, size)
-    return Layout(shape, 1, tuple(batch), time, None)
+    return RotaryLayout(shape, 1, tuple(batch), time, None)
 
 
-def _heads_behind_time(lead: Sequence[Dim], size: int) -> Layout | None:
+def _heads_behind_time(lead: Sequence[Dim], size: int) -> RotaryLayout | None:
     """[batch, time, heads, size] with heads and size merged; there may be no time."""
     *outer, heads = lead
     if type(heads) is not int:
         return None
     *batch, time = outer or [1]
     shape = (dims.prod(batch), time, heads * size)
-    return Layout(shape, heads, tuple(batch), time, len(outer))
+    return RotaryLayout(shape, heads, tuple(batch), time, len(outer))
 
 
-def _heads_before_time(lead: Sequence[Dim], size: int) -> Layout:
+def _heads_before_time(lead: Sequence[Dim], size: int) -> RotaryLayout:
     """[batch, heads, time, size]."""
     *batch, heads, time = lead
     shape = (dims.prod(batch), heads, time, size)
-    return Layout(shape, None, tuple(batch), time, len(batch))
+    return RotaryLayout(shape, None, tuple(batch), time, len(batch))
 
 
 def _vary(angles: Sequence[Value], axis: int) -> bool:
@@ -226,7 +226,7 @@ def _vary(angles: Sequence[Value], axis: int) -> bool:
     return not all(is_one(shape[axis]) for shape in wide)
 
 
-def _cache(op: RuleBuilder, angle: Value, x: Value, layout: Layout) -> Value:
+def _cache(op: RuleBuilder, angle: Value, x: Value, layout: RotaryLayout) -> Value:
     """The cosines or sines as [N, T, pairs]."""
     missing = x.type.rank - angle.type.rank
     own: list[Dim] = [*[1] * missing, *angle.type.shape]

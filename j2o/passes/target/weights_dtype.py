@@ -18,7 +18,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Value
 from j2o.ir.tensor import CHUNK, SMALL, Box, Reader, Tensor, boxes
 from j2o.ir.types import DType, Type
-from j2o.ir.views import View, axis_groups, unbroadcast
+from j2o.ir.views import TensorView, axis_groups, unbroadcast
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
@@ -103,7 +103,7 @@ def _quantised(
     def open_scales() -> Reader:
         return lambda box: scales().reshape(shape)[box]
 
-    scale = View(f"scale{list(reduced)}", type, (tensor,), open_scales)
+    scale = TensorView(f"scale{list(reduced)}", type, (tensor,), open_scales)
     scale.name = f"{scale.name}_scale"
     stored = _measured(f"int8{list(reduced)}", tensor, DType.I8, convert, errors)
     back = op.DequantizeLinear(op.const(stored), op.const(scale), **where)
@@ -127,7 +127,7 @@ def _narrow(dtype: DType) -> Convert:
 
 def _measured(
     how: str, tensor: Tensor, dtype: DType, convert: Convert, errors: dict[str, float]
-) -> View:
+) -> TensorView:
     """A weight as `convert` stores it, box by box.
 
     Reading all of it leaves its error (relative, root mean square) in `errors`.
@@ -149,7 +149,7 @@ def _measured(
 
         return converted
 
-    return View(how, Type(dtype, tensor.shape), (tensor,), open)
+    return TensorView(how, Type(dtype, tensor.shape), (tensor,), open)
 
 
 def _scales(

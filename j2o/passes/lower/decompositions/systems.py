@@ -95,7 +95,7 @@ def _substitute_block(a: Array, b: Array, lower: bool, unit: bool) -> Array:
 # ------------------------------------------------------------------ tridiagonal systems
 
 
-class Row(NamedTuple):
+class SystemRow(NamedTuple):
     """A row of a tridiagonal system during elimination: `diagonal x_i + upper x_{i+1} = right`.
 
     `size` is what its pivot is compared by. Before elimination a row also has `lower x_{i-1}` on the left.
@@ -137,9 +137,9 @@ def tridiagonal_solve(
     sizes = _row_sizes(dl, d, du)
     if not perturb_singular:
         sizes = jnp.ones_like(sizes)
-    rows = Row(d, du, b, sizes)
-    first = Row(*(column[0] for column in rows))
-    others = Row(*(column[1:] for column in rows))
+    rows = SystemRow(d, du, b, sizes)
+    first = SystemRow(*(column[0] for column in rows))
+    others = SystemRow(*(column[1:] for column in rows))
     eliminate = functools.partial(_eliminate, by_size=perturb_singular)
     last, done = lax.scan(eliminate, first, (dl[1:], others))
     if perturb_singular:
@@ -158,8 +158,8 @@ def _row_sizes(lower: Array, diagonal: Array, upper: Array) -> Array:
 
 
 def _eliminate(
-    row: Row, below: tuple[Array, Row], *, by_size: bool
-) -> tuple[Row, Eliminated]:
+    row: SystemRow, below: tuple[Array, SystemRow], *, by_size: bool
+) -> tuple[SystemRow, Eliminated]:
     """One step of elimination with partial pivoting.
 
     The two rows are exchanged where the lower one has the larger pivot.
@@ -193,10 +193,10 @@ def _eliminate(
         second=chosen(jnp.zeros_like(pivot), following.upper),
         right=chosen(row.right, following.right),
     )
-    return Row(diagonal, upper, right, size), done
+    return SystemRow(diagonal, upper, right, size), done
 
 
-def _back_substituted(done: Eliminated, last: Row, divide: Divide) -> Array:
+def _back_substituted(done: Eliminated, last: SystemRow, divide: Divide) -> Array:
     """The solution of the triangle, from its last row upwards."""
 
     def step(known: Pair, row: Eliminated) -> tuple[Pair, Array]:
@@ -211,7 +211,7 @@ def _back_substituted(done: Eliminated, last: Row, divide: Divide) -> Array:
     return jnp.concatenate([x, last_x[None]])
 
 
-def _nudge(done: Eliminated, last: Row) -> Array:
+def _nudge(done: Eliminated, last: SystemRow) -> Array:
     """By how much a pivot is moved away from zero.
 
     A rounding error of the triangle's largest element (LAPACK's lagtf).
