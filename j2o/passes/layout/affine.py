@@ -1,7 +1,12 @@
-"""`affine`: scales and shifts of channels go into the linear operator before them.
+"""`affine`: scales and shifts of channels go into the weights and the bias of a linear operator beside them.
+
+    Conv(x, w, b) · scale + shift   becomes   Conv(x, w · scale, b · scale + shift)
+    Conv(x · scale, w)              becomes   Conv(x, w · scale)
 
 So a batch norm in evaluation disappears, the scale of attention becomes part of a projection's
-weights, and a bias that is added behind a change of shape is added in front of it.
+weights, and a bias that is added behind a change of shape is added in front of it. First comes what a
+linear operator is (`Linear`), then what stands behind it (`ChannelMap`), then what stands in front
+(`ScaledInput`).
 """
 
 from __future__ import annotations
@@ -66,17 +71,18 @@ def factor_of(
 class Linear(NamedTuple):
     """A linear operator: where its weights are, and which of their axes count what.
 
-    `channels` counts the channels of the result, which lie along `result_axis` there; `inputs` is
-    the weights' axis that meets `input_axis` of the other operand, None where a factor of the input
-    cannot go into the weights.
+    Both the weights and the result have an axis for the channels of the result. Both the weights and the
+    source have an axis for the inputs, which are multiplied by the weights and summed.
     """
 
     node: Node
-    weight_at: int
-    channels: int
-    result_axis: int
-    inputs: int | None
-    input_axis: int
+    weight_at: int  # which operand the weights are
+    weight_channel_axis: int
+    result_channel_axis: int
+    weight_input_axis: (
+        int | None
+    )  # None where a factor of an input has no place in them
+    source_input_axis: int
 
     @property
     def weight(self) -> Value:
@@ -122,24 +128,55 @@ def _linear(node: Node) -> Linear | None:
 
 
 def _linear_conv(node: Node) -> Linear:
-    inputs = 1 if node.int_attr("group", 1) == 1 else None
-    return Linear(node, 1, 0, 1, inputs, 1)
+    """The weights are (channels, inputs, places…); with groups each meets the inputs of its own group."""
+    is_grouped = node.int_attr("group", 1) != 1
+    return Linear(
+        node,
+        weight_at=1,
+        weight_channel_axis=0,
+        result_channel_axis=1,
+        weight_input_axis=None if is_grouped else 1,
+        source_input_axis=1,
+    )
 
 
 def _linear_conv_transpose(node: Node) -> Linear:
-    return Linear(node, 1, 1, 1, 0, 1)
+    """The weights are (inputs, channels, places…)."""
+    return Linear(
+        node,
+        weight_at=1,
+        weight_channel_axis=1,
+        result_channel_axis=1,
+        weight_input_axis=0,
+        source_input_axis=1,
+    )
 
 
 def _linear_norm(node: Node) -> Linear:
-    return Linear(node, 1, 0, 1, None, 1)
+    """The weights are (channels): they scale what is normalised already, whatever the factor of the input."""
+    return Linear(
+        node,
+        weight_at=1,
+        weight_channel_axis=0,
+        result_channel_axis=1,
+        weight_input_axis=None,
+        source_input_axis=1,
+    )
 
 
 def _linear_gemm(node: Node) -> Linear | None:
+    """The weights are (inputs, channels), with `transB` (channels, inputs)."""
     if node.attrs.get("beta", 1.0) != 1.0 or node.attrs.get("transA"):
         return None
-    if node.attrs.get("transB"):
-        return Linear(node, 1, 0, 1, 1, 1)
-    return Linear(node, 1, 1, 1, 0, 1)
+    is_transposed = bool(node.attrs.get("transB"))
+    return Linear(
+        node,
+        weight_at=1,
+        weight_channel_axis=0 if is_transposed else 1,
+        result_channel_axis=1,
+        weight_input_axis=1 if is_transposed else 0,
+        source_input_axis=1,
+    )
 
 
 def _linear_matmul(node: Node) -> Linear | None:
@@ -148,9 +185,23 @@ def _linear_matmul(node: Node) -> Linear | None:
     right = node.operand(1)
     rank = node.out.type.rank
     if right.const is not None and right.type.rank == 2:
-        return Linear(node, 1, 1, rank - 1, 0, left.type.rank - 1)
+        return Linear(
+            node,
+            weight_at=1,
+            weight_channel_axis=1,
+            result_channel_axis=rank - 1,
+            weight_input_axis=0,
+            source_input_axis=left.type.rank - 1,
+        )
     if left.const is not None and left.type.rank == 2 and right.type.rank >= 2:
-        return Linear(node, 0, 0, rank - 2, 1, right.type.rank - 2)
+        return Linear(
+            node,
+            weight_at=0,
+            weight_channel_axis=0,
+            result_channel_axis=rank - 2,
+            weight_input_axis=1,
+            source_input_axis=right.type.rank - 2,
+        )
     return None
 
 
@@ -178,7 +229,7 @@ def _bias_numbers(linear: Linear, bias: Value) -> np.ndarray | None:
 
 
 def _channel_count(linear: Linear) -> int:
-    return linear.weight.type.static_shape[linear.channels] * _groups(linear)
+    return linear.weight.type.static_shape[linear.weight_channel_axis] * _groups(linear)
 
 
 def _groups(linear: Linear) -> int:
@@ -192,7 +243,7 @@ def _groups(linear: Linear) -> int:
 
 
 @dataclass
-class Map:
+class ChannelMap:
     """y ↦ scale · y + shift with one number a channel, in double precision.
 
     `nodes` are those that it stands for. Where `channels` are nowhere, each element depends on all
@@ -280,7 +331,7 @@ class Map:
         return bool(self.shift.any())
 
 
-def _are_finite(found: Map | ScaledInput, dtype: np.dtype) -> bool:
+def _are_finite(found: ChannelMap | ScaledInput, dtype: np.dtype) -> bool:
     """Return True where the numbers of a scale and a shift are finite in a float dtype."""
     largest = np.finfo(dtype).max
     numbers = (found.scale, found.shift)
@@ -296,10 +347,10 @@ def _fold_output(linear: Linear) -> int:
     count = _channel_count(linear)
     bias = linear.bias if linear.takes_bias else None
     known = None if bias is None else _bias_numbers(linear, bias)
-    found = Map(
+    found = ChannelMap(
         scale=np.ones(count),
         shift=np.zeros(count) if known is None else known,
-        channels=Channels((linear.result_axis,), (count,)),
+        channels=Channels((linear.result_channel_axis,), (count,)),
         can_scale=linear.can_scale,
         name=bias.const.name if bias is not None and bias.const is not None else "",
     )
@@ -313,7 +364,7 @@ def _fold_output(linear: Linear) -> int:
     return len(found.nodes)
 
 
-def _is_worth(linear: Linear, found: Map) -> bool:
+def _is_worth(linear: Linear, found: ChannelMap) -> bool:
     """Return True where nodes go, or where the one addition moves in front of changes of shape."""
     if not found.nodes:
         return False
@@ -323,19 +374,21 @@ def _is_worth(linear: Linear, found: Map) -> bool:
     return linear.node.out not in found.nodes[0].inputs
 
 
-def _rebuild(linear: Linear, found: Map) -> None:
+def _rebuild(linear: Linear, found: ChannelMap) -> None:
     """Make the operator with other weights and bias, and let the nodes go that it stands for."""
     node = linear.node
     op = Builder(node.home, node, node.loc, node.out.hint)
     inputs = list(node.inputs[:2])
     if found.scales:
-        inputs[linear.weight_at] = _scaled(op, linear, linear.channels, found.scale)
+        inputs[linear.weight_at] = _scaled(
+            op, linear, linear.weight_channel_axis, found.scale
+        )
     shift = ArrayTensor(found.shift.astype(node.out.type.dtype.numpy), name=found.name)
     if linear.takes_bias and (found.shifts or linear.bias is not None):
         inputs.append(op.const(shift))
     new = op.node(node.op, inputs, node.attrs).out
     if not linear.takes_bias and found.shifts:
-        behind = node.out.type.rank - 1 - linear.result_axis
+        behind = node.out.type.rank - 1 - linear.result_channel_axis
         new = op.Add(new, op.const(views.reshaped(shift, (shift.size, *[1] * behind))))
     value = node.out
     node.replace_by(new)
@@ -400,19 +453,19 @@ def _fold_input(linear: Linear) -> int:
     Where the shift cannot go behind, it stays in front, in the unit of x:
     linear(x + shift / scale, w · scale).
     """
-    if linear.inputs is None or linear.source.only_user is None:
+    if linear.weight_input_axis is None or linear.source.only_user is None:
         return 0
     if not linear.can_scale:
         return 0
     best: ScaledInput | None = None
     most = 0
-    for scaled in _scaled_inputs(linear, linear.inputs):
+    for scaled in _scaled_inputs(linear, linear.weight_input_axis):
         saved = _saved(linear, scaled)
         if saved > most:
             best = scaled
             most = saved
     if best is not None:
-        _rebuild_input(linear, linear.inputs, best)
+        _rebuild_input(linear, linear.weight_input_axis, best)
     return most
 
 
@@ -464,15 +517,15 @@ def _adds_numbers(linear: Linear, user: Node) -> bool:
     if user.op != "onnx.Add":
         return False
     rank = linear.node.out.type.rank
-    channels = Channels((linear.result_axis,), (_channel_count(linear),))
+    channels = Channels((linear.result_channel_axis,), (_channel_count(linear),))
     return any(numbers_of(value, rank, channels) is not None for value in user.operands)
 
 
-def _scaled_inputs(linear: Linear, inputs: int) -> Iterator[ScaledInput]:
+def _scaled_inputs(linear: Linear, input_axis: int) -> Iterator[ScaledInput]:
     """What the operator reads, in terms of what comes before one, two, … scales and shifts."""
-    count = linear.weight.type.static_shape[inputs]
+    count = linear.weight.type.static_shape[input_axis]
     zeros = np.zeros(count)
-    scaled = ScaledInput(linear.source, linear.input_axis, np.ones(count), zeros)
+    scaled = ScaledInput(linear.source, linear.source_input_axis, np.ones(count), zeros)
     while scaled.value.node is not None and scaled.value.only_user is not None:
         node = scaled.value.node
         if node.op == "onnx.Transpose":
@@ -526,28 +579,28 @@ def _before(node: Node, scaled: ScaledInput) -> ScaledInput | None:
     return replace(scaled, value=left, shift=shift, nodes=nodes)
 
 
-def _rebuild_input(linear: Linear, inputs: int, scaled: ScaledInput) -> None:
+def _rebuild_input(linear: Linear, input_axis: int, scaled: ScaledInput) -> None:
     """Give the operator other weights, add the shift where it may stand, and let the nodes go."""
     if scaled.shifts:
         if _goes_behind(linear, scaled):
-            _add_behind(linear, inputs, scaled)
+            _add_behind(linear, input_axis, scaled)
         else:
             _add_in_front(scaled)
     node = linear.node
     op = Builder(node.home, node, node.loc, node.out.hint)
-    node.set_input(linear.weight_at, _scaled(op, linear, inputs, scaled.scale))
+    node.set_input(linear.weight_at, _scaled(op, linear, input_axis, scaled.scale))
     for each in scaled.nodes:
         kept = next(v for v in each.operands if v.const is None)
         each.replace_by(kept)
 
 
-def _add_behind(linear: Linear, inputs: int, scaled: ScaledInput) -> None:
+def _add_behind(linear: Linear, input_axis: int, scaled: ScaledInput) -> None:
     """Add what the shift gives, times the weights, to the result."""
     node = linear.node
     weight = linear.weight.const
     assert weight is not None
     op = Builder(node.home, node.next, node.loc, node.out.hint)
-    shift = _through_weights(weight, linear, inputs, scaled.shift)
+    shift = _through_weights(weight, linear, input_axis, scaled.shift)
     added = op.Add(node.out, op.const(shift)).producer
     node.out.replace_by(added.out, where=lambda user: user is not added)
 
@@ -564,13 +617,15 @@ def _add_in_front(scaled: ScaledInput) -> None:
 
 
 def _through_weights(
-    weight: Tensor, linear: Linear, inputs: int, shift: np.ndarray
+    weight: Tensor, linear: Linear, input_axis: int, shift: np.ndarray
 ) -> ArrayTensor:
     """What a constant input gives, a number a channel, in the shape in which it is added to the result."""
     numbers = weight.load().astype(np.float64)
-    by_input = np.moveaxis(numbers, inputs, -1) @ shift
-    channels = linear.channels - (inputs < linear.channels)
-    others = [axis for axis in range(by_input.ndim) if axis != channels]
+    by_input = np.moveaxis(numbers, input_axis, -1) @ shift
+    channel_axis = linear.weight_channel_axis
+    if input_axis < channel_axis:
+        channel_axis -= 1  # the axis of the inputs is gone
+    others = [axis for axis in range(by_input.ndim) if axis != channel_axis]
     result = by_input.sum(axis=tuple(others)).astype(weight.dtype.numpy)
-    behind = linear.node.out.type.rank - 1 - linear.result_axis
+    behind = linear.node.out.type.rank - 1 - linear.result_channel_axis
     return ArrayTensor(result.reshape(-1, *[1] * behind))
