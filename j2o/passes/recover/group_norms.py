@@ -2,10 +2,14 @@
 
 Both are (x - μ) / √(σ² + ε) · scale + bias, where μ and σ² are the mean and the variance of a part of the
 channels, and of all places. Programs reshape to [.., groups, channels of a group], reduce, and broadcast the
-statistics back by Squeeze, Expand and Reshape. Here each axis is read as a product of parts, as a reshape
-divides it: a statistic fits where it repeats itself along the parts that were reduced, and along these alone.
+statistics back by Squeeze, Expand and Reshape.
 
-What comes instead has the channels in front, [N, groups, all that is reduced]: a kernel normalises rows.
+Each axis is read as a product of *parts*, as a reshape divides it. Where f32[N,64,32] is reshaped to
+f32[N,64,8,4] for 8 groups of 4 channels, the parts are N, 64, 8 and 4: the axis of 32 has the parts 8 and 4.
+The mean over axes 1 and 3 *keeps* the parts N and 8. A statistic fits where it repeats itself along the parts
+that were reduced, and along these alone.
+
+What comes instead has the kept parts in front, [N, groups, all that is reduced]: a kernel normalises rows.
 
 - InstanceNormalization where the variance is mean(x²) - μ². The kernel takes two passes. It computes
   x · s + (bias - μ · s), which loses digits where |μ| is many σ; subtracting μ² loses more.
@@ -82,31 +86,31 @@ class PartedAxes:
         self.sizes[label] = size
         return (label,)
 
-    def seen(self, groups: list[Labels], views: Iterable[Node]) -> list[Labels] | None:
+    def seen(self, by_axis: list[Labels], views: Iterable[Node]) -> list[Labels] | None:
         """The parts of each axis behind changes of shape; None where one divides a part."""
         for view in views:
             shape = view.out.type.shape
             if view.op == "onnx.Expand":
-                groups = self._expanded(groups, shape)
+                by_axis = self._expanded(by_axis, shape)
             else:
-                parted = regrouped(self.sizes, joined(groups), shape)
+                parted = regrouped(self.sizes, joined(by_axis), shape)
                 if parted is None:
                     return None
-                groups = parted
-        return groups
+                by_axis = parted
+        return by_axis
 
-    def _expanded(self, groups: list[Labels], shape: Shape) -> list[Labels]:
-        missing = len(shape) - len(groups)
-        padded: list[Labels] = [*[()] * missing, *groups]
+    def _expanded(self, by_axis: list[Labels], shape: Shape) -> list[Labels]:
+        missing = len(shape) - len(by_axis)
+        padded: list[Labels] = [*[()] * missing, *by_axis]
         pairs = zip(padded, shape, strict=True)
         return [group or self.new(size) for group, size in pairs]
 
-    def fits(self, groups: list[Labels] | None, to: Sequence[Labels]) -> bool:
+    def fits(self, by_axis: list[Labels] | None, to: Sequence[Labels]) -> bool:
         """Return True where a statistic with these axes, broadcast, is that of each element of `to`."""
-        if groups is None or len(groups) > len(to):
+        if by_axis is None or len(by_axis) > len(to):
             return False
-        missing = len(to) - len(groups)
-        padded: list[Labels] = [*[()] * missing, *groups]
+        missing = len(to) - len(by_axis)
+        padded: list[Labels] = [*[()] * missing, *by_axis]
         return all(map(self._repeats, padded, to))
 
     def _repeats(self, statistic: Labels, axis: Labels) -> bool:
@@ -127,16 +131,38 @@ class PartedAxes:
 
 
 class Norm(NamedTuple):
-    """A normalisation: `base` is what it normalises, before a Reshape split groups off.
+    """A normalisation: `base` is what it normalises, before a Reshape splits groups off.
 
-    `groups` are the parts of each of its axes, `in_one_pass` tells how the variance was computed.
+    `parts_by_axis` are those of each of its axes, `in_one_pass` tells how the variance was computed.
     """
 
     base: Value
     axes: PartedAxes
-    groups: list[Labels]
+    parts_by_axis: list[Labels]
     epsilon: float
     in_one_pass: bool
+
+
+class SortedAxes(NamedTuple):
+    """Axes by what becomes of their parts: all are kept, some, or none."""
+
+    kept: list[int]
+    split: list[int]
+    reduced: list[int]
+
+
+def _sorted_axes(norm: Norm) -> SortedAxes:
+    """The axes of what is normalised."""
+    axes = SortedAxes([], [], [])
+    kept = norm.axes.kept
+    for axis, parts in enumerate(norm.parts_by_axis):
+        if kept.issuperset(parts):
+            axes.kept.append(axis)
+        elif kept.isdisjoint(parts):
+            axes.reduced.append(axis)
+        else:
+            axes.split.append(axis)
+    return axes
 
 
 def _seen_through(value: Value, ops: frozenset[str]) -> tuple[Value, list[Node]]:
@@ -148,12 +174,12 @@ def _seen_through(value: Value, ops: frozenset[str]) -> tuple[Value, list[Node]]
     return value, views[::-1]
 
 
-def _behind(value: Value) -> Value:
+def _before_reshape(value: Value) -> Value:
     """The operand of a change of shape, else the value itself."""
     return value.producer.operand(0) if value.op in RESHAPES else value
 
 
-def _reduced(node: Node | None) -> tuple[int, ...]:
+def _axes_of_mean(node: Node | None) -> tuple[int, ...]:
     """The axes of a ReduceMean; none for another node."""
     if node is None or node.op != "onnx.ReduceMean":
         return ()
@@ -171,33 +197,29 @@ def read_norm(x: Value, mean: Value, deviation: Value) -> Norm | None:
         reader = _reader(base, mean.origin(VIEWS).producer)
         if reader is None or not reader.is_centred(x, mean):
             continue
-        found = reader.found(base, deviation, x)
-        if found is not None and (base is x or _splits(found)):
-            return found
+        norm = reader.norm_of(base, deviation, x)
+        if norm is not None and (base is x or _splits(norm)):
+            return norm
     return None
 
 
 def _bases(x: Value, mean: Value) -> Iterator[Value]:
     """The tensors that may be normalised: in front of a Reshape, or behind it."""
     mean = mean.origin(VIEWS)
-    if not _reduced(mean.node):
+    if not _axes_of_mean(mean.node):
         return
     operand = mean.producer.operand(0)
-    if _behind(operand) is x:
+    if _before_reshape(operand) is x:
         yield x
-    elif _behind(operand) is _behind(x):
-        yield _behind(x)
+    elif _before_reshape(operand) is _before_reshape(x):
+        yield _before_reshape(x)
     if operand is x:
         yield x
 
 
-def _splits(found: Norm) -> bool:
+def _splits(norm: Norm) -> bool:
     """Return True where an axis is reduced in part, which is why a Reshape stands there."""
-    kept = found.axes.kept
-    return any(
-        not kept.isdisjoint(group) and not kept.issuperset(group)
-        for group in found.groups
-    )
+    return bool(_sorted_axes(norm).split)
 
 
 def _reader(base: Value, mean: Node) -> _StatisticsReader | None:
@@ -207,28 +229,29 @@ def _reader(base: Value, mean: Node) -> _StatisticsReader | None:
     if sizes is None:
         return None
     axes = PartedAxes(dict(enumerate(sizes)))
-    groups = regrouped(axes.sizes, axes.parts, operand.type.shape)
-    if groups is None:
+    by_axis = regrouped(axes.sizes, axes.parts, operand.type.shape)
+    if by_axis is None:
         return None
-    over = _reduced(mean)
-    left = [group for axis, group in enumerate(groups) if axis not in over]
+    over = _axes_of_mean(mean)
+    left = [group for axis, group in enumerate(by_axis) if axis not in over]
     axes.kept = frozenset(joined(left))
-    return _StatisticsReader(axes, axes.parts, mean, over, groups)
+    return _StatisticsReader(axes, axes.parts, mean, over, by_axis)
 
 
 class _StatisticsReader(NamedTuple):
     """Reads what is made of a tensor, and of its mean over some axes.
 
-    `parts` are those of the tensor, `groups` those of each axis of the operand of the mean.
+    `parts` are those of the tensor, `operand_parts` those of each axis of the operand of the mean, which is
+    reduced `over` some axes.
     """
 
     axes: PartedAxes
     parts: Labels
     mean: Node
     over: tuple[int, ...]
-    groups: list[Labels]
+    operand_parts: list[Labels]
 
-    def parts_by_axis(self, value: Value) -> list[Labels] | None:
+    def parts_of_tensor(self, value: Value) -> list[Labels] | None:
         """The parts of each axis of the tensor in some shape."""
         return regrouped(self.axes.sizes, self.parts, value.type.shape)
 
@@ -236,14 +259,14 @@ class _StatisticsReader(NamedTuple):
         """The parts of each axis of a mean over the same axes."""
         kept: list[Labels] = []
         has_ones = reduction.int_attr("keepdims", 1)
-        for axis, group in enumerate(self.groups):
+        for axis, group in enumerate(self.operand_parts):
             if axis not in self.over:
                 kept.append(group)
             elif has_ones:
                 kept.append(())
         return kept
 
-    def seen_mean(self, value: Value) -> list[Labels] | None:
+    def parts_of_seen_mean(self, value: Value) -> list[Labels] | None:
         """The parts of each axis of a value that is the mean in some shape."""
         mean, views = _seen_through(value, VIEWS)
         if mean.node is not self.mean:
@@ -257,37 +280,41 @@ class _StatisticsReader(NamedTuple):
         """Return True where x - mean is the tensor less its mean, in some shape."""
         if not self.is_same_tensor(x):
             return False
-        groups = self.parts_by_axis(x)
-        return groups is not None and self.axes.fits(self.seen_mean(mean), groups)
+        by_axis = self.parts_of_tensor(x)
+        if by_axis is None:
+            return False
+        return self.axes.fits(self.parts_of_seen_mean(mean), by_axis)
 
-    def found(self, base: Value, deviation: Value, x: Value) -> Norm | None:
+    def norm_of(self, base: Value, deviation: Value, x: Value) -> Norm | None:
         """The normalisation of `base`, where √(σ² + ε) is of this tensor and fits `x`."""
         root = read_deviation(deviation)
-        groups = self.parts_by_axis(base)
-        of_x = self.parts_by_axis(x)
-        if root is None or groups is None or of_x is None:
+        by_axis = self.parts_of_tensor(base)
+        of_x = self.parts_of_tensor(x)
+        if root is None or by_axis is None or of_x is None:
             return None
-        parts = self.variance(root.variance)
+        parts = self.parts_of_variance(root.variance)
         seen = None if parts is None else self.axes.seen(parts, root.views)
         if not self.axes.fits(seen, of_x):
             return None
         in_one_pass = root.variance.op == "onnx.Sub"
-        return Norm(base, self.axes, groups, root.epsilon, in_one_pass)
+        return Norm(base, self.axes, by_axis, root.epsilon, in_one_pass)
 
-    def variance(self, value: Value) -> list[Labels] | None:
+    def parts_of_variance(self, value: Value) -> list[Labels] | None:
         """The parts of each axis of σ², which is mean((x - μ)²) or mean(x²) - μ²."""
         if value.op != "onnx.Sub":
-            return self.mean_square(value, centred=True)
+            return self.parts_of_mean_square(value, centred=True)
         squares, square = value.producer.operands
         mean = _squared(square)
-        groups = self.mean_square(squares, centred=False)
-        if mean is None or groups is None or self.seen_mean(mean) != groups:
+        by_axis = self.parts_of_mean_square(squares, centred=False)
+        if mean is None or by_axis is None or self.parts_of_seen_mean(mean) != by_axis:
             return None
-        return groups
+        return by_axis
 
-    def mean_square(self, value: Value, *, centred: bool) -> list[Labels] | None:
+    def parts_of_mean_square(
+        self, value: Value, *, centred: bool
+    ) -> list[Labels] | None:
         """The parts of each axis of the mean of the tensor's squares, or of those of x - μ."""
-        if _reduced(value.node) != self.over:
+        if _axes_of_mean(value.node) != self.over:
             return None
         squares = value.producer.operand(0)
         if not same_shape(squares.type.shape, self.mean.operand(0).type.shape):
@@ -366,7 +393,11 @@ def _is_limited(value: Value) -> bool:
 
 
 class Order(NamedTuple):
-    """Axes with those that are kept in front, `rows` of them, then the one that is split, then the others."""
+    """The order of the axes in which rows are normalised, and the sizes of the result [outer, groups, inner].
+
+    `perm` has the axes that are kept in front, `rows` of them, then the one that is split into groups and
+    channels of a group, if there is one, then those that are reduced.
+    """
 
     perm: tuple[int, ...]
     rows: int
@@ -376,49 +407,45 @@ class Order(NamedTuple):
     is_split: bool
 
 
-def _order(found: Norm) -> Order | None:
+def _order(norm: Norm) -> Order | None:
     """The order of the axes in which rows are normalised; None where more than one axis is split."""
-    kept = found.axes.kept
-    front: list[int] = []
-    split: list[int] = []
-    behind: list[int] = []
-    for axis, group in enumerate(found.groups):
-        if kept.issuperset(group):
-            front.append(axis)
-        elif kept.isdisjoint(group):
-            behind.append(axis)
-        else:
-            split.append(axis)
-    if len(split) > 1:
+    axes = _sorted_axes(norm)
+    if len(axes.split) > 1:
         return None
-    order = (*front, *split, *behind)
-    labels = joined(found.groups[axis] for axis in order)
-    rows = labels[: len(kept)]
+
+    def parts_of(some: Iterable[int]) -> Labels:
+        return joined(norm.parts_by_axis[axis] for axis in some)
+
+    def product(parts: Labels) -> Dim:
+        return dims.prod(sizes_of(norm.axes.sizes, parts))
+
+    kept = norm.axes.kept
+    perm = (*axes.kept, *axes.split, *axes.reduced)
+    parts = parts_of(perm)
+    rows = parts[: len(kept)]
+    inner = parts[len(kept) :]
     if set(rows) != kept:  # the channels of a group stand in front of the groups
         return None
-    last = joined(found.groups[axis] for axis in (split or front[-1:]))
-    groups = tuple(label for label in last if label in kept)
-
-    def product(labels: Labels) -> Dim:
-        return dims.prod(sizes_of(found.axes.sizes, labels))
-
+    last_kept = parts_of(axes.split or axes.kept[-1:])
+    groups = tuple(part for part in last_kept if part in kept)
+    outer = rows[: len(rows) - len(groups)]
     return Order(
-        perm=order,
-        rows=len(front),
-        outer=product(rows[: len(rows) - len(groups)]),
+        perm=perm,
+        rows=len(axes.kept),
+        outer=product(outer),
         groups=product(groups),
-        inner=product(labels[len(rows) :]),
-        is_split=bool(split),
+        inner=product(inner),
+        is_split=bool(axes.split),
     )
 
 
-def _normalised(op: RuleBuilder, found: Norm, order: Order) -> Value | None:
+def _normalised(op: RuleBuilder, norm: Norm, order: Order) -> Value | None:
     """(base - μ) / √(σ² + ε), its axes in this order; None where no kernel is as exact."""
-    base = op.transpose(found.base, order.perm)
-    if found.in_one_pass:
-        out = _by_instance(op, base, order, found.epsilon)
+    base = op.transpose(norm.base, order.perm)
+    if norm.in_one_pass:
+        out = _by_instance(op, base, order, norm.epsilon)
     elif type(order.inner) is int:
-        out = _by_layer(op, base, order, found.epsilon)
+        out = _by_layer(op, base, order, norm.epsilon)
     else:
         return op.decline("the number of places is not known")
     return op.reshape(out, base.type.shape)
@@ -430,9 +457,9 @@ def _by_instance(op: RuleBuilder, base: Value, order: Order, epsilon: float) -> 
     if type(groups) is not int:  # it has a scale and a bias for each
         outer, groups = dims.mul(outer, groups), 1
     front = base.type.shape[:2]
-    is_so = base.type.rank > 2 and same_shape(front, (outer, groups))
+    has_form = base.type.rank > 2 and same_shape(front, (outer, groups))
     rows = base
-    if order.is_split or not is_so:
+    if order.is_split or not has_form:
         rows = op.reshape(base, (outer, groups, order.inner))
     ones = op.const(np.ones(groups, np.float32))
     zeros = op.const(np.zeros(groups, np.float32))
@@ -453,27 +480,27 @@ def _replacement(
     op: RuleBuilder, x: Value, mean: Value, deviation: Value, scale: Value | None
 ) -> Value | None:
     """(x - μ) / √(σ² + ε) as one operator and changes of shape, times a scale."""
-    found = read_norm(x, mean, deviation)
-    if found is None:
+    norm = read_norm(x, mean, deviation)
+    if norm is None:
         return None
-    over = _reduced(mean.origin(VIEWS).node)
+    over = _axes_of_mean(mean.origin(VIEWS).node)
     is_last = over == tuple(range(over[0], x.type.rank))
     if is_last and is_layer_norm(op, x, over[0], scale):
         return op.decline("LayerNormalization is about to be found")
-    order = _order(found)
+    order = _order(norm)
     if order is None:
         return op.decline("channels of a group stand apart")
     is_row = _is_last_axis(x, order) and op.prefers("LayerNormalization", x)
     if is_row and not _has_scale_of_channels(op.root.out, scale):
         ones = op.const(np.ones(x.type.shape[-1:], np.float32))
         axis = x.type.rank - 1
-        normal = op.LayerNormalization(x, ones, axis=axis, epsilon=found.epsilon)
+        normal = op.LayerNormalization(x, ones, axis=axis, epsilon=norm.epsilon)
         return normal if scale is None else op.Mul(normal, scale)
-    rows = _normalised(op, found, order)
+    rows = _normalised(op, norm, order)
     if rows is None:
         return None
-    moved = op.transpose(rows, inverse(order.perm))
-    normal = op.reshape(moved, x.type.shape)
+    in_place = op.transpose(rows, inverse(order.perm))
+    normal = op.reshape(in_place, x.type.shape)
     return normal if scale is None else op.Mul(normal, scale)
 
 
