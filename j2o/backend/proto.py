@@ -59,9 +59,8 @@ ONNX_DTYPES: dict[DType, ir.DataType] = {
 }
 # the IR version that came with an opset; a runtime that knows the opset knows the version
 _IR_VERSIONS = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (0, 8))
-FUNCTIONS_WITH_SHAPES = (
-    10  # the first IR version in which values of functions have types
-)
+# the first IR version in which values of functions have types
+FUNCTIONS_WITH_SHAPES = 10
 
 
 def ir_version(opset: int) -> int:

@@ -20,9 +20,8 @@ TEXT = 2**26  # bytes of a text for people, and of a value in metadata
 ALL_TEXT = 2**28  # bytes of all names and texts
 GRAPHS = 5_000  # branches and bodies of loops; onnxruntime takes some 40 kB for each
 DEPTH = 100  # of messages in messages, as in protobuf itself
-_COPIED = (
-    2**20
-)  # bytes of messages that are walked as a copy: reading one byte of a mapped file takes longer
+# bytes of messages that are walked as a copy: reading one byte of a mapped file takes longer
+_COPIED = 2**20
 
 _LONG = frozenset({"doc_string", "value"})
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types

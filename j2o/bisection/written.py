@@ -11,11 +11,8 @@ from j2o.errors import J2OError
 from j2o.ir.graph import Graph, Value
 from j2o.ir.types import DType
 
-LEVELS = (
-    "basic",
-    "extended",
-    "all",
-)  # of onnxruntime's optimiser, each with the former
+# of onnxruntime's optimiser, each with the former
+LEVELS = ("basic", "extended", "all")
 
 
 def optimiser_fault(case: Case) -> Fault:

@@ -127,9 +127,8 @@ class Table:
     newest: int
     kernels: tuple[Kernel, ...]
     ir_version: int = 0  # the newest that it reads, 0 where nobody knows
-    casts: frozenset[DType] = (
-        frozenset()
-    )  # what it casts to f32 itself where it lacks a kernel
+    # what it casts to f32 itself where it lacks a kernel
+    casts: frozenset[DType] = frozenset()
     inlined: tuple[Kernel, ...] = ()
     inlines: bool = False
     avoids: frozenset[str] = frozenset()

@@ -68,9 +68,8 @@ REPEATING = (
     "onnx.Squeeze",
     "onnx.Unsqueeze",
 )
-FEW = (
-    1 / 16
-)  # of an axis: so many places are faster written one by one than by transposing all
+# of an axis: so many places are faster written one by one than by transposing all
+FEW = 1 / 16
 
 
 def _written_along(

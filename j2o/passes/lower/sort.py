@@ -77,9 +77,8 @@ def _counts(x: Value, axis: int) -> bool:
     As `lax.iota` makes it: a range or a constant, reshaped and expanded, of a dtype that does not wrap.
     """
     line = tuple(d if i == axis else 1 for i, d in enumerate(x.type.shape))
-    lies_along = (
-        False  # was the line that everything comes from seen to lie along `axis`?
-    )
+    # was the line that everything comes from seen to lie along `axis`?
+    lies_along = False
     while (node := x.node) is not None:
         lies_along = lies_along or x.type.shape == line
         if not lies_along and node.op != "onnx.Expand":

@@ -21,9 +21,8 @@ from j2o.ir.ops import RESHAPES, VIEWS
 from j2o.ir.types import Dim, Shape, is_one, same_shape
 from j2o.passes.layout.transposes import perm_of
 
-MOST_TERMS = (
-    16  # of longer sums no form is read: each sum copies the terms of its operands
-)
+# of longer sums no form is read: each sum copies the terms of its operands
+MOST_TERMS = 16
 COLUMN = -1  # in a layout: an axis of columns
 # no Relu: that of onnxruntime's RNN makes 0 of a NaN
 ACTIVATIONS = {"onnx.Sigmoid": "Sigmoid", "onnx.Tanh": "Tanh"}

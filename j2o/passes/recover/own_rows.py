@@ -1,5 +1,8 @@
 """`own_rows`: an index that counts along an axis, as in `x[jnp.arange(n), i]`, is no index but a batch.
 
+    x: f32[n,m], gather at [arange(n), i]: i32[n,2], start_index_map (0, 1)
+    becomes the gather at        i: i32[n,1], start_index_map (1,), operand_batching_dims (0,)
+
 Each row takes from its own row of the operand. JAX's gather and scatter have a form for that: an axis of the
 operand runs along with an axis of the indices (`operand_batching_dims`), as `vmap` writes it. Such an index
 lies inside, so that no form of what is done with others outside matters.
@@ -18,26 +21,28 @@ from j2o.passes.pipeline import graph_pass
 from j2o.passes.recover.strides import columns_of, dim_of, not_wrapped
 
 
-class Names(NamedTuple):
-    """How the dimension numbers of an operation call their fields."""
+class FieldNames(NamedTuple):
+    """How the dimension numbers of a gather or scatter call what `lower/index.py` reads as `IndexedWindows`."""
 
-    starts: str  # the axis of the operand that each column is an index of
-    dropped: str
-    batches: str  # the axes of the operand that run along with axes of the indices
-    along: str  # these axes of the indices
+    axes: str  # the axis of the operand that each column is an index of
+    dropped: str  # the axes of the operand that the windows do not have
+    operand_batch: (
+        str  # the axes of the operand that run along with axes of the indices
+    )
+    index_batch: str  # these axes of the indices
 
 
-GATHER = Names(
-    "start_index_map",
-    "collapsed_slice_dims",
-    "operand_batching_dims",
-    "start_indices_batching_dims",
+GATHER = FieldNames(
+    axes="start_index_map",
+    dropped="collapsed_slice_dims",
+    operand_batch="operand_batching_dims",
+    index_batch="start_indices_batching_dims",
 )
-SCATTER = Names(
-    "scatter_dims_to_operand_dims",
-    "inserted_window_dims",
-    "operand_batching_dims",
-    "scatter_indices_batching_dims",
+SCATTER = FieldNames(
+    axes="scatter_dims_to_operand_dims",
+    dropped="inserted_window_dims",
+    operand_batch="operand_batching_dims",
+    index_batch="scatter_indices_batching_dims",
 )
 
 
@@ -53,62 +58,66 @@ def own_rows(graph: Graph) -> int:
     return count
 
 
-def _batch(graph: Graph, node: Node, names: Names) -> bool:
+class IndexColumns(NamedTuple):
+    """What becomes of the columns of an index.
+
+    `kept` are those that stay, by the axis of the operand that they are an index of. `batching` has for an
+    axis of the operand the axis of the index that it runs along with.
+    """
+
+    kept: dict[int, Value]
+    batching: dict[int, int]
+
+
+def _batch(graph: Graph, node: Node, names: FieldNames) -> bool:
     """Make batches of the columns of an index that count; returns whether there are any."""
-    place = (
-        len(node.inputs) // 2
-    )  # scatters have as many updates behind it as operands in front
+    # operands stand in front of the indices; a scatter has as many updates behind them
+    place = len(node.inputs) // 2
     indices = node.operand(place)
     columns = columns_of(indices)
     numbers: Any = node.attrs["dimension_numbers"]
-    starts = getattr(numbers, names.starts)
-    if len(columns) < 2 or len(columns) != len(starts):
+    axes = getattr(numbers, names.axes)
+    if len(columns) < 2 or len(columns) != len(axes):
         return False
-    kept, batches = _divided(node.operand(0).type.shape, columns, numbers, names)
-    if not kept or len(kept) == len(columns):
+    found = _index_columns(node.operand(0).type.shape, columns, numbers, names)
+    if not found.kept or len(found.kept) == len(columns):
         return False
-    node.set_attr("dimension_numbers", _with_batches(numbers, names, kept, batches))
+    node.set_attr("dimension_numbers", _with_batches(numbers, names, found))
     op = Builder(graph, before=node, loc=node.loc, hint=indices.hint)
-    left = [column for _, column in kept]
-    node.set_input(place, _side_by_side(op, left))
+    node.set_input(place, _side_by_side(op, list(found.kept.values())))
     return True
 
 
-def _divided(
-    shape: Shape, columns: list[Value], numbers: Any, names: Names
-) -> tuple[list[tuple[int, Value]], dict[int, int]]:
-    """The columns that stay an index, with their axes; the batches, as axes of the operand and the index."""
-    operand_axes = getattr(numbers, names.batches)
-    index_axes = getattr(numbers, names.along)
-    batches = dict(zip(operand_axes, index_axes, strict=True))
-    kept = []
-    for axis, column in zip(getattr(numbers, names.starts), columns, strict=True):
+def _index_columns(
+    shape: Shape, columns: list[Value], numbers: Any, names: FieldNames
+) -> IndexColumns:
+    """Which columns count along an axis of the index, and so are batches, and which stay."""
+    operand_batch = getattr(numbers, names.operand_batch)
+    index_batch = getattr(numbers, names.index_batch)
+    dropped = getattr(numbers, names.dropped)
+    batching = dict(zip(operand_batch, index_batch, strict=True))
+    kept: dict[int, Value] = {}
+    for axis, column in zip(getattr(numbers, names.axes), columns, strict=True):
         along = _counted_axis(column)
-        is_free = along is not None and along not in batches.values()
-        is_row = is_free and axis in getattr(numbers, names.dropped)
-        if along is None or not is_row:
-            kept.append((axis, column))
+        if along is None or along in batching.values() or axis not in dropped:
+            kept[axis] = column
         elif same_dim(shape[axis], column.type.shape[along]):
-            batches[axis] = along
+            batching[axis] = along
         else:
-            kept.append((axis, column))
-    return kept, batches
+            kept[axis] = column
+    return IndexColumns(kept, batching)
 
 
-def _with_batches(
-    numbers: Struct,
-    names: Names,
-    kept: list[tuple[int, Value]],
-    batches: dict[int, int],
-) -> Struct:
+def _with_batches(numbers: Struct, names: FieldNames, columns: IndexColumns) -> Struct:
     """The dimension numbers with these indices and batches."""
-    axes = sorted(batches)
+    batching = columns.batching
+    operand_batch = sorted(batching)
     dropped = getattr(numbers, names.dropped)
     fields: dict[str, Attr] = {
-        names.starts: tuple(axis for axis, _ in kept),
-        names.dropped: tuple(axis for axis in dropped if axis not in batches),
-        names.batches: tuple(axes),
-        names.along: tuple(batches[axis] for axis in axes),
+        names.axes: tuple(columns.kept),
+        names.dropped: tuple(axis for axis in dropped if axis not in batching),
+        names.operand_batch: tuple(operand_batch),
+        names.index_batch: tuple(batching[axis] for axis in operand_batch),
     }
     return Struct(numbers.name, **{**numbers.fields, **fields})
 
@@ -191,9 +200,7 @@ def _axis_of_constant(value: Value) -> int | None:
     for axis, size in enumerate(array.shape):
         ones = [1] * array.ndim
         ones[axis] = size
-        line = np.arange(size).reshape(ones)
-        if not is_one(size) and np.array_equal(
-            array, np.broadcast_to(line, array.shape)
-        ):
+        counted = np.broadcast_to(np.arange(size).reshape(ones), array.shape)
+        if not is_one(size) and np.array_equal(array, counted):
             return axis
     return None

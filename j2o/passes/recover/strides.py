@@ -64,9 +64,8 @@ class Progression(NamedTuple):
         return following if dims.known_ge(following, 0) else None
 
 
-Taken: TypeAlias = (
-    "dict[int, Progression]"  # which places, on each axis that is not taken whole
-)
+# which places are taken, on each axis that is not taken whole
+Taken: TypeAlias = "dict[int, Progression]"
 
 
 # ---------------------------------------------------------------------------- the indices
