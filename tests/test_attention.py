@@ -389,6 +389,34 @@ def test_a_bias_beside_a_mask_may_not_hide_what_that_shows():
     assert "Attention" not in operators(given)
 
 
+def hidden_alone():
+    """A bias of constants that hides a key."""
+    bias = np.zeros(T, np.float32)
+    bias[0] = -np.inf
+    return bias
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_rows_that_a_mask_and_a_bias_hide_together_are_what_they_are_in_jax(fill):
+    def fn(q, k, v):
+        causal = np.tri(T, dtype=bool)
+        return attended(q, k, v, lambda s: jnp.where(causal, s + hidden_alone(), fill))
+
+    q = normal(2, T, HEADS, SIZE)
+    agrees(fn, [q, q + 1, q - 1], atol=1e-5)
+
+
+def test_rows_of_constants_near_the_lowest_number_are_what_they_are_in_jax():
+    bias = np.where(np.arange(T)[:, None] < 2, LOWEST, np.arange(T)).astype(np.float32)
+
+    def fn(q, k, v):
+        return attended(q, k, v, lambda scores: scores + bias)
+
+    q = normal(2, T, HEADS, SIZE)
+    model = agrees(fn, [q, q + 1, q - 1], atol=1e-5)
+    assert operators(model).count("Attention") == 1
+
+
 def windows(q, k, v, bias):
     """Attention in windows of an image: [batch, windows, times, heads, size]."""
     scores = jnp.einsum("bwqhd,bwkhd->bwhqk", q, k) + bias

@@ -15,9 +15,10 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
-from j2o.ir.graph import Node, Value
+from j2o.ir.graph import Node, Value, erase_dead
 from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.ops import MOVES, RESHAPES
+from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
 from j2o.passes.clean.nans import never_nan
 from j2o.passes.layout.affine import factor_of
@@ -194,6 +195,13 @@ def _added(op: Builder, mask: Mask, scores: ScoreAxes, dtype: DType) -> Value:
         return _nan_where_biases_hide(op, mask.biases, scores, bias)
     masked = max(min(mask.masked, FAR), least)
     hidden = _chosen(op, mask, bias, masked, dtype)
+    hiding = _sum(op, [bias for bias in mask.biases if _hides_with_infinity(bias)])
+    if hiding is not None:
+        plain = _chosen(op, mask, hiding, mask.masked, dtype)
+        if shows_each_row(plain, scores):
+            erase_dead(plain.producer)
+            return hidden
+        return _nan_where_all_is(op, -np.inf, plain, scores, hidden)
     if mask.masked > -np.inf or opens_each_row(mask.condition, scores, mask.hides):
         return hidden
     plain = hidden if bias is None else _chosen(op, mask, None, masked, dtype)
@@ -265,9 +273,8 @@ def _nan_where_all_is(
 
 def _raised(op: Builder, bias: Value, least: float) -> Value:
     """A bias that is nowhere less, but for weights and what is computed with them."""
-    number = uniform_of(bias)
-    if number is not None and -np.inf < number < least:
-        return op.full(bias.type.shape, least, bias.type.dtype)
+    if bias.const is not None:
+        return _raised_constant(op, bias, bias.const, least)
     node = bias.node
     if node is None or _is_multiple_of_lowest(node, least):
         return op.Max(bias, op.const(least, bias.type.dtype))
@@ -277,6 +284,19 @@ def _raised(op: Builder, bias: Value, least: float) -> Value:
     if all(new is old for new, old in zip(inputs, node.inputs, strict=True)):
         return bias
     return op.node(node.op, inputs, node.attrs).out
+
+
+def _raised_constant(op: Builder, bias: Value, tensor: Tensor, least: float) -> Value:
+    """A constant whose finite numbers are nowhere less; weights stay."""
+    if not tensor.is_small:
+        return bias
+    numbers = tensor.load()
+    is_low = np.isfinite(numbers) & (numbers < least)
+    if not is_low.any():
+        return bias
+    if is_low.all():
+        return op.full(bias.type.shape, least, tensor.dtype)
+    return op.const(np.where(is_low, least, numbers), tensor.dtype)
 
 
 def _is_multiple_of_lowest(node: Node, least: float) -> bool:
