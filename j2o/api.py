@@ -152,9 +152,9 @@ def request_for(
 def _compiled(request: Request) -> Model:
     """The stages one after the other."""
     report = Report()
+    with _timed(report, "trace"):
+        program = traced_program(request, report)
     with CollectorPaused():
-        with _timed(report, "trace"):
-            program = traced_program(request, report)
         return compiled_program(program, request, report)
 
 
@@ -194,12 +194,13 @@ def compile_again(recipe: Recipe, observer: Observer) -> tuple[Graph, list[PassR
     pipeline = recipe.request.pipeline.observing(observer)
     request = dataclasses.replace(recipe.request, pipeline=pipeline)
     report = Report()
-    with CollectorPaused(), enable_x64(recipe.x64):
+    with enable_x64(recipe.x64):
         traced = _traced_at(recipe.specs, recipe.fn)
         program = TracedProgram(recipe.specs, traced, recipe.fn, {})
-        graph, boundary = lifted(program, request, report)
-        observer("", graph)
-        optimise(graph, boundary, request, report)
+        with CollectorPaused():
+            graph, boundary = lifted(program, request, report)
+            observer("", graph)
+            optimise(graph, boundary, request, report)
     return graph, report.passes
 
 

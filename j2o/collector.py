@@ -1,8 +1,9 @@
-"""Python's collector of cycles, paused while j2o compiles.
+"""Python's collector of cycles, paused while j2o compiles what JAX has traced.
 
 Compiling makes many objects that live to its end: looking for cycles among them would cost a
-quarter more time. The collector belongs to the whole process, so the pauses of all threads are
-counted: the first turns it off, the last turns it on again, if it was on.
+quarter more time. Tracing leaves many cycles behind, which cost least where they go at once, so
+the collector runs there as always. It belongs to the whole process, so the pauses of all threads
+are counted: the first turns it off, the last turns it on again, if it was on.
 """
 
 from __future__ import annotations
