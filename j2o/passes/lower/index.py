@@ -2,7 +2,11 @@
 
 `lax.gather` takes windows of `slice_sizes` at start indices. Every form becomes one GatherND over all
 indexed axes, with the offsets in the windows added to the starts; the common forms become one Gather or
-Slice. Sources: `jax.lax.gather` (XLA's), ONNX's Gather, GatherND and Slice.
+Slice. So the rows `x[i]` of x: f32[9,4] at i: i64[5,1], windows of (1, 4) without their first axis, become
+
+    Gather(x, Reshape(i, [5]), axis=0) : f32[5,4]
+
+Sources: `jax.lax.gather` (XLA's), ONNX's Gather, GatherND and Slice.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +75,8 @@ class IndexedWindows:
     ) -> Value:
         """`i64[batch…, inner…, n]`: where each element of the windows lies along the `n` indexed axes.
 
-        The inner axes are those of the windows that are indexed, too: their elements are spelled out.
+        The batch are the axes of the index. The inner axes are those of the windows that are indexed, too:
+        their elements are spelled out.
         """
         indexed = self.indexed(shape) if indexed is None else list(indexed)
         inner = [a for a in self.kept if a in indexed]
@@ -112,8 +117,9 @@ class IndexedWindows:
 
 def line(op: Lowering, size: Dim, axis: int, rank: int) -> Value:
     """0, 1, … along one axis of an array of this rank that has size 1 elsewhere."""
-    shape = tuple(size if i == axis else 1 for i in range(rank))
-    return op.reshape(arange(op, size, DType.I64), shape)
+    shape: list[Dim] = [1] * rank
+    shape[axis] = size
+    return op.reshape(arange(op, size, DType.I64), tuple(shape))
 
 
 # ------------------------------------------------------------------------------------------------ slices
@@ -208,26 +214,27 @@ def _gathered(
     windows: IndexedWindows,
     offset_dims: Sequence[int],
 ) -> Value:
-    """One Gather along a single axis, one Slice for a single index, else GatherElements or GatherND."""
+    """One Slice for a single index; else what is gathered, with its axes in the order that JAX wants."""
     windows, index = _without_whole_axes(op, windows, index, x.type.shape)
-    indexed = windows.indexed(x.type.shape)
-    batch = [~k for k in range(index.type.rank - 1)]  # names for the axes of the index
-    takes_rows = list(windows.dropped) == indexed
-    if not batch and not takes_rows and set(indexed) <= set(windows.axes):
+    index_axes = _axes_of_index(index)
+    if not index_axes and _is_one_slice(windows, x.type.shape):
         window = _window(op, x, index, windows.sizes, windows.axes)
         return op.squeeze(window, windows.dropped)
-    want = _interleaved(windows.kept, batch, offset_dims)
-    single = [a for a in windows.axes if a in want and is_one(windows.sizes[a])]
-    windows = replace(windows, dropped=[*windows.dropped, *single])
-    if len(windows.axes) == 1 and list(windows.axes) == indexed:
-        out, have = _along_one_axis(op, x, index, windows)
-    elif _takes_elements(windows, index):
-        out, have = _elements(op, x, index, windows)
-    else:
-        out, have = _rows_of_batches(op, x, index, windows)
-    out = op.unsqueeze(out, range(len(have), len(want)))
-    have += single
-    return op.transpose(out, [have.index(a) for a in want])
+    wanted = _interleaved(windows.kept, index_axes, offset_dims)
+    # axes along which a window has one element are dropped, and put back behind the others
+    units = [a for a in windows.axes if a in wanted and is_one(windows.sizes[a])]
+    windows = replace(windows, dropped=[*windows.dropped, *units])
+    out = _gathered_windows(op, x, index, windows)
+    with_units = op.unsqueeze(out.value, range(len(out.axes), len(wanted)))
+    axes = [*out.axes, *units]
+    return op.transpose(with_units, [axes.index(a) for a in wanted])
+
+
+def _is_one_slice(windows: IndexedWindows, shape: Shape) -> bool:
+    """Return True for a window that is more than a row, all of whose indexed axes have a start."""
+    indexed = windows.indexed(shape)
+    is_row = list(windows.dropped) == indexed
+    return not is_row and set(indexed) <= set(windows.axes)
 
 
 def _without_whole_axes(
@@ -246,20 +253,41 @@ def _without_whole_axes(
     return replace(windows, axes=axes), index
 
 
-# each of these gives the result, and the axis that each of its axes is: of the operand, or ~k, of the index
+class Gathered(NamedTuple):
+    """What is gathered, and what its axes are: a for axis a of the operand, ~k for axis k of the index."""
+
+    value: Value
+    axes: list[int]
+
+
+def _axes_of_index(index: Value) -> list[int]:
+    """The axes of an index but the last, which has the columns, as `Gathered` calls them."""
+    return [~k for k in range(index.type.rank - 1)]
+
+
+def _gathered_windows(
+    op: Lowering, x: Value, index: Value, windows: IndexedWindows
+) -> Gathered:
+    """A Gather along a single axis, else GatherElements or GatherND."""
+    indexed = windows.indexed(x.type.shape)
+    if len(windows.axes) == 1 and list(windows.axes) == indexed:
+        return _along_one_axis(op, x, index, windows)
+    if _takes_elements(windows, index):
+        return _elements(op, x, index, windows)
+    return _rows_of_batches(op, x, index, windows)
 
 
 def _along_one_axis(
     op: Lowering, x: Value, index: Value, windows: IndexedWindows
-) -> tuple[Value, list[int]]:
+) -> Gathered:
     """Elements or windows along one axis: a Gather."""
     (axis,) = windows.axes
     places = windows.places(op, index, x.type.shape)
     out = op.Gather(x, op.reshape(places, places.type.shape[:-1]), axis=axis)
-    batch = [~k for k in range(index.type.rank - 1)]
+    before = range(axis)
     inner = [axis] if axis in windows.kept else []
-    rank = x.type.rank
-    return out, [*range(axis), *batch, *inner, *range(axis + 1, rank)]
+    behind = range(axis + 1, x.type.rank)
+    return Gathered(out, [*before, *_axes_of_index(index), *inner, *behind])
 
 
 def _takes_elements(windows: IndexedWindows, index: Value) -> bool:
@@ -271,46 +299,49 @@ def _takes_elements(windows: IndexedWindows, index: Value) -> bool:
 
 def _elements(
     op: Lowering, x: Value, index: Value, windows: IndexedWindows
-) -> tuple[Value, list[int]]:
+) -> Gathered:
     """Elements along one axis, by as many indices as there are rows: `jnp.take_along_axis`."""
     (axis,) = windows.axes
     rank = x.type.rank
+    # the one axis of the index that runs along with none of the operand, and so stands for `axis`
     (own,) = {*range(rank)} - {*windows.batching.values()}
     order = [windows.batching.get(a, own) for a in range(rank)]
     places = op.reshape(index, index.type.shape[:-1])
     out = op.GatherElements(x, op.transpose(places, order), axis=axis)
-    return out, [~k for k in order]
+    return Gathered(out, [~k for k in order])
 
 
 def _rows_of_batches(
     op: Lowering, x: Value, index: Value, windows: IndexedWindows
-) -> tuple[Value, list[int]]:
+) -> Gathered:
     """A GatherND, whose batches are the axes that run along with those of the index."""
-    rank = x.type.rank
     batched = list(windows.batching)
     indexed = [a for a in windows.indexed(x.type.shape) if a not in batched]
-    if not indexed:
-        batched, indexed = [], windows.indexed(x.type.shape)
-    front = [windows.batching[a] for a in batched]
-    behind = [k for k in range(index.type.rank - 1) if k not in front]
-    whole = [a for a in range(rank) if a not in batched and a not in indexed]
+    if not indexed:  # GatherND has to index something
+        batched = []
+        indexed = windows.indexed(x.type.shape)
+    whole = [a for a in range(x.type.rank) if a not in batched and a not in indexed]
     data = op.transpose(x, [*batched, *indexed, *whole])
+    last = index.type.rank - 1
+    index_batch = [windows.batching[a] for a in batched]
+    index_order = [*index_batch, *(k for k in range(last) if k not in index_batch)]
     if batched:
-        index = op.transpose(index, [*front, *behind, index.type.rank - 1])
+        index = op.transpose(index, [*index_order, last])
     places = windows.places(op, index, x.type.shape, indexed)
     out = op.GatherND(data, places, batch_dims=len(batched) or None)
     inner = [a for a in windows.kept if a in indexed]
-    return out, [*(~k for k in (*front, *behind)), *inner, *whole]
+    return Gathered(out, [*(~k for k in index_order), *inner, *whole])
 
 
 def _interleaved(
-    kept: Sequence[int], batch: Sequence[int], offset_dims: Sequence[int]
+    kept: Sequence[int], index_axes: Sequence[int], offset_dims: Sequence[int]
 ) -> list[int]:
     """The axes of a result: those of the windows where `offset_dims` say, those of the index between them."""
-    windows, batches = iter(kept), iter(batch)
+    of_windows = iter(kept)
+    of_index = iter(index_axes)
     order = []
-    for i in range(len(kept) + len(batch)):
-        order.append(next(windows) if i in offset_dims else next(batches))
+    for i in range(len(kept) + len(index_axes)):
+        order.append(next(of_windows) if i in offset_dims else next(of_index))
     return order
 
 
@@ -318,10 +349,11 @@ def _filled(
     op: Lowering, out: Value, fits: Value, offset_dims: Sequence[int], fill_value: Any
 ) -> Value:
     """The fill value wherever a window did not fit: on some axis, for `fits` has them all."""
-    inside = on_all_axes(op, fits)
-    dtype, sizes = out.type.dtype, iter(inside.type.shape)
+    is_inside = on_all_axes(op, fits)
+    sizes = iter(is_inside.type.shape)
     shape = tuple(1 if i in offset_dims else next(sizes) for i in range(out.type.rank))
-    return where(op, op.reshape(inside, shape), out, _fill(op, fill_value, dtype))
+    filling = _fill(op, fill_value, out.type.dtype)
+    return where(op, op.reshape(is_inside, shape), out, filling)
 
 
 def _fill(op: Lowering, fill_value: Any, dtype: DType) -> Value:

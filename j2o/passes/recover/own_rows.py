@@ -22,7 +22,7 @@ from j2o.passes.recover.strides import columns_of, dim_of, not_wrapped
 
 
 class FieldNames(NamedTuple):
-    """How the dimension numbers of a gather or scatter call what `lower/index.py` reads as `IndexedWindows`."""
+    """How the dimension numbers of an operation call the parts of `IndexedWindows` in `lower/index.py`."""
 
     axes: str  # the axis of the operand that each column is an index of
     dropped: str  # the axes of the operand that the windows do not have
