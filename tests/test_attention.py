@@ -389,6 +389,31 @@ def test_a_bias_beside_a_mask_may_not_hide_what_that_shows():
     assert "Attention" not in operators(given)
 
 
+@pytest.mark.parametrize(
+    ("of_queries", "of_keys"), [(-1, 1), (1, -2), (-1, -1), (1e-25, 1e-25), (1e30, 1e9)]
+)
+def test_numbers_that_can_be_no_scale_stay_in_front(of_queries, of_keys):
+    def fn(q, k, v):
+        return attended(q * of_queries, k * of_keys, v, lambda scores: scores)
+
+    q = 1e-3 * normal(2, T, HEADS, SIZE)
+    model = agrees(fn, [q, q + 1e-3, q - 1], atol=1e-5)
+    assert operators(model).count("Attention") == 1
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 1, 1, 1)])
+def test_biases_along_other_axes_than_times_are_no_triangles(shape):
+    bias = np.full(shape, -2e9, np.float32)
+    bias[..., 0] = 0
+
+    def fn(q, k, v):
+        scores = jnp.einsum("bqhd,bkhd->khqb", q, k) + bias
+        return jnp.einsum("khqb,bkhd->bqhd", jax.nn.softmax(scores, axis=0), v)
+
+    q = normal(2, T, 2, SIZE)
+    agrees(fn, [q, q[:, :2] + 1, q[:, :2] - 1], atol=1e-5, opset=24)
+
+
 def hidden_alone():
     """A bias of constants that hides a key."""
     bias = np.zeros(T, np.float32)

@@ -210,8 +210,13 @@ def _scale(contraction: Contraction) -> float | None:
             return None
         _, factor = found
         scale *= factor
-    stored = np.float32(scale)  # as the attribute is
-    return scale if 0 < stored < np.inf else None
+    return scale if _is_scale(scale) else None
+
+
+def _is_scale(number: float) -> bool:
+    """Return True for what the attribute may be, which is stored in float32."""
+    with np.errstate(over="ignore"):
+        return bool(0 < np.float32(number) < np.inf)
 
 
 def _same_axes(weights: Labelled, scores: Labelled) -> dict[Label, Label] | None:
@@ -279,12 +284,12 @@ def _write(found: Attention, has_causal: bool) -> None:
     old = last.value.producer
     op = Builder(values.node.home, old, values.node.loc, last.value.hint)
     queries, keys, *others = found.sides()
-    queries, of_queries = _unscaled(queries)
-    keys, of_keys = _unscaled(keys)
+    queries, scale = _unscaled(queries, found.scale)
+    keys, scale = _unscaled(keys, scale)
     tensors = [queries, keys, *others]
     *sides, result = tensors
     is_merged = takes_heads_merged(tensors)
-    attrs: dict[str, Attr] = {"scale": found.scale * of_queries * of_keys}
+    attrs: dict[str, Attr] = {"scale": scale}
     if is_merged:
         attrs["q_num_heads"] = sides[0].head_count
         attrs["kv_num_heads"] = sides[1].head_count
@@ -304,19 +309,20 @@ def _write(found: Attention, has_causal: bool) -> None:
     erase_dead(old)
 
 
-def _unscaled(side: Side) -> tuple[Side, float]:
-    """A tensor before it is multiplied by a number, and that number, which may scale the scores as well.
+def _unscaled(side: Side, scale: float) -> tuple[Side, float]:
+    """A tensor before it is multiplied by a number, and the scale of the scores times that number.
 
     In float16 they could overflow before that.
     """
     value = side.tensor.value
     found = None if value.node is None else factor_of(value.node, uniform_of)
     if found is None or side.dtype == DType.F16:
-        return side, 1.0
+        return side, scale
     x, factor = found
-    if x.type != value.type or not np.isfinite(factor) or factor == 0:
-        return side, 1.0
-    return side._replace(tensor=Labelled(x, side.tensor.labels)), float(factor)
+    if x.type != value.type or not _is_scale(scale * factor):
+        return side, scale
+    before = side._replace(tensor=Labelled(x, side.tensor.labels))
+    return before, scale * factor
 
 
 def _score_axes(found: Attention) -> ScoreAxes:

@@ -66,8 +66,10 @@ def _adds_triangle(bias: Value, scores: ScoreAxes) -> bool:
 
 
 def _is_square(value: Value, scores: ScoreAxes) -> bool:
-    """Return True where a value is a matrix of as many queries as keys."""
-    return _is_matrix(value) and has_diagonal(value, scores)
+    """Return True where a value is a matrix of as many queries as keys, and not the same for all of them."""
+    if not _is_matrix(value) or not has_diagonal(value, scores):
+        return False
+    return not is_one(value.type.shape[scores.keys])
 
 
 def _is_matrix(value: Value) -> bool:
@@ -101,7 +103,9 @@ def _is_triangle(shown: np.ndarray, part: RowElements, scores: ScoreAxes) -> boo
         return False
     axes = [part.axes.index(scores.queries), part.axes.index(scores.keys)]
     shown = np.moveaxis(shown, axes, (-2, -1))
-    shape = shown.shape[-2:]
+    others, shape = shown.shape[:-2], shown.shape[-2:]
+    if any(size != 1 for size in others):
+        return False
     return np.array_equal(shown.reshape(shape), np.tri(*shape, dtype=bool))
 
 
