@@ -48,11 +48,16 @@ def pool_plan(op: Lowering, x: Value, kind: str, w: Windows) -> PoolPlan | None:
     is_dilated = any(w.dilations[i] != 1 for i in axes)
     if kind == "add" and is_dilated and op.opset < 19:
         return None
-    wide = DType.F32 if dtype in (DType.F16, DType.BF16) else dtype
+    pooled_dtype = dtype_of_pooling(dtype)
     operator = POOLING_OPERATORS[kind]
-    if not op.supports(operator, wide):
+    if not op.supports(operator, pooled_dtype):
         return None
-    return PoolPlan(operator, axes, wide)
+    return PoolPlan(operator, axes, pooled_dtype)
+
+
+def dtype_of_pooling(dtype: DType) -> DType:
+    """The dtype in which values of a dtype are pooled: f32 for floats of 16 bits."""
+    return DType.F32 if dtype in (DType.F16, DType.BF16) else dtype
 
 
 def _pooled_axes(x: Value, w: Windows) -> list[int]:

@@ -1,8 +1,9 @@
 """Averages of windows over the elements that are there, without those of the padding.
 
 Frameworks sum the windows of an operand, then those of ones, and divide: Flax's `avg_pool` with
-`count_include_pad=False`, Keras's with `padding="same"`. That is ONNX's AveragePool with
-`count_include_pad` 0.
+`count_include_pad=False`, Keras's with `padding="same"`. That is one AveragePool:
+
+    reduce_window_sum(x) / reduce_window_sum(ones)   becomes   AveragePool(x), count_include_pad = 0
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any, TypeAlias
 
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
-from j2o.ir.types import Dim, DType, same_dim
+from j2o.ir.types import Dim, same_dim
 from j2o.passes.lower.conv import low_then_high, same_padding
-from j2o.passes.lower.pooling import fits_window, pooled
+from j2o.passes.lower.pooling import dtype_of_pooling, fits_window, pooled
 from j2o.passes.lower.window import only_combination
 from j2o.passes.lower.window_places import Windows, windows_of
 from j2o.passes.recover.constants import BROADCAST, finite_float_of, is_all_one
@@ -37,7 +38,10 @@ Attrs: TypeAlias = "dict[str, Any]"
 
 @rewrite("sums_of_windows", at="lax")
 def sums_of_windows(op, x, zero: Const):
-    """A reduction of windows that adds, from 0 on: JAX names it only where it sees the 0."""
+    """A reduction of windows that adds, from 0 on: JAX names it only where it sees the 0.
+
+    Lowering finds this too (`reduce_window` in `lower/window.py`), but later than `average_of_present` looks.
+    """
     any_windows = dict.fromkeys(WINDOWS, ...)
     return op.lax.reduce_window(x, zero, consts=..., **any_windows)
 
@@ -76,7 +80,7 @@ def _(op, x, counts):
     padding = _padding(x, windows, axes)
     if padding is None:
         return op.decline("AveragePool cannot do the padding itself")
-    return _average_pool(op, x, windows, axes, padding)
+    return _averages(op, x, windows, axes, padding)
 
 
 def _counts_elements(counts: Value, sums: Node, windows: Windows) -> bool:
@@ -127,12 +131,11 @@ def _padding(x: Value, windows: Windows, axes: Sequence[int]) -> Attrs | None:
     return {"pads": low_then_high(pads)}
 
 
-def _average_pool(
+def _averages(
     op: RuleBuilder, x: Value, windows: Windows, axes: Sequence[int], padding: Attrs
 ) -> Value | None:
     """AveragePool over some axes, in a dtype that it has."""
-    is_narrow = x.type.dtype in (DType.F16, DType.BF16)
-    values = op.cast(x, DType.F32) if is_narrow else x
+    values = op.cast(x, dtype_of_pooling(x.type.dtype))
     if not op.prefers("AveragePool", values):
         return None
     averages = pooled(
