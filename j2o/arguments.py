@@ -9,6 +9,7 @@ generators in the place of lists.
 
 from __future__ import annotations
 
+import importlib.util
 import operator
 import os
 import re
@@ -124,6 +125,13 @@ def existing_path(argument: str, value: Any) -> Path:
         why = getattr(error, "strerror", None) or error
         raise SpecError(f"{argument}={shown(value)}: {why}") from None
     return Path(text)
+
+
+def check_installed(function: str, package: str, extra: str) -> None:
+    """Refuse a call of a function whose package, one of j2o's extras, is not installed."""
+    if importlib.util.find_spec(package) is None:
+        advice = f"pip install 'j2o[{extra}]' installs it"
+        raise SpecError(f"{function}: needs {package}, which is not there; {advice}")
 
 
 def name_of(fn: Any) -> str:

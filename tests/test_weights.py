@@ -501,7 +501,23 @@ def test_errors_of_safetensors(tmp_path, text):
     )
 
 
+EXTRAS = [
+    (j2o.open_safetensors, "safetensors", "safetensors"),
+    (j2o.open_orbax, "tensorstore", "orbax"),
+]
+
+
+@pytest.mark.parametrize(("reader", "package", "extra"), EXTRAS)
+def test_the_extra_that_a_reader_needs_is_named(
+    reader, package, extra, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(j2o.SpecError, match=rf"pip install 'j2o\[{extra}\]'"):
+        reader(tmp_path)
+
+
 def test_missing_files(tmp_path):
+    pytest.importorskip("tensorstore")
     for reader in (j2o.open_safetensors, j2o.open_orbax):
         with pytest.raises(j2o.SpecError, match="nothing"):
             reader(tmp_path / "nothing")
@@ -510,7 +526,6 @@ def test_missing_files(tmp_path):
         j2o.open_orbax(tmp_path)
     entry = {"key_metadata": [{"key": "w", "key_type": 2}], "value_metadata": {}}
     (tmp_path / "_METADATA").write_text(json.dumps({"tree_metadata": {"w": entry}}))
-    pytest.importorskip("tensorstore")
     with pytest.raises(j2o.SpecError, match="open_orbax: w cannot be opened"):
         j2o.open_orbax(tmp_path)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from j2o.arguments import existing_path
+from j2o.arguments import check_installed, existing_path
 from j2o.errors import SpecError
 from j2o.frozen import LazyArray
 from j2o.ir.tensor import Reader
@@ -38,9 +38,10 @@ def open_orbax(path: Any) -> Any:
     """The weights of an orbax checkpoint folder as its tree, sequences as lists, of lazy arrays.
 
     Only metadata is read here; each weight is read by tensorstore, chunk by chunk, while the model
-    is written. Needs the extra `orbax`. SpecError where there is no checkpoint, or a weight of it
-    is missing or damaged.
+    is written. Needs the extra `orbax`. SpecError where that is not installed, where there is no
+    checkpoint, or a weight of it is missing or damaged.
     """
+    check_installed("open_orbax", "tensorstore", extra="orbax")
     path = existing_path("open_orbax: path", path).absolute()
     if not (path / "_METADATA").is_file():
         raise _refused(

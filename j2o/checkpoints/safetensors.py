@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from j2o.arguments import existing_path
+from j2o.arguments import check_installed, existing_path
 from j2o.errors import SpecError, shown
 from j2o.frozen import LazyArray
 from j2o.ir.tensor import Reader
@@ -39,9 +39,10 @@ def open_safetensors(path: Any) -> dict[str, LazyArray]:
     """The weights of a safetensors file, or of the files beside it that an index (`….json`) names, by name.
 
     Only headers are read here; each weight is read in slices while the model is written. Needs the
-    extra `safetensors`. SpecError names the file or weight that is missing, damaged, outside the
-    index's folder, or of a dtype that ONNX lacks.
+    extra `safetensors`. SpecError where that is not installed, and of a file or weight that is missing,
+    damaged, outside the index's folder, or of a dtype that ONNX lacks.
     """
+    check_installed("open_safetensors", "safetensors", extra="safetensors")
     path = existing_path("open_safetensors: path", path)
     if not path.is_file():
         raise _refused(f"there is no file {shown(str(path))}")
