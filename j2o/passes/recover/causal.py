@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from j2o.ir.graph import Node, Value
+from j2o.ir.graph import Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import is_one
 from j2o.passes.clean.facts import Facts
@@ -27,7 +27,7 @@ from j2o.passes.recover.open_rows import (
 def is_causal(mask: Mask, scores: ScoreAxes) -> bool:
     """Return True where a mask is causal, and does nothing else; there are as many keys as queries."""
     if mask.condition is None:
-        mask = _chosen(mask)
+        mask = _as_choice(mask)
     if mask.condition is None:
         return len(mask.biases) == 1 and _adds_triangle(mask.biases[0], scores)
     if mask.biases or not _is_square(mask.condition, scores):
@@ -36,7 +36,7 @@ def is_causal(mask: Mask, scores: ScoreAxes) -> bool:
     return _shows_triangle(part, scores, not mask.hides)
 
 
-def _chosen(mask: Mask) -> Mask:
+def _as_choice(mask: Mask) -> Mask:
     """A bias of 0 and numbers that hide, as a choice between both; the mask itself where it is none."""
     if len(mask.biases) != 1:
         return mask
@@ -61,8 +61,11 @@ def _adds_triangle(bias: Value, scores: ScoreAxes) -> bool:
     numbers = elements_of(part)
     if numbers is None or not _is_square(bias, scores):
         return False
-    shown, hidden = numbers == 0, numbers <= MASKED
-    return bool((shown | hidden).all()) and _is_triangle(shown, part, scores)
+    shown = numbers == 0
+    hidden = numbers <= MASKED
+    if not (shown | hidden).all():
+        return False
+    return _is_triangle(shown, part, scores)
 
 
 def _is_square(value: Value, scores: ScoreAxes) -> bool:
@@ -112,34 +115,35 @@ def _is_triangle(shown: np.ndarray, part: RowElements, scores: ScoreAxes) -> boo
 def _is_up_to(part: RowElements, scores: ScoreAxes, shown: bool, facts: Facts) -> bool:
     """Return True for `i >= j` of the numbers of queries and keys, which are counted up."""
     comparison = part.value.op if shown else OPPOSITES[part.value.op]
-    first, second = (number_behind(operand_of(part, i), facts) for i in (0, 1))
+    first = number_behind(operand_of(part, 0), facts)
+    second = number_behind(operand_of(part, 1), facts)
     if comparison == "onnx.LessOrEqual":
         first, second = second, first
     elif comparison != "onnx.GreaterOrEqual":
         return False
-    if first.more != second.more or not first.more.is_single:
+    if first.offset != second.offset or not first.offset.is_single:
         return False
     return _is_same_axis(first, second, scores) and _counts_up(first, facts)
 
 
 def _is_same_axis(first: Number, second: Number, scores: ScoreAxes) -> bool:
     """Return True where both are the numbers along an axis, the first of queries, the second of keys."""
-    if first.part is None or second.part is None:
+    if first.element is None or second.element is None:
         return False
-    if first.part.value is not second.part.value:
+    if first.element.value is not second.element.value:
         return False
-    return first.part.axes == (scores.queries,) and second.part.axes == (scores.keys,)
+    return first.element.axes == (scores.queries,) and second.element.axes == (
+        scores.keys,
+    )
 
 
 def _counts_up(number: Number, facts: Facts) -> bool:
     """Return True for a vector of which each element is greater than that before."""
-    assert number.part is not None
-    vector = number.part.value
+    assert number.element is not None
+    vector = number.element.value
     if vector.const is not None:
         return vector.const.is_small and bool((np.diff(vector.const.load()) > 0).all())
-    node: Node | None = vector.node
-    return (
-        node is not None
-        and node.op == "onnx.Range"
-        and facts.of(node.operand(2)).low > 0
-    )
+    if vector.op != "onnx.Range":
+        return False
+    step = facts.of(vector.producer.operand(2))
+    return step.low > 0

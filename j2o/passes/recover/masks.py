@@ -1,8 +1,11 @@
 """Masks of attention: what hides scores, and what is added to them in its place.
 
-Attention adds its mask to the scores. A program may choose instead, `where(mask, scores, -inf)`: the
-same, where each row of scores has one that counts. Where none does, Softmax gives NaN, and so does a
-mask of NaN.
+Attention adds its mask to the scores. A program may choose instead:
+
+    Softmax(Where(shown, scores, -inf))   becomes   Attention(…, attn_mask=Where(shown, 0, -inf))
+
+That is the same where each row of scores has one that counts, which `open_rows.py` finds out. Where none does,
+Softmax gives NaN, and so does a mask of NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +25,13 @@ from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
 from j2o.passes.clean.nans import never_nan
 from j2o.passes.layout.affine import factor_of
-from j2o.passes.layout.contractions import Contraction, Label, Labelled, sizes_of
+from j2o.passes.layout.contractions import (
+    Contraction,
+    Label,
+    Labelled,
+    Labels,
+    sizes_of,
+)
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.recover.attention_sides import Axes, places_of
 from j2o.passes.recover.constants import uniform_of
@@ -43,7 +52,11 @@ BIASES = RESHAPES | {"onnx.Add", "onnx.Expand", "onnx.Transpose", "onnx.Where"}
 
 
 class Mask(NamedTuple):
-    """`biases` are added to scores. With `condition`, they are `masked` where that is `hides`."""
+    """What a program does to scores before their Softmax.
+
+    It adds `biases`. Where there is a `condition`, it then puts the number `masked` in the place of some
+    scores: those for which the condition is True where that `hides`, else those for which it is False.
+    """
 
     biases: tuple[Value, ...]
     condition: Value | None = None
@@ -155,24 +168,34 @@ def bias_of(
     onnxruntime's kernel wants its last two axes in full.
     """
     bias = _added(op, mask, at, scores.first.value.type.dtype)
-    own, full = _sizes_of_mask(mask, scores.last), scores.sizes
-    sizes = dict(own)  # of the mask that is made
-    merged = (*axes.heads, *axes.groups)
-    for together in (axes.batch, merged):
+    own = _sizes_of_mask(mask, scores.last)
+    mergeable = _mergeable_sizes(own, scores.sizes, axes)
+    labels = scores.last.labels
+    with_all_axes = op.reshape(bias, sizes_of(own, labels))
+    wide = op.expand(with_all_axes, sizes_of(mergeable, labels))
+    order = (*axes.rows, *axes.keys)
+    moved = op.transpose(wide, [labels.index(label) for label in order])
+
+    def merged(sizes: dict[Label, Dim], labels: Labels) -> Dim:
+        return dims.prod(sizes_of(sizes, labels))
+
+    batch = merged(mergeable, axes.batch)
+    heads = merged(mergeable, (*axes.heads, *axes.groups))
+    own_last = [merged(mergeable, labels) for labels in (axes.queries, axes.keys)]
+    full_last = [merged(scores.sizes, labels) for labels in (axes.queries, axes.keys)]
+    of_four_axes = op.reshape(moved, (batch, heads, *own_last))
+    return op.expand(of_four_axes, (batch, heads, *full_last))
+
+
+def _mergeable_sizes(
+    own: dict[Label, Dim], full: dict[Label, Dim], axes: Axes
+) -> dict[Label, Dim]:
+    """The sizes of a mask in which all axes of the batch, and all of the heads, are full or all are 1."""
+    sizes = dict(own)
+    for together in (axes.batch, (*axes.heads, *axes.groups)):
         if len({is_one(own[label]) for label in together}) > 1:
             sizes |= {label: full[label] for label in together}
-    labels = scores.last.labels
-    order = (*axes.rows, *axes.keys)
-    plain = op.reshape(bias, sizes_of(own, labels))
-    plain = op.expand(plain, sizes_of(sizes, labels))
-    moved = op.transpose(plain, [labels.index(label) for label in order])
-    batch = dims.prod(sizes_of(sizes, axes.batch))
-    heads = dims.prod(sizes_of(sizes, merged))
-    queries, keys = axes.queries, axes.keys
-    last = [dims.prod(sizes_of(sizes, labels)) for labels in (queries, keys)]
-    in_full = [dims.prod(sizes_of(full, labels)) for labels in (queries, keys)]
-    shaped = op.reshape(moved, (batch, heads, *last))
-    return op.expand(shaped, (batch, heads, *in_full))
+    return sizes
 
 
 def _sizes_of_mask(mask: Mask, scores: Labelled) -> dict[Label, Dim]:
@@ -187,25 +210,27 @@ def _sizes_of_mask(mask: Mask, scores: Labelled) -> dict[Label, Dim]:
 
 
 def _added(op: Builder, mask: Mask, scores: ScoreAxes, dtype: DType) -> Value:
-    """What a mask adds to the scores, in its own shape."""
+    """What a mask adds to the scores, in its own shape; NaN in rows of which -∞ hides all."""
     least = LEAST * float(ml_dtypes.finfo(dtype.numpy).min)
     bias = _sum(op, [_raised(op, value, least) for value in mask.biases])
     if mask.condition is None:
         assert bias is not None
         return _nan_where_biases_hide(op, mask.biases, scores, bias)
     masked = max(min(mask.masked, FAR), least)
-    hidden = _chosen(op, mask, bias, masked, dtype)
-    hiding = _sum(op, [bias for bias in mask.biases if _hides_with_infinity(bias)])
-    if hiding is not None:
-        plain = _chosen(op, mask, hiding, mask.masked, dtype)
-        if shows_each_row(plain, scores):
-            erase_dead(plain.producer)
-            return hidden
-        return _nan_where_all_is(op, -np.inf, plain, scores, hidden)
+    added = _where_shown(op, mask, bias, masked, dtype)
+    infinite = _sum(op, [bias for bias in mask.biases if _hides_with_infinity(bias)])
+    if infinite is not None:
+        as_written = _where_shown(op, mask, infinite, mask.masked, dtype)
+        if shows_each_row(as_written, scores):
+            erase_dead(as_written.producer)
+            return added
+        return _nan_where_all_is(op, -np.inf, as_written, scores, added)
     if mask.masked > -np.inf or opens_each_row(mask.condition, scores, mask.hides):
-        return hidden
-    plain = hidden if bias is None else _chosen(op, mask, None, masked, dtype)
-    return _nan_where_all_is(op, masked, plain, scores, hidden)
+        return added
+    without_bias = added
+    if bias is not None:
+        without_bias = _where_shown(op, mask, None, masked, dtype)
+    return _nan_where_all_is(op, masked, without_bias, scores, added)
 
 
 def _sum(op: Builder, values: Sequence[Value]) -> Value | None:
@@ -224,9 +249,9 @@ def _nan_where_biases_hide(
     if len(hiding) == 1 and shows_each_row(hiding[0], scores):
         return mask
     total = _sum(op, hiding)
-    return (
-        mask if total is None else _nan_where_all_is(op, -np.inf, total, scores, mask)
-    )
+    if total is None:
+        return mask
+    return _nan_where_all_is(op, -np.inf, total, scores, mask)
 
 
 def _hides_with_infinity(bias: Value) -> bool:
@@ -247,7 +272,7 @@ def _hides_with_infinity(bias: Value) -> bool:
     return False
 
 
-def _chosen(
+def _where_shown(
     op: Builder, mask: Mask, bias: Value | None, masked: float, dtype: DType
 ) -> Value:
     """A bias, by default 0, for scores that count, and a number for those that do not."""
@@ -260,13 +285,13 @@ def _chosen(
 
 
 def _nan_where_all_is(
-    op: Builder, masked: float, plain: Value, scores: ScoreAxes, mask: Value
+    op: Builder, masked: float, tested: Value, scores: ScoreAxes, mask: Value
 ) -> Value:
-    """A mask that is NaN in each row where `plain` is `masked` for all keys."""
-    dtype = plain.type.dtype
-    highest = plain
-    if plain.type.rank >= -scores.keys:
-        highest = op.ReduceMax(plain, op.const([scores.keys], DType.I64), keepdims=1)
+    """A mask that is NaN in each row where `tested` is `masked` for all keys."""
+    dtype = tested.type.dtype
+    highest = tested
+    if tested.type.rank >= -scores.keys:
+        highest = op.ReduceMax(tested, op.const([scores.keys], DType.I64), keepdims=1)
     is_hidden = op.Equal(highest, op.const(masked, dtype))
     return op.Where(is_hidden, op.const(np.nan, dtype), mask)
 

@@ -3,6 +3,10 @@
 That is certain where the condition is known at one place of every row: at its first key, or on the
 diagonal, at the key whose number is that of the query. There the operands of a comparison are looked at:
 they may be numbers in intervals, or the same element of the same value.
+
+    Where(GreaterOrEqual(Unsqueeze(n, 1), Unsqueeze(n, 0)), scores, -inf)
+
+Here both operands of the comparison are the same element of n on the diagonal: each row shows one score.
 """
 
 from __future__ import annotations
@@ -41,10 +45,10 @@ class ScoreAxes(NamedTuple):
 
 
 class RowElements(NamedTuple):
-    """Elements of a value, one a row of the scores.
+    """Elements of a value, one for each row of the scores.
 
-    For each axis of the value `axes` tells which one of the scores it goes along, or FIRST. On the
-    diagonal, two axes go along the same.
+    For each axis of the value `axes` tells which axis of the scores it goes along, or FIRST, where the first
+    element along it is meant. On the diagonal, two axes go along the same.
     """
 
     value: Value
@@ -52,10 +56,10 @@ class RowElements(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number a row: that of `part` and `more`; `more` alone where `part` is None."""
+    """An integer for each row: `element + offset`, or `offset` alone where `element` is None."""
 
-    part: RowElements | None
-    more: Interval
+    element: RowElements | None
+    offset: Interval
 
 
 def opens_each_row(condition: Value, scores: ScoreAxes, hides: bool) -> bool:
@@ -94,14 +98,16 @@ def _is_shown(part: RowElements, facts: Facts, depth: int) -> bool:
     if node.op != "onnx.Where":
         source = source_of(part, facts)
         return source is not None and _is_shown(source, facts, depth - 1)
-    condition, one, other = (operand_of(part, index) for index in range(3))
-    shows_one = _is_shown(one, facts, depth - 1)
-    shows_other = _is_shown(other, facts, depth - 1)
-    if shows_one and shows_other:
+    condition, if_true, if_false = (operand_of(part, index) for index in range(3))
+    shows_if_true = _is_shown(if_true, facts, depth - 1)
+    shows_if_false = _is_shown(if_false, facts, depth - 1)
+    if shows_if_true and shows_if_false:
         return True
-    if shows_one:
+    if shows_if_true:
         return _is_certainly(True, condition, facts, depth - 1)
-    return shows_other and _is_certainly(False, condition, facts, depth - 1)
+    if shows_if_false:
+        return _is_certainly(False, condition, facts, depth - 1)
+    return False
 
 
 def axes_of(value: Value) -> tuple[int, ...]:
@@ -111,8 +117,8 @@ def axes_of(value: Value) -> tuple[int, ...]:
 
 def _first(condition: Value, scores: ScoreAxes) -> RowElements:
     """The first key of each row."""
-    axes = axes_of(condition)
-    return RowElements(condition, tuple(FIRST if a == scores.keys else a for a in axes))
+    axes = [FIRST if a == scores.keys else a for a in axes_of(condition)]
+    return RowElements(condition, tuple(axes))
 
 
 def has_diagonal(condition: Value, scores: ScoreAxes) -> bool:
@@ -177,15 +183,16 @@ def _compares(wanted: bool, part: RowElements, facts: Facts) -> bool:
     op = part.value.op
     if not wanted:
         op = OPPOSITES.get(op, "")
-    if op not in COMPARISONS or not all(
-        map(has_interval, part.value.producer.operands)
-    ):
+    if op not in COMPARISONS:
+        return False
+    if not all(map(has_interval, part.value.producer.operands)):
         return False
     first = number_behind(operand_of(part, 0), facts)
     second = number_behind(operand_of(part, 1), facts)
-    if first.part == second.part:
-        return COMPARISONS[op](first.more, second.more)
-    return COMPARISONS[op](_interval(first, facts), _interval(second, facts))
+    is_certain = COMPARISONS[op]
+    if first.element == second.element:
+        return is_certain(first.offset, second.offset)
+    return is_certain(_interval(first, facts), _interval(second, facts))
 
 
 def _are_equal(a: Interval, b: Interval) -> bool:
@@ -220,7 +227,7 @@ OPPOSITES = {
 
 
 def number_behind(part: RowElements, facts: Facts, depth: int = DEPTH) -> Number:
-    """What integers are, one a row, as a number added to others."""
+    """What integers are, one for each row; the offset has what Add and Sub of known numbers do."""
     node = part.value.node
     whole = Number(part, NO)
     if node is None or depth == 0:
@@ -244,23 +251,22 @@ def _may_wrap(value: Value, facts: Facts) -> bool:
 
 
 def _sum(a: Number, b: Number) -> Number | None:
-    if a.part is not None and b.part is not None:
+    if a.element is not None and b.element is not None:
         return None
-    part = a.part or b.part
-    return Number(part, plus(a.more, b.more))
+    return Number(a.element or b.element, plus(a.offset, b.offset))
 
 
 def _difference(a: Number, b: Number) -> Number | None:
-    more = plus(a.more, negated(b.more))
-    if a.part == b.part:
-        return Number(None, more)
-    return Number(a.part, more) if b.part is None else None
+    offset = plus(a.offset, negated(b.offset))
+    if a.element == b.element:
+        return Number(None, offset)
+    return Number(a.element, offset) if b.element is None else None
 
 
 def _interval(number: Number, facts: Facts) -> Interval:
-    if number.part is None:
-        return number.more
-    return plus(_elements_between(number.part, facts), number.more)
+    if number.element is None:
+        return number.offset
+    return plus(_elements_between(number.element, facts), number.offset)
 
 
 def _elements_between(part: RowElements, facts: Facts) -> Interval:
@@ -304,18 +310,15 @@ def source_of(part: RowElements, facts: Facts) -> RowElements | None:
 
 def _before_reshape(part: RowElements) -> RowElements | None:
     """The same elements of what has axes of size 1 more, or fewer."""
+    shape = part.value.type.shape
     operand = part.value.producer.operand(0)
-    long = [
-        a
-        for d, a in zip(part.value.type.shape, part.axes, strict=True)
-        if not is_one(d)
-    ]
-    sizes = [d for d in part.value.type.shape if not is_one(d)]
-    before = [d for d in operand.type.shape if not is_one(d)]
-    if not same_shape(tuple(sizes), tuple(before)):
+    sizes = tuple(size for size in shape if not is_one(size))
+    sizes_before = tuple(size for size in operand.type.shape if not is_one(size))
+    if not same_shape(sizes, sizes_before):
         return None
-    left = iter(long)
-    axes = (FIRST if is_one(d) else next(left) for d in operand.type.shape)
+    pairs = zip(shape, part.axes, strict=True)
+    long_axes = iter([axis for size, axis in pairs if not is_one(size)])
+    axes = (FIRST if is_one(d) else next(long_axes) for d in operand.type.shape)
     return RowElements(operand, tuple(axes))
 
 
@@ -329,6 +332,8 @@ def _keeps_numbers(cast: Node, facts: Facts) -> bool:
 
 def _cuts_the_end_off(cut: Node) -> bool:
     """Return True for a Slice of what comes first along its axes, each element of it."""
-    starts, steps = cut.operand(1), cut.inputs[4] if len(cut.inputs) > 4 else None
-    is_first = starts.known is not None and set(starts.known) == {0}
-    return is_first and (steps is None or set(steps.known or ()) == {1})
+    starts = cut.operand(1).known
+    steps = cut.optional(4)
+    is_from_first = starts is not None and set(starts) == {0}
+    takes_each = steps is None or set(steps.known or ()) == {1}
+    return is_from_first and takes_each
