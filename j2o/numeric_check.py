@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,18 @@ def run_graph(graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]
     return Session(to_proto(copy, target.opset), optimise=False).run(feeds)
 
 
+class Evaluation(NamedTuple):
+    """What a graph gave for some inputs.
+
+    `values` are those of the root graph by name and type, where these tell them apart; `places` says of each
+    where it comes from.
+    """
+
+    outputs: list[np.ndarray]
+    values: dict[str, np.ndarray]
+    places: dict[str, str]
+
+
 class NumericCheck:
     """An observer of passes that runs the graph after each of them.
 
@@ -72,19 +84,24 @@ class NumericCheck:
         self("the program", graph)
 
     def __call__(self, name: str, graph: Graph) -> None:
-        outputs, values, places = self.evaluate(graph)
+        found = self.evaluate(graph)
         if self.outputs and name != INEXACT:
-            pairs = zip(graph.output_names, self.outputs, outputs, strict=True)
-            changed = [n for n, before, after in pairs if not _close(before, after)]
-            if changed:
-                culprit = self.first_changed(values)
-                where = f", first in {places[culprit]}" if culprit else ""
-                what = f"output {changed[0]!r}{where}"
-                raise InvalidGraphError(
-                    f"pass {name} changes what the model computes: {what}"
-                )
-        self.outputs = outputs
-        self.values = values
+            self.compare(name, graph.output_names, found)
+        self.outputs = found.outputs
+        self.values = found.values
+
+    def compare(
+        self, name: str, output_names: Sequence[str], found: Evaluation
+    ) -> None:
+        """Raise InvalidGraphError where a pass has changed an output."""
+        pairs = zip(output_names, self.outputs, found.outputs, strict=True)
+        changed = [n for n, before, after in pairs if not _close(before, after)]
+        if not changed:
+            return
+        culprit = self.first_changed(found.values)
+        where = f", first in {found.places[culprit]}" if culprit else ""
+        what = f"output {changed[0]!r}{where}"
+        raise InvalidGraphError(f"pass {name} changes what the model computes: {what}")
 
     def first_changed(self, values: dict[str, np.ndarray]) -> str | None:
         """The name of the first value that is another than before the pass; None where all are the same."""
@@ -93,39 +110,43 @@ class NumericCheck:
                 return name
         return None
 
-    def evaluate(
-        self, graph: Graph
-    ) -> tuple[list[np.ndarray], dict[str, np.ndarray], dict[str, str]]:
-        """The outputs.
-
-        The values of the root graph by name and type, where these tell them apart; where these come
-        from.
-        """
+    def evaluate(self, graph: Graph) -> Evaluation:
+        """Run a copy of a graph that gives every value of the root graph, too."""
         copy = graph.clone()
-        made: list[Value] = []
-        for node in copy:
-            if node.op not in ("const", "dims", "return"):
-                made += [v for v in node.outputs if v.type.dtype != DType.STRING]
+        inner = _inner_values(copy)
         count = len(copy.outputs)
-        copy.set_outputs([*copy.outputs, *made])
-        copy.output_names = [f"output_{i}" for i in range(count + len(made))]
-        keys = [f"%{v.hint}: {v.type}" for v in made]
-        places = [_place(v) for v in made]
-        run(FINISH, copy, self.context)
-        for name, value in zip(copy.input_names, copy.inputs, strict=True):
-            if name not in self.feeds:
-                self.feeds[name] = random_array(value.type, self.sizes, len(self.feeds))
-        assert self.context.target is not None
-        proto = to_proto(copy, self.context.target.opset)
-        arrays = Session(proto, optimise=False).run(self.feeds)
-        values: dict[str, np.ndarray] = {}
-        place_of: dict[str, str] = {}
+        copy.set_outputs([*copy.outputs, *inner])
+        copy.output_names = [f"output_{i}" for i in range(count + len(inner))]
+        # before the passes that finish the copy rename and replace these values
+        keys = [f"%{v.hint}: {v.type}" for v in inner]
+        places = [_place(v) for v in inner]
+        arrays = self._run(copy)
+        evaluation = Evaluation(arrays[:count], {}, {})
         occurrences = Counter(keys)
         for key, array, place in zip(keys, arrays[count:], places, strict=True):
             if occurrences[key] == 1:
-                values[key] = array
-                place_of[key] = place
-        return arrays[:count], values, place_of
+                evaluation.values[key] = array
+                evaluation.places[key] = place
+        return evaluation
+
+    def _run(self, graph: Graph) -> list[np.ndarray]:
+        """Finish a graph, and run it on random inputs: the same for each graph."""
+        run(FINISH, graph, self.context)
+        for name, value in zip(graph.input_names, graph.inputs, strict=True):
+            if name not in self.feeds:
+                self.feeds[name] = random_array(value.type, self.sizes, len(self.feeds))
+        assert self.context.target is not None
+        proto = to_proto(graph, self.context.target.opset)
+        return Session(proto, optimise=False).run(self.feeds)
+
+
+def _inner_values(graph: Graph) -> list[Value]:
+    """What the nodes of a graph compute, but strings, which are not compared."""
+    values: list[Value] = []
+    for node in graph:
+        if node.op not in ("const", "dims", "return"):
+            values += [v for v in node.outputs if v.type.dtype != DType.STRING]
+    return values
 
 
 def _place(value: Value) -> str:
@@ -135,8 +156,11 @@ def _place(value: Value) -> str:
 
 def symbols_of(graph: Graph) -> list[str]:
     """The symbolic sizes of the inputs, sorted."""
-    shapes = [value.type.shape for value in graph.inputs]
-    return sorted({s for shape in shapes for d in shape for s in dims.symbols(d)})
+    found: set[str] = set()
+    for value in graph.inputs:
+        for dim in value.type.shape:
+            found.update(dims.symbols(dim))
+    return sorted(found)
 
 
 def sizes_that_fit(
@@ -155,20 +179,29 @@ def sizes_that_fit(
                 check_constraints(graph.dims.constraints, sizes)
             except DimensionError:
                 continue
-            if all(
-                dims.evaluate(d, sizes) >= 0 for v in graph.inputs for d in v.type.shape
-            ):
+            if _has_no_negative_size(graph, sizes):
                 return sizes
     raise DimensionError("check: found no sizes that fit the constraints")
+
+
+def _has_no_negative_size(graph: Graph, sizes: Mapping[str, int]) -> bool:
+    """Return True where all axes of the inputs have 0 elements or more."""
+    for value in graph.inputs:
+        for dim in value.type.shape:
+            if dims.evaluate(dim, sizes) < 0:
+                return False
+    return True
 
 
 def random_array(type: Type, sizes: Mapping[str, int], seed: int) -> np.ndarray:
     """Normal floats and integers from 0 to 2, the same for the same seed."""
     rng = np.random.default_rng(seed)
     shape = tuple(dims.evaluate(d, sizes) for d in type.shape)
-    array: Any = (
-        rng.normal(size=shape) if type.dtype.is_float else rng.integers(0, 3, shape)
-    )
+    array: Any
+    if type.dtype.is_float:
+        array = rng.normal(size=shape)
+    else:
+        array = rng.integers(0, 3, shape)
     return np.asarray(array).astype(type.dtype.numpy)
 
 

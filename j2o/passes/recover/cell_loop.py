@@ -61,7 +61,7 @@ class Cell(NamedTuple):
         return (self.state,) if self.memory is None else (self.state, self.memory)
 
 
-def plain(value: Value) -> Value:
+def without_unit_axes(value: Value) -> Value:
     """What a value is but for axes of size 1."""
     while (node := value.node) is not None and node.op in RESHAPES:
         source = node.operand(0)
@@ -90,7 +90,7 @@ class Loop:
         self.scan = read_scan(node)
         self.states = [one.old for one in self.scan.carried]
         self.rows = {one.row: one for one in self.scan.rows}
-        self.new_states = [plain(one.new) for one in self.scan.carried]
+        self.new_states = [without_unit_axes(one.new) for one in self.scan.carried]
         self.places = {value: place for place, value in enumerate(self.new_states)}
         # what is known for all rounds before the loop runs, if its cells are
         known = {*self.rows, *self.new_states}
@@ -163,7 +163,7 @@ class Loop:
     def needed(self, cells: Sequence[Cell]) -> set[Value]:
         """The values of the body that what is left of it needs when cells go, h' at the end of the search."""
         news = {cell.new for cell in cells}
-        rest = self.left(cells)
+        rest = self.rest_without(cells)
         stack = [one.new for one in rest.carried] + [one.row for one in rest.stacked]
         found: set[Value] = set()
         while stack:
@@ -176,13 +176,15 @@ class Loop:
                 stack += _used_by(value.producer)
         return found
 
-    def left(self, cells: Sequence[Cell]) -> Scan:
+    def rest_without(self, cells: Sequence[Cell]) -> Scan:
         """The Scan without what cells carry and without stacks of their h'."""
         gone = {self.states[place] for cell in cells for place in cell.places}
         news = {cell.new for cell in cells}
         rest = read_scan(self.node)
         rest.carried = [one for one in rest.carried if one.old not in gone]
-        rest.stacked = [one for one in rest.stacked if plain(one.row) not in news]
+        rest.stacked = [
+            one for one in rest.stacked if without_unit_axes(one.row) not in news
+        ]
         return rest
 
     def directions(self, cells: Sequence[Cell]) -> dict[Value, int]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
-from j2o.ir.graph import Value
+from j2o.ir.graph import Node, Value
 from j2o.ir.ops import TO_THE_FRONT
 from j2o.ir.types import Attr, Dim, DType, Type
 from j2o.passes.layout.hoist import compute_at_once, write_batched
 from j2o.passes.layout.scans import Scan, ScannedRow, Stacked, write_scan
-from j2o.passes.recover.cell_loop import Cell, Input, Loop, plain
+from j2o.passes.recover.cell_loop import Cell, Input, Loop, without_unit_axes
 from j2o.passes.recover.cell_operands import OperandBuilder
 from j2o.passes.recover.linear_forms import is_zero
 
@@ -31,25 +31,37 @@ class _CellWriter:
         loop, node = self.loop, self.loop.node
         op = Builder(node.home, node, cell.new.producer.loc, cell.new.hint)
         *outer, size = loop.states[cell.state].type.shape
-        batch, length = dims.prod(outer), loop.length
         assert type(size) is int
-        reads = [read.input for gate in cell.gates for read in gate.inputs]
-        stacks = {input: self.stack(op, input) for input in dict.fromkeys(reads)}
+        batch = dims.prod(outer)
+        one_state = (1, batch, size)
+        operands = self._operands(op, cell, batch, size)
+        types = [Type(DType.F32, (loop.length, *one_state))]
+        types += [Type(DType.F32, one_state) for _ in cell.places]
+        attrs = self._attributes(cell, size)
+        all_states, *last = op.node(cell.op, operands, attrs, types).outputs
+        shape = (loop.length, *cell.new.type.shape)
+        self.stacks[cell.new] = op.reshape(all_states, shape)
+        for place, value in zip(cell.places, last, strict=True):
+            old = loop.states[place]
+            self.results[place] = op.reshape(value, old.type.shape)
+
+    def _operands(
+        self, op: Builder, cell: Cell, batch: Dim, size: int
+    ) -> list[Value | None]:
+        """X, W, R, B, no lengths, and the first states; what is left out at the end is not there."""
+        stacks: dict[Input, Value] = {}
+        for gate in cell.gates:
+            for read in gate.inputs:
+                if read.input not in stacks:
+                    stacks[read.input] = self.stack(op, read.input)
         made = OperandBuilder(op, cell.gates, size).operands(stacks)
-        x = op.reshape(made.x, (length, batch, made.x.type.shape[-1]))
+        x = op.reshape(made.x, (self.loop.length, batch, made.x.type.shape[-1]))
         operands = [x, made.w, made.r, made.b, None]
-        final = (1, batch, size)
-        operands += [self._first(op, place, final) for place in cell.places]
+        for place in cell.places:
+            operands.append(self._first(op, place, (1, batch, size)))
         while operands[-1] is None:
             operands.pop()
-        types = [Type(DType.F32, (length, 1, batch, size))]
-        types += [Type(DType.F32, final) for _ in cell.places]
-        attrs = self._attributes(cell, size)
-        every, *last = op.node(cell.op, operands, attrs, types).outputs
-        self.stacks[cell.new] = op.reshape(every, (length, *cell.new.type.shape))
-        for place, value in zip(cell.places, last, strict=True):
-            type_ = loop.states[place].type
-            self.results[place] = op.reshape(value, type_.shape)
+        return operands
 
     def _attributes(self, cell: Cell, size: int) -> dict[str, Attr]:
         attrs: dict[str, Attr] = {"hidden_size": size, **cell.attrs}
@@ -64,7 +76,7 @@ class _CellWriter:
 
     def written(self, stacked: Stacked) -> Value:
         """What the Scan stacked of an h', in its direction."""
-        node, new = self.loop.node, plain(stacked.row)
+        node, new = self.loop.node, without_unit_axes(stacked.row)
         stack = self.stacks[new]
         op = Builder(node.home, node, node.loc, stack.hint)
         if stacked.is_backwards != self.directions[new]:
@@ -75,7 +87,7 @@ class _CellWriter:
     def rest(self, cells: Sequence[Cell]) -> Scan:
         """What is left of the Scan: it reads every h' as a row, where it needs it."""
         needed = self.loop.needed(cells)
-        rest = self.loop.left(cells)
+        rest = self.loop.rest_without(cells)
         for new in [cell.new for cell in cells if cell.new in needed]:
             row = self.loop.body.add_input(new.type, new.hint)
             new.replace_by(row)
@@ -86,14 +98,13 @@ class _CellWriter:
 
     def stack(self, op: Builder, input: Input) -> Value:
         """The rows of an input, one behind the other."""
-        value, body = input.value, self.loop.body
-        if value.graph is body and value not in self.stacks:
-            path = self.loop.path(value)
-            nodes = [
-                node
-                for node in self.loop.computable
-                if any(one in path and one not in self.stacks for one in node.outputs)
-            ]
+        value = input.value
+        if value.graph is self.loop.body and value not in self.stacks:
+            missing = self.loop.path(value).keys() - self.stacks.keys()
+            nodes: list[Node] = []
+            for node in self.loop.computable:
+                if not missing.isdisjoint(node.outputs):
+                    nodes.append(node)
             write_batched(self.loop.scan, nodes, self.stacks, self.loop.node)
         value = self.stacks.get(value, value)
         return value if input.perm is None else op.transpose(value, input.perm)
@@ -109,7 +120,7 @@ def write_cells(loop: Loop, cells: Sequence[Cell]) -> None:
         loop.node.outputs[place].replace_by(final)
     news = {cell.new for cell in cells}
     for stacked in loop.scan.stacked:
-        if plain(stacked.row) in news:
+        if without_unit_axes(stacked.row) in news:
             stacked.out.replace_by(writer.written(stacked))
     if not loop.node.used:
         loop.node.erase()

@@ -22,10 +22,17 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
 from j2o.ir.target import Target
-from j2o.ir.types import DType, is_one, same_shape
+from j2o.ir.types import DType, Shape, is_one, same_shape
 from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
-from j2o.passes.recover.cell_loop import Cell, Gate, Loop, Read, plain, same_sizes
+from j2o.passes.recover.cell_loop import (
+    Cell,
+    Gate,
+    Loop,
+    Read,
+    same_sizes,
+    without_unit_axes,
+)
 from j2o.passes.recover.cell_writing import write_cells
 from j2o.passes.recover.linear_forms import (
     ACTIVATIONS,
@@ -64,15 +71,22 @@ def _found(loop: Loop, context: Context) -> list[Cell]:
     for index, state in enumerate(loop.states):
         if not _is_vector(state) or loop.new_states[index].op not in MAKE_STATE:
             continue
-        batch = state.type.shape[:-1]
-        same = [one for one in readers if same_shape(one.batch, batch)]
-        if not same:
-            readers += (same := [FormReader(loop.body, batch)])
-        cell = _Matcher(loop, same[0], index).cell()
+        reader = _reader_of(readers, loop, state.type.shape[:-1])
+        cell = _Matcher(loop, reader, index).cell()
         if cell is not None and _is_worth(cell, state, context.target):
             cells.append(cell)
     order = {node: place for place, node in enumerate(loop.body)}
     return sorted(cells, key=lambda cell: order[cell.new.producer])
+
+
+def _reader_of(readers: list[FormReader], loop: Loop, batch: Shape) -> FormReader:
+    """The reader for states of this batch, made where there is none yet."""
+    for reader in readers:
+        if same_shape(reader.batch, batch):
+            return reader
+    reader = FormReader(loop.body, batch)
+    readers.append(reader)
+    return reader
 
 
 def _is_vector(state: Value) -> bool:
@@ -105,7 +119,7 @@ class _Matcher:
         self.reader = reader
         self.index = index
         self.state = loop.states[index]
-        self.new = plain(loop.body.outputs[index])
+        self.new = without_unit_axes(loop.body.outputs[index])
 
     def cell(self) -> Cell | None:
         node = self.new.node
@@ -119,7 +133,7 @@ class _Matcher:
         for output, activated in self._pairs(self.new, "onnx.Mul"):
             if activated.op != "onnx.Tanh":
                 continue
-            memory = plain(activated.producer.operand(0))
+            memory = without_unit_axes(activated.producer.operand(0))
             index = self.loop.places.get(memory)
             if index is None:
                 continue
@@ -172,7 +186,7 @@ class _Matcher:
             for weight, difference in self._pairs(second, "onnx.Mul"):
                 if difference.op != "onnx.Sub":
                     continue
-                plus, minus = map(plain, difference.producer.operands)
+                plus, minus = map(without_unit_axes, difference.producer.operands)
                 if minus is first and plus is self.state:
                     yield weight, first, False
                 elif minus is first and first is self.state:
@@ -248,13 +262,13 @@ class _Matcher:
 
     def _pairs(self, value: Value, op: str) -> Iterator[Pair]:
         """The operands of an Add or Mul in both orders, if the result has the size of the state."""
-        value = plain(value)
+        value = without_unit_axes(value)
         node = value.node
         if node is None or node.op != op or node.graph is not self.loop.body:
             return
         if not same_sizes(value.type, self.state.type):
             return
-        first, second = map(plain, node.operands)
+        first, second = map(without_unit_axes, node.operands)
         yield first, second
         yield second, first
 
@@ -306,7 +320,7 @@ def _subtracted_from_one(value: Value) -> Value | None:
     if value.op != "onnx.Sub":
         return None
     one, z = value.producer.operands
-    return plain(z) if one.number == 1 else None
+    return without_unit_axes(z) if one.number == 1 else None
 
 
 # ---------------------------------------------------------------- what else the body does

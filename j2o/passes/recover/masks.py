@@ -4,7 +4,7 @@ Attention adds its mask to the scores. A program may choose instead:
 
     Softmax(Where(shown, scores, -inf))   becomes   Attention(…, attn_mask=Where(shown, 0, -inf))
 
-That is the same where each row of scores has one that counts, which `open_rows.py` finds out. Where none does,
+That is the same where each row of scores has one that counts, which `open_rows.py` tells. Where none does,
 Softmax gives NaN, and so does a mask of NaN.
 """
 

@@ -1,5 +1,7 @@
 """Nearest places, which `jax.image.resize` looks up by floats: repeated elements where a size is a multiple.
 
+    x[⌊(iota(2·H) + ½) · H / (2·H)⌋]   becomes   Reshape(Expand(Unsqueeze(x, 1), [H, 2, …]), [2·H, …])
+
 The place of the i-th of n elements among m is ⌊(i + ½) m / n⌋. Where n = k m that is ⌊i / k⌋ in exact
 numbers, and in JAX's float32 for all sizes below 2²²: the quotient is 1 / 2k or more off a whole number.
 Where sizes are known the places are, too, and the lookup stays.
@@ -7,12 +9,16 @@ Where sizes are known the places are, too, and the lookup stays.
 
 from __future__ import annotations
 
-from typing import Any
-
 from j2o.ir import dims
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, same_dim
-from j2o.passes.recover.strides import dim_of, gather_of, line_of, takes_lines
+from j2o.passes.recover.strides import (
+    dim_of,
+    gather_of,
+    indexed_axes,
+    takes_vectors,
+    vector_along,
+)
 from j2o.passes.rewriting.rule import rewrite
 
 
@@ -24,7 +30,7 @@ def _middles(op):
     return op.lax.add(plus_zero, 0.5)
 
 
-@rewrite("nearest", at="lax", shared=True, where=takes_lines)
+@rewrite("nearest", at="lax", shared=True, where=takes_vectors)
 def nearest(op, x, size, count, moved, numbers, sizes):
     """x[⌊(i + ½) m / n⌋] along one axis of m elements, n a multiple of m."""
     quotient = op.lax.div(op.lax.mul(_middles(op), size), count)
@@ -37,14 +43,18 @@ def nearest(op, x, size, count, moved, numbers, sizes):
 
 @nearest.becomes
 def _(op, x, size, count, _moved, numbers, sizes):
-    axis = _only_axis(x, numbers, sizes)
+    axes = indexed_axes(x, numbers, sizes)
     indices = op.root.operand(1)
-    line = line_of(indices, 0) if indices.type.rank == 2 else None
-    if axis is None or line is None:
+    places = vector_along(indices, 0) if indices.type.rank == 2 else None
+    if axes is None or len(axes) != 1 or places is None:
         return None
-    own, wanted = x.type.shape[axis], line.type.shape[0]
-    factor = None if type(own) is int else dims.divides(own, wanted)
-    if type(factor) is not int or not _is_dim(size, own) or not _is_dim(count, wanted):
+    (axis,) = axes
+    own = x.type.shape[axis]
+    wanted = places.type.shape[0]
+    if type(own) is int or not _is_dim(size, own) or not _is_dim(count, wanted):
+        return None
+    factor = dims.divides(own, wanted)
+    if type(factor) is not int:
         return None
     behind = axis + 1
     wide = [*x.type.shape[:behind], factor, *x.type.shape[behind:]]
@@ -52,20 +62,8 @@ def _(op, x, size, count, _moved, numbers, sizes):
     return op.reshape(repeated, op.out_type.shape)
 
 
-def _only_axis(x: Value, numbers: Any, sizes: Any) -> int | None:
-    """The axis along which a gather takes places, where it takes all others whole; None for other gathers."""
-    axes = tuple(numbers.collapsed_slice_dims)
-    if len(axes) != 1 or tuple(numbers.start_index_map) != axes:
-        return None
-    (axis,) = axes
-    others = [one for one in range(x.type.rank) if one != axis]
-    is_whole = all(same_dim(sizes[one], x.type.shape[one]) for one in others)
-    is_in_place = list(numbers.offset_dims) == others
-    return axis if is_whole and is_in_place else None
-
-
 def _is_dim(value: Value, dim: Dim) -> bool:
-    """Return True for a size as a number."""
+    """Return True for a scalar that is this size."""
     known = dim_of(value)
     return known is not None and same_dim(known, dim)
 

@@ -1,8 +1,11 @@
 """Slices with steps, which JAX writes as a gather where some size is symbolic.
 
 `x[:, 1::2]` takes the places 1 + 2 · iota. Where the indices of each axis are such a progression, and all of
-them lie inside, that is ONNX's Slice. A step below 0 comes as the same places from the last to the first, and
-the result in reverse.
+them lie inside, that is ONNX's Slice:
+
+    gather(x, broadcast(1 + 2 · iota))   becomes   Slice(x, starts=[1], ends=[…], axes=[1], steps=[2])
+
+A step below 0 comes as the same places from the last to the first, and the result in reverse.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ Taken: TypeAlias = "dict[int, Progression]"
 
 
 def _progression(value: Value) -> Progression | None:
-    """A line of integers as a progression; None for others."""
+    """A vector of integers as a progression; None for others."""
     node = value.node
     if node is None or value.type.rank != 1:
         return None
@@ -92,8 +95,9 @@ def _progression(value: Value) -> Progression | None:
 
 def _shifted(node: Node) -> Progression | None:
     """A progression plus, or times, a number."""
-    for line, number in (node.operands, node.operands[::-1]):
-        found, by = _progression(line), dim_of(number)
+    for vector, number in (node.operands, node.operands[::-1]):
+        found = _progression(vector)
+        by = dim_of(number)
         if found is not None and by is not None:
             return found.plus(by) if node.op == "lax.add" else found.times(by)
     return None
@@ -127,8 +131,8 @@ def not_wrapped(places: Value) -> Value:
     return kept if subject is kept and dim_of(zero) == 0 else places
 
 
-def line_of(column: Value, axis: int) -> Value | None:
-    """What a column repeats along all axes but this one."""
+def vector_along(column: Value, axis: int) -> Value | None:
+    """The vector that lies along an axis of a column, and is repeated along all others."""
     if column.op != "lax.broadcast_in_dim":
         return None
     source = column.producer.operand(0)
@@ -138,22 +142,31 @@ def line_of(column: Value, axis: int) -> Value | None:
     return source if is_whole else None
 
 
+def indexed_axes(x: Value, numbers: Any, sizes: Shape) -> tuple[int, ...] | None:
+    """The axes along which a gather takes places, where it takes all others whole and where they are.
+
+    None for other gathers.
+    """
+    axes = tuple(numbers.collapsed_slice_dims)
+    others = [axis for axis in range(x.type.rank) if axis not in axes]
+    has_columns_in_order = tuple(numbers.start_index_map) == axes == tuple(sorted(axes))
+    leaves_others = list(numbers.offset_dims) == others
+    if not has_columns_in_order or not leaves_others:
+        return None
+    is_whole = all(same_dim(sizes[axis], x.type.shape[axis]) for axis in others)
+    return axes if is_whole else None
+
+
 def _taken(x: Value, indices: Value, numbers: Any, sizes: Shape) -> Taken | None:
     """Which places of `x` are taken; None for another gather."""
-    axes = tuple(numbers.collapsed_slice_dims)
-    rank = x.type.rank
-    others = [axis for axis in range(rank) if axis not in axes]
-    is_in_place = tuple(numbers.start_index_map) == axes == tuple(sorted(axes))
-    is_in_place = is_in_place and list(numbers.offset_dims) == others
-    is_whole = all(same_dim(sizes[axis], x.type.shape[axis]) for axis in others)
+    axes = indexed_axes(x, numbers, sizes)
     columns = columns_of(indices)
-    has_columns = len(columns) == len(axes) == indices.type.rank - 1
-    if not (is_in_place and is_whole and has_columns) or numbers.operand_batching_dims:
+    if axes is None or not len(columns) == len(axes) == indices.type.rank - 1:
         return None
     taken: Taken = {}
     for place, (axis, column) in enumerate(zip(axes, columns, strict=True)):
-        line = line_of(column, place)
-        found = None if line is None else _progression(line)
+        vector = vector_along(column, place)
+        found = None if vector is None else _progression(vector)
         if found is None or not found.is_inside(x.type.shape[axis]):
             return None
         taken[axis] = found
@@ -165,15 +178,19 @@ def _taken(x: Value, indices: Value, numbers: Any, sizes: Shape) -> Taken | None
 
 def gather_of(op: Any, x: Any, indices: Any, numbers: Any, sizes: Any) -> Any:
     """The pattern of a gather, whatever is to become of indices that lie outside."""
-    any_other = dict.fromkeys(
-        ("fill_value", "indices_are_sorted", "mode", "unique_indices"), ...
-    )
     return op.lax.gather(
-        x, indices, dimension_numbers=numbers, slice_sizes=sizes, **any_other
+        x,
+        indices,
+        dimension_numbers=numbers,
+        slice_sizes=sizes,
+        fill_value=...,
+        indices_are_sorted=...,
+        mode=...,
+        unique_indices=...,
     )
 
 
-def takes_lines(gather: Node) -> bool:
+def takes_vectors(gather: Node) -> bool:
     """Return True where the indices of each axis are a vector that is repeated along the other axes."""
     for column in columns_of(gather.operand(1)):
         if column.op != "lax.broadcast_in_dim":
@@ -183,7 +200,7 @@ def takes_lines(gather: Node) -> bool:
     return True
 
 
-@rewrite("strided", at="lax", where=takes_lines)
+@rewrite("strided", at="lax", where=takes_vectors)
 def strided(op, x, indices, numbers, sizes):
     """x[a::s, …], as a gather."""
     return gather_of(op, x, indices, numbers, sizes)

@@ -2,7 +2,10 @@
 
 `jnp.searchsorted`, and with it `digitize`, `histogram` and `interp`, takes every zero for +0 and every NaN
 for the positive one, and then compares in the order of sort: NaN is the greatest, and equal to itself. Of
-such floats that is a comparison of numbers and a look for NaN; no operator is needed that sees their bits.
+such floats that is a comparison of numbers and a look for NaN; no operator is needed that sees their bits:
+
+    plain(x) = select(x != x, nan, select(x == 0, 0, x))
+    lt_to(plain(x), plain(y))   becomes   x < y or (x is a number and y is NaN)
 """
 
 from __future__ import annotations
