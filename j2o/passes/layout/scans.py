@@ -109,14 +109,14 @@ def write_scan(scan: Scan) -> None:
     scan.drop_unused()
     used = [one for one in scan.rows if one.row.uses]
     scan.rows = used or scan.rows[:1]  # a Scan reads something
-    _set_inputs(
-        body, [*(one.old for one in scan.carried), *(one.row for one in scan.rows)]
-    )
-    outs = [*(one.out for one in scan.carried), *(one.out for one in scan.stacked)]
-    operands = [
-        *(one.first for one in scan.carried),
-        *(one.stack for one in scan.rows),
-    ]
+    old_states = [one.old for one in scan.carried]
+    rows = [one.row for one in scan.rows]
+    _set_inputs(body, [*old_states, *rows])
+    last_states = [one.out for one in scan.carried]
+    stacks = [one.out for one in scan.stacked]
+    outs = [*last_states, *stacks]
+    first_states = [one.first for one in scan.carried]
+    operands = [*first_states, *(one.stack for one in scan.rows)]
     if outs:
         op = Builder(node.home, node, node.loc, outs[0].hint)
         types = [out.type for out in outs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
@@ -110,37 +110,52 @@ def contract(
 
     Its result has the right elements in the right order, if not yet the right shape.
     """
-    xs, ys = x.type.shape, y.type.shape
-    x_free = [i for i in range(len(xs)) if i not in x_contract and i not in x_batch]
-    y_free = [i for i in range(len(ys)) if i not in y_contract and i not in y_batch]
-    if not x_contract:  # an outer product
-        left = _arranged(
-            op,
-            x,
-            [*x_batch, *x_free],
-            (*pick(xs, x_batch), *pick(xs, x_free), *(1,) * len(y_free)),
-        )
-        right = _arranged(
-            op,
-            y,
-            [*y_batch, *y_free],
-            (*pick(ys, y_batch), *(1,) * len(x_free), *pick(ys, y_free)),
-        )
-        return op.Mul(left, right)
-    k = dims.prod(pick(xs, x_contract))
-    batch = pick(xs, x_batch)
-    n = dims.prod(pick(ys, y_free))
+    left = _factor(x, x_batch, x_contract)
+    right = _factor(y, y_batch, y_contract)
+    if not left.summed:
+        return _outer_product(op, left, right)
+    batch = left.sizes(left.batch)
+    rows = left.sizes(left.free)
+    inner = dims.prod(left.sizes(left.summed))
+    columns = dims.prod(right.sizes(right.free))
     # a matrix on the right needs no flattening of the left: MatMul takes any number of leading axes
-    keep = not batch
-    left_shape = (
-        (*pick(xs, x_free), k)
-        if keep and x_free
-        else (*batch, dims.prod(pick(xs, x_free)), k)
-    )
-    left = _arranged(op, x, [*x_batch, *x_free, *x_contract], left_shape)
-    right = _arranged(op, y, [*y_batch, *y_contract, *y_free], (*batch, k, n))
+    if batch or not rows:
+        rows = (dims.prod(rows),)
+    left_order = [*left.batch, *left.free, *left.summed]
+    right_order = [*right.batch, *right.summed, *right.free]
+    first = _arranged(op, x, left_order, (*batch, *rows, inner))
+    second = _arranged(op, y, right_order, (*batch, inner, columns))
     is_of_bytes = x.type.dtype in BYTES
-    return op.MatMulInteger(left, right) if is_of_bytes else op.MatMul(left, right)
+    return op.MatMulInteger(first, second) if is_of_bytes else op.MatMul(first, second)
+
+
+class Factor(NamedTuple):
+    """An operand of a product: the axes of the batch, those that are summed over, and those of its own."""
+
+    value: Value
+    batch: Axes
+    summed: Axes
+    free: Axes
+
+    def sizes(self, axes: Axes) -> Shape:
+        return pick(self.value.type.shape, axes)
+
+
+def _factor(value: Value, batch: Axes, summed: Axes) -> Factor:
+    """An operand whose axes are of the batch, summed over, or its own."""
+    free = [a for a in range(value.type.rank) if a not in summed and a not in batch]
+    return Factor(value, batch, summed, free)
+
+
+def _outer_product(op: Lowering, left: Factor, right: Factor) -> Value:
+    """Each element of the left operand times each of the right one, where no axis is summed over."""
+    left_ones = (1,) * len(left.free)
+    right_ones = (1,) * len(right.free)
+    left_shape = (*left.sizes(left.batch), *left.sizes(left.free), *right_ones)
+    right_shape = (*right.sizes(right.batch), *left_ones, *right.sizes(right.free))
+    first = _arranged(op, left.value, [*left.batch, *left.free], left_shape)
+    second = _arranged(op, right.value, [*right.batch, *right.free], right_shape)
+    return op.Mul(first, second)
 
 
 def pick(values: Sequence[Any], axes: Axes) -> tuple[Any, ...]:
@@ -175,11 +190,12 @@ def _ragged(x: Any, y: Any, sizes: Any, *, numbers: Any, dtype: DType) -> Any:
 
     def grouped(a: Any, axis: int) -> Any:
         """`a` once for each group, zero outside of it: `[group, …]`."""
+        starts = ends - sizes
         at = jnp.arange(a.shape[axis]).reshape(-1, *(1,) * (a.ndim - axis - 1))
-        mine = [
-            (at < bound.reshape(-1, *(1,) * a.ndim)) for bound in (ends, ends - sizes)
-        ]
-        return jnp.where(mine[0] & ~mine[1], a, jnp.zeros((), a.dtype))
+        is_before_end = at < ends.reshape(-1, *(1,) * a.ndim)
+        is_before_start = at < starts.reshape(-1, *(1,) * a.ndim)
+        is_inside = is_before_end & ~is_before_start
+        return jnp.where(is_inside, a, jnp.zeros((), a.dtype))
 
     def after(axes: Sequence[int]) -> list[int]:
         return [a + 1 for a in axes]

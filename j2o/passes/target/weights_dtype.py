@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -37,19 +37,17 @@ def weights_dtype(graph: Graph, context: Context) -> int:
     dtype = context.options.weights_dtype
     if dtype is None:
         return 0
-    count, opset = 0, context.target.opset if context.target is not None else 0
+    count = 0
     for top in (graph, *graph.functions.values()):
-        given: dict[Tensor, Value] = {}
+        stored: dict[Tensor, Value] = {}
         for node in [n for n in top.walk() if n.op == "const"]:
             tensor: Tensor = node.attrs["value"]  # type: ignore[assignment]
             if not _is_weight(tensor, dtype):
                 continue
-            if tensor not in given:
+            if tensor not in stored:
                 op = Builder(top, top.start, node.loc, node.out.hint)
-                given[tensor] = _stored(
-                    op, node.out, tensor, dtype, context.errors, opset
-                )
-            node.replace_by(given[tensor])
+                stored[tensor] = _stored(op, node.out, tensor, dtype, context)
+            node.replace_by(stored[tensor])
             count += 1
     return count
 
@@ -58,36 +56,39 @@ def _is_weight(tensor: Tensor, dtype: DType) -> bool:
     """Return True where a constant is a large float matrix or more, of the user's, in a wider dtype."""
     if not tensor.dtype.is_float or tensor.dtype.bits <= max(8, dtype.bits):
         return False
-    return len(tensor.shape) > 1 and tensor.nbytes > (NAMED if tensor.name else SMALL)
+    least = NAMED if tensor.name else SMALL
+    return len(tensor.shape) > 1 and tensor.nbytes > least
 
 
 def _stored(
-    op: Builder,
-    value: Value,
-    tensor: Tensor,
-    dtype: DType,
-    errors: dict[str, float],
-    opset: int,
+    op: Builder, value: Value, tensor: Tensor, dtype: DType, context: Context
 ) -> Value:
     """`value` made of what is stored for it."""
     if dtype == DType.I8:
-        reduced, where = _scaling(value, opset)
-        return _quantised(op, tensor, reduced, where, errors)
+        opset = context.target.opset if context.target is not None else 0
+        return _quantised(op, tensor, _scaling(value, opset), context.errors)
     how = f"store[{dtype.value}]"
-    stored = _measured(how, tensor, dtype, _narrow(dtype), errors)
+    stored = _measured(how, tensor, dtype, _narrow(dtype), context.errors)
     return op.cast(op.const(stored), tensor.dtype)
 
 
+class Scaling(NamedTuple):
+    """The axes of a weight along which elements share a scale, and the attributes that say so."""
+
+    shared: tuple[int, ...]
+    attrs: dict[str, int]
+
+
 def _quantised(
-    op: Builder,
-    tensor: Tensor,
-    reduced: tuple[int, ...],
-    where: dict[str, int],
-    errors: dict[str, float],
+    op: Builder, tensor: Tensor, scaling: Scaling, errors: dict[str, float]
 ) -> Value:
-    """DequantizeLinear of a weight stored in int8, with one scale for what lies along the `reduced` axes."""
-    kept = tuple(1 if k in reduced else d for k, d in enumerate(tensor.shape))
-    scales = functools.cache(lambda: _scales(tensor, reduced, kept))
+    """DequantizeLinear of a weight stored in int8."""
+    shared, attrs = scaling
+    kept = tuple(1 if k in shared else d for k, d in enumerate(tensor.shape))
+
+    @functools.cache
+    def scales() -> np.ndarray:
+        return _scales(tensor, shared, kept)
 
     def convert(box: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         steps = scales()[unbroadcast(box, kept)]
@@ -97,16 +98,17 @@ def _quantised(
         back *= steps
         return stored, back
 
-    shape = kept if "block_size" in where else (tensor.shape[where["axis"]],)
+    is_blocked = "block_size" in attrs
+    shape = kept if is_blocked else (tensor.shape[attrs["axis"]],)
     type = Type(DType.F32, shape)
 
     def open_scales() -> Reader:
         return lambda box: scales().reshape(shape)[box]
 
-    scale = TensorView(f"scale{list(reduced)}", type, (tensor,), open_scales)
+    scale = TensorView(f"scale{list(shared)}", type, (tensor,), open_scales)
     scale.name = f"{scale.name}_scale"
-    stored = _measured(f"int8{list(reduced)}", tensor, DType.I8, convert, errors)
-    back = op.DequantizeLinear(op.const(stored), op.const(scale), **where)
+    stored = _measured(f"int8{list(shared)}", tensor, DType.I8, convert, errors)
+    back = op.DequantizeLinear(op.const(stored), op.const(scale), **attrs)
     return op.cast(back, tensor.dtype)
 
 
@@ -134,22 +136,30 @@ def _measured(
     """
 
     def open() -> Reader:
-        read, sums = tensor.reader(), np.zeros(2)
+        read = tensor.reader()
+        of_errors = np.zeros(())  # the sums of squares so far
+        of_values = np.zeros(())
 
         def converted(box: Box) -> np.ndarray:
             array = read(box)
             with np.errstate(all="ignore"):
                 stored, back = convert(box, array)
-                for i, part in enumerate((np.subtract(back, array, out=back), array)):
-                    flat = part.astype(np.float32, copy=False).ravel("K")
-                    sums[i] += np.dot(flat, flat)
-                relative = float(np.sqrt(sums[0] / sums[1])) if sums[0] else 0.0
+                error = np.subtract(back, array, out=back)
+                of_errors[...] += _sum_of_squares(error)
+                of_values[...] += _sum_of_squares(array)
+                relative = float(np.sqrt(of_errors / of_values)) if of_errors else 0.0
                 errors[tensor.name or tensor.key] = relative
             return stored
 
         return converted
 
     return TensorView(how, Type(dtype, tensor.shape), (tensor,), open)
+
+
+def _sum_of_squares(array: np.ndarray) -> float:
+    """The sum of the squares of all elements, in float32."""
+    flat = array.astype(np.float32, copy=False).ravel("K")
+    return np.dot(flat, flat)
 
 
 def _scales(
@@ -159,9 +169,11 @@ def _scales(
 
     SpecError for one that is not finite.
     """
-    largest, read = np.zeros(shape, np.float32), tensor.reader()
+    largest = np.zeros(shape, np.float32)
+    read = tensor.reader()
     for box in boxes(tensor.shape, CHUNK // tensor.dtype.numpy.itemsize):
-        array, part = read(box), largest[unbroadcast(box, shape)]
+        array = read(box)
+        part = largest[unbroadcast(box, shape)]
         highest = array.max(reduced, keepdims=True)
         lowest = array.min(reduced, keepdims=True)
         with np.errstate(over="ignore"):
@@ -174,17 +186,17 @@ def _scales(
     return np.where(largest < TINY, np.float32(1), largest / np.float32(127))
 
 
-def _scaling(value: Value, opset: int) -> tuple[tuple[int, ...], dict[str, int]]:
-    """The axes along which elements share a scale, and the attributes of DequantizeLinear that say so."""
-    shape, summed = value.type.static_shape, sorted(_summed(value))
-    axes = range(len(shape))
-    others = [axis for axis in axes if axis not in summed]
+def _scaling(value: Value, opset: int) -> Scaling:
+    """One scale for each channel of the result and each matrix of a stack, where the opset has that."""
+    shape = value.type.static_shape
+    summed = sorted(_summed(value))
+    others = [axis for axis in range(len(shape)) if axis not in summed]
     if len(others) > 1 and len(summed) == 1 and opset >= BLOCKED:
         [blocked] = summed
-        return (blocked,), {"axis": blocked, "block_size": shape[blocked]}
+        return Scaling((blocked,), {"axis": blocked, "block_size": shape[blocked]})
     channels = others[-1]
-    reduced = tuple(axis for axis in axes if axis != channels)
-    return reduced, {"axis": channels}
+    shared = tuple(axis for axis in range(len(shape)) if axis != channels)
+    return Scaling(shared, {"axis": channels})
 
 
 def _summed(value: Value) -> set[int]:
@@ -196,10 +208,13 @@ def _summed(value: Value) -> set[int]:
     for node, index in value.uses:
         match node.kind:
             case "MatMul" | "Gemm":
-                turned = bool(node.attrs.get("transB" if index else "transA"))
-                return {rank - 2 if (index == 1) != turned else rank - 1}
+                is_turned = bool(node.attrs.get("transB" if index else "transA"))
+                # the left operand is summed over its last axis, the right one over that before
+                is_last = (index != 1) != is_turned
+                return {rank - 1 if is_last else rank - 2}
             case "Conv" | "ConvTranspose":
-                return set(range(rank)) - {int(node.kind != "Conv")}
+                channels = 0 if node.kind == "Conv" else 1
+                return set(range(rank)) - {channels}
             case "Gather" | "GatherND" if rank == 2:
                 return {1}
             case "Transpose":
