@@ -401,6 +401,33 @@ def test_numbers_that_can_be_no_scale_stay_in_front(of_queries, of_keys):
     assert operators(model).count("Attention") == 1
 
 
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_large_bias_of_constants_may_hide_rows(fill):
+    size = 140
+    shown = np.tri(size, dtype=bool)
+    shown[3] = False
+    bias = np.where(shown, 0, fill).astype(np.float32)
+
+    def fn(q, k, v):
+        return attended(q, k, v, lambda scores: scores + bias)
+
+    q = normal(1, size, 1, SIZE)
+    model = agrees(fn, [q, q + 1, q - 1], atol=1e-5)
+    assert operators(model).count("Attention") == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_times_that_are_floats_are_compared_as_floats(dtype):
+    def masked(scores):
+        times = jnp.arange(scores.shape[-1], dtype=dtype)
+        return jnp.where(times[:, None] + 1 >= times, scores, -jnp.inf)
+
+    q = normal(2, T, HEADS, SIZE)
+    args = [q, q + 1, q - 1]
+    specs = 3 * [QUERIES]
+    agrees(lambda *x: attended(*x, masked), args, specs, atol=1e-5, opset=24)
+
+
 @pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 1, 1, 1)])
 def test_biases_along_other_axes_than_times_are_no_triangles(shape):
     bias = np.full(shape, -2e9, np.float32)

@@ -58,6 +58,13 @@ class TensorView(Tensor):
         return self._open()
 
 
+def is_in_memory(tensor: Tensor) -> bool:
+    """Return True for an array in memory, and for what is made of such arrays alone."""
+    if isinstance(tensor, TensorView):
+        return all(map(is_in_memory, tensor.bases))
+    return isinstance(tensor, ArrayTensor)
+
+
 def view(
     how: str, type: Type, bases: tuple[Tensor, ...], open: Callable[[], Reader]
 ) -> Tensor:

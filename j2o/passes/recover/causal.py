@@ -8,6 +8,7 @@ from j2o.ir.graph import Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import is_one
 from j2o.passes.clean.facts import Facts
+from j2o.passes.clean.intervals import has_interval
 from j2o.passes.recover.constants import uniform_of
 from j2o.passes.recover.masks import MASKED, Mask
 from j2o.passes.recover.open_rows import (
@@ -114,6 +115,8 @@ def _is_triangle(shown: np.ndarray, part: RowElements, scores: ScoreAxes) -> boo
 
 def _is_up_to(part: RowElements, scores: ScoreAxes, shown: bool, facts: Facts) -> bool:
     """Return True for `i >= j` of the numbers of queries and keys, which are counted up."""
+    if not all(map(has_interval, part.value.producer.operands)):
+        return False
     comparison = part.value.op if shown else OPPOSITES[part.value.op]
     first = number_behind(operand_of(part, 0), facts)
     second = number_behind(operand_of(part, 1), facts)

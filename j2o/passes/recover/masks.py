@@ -21,8 +21,8 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value, erase_dead
 from j2o.ir.inference.table import broadcast_shape
 from j2o.ir.ops import MOVES, RESHAPES
-from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
+from j2o.ir.views import is_in_memory
 from j2o.passes.clean.nans import never_nan
 from j2o.passes.layout.affine import factor_of
 from j2o.passes.layout.contractions import (
@@ -35,7 +35,12 @@ from j2o.passes.layout.contractions import (
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.recover.attention_sides import Axes, places_of
 from j2o.passes.recover.constants import uniform_of
-from j2o.passes.recover.open_rows import ScoreAxes, opens_each_row, shows_each_row
+from j2o.passes.recover.open_rows import (
+    LARGEST,
+    ScoreAxes,
+    opens_each_row,
+    shows_each_row,
+)
 
 # A number that hides a score is this or less. See `masked-attention` in semantics.md.
 MASKED = -1e9
@@ -263,8 +268,9 @@ def _hides_with_infinity(bias: Value) -> bool:
     while waiting:
         value = waiting.pop()
         if value.const is not None:
-            if value.const.is_small and np.isneginf(value.const.load()).any():
-                return never_nan(bias)
+            numbers = _numbers_of(value)
+            if numbers is not None and np.isneginf(numbers).any():
+                return value is bias.origin(MOVES) or never_nan(bias)
         elif value.op == "onnx.Where":
             waiting += value.producer.operands[1:]
         elif value.op in MOVES:
@@ -299,7 +305,7 @@ def _nan_where_all_is(
 def _raised(op: Builder, bias: Value, least: float) -> Value:
     """A bias that is nowhere less, but for weights and what is computed with them."""
     if bias.const is not None:
-        return _raised_constant(op, bias, bias.const, least)
+        return _raised_constant(op, bias, least)
     node = bias.node
     if node is None or _is_multiple_of_lowest(node, least):
         return op.Max(bias, op.const(least, bias.type.dtype))
@@ -311,17 +317,25 @@ def _raised(op: Builder, bias: Value, least: float) -> Value:
     return op.node(node.op, inputs, node.attrs).out
 
 
-def _raised_constant(op: Builder, bias: Value, tensor: Tensor, least: float) -> Value:
-    """A constant whose finite numbers are nowhere less; weights stay."""
-    if not tensor.is_small:
+def _raised_constant(op: Builder, bias: Value, least: float) -> Value:
+    """A constant whose finite numbers are nowhere less; weights that are not in memory stay."""
+    numbers = _numbers_of(bias)
+    if numbers is None:
         return bias
-    numbers = tensor.load()
     is_low = np.isfinite(numbers) & (numbers < least)
     if not is_low.any():
         return bias
     if is_low.all():
-        return op.full(bias.type.shape, least, tensor.dtype)
-    return op.const(np.where(is_low, least, numbers), tensor.dtype)
+        return op.full(bias.type.shape, least, bias.type.dtype)
+    return op.Max(bias, op.const(least, bias.type.dtype))
+
+
+def _numbers_of(value: Value) -> np.ndarray | None:
+    """The elements of a constant that is in memory, and not too large to look at."""
+    tensor = value.const
+    if tensor is None or tensor.nbytes > LARGEST or not is_in_memory(tensor):
+        return None
+    return tensor.load()
 
 
 def _is_multiple_of_lowest(node: Node, least: float) -> bool:

@@ -98,7 +98,7 @@ def _index_columns(
     batching = dict(zip(operand_batch, index_batch, strict=True))
     kept: dict[int, Value] = {}
     for axis, column in zip(getattr(numbers, names.axes), columns, strict=True):
-        along = _counted_axis(column)
+        along = _index_axis(column)
         if along is None or along in batching.values() or axis not in dropped:
             kept[axis] = column
         elif same_dim(shape[axis], column.type.shape[along]):
@@ -133,6 +133,12 @@ def _side_by_side(op: Builder, columns: list[Value]) -> Value:
 
 
 # ------------------------------------------------------------------------- what counts
+
+
+def _index_axis(column: Value) -> int | None:
+    """The axis along which a column of an index counts; None where that is the last, of the columns."""
+    axis = _counted_axis(column)
+    return None if axis == column.type.rank - 1 else axis
 
 
 def _counted_axis(value: Value) -> int | None:
