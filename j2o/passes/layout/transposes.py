@@ -203,8 +203,8 @@ SOURCE, SINK = "source", "sink"
 class _Network:
     """What a minimum cut divides: nodes on the side of the source move, those on the side of the sink stay.
 
-    A value has two vertices more, `("stay", value)` and `("move", value)`: through them its
-    transpose is paid for once, however many of its users stay or move.
+    A value that several nodes use has two vertices more, `("stay", value)` and `("move", value)`:
+    through them its transpose is paid for once, however many of its users stay or move.
     """
 
     def __init__(self) -> None:
@@ -213,6 +213,26 @@ class _Network:
     def edge(self, start: object, end: object, cost: float = math.inf) -> None:
         """Add to what it costs that `start` moves and `end` stays."""
         self.costs[start, end] = self.costs.get((start, end), 0.0) + cost
+
+    def if_any_stays(
+        self, start: object, value: Value, users: Sequence[Node], cost: float
+    ) -> None:
+        """Add what it costs, once, that `start` moves and any user of a value stays."""
+        end = users[0] if len(users) == 1 else ("stay", value)
+        self.edge(start, end, cost)
+        for user in users:
+            if user is not end:
+                self.edge(end, user)
+
+    def if_any_moves(
+        self, value: Value, users: Sequence[Node], end: object, cost: float
+    ) -> None:
+        """Add what it costs, once, that any user of a value moves and `end` stays."""
+        start = users[0] if len(users) == 1 else ("move", value)
+        self.edge(start, end, cost)
+        for user in users:
+            if user is not start:
+                self.edge(user, start)
 
     def moved(self) -> set[object]:
         """The vertices on the side of the source of a minimum cut, as many as may be."""
@@ -269,54 +289,22 @@ def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> N
     if value.node in members:
         if len(want_back) < len(others):  # someone outside wants it transposed
             network.edge(value.node, SINK, cost)
-        _enter_inner(network, value, inside, cost)
+        if inside:
+            network.if_any_stays(value.node, value, inside, cost)
+            network.if_any_moves(value, inside, value.node, cost)
         if want_back:
             network.edge(SOURCE, value.node, cost)
     elif perm_of(value.node) == perm:
         if not others:  # else the transpose stays in any case
-            _enter_transposed(network, value, inside, cost)
+            network.if_any_stays(SOURCE, value, inside, cost)
     elif value.const is None and not want_back and not _ones(value):
-        _enter_plain(network, value, inside, cost)
+        network.if_any_moves(value, inside, SINK, cost)
 
 
 def _cost(value: Value, perm: Perm) -> float:
     """What transposing a value by `perm` costs, or back: the node alone where it is a change of shape."""
     is_view = len(perm) == value.type.rank and _moves_only_ones(value, perm)
     return NODE if is_view else elements_to_move(value)
-
-
-def _enter_inner(
-    network: _Network, value: Value, inside: list[Node], cost: float
-) -> None:
-    """A value that a node of the group makes, and others use."""
-    if not inside:
-        return
-    stay, move = ("stay", value), ("move", value)
-    network.edge(value.node, stay, cost)
-    network.edge(move, value.node, cost)
-    for user in inside:
-        network.edge(stay, user)
-        network.edge(user, move)
-
-
-def _enter_transposed(
-    network: _Network, value: Value, inside: list[Node], cost: float
-) -> None:
-    """The result of a transpose in front of the group: it goes if no user stays."""
-    stay = ("stay", value)
-    network.edge(SOURCE, stay, cost)
-    for user in inside:
-        network.edge(stay, user)
-
-
-def _enter_plain(
-    network: _Network, value: Value, inside: list[Node], cost: float
-) -> None:
-    """Any other operand of the group: it is transposed back if a user moves."""
-    move = ("move", value)
-    network.edge(move, SINK, cost)
-    for user in inside:
-        network.edge(user, move)
 
 
 # ----------------------------------------------------------------------------- the move
