@@ -12,82 +12,41 @@ import numpy as np
 from j2o.ir.graph import Node
 from j2o.ir.types import DType
 from j2o.passes.rewriting.language import Const
-from j2o.passes.rewriting.rule import RuleSet, rewrite
+from j2o.passes.rewriting.rule import RuleSet, identities, rewrite
 
-# -------------------------------------------------------------------------------------- zeros and ones
+# ------------------------------------------------------------------------------------------- x as it is
 #
-# x - 0, 1 x, x / 1 and x¹ are x for NaN, infinities and both zeros, and so is x + -0.0. x + 0.0 is 0.0 for
-# x = -0.0, but JAX gives -0.0 under `jit`, as XLA takes the addition away.
+# These are x for NaN, infinities and both zeros.
 
 
-@rewrite("identity", level=1)
-def identity(op, x):
-    return op.Identity(x)
-
-
-@identity.becomes
-def _(op, x):
+def _x(op, x):
     return x
 
 
-@rewrite("add_zero", level=1)
-def add_zero(op, x):
-    return op.Add(x, 0)
-
-
-@add_zero.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("add_negative_zero", level=1)
-def add_negative_zero(op, x):
-    return op.Add(x, -0.0)
-
-
-@add_negative_zero.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("sub_zero", level=1)
-def sub_zero(op, x):
-    return op.Sub(x, 0)
-
-
-@sub_zero.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("mul_one", level=1)
-def mul_one(op, x):
-    return op.Mul(x, 1)
-
-
-@mul_one.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("div_one", level=1)
-def div_one(op, x):
-    return op.Div(x, 1)
-
-
-@div_one.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("pow_one", level=1)
-def pow_one(op, x):
-    return op.Pow(x, 1)
-
-
-@pow_one.becomes
-def _(op, x):
-    return x
+NOTHING = identities(
+    {
+        "identity": (lambda op, x: op.Identity(x), _x),
+        # x + 0.0 is 0.0 for x = -0.0, but JAX gives -0.0 under `jit`, as XLA takes the addition away
+        "add_zero": (lambda op, x: op.Add(x, 0), _x),
+        "add_negative_zero": (lambda op, x: op.Add(x, -0.0), _x),
+        "sub_zero": (lambda op, x: op.Sub(x, 0), _x),
+        "mul_one": (lambda op, x: op.Mul(x, 1), _x),
+        "div_one": (lambda op, x: op.Div(x, 1), _x),
+        "pow_one": (lambda op, x: op.Pow(x, 1), _x),
+        # a negation turns the sign alone, that of zeros, infinities and NaN too
+        "neg_neg": (lambda op, x: op.Neg(op.Neg(x)), _x),
+        # Booleans have two values, and no NaN
+        "not_not": (lambda op, x: op.Not(op.Not(x)), _x),
+        "and_same": (lambda op, x: op.And(x, x), _x),
+        "or_same": (lambda op, x: op.Or(x, x), _x),
+        "and_true": (lambda op, x: op.And(x, True), _x),
+        "or_false": (lambda op, x: op.Or(x, False), _x),
+        # these give NaN where an operand is NaN
+        "max_same": (lambda op, x: op.Max(x, x), _x),
+        "min_same": (lambda op, x: op.Min(x, x), _x),
+    },
+    level=1,
+)
 
 
 @rewrite("pow_two", level=1)
@@ -104,16 +63,6 @@ def _(op, x):
 #
 # A negation turns the sign alone, that of zeros, infinities and NaN too, and rounds nothing; a subtraction
 # is the sum with it.
-
-
-@rewrite("neg_neg", level=1)
-def neg_neg(op, x):
-    return op.Neg(op.Neg(x))
-
-
-@neg_neg.becomes
-def _(op, x):
-    return x
 
 
 @rewrite("abs_neg", level=1)
@@ -151,16 +100,6 @@ def _(op, x, y):
 # These have two values, and no NaN.
 
 
-@rewrite("not_not", level=1)
-def not_not(op, x):
-    return op.Not(op.Not(x))
-
-
-@not_not.becomes
-def _(op, x):
-    return x
-
-
 @rewrite("not_equal_bool", level=1)
 def not_equal_bool(op, x):
     return op.Equal(x, False)
@@ -169,46 +108,6 @@ def not_equal_bool(op, x):
 @not_equal_bool.becomes
 def _(op, x):
     return op.Not(x) if x.type.dtype == DType.BOOL else None
-
-
-@rewrite("and_same", level=1)
-def and_same(op, x):
-    return op.And(x, x)
-
-
-@and_same.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("or_same", level=1)
-def or_same(op, x):
-    return op.Or(x, x)
-
-
-@or_same.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("and_true", level=1)
-def and_true(op, x):
-    return op.And(x, True)
-
-
-@and_true.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("or_false", level=1)
-def or_false(op, x):
-    return op.Or(x, False)
-
-
-@or_false.becomes
-def _(op, x):
-    return x
 
 
 # ------------------------------------------------------------------------------------------ selections
@@ -303,26 +202,6 @@ def _(op, x, other, y):
 #
 # Max and Min give NaN where an operand is NaN, so x is the result for x = NaN too. Integers have no
 # infinities.
-
-
-@rewrite("max_same", level=1)
-def max_same(op, x):
-    return op.Max(x, x)
-
-
-@max_same.becomes
-def _(op, x):
-    return x
-
-
-@rewrite("min_same", level=1)
-def min_same(op, x):
-    return op.Min(x, x)
-
-
-@min_same.becomes
-def _(op, x):
-    return x
 
 
 @rewrite("max_lowest", level=1)
@@ -445,24 +324,12 @@ def _holds_floats(wide: DType, narrow: DType) -> bool:
 simplify = RuleSet(
     "simplify",
     (
-        identity,
-        add_zero,
-        add_negative_zero,
-        sub_zero,
-        mul_one,
-        div_one,
-        pow_one,
+        *NOTHING,
         pow_two,
-        neg_neg,
         abs_neg,
         add_neg,
         sub_neg,
-        not_not,
         not_equal_bool,
-        and_same,
-        or_same,
-        and_true,
-        or_false,
         where_same,
         where_true,
         where_false,
@@ -471,8 +338,6 @@ simplify = RuleSet(
         where_either,
         where_unless,
         integer_is_no_nan,
-        max_same,
-        min_same,
         max_lowest,
         min_highest,
         reciprocal,

@@ -1,8 +1,11 @@
 """`attention`: scores, their mask, Softmax and the weighted sum of values become ONNX's Attention.
 
-ONNX has it since opset 23. Both products are read as contractions, so that it does not matter how a
-program orders and merges axes: heads and time may stand anywhere, and several query heads may share a
-head of keys and values.
+    MatMul(Softmax(MatMul(Q, Kᵀ) · scale + mask), V)   becomes   Attention(Q, K, V, mask), scale = scale
+
+`attention_sides.py` has the tensors around it, `masks.py` what is added to the scores, and `causal.py` tells
+when that is the causal mask. ONNX has Attention since opset 23. Both products are read as contractions, so
+that it does not matter how a program orders and merges axes: heads and time may stand anywhere, and several
+query heads may share a head of keys and values.
 """
 
 from __future__ import annotations
@@ -166,11 +169,12 @@ def _read(node: Node) -> Attention | None:
         contraction = contraction.swapped
     if _axis_of(weights.producer) != _place(weights, values):
         return None
-    ways = [
-        Attention(contraction, values, mask, scale, axes, to_scores)
-        for axes in _axes(contraction, values, to_scores)
-    ]
-    return min(filter(_pays, ways), key=_cost, default=None)
+    ways: list[Attention] = []
+    for axes in _axes(contraction, values, to_scores):
+        way = Attention(contraction, values, mask, scale, axes, to_scores)
+        if _pays(way):
+            ways.append(way)
+    return min(ways, key=_cost, default=None)
 
 
 def _pays(found: Attention) -> bool:
@@ -195,7 +199,8 @@ def _place(weights: Value, values: Contraction) -> int | None:
     """The axis of the weights that the second contraction sums over, where it is one."""
     if len(values.arrangement.inner) != 1:
         return None
-    return places_of(weights)[values.first.labels.index(values.arrangement.inner[0])]
+    (summed,) = values.arrangement.inner
+    return places_of(weights)[values.first.labels.index(summed)]
 
 
 def _scale(contraction: Contraction) -> float | None:
@@ -294,15 +299,13 @@ def _write(found: Attention, has_causal: bool) -> None:
         attrs["q_num_heads"] = sides[0].head_count
         attrs["kv_num_heads"] = sides[1].head_count
     operands = [side.operand(op, is_merged) for side in sides]
-    if (
-        has_causal
-        and found.mask is not None
-        and is_causal(found.mask, _score_axes(found))
-    ):
-        attrs["is_causal"] = 1
-    elif found.mask is not None:
-        mask = found.mask
-        operands.append(bias_of(op, mask, found.scores, found.axes, _score_axes(found)))
+    mask = found.mask
+    if mask is not None:
+        at = _score_axes(found)
+        if has_causal and is_causal(mask, at):
+            attrs["is_causal"] = 1
+        else:
+            operands.append(bias_of(op, mask, found.scores, found.axes, at))
     type = Type(sides[0].dtype, result.shape(is_merged))
     out = op.node("onnx.Attention", operands, attrs, [type]).out
     last.value.replace_by(result.restored(op, out, is_merged))

@@ -119,23 +119,46 @@ def sides_of(
 
     `axes` are labels of the scores; `to_scores` has these for the labels of the second contraction.
     """
-    back = {label: name for name, label in to_scores.items()}
+    of_values = {label: name for name, label in to_scores.items()}
 
-    def named(labels: Labels) -> Labels:
+    def renamed(labels: Labels) -> Labels:
         """Labels of the scores as labels of the second contraction."""
-        return tuple(back[label] for label in labels)
+        return tuple(of_values[label] for label in labels)
 
-    heads = (*axes.heads, *axes.groups)
-    head_size, value_size = scores.arrangement.inner, values.arrangement.columns
-    batch, shared, times = map(named, (axes.batch, axes.heads, axes.keys))
-    asking, queries = named(heads), named(axes.queries)
-    sides = [
-        Side(scores.first, axes.batch, heads, axes.queries, head_size, scores.sizes),
-        Side(scores.second, axes.batch, axes.heads, axes.keys, head_size, scores.sizes),
-        Side(values.second, batch, shared, times, value_size, values.sizes),
-        Side(values.last, batch, asking, queries, value_size, values.sizes),
-    ]
-    return _without_copies(sides)
+    query_heads = (*axes.heads, *axes.groups)
+    queries = Side(
+        tensor=scores.first,
+        batch=axes.batch,
+        heads=query_heads,
+        time=axes.queries,
+        size=scores.arrangement.inner,
+        sizes=scores.sizes,
+    )
+    keys = Side(
+        tensor=scores.second,
+        batch=axes.batch,
+        heads=axes.heads,
+        time=axes.keys,
+        size=scores.arrangement.inner,
+        sizes=scores.sizes,
+    )
+    weighed = Side(
+        tensor=values.second,
+        batch=renamed(axes.batch),
+        heads=renamed(axes.heads),
+        time=renamed(axes.keys),
+        size=values.arrangement.columns,
+        sizes=values.sizes,
+    )
+    result = Side(
+        tensor=values.last,
+        batch=renamed(axes.batch),
+        heads=renamed(query_heads),
+        time=renamed(axes.queries),
+        size=values.arrangement.columns,
+        sizes=values.sizes,
+    )
+    return _without_copies([queries, keys, weighed, result])
 
 
 def _without_copies(sides: list[Side]) -> list[Side]:
