@@ -4,7 +4,9 @@ A MatMul multiplies stacks of matrices, [batch…, rows, inner] by [batch…, in
 two tensors is on the left is free, and so is the order of several axes that together are the batch,
 the rows, the columns or the inner axis. This pass reads a MatMul together with the transposes and
 reshapes around it as one contraction, as Einsum would write it, and makes it again in the order
-that costs least.
+that costs least:
+
+    Transpose(MatMul(Transpose(a), Transpose(b)))   becomes   MatMul(b, a)
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """`last_rows`: the last of the rows that a loop stacks is what the loop carries to its end.
 
-A program that takes `hs[-1]` of the states of all steps needs the last one alone.
+A program that takes `hs[-1]` of the states of all steps needs the last one alone:
+
+    h, hs = Scan(…);  Gather(hs, n - 1)   becomes   h
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """`projections`: products of one tensor with several constant matrices become one product and a Split.
 
+    MatMul(x, q), MatMul(x, k), MatMul(x, v)   become   Split(MatMul(x, [q k v]), axis=-1)
+
 So the projections of attention to queries, keys and values read their input once. Where the parts
 are then reshaped to heads of one size, the product is reshaped instead, and the Split divides the
 heads.
@@ -84,11 +86,14 @@ def _projection(node: Node, x: Value) -> Projection | None:
     add = node.out.only_user
     if add is not None and add.op == "onnx.Add" and add.out.type == node.out.type:
         other = add.operand(1 if add.operand(0) is node.out else 0)
-        if other.const is not None and other.const.size == weight.const.shape[1]:
-            is_row = other.const.shape[-1:] == weight.const.shape[1:]
-            if is_row:
-                return Projection(node, weight.const, other.const, add.out)
+        if other.const is not None and _is_row(other.const, weight.const.shape[1]):
+            return Projection(node, weight.const, other.const, add.out)
     return Projection(node, weight.const, None, node.out)
+
+
+def _is_row(tensor: Tensor, size: int) -> bool:
+    """Return True for so many elements, all along the last axis."""
+    return tensor.size == size and tensor.shape[-1:] == (size,)
 
 
 def _is_worth(group: Sequence[Projection]) -> bool:

@@ -1,5 +1,8 @@
 """`upsampling` and `repeated_rows`: repeating elements along axes is one Resize, or a Gather for each axis.
 
+    Reshape(Expand(Unsqueeze(x, [3]), [B, C, H, 2, W]), [B, C, 2·H, W])
+    becomes   Resize(x, scales=[1, 1, 2, 1])
+
 Programs repeat by `jnp.repeat`, by broadcasting along an axis of its own that a Reshape then merges, by Tile
 in place of that, or by a lookup of places (`jax.image.resize`). `upsampling` makes Resize of all, in front of
 `transposes`, which moves it to where its neighbours are. On onnxruntime's CPU Resize takes a twentieth of the

@@ -1,5 +1,7 @@
 """Borders: Pad with `mode` "reflect", "edge" or "wrap", which `jnp.pad` makes of slices put together.
 
+    concatenate(rev(x[1:3]), x, rev(x[n-3:n-1]))   becomes   Pad(x, [2, 2], mode="reflect")
+
 A border is of one axis. Those of several axes become one Pad by `pad_pad` in `clean/shapes.py`.
 """
 
@@ -36,13 +38,21 @@ class Places(NamedTuple):
 
 def _in_front(size: Dim, width: int) -> Places:
     """The places for a border in front of an axis of this size."""
-    return Places((1, 1 + width), (0, 1), (dims.sub(size, width), size))
+    return Places(
+        reflect=(1, 1 + width),
+        edge=(0, 1),
+        wrap=(dims.sub(size, width), size),
+    )
 
 
 def _behind(size: Dim, width: int) -> Places:
     """The places for a border behind an axis of this size."""
     last = dims.sub(size, 1)
-    return Places((dims.sub(last, width), last), (last, size), (0, width))
+    return Places(
+        reflect=(dims.sub(last, width), last),
+        edge=(last, size),
+        wrap=(0, width),
+    )
 
 
 @rewrite("border", at="lax")

@@ -2,9 +2,9 @@
 
 It is for people and tests; the driver of rules does without it.
 
-It walks pattern and graph as `matches` does, and keeps where each way of matching ended. The way
-that got farthest is the one that the author meant: a gelu with a wrong constant fails at the
-constant, not at the first operand of the other order.
+It walks pattern and graph as `matches` does, and keeps where each way of matching ended. (`matches` keeps
+nothing of a way that fails, to be quick.) The way that got farthest is the one that the author meant: a gelu
+with a wrong constant fails at the constant, not at the first operand of the other order.
 """
 
 from __future__ import annotations
@@ -182,9 +182,11 @@ def _node_attempts(
     if isinstance(bound, End):
         yield bound
         return
-    yield from _all_attempts(pattern, wanted, inputs, bound, home, 0)
-    if len(inputs) == 2 and node.spec.commutative and inputs[0] is not inputs[1]:
-        yield from _all_attempts(pattern, wanted, inputs[::-1], bound, home, 0)
+    orders = [inputs]
+    if pattern.in_any_order and inputs[0] is not inputs[1]:
+        orders.append(inputs[::-1])
+    for order in orders:
+        yield from _all_attempts(pattern, wanted, order, bound, home, 0)
 
 
 def _attrs(pattern: Apply, node: Node, match: Match) -> Match | End:
