@@ -1,4 +1,11 @@
-"""`both_ways`: two recurrent operators that read the same rows from either end are one."""
+"""`both_ways`: two recurrent operators that read the same rows from either end are one.
+
+    Concat(Squeeze(GRU(x, w, r)), Squeeze(GRU(x, w′, r′, direction="reverse")), axis=-1)
+    becomes   GRU(x, Concat(w, w′), Concat(r, r′), direction="bidirectional")
+
+The result of the operator is [time, directions, batch, size], and its last state [directions, batch, size].
+The axis of directions is moved in front of the last one, with which it is then merged.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,7 @@ from typing import NamedTuple
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import same_shape
+from j2o.ir.types import Type, same_shape
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -17,7 +24,7 @@ PARTED = (1, 2, 3, 5, 6)
 CELLS = frozenset(["onnx.GRU", "onnx.LSTM", "onnx.RNN"])
 # attributes that say the same of both directions, but for the names of functions, which are there for each
 COMMON = frozenset(["activations", "direction", "hidden_size", "linear_before_reset"])
-TIME_BEHIND = (1, 0, 2)
+TIME_BEHIND = (1, 0, 2)  # of [time, batch, size]: the transpose to [batch, time, size]
 
 
 class Half(NamedTuple):
@@ -34,7 +41,8 @@ def both_ways(graph: Graph) -> int:
     for node in graph:
         if node.op != "onnx.Concat" or len(node.operands) != 2:
             continue
-        first, second = (_read_half(value) for value in node.operands)
+        first = _read_half(node.operand(0))
+        second = _read_half(node.operand(1))
         is_last = node.int_attr("axis") in (-1, node.out.type.rank - 1)
         if first is None or second is None or not is_last:
             continue
@@ -73,19 +81,22 @@ def _is_pair(first: Half, second: Half) -> bool:
         return False
     if (_direction(one), _direction(other)) != ("forward", "reverse"):
         return False
-    attributes = [{**node.attrs, "direction": ""} for node in (one, other)]
-    if attributes[0] != attributes[1] or not one.attrs.keys() <= COMMON:
+    first_attrs = {**one.attrs, "direction": ""}
+    second_attrs = {**other.attrs, "direction": ""}
+    if first_attrs != second_attrs or not one.attrs.keys() <= COMMON:
         return False
     if len(one.inputs) != len(other.inputs) or one.graph is not other.graph:
         return False
-    pairs = list(zip(one.inputs, other.inputs, strict=True))
+    if len(one.inputs) > PARTED[-1] + 1:
+        return False
+    pairs = zip(one.inputs, other.inputs, strict=True)
     for place, (a, b) in enumerate(pairs):
         if place in PARTED:
             if (a is None) != (b is None):
                 return False
         elif a is not b:
             return False
-    return len(pairs) <= PARTED[-1] + 1
+    return True
 
 
 def _direction(node: Node) -> str:
@@ -106,19 +117,27 @@ def _write(node: Node, first: Half, second: Half) -> None:
     attrs = {**first.node.attrs, "direction": "bidirectional"}
     if (names := attrs.get("activations")) is not None:
         attrs["activations"] = (*names, *names)
-    types = []
-    for place, value in enumerate(first.node.outputs):
-        shape = list(value.type.shape)
-        shape[0 if place else 1] = 2
-        types.append(value.type.with_shape(tuple(shape)))
-    made = op.node(first.node.op, operands, attrs, types).outputs[first.result]
+    both = op.node(first.node.op, operands, attrs, _types_of_both(first.node))
+    made = both.outputs[first.result]
     behind = node.out.only_user
+    old = node
     if first.result:
-        old, perm = node, (1, 0, 2)
+        perm = (1, 0, 2)  # batch, directions, size
     elif perm_of(behind) == TIME_BEHIND and behind is not None:
-        old, perm = behind, (2, 0, 1, 3)
+        old = behind
+        perm = (2, 0, 1, 3)  # batch, time, directions, size
     else:
-        old, perm = node, (0, 2, 1, 3)
+        perm = (0, 2, 1, 3)  # time, batch, directions, size
     op.before = old
     beside = op.transpose(made, perm)
     old.replace_by(op.reshape(beside, old.out.type.shape))
+
+
+def _types_of_both(one_way: Node) -> list[Type]:
+    """The types of the results of an operator of one direction, for two."""
+    types: list[Type] = []
+    for result, value in enumerate(one_way.outputs):
+        shape = list(value.type.shape)
+        shape[0 if result else 1] = 2
+        types.append(value.type.with_shape(tuple(shape)))
+    return types

@@ -1,5 +1,8 @@
 """log Σ exp x, whose largest number is taken off first, and added again: no more nodes than that.
 
+    m = where(is_finite(max x), max x, 0);  log Σ exp(x - m) + m
+    becomes   m = Clip(max x, lowest, highest);  log Σ exp(x - m) + m
+
 `jax.nn.logsumexp` takes 0 off where the largest is infinite, so that no infinity is taken off itself. The
 largest or least finite number does as well, and is one Clip: exp(∞ - c) is infinite, exp(-∞ + c) is 0.
 Whether the largest is NaN where a number is does not matter either (`target/legalize.py`). ONNX's
@@ -45,27 +48,32 @@ def log_sum_exp(op, total, shift):
 
 @log_sum_exp.becomes
 def _(op, total, shift):
-    added = _origin(total, "lax.reduce_sum")
-    largest = _shift(shift)
-    if added is None or largest is None:
+    summed = _origin(total, "lax.reduce_sum")
+    added = _shift(shift)
+    if summed is None or added is None:
         return None
-    exponents = _exponents(added.node)
+    exponents = _exponents(summed.node)
     if exponents is None:
         return op.decline("the exponentials, or their sum, are used elsewhere")
-    x, taken = exponents
-    off = _shift(taken)
-    if off is None or off.choice is not largest.choice:
+    x, subtrahend = exponents
+    taken_off = _shift(subtrahend)
+    if taken_off is None or not _is_same_shift(taken_off, added):
         return None
-    reduction = off.top.node
+    reduction = taken_off.top.node
     axes = reduction.ints_attr("axes")
     kept = [axis for axis in range(x.type.rank) if axis not in axes]
-    is_same = reduction is largest.top.node and reduction.operand(0) is x
-    is_over = added.node.ints_attr("axes") == axes and off.top.axes == kept
-    if not (is_same and is_over) or added.axes != largest.top.axes:
+    is_of_x = reduction.operand(0) is x and taken_off.top.axes == kept
+    is_over = summed.node.ints_attr("axes") == axes
+    if not (is_of_x and is_over) or summed.axes != added.top.axes:
         return None
-    if not _has_elements(x, axes) or not _adds_ones(op, added.axes):
+    if not _has_elements(x, axes) or not _adds_ones(op, summed.axes):
         return None
-    return _written(op, x, axes, off.choice is not None)
+    return _written(op, x, axes, taken_off.choice is not None)
+
+
+def _is_same_shift(one: Shift, other: Shift) -> bool:
+    """Return True where two are the same largest number, broadcast in their own ways."""
+    return one.top.node is other.top.node and one.choice is other.choice
 
 
 def _written(
