@@ -1,5 +1,8 @@
 """`broadcasts`: elementwise operators broadcast by themselves, so Expands before them go.
 
+    Add(Expand(x, [B, 4]), y)   becomes   Add(x, y)   where y: f32[B,4]
+    Exp(Expand(x, [B, 4]))      becomes   Expand(Exp(x), [B, 4])
+
 They do so too where leading axes of size 1 are missing or too many: what adds or takes off such axes goes.
 An Expand that no other operand makes up for moves behind what is computed: that is done for fewer elements.
 """
@@ -76,9 +79,12 @@ def _takes_view(node: Node) -> bool:
 
 def _unexpand(node: Node, index: int) -> int:
     """Take from one operand of an elementwise operator what that does by itself; returns how many nodes."""
-    operands = enumerate(node.inputs)
-    others = [v.type.shape for i, v in operands if i != index and v is not None]
-    value, count = node.inputs[index], 0
+    others: list[Shape] = []
+    for place, other in enumerate(node.inputs):
+        if place != index and other is not None:
+            others.append(other.type.shape)
+    value = node.inputs[index]
+    count = 0
     while value is not None:
         source = _before_broadcast(value)
         if source is None:
@@ -93,7 +99,8 @@ def _unexpand(node: Node, index: int) -> int:
         if not same_shape(shape, node.out.type.shape):
             break
         node.set_input(index, source)
-        value, count = source, count + 1
+        value = source
+        count += 1
     return count
 
 

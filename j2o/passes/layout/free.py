@@ -79,7 +79,7 @@ def is_free(node: Node, perm: Perm) -> bool:
         return all(v is not None and v.type.rank == rank for v in laid_out(node))
     if node.op in AXES:
         has_all = node.operand(0).type.rank == rank  # a reduction that keeps its axes
-        return has_all and axes_of(node) is not None
+        return has_all and listed_axes(node) is not None
     if node.op in PLACES:
         return _has_place_for_each_axis(node, rank)
     if node.op == "onnx.Resize":
@@ -115,7 +115,7 @@ def _leaves_last(perm: Perm) -> bool:
     return perm[-1] == len(perm) - 1
 
 
-def axes_of(node: Node) -> list[int] | None:
+def listed_axes(node: Node) -> list[int] | None:
     """The axes that a row of `AXES` names, in its order and from zero; None where they are not known."""
     operand = node.optional(AXES[node.op])
     axes = None if operand is None else operand.known_ints
@@ -149,7 +149,7 @@ def absorbs(node: Node, perm: Perm) -> bool:
     """Return True for a reduction that drops axes, and gives the same on an untransposed tensor."""
     if node.op not in AXES or node.int_attr("keepdims", 1):
         return False
-    axes = axes_of(node)
+    axes = listed_axes(node)
     if axes is None or len(perm) != node.operand(0).type.rank:
         return False
     kept = [perm[axis] for axis in range(len(perm)) if axis not in axes]
@@ -172,7 +172,7 @@ def moved(
         axis = node.int_attr("axis", default) % len(perm)
         attrs["axis"] = perm[axis]
     if node.op in AXES:
-        axes = axes_of(node) or []
+        axes = listed_axes(node) or []
         rest[AXES[node.op] - 1] = op.dims([perm[axis] for axis in axes])
     if node.op in PLACES:
         numbers = node.operand(PLACES[node.op]).known or ()

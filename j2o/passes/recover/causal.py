@@ -16,7 +16,7 @@ from j2o.passes.recover.open_rows import (
     Number,
     RowElements,
     ScoreAxes,
-    axes_of,
+    axes_in_scores,
     elements_of,
     has_diagonal,
     number_behind,
@@ -33,7 +33,7 @@ def is_causal(mask: Mask, scores: ScoreAxes) -> bool:
         return len(mask.biases) == 1 and _adds_triangle(mask.biases[0], scores)
     if mask.biases or not _is_square(mask.condition, scores):
         return False
-    part = RowElements(mask.condition, axes_of(mask.condition))
+    part = RowElements(mask.condition, axes_in_scores(mask.condition))
     return _shows_triangle(part, scores, not mask.hides)
 
 
@@ -58,7 +58,7 @@ def _as_choice(mask: Mask) -> Mask:
 
 def _adds_triangle(bias: Value, scores: ScoreAxes) -> bool:
     """Return True for a constant of 0 and numbers that hide."""
-    part = RowElements(bias, axes_of(bias))
+    part = RowElements(bias, axes_in_scores(bias))
     numbers = elements_of(part)
     if numbers is None or not _is_square(bias, scores):
         return False

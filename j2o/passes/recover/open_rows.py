@@ -110,14 +110,14 @@ def _is_shown(part: RowElements, facts: Facts, depth: int) -> bool:
     return False
 
 
-def axes_of(value: Value) -> tuple[int, ...]:
+def axes_in_scores(value: Value) -> tuple[int, ...]:
     """The axes of the scores that a value is broadcast along, one for each of its own."""
     return tuple(range(-value.type.rank, 0))
 
 
 def _first(condition: Value, scores: ScoreAxes) -> RowElements:
     """The first key of each row."""
-    axes = [FIRST if a == scores.keys else a for a in axes_of(condition)]
+    axes = [FIRST if a == scores.keys else a for a in axes_in_scores(condition)]
     return RowElements(condition, tuple(axes))
 
 
@@ -132,7 +132,7 @@ def has_diagonal(condition: Value, scores: ScoreAxes) -> bool:
 def _diagonal(condition: Value, scores: ScoreAxes) -> RowElements:
     """The key of each row whose number is that of the query."""
     assert scores.queries is not None
-    axes = axes_of(condition)
+    axes = axes_in_scores(condition)
     return RowElements(
         condition, tuple(scores.queries if a == scores.keys else a for a in axes)
     )

@@ -1,5 +1,7 @@
 """Repeated blocks become functions: runs of nodes that are equal but for their weights and inputs.
 
+    Relu(MatMul(Relu(MatMul(x, w1)), w2))   becomes   @block(@block(x, w1), w2), for longer blocks
+
 The nodes of the graph in their order are a sequence of tokens (operation, attributes, types). A repeat of
 period p is a run in which every token equals the one p places on. It is cut into blocks where as few
 values as possible cross. Blocks are compared node by node before one body replaces them.
@@ -151,16 +153,20 @@ def _cuts(run: Run, crossing: Sequence[int]) -> list[int]:
     """Where to cut a run: at the phase where the fewest values cross; one block less where that is better."""
     start, period, length = run
     end = start + length + period
-    options: list[tuple[float, int, list[int]]] = []
+    options: list[list[int]] = []
     for phase in range(period):
         cuts = list(range(start + phase, end + 1, period))
         if len(cuts) > 2:
-            mean = sum(crossing[cut] for cut in cuts) / len(cuts)
-            options.append((mean, -len(cuts), cuts))
+            options.append(cuts)
     if not options:
         return [start, start + period, start + 2 * period]
-    _, _, best = min(options)
-    return best
+
+    def cost(cuts: list[int]) -> tuple[float, int, list[int]]:
+        """What crosses on average; of equal ones more blocks, and of these the first, are better."""
+        mean = sum(crossing[cut] for cut in cuts) / len(cuts)
+        return mean, -len(cuts), cuts
+
+    return min(options, key=cost)
 
 
 # ----------------------------------------------------------------------------- comparing and replacing blocks
