@@ -453,9 +453,8 @@ def _describe_result(graph: Graph, opset: Opset, report: Report) -> None:
     report.opset_reasons = list(opset.reasons)
     report.ops_after = count_ops(graph)
     report.not_portable = sorted(op for op in report.ops_after if op.startswith("ort."))
-    values = (value for node in graph.walk() for value in node.outputs)
-    consts = {value.const for value in values}
-    report.weights_bytes = sum(tensor.nbytes for tensor in consts if tensor is not None)
+    constants = {node.out.const for node in graph.walk() if node.op == "const"}
+    report.weights_bytes = sum(one.nbytes for one in constants if one is not None)
 
 
 def _for_callers(specs: Specs, traced: Traced) -> Callable[..., Any]:

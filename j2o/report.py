@@ -25,7 +25,7 @@ def count_ops(graph: Graph) -> dict[str, int]:
     """
     counts: collections.Counter[str] = collections.Counter()
     for top in (graph, *graph.functions.values()):
-        counts.update(node.op for node in top.walk())
+        counts.update([node.op for node in top.walk()])
     del counts["const"], counts["return"]
     return dict(counts.most_common())
 

@@ -251,13 +251,15 @@ class _Network:
 
         finite = [cost for cost in self.costs.values() if cost < math.inf]
         most = 3 * sum(finite) or 1  # stands for infinity: no cut costs as much
+        there = [
+            (start, end, {"capacity": min(cost, most)})
+            for (start, end), cost in self.costs.items()
+        ]
+        back = [(b, a) for a, b in self.costs if (b, a) not in self.costs]
         flow = nx.DiGraph(inf=most)
         flow.add_nodes_from((SOURCE, SINK))
-        for (start, end), cost in self.costs.items():
-            flow.add_edge(start, end, capacity=min(cost, most))
-        for start, end in self.costs:
-            if (end, start) not in self.costs:
-                flow.add_edge(end, start, capacity=0)
+        flow.add_edges_from(there)
+        flow.add_edges_from(back, capacity=0)
         return flow
 
 

@@ -134,8 +134,8 @@ class Rule(Pass):
                 continue
             users = list(out.users())
             out.replace_by(made.value)
-            for old in match.nodes:
-                erase_dead(old)
+            # with it goes what the match covers, where nothing else uses that
+            erase_dead(node)
             return (*made.op.made, *users)
         if reason:
             context.decline(self.name, reason)
