@@ -1,7 +1,11 @@
 """Rules of `tidy` for shifts: what loses places at one end and gets a number at the other is one Pad.
 
 `jnp.pad(x, ((1, 0), (0, 0)))[:-1]`, and zeros in front of `x[:-1]`, are what a causal model reads. ONNX's Pad
-takes amounts below 0, which cut. Before `tidy`, convolutions take in what is put around places.
+takes amounts below 0, which cut:
+
+    Slice(Pad(x, [1, 0, 0, 0]), starts=[0], ends=[-1], axes=[0])   becomes   Pad(x, [1, 0, -1, 0])
+
+Before `tidy`, convolutions take in what is put around places.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from j2o.ir.types import DType
 from j2o.passes.clean.pieces import cuts_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
-Amounts: TypeAlias = list[int]  # of each axis in front, then of each axis behind
+# what is put in front of each axis, then what is put behind each, as Pad lists it; below 0 it is cut off
+Amounts: TypeAlias = list[int]
 
 
 @rewrite("slice_of_pad")
@@ -26,10 +31,11 @@ def slice_of_pad(op, x, pads):
 @slice_of_pad.becomes
 def _(op, x, pads):
     padded = op.root.operand(0).producer
-    added, cut = _added(padded), _cut(op.root)
+    added = _added(padded)
+    cut = _cut(op.root)
     if added is None or cut is None:
         return None
-    left = [one - other for one, other in zip(added, cut, strict=True)]
+    left = [border - gone for border, gone in zip(added, cut, strict=True)]
     if max(left) <= 0 or not _has_places(x, left):
         return op.decline("nothing of the border is left, or nothing else")
     return _pad(op, x, left, padded)
@@ -42,13 +48,16 @@ def pad_of_slice(op, x, pads):
 
 @pad_of_slice.becomes
 def _(op, x, pads):
-    added, cut = _added(op.root), _cut(op.root.operand(0).producer)
+    added = _added(op.root)
+    cut = _cut(op.root.operand(0).producer)
     if added is None or cut is None:
         return None
-    both = list(zip(added, cut, strict=True))
-    if any(border > 0 and places > 0 for border, places in both):
-        return op.decline("at one end both cut and pad")
-    return _pad(op, x, [border - places for border, places in both], op.root)
+    amounts: Amounts = []
+    for border, gone in zip(added, cut, strict=True):
+        if border > 0 and gone > 0:
+            return op.decline("at one end both cut and pad")
+        amounts.append(border - gone)
+    return _pad(op, x, amounts, op.root)
 
 
 @rewrite("concat_of_number")
@@ -95,7 +104,8 @@ def _cut(node: Node) -> Amounts | None:
     cuts = cuts_of(node)
     if cuts is None:
         return None
-    shape, left = node.operand(0).type.shape, node.out.type.shape
+    shape = node.operand(0).type.shape
+    left = node.out.type.shape
     rank = len(shape)
     amounts = [0] * (2 * rank)
     for axis, (start, _, step) in cuts.items():
@@ -106,7 +116,8 @@ def _cut(node: Node) -> Amounts | None:
             return None
         if first < 0 or rest < 0:
             return None
-        amounts[axis], amounts[axis + rank] = first, rest
+        amounts[axis] = first
+        amounts[axis + rank] = rest
     return amounts
 
 

@@ -21,7 +21,6 @@ from j2o.ir.ops import RESHAPES
 from j2o.ir.types import is_one, same_dim, same_shape
 from j2o.passes.clean.facts import Facts
 from j2o.passes.clean.intervals import (
-    NO,
     Interval,
     all_of,
     always_greater,
@@ -30,6 +29,7 @@ from j2o.passes.clean.intervals import (
     negated,
     never_less,
     plus,
+    single,
 )
 
 FIRST = 0  # in the place of an axis of the scores: its first element
@@ -229,7 +229,7 @@ OPPOSITES = {
 def number_behind(part: RowElements, facts: Facts, depth: int = DEPTH) -> Number:
     """What integers are, one for each row; the offset has what Add and Sub of known numbers do."""
     node = part.value.node
-    whole = Number(part, NO)
+    whole = Number(part, single(0))
     if node is None or depth == 0:
         return whole
     if part.value.const is not None:
