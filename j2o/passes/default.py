@@ -25,6 +25,7 @@ from j2o.passes.layout.hoist import hoist, invariants, sink
 from j2o.passes.layout.last_rows import last_rows
 from j2o.passes.layout.pads import pads
 from j2o.passes.layout.projections import projections
+from j2o.passes.layout.scan_axes import scan_axes
 from j2o.passes.layout.transposes import transposes
 from j2o.passes.layout.upsampling import repeated_rows, upsampling
 from j2o.passes.lower import lower_graph
@@ -94,6 +95,7 @@ LAYOUT: tuple[Step, ...] = (
     repeated_rows,
     Fixpoint("layout", (fold, shapes, cse, dce), limit=3),
     blocks_in_place,  # behind `layout`, where transposes cancel
+    scan_axes,  # it reads the transposes that are left
     both_ways,
     gemm,
     pads,

@@ -205,7 +205,8 @@ class Facts:
     def _rounds_before(self, loop: Node) -> Interval:
         """How many rounds of a loop have run when one begins."""
         if loop.op == "onnx.Scan":
-            rows = loop.operands[-1].type.shape[0]
+            axis = loop.ints_attr("scan_input_axes", [0])[-1]
+            rows = loop.operands[-1].type.shape[axis]
             rounds = of_dim(rows)._replace(low=0)
         else:
             limit = loop.optional(0)

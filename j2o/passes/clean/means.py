@@ -64,7 +64,7 @@ def _(op, x, number, again, perm):
     return right if left.const is not None else left
 
 
-@rewrite("count_is_positive", level=1)
+@rewrite("count_is_positive", level=1, shared=True)
 def count_is_positive(op, n, x, y):
     """What is taken where there are elements, as `jnp.var` asks before it divides by their number."""
     return op.Where(op.Greater(n, 0.0), x, y)

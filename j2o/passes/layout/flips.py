@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.passes.layout.scans import Scan, Stacked, read_scan, write_scan
+from j2o.passes.layout.scans import (
+    Scan,
+    Stacked,
+    read_scan,
+    scans_along_first,
+    write_scan,
+)
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -13,7 +19,7 @@ from j2o.passes.pipeline import graph_pass
 def flips(graph: Graph) -> int:
     """Change the direction of a Scan in place of turning its rows round."""
     count = 0
-    for node in [one for one in graph.holders if one.op == "onnx.Scan"]:
+    for node in scans_along_first(graph):
         scan = read_scan(node)
         changes = _read_turned(scan) + sum(map(_write_turned, scan.stacked))
         if changes:

@@ -19,7 +19,14 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Dim, Type
-from j2o.passes.layout.scans import Scan, ScannedRow, Stacked, read_scan, write_scan
+from j2o.passes.layout.scans import (
+    Scan,
+    ScannedRow,
+    Stacked,
+    read_scan,
+    scans_along_first,
+    write_scan,
+)
 from j2o.passes.layout.transposes import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -32,7 +39,7 @@ Stacks: TypeAlias = "dict[Value, Value]"  # for a value of the body that of all 
 def invariants(graph: Graph) -> int:
     """Move what is the same in each round in front of a Scan."""
     count = 0
-    for node in _scans(graph):
+    for node in scans_along_first(graph):
         scan = read_scan(node)
         for inner in scan.body:
             if _is_invariant(scan, inner):
@@ -44,17 +51,13 @@ def invariants(graph: Graph) -> int:
 @graph_pass("sink", at="onnx", level=2)
 def sink(graph: Graph) -> int:
     """Products of what a Scan stacks, behind it."""
-    return sum(_sink(read_scan(node)) for node in _scans(graph))
+    return sum(_sink(read_scan(node)) for node in scans_along_first(graph))
 
 
 @graph_pass("hoist", at="onnx", level=2)
 def hoist(graph: Graph) -> int:
     """Products of what a Scan reads, in front of it."""
-    return sum(_hoist(read_scan(node)) for node in _scans(graph))
-
-
-def _scans(graph: Graph) -> list[Node]:
-    return [node for node in graph.holders if node.op == "onnx.Scan"]
+    return sum(_hoist(read_scan(node)) for node in scans_along_first(graph))
 
 
 # --------------------------------------------------------------------------- invariants

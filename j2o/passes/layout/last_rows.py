@@ -15,6 +15,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, same_dim
 from j2o.passes.clean.means import size_of
+from j2o.passes.layout.scans import scans_along_first
 from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -23,10 +24,9 @@ from j2o.passes.pipeline import graph_pass
 def last_rows(graph: Graph) -> int:
     """Give the final state of a Scan to those who take the last row of the states of all steps."""
     count = 0
-    for node in graph.holders:
-        if node.op == "onnx.Scan":
-            for stack in _stacks(node):
-                count += _give_final(stack)
+    for node in scans_along_first(graph):
+        for stack in _stacks(node):
+            count += _give_final(stack)
     return count
 
 

@@ -78,6 +78,13 @@ class Scan:
                 node.erase()
 
 
+def scans_along_first(graph: Graph) -> list[Node]:
+    """The Scans that read and write along the first axis, as all do before `scan_axes`."""
+    scans = [node for node in graph.holders if node.op == "onnx.Scan"]
+    axes = ("scan_input_axes", "scan_output_axes")
+    return [node for node in scans if not any(name in node.attrs for name in axes)]
+
+
 def read_scan(node: Node) -> Scan:
     """The parts of a Scan."""
     body = node.graphs[0]

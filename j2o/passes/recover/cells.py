@@ -24,6 +24,7 @@ from j2o.ir.graph import Graph, Value
 from j2o.ir.target import Target
 from j2o.ir.types import DType, Shape, is_one, same_shape
 from j2o.passes.context import Context
+from j2o.passes.layout.scans import scans_along_first
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.recover.cell_loop import (
     Cell,
@@ -55,7 +56,7 @@ LARGEST = {"onnx.GRU": (2**30, 256), "onnx.RNN": (128, 0)}
 def cells(graph: Graph, context: Context) -> int:
     """Recurrent cells to LSTM, GRU and RNN."""
     count = 0
-    for node in [one for one in graph.holders if one.op == "onnx.Scan"]:
+    for node in scans_along_first(graph):
         loop = Loop(node)
         found = _used_alone(loop, _found(loop, context))
         if found:

@@ -23,6 +23,7 @@ from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.sizes import sources
 from j2o.ir.types import Dim, DType, Type, same_dim
 from j2o.passes.pipeline import graph_pass
+from j2o.passes.target.shape_runs import Axes, Runs
 
 
 @graph_pass("materialize", at="target", level=0, scope="root")
@@ -159,6 +160,8 @@ class Sizes:
             if type(d) is not int:
                 self.read.setdefault(ast.unparse(dims.parse_expression(d)), i)
         self.made: dict[str, Value] = dict(handed or {})
+        self.runs = Runs(graph.inputs)
+        self.chosen: set[Axes] = set()
         # what is made here stands before everything else, whatever becomes of the first node
         self.anchor = graph.insert(Node("anchor", (), ()), before=graph.start)
         self.op = Builder(graph, self.anchor)
@@ -167,6 +170,9 @@ class Sizes:
         found = [n for n in self.graph.walk() if n.op == "dims"]
         for node in found:
             self.reshapes(node)
+        vectors = [_entries(node) for node in found if node.used]
+        self.chosen = self.runs.worthwhile(vectors)
+        for node in found:
             if node.used:
                 node.replace_by(self.vector(_entries(node)))
             else:
@@ -192,15 +198,38 @@ class Sizes:
         if key in self.made:
             return self.made[key]
         parts: list[Value] = []
+        at = 0
+        for run in self.runs.within(entries):
+            if run.axes in self.chosen:
+                parts += self.parts(entries[at : run.start])
+                parts.append(self.at_once(run.axes))
+                at = run.end
+        parts += self.parts(entries[at:])
+        self.op.hint = "shape"
+        made = parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=0)
+        self.made[key] = made
+        return made
+
+    def parts(self, entries: tuple[Dim, ...]) -> list[Value]:
+        """Sizes one by one, numbers in a row as one constant."""
+        parts: list[Value] = []
         for are_numbers, run in itertools.groupby(entries, lambda d: type(d) is int):
             if are_numbers:
                 parts.append(self.op.const(np.asarray([*run], np.int64)))
             else:
                 parts += map(self.size, run)
-        self.op.hint = "shape"
-        made = parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=0)
-        self.made[key] = made
-        return made
+        return parts
+
+    def at_once(self, axes: Axes) -> Value:
+        """The sizes of several axes of an input as one vector."""
+        key = f"axes {axes.input} {axes.start} {axes.end}"
+        if key not in self.made:
+            value = self.graph.inputs[axes.input]
+            self.op.hint = "shape"
+            whole = (axes.start, axes.end) == (0, value.type.rank)
+            bounds = {} if whole else {"start": axes.start, "end": axes.end}
+            self.made[key] = self.op.Shape(value, **bounds)
+        return self.made[key]
 
     def reshapes(self, node: Node) -> None:
         """Let Reshapes do without this vector where `0` and `-1` are certain to say the same."""
