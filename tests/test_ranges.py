@@ -18,7 +18,7 @@ from j2o.numeric_check import NumericCheck
 from j2o.passes.clean.facts import Facts
 from j2o.passes.clean.ranges import ranges
 from j2o.passes.context import Context
-from tests.harness import agrees, operators
+from tests.harness import agrees, normal, operators
 
 TABLE = np.arange(20, dtype=np.float32).reshape(10, 2)
 INDICES = np.array([0, 3, 9, -1, -10, -11, 10, 127, -128], np.int32)
@@ -251,3 +251,24 @@ def test_intervals_hold_and_nothing_changes(graph, seed):
     after, _, _ = check.evaluate(graph)
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def bucket_of(distance):
+    """The bucket of a distance, as T5 has it, in floats."""
+    is_near = jnp.abs(distance) < 8
+    size = jnp.abs(distance)
+    far = 8 + jnp.log(size / 8) / jnp.log(128 / 8) * 8
+    bucket = (distance > 0) * 16 + jnp.where(is_near, size, jnp.clip(far, max=15))
+    return bucket.astype("int32")
+
+
+def test_buckets_of_distances_are_converted_as_they_are():
+    table = jnp.asarray(normal(32, 4))
+
+    def fn(x):
+        places = jnp.arange(x.shape[0])
+        return table[bucket_of(places[None, :] - places[:, None])]
+
+    for length in (1, 2, 300):
+        model = agrees(fn, [normal(length)], ["f32[T]"])
+        assert not {"IsNaN", "GreaterOrEqual"} & set(operators(model))

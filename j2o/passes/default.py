@@ -16,9 +16,10 @@ from j2o.passes.clean.tidy import parts, tidy
 from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
+from j2o.passes.layout.axes_of_parts import axes_of_parts
 from j2o.passes.layout.batch_norm import batch_norms
 from j2o.passes.layout.blocks import blocks, blocks_in_place
-from j2o.passes.layout.contractions import contractions
+from j2o.passes.layout.contractions import contractions, fronts
 from j2o.passes.layout.flips import flips
 from j2o.passes.layout.gemm import gemm
 from j2o.passes.layout.hoist import hoist, invariants, sink
@@ -36,6 +37,7 @@ from j2o.passes.recover.both_ways import both_ways
 from j2o.passes.recover.cells import cells
 from j2o.passes.recover.moduli import moduli
 from j2o.passes.recover.own_rows import own_rows
+from j2o.passes.recover.top_k import top_k
 from j2o.passes.structure.functions import functions
 from j2o.passes.structure.inline import inline
 from j2o.passes.structure.repeats import repeats
@@ -75,9 +77,11 @@ CLEAN_AND_RECOVER = (
     recover,
 )
 LAYOUT: tuple[Step, ...] = (
+    top_k,
     affine,
     contractions,
     attention,  # it reads contractions
+    fronts,
     invariants,
     flips,
     sink,
@@ -101,6 +105,7 @@ LAYOUT: tuple[Step, ...] = (
     pads,
     batch_norms,
     parts,
+    axes_of_parts,  # of what `parts` takes apart, too
     tidy,
     dce,
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, DType
+from j2o.passes.clean.float_bounds import Bounds, FloatBounds
 from j2o.passes.clean.intervals import (
     NO,
     RULES,
@@ -24,6 +25,7 @@ from j2o.passes.clean.intervals import (
     union,
 )
 
+CONVERSIONS = 4  # so many of floats are looked behind, one behind the other
 DEPTH = 6  # so many nodes behind a value are looked at again under a condition
 # a comparison as `a < b + n`: which operands are a and b, and n
 BELOW = {
@@ -40,6 +42,8 @@ class Facts:
 
     def __init__(self) -> None:
         self._known: Known = {}
+        self._floats = FloatBounds(self.of, self.given)
+        self._conversions = 0  # from floats that are being looked behind
 
     def of(self, value: Value) -> Interval:
         """The interval of a value of integers or Booleans."""
@@ -72,8 +76,27 @@ class Facts:
             return self._where(node)
         if node.op == "onnx.And":
             return self._and(node)
+        if node.op == "onnx.Or":
+            return self._or(node)
+        if node.op == "onnx.Cast" and not has_interval(node.operand(0)):
+            return self._converted(node.operand(0))
         rule = RULES.get(node.op)
         return None if rule is None else rule(value, *map(self.if_any, node.inputs))
+
+    def bounds(self, value: Value) -> Bounds | None:
+        """The bounds of a value of floats of which none is NaN; None where none are known."""
+        return self._floats.of(value)
+
+    def _converted(self, x: Value) -> Interval | None:
+        """The interval of floats that are converted, which rounds them towards 0."""
+        if self._conversions == CONVERSIONS:
+            return None
+        self._conversions += 1
+        bounds = self.bounds(x)
+        self._conversions -= 1
+        if bounds is None or not bounds.is_finite:
+            return None
+        return Interval(int(bounds.low), int(bounds.high))
 
     # ---------------------------------------------------------------- under a condition
 
@@ -185,6 +208,14 @@ class Facts:
         if not self.given(a, b, True).high or not self.given(b, a, True).high:
             return NO
         return RULES["onnx.And"](node.out, one, other)
+
+    def _or(self, node: Node) -> Interval | None:
+        """True where the one is true without the other."""
+        a, b = node.operands
+        one, other = self.of(a), self.of(b)
+        if self.given(a, b, False).low or self.given(b, a, False).low:
+            return YES
+        return RULES["onnx.Or"](node.out, one, other)
 
     # ----------------------------------------------------------------- inputs of bodies
 

@@ -1,7 +1,8 @@
 """`ranges`: clamps, wrap-arounds, fills and selections go of which the outcome is known.
 
-Everything here is about integers and Booleans, which have no NaN and one zero. Of floats it matters
-only which of two operands a Where gives. What is replaced has the same elements, one by one.
+Nearly everything here is about integers and Booleans, which have no NaN and one zero. Of floats it matters
+which of two operands a Where gives, and what is left of integers that they are computed from. What is
+replaced has the same elements, one by one.
 """
 
 from __future__ import annotations
@@ -150,9 +151,9 @@ def _outdoes(a: Value, b: Value, facts: Facts, greatest: bool) -> bool:
 
 def _clip(op: Builder, node: Node, facts: Facts) -> Value | None:
     """A Clip without a bound that is never passed."""
-    if not has_interval(node.out):
-        return None
     x, low, high = node.operand(0), node.optional(1), node.optional(2)
+    if not has_interval(node.out):
+        return x if _lies_between(x, low, high, facts) else None
     raised = facts.of(x)
     if low is not None and never_less(raised, facts.of(low)):
         low = None
@@ -164,6 +165,36 @@ def _clip(op: Builder, node: Node, facts: Facts) -> Value | None:
     if (low, high) == (node.optional(1), node.optional(2)):
         return None
     return x if low is None and high is None else op.Clip(x, low, high)
+
+
+def _lies_between(
+    x: Value, low: Value | None, high: Value | None, facts: Facts
+) -> bool:
+    """Return True for floats that no bound changes."""
+    known = facts.bounds(x)
+    if known is None:
+        return False
+    least = None if low is None else low.number
+    most = None if high is None else high.number
+    is_above = low is None or (least is not None and least <= known.low)
+    is_below = high is None or (most is not None and known.high <= most)
+    return is_above and is_below
+
+
+def _is_nan(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """False of floats that are computed from integers in a way that gives no NaN."""
+    if facts.bounds(node.operand(0)) is None:
+        return None
+    return op.full(node.out.type.shape, False, DType.BOOL)
+
+
+def _never_reaches(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """False where the greatest of floats is less than a number."""
+    x, limit = node.operands
+    known, number = facts.bounds(x), limit.number
+    if known is None or number is None or not known.high < number:
+        return None
+    return op.full(node.out.type.shape, False, DType.BOOL)
 
 
 def _mod(op: Builder, node: Node, facts: Facts) -> Value | None:
@@ -299,5 +330,7 @@ REWRITES: dict[str, Sequence[Rewrite]] = {
     "onnx.Xor": (_xor,),
     **INDEX_REWRITES,
     **TRUTH_REWRITES,
+    "onnx.GreaterOrEqual": (*TRUTH_REWRITES["onnx.GreaterOrEqual"], _never_reaches),
+    "onnx.IsNaN": (_is_nan,),
     "onnx.Equal": (*TRUTH_REWRITES["onnx.Equal"], *INDEX_REWRITES["onnx.Equal"]),
 }

@@ -100,6 +100,17 @@ def _(op, x, y):
 # These have two values, and no NaN.
 
 
+@rewrite("one_less_bool", level=1)
+def one_less_bool(op, x, dtype):
+    """1 - x is 0 or 1, and 0 is +0 either way."""
+    return op.Sub(1, op.Cast(x, to=dtype))
+
+
+@one_less_bool.becomes
+def _(op, x, dtype):
+    return op.Cast(op.Not(x), to=dtype) if x.type.dtype == DType.BOOL else None
+
+
 @rewrite("not_equal_bool", level=1)
 def not_equal_bool(op, x):
     return op.Equal(x, False)
@@ -329,6 +340,7 @@ simplify = RuleSet(
         abs_neg,
         add_neg,
         sub_neg,
+        one_less_bool,
         not_equal_bool,
         where_same,
         where_true,

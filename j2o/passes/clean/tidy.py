@@ -16,6 +16,7 @@ from j2o.ir.ops import REDUCTIONS, TO_THE_END
 from j2o.ir.types import Dim, Shape, from_zero, same_dim
 from j2o.passes.clean.means import size_of
 from j2o.passes.clean.shifts import SHIFTS
+from j2o.passes.clean.simplify import where_not
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, rewrite
 
@@ -162,6 +163,31 @@ def _is_inside(place: int, x: Value, axis: int) -> bool:
     return dims.known_ge(x.type.shape[axis], needed)
 
 
+# ---------------------------------------------------------------------------------- Booleans
+#
+# Only here: what reads masks finds a Not of each of them.
+
+
+@rewrite("and_of_nots")
+def and_of_nots(op, x, y):
+    return op.And(op.Not(x), op.Not(y))
+
+
+@and_of_nots.becomes
+def _(op, x, y):
+    return op.Not(op.Or(x, y))
+
+
+@rewrite("or_of_nots")
+def or_of_nots(op, x, y):
+    return op.Or(op.Not(x), op.Not(y))
+
+
+@or_of_nots.becomes
+def _(op, x, y):
+    return op.Not(op.And(x, y))
+
+
 tidy = RuleSet(
     "tidy",
     (
@@ -169,9 +195,12 @@ tidy = RuleSet(
         gather_from_the_end,
         slice_from_the_end,
         slice_of_one,
+        and_of_nots,
+        or_of_nots,
+        where_not,
         *SHIFTS,
     ),
-    doc="Reductions without the axes that nothing needs, places counted from the end, shifts.",
+    doc="Reductions without the axes that nothing needs, places counted from the end, Booleans, shifts.",
 )
 
 

@@ -1,4 +1,4 @@
-"""`contractions`: products of tensors are arranged so that the fewest elements are transposed.
+"""`contractions` and `fronts`: products of tensors are arranged so that the fewest elements are transposed.
 
 A MatMul multiplies stacks of matrices, [batch…, rows, inner] by [batch…, inner, columns]. Which of
 two tensors is on the left is free, and so is the order of several axes that together are the batch,
@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
@@ -28,17 +28,32 @@ from j2o.passes.pipeline import graph_pass
 
 Label: TypeAlias = int  # one axis of the contraction, as a letter of Einsum
 Labels: TypeAlias = "tuple[Label, ...]"
+# So many rows or columns make it worth while to read an operand again for each place in front of a batch.
+MANY = 8
 
 
 @graph_pass("contractions", at="onnx", level=2)
 def contractions(graph: Graph) -> int:
     """Make MatMuls again where another arrangement transposes fewer elements."""
+    return _rearrange(graph, _arrangements)
+
+
+@graph_pass("fronts", at="onnx", level=2)
+def fronts(graph: Graph) -> int:
+    """The same, of what `attention` has left, with arrangements in which one operand is broadcast."""
+    return _rearrange(graph, _arrangements_with_fronts)
+
+
+def _rearrange(
+    graph: Graph, arrangements: Callable[[Contraction], Iterator[Arrangement]]
+) -> int:
+    """Make MatMuls again in the cheapest of their arrangements; returns how many."""
     count = 0
     for node in graph.nodes_of("onnx.MatMul"):
         contraction = read_contraction(node)
         if contraction is None or contraction.transposes_nothing:
             continue
-        best = min(_arrangements(contraction), key=contraction.cost)
+        best = min(arrangements(contraction), key=contraction.cost)
         if contraction.cost(best) < contraction.cost(contraction.arrangement):
             _write(contraction, best)
             count += 1
@@ -51,7 +66,8 @@ def contractions(graph: Graph) -> int:
 class Arrangement(NamedTuple):
     """The order of the axes.
 
-    `rows` are those of the left operand alone, `columns` those of the right one alone.
+    `rows` are those of the left operand alone, `columns` those of the right one alone. One of the operands
+    may have more of its own axes in front of the batch: for these the other operand is broadcast.
 
     With `swapped`, the MatMul's second operand is on the left.
     """
@@ -61,18 +77,21 @@ class Arrangement(NamedTuple):
     rows: Labels
     inner: Labels
     columns: Labels
+    left_front: Labels = ()
+    right_front: Labels = ()
 
     @property
     def left(self) -> Labels:
-        return (*self.batch, *self.rows, *self.inner)
+        return (*self.left_front, *self.batch, *self.rows, *self.inner)
 
     @property
     def right(self) -> Labels:
-        return (*self.batch, *self.inner, *self.columns)
+        return (*self.right_front, *self.batch, *self.inner, *self.columns)
 
     @property
     def result(self) -> Labels:
-        return (*self.batch, *self.rows, *self.columns)
+        front = (*self.left_front, *self.right_front)
+        return (*front, *self.batch, *self.rows, *self.columns)
 
 
 @dataclass(eq=False)
@@ -121,10 +140,10 @@ class Contraction:
         pairs = self._pairs(self.arrangement)
         return all(tensor.labels == labels for tensor, labels in pairs)
 
-    def cost(self, order: Arrangement) -> tuple[float, bool]:
+    def cost(self, order: Arrangement) -> tuple[float, bool, bool]:
         """The elements that are transposed.
 
-        Of equal costs, the one that leaves the largest tensor most as it is.
+        Of equal costs, the one that leaves the largest tensor most as it is, then one that merges no axes.
         """
         pairs = self._pairs(order)
         elements = sum(
@@ -134,7 +153,8 @@ class Contraction:
         batch = set(order.batch)
         before = [label for label in largest.labels if label not in batch]
         after = [label for label in labels if label not in batch]
-        return elements, before != after
+        merges = len(order.rows) > 1 or len(order.columns) > 1
+        return elements, before != after, merges
 
     def _pairs(self, order: Arrangement) -> list[tuple[Labelled, Labels]]:
         """Each tensor, with the order in which the MatMul has its axes."""
@@ -159,6 +179,32 @@ def _arrangements(contraction: Contraction) -> Iterator[Arrangement]:
     for batch, rows, inner, columns in itertools.product(*parts):
         yield Arrangement(False, batch, rows, inner, columns)
         yield Arrangement(True, batch, columns, inner, rows)
+
+
+def _arrangements_with_fronts(contraction: Contraction) -> Iterator[Arrangement]:
+    """The arrangements, and those that have axes of one operand in front of the batch."""
+    for order in _arrangements(contraction):
+        yield order
+        if not order.batch:
+            continue
+        for front, rest in _fronts(order.rows, contraction.sizes):
+            yield order._replace(rows=rest, left_front=front)
+        for front, rest in _fronts(order.columns, contraction.sizes):
+            yield order._replace(columns=rest, right_front=front)
+
+
+def _fronts(
+    labels: Labels, sizes: Mapping[Label, Dim]
+) -> Iterator[tuple[Labels, Labels]]:
+    """The ways in which some of an operand's own axes stand in front of the batch, with the others.
+
+    These are many: the other operand is read again for each place in front.
+    """
+    for place in range(1, len(labels)):
+        rest = labels[place:]
+        count = dims.prod(sizes_of(sizes, rest))
+        if type(count) is not int or count >= MANY:
+            yield labels[:place], rest
 
 
 def _orders(labels: Labels, tensors: Iterable[Labelled]) -> Iterable[Labels]:
@@ -228,7 +274,7 @@ class _Labeller:
                 if parted is None:
                     break
                 groups = parted
-            elif _treats_all_alike(user, value):
+            elif treats_all_alike(user, value):
                 scalars.append(user)
             else:
                 break
@@ -266,7 +312,7 @@ def joined(groups: Iterable[Labels]) -> Labels:
     return tuple(itertools.chain.from_iterable(groups))
 
 
-def _treats_all_alike(node: Node, value: Value) -> bool:
+def treats_all_alike(node: Node, value: Value) -> bool:
     """Return True for an elementwise function of `value` and of scalars."""
     if not node.spec.elementwise or len(node.outputs) != 1 or node.graphs:
         return False
@@ -320,17 +366,19 @@ def _write(contraction: Contraction, order: Arrangement) -> None:
     left, right = contraction.first, contraction.second
     if order.swapped:
         left, right = right, left
-    batch = sizes_of(sizes, order.batch)
+    left_batch = sizes_of(sizes, (*order.left_front, *order.batch))
+    right_batch = sizes_of(sizes, (*order.right_front, *order.batch))
     rows = dims.prod(sizes_of(sizes, order.rows))
     inner = dims.prod(sizes_of(sizes, order.inner))
     columns = dims.prod(sizes_of(sizes, order.columns))
     a = arranged(op, left, order.left, sizes)
     b = arranged(op, right, order.right, sizes)
     product = op.MatMul(
-        op.reshape(a, (*batch, rows, inner)), op.reshape(b, (*batch, inner, columns))
+        op.reshape(a, (*left_batch, rows, inner)),
+        op.reshape(b, (*right_batch, inner, columns)),
     )
     for scalar in contraction.scalars:
-        product = _repeated(op, scalar, product)
+        product = repeated(op, scalar, product)
     parted = op.reshape(product, sizes_of(sizes, order.result))
     perm = [order.result.index(label) for label in last.labels]
     op.hint = last.value.hint
@@ -352,7 +400,7 @@ def arranged(
     return op.transpose(plain, [tensor.labels.index(label) for label in order])
 
 
-def _repeated(op: Builder, scalar: Node, value: Value) -> Value:
+def repeated(op: Builder, scalar: Node, value: Value) -> Value:
     """An elementwise node on another tensor in place of its one operand that is no scalar."""
     inputs: Sequence[Value | None] = [
         operand if operand is None or operand.type.rank == 0 else value

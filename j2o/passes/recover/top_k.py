@@ -1,0 +1,74 @@
+"""`top_k`: numbers that are never -0 are their own keys.
+
+`jax.lax.top_k` tells -0 from 0, TopK does not. So lowering compares keys in float64, in which a subnormal
+number stands for 0, and gathers the numbers themselves. Weights of Softmax, as of routers and samplers, need
+none of that: among them is no -0. NaN is the greatest either way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from j2o.ir.build import Builder
+from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.ops import MOVES
+from j2o.ir.types import DType
+from j2o.passes.context import Context
+from j2o.passes.pipeline import graph_pass
+from j2o.passes.recover.constants import uniform_of
+
+# what gives 0 as +0 alone
+NEVER_NEGATIVE_ZERO = frozenset(["onnx.Abs", "onnx.Exp", "onnx.Softmax"])
+
+
+@graph_pass("top_k", at="onnx", level=2)
+def top_k(graph: Graph, context: Context) -> int:
+    """TopK of keys for the total order → TopK of the numbers, where none of them is -0."""
+    count = 0
+    for node in graph.nodes_of("onnx.TopK"):
+        x = _numbers_of_keys(node.operand(0))
+        if x is None or x.origin(MOVES).op not in NEVER_NEGATIVE_ZERO:
+            continue
+        if context.prefers("onnx.TopK", x.type.dtype):
+            _sort_numbers(node, x)
+            count += 1
+    return count
+
+
+def _numbers_of_keys(key: Value) -> Value | None:
+    """The x of Where(1 / Cast(x) = ∞, the least number above 0, Cast(x)); None for another value."""
+    if key.op != "onnx.Where" or key.type.dtype != DType.F64:
+        return None
+    is_positive_zero, least, wide = key.producer.operands
+    if wide.op != "onnx.Cast" or is_positive_zero.op != "onnx.Equal":
+        return None
+    reciprocal, infinity = is_positive_zero.producer.operands
+    if reciprocal.op != "onnx.Reciprocal" or reciprocal.producer.operand(0) is not wide:
+        return None
+    smallest = np.finfo(np.float64).smallest_subnormal
+    if uniform_of(infinity) != np.inf or uniform_of(least) != smallest:
+        return None
+    x = wide.producer.operand(0)
+    return x if x.type.dtype == DType.F32 else None
+
+
+def _sort_numbers(node: Node, x: Value) -> None:
+    """Let TopK compare the numbers, and give those that were gathered by their places."""
+    places = node.outputs[1]
+    op = Builder(node.home, node, node.loc, places.hint)
+    types = [places.type.with_dtype(x.type.dtype), places.type]
+    operands = [x, *node.inputs[1:]]
+    greatest, at = op.node("onnx.TopK", operands, node.attrs, types).outputs
+    for user in list(places.users()):
+        if _gathers_them(user, x, places, node):
+            user.replace_by(greatest)
+    places.replace_by(at)
+    erase_dead(node)
+
+
+def _gathers_them(user: Node, x: Value, places: Value, node: Node) -> bool:
+    """Return True for a GatherElements of `x` at these places, along the axis of TopK."""
+    if user.op != "onnx.GatherElements" or list(user.operands) != [x, places]:
+        return False
+    rank = x.type.rank
+    return user.int_attr("axis", 0) % rank == node.int_attr("axis", -1) % rank
