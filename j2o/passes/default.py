@@ -12,6 +12,7 @@ from j2o.passes.clean.fold import fold
 from j2o.passes.clean.ranges import ranges
 from j2o.passes.clean.shapes import shapes
 from j2o.passes.clean.simplify import simplify
+from j2o.passes.clean.single_places import single_places
 from j2o.passes.clean.tidy import parts, tidy
 from j2o.passes.clean.unit_axes import unit_axes
 from j2o.passes.components.split import components
@@ -35,6 +36,7 @@ from j2o.passes.recover import recover, recover_early
 from j2o.passes.recover.attention import attention
 from j2o.passes.recover.both_ways import both_ways
 from j2o.passes.recover.cells import cells
+from j2o.passes.recover.gates import softplus_below_zero
 from j2o.passes.recover.moduli import moduli
 from j2o.passes.recover.own_rows import own_rows
 from j2o.passes.recover.top_k import top_k
@@ -78,6 +80,8 @@ CLEAN_AND_RECOVER = (
 )
 LAYOUT: tuple[Step, ...] = (
     top_k,
+    single_places,  # behind `recover`, which reads rotated pairs as Gathers
+    unit_axes,
     affine,
     contractions,
     attention,  # it reads contractions
@@ -142,7 +146,8 @@ def _pipeline(opt_level: int) -> PassPipeline:
         steps.append(moduli)  # it reads complex numbers
     steps += PARTS
     if opt_level >= 2:
-        steps += [recover_early, own_rows]
+        # what is left of logarithms, once whole Softplus are found
+        steps += [recover_early, softplus_below_zero, own_rows]
     steps += [lower_graph, dce]
     if opt_level >= 1:
         steps.append(cse_early)

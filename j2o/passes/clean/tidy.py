@@ -5,7 +5,7 @@ They run last of `layout`: earlier passes read reductions that keep their axes, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -209,7 +209,10 @@ tidy = RuleSet(
 
 @graph_pass("parts", at="onnx", level=2)
 def parts(graph: Graph) -> int:
-    """Slices that take a tensor apart along one axis, all of it and nothing twice, are one Split."""
+    """Slices that take a tensor apart along one axis, all of it and nothing twice, are one Split.
+
+    Further slices may take it apart in another way.
+    """
     sliced: dict[tuple[Value, int], list[Node]] = {}
     for node in graph:
         axis = _sliced_axis(node)
@@ -220,34 +223,71 @@ def parts(graph: Graph) -> int:
 
 def _sliced_axis(node: Node) -> int | None:
     """The axis of which a Slice takes consecutive places between two numbers; None for other nodes."""
-    if node.op != "onnx.Slice" or len(node.operands) != 5:
+    if node.op != "onnx.Slice" or len(node.operands) < 4:
         return None
     x, *bounds = node.operands
     numbers = [value.known_ints for value in bounds]
     if any(number is None or len(number) != 1 for number in numbers):
         return None
-    _, _, axes, steps = numbers
-    if steps != (1,) or axes is None:
+    _, _, axes, *steps = numbers
+    if axes is None or any(step != (1,) for step in steps):
         return None
     axis = axes[0] % x.type.rank
     return axis if type(x.type.shape[axis]) is int else None
 
 
 def _split(x: Value, axis: int, nodes: Sequence[Node]) -> int:
-    """Put one Split in the place of Slices, where together they are all of an axis; returns how many go."""
+    """Put Splits in the place of Slices, where together they are all of an axis; returns how many go."""
     size = x.type.shape[axis]
     assert type(size) is int
-    taken = sorted([_range(node, size) for node in nodes], key=lambda one: one.start)
-    ends = [0, *[one.stop for one in taken]]
-    begins = [*[one.start for one in taken], size]
-    if len(nodes) < 2 or ends != begins:
-        return 0
-    op = Builder(nodes[0].home, nodes[0], nodes[0].loc, x.hint)
-    results = op.Split(x, op.dims([len(one) for one in taken]), axis=axis)
-    place_of = {one.start: index for index, one in enumerate(taken)}
-    for node in nodes:
-        node.replace_by(results[place_of[_range(node, size).start]])
-    return len(nodes)
+    rest = {node: _range(node, size) for node in nodes}
+    count = 0
+    while chain := _chain(rest, size):
+        for node in chain:
+            del rest[node]
+        if len(chain) > 1 and not _saves_nothing(chain):
+            _write_split(
+                x, axis, nodes[0], {node: _range(node, size) for node in chain}
+            )
+            count += len(chain)
+    return count
+
+
+def _chain(slices: Mapping[Node, range], size: int) -> list[Node]:
+    """The shortest slices that follow each other from the first place to the last; none with a gap."""
+    shortest: dict[int, Node] = {}  # by where they begin
+    for node, places in slices.items():
+        known = shortest.get(places.start)
+        if places and (known is None or len(places) < len(slices[known])):
+            shortest[places.start] = node
+    chain: list[Node] = []
+    at = 0
+    while at < size:
+        if at not in shortest:
+            return []
+        chain.append(shortest[at])
+        at = slices[chain[-1]].stop
+    return chain
+
+
+def _write_split(x: Value, axis: int, first: Node, taken: Mapping[Node, range]) -> None:
+    """Put one Split in the place of Slices, in front of the first of all."""
+    op = Builder(first.home, first, first.loc, x.hint)
+    results = op.Split(x, op.dims([len(one) for one in taken.values()]), axis=axis)
+    for node, result in zip(taken, results, strict=True):
+        node.replace_by(result)
+
+
+def _saves_nothing(slices: Sequence[Node]) -> bool:
+    """Return True where the slices are better left: one that only a Squeeze takes is a Gather with it."""
+    squeezes = 0
+    apart = 0
+    for node in slices:
+        users = list(node.out.users())
+        of_these = sum(user.op == "onnx.Squeeze" for user in users)
+        squeezes += of_these
+        apart += 1 if of_these == len(users) == 1 else 1 + of_these
+    return 1 + squeezes > apart
 
 
 def _range(node: Node, size: int) -> range:

@@ -282,13 +282,17 @@ def _sink_squeeze(node: Node, views: Views) -> bool:
             sources[index] = source
         elif not is_scalar:
             return False
-    forms = {(s.axes, s.value.type.rank) for s in sources.values()}
-    if len(forms) != 1:
+    # broadcasting counts from the last axis, and so do the axes that must be the same
+    from_last = {
+        tuple(axis - source.value.type.rank for axis in source.axes)
+        for source in sources.values()
+    }
+    if len(from_last) != 1:
         return False
-    [(axes, _)] = forms
+    longest = max(sources.values(), key=lambda source: source.value.type.rank)
     for index, source in sources.items():
         _take(node, index, source.value, views)
-    return _change(node, "Squeeze", axes, views)
+    return _change(node, "Squeeze", longest.axes, views)
 
 
 def _operands(node: Node) -> list[int]:

@@ -110,6 +110,17 @@ def _(op, x):
     return op.Softplus(x) if op.prefers("Softplus", x) else None
 
 
+@rewrite("softplus_below_zero", at="lax")
+def softplus_below_zero(op, x):
+    """log(1 + e^-|x|), as losses of logits have it: e^-|x| never overflows, and so it is a Softplus too."""
+    return op.lax.log1p(op.lax.exp(op.lax.neg(op.lax.abs(x))))
+
+
+@softplus_below_zero.becomes
+def _(op, x):
+    return op.Softplus(op.Neg(op.Abs(x))) if op.prefers("Softplus", x) else None
+
+
 @rewrite("mish")
 def mish(op, x):
     """x tanh(softplus(x))."""
