@@ -42,7 +42,7 @@ class Facts:
 
     def __init__(self) -> None:
         self._known: Known = {}
-        self._floats = FloatBounds(self.of, self.given)
+        self._floats: dict[Value, Bounds | None] = {}
         self._conversions = 0  # from floats that are being looked behind
 
     def of(self, value: Value) -> Interval:
@@ -85,7 +85,7 @@ class Facts:
 
     def bounds(self, value: Value) -> Bounds | None:
         """The bounds of a value of floats of which none is NaN; None where none are known."""
-        return self._floats.of(value)
+        return FloatBounds(self._floats, self.of, self.given).of(value)
 
     def _converted(self, x: Value) -> Interval | None:
         """The interval of floats that are converted, which rounds them towards 0."""

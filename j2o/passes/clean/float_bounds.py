@@ -44,13 +44,19 @@ Given: TypeAlias = "Callable[[Value, Value, bool], Interval]"
 class FloatBounds:
     """The bounds of floats, each worked out once, from the intervals of integers.
 
-    What a Where chooses is looked at under its condition, where `given` tells these intervals.
+    `known` has those that were worked out before. What a Where chooses is looked at under its condition,
+    where `given` tells these intervals.
     """
 
-    def __init__(self, integers: Of, given: Given | None = None) -> None:
+    def __init__(
+        self,
+        known: dict[Value, Bounds | None],
+        integers: Of,
+        given: Given | None = None,
+    ) -> None:
+        self._known = known
         self._integers = integers
         self._given = given
-        self._known: dict[Value, Bounds | None] = {}
 
     def of(self, value: Value, depth: int = DEPTH) -> Bounds | None:
         """The bounds of a value; None where none are known."""
@@ -86,7 +92,7 @@ class FloatBounds:
         if node.op != "onnx.Where" or self._given is None:
             return self
         given, condition, holds = self._given, node.operand(0), place == 1
-        return FloatBounds(lambda value: given(value, condition, holds))
+        return FloatBounds({}, lambda value: given(value, condition, holds))
 
 
 def _operand_count(node: Node) -> int:
