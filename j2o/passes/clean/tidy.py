@@ -246,9 +246,9 @@ def _split(x: Value, axis: int, nodes: Sequence[Node]) -> int:
         for node in chain:
             del rest[node]
         if len(chain) > 1 and not _saves_nothing(chain):
-            _write_split(
-                x, axis, nodes[0], {node: _range(node, size) for node in chain}
-            )
+            taken = {node: _range(node, size) for node in chain}
+            first = next(node for node in nodes if node in taken)
+            _write_split(x, axis, first, taken)
             count += len(chain)
     return count
 
@@ -271,7 +271,7 @@ def _chain(slices: Mapping[Node, range], size: int) -> list[Node]:
 
 
 def _write_split(x: Value, axis: int, first: Node, taken: Mapping[Node, range]) -> None:
-    """Put one Split in the place of Slices, in front of the first of all."""
+    """Put one Split in the place of Slices, in front of the first in the graph."""
     op = Builder(first.home, first, first.loc, x.hint)
     results = op.Split(x, op.dims([len(one) for one in taken.values()]), axis=axis)
     for node, result in zip(taken, results, strict=True):
