@@ -45,14 +45,9 @@ def _single_place(node: Node, axis: int) -> int | None:
     if not -size <= place < size:
         return None
     users = list(node.out.users())
-    if not users or not all(_is_elementwise(user) for user in users):
+    if not users or not all(user.spec.elementwise for user in users):
         return None
     return int(place) % size
-
-
-def _is_elementwise(node: Node) -> bool:
-    """Return True for an operator that treats each element by itself."""
-    return node.op.startswith("onnx.") and node.spec.elementwise
 
 
 def _sliced(node: Node, axis: int, place: int) -> Value:

@@ -18,7 +18,7 @@ from j2o.passes.clean.means import size_of
 from j2o.passes.clean.shifts import SHIFTS
 from j2o.passes.clean.simplify import where_not
 from j2o.passes.pipeline import graph_pass
-from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, rewrite
+from j2o.passes.rewriting.rule import RuleBuilder, RuleSet, identities, rewrite
 
 
 @rewrite("reduce_squeezes", level=1)
@@ -168,24 +168,18 @@ def _is_inside(place: int, x: Value, axis: int) -> bool:
 # Only here: what reads masks finds a Not of each of them.
 
 
-@rewrite("and_of_nots")
-def and_of_nots(op, x, y):
-    return op.And(op.Not(x), op.Not(y))
-
-
-@and_of_nots.becomes
-def _(op, x, y):
-    return op.Not(op.Or(x, y))
-
-
-@rewrite("or_of_nots")
-def or_of_nots(op, x, y):
-    return op.Or(op.Not(x), op.Not(y))
-
-
-@or_of_nots.becomes
-def _(op, x, y):
-    return op.Not(op.And(x, y))
+DE_MORGAN = identities(
+    {
+        "and_of_nots": (
+            lambda op, x, y: op.And(op.Not(x), op.Not(y)),
+            lambda op, x, y: op.Not(op.Or(x, y)),
+        ),
+        "or_of_nots": (
+            lambda op, x, y: op.Or(op.Not(x), op.Not(y)),
+            lambda op, x, y: op.Not(op.And(x, y)),
+        ),
+    }
+)
 
 
 tidy = RuleSet(
@@ -195,8 +189,7 @@ tidy = RuleSet(
         gather_from_the_end,
         slice_from_the_end,
         slice_of_one,
-        and_of_nots,
-        or_of_nots,
+        *DE_MORGAN,
         where_not,
         *SHIFTS,
     ),
@@ -243,10 +236,8 @@ def _split(x: Value, axis: int, nodes: Sequence[Node]) -> int:
     rest = {node: _range(node, size) for node in nodes}
     count = 0
     while chain := _chain(rest, size):
-        for node in chain:
-            del rest[node]
+        taken = {node: rest.pop(node) for node in chain}
         if len(chain) > 1 and not _saves_nothing(chain):
-            taken = {node: _range(node, size) for node in chain}
             first = next(node for node in nodes if node in taken)
             _write_split(x, axis, first, taken)
             count += len(chain)

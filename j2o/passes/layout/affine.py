@@ -79,9 +79,8 @@ class Linear(NamedTuple):
     weight_at: int  # which operand the weights are
     weight_channel_axis: int
     result_channel_axis: int
-    weight_input_axis: (
-        int | None
-    )  # None where a factor of an input has no place in them
+    # None where a factor of an input has no place in the weights
+    weight_input_axis: int | None
     source_input_axis: int
 
     @property

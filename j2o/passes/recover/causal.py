@@ -135,9 +135,9 @@ def _is_same_axis(first: Number, second: Number, scores: ScoreAxes) -> bool:
         return False
     if first.element.value is not second.element.value:
         return False
-    return first.element.axes == (scores.queries,) and second.element.axes == (
-        scores.keys,
-    )
+    is_of_queries = first.element.axes == (scores.queries,)
+    is_of_keys = second.element.axes == (scores.keys,)
+    return is_of_queries and is_of_keys
 
 
 def _counts_up(number: Number, facts: Facts) -> bool:

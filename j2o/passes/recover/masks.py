@@ -218,18 +218,17 @@ def _added(op: Builder, mask: Mask, scores: ScoreAxes, dtype: DType) -> Value:
     """What a mask adds to the scores, in its own shape; NaN in rows of which -∞ hides all."""
     least = LEAST * float(ml_dtypes.finfo(dtype.numpy).min)
     bias = _sum(op, [_raised(op, value, least) for value in mask.biases])
+    infinite = _sum(op, [bias for bias in mask.biases if _hides_with_infinity(bias)])
     if mask.condition is None:
         assert bias is not None
-        return _nan_where_biases_hide(op, mask.biases, scores, bias)
+        if infinite is None:
+            return bias
+        return _nan_where_infinity_hides(op, infinite, scores, bias)
     masked = max(min(mask.masked, FAR), least)
     added = _where_shown(op, mask, bias, masked, dtype)
-    infinite = _sum(op, [bias for bias in mask.biases if _hides_with_infinity(bias)])
     if infinite is not None:
         as_written = _where_shown(op, mask, infinite, mask.masked, dtype)
-        if shows_each_row(as_written, scores):
-            erase_dead(as_written.producer)
-            return added
-        return _nan_where_all_is(op, -np.inf, as_written, scores, added)
+        return _nan_where_infinity_hides(op, as_written, scores, added)
     if mask.masked > -np.inf or opens_each_row(mask.condition, scores, mask.hides):
         return added
     without_bias = added
@@ -246,17 +245,14 @@ def _sum(op: Builder, values: Sequence[Value]) -> Value | None:
     return total
 
 
-def _nan_where_biases_hide(
-    op: Builder, biases: Sequence[Value], scores: ScoreAxes, mask: Value
+def _nan_where_infinity_hides(
+    op: Builder, written: Value, scores: ScoreAxes, mask: Value
 ) -> Value:
-    """A mask that is NaN in each row where biases are -∞ for all keys."""
-    hiding = [bias for bias in biases if _hides_with_infinity(bias)]
-    if len(hiding) == 1 and shows_each_row(hiding[0], scores):
-        return mask
-    total = _sum(op, hiding)
-    if total is None:
-        return mask
-    return _nan_where_all_is(op, -np.inf, total, scores, mask)
+    """A mask that is NaN in each row where what the program adds is -∞ for all keys."""
+    if not shows_each_row(written, scores):
+        return _nan_where_all_is(op, -np.inf, written, scores, mask)
+    erase_dead(written.producer)
+    return mask
 
 
 def _hides_with_infinity(bias: Value) -> bool:

@@ -26,9 +26,8 @@ class FieldNames(NamedTuple):
 
     axes: str  # the axis of the operand that each column is an index of
     dropped: str  # the axes of the operand that the windows do not have
-    operand_batch: (
-        str  # the axes of the operand that run along with axes of the indices
-    )
+    # the axes of the operand that run along with axes of the indices
+    operand_batch: str
     index_batch: str  # these axes of the indices
 
 
