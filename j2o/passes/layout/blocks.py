@@ -15,7 +15,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, Shape, same_dim
 from j2o.passes.context import Context
-from j2o.passes.layout.transposes import perm_of
+from j2o.passes.layout.perms import perm_of
 from j2o.passes.pipeline import graph_pass
 
 TO_FRONT = (0, 3, 1, 2)  # of channels behind the places

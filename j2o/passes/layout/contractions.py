@@ -23,7 +23,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, Shape, is_one, same_dim
-from j2o.passes.layout.transposes import elements_to_move, perm_of
+from j2o.passes.layout.perms import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
 
 Label: TypeAlias = int  # one axis of the contraction, as a letter of Einsum

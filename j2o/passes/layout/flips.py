@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
+from j2o.passes.layout.perms import perm_of
 from j2o.passes.layout.scans import (
     Scan,
     Stacked,
@@ -11,7 +12,6 @@ from j2o.passes.layout.scans import (
     scans_along_first,
     write_scan,
 )
-from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
 

@@ -9,7 +9,6 @@ It is free too where the layout leaves the last axis where it is: x W multiplies
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
 from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Attr, Dim
-
-Perm: TypeAlias = "tuple[int, ...]"
+from j2o.passes.layout.perms import Perm
 
 # along one axis, the attribute `axis`, which by default is the last
 ALONG_ALL = frozenset(["onnx.Concat"])  # all operands are laid out

@@ -19,6 +19,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Dim, Type
+from j2o.passes.layout.perms import elements_to_move, perm_of
 from j2o.passes.layout.scans import (
     Scan,
     ScannedRow,
@@ -27,7 +28,6 @@ from j2o.passes.layout.scans import (
     scans_along_first,
     write_scan,
 )
-from j2o.passes.layout.transposes import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
 
 MOST = 8  # how many times the elements of a round a product may have

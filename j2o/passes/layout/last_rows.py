@@ -15,8 +15,8 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, same_dim
 from j2o.passes.clean.means import size_of
+from j2o.passes.layout.perms import perm_of
 from j2o.passes.layout.scans import scans_along_first
-from j2o.passes.layout.transposes import perm_of
 from j2o.passes.pipeline import graph_pass
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Attr
-from j2o.passes.layout.transposes import elements_to_move
+from j2o.passes.layout.perms import elements_to_move
 
 
 @dataclass

@@ -1,41 +1,34 @@
-"""Where transposes stand: for each permutation, a minimum cut decides which nodes run before it.
+"""`transposes`: for each permutation, a minimum cut decides which nodes run before its transposes.
 
-Local rules cannot do this: on a residual block, moving a transpose down through one addition and up
-through the next each enable the other for ever. Here every layout-free node is a vertex. A node on
-the source side runs on the untransposed tensors ("moved"), one on the sink side stays; edges cost
-what the transposes cost that a cut makes necessary, each once, however many nodes use the result.
-The cut is Boykov and Kolmogorov's, by networkx.
+    y = Relu(Transpose(x));  Transpose⁻¹(y)        becomes   Relu(x)
+    y = Transpose(x);  Add(Relu(y), Sigmoid(y))    becomes   Transpose(Add(Relu(x), Sigmoid(x)))
+
+Local rules cannot do this: on a residual block, moving a transpose down through one addition and up through
+the next each enable the other for ever. So all nodes that run in either layout (`free.py`) are decided on at
+once. One that "moves" runs on the untransposed tensors, one that "stays" on the transposed ones. Where the
+two sides meet stands a transpose, and its cost is paid once, however many nodes use the result.
 """
 
 from __future__ import annotations
 
 import collections
-import functools
-import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import Dim, is_one, same_dim
-from j2o.passes.layout.free import Perm, absorbs, is_free, laid_out, moved
+from j2o.ir.types import is_one, same_dim
+from j2o.passes.layout.free import absorbs, is_free, laid_out, moved
+from j2o.passes.layout.minimum_cut import SINK, SOURCE, Network
+from j2o.passes.layout.perms import (
+    NODE,
+    Perm,
+    elements_to_move,
+    inverse,
+    moves_only_ones,
+    perm_of,
+)
 from j2o.passes.pipeline import graph_pass
-
-if TYPE_CHECKING:
-    import networkx as nx
-
-NODE = 64.0  # what a transpose costs besides its elements
-TYPICAL = 128  # what a symbolic size counts as when transposes are weighed
-
-
-@functools.cache
-def inverse(perm: Perm) -> Perm:
-    """The permutation that undoes `perm`."""
-    return tuple(np.argsort(perm).tolist())
 
 
 @graph_pass("transposes", at="onnx", level=2)
@@ -84,49 +77,42 @@ def _is_moved(x: Value, out: Value, perm: Perm) -> bool:
     if not x.type.rank == out.type.rank == len(perm):
         return False
     shape = [x.type.shape[axis] for axis in perm]
-    return all(map(same_dim, shape, out.type.shape)) and _moves_only_ones(out, perm)
-
-
-def perm_of(node: Node | None) -> Perm | None:
-    """The permutation of a Transpose, else None."""
-    if node is None or node.op != "onnx.Transpose":
-        return None
-    return node.ints_attr("perm", range(node.out.type.rank)[::-1])
+    return all(map(same_dim, shape, out.type.shape)) and moves_only_ones(out, perm)
 
 
 # ------------------------------------------------------------------------ what may move
 
 
-def _ones(value: Value) -> bool:
-    """Return True where all sizes are 1, so that a transpose costs nothing."""
-    return all(map(is_one, value.type.shape))
-
-
 def _groups(graph: Graph, perm: Perm) -> Iterator[list[Node]]:
-    """Connected layout-free nodes around transposes by `perm`.
+    """Connected layout-free nodes around transposes by `perm`, where more than one transpose may go.
 
-    Only groups where there is more than one transpose to gain from.
+    One alone would only change its place.
     """
     seen: set[Node] = set()
     for start in _starts(graph, perm):
         if start in seen:
             continue
-        group: list[Node] = []
-        gains: set[Value] = set()
-        seen.add(start)
-        todo = [start]
-        while todo:
-            node = todo.pop()
-            group.append(node)
-            gains.update(_gains(node, perm))
-            for other in _neighbours(node, perm):
-                if other in seen or other.graph is not graph:
-                    continue
-                if is_free(other, perm):
-                    seen.add(other)
-                    todo.append(other)
+        group = _connected(start, perm, seen)
+        gains = {value for node in group for value in _gains(node, perm)}
         if len(gains) > 1:
             yield group
+
+
+def _connected(start: Node, perm: Perm, seen: set[Node]) -> list[Node]:
+    """The layout-free nodes that a node is connected with, itself first; all of them are `seen` then."""
+    group: list[Node] = []
+    seen.add(start)
+    todo = [start]
+    while todo:
+        node = todo.pop()
+        group.append(node)
+        for other in _neighbours(node, perm):
+            if other in seen or other.graph is not start.graph:
+                continue
+            if is_free(other, perm):
+                seen.add(other)
+                todo.append(other)
+    return group
 
 
 def _starts(graph: Graph, perm: Perm) -> Iterator[Node]:
@@ -148,18 +134,8 @@ def _gains(node: Node, perm: Perm) -> Iterator[Value]:
     for value in node.outputs:
         users = value.users()
         is_undone = any(perm_of(u) == back or absorbs(u, perm) for u in users)
-        if is_undone or _moves_only_ones(value, perm):
+        if is_undone or moves_only_ones(value, perm):
             yield value
-
-
-def _moves_only_ones(value: Value, perm: Perm) -> bool:
-    """Return True where a transpose is a Reshape, as behind a reduction that keeps its axes."""
-    moved = [
-        axis
-        for axis, size in zip(perm, value.type.shape, strict=True)
-        if not is_one(size)
-    ]
-    return moved == sorted(moved)
 
 
 def _neighbours(node: Node, perm: Perm) -> Iterator[Node]:
@@ -183,89 +159,9 @@ def _operands(node: Node) -> list[Value]:
 # ------------------------------------------------------------------------------ the cut
 
 
-def elements_to_move(value: Value) -> float:
-    """The cost of transposing a tensor: its elements, and something for the node itself."""
-    return math.prod(map(_typical, value.type.shape)) + NODE
-
-
-@functools.lru_cache(maxsize=65536)
-def _typical(dim: Dim) -> int:
-    """A size as a number, each symbol being TYPICAL."""
-    if type(dim) is int:
-        return dim
-    sizes = dict.fromkeys(dims.symbols(dim), TYPICAL)
-    return max(1, dims.evaluate(dim, sizes))
-
-
-SOURCE, SINK = "source", "sink"
-
-
-class _Network:
-    """What a minimum cut divides: nodes on the side of the source move, those on the side of the sink stay.
-
-    A value that several nodes use has two vertices more, `("stay", value)` and `("move", value)`:
-    through them its transpose is paid for once, however many of its users stay or move.
-    """
-
-    def __init__(self) -> None:
-        self.costs: dict[tuple[object, object], float] = {}
-
-    def edge(self, start: object, end: object, cost: float = math.inf) -> None:
-        """Add to what it costs that `start` moves and `end` stays."""
-        self.costs[start, end] = self.costs.get((start, end), 0.0) + cost
-
-    def if_any_stays(
-        self, start: object, value: Value, users: Sequence[Node], cost: float
-    ) -> None:
-        """Add what it costs, once, that `start` moves and any user of a value stays."""
-        end = users[0] if len(users) == 1 else ("stay", value)
-        self.edge(start, end, cost)
-        for user in users:
-            if user is not end:
-                self.edge(end, user)
-
-    def if_any_moves(
-        self, value: Value, users: Sequence[Node], end: object, cost: float
-    ) -> None:
-        """Add what it costs, once, that any user of a value moves and `end` stays."""
-        start = users[0] if len(users) == 1 else ("move", value)
-        self.edge(start, end, cost)
-        for user in users:
-            if user is not start:
-                self.edge(user, start)
-
-    def moved(self) -> set[object]:
-        """The vertices on the side of the source of a minimum cut, as many as may be."""
-        # the import takes 0.1 s, and most programs have nothing to move
-        from networkx.algorithms.flow import boykov_kolmogorov
-
-        flow = self.residual()
-        boykov_kolmogorov(flow, SOURCE, SINK, residual=flow)
-        # the algorithm ends with two trees: what the source leads to, and what leads to the sink
-        _, stay = flow.graph["trees"]
-        return {vertex for vertex in flow if vertex not in stay}
-
-    def residual(self) -> nx.DiGraph[object]:
-        """The network in the form in which networkx computes flows: for each edge there is one back."""
-        import networkx as nx
-
-        finite = [cost for cost in self.costs.values() if cost < math.inf]
-        most = 3 * sum(finite) or 1  # stands for infinity: no cut costs as much
-        there = [
-            (start, end, {"capacity": min(cost, most)})
-            for (start, end), cost in self.costs.items()
-        ]
-        back = [(b, a) for a, b in self.costs if (b, a) not in self.costs]
-        flow = nx.DiGraph(inf=most)
-        flow.add_nodes_from((SOURCE, SINK))
-        flow.add_edges_from(there)
-        flow.add_edges_from(back, capacity=0)
-        return flow
-
-
 def _plan(group: list[Node], perm: Perm) -> list[Node]:
     """The nodes of a group that should run before the transposes."""
-    network = _Network()
+    network = Network()
     members = set(group)
     values = [v for node in group for v in (*_operands(node), *node.outputs)]
     for value in dict.fromkeys(values):
@@ -275,37 +171,44 @@ def _plan(group: list[Node], perm: Perm) -> list[Node]:
     for node in group:
         # weights stay on the right where nothing speaks against it
         if node.op == "onnx.MatMul":
-            network.edge(node, SINK, 1.0)
-    moved = network.moved()
-    return [n for n in group if n in moved]
+            network.add(node, SINK, 1.0)
+    moving = network.moved()
+    return [node for node in group if node in moving]
 
 
-def _enter(network: _Network, value: Value, members: set[Node], perm: Perm) -> None:
+def _enter(network: Network, value: Value, members: set[Node], perm: Perm) -> None:
     """Enter what transposing a value costs, for each division of its producer and users."""
-    users = list(value.users())
-    inside = [user for user in users if user in members]
-    others = [user for user in users if user not in members and not absorbs(user, perm)]
     back = inverse(perm)
     cost = _cost(value, perm)
-    want_back = [user for user in others if perm_of(user) == back]
+    users = list(value.users())
+    inside = [user for user in users if user in members]
+    outside = [u for u in users if u not in members and not absorbs(u, perm)]
+    undoing = [user for user in outside if perm_of(user) == back]
     if value.node in members:
-        if len(want_back) < len(others):  # someone outside wants it transposed
-            network.edge(value.node, SINK, cost)
+        if len(undoing) < len(outside):  # others outside need it as it is
+            network.add(value.node, SINK, cost)
         if inside:
-            network.if_any_stays(value.node, value, inside, cost)
-            network.if_any_moves(value, inside, value.node, cost)
-        if want_back:
-            network.edge(SOURCE, value.node, cost)
+            network.add_if_any_stays(value.node, inside, value, cost)
+            network.add_if_any_moves(inside, value.node, value, cost)
+        if undoing:  # their transpose goes where the producer moves
+            network.add(SOURCE, value.node, cost)
     elif perm_of(value.node) == perm:
-        if not others:  # else the transpose stays in any case
-            network.if_any_stays(SOURCE, value, inside, cost)
-    elif value.const is None and not want_back and not _ones(value):
-        network.if_any_moves(value, inside, SINK, cost)
+        # what moves takes the operand of this transpose; others outside need its result in any case
+        if not outside:
+            network.add_if_any_stays(SOURCE, inside, value, cost)
+    elif value.const is None and not undoing and not _ones(value):
+        # what moves transposes it back; a constant is transposed while compiling
+        network.add_if_any_moves(inside, SINK, value, cost)
+
+
+def _ones(value: Value) -> bool:
+    """Return True where all sizes are 1, so that a transpose costs nothing."""
+    return all(map(is_one, value.type.shape))
 
 
 def _cost(value: Value, perm: Perm) -> float:
     """What transposing a value by `perm` costs, or back: the node alone where it is a change of shape."""
-    is_view = len(perm) == value.type.rank and _moves_only_ones(value, perm)
+    is_view = len(perm) == value.type.rank and moves_only_ones(value, perm)
     return NODE if is_view else elements_to_move(value)
 
 
@@ -341,13 +244,17 @@ class _Move:
         for old, value in zip(node.outputs, new.outputs, strict=True):
             value.hint = old.hint
             self.moved[old] = value
-            for user in list(old.users()):
-                if perm_of(user) == self.back:
-                    user.replace_by(value)
-            if any(map(self.stays, old.users())):
-                op.hint = old.hint
-                transposed = op.Transpose(value, perm=self.perm)
-                old.replace_by(transposed, where=self.stays)
+            self.hand_on(op, old, value)
+
+    def hand_on(self, op: Builder, old: Value, value: Value) -> None:
+        """Give a new value to those that transposed the old one back, and transposed to those that stay."""
+        for user in list(old.users()):
+            if perm_of(user) == self.back:
+                user.replace_by(value)
+        if any(map(self.stays, old.users())):
+            op.hint = old.hint
+            transposed = op.Transpose(value, perm=self.perm)
+            old.replace_by(transposed, where=self.stays)
 
     def stays(self, node: Node) -> bool:
         """Return True for a node that runs on transposed tensors as before."""

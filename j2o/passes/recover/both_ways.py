@@ -15,7 +15,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Type, same_shape
-from j2o.passes.layout.transposes import perm_of
+from j2o.passes.layout.perms import perm_of
 from j2o.passes.pipeline import graph_pass
 
 # operands with one part for each direction, and how many operands there may be; the others are the rows,

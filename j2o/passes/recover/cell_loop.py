@@ -12,8 +12,8 @@ from j2o.ir.graph import Node, Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Attr, Dim, Type, is_one, same_shape
 from j2o.passes.layout.hoist import computable
+from j2o.passes.layout.perms import perm_of
 from j2o.passes.layout.scans import Scan, read_scan
-from j2o.passes.layout.transposes import perm_of
 from j2o.passes.recover.linear_forms import Bias, Term
 
 

@@ -37,7 +37,7 @@ from j2o.ir.graph import Node, Value
 from j2o.ir.ops import RESHAPES, VIEWS
 from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_dim, same_shape
 from j2o.passes.layout.contractions import Label, Labels, joined, regrouped, sizes_of
-from j2o.passes.layout.transposes import inverse
+from j2o.passes.layout.perms import inverse
 from j2o.passes.recover.norms import is_layer_norm
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 

@@ -19,7 +19,7 @@ import numpy as np
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import RESHAPES, VIEWS
 from j2o.ir.types import Dim, Shape, is_one, same_shape
-from j2o.passes.layout.transposes import perm_of
+from j2o.passes.layout.perms import perm_of
 
 # of longer sums no form is read: each sum copies the terms of its operands
 MOST_TERMS = 16

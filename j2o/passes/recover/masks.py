@@ -32,7 +32,7 @@ from j2o.passes.layout.contractions import (
     Labels,
     sizes_of,
 )
-from j2o.passes.layout.transposes import perm_of
+from j2o.passes.layout.perms import perm_of
 from j2o.passes.recover.attention_sides import Axes, places_of
 from j2o.passes.recover.constants import uniform_of
 from j2o.passes.recover.open_rows import (

@@ -6,7 +6,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Value
 from j2o.ir.target import Target
 from j2o.passes.context import Context
-from j2o.passes.layout.transposes import perm_of
+from j2o.passes.layout.perms import perm_of
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleSet, rewrite

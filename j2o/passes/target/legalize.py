@@ -18,7 +18,7 @@ from j2o.ir.types import OPSET_OF, DType, is_in_onnx
 from j2o.ir.views import casted
 from j2o.passes.clean.nans import never_nan
 from j2o.passes.context import Context
-from j2o.passes.layout.transposes import perm_of
+from j2o.passes.layout.perms import perm_of
 from j2o.passes.pipeline import graph_pass
 
 # what stands in for a dtype, nearest first: each holds all of its values
