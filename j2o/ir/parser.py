@@ -35,172 +35,32 @@ Reading takes time linear in the text, whatever the text is. ParseError names li
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from j2o.errors import DimensionError, ParseError, SpecError
+from j2o.ir.cursor import (
+    ATOM,
+    ELEMENT,
+    MARKS,
+    NAME,
+    OP,
+    REGION,
+    START,
+    STRUCT,
+    TYPE,
+    VALUE,
+    Cursor,
+)
 from j2o.ir.dims import DimScope
 from j2o.ir.graph import Graph, Loc, Node, Value
-from j2o.ir.notation import BYTES, CONSTANTS, PLAIN, read_elements, stem
+from j2o.ir.notation import CONSTANTS, read_elements, stem
 from j2o.ir.tensor import ArrayTensor, LazyTensor, Tensor
 from j2o.ir.types import Attr, Dim, DType, Struct, Type
 
-T = TypeVar("T")
-NESTED = 100  # lists, structs and regions in each other
 DIGITS = 40  # of an integer; those of attributes have up to 20
-
-# ---------------------------------------------------------------------------------------------- tokens
-
-# A second + behind a quantifier: the matcher does not try again with less, so that a text that does not fit
-# takes no time without end.
-_SPACE = r"(?:\s++|//[^\n]*+)*+"
-
-
-def _token(pattern: str) -> re.Pattern[str]:
-    """Return the pattern of a token and the space and comments behind it; the token is group 1."""
-    return re.compile(f"({pattern}){_SPACE}")
-
-
-def _words(*words: str) -> dict[str, re.Pattern[str]]:
-    return {word: _token(rf"{word}\b") for word in words}
-
-
-def _marks(*marks: str) -> dict[str, re.Pattern[str]]:
-    return {mark: _token(re.escape(mark)) for mark in marks}
-
-
-_STRING = r'"(?:[^"\\]|\\.)*+"'
-_IDENT = r"[A-Za-z_]\w*+"
-_NUMBER = r"[-+]?(?:inf\b|nan\b|(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+)"
-START = re.compile(_SPACE)
-VALUE = _token(r"%[\w./$]+")
-AT = _token(rf"@(?:{PLAIN.pattern}|{_STRING})")
-OP = _token(r"[A-Za-z_][\w.\-]*")
-NAME = _token(_IDENT)
-QUOTED = _token(_STRING)
-TYPE = _token(r"[a-z]\w*+(?:<[a-z]+>)?+\s*+\[[^\[\]]*+\]")
-ELEMENT = _token(rf"{BYTES}[0-9a-f]*|true\b|false\b|{_NUMBER}|{_STRING}")
-ATOM = _token(rf"(?:{_STRING}|{_NUMBER}|{_IDENT}(?:<[a-z]+>)?)(?=\s*+(?:[,}})\]]|//))")
-STRUCT = _token(rf"{_IDENT}\((?=\s*+(?:\)|{_IDENT}\s*+=))")
-REGION = re.compile(rf"\{{{_SPACE}(?=graph\s*@)")
-MARKS = _marks("(", ")", "{", "}", "[", "]", ",", ":", "=", "->", "_", "tensor(")
-WORDS = _words("graph", "function", "dims", "where", "as", "loc")
-
-
-class _Cursor:
-    """A place in a text, and what is read there: tokens, and lists of what the caller reads."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.pos = 0
-        self.depth = 0  # of lists, structs and regions in each other
-
-    def fail(self, expected: str, pos: int | None = None) -> NoReturn:
-        pos = self.pos if pos is None else pos
-        line = self.text.count("\n", 0, pos) + 1
-        column = pos - self.text.rfind("\n", 0, pos)
-        found = self.text[pos : pos + 20].split("\n")[0] or "the end"
-        raise ParseError(
-            f"line {line}, column {column}: expected {expected}, found {found!r}"
-        )
-
-    def at_end(self) -> bool:
-        return self.pos >= len(self.text)
-
-    def sees(self, pattern: re.Pattern[str]) -> bool:
-        """Return True where the pattern comes next; nothing is taken."""
-        return pattern.match(self.text, self.pos) is not None
-
-    def accept(self, pattern: re.Pattern[str]) -> str | None:
-        """Take the token and the space behind it; None where another comes next."""
-        match = pattern.match(self.text, self.pos)
-        if match is None:
-            return None
-        self.pos = match.end()
-        return match[1]
-
-    def take(self, pattern: re.Pattern[str], what: str) -> str:
-        """Take the token; ParseError, which expects `what`, where another comes next."""
-        found = self.accept(pattern)
-        if found is None:
-            self.fail(what)
-        return found
-
-    def has(self, mark: str) -> bool:
-        """Take the mark; False where something else comes next."""
-        return self.accept(MARKS[mark]) is not None
-
-    def expect(self, mark: str) -> None:
-        self.take(MARKS[mark], f"'{mark}'")
-
-    def has_word(self, word: str) -> bool:
-        """Take the word; False where something else comes next."""
-        return self.accept(WORDS[word]) is not None
-
-    def skip(self, pattern: re.Pattern[str]) -> bool:
-        """Go behind what has no token of its own; False where it does not come next."""
-        match = pattern.match(self.text, self.pos)
-        if match is not None:
-            self.pos = match.end()
-        return match is not None
-
-    # ------------------------------------------------------------------- lists
-
-    def many(self, close: str) -> Iterable[None]:
-        """Iterate once for each item of a list, which the caller takes, and take `close`."""
-        if self.has(close):
-            return
-        while True:
-            yield
-            if self.has(close):
-                return
-            self.take(MARKS[","], f"',' or '{close}'")
-
-    def listed(self, item: Callable[[], T]) -> list[T]:
-        """Take one item, and more after commas."""
-        items = [item()]
-        while self.has(","):
-            items.append(item())
-        return items
-
-    @contextlib.contextmanager
-    def inside(self) -> Generator[None]:
-        """Read one level deeper."""
-        self.depth += 1
-        if self.depth > NESTED:
-            self.fail(f"at most {NESTED} levels of lists and regions in each other")
-        yield
-        self.depth -= 1
-
-    # ----------------------------------------------------------------- strings
-
-    def string(self) -> str:
-        start = self.pos
-        return self.unquoted(self.take(QUOTED, "a string in double quotes"), start)
-
-    def strings(self) -> list[str]:
-        self.expect("(")
-        return [self.string() for _ in self.many(")")]
-
-    def at(self) -> str:
-        """Take a name behind an `@`."""
-        start = self.pos
-        name = self.take(AT, "a name such as @main")[1:]
-        return self.unquoted(name, start) if name.startswith('"') else name
-
-    def unquoted(self, text: str, start: int) -> str:
-        try:
-            return json.loads(text, strict=False)
-        except json.JSONDecodeError:
-            self.fail("a string with JSON's escapes", start)
-
-
-# ---------------------------------------------------------------------------------------------- graphs
 
 
 def parse(text: str, tensors: Mapping[str, Tensor | np.ndarray] | None = None) -> Graph:
@@ -256,7 +116,7 @@ class _Operation(NamedTuple):
     literal: _Literal | None = None
 
 
-class _Parser(_Cursor):
+class _Parser(Cursor):
     """Reads a graph. A method reads the part of the grammar that bears its name."""
 
     def __init__(self, text: str, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
@@ -329,6 +189,7 @@ class _Parser(_Cursor):
         return name, type_text, given, start
 
     def dims(self) -> None:
+        """Read the symbols of sizes and the constraints on them, either of which may be missing."""
         start = self.pos
         names: list[str] = []
         if self.has_word("dims"):
@@ -343,12 +204,14 @@ class _Parser(_Cursor):
             self.fail(f"dimensions and constraints ({error})", start)
 
     def define(self, name: str, value: Value, shadowed: Shadowed, start: int) -> None:
+        """Let a name mean a value, up to the end of its graph; ParseError where it has one there already."""
         if name in shadowed:
             self.fail(f"a new name ({name} is defined already)", start)
         shadowed[name] = self.values.get(name)
         self.values[name] = value
 
     def hint(self, name: str) -> str:
+        """Return the hint of a value: its name without `%`, and without the number that made it unique."""
         if name not in self.hints:
             self.hints[name] = stem(name[1:])
         return self.hints[name]
@@ -356,6 +219,7 @@ class _Parser(_Cursor):
     # ------------------------------------------------------------------- nodes
 
     def node(self, graph: Graph, shadowed: Shadowed) -> None:
+        """Read one node, put it at the end of the graph, and define its results."""
         start = self.pos
         results = self.results()
         op = self.take(OP, "an operation such as onnx.Add")
@@ -396,6 +260,7 @@ class _Parser(_Cursor):
         return _Operation([self.operand() for _ in self.many(")")], attrs)
 
     def operand(self) -> Value | None:
+        """Read the name of a value, which must be defined; None for an operand left out."""
         start = self.pos
         name = self.accept(VALUE)
         if name is None:
@@ -422,6 +287,7 @@ class _Parser(_Cursor):
         return fields
 
     def result_types(self, count: int) -> list[Type]:
+        """Read the types behind a node; ParseError where it has another number of results."""
         types = self.listed(self.type) if self.has(":") else []
         if len(types) != count:
             plural = "" if count == 1 else "s"
@@ -429,6 +295,7 @@ class _Parser(_Cursor):
         return types
 
     def location(self) -> Loc:
+        """Read what stands behind `loc`: ("model.py", 12, "function", "scope")."""
         start = self.pos
         self.expect("(")
         parts: list[Any] = [self.attribute() for _ in self.many(")")]
@@ -437,6 +304,7 @@ class _Parser(_Cursor):
         return Loc(*parts)
 
     def regions(self) -> list[Graph]:
+        """Read the graphs in braces behind a node; none where no braces follow."""
         regions: list[Graph] = []
         if self.skip(REGION):
             with self.inside():
@@ -451,6 +319,7 @@ class _Parser(_Cursor):
         return self.type_of(self.take(TYPE, "a type such as f32[B,8]"), start)
 
     def type_of(self, text: str, start: int) -> Type:
+        """Return the type that a text stands for; each text is looked at once."""
         if text not in self.types:
             self.types[text] = self.new_type(text, start)
         return self.types[text]
@@ -470,19 +339,16 @@ class _Parser(_Cursor):
         return Type(dtype, sizes)
 
     def attribute(self) -> Attr:
+        """Read any attribute. What fits none of the others is a size, such as `2*B + 1`."""
         if self.has("["):
             with self.inside():
                 return tuple([self.attribute() for _ in self.many("]")])
         if self.has("tensor("):
-            literal = self.literal()
-            self.expect(":")
-            tensor = self.tensor(literal, self.type())
-            self.expect(")")
-            return tensor
+            return self.typed_tensor()
         name = self.accept(STRUCT)
         if name is not None:
             with self.inside():
-                return Struct(name[:-1], **self.fields(")", "a field"))
+                return Struct(name.removesuffix("("), **self.fields(")", "a field"))
         start = self.pos
         atom = self.accept(ATOM)
         if atom is not None:
@@ -492,13 +358,22 @@ class _Parser(_Cursor):
             text = text[len("dim(") : -1]
         return self.size(text, start)
 
+    def typed_tensor(self) -> Tensor:
+        """Read a constant with its type, up to and with the closing bracket."""
+        literal = self.literal()
+        self.expect(":")
+        tensor = self.tensor(literal, self.type())
+        self.expect(")")
+        return tensor
+
     def atom(self, text: str, start: int) -> Attr:
         """Return what one word, number or string stands for."""
         if text in CONSTANTS:
             return CONSTANTS[text]
         if text[0] == '"':
             return self.unquoted(text, start)
-        if (text[0].isalpha() or text[0] == "_") and text not in ("inf", "nan"):
+        is_word = text[0].isalpha() or text[0] == "_"
+        if is_word and text not in ("inf", "nan"):  # the symbol of a size
             return self.size(text, start)
         if not text.lstrip("+-").isdecimal():
             return float(text)
@@ -527,6 +402,7 @@ class _Parser(_Cursor):
         return text
 
     def size(self, text: str, start: int) -> Dim:
+        """Return the size that an expression stands for."""
         try:
             return self.scope.dim(text.strip())
         except (DimensionError, IndexError) as error:
@@ -535,6 +411,7 @@ class _Parser(_Cursor):
     # --------------------------------------------------------------- constants
 
     def literal(self) -> _Literal:
+        """Read a constant as it is written: a key, one element or a list of them, or a key and elements."""
         start = self.pos
         key = self.at() if self.text.startswith("@", self.pos) else None
         if self.has("["):
@@ -549,7 +426,7 @@ class _Parser(_Cursor):
         """Return the constant of that type that a literal stands for."""
         if not type.is_static:
             self.fail("a constant of known size", literal.start)
-        if literal.items is None:
+        if literal.items is None:  # the elements are not in the text
             return self.outside(str(literal.key), type)
         try:
             array = read_elements(literal.items, type)
