@@ -1,4 +1,9 @@
-"""What a graph tells of its values: their intervals, also where a condition holds."""
+"""What a graph tells of its values: their intervals, also where a condition holds.
+
+facts = Facts()
+facts.of(x)                    # Interval(-2**31, 2**31 - 1): all that an i32 holds
+facts.given(x, c, True)        # Interval(0, 7), where c is And(GreaterOrEqual(x, 0), Less(x, 8))
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, DType
 from j2o.passes.clean.float_bounds import Bounds, FloatBounds
+from j2o.passes.clean.interval_rules import RULES
 from j2o.passes.clean.intervals import (
     NO,
-    RULES,
     YES,
     Interval,
     all_of,

@@ -1,8 +1,11 @@
-"""What is known of integers and Booleans: the interval that the elements of a value lie in.
+"""Intervals that the elements of integers and Booleans lie in, and arithmetic with them.
 
-An interval is claimed only where no result wraps around in its dtype; where one could, all that the
-dtype holds is the answer. It tells nothing of elements that are not there, and so is right for
-empty arrays.
+Each end is a number, and perhaps also a size: of i: i64[B] = 0, 1, … it is known that 0 ≤ i ≤ 2³¹ - 2, and
+that i ≤ B - 1. So i < B holds everywhere, although no number says so.
+
+`interval_rules.py` has what operators make of intervals, `facts.py` asks for them. The arithmetic is that of
+exact integers: an interval is claimed only where no result wraps around in its dtype. It tells nothing of
+elements that are not there, and so is right for empty arrays.
 
 An axis is taken to have fewer than 2³¹ elements: JAX itself counts along axes in int32.
 """
@@ -10,18 +13,15 @@ An axis is taken to have fewer than 2³¹ elements: JAX itself counts along axes
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.graph import Value
-from j2o.ir.ops import MOVES
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType
-from j2o.passes.clean.nans import never_nan
 
 LONGEST = 2**31 - 1  # elements of an axis
 
@@ -29,7 +29,7 @@ LONGEST = 2**31 - 1  # elements of an axis
 class Interval(NamedTuple):
     """The elements of a value lie from `low` to `high`, both included; False is 0, True is 1.
 
-    `least` and `most` are ends with symbols that hold too; None where none is known.
+    `least` and `most` are ends with symbols that hold besides; None where none is known.
     """
 
     low: int
@@ -39,6 +39,7 @@ class Interval(NamedTuple):
 
     @property
     def is_single(self) -> bool:
+        """Return True where all elements are one known number."""
         return self.low == self.high
 
     @property
@@ -58,6 +59,7 @@ EITHER = Interval(0, 1)
 
 
 def has_interval(value: Value) -> bool:
+    """Return True for integers and Booleans."""
     return value.type.dtype.is_int or value.type.dtype is DType.BOOL
 
 
@@ -74,6 +76,7 @@ def fits(interval: Interval, dtype: DType) -> bool:
 
 
 def single(number: int) -> Interval:
+    """The interval of one number."""
     return Interval(number, number)
 
 
@@ -86,6 +89,7 @@ def of_dim(dim: Dim) -> Interval:
     low = next((n for n in (1, 0) if dims.known_ge(dim, n)), whole.low)
     scope = dims.DimScope.of_jax(dims.scope_of(dim))
     names = dims.symbols(dim)
+    # a symbol is the size of an axis, and so is what is at most one
     is_short = any(dims.known_ge(scope.symbol(name), dim) for name in names)
     return Interval(low, LONGEST if is_short else whole.high, dim, dim)
 
@@ -95,7 +99,7 @@ def of_tensor(tensor: Tensor) -> Interval | None:
     if not tensor.is_small:
         return None
     array = tensor.load()
-    if not array.size:
+    if not array.size:  # any interval is right
         return NO
     if tensor.dtype.bits < 8 or tensor.dtype is DType.BOOL:
         array = array.astype(np.int8)
@@ -156,15 +160,18 @@ def both(a: Interval, b: Interval) -> Interval:
 
 
 def negated(a: Interval) -> Interval:
+    """-a: the ends change places."""
     least = None if a.most is None else dims.sub(0, a.most)
     most = None if a.least is None else dims.sub(0, a.least)
     return Interval(-a.high, -a.low, least, most)
 
 
 def plus(a: Interval, b: Interval) -> Interval:
+    """a + b."""
     least = _sum_of_ends(a.least, a.low, b.least, b.low)
     most = _sum_of_ends(a.most, a.high, b.most, b.high)
     low = a.low + b.low
+    # B - 1 is not negative where B is 1 or more, which numbers alone do not tell
     if low < 0 and least is not None and dims.known_ge(least, 0):
         low = 0
     return Interval(low, a.high + b.high, least, most)
@@ -182,10 +189,12 @@ def _sum_of_ends(
 
 
 def times(a: Interval, b: Interval) -> Interval:
+    """a · b: the least and the most are among the products of the ends."""
     if a.is_single:
         a, b = b, a
     corners = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
     product = Interval(min(corners), max(corners))
+    # ends with symbols keep their order where the other is a number from 0 on
     if not b.is_single or b.low < 0:
         return product
     least = None if a.least is None else dims.mul(a.least, b.low)
@@ -194,7 +203,7 @@ def times(a: Interval, b: Interval) -> Interval:
 
 
 def quotient(a: Interval, b: Interval) -> Interval | None:
-    """ONNX rounds towards 0. None where a divisor may be 0 or negative."""
+    """a / b, rounded towards 0 as ONNX does; None where a divisor may be 0 or negative."""
     if b.low <= 0:
         return None
     corners = [_truncated(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
@@ -205,182 +214,8 @@ def quotient(a: Interval, b: Interval) -> Interval | None:
 
 
 def _truncated(x: int, y: int) -> int:
+    """x / y rounded towards 0, for a positive y."""
     return x // y if x >= 0 else -(-x // y)
-
-
-# ---------------------------------------------------------------------- rules: movement
-#
-# A rule is given a value and the intervals of the operands of its node, None for floats and for what is left
-# out. It gives None where it knows nothing.
-
-IntervalRule: TypeAlias = "Callable[..., Interval | None]"
-Rule = TypeVar("Rule", bound=IntervalRule)
-RULES: dict[str, IntervalRule] = {}
-
-
-def interval_of(*kinds: str) -> Callable[[Rule], Rule]:
-    """Decorator: the function tells the interval of what these operators give."""
-
-    def enter(rule: Rule) -> Rule:
-        RULES.update({f"onnx.{kind}": rule for kind in kinds})
-        return rule
-
-    return enter
-
-
-def _moved(value: Value, x: Interval | None, *_: Interval | None) -> Interval | None:
-    return x
-
-
-RULES.update(dict.fromkeys(MOVES, _moved))
-
-
-@interval_of("Concat")
-def _concat(value: Value, *parts: Interval) -> Interval:
-    return functools.reduce(union, parts)
-
-
-@interval_of("Pad")
-def _pad(
-    value: Value,
-    x: Interval,
-    pads: Interval,
-    fill: Interval | None = None,
-    *_: Interval | None,
-) -> Interval | None:
-    """Elements and, of a constant mode, what is put around them."""
-    if value.producer.str_attr("mode", "constant") != "constant":
-        return x
-    return union(x, NO if fill is None else fill)
-
-
-@interval_of("Trilu")
-def _trilu(value: Value, x: Interval, *_: Interval | None) -> Interval:
-    return union(x, NO)
-
-
-@interval_of("ScatterElements", "ScatterND")
-def _scatter(
-    value: Value, x: Interval, indices: Interval, updates: Interval
-) -> Interval | None:
-    reduction = value.producer.str_attr("reduction", "none")
-    return union(x, updates) if reduction in ("none", "max", "min") else None
-
-
-@interval_of("OneHot")
-def _one_hot(
-    value: Value, indices: Interval, depth: Interval, values: Interval
-) -> Interval:
-    return values
-
-
-# -------------------------------------------------------------- rules: places and sizes
-
-
-@interval_of("Range")
-def _range(
-    value: Value, start: Interval, end: Interval, step: Interval
-) -> Interval | None:
-    if not start.is_single or not step.is_single or step.low <= 0:
-        return None
-    (count,) = value.type.shape
-    last = _places(count)  # of an axis, whatever its size is computed from
-    return plus(start, times(last, step))._replace(low=start.low, least=None)
-
-
-@interval_of("ArgMax", "ArgMin")
-def _arg(value: Value, *_: Interval | None) -> Interval:
-    node = value.producer
-    x = node.operand(0)
-    return _places(x.type.shape[node.int_attr("axis", 0) % x.type.rank])
-
-
-@interval_of("TopK")
-def _top_k(value: Value, x: Interval | None, *_: Interval | None) -> Interval | None:
-    if value.index == 0:
-        return x
-    node = value.producer
-    shape = node.operand(0).type.shape
-    return _places(shape[node.int_attr("axis", -1) % len(shape)])
-
-
-def _places(size: Dim) -> Interval:
-    """The numbers of the places along an axis."""
-    last = plus(of_dim(size), single(-1))
-    return last._replace(low=0, high=min(max(last.high, 0), LONGEST - 1), least=None)
-
-
-@interval_of("Shape")
-def _shape(value: Value, *_: Interval | None) -> Interval:
-    return Interval(0, LONGEST)
-
-
-# -------------------------------------------------------------------- rules: arithmetic
-
-
-@interval_of("Add")
-def _add(value: Value, a: Interval, b: Interval) -> Interval:
-    return plus(a, b)
-
-
-@interval_of("Sub")
-def _sub(value: Value, a: Interval, b: Interval) -> Interval:
-    return plus(a, negated(b))
-
-
-@interval_of("Mul")
-def _mul(value: Value, a: Interval, b: Interval) -> Interval:
-    return times(a, b)
-
-
-@interval_of("Neg")
-def _neg(value: Value, x: Interval) -> Interval:
-    return negated(x)
-
-
-@interval_of("Abs")
-def _abs(value: Value, x: Interval) -> Interval:
-    if x.low >= 0:
-        return x
-    low = 0 if x.high >= 0 else -x.high
-    return Interval(low, max(-x.low, x.high))
-
-
-@interval_of("Sign")
-def _sign(value: Value, x: Interval) -> Interval:
-    return Interval(_sign_of(x.low), _sign_of(x.high))
-
-
-def _sign_of(number: int) -> int:
-    return (number > 0) - (number < 0)
-
-
-@interval_of("Div")
-def _div(value: Value, a: Interval, b: Interval) -> Interval | None:
-    return quotient(a, b)
-
-
-@interval_of("Mod")
-def _mod(value: Value, a: Interval, b: Interval) -> Interval | None:
-    """The rest has the sign of the divisor, or with `fmod` that of the dividend."""
-    if b.low <= 0:
-        return None
-    below = plus(b, single(-1))
-    if a.low >= 0:
-        return extreme_of([a, below], least=True)._replace(low=0, least=None)
-    if value.producer.int_attr("fmod", 0):
-        return Interval(-below.high, below.high)
-    return below._replace(low=0, least=None)
-
-
-@interval_of("Max")
-def _max(value: Value, *operands: Interval) -> Interval:
-    return extreme_of(operands, least=False)
-
-
-@interval_of("Min")
-def _min(value: Value, *operands: Interval) -> Interval:
-    return extreme_of(operands, least=True)
 
 
 def extreme_of(operands: Sequence[Interval], least: bool) -> Interval:
@@ -392,127 +227,3 @@ def extreme_of(operands: Sequence[Interval], least: bool) -> Interval:
     lower = next((i.least for i in operands if i.least is not None), None)
     upper = next((i.most for i in operands if _is_over(i.most, *operands)), None)
     return Interval(low, high, lower, upper)
-
-
-@interval_of("Clip")
-def _clip(
-    value: Value, x: Interval, low: Interval | None = None, high: Interval | None = None
-) -> Interval:
-    raised = x if low is None else extreme_of([x, low], least=False)
-    return raised if high is None else extreme_of([raised, high], least=True)
-
-
-@interval_of("Cast")
-def _cast(value: Value, x: Interval | None) -> Interval | None:
-    if x is None or value.type.dtype is not DType.BOOL:
-        return x
-    if x.low > 0 or x.high < 0:
-        return YES
-    return NO if x.is_single else EITHER
-
-
-# -------------------------------------------------------------------- rules: reductions
-
-
-@interval_of("ReduceMax", "ReduceMin")
-def _extreme(value: Value, x: Interval | None, *_: Interval | None) -> Interval | None:
-    """An element, where there is one."""
-    sizes = value.producer.operand(0).type.shape
-    return x if all(dims.known_ge(size, 1) for size in sizes) else None
-
-
-@interval_of("ReduceSum", "CumSum")
-def _sum(value: Value, x: Interval | None, *_: Interval | None) -> Interval | None:
-    """As many elements as there are, or fewer."""
-    type = value.producer.operand(0).type
-    if x is None or not type.is_static:
-        return None
-    count = math.prod(type.static_shape)
-    return union(NO, times(x, Interval(0, count)))
-
-
-# ---------------------------------------------------------------------- rules: Booleans
-
-
-@interval_of("Less")
-def _less(value: Value, a: Interval | None, b: Interval | None) -> Interval | None:
-    if a is None or b is None:
-        return None
-    if always_greater(b, a):
-        return YES
-    return NO if _is_same(value) or never_less(a, b) else EITHER
-
-
-@interval_of("LessOrEqual")
-def _less_or_equal(
-    value: Value, a: Interval | None, b: Interval | None
-) -> Interval | None:
-    if a is None or b is None:
-        return None
-    if _is_same(value) or never_less(b, a):
-        return YES
-    return NO if always_greater(a, b) else EITHER
-
-
-@interval_of("Greater")
-def _greater(value: Value, a: Interval | None, b: Interval | None) -> Interval | None:
-    return _less(value, b, a)
-
-
-@interval_of("GreaterOrEqual")
-def _greater_or_equal(
-    value: Value, a: Interval | None, b: Interval | None
-) -> Interval | None:
-    return _less_or_equal(value, b, a)
-
-
-@interval_of("Equal")
-def _equal(value: Value, a: Interval | None, b: Interval | None) -> Interval | None:
-    if a is None or b is None:
-        return None
-    if _is_same(value) or (a.is_single and b.is_single and a.low == b.low):
-        return YES
-    return NO if always_greater(a, b) or always_greater(b, a) else EITHER
-
-
-def _is_same(value: Value) -> bool:
-    """Return True where the two operands are one."""
-    a, b = value.producer.inputs
-    return a is b
-
-
-@interval_of("IsNaN")
-def _is_nan(value: Value, _: Interval | None) -> Interval:
-    return NO if never_nan(value.producer.operand(0)) else EITHER
-
-
-@interval_of("Not")
-def _not(value: Value, x: Interval) -> Interval:
-    return Interval(1 - x.high, 1 - x.low)
-
-
-@interval_of("And")
-def _and(value: Value, a: Interval, b: Interval) -> Interval:
-    return Interval(min(a.low, b.low), min(a.high, b.high))
-
-
-@interval_of("Or")
-def _or(value: Value, a: Interval, b: Interval) -> Interval:
-    return Interval(max(a.low, b.low), max(a.high, b.high))
-
-
-@interval_of("Xor")
-def _xor(value: Value, a: Interval, b: Interval) -> Interval:
-    known = a.is_single and b.is_single
-    return single(a.low ^ b.low) if known else EITHER
-
-
-@interval_of("Where")
-def _where(
-    value: Value, condition: Interval, a: Interval | None, b: Interval | None
-) -> Interval | None:
-    if a is None or b is None:
-        return None
-    if condition.is_single:
-        return a if condition.low else b
-    return union(a, b)
