@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from j2o.ir.graph import Value
-from j2o.passes.layout.affine import FARTHEST
 from j2o.passes.layout.channels import Channels, numbers_of
+from j2o.passes.layout.scaled_inputs import FARTHEST
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleSet, rewrite
 

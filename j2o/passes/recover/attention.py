@@ -20,7 +20,6 @@ from j2o.ir.graph import Graph, Node, Value, erase_dead
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Attr, Dim, DType, Type, same_shape
 from j2o.passes.context import Context
-from j2o.passes.layout.affine import factor_of
 from j2o.passes.layout.contractions import (
     Contraction,
     Label,
@@ -28,6 +27,7 @@ from j2o.passes.layout.contractions import (
     Labels,
     read_contraction,
 )
+from j2o.passes.layout.factors import factor_of
 from j2o.passes.pipeline import graph_pass
 from j2o.passes.recover.attention_sides import (
     Axes,

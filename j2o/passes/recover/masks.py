@@ -24,7 +24,6 @@ from j2o.ir.ops import MOVES, RESHAPES
 from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
 from j2o.ir.views import is_in_memory
 from j2o.passes.clean.nans import never_nan
-from j2o.passes.layout.affine import factor_of
 from j2o.passes.layout.contractions import (
     Contraction,
     Label,
@@ -32,6 +31,7 @@ from j2o.passes.layout.contractions import (
     Labels,
     sizes_of,
 )
+from j2o.passes.layout.factors import factor_of
 from j2o.passes.layout.perms import perm_of
 from j2o.passes.recover.attention_sides import Axes, places_of
 from j2o.passes.recover.constants import uniform_of
