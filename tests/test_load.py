@@ -16,7 +16,9 @@ import pytest
 from onnx import TensorProto
 
 import j2o
-from j2o.backend import external, load, wire
+from j2o.backend import external, wire
+from j2o.backend.check import check
+from j2o.backend.summary import summary
 from j2o.cli import main
 from tools import kill_saves
 
@@ -46,7 +48,7 @@ def place(tensor, **entries):
 def refused(path, words, deep=False):
     """One line, without reading the weights or much memory."""
     with pytest.raises(j2o.LoadError) as error:
-        load.check(path, deep=deep)
+        check(path, deep=deep)
     assert re.search(words, str(error.value))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1000
@@ -229,8 +231,8 @@ def test_damaged_bytes_give_one_line_or_a_model(tmp_path):
             damaged = whole[: chance.randrange(len(whole))]
         path.write_bytes(damaged)
         try:
-            load.summary(path)
-            load.check(path, deep=True)
+            summary(path)
+            check(path, deep=True)
         except j2o.LoadError as error:
             found.append(str(error))
     assert len(found) > 150
@@ -257,7 +259,7 @@ def test_deep_names_the_weight_whose_bytes_changed(tmp_path, kind, capsys):
     with open(file, "r+b") as data:
         data.seek(file.read_bytes().index(wanted) + 1000)
         data.write(b"x")
-    load.check(path)
+    check(path)
     refused(path, "'w4' is damaged: its bytes do not have the checksum", deep=True)
 
 
@@ -325,7 +327,7 @@ def test_paths_that_are_no_model(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
     path, words = PATHS[name]
-    for look in (load.summary, load.check):
+    for look in (summary, check):
         with pytest.raises(j2o.LoadError, match=words) as error:
             look(path)
         assert "\n" not in str(error.value)
@@ -453,12 +455,12 @@ def test_sizes_whose_product_is_no_size(saved, dims):
 
     change(saved, edit)
     with pytest.raises(j2o.LoadError) if 0 not in dims else contextlib.nullcontext():
-        load.summary(saved)
+        summary(saved)
     with pytest.raises(
         j2o.LoadError,
         match=r"'w' has 5000 dimensions|than 2..63 elements|overflow|dtype and shape say",
     ):
-        load.check(saved)
+        check(saved)
 
 
 def doubling(levels):
@@ -500,10 +502,10 @@ def doubling(levels):
 def test_functions_that_call_each_other_twice(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(doubling(5).SerializeToString())
-    load.check(path)
+    check(path)
     for levels in (20, 40):
         path.write_bytes(doubling(levels).SerializeToString())
-        assert f"{levels + 1} functions" in load.summary(path)
+        assert f"{levels + 1} functions" in summary(path)
         refused(path, "the calls of its functions stand for too much")
     circle = doubling(3)
     circle.functions[3].node[0].CopyFrom(circle.functions[0].node[0])
@@ -546,8 +548,9 @@ def test_weights_without_a_checksum_are_not_read(saved, monkeypatch):
         opened.append(path)
         return open(path, *args, **kwargs)
 
-    monkeypatch.setattr(load, "open", noted, raising=False)
-    assert load.check(saved, deep=True) == 0
+    for module in ("load", "check"):
+        monkeypatch.setattr(f"j2o.backend.{module}.open", noted, raising=False)
+    assert check(saved, deep=True) == 0
     assert opened == [saved]
 
 
@@ -579,7 +582,7 @@ def test_models_of_others_are_summed_up(tmp_path):
     ).quant_parameter_tensor_names.add(key="SCALE", value="s")
     model.training_info.add().algorithm.node.add(op_type="Step")
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    text = load.summary(tmp_path / "m.onnx")
+    text = summary(tmp_path / "m.onnx")
     assert "input  untyped: no type\n" in text
     assert "input  any: float of any shape\n" in text
     assert "input  known: unknown dtype[?,N,3,1," in text
@@ -588,7 +591,7 @@ def test_models_of_others_are_summed_up(tmp_path):
     assert "… 800 more kinds" in text
     assert len(text) < 10_000
     with pytest.raises(j2o.LoadError) as error:
-        load.check(tmp_path / "m.onnx")
+        check(tmp_path / "m.onnx")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 2000
 

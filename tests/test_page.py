@@ -18,7 +18,7 @@ from flax import nnx
 
 import j2o
 from j2o.api import compile_again
-from j2o.backend.load import summary
+from j2o.backend.summary import summary
 from j2o.frontend.versions import enable_x64
 from j2o.ir.places import portable_lines
 from j2o.page import text_of

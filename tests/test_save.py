@@ -20,7 +20,8 @@ import onnxruntime as ort
 import pytest
 
 import j2o
-from j2o.backend import asked, disk, external, files, load
+from j2o.backend import asked, disk, external, files
+from j2o.backend.check import check
 from tests.harness import stable_id
 from tools import kill_saves
 
@@ -146,7 +147,7 @@ def test_equal_contents_are_written_once(tmp_path):
     assert np.allclose(
         run(tmp_path / "m.onnx", x), x @ W @ (W + 1) @ W @ (W + 1), rtol=1e-3
     )
-    assert load.check(tmp_path / "m.onnx", deep=True) == 4
+    assert check(tmp_path / "m.onnx", deep=True) == 4
 
 
 def test_data_files_of_at_most_a_size(tmp_path):

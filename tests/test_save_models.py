@@ -10,7 +10,8 @@ import onnxruntime as ort
 import pytest
 
 import j2o
-from j2o.backend import disk, load, shared
+from j2o.backend import disk, shared
+from j2o.backend.check import check
 from tests import test_save
 from tests.test_save import FAULTS, Disk, Interrupted, Killed, interrupted_at, names
 from tools import kill_saves
@@ -30,7 +31,7 @@ def decode(weights):
 
 
 def run(path, x):
-    load.check(path, deep=True)
+    check(path, deep=True)
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x})[0]
 

@@ -103,7 +103,7 @@ def standing(path: Path) -> str:
     import onnx
     import onnxruntime as ort
 
-    from j2o.backend.load import check
+    from j2o.backend.check import check
 
     check(path, deep=True)
     onnx.checker.check_model(str(path))

@@ -1,4 +1,4 @@
-"""What a model holds, as data for programs; `load.summary` has the text for people. Weights are not read."""
+"""What a model holds, as data for programs; `summary.py` has the text for people. Weights are not read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import onnx
 
-from j2o.backend.load import DTYPES, read, readable, size_of
+from j2o.backend.load import read, readable
 from j2o.backend.proto import CONSTRAINTS, ONNX_DTYPES
 from j2o.backend.takers import Taker, takers
+from j2o.backend.tensors import DTYPES, size_of
 from j2o.ir.types import DType
 
 _DTYPES_OF_J2O = {int(number): dtype for dtype, number in ONNX_DTYPES.items()}

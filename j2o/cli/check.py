@@ -27,8 +27,10 @@ def run(args: argparse.Namespace, reply: Reply) -> int:
 
 
 def _check(file: Path, deep: bool, quiet: bool, reply: Reply) -> dict[str, Any]:
+    from j2o.backend.check import check
     from j2o.backend.contents import runtimes
-    from j2o.backend.load import check, read, taken_by
+    from j2o.backend.load import read
+    from j2o.backend.summary import taken_by
     from j2o.backend.takers import takers
 
     with Status("checking", quiet) as status:

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reply: Reply) -> int:
     def look(file: Path) -> dict[str, Any]:
         from j2o.backend.contents import contents
-        from j2o.backend.load import summary
+        from j2o.backend.summary import summary
 
         if reply.is_json:
             return contents(file)

@@ -1,8 +1,10 @@
 """What a graph tells of its values: their intervals, also where a condition holds.
 
-facts = Facts()
-facts.of(x)                    # Interval(-2**31, 2**31 - 1): all that an i32 holds
-facts.given(x, c, True)        # Interval(0, 7), where c is And(GreaterOrEqual(x, 0), Less(x, 8))
+    facts = Facts()
+    facts.of(x)                    # Interval(-2**31, 2**31 - 1): all that an i32 holds
+    facts.given(x, c, True)        # Interval(0, 7), where c is And(GreaterOrEqual(x, 0), Less(x, 8))
+
+`interval_rules.py` tells what each operator makes of the intervals of its operands.
 """
 
 from __future__ import annotations
