@@ -96,8 +96,10 @@ def linear_of(node: Node) -> Linear | None:
     linear = described(node)
     if linear is None:
         return None
-    is_known = linear.weight.const is not None and linear.bias_numbers is not None
-    return linear if is_known else None
+    if linear.weight.const is None:
+        return None
+    has_other_bias = linear.bias is not None and linear.bias_numbers is None
+    return None if has_other_bias else linear
 
 
 def _linear_conv(node: Node) -> Linear:
