@@ -1,8 +1,10 @@
 """Values and nodes: operands and attributes by type, and changes in place that the journal knows."""
 
+import onnx
 import pytest
 
 from j2o.ir import Builder, Graph
+from j2o.ir.onnx_ops import ELEMENTWISE
 from j2o.ir.types import DType, Type
 
 
@@ -66,3 +68,12 @@ def test_known_numbers(node):
 
 def test_static_shape():
     assert Type(DType.F32, (2, 3)).static_shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", sorted(ELEMENTWISE))
+def test_elementwise_operators_have_one_result_and_no_regions(kind):
+    """Passes ask for no more than `elementwise`."""
+    schema = onnx.defs.get_schema(kind)
+    types = {attribute.type for attribute in schema.attributes.values()}
+    assert schema.max_output == 1
+    assert onnx.defs.OpSchema.AttrType.GRAPH not in types

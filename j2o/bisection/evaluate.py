@@ -28,7 +28,7 @@ PROBE = "probe.value"  # a node that has an operand, and does nothing
 Array: TypeAlias = Any
 
 
-class Step(NamedTuple):
+class Entered(NamedTuple):
     """One step into a region or function: the node that holds or calls it, and in words what runs."""
 
     holder: Node
@@ -41,7 +41,7 @@ class Step(NamedTuple):
         return f"{self.part} of {name}{line}"
 
 
-Path: TypeAlias = tuple[Step, ...]
+Path: TypeAlias = tuple[Entered, ...]
 Watch: TypeAlias = Callable[[Value, Path, Array], Array]
 
 
@@ -92,7 +92,7 @@ class Evaluator:
     ) -> list[Array]:
         """The results of a region or function."""
         before = self.path
-        self.path = (*before, Step(holder, part))
+        self.path = (*before, Entered(holder, part))
         results = self.graph(region, operands)
         self.path = before
         return results

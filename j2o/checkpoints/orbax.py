@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     has_array: bool
 
 
-class Leaf(NamedTuple):
+class StoredLeaf(NamedTuple):
     keys: tuple[Key, ...]  # from where the leaf is looked at
     array: LazyArray | None
 
@@ -55,7 +55,7 @@ def open_orbax(path: Any) -> Any:
     ]
     leaves = []
     for entry, finish in zip(entries, opening, strict=True):
-        leaves.append(Leaf(entry.keys, finish() if finish is not None else None))
+        leaves.append(StoredLeaf(entry.keys, finish() if finish is not None else None))
     return _tree(leaves)
 
 
@@ -135,15 +135,15 @@ def _reader(spec: dict[str, Any]) -> Reader:
 # ------------------------------------------------------------------------------------ the tree
 
 
-def _tree(leaves: Sequence[Leaf]) -> Any:
+def _tree(leaves: Sequence[StoredLeaf]) -> Any:
     """Nested dicts and lists of arrays; what has no array is an empty dict."""
     if len(leaves) == 1 and not leaves[0].keys:
         array = leaves[0].array
         return {} if array is None else array
-    groups: dict[Key, list[Leaf]] = {}
+    groups: dict[Key, list[StoredLeaf]] = {}
     for leaf in leaves:
         first, *rest = leaf.keys
-        groups.setdefault(first, []).append(Leaf(tuple(rest), leaf.array))
+        groups.setdefault(first, []).append(StoredLeaf(tuple(rest), leaf.array))
     if all(key.is_index for key in groups):
         in_order = sorted(groups, key=lambda key: int(key.name))
         return [_tree(groups[key]) for key in in_order]

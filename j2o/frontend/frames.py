@@ -22,12 +22,12 @@ from j2o.frontend.sources import NameStack, names_of
 from j2o.ir.graph import Node
 
 
-class Call:
+class TracedCall:
     """One call in the tree; `parent` is the call around it, None for the program itself."""
 
     __slots__ = ("depth", "parent")
 
-    def __init__(self, parent: Call | None) -> None:
+    def __init__(self, parent: TracedCall | None) -> None:
         self.parent = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
 
@@ -36,7 +36,7 @@ class EquationPlace(NamedTuple):
     """Where an equation stands: its scope, its innermost call, and whether it is a part of a derivative."""
 
     scope: str
-    call: Call
+    call: TracedCall
     is_backwards: bool
 
     def inside(self, name: str) -> EquationPlace:
@@ -57,18 +57,18 @@ class Calls:
     """The calls of a program: `made` has all, outer ones first, `places` where each node stands."""
 
     def __init__(self) -> None:
-        self.root = Call(None)
+        self.root = TracedCall(None)
         self.made = [self.root]
         self.places: dict[Node, EquationPlace] = {}
 
-    def of(self, node: Node) -> Call:
+    def of(self, node: Node) -> TracedCall:
         """The innermost call that a node stands in."""
         place = self.places.get(node)
         return self.root if place is None else place.call
 
-    def new(self, parent: Call) -> Call:
+    def new(self, parent: TracedCall) -> TracedCall:
         """One more call, made in another."""
-        call = Call(parent)
+        call = TracedCall(parent)
         self.made.append(call)
         return call
 
@@ -81,7 +81,7 @@ class Frames:
         self.around = around
         self.codes: list[CodeType] = []
         self.places: list[int] = []
-        self.open: list[Call] = []
+        self.open: list[TracedCall] = []
 
     def place(self, eqn: Any) -> EquationPlace:
         """Where an equation stands; equations come in their order."""
@@ -90,7 +90,7 @@ class Frames:
         call = self.call(eqn.source_info.traceback, is_backwards)
         return EquationPlace(joined(self.around.scope, own.scope), call, is_backwards)
 
-    def call(self, traceback: Any, is_backwards: bool) -> Call:
+    def call(self, traceback: Any, is_backwards: bool) -> TracedCall:
         """The innermost call that an equation with this traceback is in."""
         if traceback is None:
             return self.around.call
@@ -121,7 +121,7 @@ class Frames:
         return count
 
 
-def around_both(one: Call, other: Call) -> Call:
+def around_both(one: TracedCall, other: TracedCall) -> TracedCall:
     """Return the innermost call that two of one program stand in."""
     while one is not other:
         if one.depth < other.depth:

@@ -20,7 +20,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from j2o.frontend.frames import Call, Calls, around_both
+from j2o.frontend.frames import Calls, TracedCall, around_both
 from j2o.frontend.sources import steps
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.scopes import Scope, common, equal_steps, placed
@@ -150,14 +150,14 @@ def _hand_over(node: Node, known: dict[Value, Weight]) -> None:
 # ------------------------------------------------------------------------------------ calls
 
 
-def modules_of_calls(used: Used, calls: Calls) -> dict[Call, Scope]:
+def modules_of_calls(used: Used, calls: Calls) -> dict[TracedCall, Scope]:
     """The module of each call.
 
     A weight tells it for the calls that all uses of it stand in. In others, such as each of the blocks that
     read one table, it tells only where no other weight does, and not against the call around.
     """
-    whole: dict[Call, Scope] = {}
-    partly: dict[Call, Scope] = {}
+    whole: dict[TracedCall, Scope] = {}
+    partly: dict[TracedCall, Scope] = {}
     for weight, callers in _users(used, calls):
         _add(whole, functools.reduce(around_both, callers), weight.module)
         for call in callers:
@@ -166,7 +166,7 @@ def modules_of_calls(used: Used, calls: Calls) -> dict[Call, Scope]:
         for table in (whole, partly):
             if call in table and call.parent is not None:
                 _add(table, call.parent, table[call])
-    found: dict[Call, Scope] = {}
+    found: dict[TracedCall, Scope] = {}
     for call in calls.made:
         around = () if call.parent is None else found[call.parent]
         module = whole.get(call, partly.get(call, around))
@@ -174,9 +174,9 @@ def modules_of_calls(used: Used, calls: Calls) -> dict[Call, Scope]:
     return found
 
 
-def _users(used: Used, calls: Calls) -> Iterator[tuple[Weight, list[Call]]]:
+def _users(used: Used, calls: Calls) -> Iterator[tuple[Weight, list[TracedCall]]]:
     """Each weight with the calls in which it meets another value; those of a derivative by themselves."""
-    users: dict[tuple[Weight, bool], dict[Call, None]] = {}
+    users: dict[tuple[Weight, bool], dict[TracedCall, None]] = {}
     for node, weights in used.items():
         place = calls.places.get(node)
         if place is None or len(node.operands) == 1:
@@ -188,7 +188,7 @@ def _users(used: Used, calls: Calls) -> Iterator[tuple[Weight, list[Call]]]:
         yield weight, list(callers)
 
 
-def _add(table: dict[Call, Scope], call: Call, module: Scope) -> None:
+def _add(table: dict[TracedCall, Scope], call: TracedCall, module: Scope) -> None:
     """Let a call be of what its module and another have in common."""
     table[call] = common([table[call], module]) if call in table else module
 

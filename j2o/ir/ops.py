@@ -72,7 +72,7 @@ class OpSpec:
 
     infer: Infer = no_inference
     pure: bool = True  # no effect beyond its outputs: may be removed, merged, moved
-    # every output element depends on the elements at its (broadcast) position alone
+    # each element of the one result depends on those at its (broadcast) place alone, and there are no regions
     elementwise: bool = False
     commutative: bool = False  # the two operands may be exchanged
     random: bool = False  # equal operands do not mean equal results

@@ -26,7 +26,7 @@ Hunk: TypeAlias = "tuple[int, tuple[tuple[int, int], ...]]"
 
 
 @dataclass
-class Step:
+class PassStep:
     """What one run of a pass changed: hunks of the text, and the number of lines removed and added."""
 
     name: str
@@ -59,7 +59,7 @@ class Texts:
     place_of: list[int] = field(default_factory=list)
     places: list[ProgramLine] = field(default_factory=list)
     start: list[int] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[PassStep] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     step_of_run: list[int] = field(default_factory=list)
     is_whole: bool = True
@@ -96,7 +96,7 @@ class Recorder:
         self._seen = _state(graph)
         texts.is_whole = self._size <= LONGEST
 
-    def _step_to(self, name: str, graph: Graph) -> Step | None:
+    def _step_to(self, name: str, graph: Graph) -> PassStep | None:
         """What a pass has changed; the text is only made where something has changed."""
         if _state(graph) == self._seen:
             return None
@@ -136,7 +136,7 @@ class Recorder:
             self._size += len(line)
         return number
 
-    def _step(self, name: str, now: Sequence[int]) -> Step | None:
+    def _step(self, name: str, now: Sequence[int]) -> PassStep | None:
         """What differs from the last text; None where nothing does."""
         if now == self._last:
             return None
@@ -150,7 +150,7 @@ class Recorder:
         every = [row for _, rows in hunks for row in rows]
         removed = sum(has_old for has_old, _ in every)
         added = sum(number >= 0 for _, number in every)
-        return Step(name, hunks, removed, added)
+        return PassStep(name, hunks, removed, added)
 
 
 def _state(graph: Graph) -> list[tuple[Graph, int, int]]:

@@ -139,7 +139,7 @@ def _clamp_of(node: Node, facts: Facts) -> tuple[Value, Bounds] | None:
         return None
     a, b = node.operands
     for value, bound in ((a, b), (b, a)):
-        number = dim_of(bound, facts)
+        number = uniform_dim(bound, facts)
         if number is not None and node.op == "onnx.Max":
             return value, Bounds(low=number)
         if number is not None:
@@ -150,7 +150,7 @@ def _clamp_of(node: Node, facts: Facts) -> tuple[Value, Bounds] | None:
 def _clip_of(node: Node, facts: Facts) -> tuple[Value, Bounds] | None:
     numbers: list[Dim | None] = []
     for bound in (node.optional(1), node.optional(2)):
-        number = None if bound is None else dim_of(bound, facts)
+        number = None if bound is None else uniform_dim(bound, facts)
         if bound is not None and number is None:
             return None
         numbers.append(number)
@@ -158,7 +158,7 @@ def _clip_of(node: Node, facts: Facts) -> tuple[Value, Bounds] | None:
     return node.operand(0), Bounds(low, high)
 
 
-def dim_of(value: Value, facts: Facts) -> Dim | None:
+def uniform_dim(value: Value, facts: Facts) -> Dim | None:
     """The number, or the size, that all elements of a value are; None where it is not known."""
     interval = facts.of(value)
     if interval.is_single:
@@ -183,7 +183,7 @@ def _wrapped(value: Value, facts: Facts) -> tuple[Value, Dim] | None:
     subject, zero = condition.producer.operands
     if subject is not index or not has_interval(index):
         return None
-    if dim_of(zero, facts) != 0 or index.type != value.type:
+    if uniform_dim(zero, facts) != 0 or index.type != value.type:
         return None
     size = _number_added(moved, index, facts)
     if size is None or not dims.known_ge(size, 0):
@@ -197,8 +197,8 @@ def _number_added(total: Value, index: Value, facts: Facts) -> Dim | None:
         return None
     first, second = total.producer.operands
     if first is index:
-        return dim_of(second, facts)
-    return dim_of(first, facts) if second is index else None
+        return uniform_dim(second, facts)
+    return uniform_dim(first, facts) if second is index else None
 
 
 # ------------------------------------------------------------------------------ writing

@@ -49,7 +49,7 @@ def _can_be_reduced_away(value: Value, axes: Shape) -> bool:
         over = node.operand(1).known_ints if len(node.inputs) == 2 else None
         is_kept = node.int_attr("keepdims", 1) == 1
         return is_kept and bool(over) and from_zero(over, value.type.rank) == axes
-    if not node.spec.elementwise or len(node.outputs) != 1:
+    if not node.spec.elementwise:
         return False
     wide = [operand for operand in node.operands if operand.type.rank]
     return bool(wide) and all(_can_be_reduced_away(one, axes) for one in wide)

@@ -314,7 +314,7 @@ def joined(groups: Iterable[Labels]) -> Labels:
 
 def treats_all_alike(node: Node, value: Value) -> bool:
     """Return True for an elementwise function of `value` and of scalars."""
-    if not node.spec.elementwise or len(node.outputs) != 1 or node.graphs:
+    if not node.spec.elementwise:
         return False
     others = [operand for operand in node.operands if operand is not value]
     is_scalar = all(operand.type.rank == 0 for operand in others)

@@ -432,7 +432,7 @@ def _rule(node: Node) -> Rule | None:
         return _reduction if _knows_axes(node, 1) else None
     if node.op == "onnx.Split" and len(node.operands) < 2:
         return None
-    if node.spec.elementwise and not node.graphs and len(node.outputs) == 1:
+    if node.spec.elementwise:
         return _elementwise
     return RULES.get(node.op)
 

@@ -132,7 +132,7 @@ def dynamic_slice(op: Lowering, x: Value, *starts: Value, slice_sizes: Shape) ->
     if not axes:
         return x
     windows = IndexedWindows(axes, (), {}, slice_sizes)
-    begin = windows.clamped(op, stacked(op, starts, axes), x.type.shape)
+    begin = windows.clamped(op, start_vector(op, starts, axes), x.type.shape)
     return _window(op, x, begin, slice_sizes, axes)
 
 
@@ -141,7 +141,7 @@ def cut_axes(shape: Shape, sizes: Shape) -> list[int]:
     return [i for i, d in enumerate(shape) if not same_dim(d, sizes[i])]
 
 
-def stacked(op: Lowering, starts: Sequence[Value], axes: Sequence[int]) -> Value:
+def start_vector(op: Lowering, starts: Sequence[Value], axes: Sequence[int]) -> Value:
     """`i64[len(axes)]`: the starts on these axes."""
     parts = [op.reshape(to_i64(op, starts[i]), (1,)) for i in axes]
     return op.Concat(*parts, axis=0) if len(parts) > 1 else parts[0]

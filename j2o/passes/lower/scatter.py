@@ -26,7 +26,7 @@ from j2o.passes.lower.index import (
     cut_axes,
     line,
     on_all_axes,
-    stacked,
+    start_vector,
     to_i64,
 )
 from j2o.passes.lower.reduce import apply_elementwise, loop
@@ -35,8 +35,8 @@ from j2o.passes.lower.writes import (
     Writes,
     are_single,
     first_elements,
-    own_rows,
     padded_after,
+    read_own_rows,
     written,
 )
 
@@ -56,7 +56,7 @@ def dynamic_update_slice(
         if written is not None:
             return written
     numbers = lax.ScatterDimensionNumbers(tuple(range(x.type.rank)), (), tuple(axes))
-    index = stacked(op, starts, axes)
+    index = start_vector(op, starts, axes)
     return _scatter(op, x, index, update, numbers, "clip", None)
 
 
@@ -364,7 +364,7 @@ def _put_anywhere(
     reduction: str | None,
 ) -> Value:
     """Rows, in the order of the plan, put at an index that lies inside, or combined with what is there."""
-    own = own_rows(x.type.shape, index.type.shape, plan.windows)
+    own = read_own_rows(x.type.shape, index.type.shape, plan.windows)
     if own is not None and (reduction or are_single(own, fits)):
         return written(op, own.writes(op, x, index, rows, fits), reduction)
     turned = op.transpose(x, plan.order)

@@ -112,7 +112,9 @@ class OwnRows(NamedTuple):
         )
 
 
-def own_rows(shape: Shape, index: Shape, windows: IndexedWindows) -> OwnRows | None:
+def read_own_rows(
+    shape: Shape, index: Shape, windows: IndexedWindows
+) -> OwnRows | None:
     """How rows are written along one axis, as in `x.at[jnp.arange(n), i].set(y)`; None of other writes."""
     if len(windows.axes) != 1 or not windows.batching:
         return None

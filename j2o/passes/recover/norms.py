@@ -62,6 +62,39 @@ def _per_feature(op: RuleBuilder, value: Value, x: Value, axis: int) -> Value | 
     return op.expand(value, want)
 
 
+def _normalised(
+    op: RuleBuilder, operator: str, x: Value, scale: Value | None, attrs: NormAttrs
+) -> Value | None:
+    """A normalisation times a scale; None where that is another for each row.
+
+    Where there is no scale, the operator gets ones.
+    """
+    if scale is None:
+        factor = op.const(np.ones(x.type.shape[attrs.axis :], x.type.dtype.numpy))
+    else:
+        factor = _per_feature(op, scale, x, attrs.axis)
+    if factor is None:
+        return None
+    return op.apply(f"onnx.{operator}", x, factor, **attrs._asdict())
+
+
+def _with_scale(
+    op: RuleBuilder,
+    operator: str,
+    x: Value,
+    ones: Value,
+    scale: Value,
+    attrs: NormAttrs,
+) -> Value | None:
+    """A normalisation that has no scale of its own, with the one that stands behind it."""
+    if not is_all_one(ones):
+        return op.decline("it has a scale already")
+    factor = _per_feature(op, scale, x, attrs.axis % x.type.rank)
+    if factor is None:
+        return None
+    return op.apply(f"onnx.{operator}", x, factor, **attrs._asdict())
+
+
 def _centred(op, x, axes):
     """x - μ, and μ."""
     mean = op.ReduceMean(x, axes, keepdims=1)
@@ -104,6 +137,14 @@ def _scaled_quotient(op, x, size, scale):
     )
 
 
+# -------------------------------------------------------------------- LayerNormalization
+
+
+def _layer_attrs(x: Value, axes: Value, eps: Value) -> NormAttrs | None:
+    """The attributes of LayerNormalization, which is recovered of float32 alone."""
+    return _norm_attrs(x, axes, eps) if x.type.dtype == DType.F32 else None
+
+
 @rewrite("layer_norm")
 def layer_norm(op, x, axes, eps: Const, scale):
     """(x - μ) / √(σ² + ε) · scale, in the orders in which libraries multiply and divide."""
@@ -113,13 +154,10 @@ def layer_norm(op, x, axes, eps: Const, scale):
 
 @layer_norm.becomes
 def _(op, x, axes, eps, scale):
-    attrs = _norm_attrs(x, axes, eps)
-    if attrs is None or x.type.dtype != DType.F32:
+    attrs = _layer_attrs(x, axes, eps)
+    if attrs is None:
         return None
-    scale = _per_feature(op, scale, x, attrs.axis)
-    if scale is None:
-        return None
-    return op.LayerNormalization(x, scale, axis=attrs.axis, epsilon=attrs.epsilon)
+    return _normalised(op, "LayerNormalization", x, scale, attrs)
 
 
 @rewrite("layer_norm_apart")
@@ -143,8 +181,8 @@ def layer_norm_apart(op, x, axes, eps: Const, scale, bias):
 @layer_norm_apart.becomes
 def _(op, x, axes, eps, scale, bias):
     """The kernel takes the mean off first, which keeps digits that the program loses."""
-    attrs = _norm_attrs(x, axes, eps)
-    if attrs is None or x.type.dtype != DType.F32:
+    attrs = _layer_attrs(x, axes, eps)
+    if attrs is None:
         return None
     ones = op.const(np.ones(x.type.shape[attrs.axis :], np.float32))
     operands = [x, ones if scale is None else _per_feature(op, scale, x, attrs.axis)]
@@ -164,11 +202,10 @@ def layer_norm_plain(op, x, axes, eps: Const):
 
 @layer_norm_plain.becomes
 def _(op, x, axes, eps):
-    attrs = _norm_attrs(x, axes, eps)
-    if attrs is None or x.type.dtype != DType.F32:
+    attrs = _layer_attrs(x, axes, eps)
+    if attrs is None:
         return None
-    ones = op.const(np.ones(x.type.shape[attrs.axis :], np.float32))
-    return op.LayerNormalization(x, ones, axis=attrs.axis, epsilon=attrs.epsilon)
+    return _normalised(op, "LayerNormalization", x, None, attrs)
 
 
 @rewrite("layer_norm_scale")
@@ -180,19 +217,8 @@ def layer_norm_scale(op, x, ones: Const, scale, axis, epsilon):
 
 @layer_norm_scale.becomes
 def _(op, x, ones, scale, axis, epsilon):
-    scale = _first_scale(op, x, ones, scale, axis)
-    if scale is None:
-        return None
-    return op.LayerNormalization(x, scale, axis=axis, epsilon=epsilon)
-
-
-def _first_scale(
-    op: RuleBuilder, x: Value, ones: Value, scale: Value, axis: int
-) -> Value | None:
-    """The scale behind a normalisation that has none of its own, where it fits into that."""
-    if not is_all_one(ones):
-        return op.decline("it has a scale already")
-    return _per_feature(op, scale, x, axis % x.type.rank)
+    attrs = NormAttrs(axis, epsilon)
+    return _with_scale(op, "LayerNormalization", x, ones, scale, attrs)
 
 
 @rewrite("layer_norm_bias")
@@ -272,10 +298,7 @@ def _(op, x, axes, eps, scale):
     attrs = _rms_attrs(op, x, axes, eps)
     if attrs is None:
         return None
-    scale = _per_feature(op, scale, x, attrs.axis)
-    if scale is None:
-        return None
-    return op.RMSNormalization(x, scale, axis=attrs.axis, epsilon=attrs.epsilon)
+    return _normalised(op, "RMSNormalization", x, scale, attrs)
 
 
 @rewrite("rms_norm_plain")
@@ -289,8 +312,7 @@ def _(op, x, axes, eps):
     attrs = _rms_attrs(op, x, axes, eps)
     if attrs is None:
         return None
-    ones = op.const(np.ones(x.type.shape[attrs.axis :], x.type.dtype.numpy))
-    return op.RMSNormalization(x, ones, axis=attrs.axis, epsilon=attrs.epsilon)
+    return _normalised(op, "RMSNormalization", x, None, attrs)
 
 
 @rewrite("rms_norm_scale")
@@ -302,10 +324,8 @@ def rms_norm_scale(op, x, ones: Const, scale, axis, epsilon):
 
 @rms_norm_scale.becomes
 def _(op, x, ones, scale, axis, epsilon):
-    scale = _first_scale(op, x, ones, scale, axis)
-    if scale is None:
-        return None
-    return op.RMSNormalization(x, scale, axis=axis, epsilon=epsilon)
+    attrs = NormAttrs(axis, epsilon)
+    return _with_scale(op, "RMSNormalization", x, ones, scale, attrs)
 
 
 RMS_NORMS = (rms_norm, rms_norm_plain, rms_norm_scale)

@@ -361,7 +361,7 @@ class _Half(NamedTuple):
         return once if is_twice and not self.interleaved else None
 
     def of_elementwise(self, node: Node) -> Value | None:
-        if not node.spec.elementwise or len(node.outputs) != 1 or node.graphs:
+        if not node.spec.elementwise:
             return None
         halves = [self.of(operand) for operand in node.operands]
         if None in halves:

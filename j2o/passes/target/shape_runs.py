@@ -33,6 +33,7 @@ class Runs:
     def __init__(self, inputs: Sequence[Value]) -> None:
         # for each pair of neighbouring sizes, the shapes that go on from there, and where each begins
         self.places: dict[Shape, dict[Shape, tuple[int, int]]] = {}
+        self._known: dict[Shape, list[Run]] = {}  # what was found in a vector
         for number, value in enumerate(inputs):
             shape = value.type.shape
             for axis in range(len(shape) - 1):
@@ -43,6 +44,11 @@ class Runs:
 
     def within(self, entries: Shape) -> list[Run]:
         """The runs in a shape vector: all of it, or the longest without numbers, which others may share."""
+        if entries not in self._known:
+            self._known[entries] = self._find(entries)
+        return self._known[entries]
+
+    def _find(self, entries: Shape) -> list[Run]:
         whole = self._longest(entries, 0, len(entries))
         if whole is not None and whole.end == len(entries):
             return [whole]

@@ -17,10 +17,10 @@ from jax import Array, lax
 
 from j2o.passes.lower.table import lower_formula
 
-Step: TypeAlias = Callable[[Array, Any], "tuple[Array, Any]"]
+Iteration: TypeAlias = Callable[[Array, Any], "tuple[Array, Any]"]
 
 
-def _iterate(step: Step, active: Array, start: Any, limit: int) -> Any:
+def _iterate(step: Iteration, active: Array, start: Any, limit: int) -> Any:
     """Repeat a step on the elements that are `active` still; the state in the end.
 
     `step(i, state)` gives which elements go on, and the new state, a tree of arrays. `i` counts from 1 to
