@@ -518,9 +518,8 @@ def test_biases_one_after_the_other_are_added_first():
     specs = [*3 * [QUERIES], "bool[B,T]"]
     model = agrees(fn, [q, q + 1, q - 1, shown], specs, atol=1e-5)
     assert operators(model).count("Attention") == 1
-    assert (
-        operators(model).count("ReduceMax") == 1
-    )  # a row that is hidden in whole is NaN
+    # a row that is hidden in whole is NaN
+    assert operators(model).count("ReduceMax") == 1
 
 
 def test_two_masks_behind_each_other_are_one():

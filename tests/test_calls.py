@@ -505,10 +505,11 @@ def test_64_bit_weights_are_told_together():
 
 
 def test_what_has_no_dtype_of_its_own_is_not_told():
+    # integers stay what they are, Python's numbers have no dtype
     counts = {
         "step": np.arange(2),
         "rate": 0.5,
-    }  # integers stay what they are, Python's numbers have no dtype
+    }
     j2o.compile(lambda w, x: x * w["rate"] + w["step"], [j2o.weights(counts), 2.5])
 
 

@@ -294,9 +294,8 @@ def test_ten_gigabytes_are_not_read(tmp_path, capsys):
     assert main(["inspect", str(path)]) == 0
     assert "40 initializers, 10240.0 MiB in m.onnx.data" in capsys.readouterr().out
     assert main(["check", str(path)]) == 0
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17
-    )  # KiB, half of one weight
+    # KiB, half of one weight
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17
 
 
 def test_inspect_prints_what_cannot_be_printed_as_question_marks(saved, capsys):

@@ -311,9 +311,8 @@ def test_a_trace_that_fails_half_way_changes_nothing(way):
 def test_a_module_that_nobody_can_copy_is_put_back():
     module = Everything(nnx.Rngs(0))
     before = state_of(module)
-    refused = jax.jit(
-        lambda x: nnx.jit(applied)(module, x)
-    )  # by nnx itself, which empties the module first
+    # by nnx itself, which empties the module first
+    refused = jax.jit(lambda x: nnx.jit(applied)(module, x))
     with pytest.raises(j2o.TraceError, match="different trace level"):
         j2o.compile(refused, [(3, 4)])
     is_unchanged(module, before)

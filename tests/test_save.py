@@ -543,9 +543,8 @@ def test_a_fault_at_any_call_leaves_a_complete_model(
         with contextlib.suppress(Killed if fault == "killed" else j2o.SaveError):
             external.save(graphs[1], 18, path, **KINDS[new], system=system)
         kill_saves.standing(path)
-        (tmp_path / "m.onnx.lock").unlink(
-            missing_ok=True
-        )  # Windows removes it by itself
+        # Windows removes it by itself
+        (tmp_path / "m.onnx.lock").unlink(missing_ok=True)
         external.save(graphs[0], 18, path, **KINDS[old])
         assert not [n for n in names(tmp_path) if n.endswith((".partial", ".lock"))]
         if system.calls < at:

@@ -463,9 +463,8 @@ def order_of_sums():
     np.testing.assert_allclose(
         products, np.cumprod(x[:50].astype(np.float64)[::-1])[::-1], rtol=50 * 1.2e-7
     )
-    late = np.zeros(
-        32, np.float32
-    )  # the second block of 16 sums to 0 before what is before it is added
+    # the second block of 16 sums to 0 before what is before it is added
+    late = np.zeros(32, np.float32)
     late[15:19] = 3e38, 3e38, -3e38, -3e38
     got, want = both(lax.cumsum, late)
     assert (got == want)[:16].all()

@@ -21,9 +21,8 @@ VECTOR = np.arange(4, dtype=np.float32) + 1
 MATRIX = np.arange(8, dtype=np.float32).reshape(4, 2)
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
 KINDS = [sparse.BCOO, sparse.BCSR, sparse.COO, sparse.CSR, sparse.CSC]
-TRANSPOSED = [
-    kind for kind in KINDS if kind is not sparse.BCSR
-]  # JAX has no transpose of BCSR
+# JAX has no transpose of BCSR
+TRANSPOSED = [kind for kind in KINDS if kind is not sparse.BCSR]
 
 # what is done with a sparse matrix, and the dense operand
 USES = {

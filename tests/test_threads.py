@@ -60,9 +60,8 @@ def compiled(program):
 
 def settings():
     """All that compiling might leave changed in this process."""
-    jax_settings = {
-        name: getattr(jax.config, name, None) for name in jax.config.values
-    }  # those of this thread
+    # those of this thread
+    jax_settings = {name: getattr(jax.config, name, None) for name in jax.config.values}
     return (
         gc.isenabled(),
         jax_settings,
@@ -102,9 +101,8 @@ def test_threads_with_settings_of_their_own():
 def test_a_model_runs_in_several_threads():
     model = j2o.compile(*PROGRAMS[0])
     want = [np.asarray(out) for out in model(X)]
-    fresh = j2o.compile(
-        *PROGRAMS[0]
-    )  # its session is made by whichever thread comes first
+    # its session is made by whichever thread comes first
+    fresh = j2o.compile(*PROGRAMS[0])
     with ThreadPoolExecutor(6) as pool:
         for found in pool.map(lambda _: fresh(X), range(24)):
             for a, b in zip(found, want, strict=True):
@@ -221,9 +219,8 @@ def test_an_interrupt_leaves_everything_as_it_was():
     want = [compiled(program) for program in PROGRAMS]
     before = settings()
     count = interrupted(PROGRAMS[0], 0)
-    last = [
-        count - i for i in range(1, 20)
-    ]  # around the end of the pause of the collector
+    # around the end of the pause of the collector
+    last = [count - i for i in range(1, 20)]
     for at in [*range(1, 20), *range(20, count, count // 40), *last]:
         with contextlib.suppress(KeyboardInterrupt):
             interrupted(PROGRAMS[0], at)

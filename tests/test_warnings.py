@@ -14,9 +14,8 @@ EDGES = np.array(
     [0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-45, 89, 1e30, 2.0**31],
     np.float32,
 )
-MANY = np.tile(
-    EDGES, (2000, 1)
-)  # more than is folded at once: what is done to them is recorded
+# more than is folded at once: what is done to them is recorded
+MANY = np.tile(EDGES, (2000, 1))
 ZEROS = np.zeros(4, np.float32)
 KERNEL = np.ones((3, 3, 2, 4), np.float32)
 

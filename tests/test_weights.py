@@ -567,9 +567,8 @@ def test_weights_dtype(tmp_path, level, dtype, error, size):
     assert {kept[n].dtype.itemsize for n in "ab"} == {size}
 
 
-UNEVEN = (matrix(96, 96) * np.logspace(-6, 6, 96)).astype(
-    np.float32
-)  # columns of very different size
+# columns of very different size
+UNEVEN = (matrix(96, 96) * np.logspace(-6, 6, 96)).astype(np.float32)
 STACK = np.stack([UNEVEN, 1e3 * UNEVEN, 1e-3 * UNEVEN]).astype(np.float32)
 
 

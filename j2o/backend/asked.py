@@ -43,18 +43,24 @@ def in_a_line(path: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def path_text(path: object, error: type[J2OError]) -> str:
+    """Return the name of a file that was given as a str or a path; the error where it is neither."""
+    text: object = None
+    with contextlib.suppress(TypeError):  # of an __fspath__ that gives something else
+        text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise error(
+            f"path={shown(path)}: give the name of a file as a str or a pathlib.Path"
+        )
+    return text
+
+
 def checked_path(path: object) -> Path:
     """Return the path of a file to be written.
 
     SaveError where it is none, or where its name could not stand in a model.
     """
-    text: object = None
-    with contextlib.suppress(TypeError):  # of an __fspath__ that gives something else
-        text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str):
-        raise SaveError(
-            f"path={shown(path)}: give the name of a file as a str or a pathlib.Path"
-        )
+    text = path_text(path, SaveError)
     name = re.split(_SEPARATORS, text)[-1]
     if name in ("", ".", ".."):
         raise SaveError(

@@ -147,9 +147,8 @@ class PathFolder(Folder):
 
     def open_regular(self, name: str) -> int:
         _refuse_others(os.lstat(self.at(name)))
-        return self.os.open(
-            self.at(name), os.O_RDWR | _BINARY
-        )  # for writing too: else Windows does not flush it
+        # for writing too: else Windows does not flush it
+        return self.os.open(self.at(name), os.O_RDWR | _BINARY)
 
     def look_into(self, name: str) -> int | None:
         path = self.at(name)

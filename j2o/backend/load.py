@@ -15,10 +15,10 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from j2o.backend.asked import in_a_line
+from j2o.backend.asked import in_a_line, path_text
 from j2o.backend.files import MESSAGE
 from j2o.backend.wire import Costly, Damaged, scan
-from j2o.errors import LoadError, shown
+from j2o.errors import LoadError
 
 
 def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -49,13 +49,7 @@ def checked(path: object) -> Path:
 
     LoadError where there is none, or it has not the size of one.
     """
-    text: object = None
-    with contextlib.suppress(TypeError):  # of an __fspath__ that gives something else
-        text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str):
-        raise LoadError(
-            f"path={shown(path)}: give the name of a file as a str or a pathlib.Path"
-        )
+    text = path_text(path, LoadError)
     name = in_a_line(text)
     try:
         status = os.stat(text)

@@ -39,9 +39,8 @@ GOOD = "✓"
 NOTHING = "agrees, but JAX gives no number: with random weights everything overflows"
 LONGEST = 200  # characters of a message
 SURPRISE = "not expected:"  # how a note begins of which the tables know nothing
-LARGE = (
-    2**27
-)  # bytes of weights above which onnx's evaluator, which is slow, is not asked
+# bytes of weights above which onnx's evaluator, which is slow, is not asked
+LARGE = 2**27
 
 
 class Program(NamedTuple):

@@ -1,4 +1,11 @@
-"""Where the channels of a value are: constants as one number for each channel."""
+"""Where the channels of a value are: constants as one number for each channel.
+
+    f32[B,64,8,8], channels along axis 1               Channels(axes=(1,), sizes=(64,))
+    Reshape to f32[B,16,4,64]: 64 are 16 times 4       Channels(axes=(1, 2), sizes=(16, 4))
+    Transpose by (0, 3, 1, 2)                          Channels(axes=(2, 3), sizes=(16, 4))
+
+A constant f32[16,4,1] that is added after the Reshape has 64 numbers, one for each channel.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +17,7 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import Dim, Shape, is_one, same_dim
+from j2o.ir.types import Dim, Shape, are_integers, is_one, same_dim
 
 
 class Channels(NamedTuple):
@@ -33,17 +40,19 @@ def numbers_of(value: Value, rank: int, channels: Channels) -> np.ndarray | None
     if tensor is None or not tensor.is_small or len(tensor.shape) > rank:
         return None
     shape = (1,) * (rank - len(tensor.shape)) + tensor.shape
+    # what a number for each channel has at most: all other axes are of size 1
     full = [1] * rank
     for axis, size in zip(channels.axes, channels.sizes, strict=True):
         full[axis] = size
     if any(size not in (1, most) for size, most in zip(shape, full, strict=True)):
         return None
-    others = [axis for axis in range(rank) if axis not in channels.axes]
     spread = tensor.load().reshape(shape)
     if shape != tuple(full):  # numpy takes long for this
         spread = np.broadcast_to(spread, full)
-    numbers = spread.transpose(*channels.axes, *others).reshape(-1)
-    return numbers.astype(np.float64) if np.isfinite(numbers).all() else None
+    others = [axis for axis in range(rank) if axis not in channels.axes]
+    in_order = spread.transpose(*channels.axes, *others).reshape(-1)
+    is_finite = np.isfinite(in_order).all()
+    return in_order.astype(np.float64) if is_finite else None
 
 
 def channels_behind(node: Node, channels: Channels) -> Channels | None:
@@ -76,12 +85,19 @@ def _reshaped(old: Shape, new: Shape, channels: Channels) -> Channels | None:
     if start is None or behind is None:
         return None
     axes = tuple(range(start, len(new) - behind))
-    units = [axis for axis, size in enumerate(new) if is_one(size)]
-    if not axes and units and np.prod(channels.sizes) == 1:
-        return Channels((units[-1],), (1,))  # the one channel of all elements
-    sizes = tuple(size for size in (new[axis] for axis in axes) if type(size) is int)
-    is_whole = len(sizes) == len(axes) and math.prod(sizes) == math.prod(channels.sizes)
-    return Channels(axes, sizes) if is_whole else None
+    count = math.prod(channels.sizes)
+    if not axes and count == 1:
+        return _only_channel(new)
+    sizes = new[start : len(new) - behind]
+    if not are_integers(sizes) or math.prod(sizes) != count:
+        return None
+    return Channels(axes, sizes)
+
+
+def _only_channel(shape: Shape) -> Channels:
+    """An axis of size 1 for the one channel of all elements; nowhere where there is no such axis."""
+    units = [axis for axis, size in enumerate(shape) if is_one(size)]
+    return Channels((units[-1],), (1,)) if units else NOWHERE
 
 
 def _axes_of_size(shape: Shape, size: Dim) -> int | None:

@@ -229,6 +229,7 @@ class Lowering(Builder):
         return out[0] if len(out) == 1 else out
 
 
+# JAX code, the values that it is applied to, its parameters: its results, lowered
 Expand: TypeAlias = Callable[
     [Lowering, JaxCode, Sequence[Value | None], dict[str, Any]], tuple[Value, ...]
-]  # JAX code, the values that it is applied to, its parameters: its results, lowered
+]

@@ -1,4 +1,10 @@
-"""The operands W, R and B of a cell, made of the terms and biases of its gates.
+"""The operands X, W, R and B of a cell, made of the terms and biases of its gates.
+
+A gate such as `sigmoid(x @ w + y @ v + h @ r + b)` of a state of 8 elements, with x of 3 and y of 4, becomes
+
+    X    x and y side by side, and a 1: f32[T,batch,8]
+    W    for each gate eight rows, of wᵀ, vᵀ and b side by side: f32[1,gates·8,8]
+    R    for each gate rᵀ: f32[1,gates·8,8]
 
 onnxruntime's LSTM and GRU take a NaN for a large number where they have an operand B. So biases go into W,
 as the weights of an input that is 1. A GRU with a bias behind its r has no other way than B.
@@ -39,27 +45,32 @@ class OperandBuilder:
     def operands(self, stacks: dict[Input, Value]) -> Operands:
         """All operands; `stacks` has the rows of each input."""
         x = self._joined([*stacks.values()], -1)
-        blocks = [self._input_weights(*pair) for pair in stacks.items()]
+        blocks = [self._input_weights(input, rows) for input, rows in stacks.items()]
         biases = [self._bias(gate) for gate in self.gates]
         inner = [self._sum_of(gate.inner_biases, gate) for gate in self.gates]
         b = None
-        if any(one is not None for one in inner):
-            b = self.op.unsqueeze(self._row([*biases, *inner]), [0])
-        elif any(one is not None for one in biases):
+        if any(bias is not None for bias in inner):
+            b = self._with_direction(self._row([*biases, *inner]))
+        elif any(bias is not None for bias in biases):
             x = self._with_ones(x)
             blocks.append(self.op.unsqueeze(self._row(biases), [1]))
-        w = self.op.unsqueeze(self._joined(blocks, 1), [0])
+        w = self._with_direction(self._joined(blocks, 1))
         recurrent = [gate.recurrent for gate in self.gates]
-        r = self.op.unsqueeze(self._weights(recurrent, self.size), [0])
+        r = self._with_direction(self._weights(recurrent, self.size))
         return Operands(x, w, r, b)
+
+    def _with_direction(self, value: Value) -> Value:
+        """A value with a first axis for the directions, of which there is one."""
+        return self.op.unsqueeze(value, [0])
 
     def _with_ones(self, x: Value) -> Value:
         """Rows with a 1 behind them, whose weight is the bias.
 
         onnxruntime's kernels limit sums to which they add a bias operand, and make numbers of NaN there.
         """
-        rank = x.type.rank
-        widths = [0] * (2 * rank - 1) + [1]
+        # of all axes first how much in front, then how much behind: one, behind the last
+        widths = [0] * (2 * x.type.rank)
+        widths[-1] = 1
         return self.op.Pad(x, np.array(widths), 1.0)
 
     def _joined(self, parts: Sequence[Value], axis: int) -> Value:
@@ -82,7 +93,8 @@ class OperandBuilder:
     def _weights(self, terms: Sequence[Sequence[Term]], size: int) -> Value:
         """`[gates · h, size]`: for each gate the sum of its terms' weights, transposed."""
         if self._is_of_one_matrix(terms):
-            columns = [own[0].columns.reshape(-1) for own in terms]
+            # together: columns that are in order need no nodes
+            columns = [term.columns.reshape(-1) for (term,) in terms]
             return self._matrix(terms[0][0], np.concatenate(columns))
         parts: list[Value] = []
         for gate, own in zip(self.gates, terms, strict=True):
@@ -98,7 +110,8 @@ class OperandBuilder:
             return False
         if any(len(own) != 1 for own in terms):
             return False
-        return len({(one.weight, one.is_left, one.rows) for (one,) in terms}) == 1
+        matrices = {(term.weight, term.is_left, term.rows) for (term,) in terms}
+        return len(matrices) == 1
 
     def _matrix(self, term: Term, columns: np.ndarray) -> Value:
         """The weight of a term, a row for each of these columns."""
@@ -116,9 +129,10 @@ class OperandBuilder:
         return value
 
     def _taken(self, value: Value, index: np.ndarray) -> Value:
-        """Entries along the first axis."""
-        ends = np.flatnonzero(np.diff(index) != 1) + 1
-        runs = np.split(index, ends)
+        """Entries along the first axis: slices of it side by side, where they are few."""
+        breaks = np.flatnonzero(np.diff(index) != 1) + 1
+        # of [4, 5, 6, 0, 1] these are [4, 5, 6] and [0, 1]
+        runs = np.split(index, breaks)
         if len(runs) > MOST_RUNS:
             return self.op.Gather(value, index.astype(np.int64), axis=0)
         parts: list[Value] = []
@@ -149,9 +163,11 @@ class OperandBuilder:
         columns = bias.columns.reshape(-1)
         if columns.any():
             return self._taken(flat, columns)
-        return self.op.expand(self.op.slice(flat, 0, 0, 1), (len(columns),))
+        first = self.op.slice(flat, 0, 0, 1)  # one number for all
+        return self.op.expand(first, (len(columns),))
 
     def _sum(self, values: Sequence[Value]) -> Value | None:
+        """The sum of values; None for none."""
         total: Value | None = None
         for value in values:
             total = value if total is None else self.op.Add(total, value)

@@ -39,7 +39,7 @@ SWEEPS = 24  # of Jacobi rotations at most; 5 to 10 are usual
 def partners(n: Dim) -> Any:
     """`[rounds, n]`, int32: with which row each row is rotated in each round.
 
-    With itself where `n` is odd and it rests.
+    With itself where `n` is odd and it rests. For n = 4: [[3, 2, 1, 0], [1, 0, 3, 2], [2, 3, 0, 1]].
 
     The circle method: in round r, the rows i and j with i + j = r (modulo an odd number) meet. The row
     that would meet itself rests, or meets the last row where their number is even.

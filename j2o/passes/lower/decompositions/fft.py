@@ -1,8 +1,11 @@
 """Fourier transforms of complex values in parts (re, im), as the `components` pass hands them on.
 
-A static length is a product with a constant matrix, made in double precision; a long one is
-factored (Cooley and Tukey) or, where it is prime, becomes a convolution of a power of two
-(Bluestein). A symbolic length is ONNX's DFT.
+    length 200     a product with a constant matrix of roots of 1, made in double precision
+    length 1000    as 25 · 40: products along both axes of a grid, with a twist in between (Cooley and Tukey)
+    length 1009    a prime: a convolution of length 2048 (Bluestein), by transforms of that length
+    length B       ONNX's DFT
+
+The inverse transform differs in the sign of the exponents, and is divided by the length.
 """
 
 from __future__ import annotations
@@ -110,6 +113,7 @@ def _transform(x: Parts, n: int, inverse: bool) -> Parts:
 
 
 def _transform_scaled(x: Parts, n: int, inverse: bool, scale: float) -> Parts:
+    """Over the last axis, times `scale`, in the way that is best for the length."""
     if n <= DIRECT:
         return _product(x, scale * _root_matrix(n, n, n, inverse))
     first = _factor(n)
@@ -133,6 +137,7 @@ def _cooley_tukey(
     shape = x.re.shape
     grid = (*shape[:-1], first, second)
     twist = _root_matrix(second, first, first * second, inverse)
+    # element a · second + b stands in row a and column b; each transform is along the last axis
     x = x.of_each(lambda part: part.reshape(grid).mT)
     x = _transform_scaled(x, first, inverse, 1.0)
     x = _times(x, twist)

@@ -21,7 +21,7 @@ Iteration: TypeAlias = Callable[[Array, Any], "tuple[Array, Any]"]
 
 
 def _iterate(step: Iteration, active: Array, start: Any, limit: int) -> Any:
-    """Repeat a step on the elements that are `active` still; the state in the end.
+    """Repeat a step on the elements that are `active` still, as long as there are any; the state in the end.
 
     `step(i, state)` gives which elements go on, and the new state, a tree of arrays. `i` counts from 1 to
     `limit`, in their dtype.
@@ -226,12 +226,18 @@ def igammac(a: Array, x: Array) -> Array:
     return jnp.where(domain, out, jnp.nan)
 
 
-# from the scale of P(a, x), x, and the derivative of what is scaled by a, to a derivative
+# P(a, x) is scale · f(a, x): from the scale, x and f' to the derivative that is asked for
 Finish: TypeAlias = Callable[[Array, Array, Array], Array]
 
 
 def _gradient(a: Array, x: Array, finish: Finish) -> Array:
-    """Of P(a, x) by a: what `finish` makes of the logarithmic derivative's numerator on each side."""
+    """The derivative of P(a, x) by a, as `finish` makes it of scale and slope; of 1 - Q where `beyond`.
+
+    Q is x^a e^-x / Γ(a) · F, and P is x^a e^-x / Γ(a+1) · S, with the fraction F and the series S. So
+
+        ∂Q/∂a = x^a e^-x / Γ(a) · (F (log x - ψ(a)) + ∂F/∂a)
+        ∂P/∂a = x^a e^-x / Γ(a+1) · (S (log x - ψ(a+1)) + ∂S/∂a)
+    """
     is_nan = jnp.isnan(a) | jnp.isnan(x)
     domain = ~((x < 0) | (a <= 0) | is_nan)
     beyond = (x > 1) & (x > a)
@@ -240,23 +246,24 @@ def _gradient(a: Array, x: Array, finish: Finish) -> Array:
     log_x = lax.log(x)
     fraction = _fraction(a, x, active & beyond, derive=True)
     log_slope = log_x - lax.digamma(a)
-    numerator = fraction.value * log_slope + fraction.slope
-    upper = finish(scale, x, -numerator)
+    slope_of_upper = fraction.value * log_slope + fraction.slope
+    upper = finish(scale, x, -slope_of_upper)
     series = _series(a, x, active & ~beyond, derive=True)
     log_slope = log_x - lax.digamma(a + 1)
-    numerator = series.value * log_slope + series.slope
-    lower = finish(scale, x, numerator) / a
+    slope_of_lower = series.value * log_slope + series.slope
+    lower = finish(scale, x, slope_of_lower) / a
     out = jnp.where(beyond, upper, lower)
     out = jnp.where(x == 0, 0, out)
     return jnp.where(domain, out, jnp.nan)
 
 
 def _scaled(scale: Array, x: Array, slope: Array) -> Array:
+    """The derivative by a."""
     return scale * slope
 
 
 def _by_sample(scale: Array, x: Array, slope: Array) -> Array:
-    """Divided by the negative density, which has the same scale: `scale / x`."""
+    """The derivative by a divided by the negative density ∂P/∂x, which is `scale / x`: the scale cancels."""
     return -slope * x
 
 

@@ -140,7 +140,10 @@ LOG_ROOT_2PI = math.log(math.sqrt(2 * math.pi))
 
 
 def _lanczos(z: Array) -> tuple[Array, Array, Array]:
-    """Lanczos' sum (g = 7, n = 9), its derivative, and log(z + 7.5), for lgamma and digamma of z + 1."""
+    """Lanczos' sum (g = 7, n = 9), its derivative, and log t, t = z + 7.5, for lgamma and digamma of z + 1.
+
+    Γ(z + 1) = √(2π) t^(z + ½) e^-t · sum.
+    """
     total = jnp.full_like(z, LANCZOS[0])
     slope = jnp.zeros_like(z)
     for i, c in enumerate(LANCZOS[1:]):
@@ -158,8 +161,9 @@ def lgamma(x: Array) -> Array:
     z = jnp.where(reflect, -x, x - 1)
     total, _, log_t = _lanczos(z)
     t = z + 7.5
-    power = (z + 0.5 - t / log_t) * log_t
+    power = (z + 0.5 - t / log_t) * log_t  # (z + ½) log t - t
     y = LOG_ROOT_2PI + power + lax.log(total)
+    # log |Γ(x)| = log π - log |sin πx| - log |Γ(1 - x)|; the angle is made small first
     a = jnp.abs(x)
     fraction = a - jnp.floor(a)
     reduced = jnp.where(fraction > 0.5, 1 - fraction, fraction)
@@ -177,6 +181,7 @@ def digamma(x: Array) -> Array:
     z = jnp.where(reflect, -x, x - 1)
     total, slope, log_t = _lanczos(z)
     y = log_t + slope / total - 7 / (z + 7.5)
+    # ψ(x) = ψ(1 - x) - π cos πx / sin πx; the angle is made small first
     angle = math.pi * (x + jnp.abs(jnp.floor(x + 0.5)))
     reflected = y - math.pi * jnp.cos(angle) / jnp.sin(angle)
     out = jnp.where(reflect, reflected, y)
@@ -187,6 +192,7 @@ def digamma(x: Array) -> Array:
 @lower_formula("zeta")
 def zeta(x: Array, q: Array) -> Array:
     """Hurwitz' zeta: ten terms of the series, the rest by the Euler-Maclaurin formula (Cephes)."""
+    # ζ(x, q) = q^-x + … + (q+9)^-x + a^(1-x) / (x-1) + a^-x / 2 + corrections, with a = q + 10
     a = q
     series = jnp.zeros_like(q)
     for _ in range(10):
