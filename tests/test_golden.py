@@ -50,11 +50,15 @@ EITHER_ZERO = {
     "celu",
     "elu_of_exp",
     "leaky_relu",
+    "linear_resize",
     "relu",
     "selu",
     "where_not",
     "where_true",
 }
+
+# these make another choice near infinities (docs/semantics.md): they run at finite values alone
+FINITE = {"linear_resize"}
 
 # these fit wherever their operation stands: what they leave is another operation
 UNCONDITIONAL = {"identity"}
@@ -155,6 +159,11 @@ def test_golden(case, request):
     changes = apply(one, graph)
     check(f"the pass {case.name}", graph)
     check.feeds = {name: edges(array) for name, array in check.feeds.items()}
+    if case.name in FINITE:
+        check.feeds = {
+            name: np.nan_to_num(a, posinf=9, neginf=-9)
+            for name, a in check.feeds.items()
+        }
     compare(
         check.evaluate(before)[0],
         check.evaluate(graph)[0],

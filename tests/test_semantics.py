@@ -404,6 +404,16 @@ def infinity_in_pool():
     assert np.isnan(got[1]) or got[1] in (-INF, lowest)
 
 
+def infinity_in_resize():
+    x = np.ones((1, 8, 8, 1), np.float32)
+    x[0, 2, 3] = INF
+    got, want = both(lambda x: jax.image.resize(x, (1, 16, 16, 1), "linear"), x)
+    assert not np.isfinite(want).any()
+    is_near = np.zeros((16, 16), bool)
+    is_near[2:8, 4:10] = True
+    assert (got[0, ~is_near, 0] == 1).all()
+
+
 def nan_in_approx_top_k():
     x = f32(1, NAN, 3, 2, 0)
     for fn, exact in ((lax.approx_max_k, [2, 3]), (lax.approx_min_k, [4, 0])):
@@ -697,6 +707,7 @@ def free_choices():
 BOUNDED = {
     "nan-in-pool": nan_in_pool,
     "infinity-in-pool": infinity_in_pool,
+    "infinity-in-resize": infinity_in_resize,
     "nan-in-approx-top-k": nan_in_approx_top_k,
     "subnormal": subnormal,
     "logistic-tail": logistic_tail,

@@ -81,3 +81,61 @@ def test_a_size_that_is_no_multiple_is_looked_up():
 
     model = agrees(enlarged, [normal(2, 5, 4)], ["f32[B,5,4]"])
     assert operators(model) == ["Gather"]
+
+
+# ------------------------------------------------------------------------ interpolation
+
+
+def by_linear(x):
+    n, h, w, c = x.shape
+    return jax.image.resize(x, (n, 2 * h, 4 * w, c), "bilinear")
+
+
+@pytest.mark.parametrize("spec", ["f32[B,5,6,4]", "f32[B,H,W,4]"])
+def test_interpolation_is_one_resize(spec):
+    inputs = [normal(2, 5, 6, 4)]
+    model = agrees(by_linear, inputs, [spec])
+    assert operators(model) == ["Resize"]
+    model = agrees(
+        lambda x: convolved(by_linear(convolved(x))), inputs, [spec], atol=1e-4
+    )
+    moved = ["Transpose", "Conv", "Resize", "Conv", "Transpose"]
+    assert operators(model) == moved
+
+
+@pytest.mark.parametrize(
+    "shape", [(5,), (5, 3), (2, 5, 3), (2, 5, 4, 3), (2, 5, 4, 3, 2)]
+)
+def test_every_axis_may_be_interpolated(shape):
+    """Where there is no kernel the matrix is left."""
+    for axis in range(len(shape)):
+        wanted = [*shape]
+        wanted[axis] = 13
+        spec = f"f32[{','.join(map(str, shape))}]"
+        agrees(
+            lambda x, wanted=wanted: jax.image.resize(x, wanted, "linear"),
+            [normal(*shape)],
+            [spec],
+        )
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 13), (20, 13), (9, 36), (10, 30)])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_other_sizes_are_interpolated(height, width, antialias):
+    def resized(x):
+        n, _, _, c = x.shape
+        return jax.image.resize(x, (n, height, width, c), "linear", antialias=antialias)
+
+    agrees(resized, [normal(2, 10, 9, 3)], ["f32[B,10,9,3]"])
+    agrees(resized, [normal(2, 10, 9, 3)], ["f32[B,H,W,3]"])
+
+
+def test_examples_do_not_meet():
+    """What is NaN in one example is nothing to the others."""
+    x = normal(3, 5, 2)
+    x[1] = np.nan
+    model = j2o.compile(
+        lambda x: jax.image.resize(x, (x.shape[0], 10, 2), "linear"), ["f32[B,5,2]"]
+    )
+    assert "Resize" in operators(model)
+    assert np.isfinite(np.asarray(model(x))[[0, 2]]).all()

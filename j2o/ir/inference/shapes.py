@@ -249,15 +249,23 @@ def depth_space(node: Node) -> Type:
 
 @infers("Resize")
 def resize(node: Node) -> Type:
-    """Where each axis grows by a constant whole number."""
+    """Where the new sizes are told, or each axis that changes grows by a constant whole number."""
     x = type_of(node, 0)
-    scales = None if node.optional(2) is None else operand(node, 2).const
-    if scales is None:
-        raise fail(node, "give the type of the output: its size is not known here")
-    factors = [float(scale) for scale in scales.load()]
-    if len(factors) != x.rank or not all(scale.is_integer() for scale in factors):
-        raise fail(node, "give the type of the output: its size is not known here")
-    return x.with_shape(tuple(map(dims.mul, x.shape, map(int, factors))))
+    axes = node.ints_attr("axes") if "axes" in node.attrs else tuple(range(x.rank))
+    shape = list(x.shape)
+    if node.optional(3) is not None:
+        sizes = entries(node, 3)
+    else:
+        scales = None if node.optional(2) is None else operand(node, 2).const
+        factors: list[float] = [] if scales is None else scales.load().tolist()
+        if len(factors) != len(axes) or not all(map(float.is_integer, factors)):
+            what = "give the type of the output: its size is not known here"
+            raise fail(node, what)
+        own = [x.shape[axis] for axis in axes]
+        sizes = tuple(map(dims.mul, own, map(int, factors)))
+    for axis, size in zip(axes, sizes, strict=True):
+        shape[axis] = size
+    return x.with_shape(tuple(shape))
 
 
 # -------------------------------------------------------------------- indexing, sorting

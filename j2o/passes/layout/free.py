@@ -46,6 +46,11 @@ REPEATS: dict[str, Attr] = {
     "mode": "nearest",
     "nearest_mode": "floor",
 }
+# Along which axes onnxruntime interpolates, in tensors of so many axes; in those of fewer it mixes examples.
+RESIZED_AXES = {
+    4: ((2, 3), (1, 2)),  # images in NCHW, in NHWC
+    5: ((2, 3, 4),),
+}
 # A matrix on the left multiplies each of a batch of matrices by itself: they should have so many columns.
 # `MatMul(W, x)` takes 0.93 of the time of `MatMul(xᵀ, W)` between transposes with 64 and more, 1.1 with 32.
 WIDE = 64
@@ -81,7 +86,7 @@ def is_free(node: Node, perm: Perm) -> bool:
     if node.op in PLACES:
         return _has_place_for_each_axis(node, rank)
     if node.op == "onnx.Resize":
-        return scales_of(node) is not None
+        return _is_free_resize(node, perm)
     if not node.spec.elementwise:
         return False
     return all(v is None or v.type.rank <= rank for v in node.inputs)
@@ -127,10 +132,29 @@ def scales_of(node: Node) -> list[float] | None:
     if node.op != "onnx.Resize" or len(node.operands) != 2:
         return None
     is_plain = node.attrs.keys() == REPEATS.keys()
-    tensor = node.operand(2).const
     if not is_plain or any(node.attrs[name] != REPEATS[name] for name in REPEATS):
         return None
+    tensor = node.operand(2).const
     return None if tensor is None else tensor.load().tolist()
+
+
+def is_linear_resize(node: Node | None) -> bool:
+    """Return True for a Resize as `linear_resize` writes it."""
+    if node is None or node.op != "onnx.Resize":
+        return False
+    return node.attrs.keys() == {"axes", "mode"} and node.attrs["mode"] == "linear"
+
+
+def resizes_axes(rank: int, axes: Sequence[int]) -> bool:
+    """Return True where kernels interpolate along these axes."""
+    return any(set(axes) <= set(known) for known in RESIZED_AXES.get(rank, ()))
+
+
+def _is_free_resize(node: Node, perm: Perm) -> bool:
+    """Return True for a Resize that runs in either layout."""
+    if is_linear_resize(node):
+        return resizes_axes(len(perm), [perm[a] for a in node.ints_attr("axes")])
+    return scales_of(node) is not None
 
 
 def _has_place_for_each_axis(node: Node, rank: int) -> bool:
@@ -175,7 +199,9 @@ def moved(
     if node.op in PLACES:
         numbers = node.operand(PLACES[node.op]).known or ()
         rest[PLACES[node.op] - 1] = op.dims(_placed(numbers, perm))
-    if (scales := scales_of(node)) is not None:
+    if is_linear_resize(node):
+        attrs["axes"] = tuple([perm[axis] for axis in node.ints_attr("axes")])
+    elif (scales := scales_of(node)) is not None:
         placed = [scales[perm.index(axis)] for axis in range(len(perm))]
         rest[-1] = op.const(np.array(placed, np.float32))
     return op.node(node.op, [*operands, *rest], attrs)

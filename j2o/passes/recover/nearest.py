@@ -22,7 +22,7 @@ from j2o.passes.recover.strides import (
 from j2o.passes.rewriting.rule import rewrite
 
 
-def _middles(op):
+def middles(op):
     """½, 1½, 2½, …, as `jnp.arange(n) + 0.5` is traced."""
     numbers = op.lax.iota(...)
     times_one = op.either(op.lax.mul(numbers, 1.0), numbers)
@@ -33,7 +33,7 @@ def _middles(op):
 @rewrite("nearest", at="lax", shared=True, where=takes_vectors)
 def nearest(op, x, size, count, moved, numbers, sizes):
     """x[⌊(i + ½) m / n⌋] along one axis of m elements, n a multiple of m."""
-    quotient = op.lax.div(op.lax.mul(_middles(op), size), count)
+    quotient = op.lax.div(op.lax.mul(middles(op), size), count)
     place = op.lax.convert_element_type(op.lax.floor(quotient))
     # below 0 it would be counted from the end; it never is
     wrapped = op.lax.select_n(op.lax.lt(place, 0), place, moved)
