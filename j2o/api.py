@@ -34,7 +34,6 @@ from j2o.frontend.state import KEYWORD, state_in, values_of, with_state
 from j2o.frontend.trace import Traced, trace
 from j2o.frontend.versions import enable_x64
 from j2o.frozen import loaded, own_key, tensor_of
-from j2o.ir.build import Builder
 from j2o.ir.dims import is_idle_bound
 from j2o.ir.graph import Graph, Node
 from j2o.ir.target import Target
@@ -381,7 +380,10 @@ def _bind_weight(graph: Graph, position: int, weight: Tensor) -> None:
         wrap = Node("lax.random_wrap", (value,), (wanted,))
         value = graph.insert(wrap, before=node.next).out
     elif wanted != value.type:  # 64-bit weights while 64-bit mode is off
-        value = Builder(graph, node.next).Cast(value, to=wanted.dtype)
+        # as JAX says it: a complex number has no Cast of ONNX
+        attrs = {"new_dtype": wanted.dtype}
+        convert = Node("lax.convert_element_type", (value,), (wanted,), attrs)
+        value = graph.insert(convert, before=node.next).out
     graph.inputs[position].replace_by(value)
     graph.remove_input(position)
 

@@ -270,6 +270,23 @@ def test_what_is_in_memory_is_not_copied():
     assert np.asarray(array).ctypes.data == array.unsafe_buffer_pointer()
 
 
+@pytest.mark.filterwarnings("ignore:64-bit mode is off")
+@pytest.mark.parametrize("level", [0, 2])
+@pytest.mark.parametrize("dtype", ["complex128", "float64", "int64"])
+def test_weights_of_64_bits_are_narrowed_as_jax_narrows_them(dtype, level):
+    w = np.array([[3, -4], [1, 2]]).astype(dtype)
+    w[1] *= 2 if dtype != "complex128" else 1j
+
+    def f(x, w):
+        return jnp.abs(x * w)
+
+    model = j2o.compile(f, ["f32[2,2]", j2o.weights(w)], opt_level=level)
+    x = matrix(2, 2)
+    want = f(x, jnp.asarray(w))
+    assert want.dtype == np.float32
+    np.testing.assert_allclose(model(x), want, rtol=1e-6)
+
+
 def test_big_endian_and_private_changes(tmp_path):
     A.tofile(tmp_path / "w")
     private = np.memmap(tmp_path / "w", np.float32, "c", shape=A.shape)
