@@ -338,7 +338,8 @@ def lifted(
     return graph, Boundary(
         types=_input_types(specs),
         out_types=out_types,
-        in_tree=specs.layout.caller_tree,
+        in_tree=specs.layout.caller_tree(),
+        tree_with_empty=specs.layout.caller_tree(specs.static),
         out_tree=traced.out_tree,
         places=specs.layout.places,
         keywords=specs.layout.keywords,

@@ -2,13 +2,15 @@
 
 An argument is a pytree whose leaves are slots. A slot takes an array that the caller of the model gives, a
 tree of weights, or a value that the function gets as it is. The caller of the model leaves out the arguments
-that have no array of his, and gives None for other slots without one.
+that have no array of his, and gives None for other slots without one. In the place of an empty container
+he may give that, as the function gets and returns it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -112,15 +114,17 @@ class Layout:
         """The parameters of what the model's caller does not give."""
         return frozenset(a.name for a in self.arguments if a.is_left_out)
 
-    @property
-    def caller_tree(self) -> Any:
-        """The structure of what the model's caller gives: the tuple by place, and that by keyword."""
+    def caller_tree(self, static: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """The structure of what the model's caller gives: the tuple by place, and that by keyword.
+
+        It has the containers among `static` that are empty, and None for other slots without an array.
+        """
         by_place: list[Any] = []
         by_keyword: list[Any] = []
         for argument in self.arguments:
             if not argument.is_left_out:
                 trees = by_keyword if argument.is_keyword else by_place
-                trees.append(_caller_tree(argument))
+                trees.append(_caller_tree(argument, static))
         both = [tuple(by_place), tuple(by_keyword)]
         return jax.tree_util.treedef_tuple(map(jax.tree_util.treedef_tuple, both))
 
@@ -137,10 +141,18 @@ def _filled(slot: Slot, leaves: Iterator[Any], static: Mapping[str, Any]) -> Any
     return jax.tree.unflatten(slot.weights.structure, filled)
 
 
-def _caller_tree(argument: Argument) -> Any:
-    """The structure of an argument with None where its slots take no array."""
+def _caller_tree(argument: Argument, static: Mapping[str, Any]) -> Any:
+    """The structure of an argument as the model's caller gives it."""
     if all(slot.is_given for slot in argument.slots):
         return argument.tree
-    array = jax.ShapeDtypeStruct((), "float32")
-    filled = [array if slot.is_given else None for slot in argument.slots]
+    filled = [_given(slot, static) for slot in argument.slots]
     return jax.tree.structure(jax.tree.unflatten(argument.tree, filled))
+
+
+def _given(slot: Slot, static: Mapping[str, Any]) -> Any:
+    """What the model's caller gives in a slot: an array, a container without any, or None."""
+    if slot.is_given:
+        return jax.ShapeDtypeStruct((), "float32")
+    value = None if slot.static is None else static.get(slot.static)
+    is_empty = isinstance(value, tuple | list | dict) and not value
+    return value if is_empty else None

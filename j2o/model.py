@@ -39,12 +39,13 @@ class Boundary:
 
     `types` and `out_types` are those of the function's leaves: complex and key dtypes as JAX has
     them. `in_tree` is the structure of the tuple of arguments by place and of that by `keywords`;
-    `places` has the parameters of the former, `left_out` those that were settled while compiling.
+    `tree_with_empty` is the same with the static containers that are empty. `places` has the parameters of the former, `left_out` those that were settled while compiling.
     """
 
     types: tuple[Type, ...]
     out_types: tuple[Type, ...]
     in_tree: Any
+    tree_with_empty: Any
     out_tree: Any
     places: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
@@ -200,7 +201,7 @@ class Model:
         except (TypeError, ValueError) as error:
             why = " ".join(str(error).split())[:200]
             raise SpecError(f"arguments: no pytree of arrays: {why}") from error
-        if tree != boundary.in_tree:
+        if tree not in (boundary.in_tree, boundary.tree_with_empty):
             raise SpecError(
                 misfit(boundary.in_tree, args, kwargs, names, boundary.types)
             )

@@ -333,7 +333,8 @@ def _no_array(value: Any, leaf: str) -> str:
     name, _, wish = leaf.rpartition(": ")
     told = f"given {described(value)}, the model takes an array {wish}"
     if isinstance(value, list | tuple) and not value:
-        told += "; () in a spec is the shape of a scalar, None is no array"
+        empty = "()" if isinstance(value, tuple) else "[]"
+        told += f"; {empty} in a spec is the shape of a scalar, j2o.static({empty}) is empty"
     elif isinstance(value, list | tuple):
         told += "; np.asarray(…) makes an array of it"
     return f"input {name!r}: {told}"

@@ -106,6 +106,18 @@ def static_part():
     return Done(j2o.compile(scaled, [spec]), (given,), ["inputs/x"])
 
 
+@form("an empty tuple in a state")
+def empty_part():
+    def counted(state):
+        assert state["rest"] == ()
+        return {"count": state["count"] + 1, "rest": state["rest"]}
+
+    model = j2o.compile(counted, [{"count": "f32[]", "rest": j2o.static(())}])
+    model({"count": 1.0, "rest": None})
+    state = model({"count": 1.0, "rest": ()})
+    return Done(model, (state,), ["state/count"])
+
+
 def dense(params, x):
     return x @ params["kernel"] + params["bias"]
 

@@ -144,6 +144,7 @@ REFUSED = [
     ("f32", float, "given a type"),
     ("f32", [1.0], "given a list, the model takes an array f32[]; np.asarray"),
     ("f32", (), "takes an array f32[]; () in a spec is the shape of a scalar"),
+    ("f32", [], "[] in a spec is the shape of a scalar, j2o.static([]) is empty"),
     ("f32", np.ones(1, np.float32), "given float32[1], the model takes f32[]"),
     ("c64", 1e300j, "beyond what c64 holds"),
 ]
