@@ -15,7 +15,6 @@ what passes give today.
 
 import dataclasses
 import difflib
-import itertools
 import math
 import re
 from pathlib import Path
@@ -120,21 +119,25 @@ CASES = [case for path in sorted(GOLDEN.glob("*.j2o")) for case in read(path)]
 
 
 def all_passes():
-    """The passes of all levels by name, and the rules of those that are sets of rules."""
-    passes = [
-        one for level in range(4) for one in j2o.default_pipeline(opt_level=level)
-    ]
-    rules = [rule for one in passes for rule in getattr(one, "rules", ())]
-    return {one.name: one for one in (*passes, *rules)}
+    """The passes of all levels, and the rules of those that are sets of rules."""
+    for level in range(4):
+        for one in j2o.default_pipeline(opt_level=level):
+            yield one
+            yield from getattr(one, "rules", ())
 
 
-PASSES = all_passes()
+PASSES = {one.name: one for one in all_passes()}
 # a set of rules does what its rules do
 NAMES = [
     name
     for name, one in PASSES.items()
     if not hasattr(one, "rules") and name not in OPTIONS
 ]
+
+
+def test_names_of_passes_and_rules_are_unique():
+    for one in all_passes():
+        assert PASSES[one.name] is one, f"two passes or rules have the name {one.name}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,28 +150,22 @@ def test_every_pass_and_rule_has_a_case_that_fires_and_a_look_alike(name):
 
 
 def _identifier(case):
-    return f"{case.path.stem}-{case.name}" + (
-        f"-{case.reason.replace(' ', '_')}" if case.reason else ""
-    )
+    words = [case.path.stem, case.name]
+    if case.reason:
+        words.append(case.reason.replace(" ", "_"))
+    return "-".join(words)
 
 
 @pytest.mark.parametrize("case", CASES, ids=map(_identifier, CASES))
 def test_golden(case, request):
-    one, before, graph = PASSES[case.name], parse(case.before), parse(case.before)
+    assert case.name in PASSES, f"no pipeline of j2o/passes/default.py has {case.name}"
+    one = PASSES[case.name]
+    before = parse(case.before)
+    graph = parse(case.before)
     check = NumericCheck(before, target(None), Retracer())
     changes = apply(one, graph)
     check(f"the pass {case.name}", graph)
-    check.feeds = {name: edges(array) for name, array in check.feeds.items()}
-    if case.name in FINITE:
-        check.feeds = {
-            name: np.nan_to_num(a, posinf=9, neginf=-9)
-            for name, a in check.feeds.items()
-        }
-    compare(
-        check.evaluate(before)[0],
-        check.evaluate(graph)[0],
-        signs=case.name not in EITHER_ZERO,
-    )
+    computes_the_same_at_edges(case, check, before, graph)
     if case.reason:
         assert not changes, f"{case.name} must not fire: {case.reason}"
         assert looked_for(one) <= set(graph.ops), (
@@ -177,15 +174,9 @@ def test_golden(case, request):
     else:
         assert changes, f"{case.name} must fire"
     if request.config.getoption("--update") and not case.reason:
-        new = case.text.partition(BETWEEN)[0] + BETWEEN + str(graph)
-        case.path.write_text(case.path.read_text().replace(case.text, new))
-    elif difference := different(
-        graph, without_dead_nodes(parse(wanted := case.after or case.before))
-    ):
-        lines = difflib.unified_diff(
-            wanted.splitlines(), str(graph).splitlines(), "wanted", "given", lineterm=""
-        )
-        pytest.fail(f"{difference}\n" + "\n".join(lines))
+        write_after(case, graph)
+    else:
+        is_as_wanted(graph, case.after or case.before)
 
 
 def apply(one, graph):
@@ -196,33 +187,54 @@ def apply(one, graph):
     return sum(record.changes for record in records)
 
 
+def without_dead_nodes(graph):
+    run(PassPipeline((dce,)), graph, Context())
+    return graph
+
+
 def looked_for(one):
     """The operations without which a pass never fires, where they are known."""
-    return (
-        one.required
-        if isinstance(one, Rule) and one.name not in UNCONDITIONAL
-        else frozenset()
-    )
+    if isinstance(one, Rule) and one.name not in UNCONDITIONAL:
+        return one.required
+    return frozenset()
+
+
+def write_after(case, graph):
+    """Put what a pass gives today into the file of its case."""
+    given, _, _ = case.text.partition(BETWEEN)
+    new = given + BETWEEN + str(graph)
+    case.path.write_text(case.path.read_text().replace(case.text, new))
+
+
+def is_as_wanted(graph, text):
+    """Fail, with both graphs, where they differ in more than names and what nothing uses."""
+    difference = different(graph, without_dead_nodes(parse(text)))
+    if difference is not None:
+        pair = (text.splitlines(), str(graph).splitlines())
+        lines = difflib.unified_diff(*pair, "wanted", "given", lineterm="")
+        pytest.fail(f"{difference}\n" + "\n".join(lines))
 
 
 def different(graph, wanted):
     """The first difference of two graphs and their functions, or None."""
-    pairs = itertools.zip_longest(
-        [graph, *graph.functions.values()], [wanted, *wanted.functions.values()]
-    )
-    return next(
-        (
-            d
-            for a, b in pairs
-            if (d := "a function" if a is None or b is None else same(a, b))
-        ),
-        None,
-    )
+    given = [graph, *graph.functions.values()]
+    others = [wanted, *wanted.functions.values()]
+    if len(given) != len(others):
+        return "a function"
+    differences = map(same, given, others)
+    return next((found for found in differences if found is not None), None)
 
 
-def without_dead_nodes(graph):
-    run(PassPipeline((dce,)), graph, Context())
-    return graph
+def computes_the_same_at_edges(case, check, before, after):
+    """Both graphs give the same at the edges of their dtypes."""
+    feeds = {name: edges(array) for name, array in check.feeds.items()}
+    if case.name in FINITE:
+        for name, array in feeds.items():
+            feeds[name] = np.nan_to_num(array, posinf=9, neginf=-9)
+    check.feeds = feeds
+    want, *_ = check.evaluate(before)
+    got, *_ = check.evaluate(after)
+    compare(want, got, signs=case.name not in EITHER_ZERO)
 
 
 def edges(array):
@@ -246,11 +258,3 @@ def compare(want, got, signs):
         if signs:
             zeros = (a == 0) & (b == 0)
             np.testing.assert_array_equal(np.signbit(b[zeros]), np.signbit(a[zeros]))
-
-
-def test_names_of_passes_and_rules_are_unique():
-    rules = [rule for one in PASSES.values() for rule in getattr(one, "rules", ())]
-    for a, b in itertools.combinations(
-        {id(one): one for one in (*PASSES.values(), *rules)}.values(), 2
-    ):
-        assert a.name != b.name
