@@ -570,12 +570,23 @@ def test_an_error_of_the_disk_while_more_is_written(tmp_path, monkeypatch):
         kill_saves.standing(tmp_path / "m.onnx")
 
 
-def test_a_large_model_does_not_stay_in_the_systems_cache(tmp_path, monkeypatch):
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="not on this system")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_model_does_not_stay_in_the_systems_cache(tmp_path, monkeypatch, kind):
+    given_back = []
+
+    def advised(file, offset, length, advice):
+        given_back.append((os.fstat(file).st_size, offset, length, advice))
+
     monkeypatch.setattr(files, "EARLY", 1)
     monkeypatch.setattr(files, "CACHED", 1)
-    for kind in KINDS:
-        external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind)
-        kill_saves.standing(tmp_path / "m.onnx")
+    monkeypatch.setattr(os, "posix_fadvise", advised)
+    external.save(kill_saves.graph(1), 18, tmp_path / "m.onnx", **kind)
+    kill_saves.standing(tmp_path / "m.onnx")
+    assert given_back
+    for size, *whole_file in given_back:
+        assert size > 0
+        assert whole_file == [0, 0, os.POSIX_FADV_DONTNEED]
 
 
 @pytest.mark.usefixtures("system")
