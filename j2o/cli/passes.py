@@ -59,8 +59,9 @@ def run(args: argparse.Namespace, reply: Reply) -> int:
     if args.program is not None:
         raise SpecError(f"{args.program}: --why RULE says what is asked of it")
     found = list(dict.fromkeys(pipeline))
+    width = max((len(one.name) for one in found), default=0)
     for one in found:
-        reply.say(f"{one.name:14} {one.at:7} level {one.level}  {one.doc}")
+        reply.say(f"{one.name:{width}}  {one.at:6}  level {one.level}  {one.doc}")
     reply.put(passes=list(map(_as_data, found)))
     return 0
 
