@@ -47,6 +47,7 @@ OPTIONS = {"checks", "weights_dtype"}
 EITHER_ZERO = {
     "add_zero",
     "celu",
+    "choice_by_place",
     "elu_of_exp",
     "leaky_relu",
     "linear_resize",
