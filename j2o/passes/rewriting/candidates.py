@@ -9,7 +9,7 @@ of parameters and at attributes: `matching.py` does that.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from j2o.ir.graph import Node, Value
@@ -42,9 +42,15 @@ class Candidate(NamedTuple):
 
 
 class RuleTable:
-    """The candidates among some rules, in the order of these."""
+    """The candidates among some rules, in the order of these; `depth` is that of the deepest."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
+        self.depth = max((rule.depth for rule in rules), default=0)
+        # what matches of the rules that need the same operations can end in
+        self.ends_by_need: dict[frozenset[str], set[str]] = {}
+        for rule in rules:
+            ends = self.ends_by_need.setdefault(rule.required, set())
+            ends.update(rule.root_operations)
         # the roots of the rules by their operations, each with what it is looked up for
         self.roots: dict[str, list[tuple[Apply, Candidate]]] = {}
         for rule in rules:
@@ -53,6 +59,14 @@ class RuleTable:
                 row = self.roots.setdefault(root.pattern.op, [])
                 row.append((root.pattern, candidate))
         self.rows: dict[Operations, tuple[Candidate, ...]] = {}
+
+    def roots_among(self, present: Set[str]) -> set[str]:
+        """What matches can end in where a graph has these operations."""
+        found: set[str] = set()
+        for needed, ends in self.ends_by_need.items():
+            if needed <= present:
+                found |= ends
+        return found
 
     def candidates(self, node: Node) -> tuple[Candidate, ...]:
         """The rules that the operations of a node and of its operands do not rule out."""
@@ -71,9 +85,14 @@ class RuleTable:
 
 
 @functools.lru_cache(maxsize=64)
-def table_of(rules: tuple[Rule, ...]) -> RuleTable:
-    """The table of some rules, which is right for every graph."""
-    return RuleTable(rules)
+def table_of(rules: tuple[Rule, ...], opt_level: int) -> RuleTable:
+    """The table of the rules that run at an optimisation level, which is right for every graph.
+
+    Raises PassError for a rule without a replacement.
+    """
+    for rule in rules:
+        rule.checked_replacement()
+    return RuleTable([rule for rule in rules if rule.level <= opt_level])
 
 
 def _can_fit(pattern: Apply, makers: Sequence[str | None]) -> bool:

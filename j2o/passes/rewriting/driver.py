@@ -6,62 +6,51 @@ It is a worklist. Rules are looked up by the operations of a node and of its ope
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from j2o.errors import NotConvergingError
 from j2o.ir.graph import Graph, Node
 from j2o.passes.context import Context
 from j2o.passes.pipeline import Pass
-from j2o.passes.rewriting.candidates import table_of
+from j2o.passes.rewriting.candidates import RuleTable, table_of
 
 if TYPE_CHECKING:
     from j2o.passes.rewriting.rule import Rule
 
 
 def rewrite_graph(
-    graph: Graph, rules: Sequence[Rule], context: Context, one: Pass
+    graph: Graph, rules: tuple[Rule, ...], context: Context, one: Pass
 ) -> int:
     """Apply rules to the nodes of one graph until none fits; returns the number of rewrites.
 
     `one` is the pass that they are of: nodes that it knows already and that have not changed are left
     out. Raises NotConvergingError, which names rules that go round in circles.
     """
-    for rule in rules:
-        rule.checked_replacement()
-    depth = max(rule.depth for rule in rules)
-    work = _Worklist(graph, rules, context)
-    work.add(context.fresh(graph, one, depth))
+    table = table_of(rules, context.opt_level)
+    work = _Worklist(graph, table, context)
+    work.add(context.fresh(graph, one, table.depth))
     return work.done()
 
 
 class _Worklist:
     """The nodes of a graph at which rules are still to be tried, each once, and the rules that can fit."""
 
-    def __init__(self, graph: Graph, rules: Sequence[Rule], context: Context) -> None:
+    def __init__(self, graph: Graph, table: RuleTable, context: Context) -> None:
         self.graph = graph
         self.context = context
-        self.rules = tuple(rule for rule in rules if rule.level <= context.opt_level)
-        self.table = table_of(self.rules)
+        self.table = table
         self.present = {op for op, count in graph.ops.items() if count}
-        self.roots = self.roots_that_can_fit()
+        self.roots = table.roots_among(self.present)
         self.queue: deque[Node] = deque()
         self.waiting: set[Node] = set()
-
-    def roots_that_can_fit(self) -> set[str]:
-        """What matches can end in, of the rules all of whose operations there are in the graph."""
-        roots: set[str] = set()
-        for rule in self.rules:
-            if rule.required <= self.present:
-                roots.update(rule.root_operations)
-        return roots
 
     def take_operations(self, nodes: Iterable[Node]) -> None:
         """With operations that are new in the graph, more rules can fit."""
         new = {node.op for node in nodes if node.graph is self.graph} - self.present
         if new:
             self.present |= new
-            self.roots = self.roots_that_can_fit()
+            self.roots = self.table.roots_among(self.present)
 
     def add(self, nodes: Iterable[Node]) -> None:
         """Put nodes into the queue, but for those that wait, are erased, or have no rule."""

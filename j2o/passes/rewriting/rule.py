@@ -112,7 +112,7 @@ class Rule(Pass):
         return depth_of(self.pattern) + 1
 
     def __call__(self, graph: Graph, context: Context | None = None) -> int:
-        return rewrite_graph(graph, [self], context or Context(opt_level=3), self)
+        return rewrite_graph(graph, (self,), context or Context(opt_level=3), self)
 
     def apply(self, node: Node, context: Context) -> tuple[Node, ...] | None:
         """Rewrite at `node`: the nodes made and the users of the result, or None where the rule does not fit.
