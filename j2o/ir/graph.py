@@ -161,9 +161,21 @@ class Value:
             return
         if self.hint and self.hint != new.hint:
             self._hand_hint_to(new)
-        for node, index in list(self.uses):
-            if where is None or where(node):
-                node.set_input(index, new)
+        if where is None:
+            moved = self.uses
+            self.uses = {}
+        else:
+            moved = dict.fromkeys([use for use in self.uses if where(use[0])])
+            for use in moved:
+                del self.uses[use]
+        # `set_input` of each, in line: this runs more often than all else here
+        for node, index in moved:
+            inputs = list(node.inputs)
+            inputs[index] = new
+            node.inputs = tuple(inputs)
+            if node.graph is not None:
+                node.graph.journal.append(node)
+        new.uses.update(moved)
 
     def _hand_hint_to(self, new: Value) -> None:
         """Give `new` the hint where it has none, or only that of its operation."""
@@ -314,9 +326,7 @@ class Node(HasAttributes):
         self.inputs = tuple(inputs)
         if value is not None:
             value.uses[use] = None
-        # `touch`, in line: this runs more often than all else here
-        if self.graph is not None:
-            self.graph.journal.append(self)
+        self.touch()
 
     def set_inputs(self, values: Sequence[Value | None]) -> None:
         """Replace all operands; their number may change."""
@@ -588,7 +598,8 @@ class Graph:
         node.prev = None  # `next` stays, for whoever is iterating
         self.length -= 1
         self.ops[node.op] -= 1
-        self.holders.pop(node, None)
+        if self.holders:
+            self.holders.pop(node, None)
 
     def drop(self) -> None:
         """Release everything in the graph: outer values lose the uses in here, no cycle is left in it."""
