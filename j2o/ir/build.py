@@ -250,10 +250,15 @@ class Builder:
         if same_shape(have, want):
             return x
         if len(want) > len(have):
-            added = ones_added(have, want)
-            return None if added is None else self.Unsqueeze(x, self.dims(added))
-        left_out = ones_added(want, have)
-        return None if left_out is None else self.Squeeze(x, self.dims(left_out))
+            axes = ones_added(have, want)
+            op = "onnx.Unsqueeze"
+        else:
+            axes = ones_added(want, have)
+            op = "onnx.Squeeze"
+        if axes is None:
+            return None
+        types = [x.type.with_shape(want)]
+        return self.node(op, (x, self.dims(axes)), types=types).outputs[0]
 
     def expand(self, x: Value, shape: Shape) -> Value:
         """`x` broadcast to `shape` (numpy's rules)."""

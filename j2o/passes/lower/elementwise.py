@@ -116,19 +116,19 @@ def min_(op: Lowering, x: Value, y: Value) -> Value:
 @lower("mul")
 def mul(op: Lowering, x: Value, y: Value, *, out_dtype: DType | None = None) -> Value:
     """The product; of integers that JAX multiplies into a wider dtype, in that one."""
-    left = op.cast(x, out_dtype or x.type.dtype)
-    right = op.cast(y, out_dtype or y.type.dtype)
-    return op.Mul(left, right)
+    left = x if out_dtype is None else op.cast(x, out_dtype)
+    right = y if out_dtype is None else op.cast(y, out_dtype)
+    return op.result("Mul", left, right)
 
 
 @lower("square")
 def square(op: Lowering, x: Value) -> Value:
-    return op.Mul(x, x)
+    return op.result("Mul", x, x)
 
 
 @lower("rsqrt")
 def rsqrt(op: Lowering, x: Value) -> Value:
-    return op.Reciprocal(op.Sqrt(x))
+    return op.result("Reciprocal", op.Sqrt(x))
 
 
 @lower("pow")
@@ -180,7 +180,7 @@ def div(op: Lowering, x: Value, y: Value) -> Value:
     """XLA's x / 0 is -1 (all ones) for integers, and its INT_MIN / -1 is INT_MIN."""
     dtype = x.type.dtype
     if not dtype.is_int:
-        return op.Div(x, y)
+        return op.result("Div", x, y)
     divisor = _safe_divisor(op, x, y)
     quotient = op.Div(x, divisor.safe)
     if divisor.wrapped is not None:

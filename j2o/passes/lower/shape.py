@@ -42,6 +42,11 @@ def reshape(
     `dimensions` is the order in which the axes are read, by default as they are. DimensionError where the
     number of elements is not the same for every size of the symbolic axes.
     """
+    if dimensions:
+        x = op.transpose(x, dimensions)
+    view = op.view(x, new_sizes)
+    if view is not None:
+        return view
     own_size = x.type.size
     size = dims.prod(new_sizes)
     if not agree(own_size, size, divisible=True):
@@ -50,9 +55,7 @@ def reshape(
             f"{op.loc}: {x.type} does not fit into the shape {shape} for every size; "
             f"constraints=['{own_size} == {size}'] would settle it"
         )
-    if dimensions:
-        x = op.transpose(x, dimensions)
-    return op.reshape(x, new_sizes)
+    return op.result("Reshape", x, op.dims(new_sizes), allowzero=1)
 
 
 @lower("squeeze")

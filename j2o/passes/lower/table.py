@@ -32,7 +32,7 @@ from j2o.errors import PassError, shown
 from j2o.ir.build import Builder
 from j2o.ir.copies import splice
 from j2o.ir.graph import Node, Value
-from j2o.ir.types import DType, Shape, Type
+from j2o.ir.types import Attr, DType, Shape, Type
 from j2o.passes.structure.inline import KEPT, keep
 
 Rule: TypeAlias = "Callable[..., Value | Sequence[Value]]"
@@ -110,7 +110,7 @@ class OneOperator:
     operator: str
 
     def __call__(self, op: Lowering, *operands: Value, **_: Any) -> Value:
-        return op.apply(f"onnx.{self.operator}", *operands)
+        return op.result(self.operator, *operands)
 
 
 def _registrar(
@@ -196,6 +196,12 @@ class Lowering(Builder):
     def out_dtype(self) -> DType:
         """The dtype of the only result."""
         return self.source.out.type.dtype
+
+    def result(self, operator: str, *operands: Value, **attrs: Attr) -> Value:
+        """The only result as that of one ONNX operator: JAX tells its type, so that nothing is inferred."""
+        types = [self.source.outputs[0].type]
+        node = self.node(f"onnx.{operator}", operands, attrs, types)
+        return node.outputs[0]
 
     def is_asked_for(self, opset: int) -> bool:
         """Return True where the user asked for an opset, and for this one or a later.
