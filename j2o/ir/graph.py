@@ -11,7 +11,15 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from j2o.ir.attributes import HasAttributes
@@ -517,11 +525,13 @@ class Graph:
     def __len__(self) -> int:
         return self.length
 
-    def nodes_of(self, op: str) -> list[Node]:
-        """The nodes of one operation, in order; a graph that has none is not walked through."""
-        if not self.ops.get(op):
-            return []
-        return [node for node in self if node.op == op]
+    def has(self, ops: Iterable[str]) -> bool:
+        """Return True where there is a node of one of these operations. No node is looked at."""
+        return any(map(self.ops.get, ops))
+
+    def nodes_of(self, *ops: str) -> list[Node]:
+        """The nodes of some operations, in order; a graph that has none is not walked through."""
+        return [node for node in self if node.op in ops] if self.has(ops) else []
 
     def walk(self) -> Iterator[Node]:
         """Iterate over the nodes of this graph and of the regions in it, each before its regions.

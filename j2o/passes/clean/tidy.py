@@ -207,7 +207,7 @@ def parts(graph: Graph) -> int:
     Further slices may take it apart in another way.
     """
     sliced: dict[tuple[Value, int], list[Node]] = {}
-    for node in graph:
+    for node in graph.nodes_of("onnx.Slice"):
         axis = _sliced_axis(node)
         if axis is not None:
             sliced.setdefault((node.operand(0), axis), []).append(node)
@@ -215,8 +215,8 @@ def parts(graph: Graph) -> int:
 
 
 def _sliced_axis(node: Node) -> int | None:
-    """The axis of which a Slice takes consecutive places between two numbers; None for other nodes."""
-    if node.op != "onnx.Slice" or len(node.operands) < 4:
+    """The axis of which a Slice takes consecutive places between two numbers; None for another Slice."""
+    if len(node.operands) < 4:
         return None
     x, *bounds = node.operands
     numbers = [value.known_ints for value in bounds]

@@ -63,8 +63,8 @@ SHUFFLES = (
 def blocks(graph: Graph, context: Context) -> int:
     """Make DepthToSpace and SpaceToDepth of what shuffles pixels."""
     count = 0
-    for node in graph:
-        if node.op != "onnx.Reshape" or node.out.type.rank != 4:
+    for node in graph.nodes_of("onnx.Reshape"):
+        if node.out.type.rank != 4:
             continue
         shuffled = only_made_by(node.operand(0), "onnx.Transpose")
         if shuffled is None:
@@ -130,7 +130,7 @@ def _write(node: Node, x: Value, shuffle: Shuffle, block: int) -> None:
 def blocks_in_place(graph: Graph) -> int:
     """Shuffle where channels are behind the places and stay there, without moving them twice."""
     count = 0
-    for node in graph:
+    for node in graph.nodes_of("onnx.DepthToSpace", "onnx.SpaceToDepth"):
         shuffle = _shuffle_of(node)
         if shuffle is None:
             continue

@@ -61,9 +61,7 @@ def _write_as_transposes(graph: Graph, perms: Sequence[Perm]) -> None:
 
     `shapes` made them of transposes, and makes them again of those that are left.
     """
-    for node in graph:
-        if node.op not in RESHAPES:
-            continue
+    for node in graph.nodes_of(*RESHAPES):
         x = node.operand(0)
         for perm in perms:
             if _is_moved(x, node.out, perm):

@@ -44,8 +44,9 @@ class Repeats(NamedTuple):
 def upsampling(graph: Graph, context: Context) -> int:
     """Make one Resize of what repeats elements along axes, and Gather where Resize is not to be had."""
     count = 0
-    for node in list(graph)[::-1]:  # the last of several in a row first
-        if node.op in ("onnx.Gather", "onnx.Reshape") and node.used:
+    nodes = graph.nodes_of("onnx.Gather", "onnx.Reshape")
+    for node in reversed(nodes):  # the last of several in a row first
+        if node.used:
             repeats = _read_repeats(node.out)
             if repeats is not None:
                 count += _write(node, repeats, context)
@@ -179,7 +180,7 @@ def _gathered(op: Builder, x: Value, factors: Sequence[int]) -> Value:
 def repeated_rows(graph: Graph) -> int:
     """Make Gathers of a Resize that repeats whole rows, and so leaves the last axis as it is."""
     count = 0
-    for node in graph:
+    for node in graph.nodes_of("onnx.Resize"):
         scales = scales_of(node)
         if scales is None or scales[-1] != 1:
             continue

@@ -37,6 +37,8 @@ class Half(NamedTuple):
 @graph_pass("both_ways", at="onnx", level=2)
 def both_ways(graph: Graph) -> int:
     """Make one operator of two directions where the results of both are put side by side."""
+    if not graph.has(CELLS):
+        return 0
     count = 0
     for node in graph:
         if node.op != "onnx.Concat" or len(node.operands) != 2:

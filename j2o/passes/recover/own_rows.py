@@ -49,11 +49,11 @@ SCATTER = FieldNames(
 def own_rows(graph: Graph) -> int:
     """Axes of gathers and scatters that run along with an axis of the indices are batches of these."""
     count = 0
-    for node in graph:
-        if node.op == "lax.gather":
-            count += _batch(graph, node, GATHER)
-        elif node.op.startswith("lax.scatter"):
-            count += _batch(graph, node, SCATTER)
+    for node in graph.nodes_of("lax.gather"):
+        count += _batch(graph, node, GATHER)
+    scatters = [op for op in graph.ops if op.startswith("lax.scatter")]
+    for node in graph.nodes_of(*scatters):
+        count += _batch(graph, node, SCATTER)
     return count
 
 

@@ -107,7 +107,7 @@ def legalize(graph: Graph, context: Context) -> int:
         return 0
     _refuse_foreign_dtypes(graph, target)
     count, problems = 0, []
-    for node in [n for n in graph if n.op in FAULTY]:
+    for node in graph.nodes_of(*FAULTY):
         count += FAULTY[node.op](graph, node)
     for node in graph:
         if not node.op.startswith("onnx.") or runs(node, target):

@@ -18,13 +18,15 @@ from j2o.passes.context import Context
 from j2o.passes.pipeline import graph_pass
 
 PRODUCTS = frozenset({"onnx.MatMul", "ort.FusedMatMul"})
+# which operands the fusion reads a factor from
+PLACES = {"onnx.Mul": (1, 0), "onnx.Div": (1,)}
 
 
 @graph_pass("scale_chains", at="target", level=0)
 def scale_chains(graph: Graph, context: Context) -> int:
     """A factor whose result is both multiplied again and an operand of a product is spread along an axis."""
     count = 0
-    for node in graph:
+    for node in graph.nodes_of(*PLACES):
         place = _place_of_factor(node)
         if place is not None and _is_chained(node.out):
             count += _widen(graph, node, place)
@@ -33,8 +35,7 @@ def scale_chains(graph: Graph, context: Context) -> int:
 
 def _place_of_factor(node: Node) -> int | None:
     """Which operand of a Mul or Div is the number that the fusion reads; None where there is none."""
-    places = {"onnx.Mul": (1, 0), "onnx.Div": (1,)}.get(node.op, ())
-    for place in places:
+    for place in PLACES.get(node.op, ()):
         factor = node.operand(place)
         if factor.const is not None and factor.const.size == 1:
             return place
