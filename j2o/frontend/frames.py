@@ -79,8 +79,7 @@ class Frames:
     def __init__(self, calls: Calls, around: EquationPlace) -> None:
         self.calls = calls
         self.around = around
-        self.codes: list[CodeType] = []
-        self.places: list[int] = []
+        self.before: Any = None  # the traceback of the equation before
         self.open: list[TracedCall] = []
 
     def place(self, eqn: Any) -> EquationPlace:
@@ -94,31 +93,14 @@ class Frames:
         """The innermost call that an equation with this traceback is in."""
         if traceback is None:
             return self.around.call
-        codes, places = _frames(traceback)
-        kept = self.kept(codes, places, is_backwards)
+        kept, added = _kept(self.before, traceback, is_backwards)
         del self.open[kept:]
         call = self.open[-1] if self.open else self.around.call
-        for _ in codes[kept:]:
+        for _ in range(added):
             call = self.calls.new(call)
             self.open.append(call)
-        self.codes = codes
-        self.places = places
+        self.before = traceback
         return call
-
-    def kept(self, codes: list[CodeType], places: list[int], is_backwards: bool) -> int:
-        """How many of the open calls the next equation is in, too."""
-        if places == self.places and codes == self.codes:
-            return len(codes)
-        count = 0
-        opened = zip(self.codes, self.places, strict=True)
-        for code, place, (own, before) in zip(codes, places, opened, strict=False):
-            if code is not own:
-                break
-            if place != before:
-                follows = place < before if is_backwards else place > before
-                return count + (follows or _is_in_a_loop(code, before, place))
-            count += 1
-        return count
 
 
 def around_both(one: TracedCall, other: TracedCall) -> TracedCall:
@@ -132,6 +114,23 @@ def around_both(one: TracedCall, other: TracedCall) -> TracedCall:
 
 
 # equal tracebacks have equal frames: the layers of a model are traced by the same lines
+@functools.lru_cache(maxsize=4096)
+def _kept(before: Any, traceback: Any, is_backwards: bool) -> tuple[int, int]:
+    """How many of the calls that an equation is in hold the next one, too, and how many more this is in."""
+    codes, places = _frames(traceback)
+    opened = () if before is None else zip(*_frames(before), strict=True)
+    kept = 0
+    for code, place, (own, last) in zip(codes, places, opened, strict=False):
+        if code is not own:
+            break
+        if place != last:
+            follows = place < last if is_backwards else place > last
+            kept += follows or _is_in_a_loop(code, last, place)
+            break
+        kept += 1
+    return kept, len(codes) - kept
+
+
 @functools.lru_cache(maxsize=1024)
 def _frames(traceback: Any) -> tuple[list[CodeType], list[int]]:
     """The functions that were open, from the outside in, and the places in them; without JAX's innermost."""
