@@ -71,6 +71,12 @@ class Held:
         """What the walk started at."""
         return self.objects[0][1]
 
+    @functools.cached_property
+    def variables(self) -> dict[int, Any]:
+        """The nnx variables, by their places in `objects`: asking whether something is one is slow."""
+        places = enumerate(self.objects)
+        return {place: x for place, (_, x) in places if is_variable(x)}
+
     def names(self) -> dict[int, str]:
         """The name of each array, by its id: the first path that leads to it."""
         found: dict[int, str] = {}

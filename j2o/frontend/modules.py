@@ -58,7 +58,7 @@ def holders_of_state(held: Held) -> set[int]:
 
 def variables_in(held: Held) -> list[Any]:
     """Return the nnx variables among what a callable holds."""
-    return [x for _, x in held.objects if is_variable(x)]
+    return list(held.variables.values())
 
 
 def is_written(variable: Any, its_copy: Any) -> bool:
@@ -125,15 +125,20 @@ def _rebuilt(x: Any, again: Again) -> Any:
 
 
 def _copy_module(x: Any, again: Again, copies: Copies) -> None:
-    """A module of nnx with copied attributes.
-
-    What nnx keeps of the trace that a module belongs to becomes that of this trace by its protocol for
-    copying.
-    """
+    """A module of nnx with copied attributes."""
     made = copies[id(x)] = object.__new__(type(x))
+    own = vars(made)
     for name, value in vars(x).items():
-        is_state = name == TRACE_STATE
-        vars(made)[name] = copy.deepcopy(value) if is_state else again(value)
+        own[name] = _of_this_trace(value) if name == TRACE_STATE else again(value)
+
+
+def _of_this_trace(state: Any) -> Any:
+    """What nnx keeps of the trace that a module belongs to, as that of the trace that runs now.
+
+    It is a pytree, and nnx makes it so where it puts one together.
+    """
+    leaves, tree = jax.tree.flatten(state)
+    return jax.tree.unflatten(tree, leaves)
 
 
 def _copy_function(fn: types.FunctionType, again: Again, copies: Copies) -> None:

@@ -53,12 +53,12 @@ def snapshot(held: Held) -> Snapshot:
     nnx variables are left out: they refuse to be written to.
     """
     found: Snapshot = []
-    for _, x in held.objects:
+    for place, (_, x) in enumerate(held.objects):
         if isinstance(x, dict):
             found.append((x, dict(x)))
         elif isinstance(x, list):
             found.append((x, list(x)))
-        elif hasattr(x, "__dict__") and not is_variable(x):
+        elif hasattr(x, "__dict__") and place not in held.variables:
             found.append((x, dict(vars(x))))
     return found
 
@@ -124,7 +124,7 @@ def lost_writes(held: Held, copies: Copies, results: Any) -> list[int]:
     returned = {id(leaf) for leaf in jax.tree.leaves(results)}
     lost = []
     for position, (_, x) in enumerate(held.objects):
-        if is_variable(x) and _effect_of(x) is not None:
+        if position in held.variables and _effect_of(x) is not None:
             after = copies.get(id(x), x)
             value = raw_value(after)
             written = is_written(x, after)
@@ -153,7 +153,7 @@ def warnings_of(held: Held, lost: Sequence[int], jaxpr: Any, results: Any) -> li
         inputs_vary = [True] * len(jaxpr.jaxpr.invars)
         return _draws_from_constants(jaxpr.jaxpr, inputs_vary)
 
-    of_nnx = [i for i in lost if is_variable(held.objects[i][1])]
+    of_nnx = [i for i in lost if i in held.variables]
     of_keras = [i for i in lost if is_keras_variable(held.objects[i][1])]
     return [
         *_of_nnx(held, of_nnx, draws_from_constants),
