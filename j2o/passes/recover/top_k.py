@@ -1,8 +1,8 @@
 """`top_k`: numbers that are never -0 are their own keys.
 
 `jax.lax.top_k` tells -0 from 0, TopK does not. So lowering compares keys in float64, in which a subnormal
-number stands for 0, and gathers the numbers themselves. Weights of Softmax, as of routers and samplers, need
-none of that: among them is no -0. NaN is the greatest either way.
+number stands for 0, and gathers the numbers themselves. Weights of Softmax, and scores that a bias was added
+to, as routers have them, need none of that: among them is no -0. NaN is the greatest either way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def top_k(graph: Graph, context: Context) -> int:
     count = 0
     for node in graph.nodes_of("onnx.TopK"):
         x = _numbers_of_keys(node.operand(0))
-        if x is None or x.origin(MOVES).op not in NEVER_NEGATIVE_ZERO:
+        if x is None or not _is_never_negative_zero(x):
             continue
         if context.prefers("onnx.TopK", x.type.dtype):
             _sort_numbers(node, x)
@@ -50,6 +50,25 @@ def _numbers_of_keys(key: Value) -> Value | None:
         return None
     x = wide.producer.operand(0)
     return x if x.type.dtype == DType.F32 else None
+
+
+def _is_never_negative_zero(x: Value) -> bool:
+    """Return True where each 0 among the numbers is +0; of a sum, it is where one of the two is never -0."""
+    source = x.origin(MOVES)
+    if source.op != "onnx.Add":
+        return source.op in NEVER_NEGATIVE_ZERO
+    return any(_is_positive_where_zero(term) for term in source.producer.operands)
+
+
+def _is_positive_where_zero(term: Value) -> bool:
+    """Return True for a term of a sum whose zeros are all +0, as the bias of a router is."""
+    tensor = term.const
+    if tensor is None:
+        return term.origin(MOVES).op in NEVER_NEGATIVE_ZERO
+    if not tensor.is_small:
+        return False
+    numbers = tensor.load()
+    return not np.signbit(numbers[numbers == 0]).any()
 
 
 def _sort_numbers(node: Node, x: Value) -> None:
