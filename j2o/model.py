@@ -39,7 +39,8 @@ class Boundary:
 
     `types` and `out_types` are those of the function's leaves: complex and key dtypes as JAX has
     them. `in_tree` is the structure of the tuple of arguments by place and of that by `keywords`;
-    `tree_with_empty` is the same with the static containers that are empty. `places` has the parameters of the former, `left_out` those that were settled while compiling.
+    `tree_with_empty` is the same with the static containers that are empty. `places` has the
+    parameters of the former, `left_out` those that were settled while compiling.
     """
 
     types: tuple[Type, ...]

@@ -57,6 +57,38 @@ def test_alone_they_are_moved_once(shuffle):
     assert operators(model) == ["Reshape", "Transpose", "Reshape"]
 
 
+def one_channel(x):
+    """The brightness of an image of twice the size, as super-resolution computes it."""
+    n, h, w, _ = x.shape
+    apart = x.reshape(n, h, w, 2, 2)
+    return apart.transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
+
+
+KERNEL_OF_FOUR = normal(1, 1, 12, 4)
+
+
+@pytest.mark.parametrize("axis", [None, 1, 3])
+@pytest.mark.parametrize("spec", ["f32[B,4,5,12]", "f32[B,H,W,12]"])
+def test_one_channel_needs_no_transpose(axis, spec):
+    def fn(x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        convolved = lax.conv_general_dilated(
+            x, KERNEL_OF_FOUR, (1, 1), "SAME", dimension_numbers=numbers
+        )
+        image = one_channel(convolved)
+        return image if axis is None else jnp.expand_dims(image, axis)
+
+    model = agrees(fn, [normal(2, 4, 5, 12)], [spec])
+    kinds = operators(model)
+    assert kinds[:3] == ["Transpose", "Conv", "DepthToSpace"]
+    assert set(kinds[3:]) <= {"Reshape", "Squeeze", "Unsqueeze"}
+
+
+def test_one_channel_alone_is_moved_once():
+    model = agrees(one_channel, [normal(2, 4, 5, 4)], ["f32[B,4,5,4]"])
+    assert operators(model) == ["Reshape", "Transpose", "Reshape"]
+
+
 def test_channels_in_front():
     def shuffle(x):
         n, _, h, w = x.shape
