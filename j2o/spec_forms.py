@@ -76,9 +76,11 @@ def is_shape(spec: Any) -> bool:
 
 def is_pair(spec: Any) -> bool:
     """Return True where an entry is a shape and a dtype side by side, which is no form of a spec."""
-    if type(spec) not in (tuple, list) or len(spec) != 2 or not is_shape(spec[0]):
+    if type(spec) not in (tuple, list) or len(spec) != 2:
         return False
-    dtype = spec[1]
+    shape, dtype = spec
+    if not is_shape(shape):
+        return False
     if isinstance(dtype, str):
         return is_dtype_name(dtype)
     return isinstance(dtype, type | np.dtype)

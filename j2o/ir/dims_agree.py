@@ -92,7 +92,7 @@ def agree(a: Dim, b: Dim, divisible: bool = False) -> bool:
 
 def agree_shapes(a: Shape, b: Shape) -> bool:
     """`agree` axis by axis."""
-    return len(a) == len(b) and all(agree(x, y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(map(agree, a, b))
 
 
 def _tree(dim: Dim) -> ast.expr:

@@ -284,8 +284,9 @@ def _unit_axis(array: np.ndarray) -> int:
 
 def _with_uneven_rows(rows: np.ndarray) -> np.ndarray:
     """A copy whose rows lie a few bytes more apart than they are long."""
-    width = rows.shape[-1]
-    wider = np.empty((*rows.shape[:-1], width + PAD // rows.itemsize), rows.dtype)
+    *outer, width = rows.shape
+    padding = PAD // rows.itemsize
+    wider = np.empty((*outer, width + padding), rows.dtype)
     copy = wider[..., :width]
     copy[...] = rows
     return copy

@@ -222,8 +222,11 @@ def _multiply_first(node: Node) -> int:
     if rows.op != "onnx.Expand" or matrix.type.rank != 2:
         return 0
     source = rows.producer.operand(0)
-    if source.type.rank < 2 or not same_dim(source.type.shape[-1], rows.type.shape[-1]):
+    if source.type.rank < 2:
+        return 0
+    if not same_dim(source.type.shape[-1], rows.type.shape[-1]):
         return 0
     op = Builder(node.home, node, node.loc, node.out.hint)
-    node.replace_by(op.expand(op.MatMul(source, matrix), node.out.type.shape))
+    product = op.MatMul(source, matrix)
+    node.replace_by(op.expand(product, node.out.type.shape))
     return 1

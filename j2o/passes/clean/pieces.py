@@ -90,9 +90,10 @@ def known_end(op, x, starts, a, b):
 
 @known_end.becomes
 def _(op, x, starts, a, b):
-    if a.known is None or b.known is None or len(a.known) != len(b.known):
+    start, size = a.known, b.known
+    if start is None or size is None or len(start) != len(size):
         return None
-    ends = op.dims(list(map(dims.add, a.known, b.known)))
+    ends = op.dims(list(map(dims.add, start, size)))
     return op.Slice(x, starts, ends, *op.root.inputs[3:])
 
 

@@ -1,5 +1,9 @@
 """`ranges`: clamps, wrap-arounds, fills and selections go of which the outcome is known.
 
+    i = Range(0, 8, 1);  Where(Less(i, 0), Add(i, 8), i)    becomes   i
+    i = Range(0, 8, 1);  Min(Max(i, 0), 7)                  becomes   i
+    i = Range(0, 8, 1);  Max(i, 9)                          becomes   9
+
 Nearly everything here is about integers and Booleans, which have no NaN and one zero. Of floats it matters
 which of two operands a Where gives, and what is left of integers that they are computed from. What is
 replaced has the same elements, one by one.
@@ -115,6 +119,7 @@ def _min(op: Builder, node: Node, facts: Facts) -> Value | None:
 
 
 def _extreme(op: Builder, node: Node, facts: Facts, greatest: bool) -> Value | None:
+    """A Max or Min without the operands that another always outdoes; None where all count."""
     if not has_interval(node.out):
         return None
     kept = list(node.operands)
@@ -208,6 +213,7 @@ def _mod(op: Builder, node: Node, facts: Facts) -> Value | None:
 
 
 def _abs(op: Builder, node: Node, facts: Facts) -> Value | None:
+    """The operand, where none of its integers is negative."""
     x = node.operand(0)
     return x if has_interval(x) and facts.of(x).low >= 0 else None
 
@@ -242,7 +248,9 @@ def _remainder_of(value: Value) -> Remainder | None:
 def _rem(op: Builder, node: Node, facts: Facts) -> Value | None:
     """The remainder of a number from 0 on by a positive one."""
     found = _remainder_of(node.out)
-    if found is None or facts.of(found.x).low < 0 or facts.of(found.y).low <= 0:
+    if found is None:
+        return None
+    if facts.of(found.x).low < 0 or facts.of(found.y).low <= 0:
         return None
     return op.Mod(found.x, found.y)
 
@@ -254,7 +262,9 @@ def _modulo(op: Builder, node: Node, facts: Facts) -> Value | None:
     if found is None or condition.op != "onnx.Less" or moved.op != "onnx.Add":
         return None
     subject, zero = condition.producer.operands
-    if subject is not rest or facts.of(zero) != NO or facts.of(found.y).low <= 0:
+    if subject is not rest or facts.of(zero) != NO:
+        return None
+    if facts.of(found.y).low <= 0:
         return None
     sums = ((rest, found.y), (found.y, rest))
     return op.Mod(*found) if moved.producer.operands in sums else None

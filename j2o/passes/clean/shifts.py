@@ -125,7 +125,9 @@ def _has_places(x: Value, amounts: Sequence[int]) -> bool:
     """Return True where no more is cut of any axis than it has."""
     rank = x.type.rank
     for axis, size in enumerate(x.type.shape):
-        lost = max(-amounts[axis], 0) + max(-amounts[axis + rank], 0)
+        cut_in_front = max(-amounts[axis], 0)
+        cut_behind = max(-amounts[axis + rank], 0)
+        lost = cut_in_front + cut_behind
         if not dims.known_ge(size, lost):
             return False
     return True

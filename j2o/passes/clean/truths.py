@@ -43,7 +43,9 @@ def _multiplied(op: Builder, node: Node, _: Facts) -> Value | None:
     """The product of two, of which nothing else is used, is their And."""
     a, b = node.operands
     first, second = _truth_of(a), _truth_of(b)
-    if first is None or second is None or len(a.uses) + len(b.uses) > 2:
+    if first is None or second is None:
+        return None
+    if len(a.uses) + len(b.uses) > 2:
         return None
     return op.cast(op.And(first, second), node.out.type.dtype)
 

@@ -168,7 +168,8 @@ def _rebuild(linear: Linear, found: ChannelMap) -> None:
     new = op.node(node.op, inputs, node.attrs).out
     if not linear.takes_bias and found.shifts:
         behind = node.out.type.rank - 1 - linear.result_channel_axis
-        new = op.Add(new, op.const(views.reshaped(shift, (shift.size, *[1] * behind))))
+        broadcast = views.reshaped(shift, (shift.size, *[1] * behind))
+        new = op.Add(new, op.const(broadcast))
     value = node.out
     node.replace_by(new)
     for folded in found.nodes:

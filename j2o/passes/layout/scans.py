@@ -93,8 +93,10 @@ def read_scan(node: Node) -> Scan:
     count = len(inputs) - row_count
     read = node.ints_attr("scan_input_directions", [0] * row_count)
     written = node.ints_attr("scan_output_directions", [0] * (len(outs) - count))
+    starts = [node.operand(place) for place in range(count)]
+    # what is carried comes first: `strict` is not asked, since rows stand behind it
     carried = [
-        Carried(node.operand(i), inputs[i], results[i], outs[i]) for i in range(count)
+        Carried(*parts) for parts in zip(starts, inputs, results, outs, strict=False)
     ]
     rows = [
         ScannedRow(node.operand(count + i), inputs[count + i], direction)

@@ -111,10 +111,11 @@ def _of_broadcast(wide: Value, shape: Shape) -> Repeats | None:
         if same_dim(size, count):
             own.append(size)
             factors.append(1)
-        elif not is_one(size) or type(count) is not int or not own or factors[-1] > 1:
+            continue
+        is_behind_one = bool(own) and factors[-1] == 1
+        if not is_one(size) or type(count) is not int or not is_behind_one:
             return None
-        else:
-            factors[-1] = count
+        factors[-1] = count
     if len(own) != len(shape):
         return None
     sizes = map(dims.mul, own, factors)

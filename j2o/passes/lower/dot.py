@@ -191,7 +191,8 @@ def _ragged(x: Any, y: Any, sizes: Any, *, numbers: Any, dtype: DType) -> Any:
     def grouped(a: Any, axis: int) -> Any:
         """`a` once for each group, zero outside of it: `[group, …]`."""
         starts = ends - sizes
-        at = jnp.arange(a.shape[axis]).reshape(-1, *(1,) * (a.ndim - axis - 1))
+        axes_behind = a.ndim - axis - 1
+        at = jnp.arange(a.shape[axis]).reshape(-1, *(1,) * axes_behind)
         is_before_end = at < ends.reshape(-1, *(1,) * a.ndim)
         is_before_start = at < starts.reshape(-1, *(1,) * a.ndim)
         is_inside = is_before_end & ~is_before_start

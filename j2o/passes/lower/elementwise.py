@@ -261,7 +261,8 @@ def nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
     moved = jnp.where(x == 0, least_of_its_sign, bits + jnp.where(grows, one, -one))
     found = jnp.where(x == y, lax.bitcast_convert_type(y, bits_dtype), moved)
     out = lax.bitcast_convert_type(found, x.dtype)
-    return jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.asarray(jnp.nan, x.dtype), out)
+    is_nan = jnp.isnan(x) | jnp.isnan(y)
+    return jnp.where(is_nan, jnp.asarray(jnp.nan, x.dtype), out)
 
 
 # ------------------------------------------------------------------------------- comparison, selection

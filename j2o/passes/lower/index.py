@@ -160,9 +160,11 @@ def _window(
 ) -> Value:
     """The window that starts at `begin`, `i64[len(axes)]`, on some axes and is whole on the others."""
     end = op.Add(begin, op.dims([sizes[i] for i in axes]))
-    shape = tuple(sizes[i] if i in axes else d for i, d in enumerate(x.type.shape))
+    shape = list(x.type.shape)
+    for axis in axes:
+        shape[axis] = sizes[axis]
     places = np.asarray(axes, np.int64)
-    result = x.type.with_shape(shape)
+    result = x.type.with_shape(tuple(shape))
     return op.apply("onnx.Slice", x, begin, end, places, types=[result])
 
 

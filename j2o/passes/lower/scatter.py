@@ -383,7 +383,8 @@ def _is_inner_window(shape: Shape, index: Value, plan: ScatterPlan) -> bool:
     """Return True for one window inside, less than the whole along one inner axis, as in `x.at[:, 1:3]`."""
     windows = plan.windows
     axes = list(windows.axes)
-    if len(windows.kept) != len(shape) or index.type.rank != 1 or len(axes) != 1:
+    is_one = index.type.rank == 1 and len(axes) == 1
+    if not is_one or len(windows.kept) != len(shape):
         return False
     if axes == [0] or cut_axes(shape, windows.sizes) != axes:
         return False

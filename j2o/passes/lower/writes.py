@@ -206,8 +206,8 @@ def _combined(op: Lowering, writes: Writes, reduction: str | None) -> Value:
     lead, rest = base.type.shape[:depth], base.type.shape[depth:]
     flat_places = places
     if depth > 1:
-        strides = op.dims(tuple(dims.prod(lead[i + 1 :]) for i in range(depth)))
-        parts = op.Mul(places, strides)
+        strides = [dims.prod(lead[axis + 1 :]) for axis in range(depth)]
+        parts = op.Mul(places, op.dims(strides))
         flat_places = op.ReduceSum(parts, np.array([-1]), keepdims=0)
     count, width = dims.prod(places.type.shape[:-1]), dims.prod(rest)
     column = op.reshape(flat_places, (count, 1))

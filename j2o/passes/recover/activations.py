@@ -26,13 +26,18 @@ def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
         return op.Gelu(x, approximate=approximate)
     if approximate == "tanh":
         return None
-    return op.Mul(op.Mul(x, 0.5), op.Add(op.Erf(op.Mul(x, ROOT_HALF)), 1.0))
+    half = op.Mul(x, 0.5)
+    erf = op.Erf(op.Mul(x, ROOT_HALF))
+    return op.Mul(half, op.Add(erf, 1.0))
 
 
 @rewrite("gelu_erfc", at="lax")
 def gelu_erfc(op, x, c: Const):
     """½ x erfc(-x √½), as `jax.nn.gelu(x, approximate=False)` has it."""
-    inner = op.either(op.lax.mul(op.lax.neg(x), c), op.lax.neg(op.lax.mul(x, c)))
+    inner = op.either(
+        op.lax.mul(op.lax.neg(x), c),
+        op.lax.neg(op.lax.mul(x, c)),
+    )
     rest = op.lax.erfc(inner)
     return op.either(
         op.lax.mul(op.lax.mul(0.5, x), rest),

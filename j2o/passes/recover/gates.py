@@ -198,7 +198,8 @@ def elu_of_exp(op, x, alpha: Const):
     grown = op.Sub(op.Exp(x), 1.0)
     left = op.either(op.Mul(grown, alpha), grown)
     return op.either(
-        op.Where(op.Greater(x, 0.0), x, left), op.Where(op.Less(x, 0.0), left, x)
+        op.Where(op.Greater(x, 0.0), x, left),
+        op.Where(op.Less(x, 0.0), left, x),
     )
 
 

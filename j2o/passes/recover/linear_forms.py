@@ -372,9 +372,12 @@ def _sum(a: LinearForm, b: LinearForm) -> LinearForm | None:
     """The sum of two forms of the same columns."""
     if a.activation or b.activation or a.layout != b.layout:
         return None
-    if a.columns.shape != b.columns.shape or len(a.terms) + len(b.terms) > MOST_TERMS:
+    if a.columns.shape != b.columns.shape:
         return None
-    return LinearForm(a.layout, (*a.terms, *b.terms), (*a.biases, *b.biases))
+    terms = (*a.terms, *b.terms)
+    if len(terms) > MOST_TERMS:
+        return None
+    return LinearForm(a.layout, terms, (*a.biases, *b.biases))
 
 
 def _shifted(form: LinearForm, bias: Value, node: Node) -> LinearForm | None:

@@ -144,7 +144,8 @@ def _is_moderate(bias: Value) -> bool:
     tensor = bias.origin(LOOKUPS).const
     if tensor is None or not tensor.is_small:
         return False
-    return bool((np.abs(tensor.load().astype(np.float64)) < -MASKED / 10).all())
+    sizes = np.abs(tensor.load().astype(np.float64))
+    return bool((sizes < -MASKED / 10).all())
 
 
 def product_behind(value: Value) -> Node | None:

@@ -130,8 +130,9 @@ def _quotient(op, x, size):
 
 def _scaled_quotient(op, x, size, scale):
     """x / size · scale, in the orders in which libraries multiply and divide."""
+    factor = op.either(op.Mul(op.Reciprocal(size), scale), op.Div(scale, size))
     return op.either(
-        op.Mul(x, op.either(op.Mul(op.Reciprocal(size), scale), op.Div(scale, size))),
+        op.Mul(x, factor),
         op.Mul(_quotient(op, x, size), scale),
         op.Div(op.Mul(x, scale), size),
     )
@@ -265,8 +266,11 @@ LAYER_NORMS = (
 
 def _root_mean_square(op, x, axes, eps):
     """√(m + ε), m the mean of x²."""
-    size = op.either(x, op.Abs(x))
-    squares = op.either(op.Mul(x, x), op.Mul(op.Abs(x), op.Abs(x)), op.Pow(size, 2))
+    squares = op.either(
+        op.Mul(x, x),
+        op.Mul(op.Abs(x), op.Abs(x)),
+        op.Pow(op.either(x, op.Abs(x)), 2),
+    )
     return op.Sqrt(op.Add(op.ReduceMean(squares, axes, keepdims=1), eps))
 
 

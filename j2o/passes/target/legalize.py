@@ -271,7 +271,9 @@ def _is_of_log_sum_exp(node: Node) -> bool:
 def _only_made_into(value: Value, op: str) -> Value | None:
     """The result of the one operation that uses a value; None where there are more, or another."""
     users = list(value.users())
-    return users[0].out if len(users) == 1 and users[0].op == op else None
+    if len(users) != 1 or users[0].op != op:
+        return None
+    return users[0].out
 
 
 def _reduction(node: Node) -> tuple[int, ...] | None:
@@ -286,7 +288,7 @@ def _one_over(graph: Graph, node: Node) -> bool:
     one, y, dtype = node.operand(0), node.operand(1), node.out.type.dtype
     if not dtype.is_int or node.out.type != y.type:
         return False
-    if one.const is None or one.type.size != 1 or one.const.load().item() != 1:
+    if one.number != 1:
         return False
     op = Builder(graph, node, node.loc, node.out.hint)
     if dtype.is_signed:

@@ -167,6 +167,7 @@ class Sizes:
         self.op = Builder(graph, self.anchor)
 
     def run(self) -> int:
+        """Turn all `dims` nodes into nodes that read sizes; returns how many there were."""
         found = [n for n in self.graph.walk() if n.op == "dims"]
         for node in found:
             self.reshapes(node)
@@ -320,6 +321,7 @@ class Sizes:
         return self.op.Div(out, factor)
 
     def expression(self, node: ast.expr) -> Value:
+        """The value of an expression that nothing else has made yet."""
         op = self.op
         match node:
             case ast.Constant(value=int(number)):
@@ -354,13 +356,17 @@ class Sizes:
         return dims.known_ge(dividend, 0) and dims.known_ge(divisor, 1)
 
     def function(self, name: str, args: list[Value]) -> Value:
+        """The value of a function of sizes: max, min, non_negative, mod or floordiv."""
         op = self.op
         if name in ("max", "min"):
             return (op.Max if name == "max" else op.Min)(*args)
         if name == "non_negative":
             return op.Max(args[0], 0)
-        rest = op.Mod(*args)  # of the divisor's sign, as Python's
-        return rest if name == "mod" else op.Div(op.Sub(args[0], rest), args[1])
+        dividend, divisor = args
+        rest = op.Mod(dividend, divisor)  # of the divisor's sign, as Python's
+        if name == "mod":
+            return rest
+        return op.Div(op.Sub(dividend, rest), divisor)
 
 
 def short_shape(old: tuple[Dim, ...], new: tuple[Dim, ...]) -> list[int] | None:
