@@ -88,6 +88,24 @@ class Net(nnx.Module):
     np.testing.assert_array_equal(net.calls[...], np.arange(4))
 
 
+class Lazy:
+    """A package that is imported at the first look into it, as Keras has TensorFlow."""
+
+    def __getattr__(self, name):
+        raise ImportError("this needs a package that is not installed")
+
+
+optional = Lazy()
+
+
+def test_a_package_that_is_not_installed_is_not_asked_for():
+    def fn(x):
+        return optional.run(x) if x.ndim > 2 else jnp.tanh(x)
+
+    model = j2o.compile(fn, [("B", 4)])
+    model.verify(np.ones((2, 4), np.float32))
+
+
 def test_a_second_export_has_the_weights_of_then():
     net = Net(nnx.Rngs(0))
     x = np.ones((2, 4), np.float32)

@@ -285,7 +285,11 @@ def is_wrapper(x: Any) -> bool:
     """
     if isinstance(x, types.FunctionType):
         return False
-    return getattr(x, "__wrapped__", None) is not None
+    try:
+        return getattr(x, "__wrapped__", None) is not None
+    except ImportError:
+        # it loads an optional package at the first look into it, and there is none
+        return False
 
 
 def is_variable(x: Any) -> bool:
