@@ -230,3 +230,32 @@ def test_nothing_is_spread_to_nothing():
     model = j2o.compile(fn, ["f32[B,B,3]"])
     for size in (1, 2, 6):
         model.verify(normal(size, size, 3), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+@pytest.mark.parametrize("padding", ["VALID", [(1, 0)], [(0, 2)]])
+def test_what_is_smaller_than_the_kernel_has_no_windows(padding, stride, dilation):
+    """No sizes are computed at run time for that."""
+    w = normal(4, 3, 2)
+    model = j2o.compile(
+        lambda x: conv1(x, w, (stride,), padding, rhs_dilation=(dilation,)),
+        ["f32[B,T,3]"],
+    )
+    assert operators(model) == ["Transpose", "Conv", "Slice", "Transpose"]
+    for length in range(1, 12):
+        model.verify(normal(2, length, 3), rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_of_no_windows():
+    w, v = normal(4, 3, 3), normal(3, 3, 2)
+    model = j2o.compile(
+        lambda x: conv1(conv1(x, w, (2,), "VALID"), v, (2,), "VALID"), ["f32[B,T,3]"]
+    )
+    assert {"Shape", "Pad"}.isdisjoint(operators(model))
+    for length in (1, 3, 4, 6, 7, 8, 9, 12):
+        model.verify(normal(2, length, 3), rtol=1e-4, atol=1e-4)
+    model = j2o.compile(
+        lambda x: conv1(x, w, (2,), "VALID"), ["f32[B,T,3]"], constraints=["T >= 4"]
+    )
+    assert operators(model) == ["Transpose", "Conv", "Transpose"]

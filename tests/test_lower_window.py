@@ -326,3 +326,16 @@ def test_same_padding_needs_no_sizes_at_run_time(pool, padding):
     assert not {"Shape", "Pad"} & set(operators(model))
     for h in range(1, 8):
         model.verify(normal(2, h, h + 1, 3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", [max_pool, sum_pool])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1), (3, 3), (4, 2)])
+def test_what_is_smaller_than_a_window_has_none(pool, size, stride):
+    """No sizes are computed at run time for that; an operator pads by less than its kernel."""
+    windows, steps = (1, size, size, 1), (1, stride, stride, 1)
+    model = j2o.compile(lambda x: pool(x, windows, steps, "VALID"), [IMAGE])
+    found = operators(model)
+    assert "Shape" not in found
+    assert ("Pad" in found) == ((size - 1) % stride != 0)
+    for h, w in ((1, 1), (1, 9), (9, 1), (2, 3), (3, 4), (7, 6)):
+        model.verify(normal(2, h, w, 3), rtol=1e-4, atol=1e-4)

@@ -50,8 +50,9 @@ def _(op, x, axes, keep, n):
 def average(op, x, number: Const, again: Const, perm):
     """An average times how many there are, divided by how many: as `flax.linen.avg_pool` divides a sum."""
     pooled = op.AveragePool(x, **dict.fromkeys(WINDOWS, ...))
-    either = op.either(op.Transpose(pooled, perm=perm), pooled)
-    return op.Div(op.Mul(either, number), again)
+    moved = op.either(op.Transpose(pooled, perm=perm), pooled)
+    own = op.either(op.Slice(moved, ...), moved)  # of open sizes
+    return op.Div(op.Mul(own, number), again)
 
 
 @average.becomes

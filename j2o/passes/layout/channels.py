@@ -56,7 +56,7 @@ def numbers_of(value: Value, rank: int, channels: Channels) -> np.ndarray | None
 
 
 def channels_behind(node: Node, channels: Channels) -> Channels | None:
-    """Where the channels are after a change of shape or layout.
+    """Where the channels are after a change of shape or layout, or a cut through other axes.
 
     None where they can no longer be told apart.
     """
@@ -66,7 +66,18 @@ def channels_behind(node: Node, channels: Channels) -> Channels | None:
         return Channels(axes, channels.sizes)
     if node.op in RESHAPES:
         return _reshaped(node.operand(0).type.shape, node.out.type.shape, channels)
+    if node.op == "onnx.Slice":
+        return channels if _is_cut_elsewhere(node, channels) else None
     return None
+
+
+def _is_cut_elsewhere(node: Node, channels: Channels) -> bool:
+    """Return True for a Slice that leaves the axes of the channels whole."""
+    axes = None if node.optional(3) is None else node.operand(3).known_ints
+    if axes is None:
+        return False
+    rank = node.out.type.rank
+    return all(axis % rank not in channels.axes for axis in axes)
 
 
 def _reshaped(old: Shape, new: Shape, channels: Channels) -> Channels | None:

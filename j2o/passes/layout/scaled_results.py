@@ -61,16 +61,19 @@ class ChannelMap:
     shift: np.ndarray
     channels: Channels
     can_scale: bool
+    is_cut: bool = False  # whether `nodes` map only a part of the result
     name: str = ""  # where the user has the shift, or the first of several
     nodes: list[Node] = field(default_factory=list)
 
     def follow(self, out: Value) -> None:
         """Compose with the nodes behind `out`, one user after the other, as far as they are such maps."""
+        is_cut = False
         while (user := out.only_user) is not None:
             if user.op in AFFINE:
                 if not self._then(user, out):
                     return
                 self.nodes.append(user)
+                self.is_cut = is_cut
                 if user.op in ("onnx.Add", "onnx.Sub"):
                     self._take_name(user)
             elif user.op == "onnx.MatMul":  # a common factor passes: (c y) z = c (y z)
@@ -80,6 +83,7 @@ class ChannelMap:
                 if moved is None:
                     return
                 self.channels = moved
+                is_cut |= user.op == "onnx.Slice"
             out = user.out
 
     def _then(self, user: Node, value: Value) -> bool:
@@ -144,13 +148,17 @@ class ChannelMap:
 
 
 def _is_worth(linear: Linear, found: ChannelMap) -> bool:
-    """Return True where nodes go, or where the one addition moves in front of changes of shape."""
+    """Return True where nodes go, or where the one addition moves in front of changes of shape.
+
+    In front of a cut it would be an addition to more elements.
+    """
     if not found.nodes:
         return False
     added = 0 if linear.takes_bias or not found.shifts else 1
     if added < len(found.nodes):
         return True
-    return linear.node.out not in found.nodes[0].inputs
+    is_behind = linear.node.out not in found.nodes[0].inputs
+    return is_behind and not found.is_cut
 
 
 def _rebuild(linear: Linear, found: ChannelMap) -> None:

@@ -136,15 +136,15 @@ def _direct(
     pads = auto = None
     if params.is_dense:
         auto = same_padding(sizes, kernel, params.strides, params.padding)
+    rooms: list[Room] = []
     if auto is None:
         left = _pads_of_operator(params)
-        padded = _padded(op, x, params, left)
-        pads = low_then_high(left)
+        x = _padded(op, x, params, left)
+        rooms = _rooms(x, w, params, left)
         space = range(2, x.type.rank)
-        x = wide_enough(op, padded, space, pads, kernel, params.rhs_dilation, 0)
-        if x is not padded:
-            positions = [dims.maximum(d, 1) for d in out[2:]]
-            out = (*out[:2], *positions)
+        x = with_room(op, x, space, rooms, 0)
+        pads = pads_with_room(left, rooms)
+        out = (*out[:2], *[room.windows for room in rooms])
     y = op.apply(
         f"onnx.{operator}",
         x,
@@ -156,7 +156,19 @@ def _direct(
         auto_pad=auto,
         types=[Type(dtype, out)],
     )
-    return first_of_each(op, y, params.out)
+    return own_windows(op, y, [Room(1)] * 2 + rooms, params.out)
+
+
+def _rooms(
+    x: Value, w: Value, params: ConvParams, pads: Sequence[AxisPadding]
+) -> list[Room]:
+    """How each axis of space has room for one window."""
+    rooms: list[Room] = []
+    for i, size in enumerate(x.type.shape[2:]):
+        reach = _reach(w.type.shape[2 + i], params.rhs_dilation[i])
+        window = dims.add(reach, 1)
+        rooms.append(room_for(size, pads[i], window, params.strides[i]))
+    return rooms
 
 
 def low_then_high(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -166,28 +178,90 @@ def low_then_high(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     return (*low, *high)
 
 
-def wide_enough(
-    op: Lowering,
-    x: Value,
-    axes: Sequence[int],
-    pads: Sequence[int],
-    kernel: Sequence[Dim],
-    dilations: Sequence[int],
-    value: Any,
-) -> Value:
-    """`x`, with `value` after it where it may be smaller than one window.
+class Room(NamedTuple):
+    """What is padded behind an axis so that there is one window at least.
 
-    Operators refuse what is smaller; JAX then has no windows. `pads` are what the operator adds on `axes`:
-    the amounts before, then those after.
+    Operators refuse what is smaller; JAX then has no windows. There are `windows` then, `extra` of them too
+    many: None where it depends on the size how many.
     """
+
+    windows: Dim
+    by_operator: int = 0
+    before_it: Dim = 0
+    extra: int | None = 0
+
+
+def room_for(
+    size: Dim, pads: AxisPadding, window: Dim, stride: int, most: int | None = None
+) -> Room:
+    """The room on one axis, of which an operator adds `pads`, and `most` at most behind.
+
+    A whole number of steps makes as many windows too many for all sizes.
+    """
+    low, high = pads
+    length = dims.add(dims.add(size, low), high)
+    if dims.known_ge(length, window):
+        return Room(_windows_in(length, window, stride))
+    if type(window) is int and type(low) is int and type(high) is int:
+        least = low + high + dims.known_ge(size, 1)
+        extra = -((least - window) // stride)
+        more = extra * stride
+        windows = _windows_in(dims.add(length, more), window, stride)
+        if most is None or high + more <= most:
+            return Room(windows, by_operator=more, extra=extra)
+        return Room(windows, before_it=more, extra=extra)
+    missing = dims.maximum(dims.sub(window, length), 0)
+    windows = _windows_in(dims.add(length, missing), window, stride)
+    return Room(windows, before_it=missing, extra=None)
+
+
+def _room_for_one(size: Dim) -> Room:
+    """The room for one element on an axis."""
+    wanted = dims.maximum(size, 1)
+    return Room(wanted, before_it=dims.sub(wanted, size), extra=None)
+
+
+def _windows_in(length: Dim, window: Dim, stride: int) -> Dim:
+    """How many windows an axis has that is not shorter than one."""
+    last_start = dims.sub(length, window)
+    return dims.add(dims.floordiv(last_start, stride), 1)
+
+
+def with_room(
+    op: Lowering, x: Value, axes: Sequence[int], rooms: Sequence[Room], value: Any
+) -> Value:
+    """`x`, with `value` behind it where the operator cannot pad."""
     config: list[Padding] = [(0, 0, 0)] * x.type.rank
-    for i, axis in enumerate(axes):
-        added = pads[i] + pads[i + len(axes)]
-        length = dims.add(x.type.shape[axis], added)
-        window = dims.add(_reach(kernel[i], dilations[i]), 1)
-        missing = dims.maximum(dims.sub(window, length), 0)
-        config[axis] = (0, missing, 0)
+    for axis, room in zip(axes, rooms, strict=True):
+        config[axis] = (0, room.before_it, 0)
     return pad_with(op, x, op.const(value, x.type.dtype), config)
+
+
+def pads_with_room(
+    pads: Sequence[tuple[int, int]], rooms: Sequence[Room]
+) -> tuple[int, ...]:
+    """`pads` of an operator that makes the room."""
+    pairs = zip(pads, rooms, strict=True)
+    return low_then_high(
+        [(low, high + room.by_operator) for (low, high), room in pairs]
+    )
+
+
+def own_windows(op: Lowering, y: Value, rooms: Sequence[Room], wanted: Shape) -> Value:
+    """The windows that JAX has, the first on each axis. `rooms` has an entry for each axis of `y`."""
+    if any(room.extra is None for room in rooms):
+        return first_of_each(op, y, wanted)
+    ends = {axis: -room.extra for axis, room in enumerate(rooms) if room.extra}
+    if not ends:
+        return y
+    return op.apply(
+        "onnx.Slice",
+        y,
+        op.dims([0] * len(ends)),
+        op.dims([*ends.values()]),
+        op.dims([*ends]),
+        types=[y.type.with_shape(wanted)],
+    )
 
 
 def _reach(kernel: Dim, dilation: int) -> Dim:
@@ -321,8 +395,8 @@ def _transposed(op: Lowering, x: Value, w: Value, params: ConvParams) -> Value:
     The operator counts on one element at least along each axis; where there may be none, a zero is added.
     """
     space = range(2, x.type.rank)
-    single = [1] * len(space)
-    x = wide_enough(op, x, space, [0] * 2 * len(space), single, single, 0)
+    rooms = [_room_for_one(size) for size in x.type.shape[2:]]
+    x = with_room(op, x, space, rooms, 0)
     axes = []
     for axis, padding in enumerate(params.padding):
         kernel = w.type.shape[2 + axis]

@@ -15,10 +15,16 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, same_dim
-from j2o.passes.lower.conv import low_then_high, same_padding, wide_enough
+from j2o.passes.lower.conv import (
+    Room,
+    own_windows,
+    pads_with_room,
+    room_for,
+    same_padding,
+    with_room,
+)
 from j2o.passes.lower.dot import pick
 from j2o.passes.lower.reduce import limits
-from j2o.passes.lower.shape import first_of_each
 from j2o.passes.lower.table import Lowering
 from j2o.passes.lower.window_places import Windows, is_unpadded
 
@@ -96,15 +102,17 @@ def _over_padded(op: Lowering, x: Value, w: Windows, plan: PoolPlan) -> Value:
     unit = 0 if is_average else limits(plan.dtype).least
     sizes = pick(w.sizes, axes)
     dilations = pick(w.dilations, axes)
-    counts = w.counts
+    rooms = [Room(count) for count in w.counts]
     pads = None
     auto = _auto_padding(x, w, axes)
     if auto is None:
-        pads, rest = _split_padding(w, axes)
-        padded = rest.spread(op, x, unit)
-        x = wide_enough(op, padded, axes, pads, sizes, dilations, unit)
-        if x is not padded:
-            counts = _at_least_one(counts, axes)
+        left, rest = _split_padding(w, axes)
+        x = rest.spread(op, x, unit)
+        for pair, axis in zip(left, axes, strict=True):
+            rooms[axis] = _room(x.type.shape[axis], pair, w, axis)
+        x = with_room(op, x, range(x.type.rank), rooms, unit)
+        pads = pads_with_room(left, pick(rooms, axes))
+    counts = tuple([room.windows for room in rooms])
     y = pooled(
         op,
         x,
@@ -118,7 +126,15 @@ def _over_padded(op: Lowering, x: Value, w: Windows, plan: PoolPlan) -> Value:
         dilations=dilations if any(d != 1 for d in dilations) else None,
         count_include_pad=1 if is_average else None,
     )
-    return first_of_each(op, y, w.counts)
+    return own_windows(op, y, rooms, w.counts)
+
+
+def _room(size: Dim, pads: tuple[int, int], w: Windows, axis: int) -> Room:
+    """The room for one window on an axis; operators pad by less than the kernel."""
+    kernel = w.sizes[axis]
+    assert type(kernel) is int
+    window = (kernel - 1) * w.dilations[axis] + 1
+    return room_for(size, pads, window, w.strides[axis], most=kernel - 1)
 
 
 def pooled(
@@ -140,14 +156,6 @@ def pooled(
     return op.transpose(back, np.argsort(order).tolist())
 
 
-def _at_least_one(counts: Shape, axes: Sequence[int]) -> Shape:
-    """The number of windows on each axis, where there is one at least on some of them."""
-    sizes = list(counts)
-    for axis in axes:
-        sizes[axis] = dims.maximum(sizes[axis], 1)
-    return tuple(sizes)
-
-
 def _auto_padding(x: Value, w: Windows, axes: Sequence[int]) -> str | None:
     """`auto_pad`, where it says the padding of all axes."""
     dilations = (*w.base, *w.dilations)
@@ -164,12 +172,14 @@ def _auto_padding(x: Value, w: Windows, axes: Sequence[int]) -> str | None:
     )
 
 
-def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Windows]:
-    """`pads` of a pooling operator, and the windows with the padding that is left, to be done before it.
+def _split_padding(
+    w: Windows, axes: Sequence[int]
+) -> tuple[list[tuple[int, int]], Windows]:
+    """The padding by a pooling operator, and the windows with what is left, to be padded before it.
 
-    `pads` are static, and from 0 to less than the kernel.
+    The amounts of the operator are static, and from 0 to less than the kernel.
     """
-    taken = []
+    taken: list[tuple[int, int]] = []
     rest = list(w.padding)
     for i in axes:
         low, high = w.padding[i]
@@ -179,7 +189,7 @@ def _split_padding(w: Windows, axes: Sequence[int]) -> tuple[tuple[int, ...], Wi
             rest[i] = (0, 0)
         else:
             taken.append((0, 0))
-    return low_then_high(taken), dataclasses.replace(w, padding=rest)
+    return taken, dataclasses.replace(w, padding=rest)
 
 
 def fits_window(amount: Dim, size: Dim) -> bool:
