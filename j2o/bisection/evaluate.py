@@ -144,21 +144,13 @@ def last_uses(graph: Graph) -> dict[Node, list[Value]]:
     for node in graph:
         for value in node.outputs:
             last[value] = node
-        for value in _read(node):
+        for value in node.used_values():
             if value.graph is graph:
                 last[value] = node
     dying: dict[Node, list[Value]] = {}
     for value, node in last.items():
         dying.setdefault(node, []).append(value)
     return dying
-
-
-def _read(node: Node) -> Iterator[Value]:
-    """The operands of a node and of those in its regions."""
-    yield from node.operands
-    for region in node.graphs:
-        for inner in region.walk():
-            yield from inner.operands
 
 
 def stacked(

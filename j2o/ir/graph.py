@@ -313,6 +313,13 @@ class Node(HasAttributes):
         """The operands that are there, those left out skipped."""
         return tuple([value for value in self.inputs if value is not None])
 
+    def used_values(self) -> Iterator[Value]:
+        """Iterate over the operands that are there, and those of all nodes in the regions."""
+        yield from self.operands
+        for region in self.graphs:
+            for inner in region.walk():
+                yield from inner.operands
+
     def set_attr(self, name: str, value: Attr) -> None:
         """Change one attribute, and let passes that run again look at the node."""
         self.attrs[name] = value

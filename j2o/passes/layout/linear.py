@@ -32,12 +32,12 @@ class Linear(NamedTuple):
     """
 
     node: Node
-    weight_at: int  # which operand the weights are
     weight_channel_axis: int
-    result_channel_axis: int
     # None where a factor of an input has no place in the weights
     weight_input_axis: int | None
-    source_input_axis: int
+    weight_at: int = 1  # which operand the weights are
+    result_channel_axis: int = 1
+    source_input_axis: int = 1
 
     @property
     def weight(self) -> Value:
@@ -105,53 +105,27 @@ def linear_of(node: Node) -> Linear | None:
 def _linear_conv(node: Node) -> Linear:
     """The weights are (channels, inputs, places…); with groups each meets the inputs of its own group."""
     is_grouped = node.int_attr("group", 1) != 1
-    return Linear(
-        node,
-        weight_at=1,
-        weight_channel_axis=0,
-        result_channel_axis=1,
-        weight_input_axis=None if is_grouped else 1,
-        source_input_axis=1,
-    )
+    input_axis = None if is_grouped else 1
+    return Linear(node, weight_channel_axis=0, weight_input_axis=input_axis)
 
 
 def _linear_conv_transpose(node: Node) -> Linear:
     """The weights are (inputs, channels, places…)."""
-    return Linear(
-        node,
-        weight_at=1,
-        weight_channel_axis=1,
-        result_channel_axis=1,
-        weight_input_axis=0,
-        source_input_axis=1,
-    )
+    return Linear(node, weight_channel_axis=1, weight_input_axis=0)
 
 
 def _linear_norm(node: Node) -> Linear:
     """The weights are (channels): they scale what is normalised already, whatever the factor of the input."""
-    return Linear(
-        node,
-        weight_at=1,
-        weight_channel_axis=0,
-        result_channel_axis=1,
-        weight_input_axis=None,
-        source_input_axis=1,
-    )
+    return Linear(node, weight_channel_axis=0, weight_input_axis=None)
 
 
 def _linear_gemm(node: Node) -> Linear | None:
     """The weights are (inputs, channels), with `transB` (channels, inputs)."""
     if node.attrs.get("beta", 1.0) != 1.0 or node.attrs.get("transA"):
         return None
-    is_transposed = bool(node.attrs.get("transB"))
-    return Linear(
-        node,
-        weight_at=1,
-        weight_channel_axis=0 if is_transposed else 1,
-        result_channel_axis=1,
-        weight_input_axis=1 if is_transposed else 0,
-        source_input_axis=1,
-    )
+    if node.attrs.get("transB"):
+        return Linear(node, weight_channel_axis=0, weight_input_axis=1)
+    return Linear(node, weight_channel_axis=1, weight_input_axis=0)
 
 
 def _linear_matmul(node: Node) -> Linear | None:
@@ -162,19 +136,18 @@ def _linear_matmul(node: Node) -> Linear | None:
     if right.const is not None and right.type.rank == 2:
         return Linear(
             node,
-            weight_at=1,
             weight_channel_axis=1,
-            result_channel_axis=rank - 1,
             weight_input_axis=0,
+            result_channel_axis=rank - 1,
             source_input_axis=left.type.rank - 1,
         )
     if left.const is not None and left.type.rank == 2 and right.type.rank >= 2:
         return Linear(
             node,
-            weight_at=0,
             weight_channel_axis=0,
-            result_channel_axis=rank - 2,
             weight_input_axis=1,
+            weight_at=0,
+            result_channel_axis=rank - 2,
             source_input_axis=right.type.rank - 2,
         )
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -173,7 +173,7 @@ class Loop:
             found.add(value)
             is_inside = value.node is not None and value.graph is self.body
             if is_inside and value not in news:
-                stack += _used_by(value.producer)
+                stack += value.producer.used_values()
         return found
 
     def rest_without(self, cells: Sequence[Cell]) -> Scan:
@@ -195,14 +195,6 @@ class Loop:
             if direction is not None:
                 found[cell.new] = direction
         return found
-
-
-def _used_by(node: Node) -> Iterable[Value]:
-    """The values that a node uses, in its regions too."""
-    yield from node.operands
-    for region in node.graphs:
-        for inner in region.walk():
-            yield from inner.operands
 
 
 def _product_in_front(stacked: Value, term: Term) -> Read | None:
