@@ -45,6 +45,7 @@ class Printer:
         self.types: dict[Type, str] = {}
 
     def root(self, graph: Graph) -> str:
+        """The text of a graph and of its functions."""
         self.graph(graph, "", "graph")
         for function in graph.own_functions.values():
             self.begin_function()
@@ -65,6 +66,7 @@ class Printer:
         return found
 
     def new_name(self, hint: str) -> str:
+        """A name that no other value has: the hint, with a number behind it where it is taken."""
         hint = printable(hint)
         count = self.counts.get(hint, 0)
         self.counts[hint] = count + 1
@@ -78,6 +80,7 @@ class Printer:
         return self.types[type]
 
     def graph(self, graph: Graph, indent: str, kind: str) -> None:
+        """Print one graph: the root, a function or a region."""
         head = f"{indent}{kind} {_at(graph.name)}({self.inputs(graph)})"
         if graph.output_names:
             head += f" -> {_strings(graph.output_names)}"
@@ -91,6 +94,7 @@ class Printer:
         self.lines[place] = head + " {"
 
     def inputs(self, graph: Graph) -> str:
+        """The inputs of a graph, with the names that users see."""
         has_names = len(graph.input_names) == len(graph.inputs)
         inputs: list[str] = []
         for i, value in enumerate(graph.inputs):
@@ -118,6 +122,7 @@ class Printer:
         return f"\n    {' '.join(parts)}" if parts else ""
 
     def node(self, node: Node, indent: str) -> None:
+        """Print one node, and the regions in it."""
         operands = ", ".join(map(self.name, node.inputs))
         if node.op == "return":
             self.lines.append(f"{indent}return {operands}".rstrip())

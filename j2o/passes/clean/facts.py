@@ -72,6 +72,7 @@ class Facts:
         return self.of(value) if value is not None and has_interval(value) else None
 
     def _work_out(self, value: Value) -> Interval | None:
+        """The interval of a value from those that it needs, which are known; None for all that there is."""
         node = value.node
         if node is None:
             return self._of_input(value)
@@ -200,6 +201,7 @@ class Facts:
         yield x, both(own, Interval(low, high))
 
     def _where(self, node: Node) -> Interval | None:
+        """What a known condition chooses, else what each operand has where it is chosen."""
         condition, a, b = node.operands
         if not has_interval(a):
             return None

@@ -66,6 +66,7 @@ class FloatBounds:
         return self._known[value]
 
     def _work_out(self, value: Value, depth: int) -> Bounds | None:
+        """The bounds of a value from those of the operands of its node."""
         node = value.node
         if node is None or depth == 0:
             return None
@@ -101,6 +102,7 @@ def _operand_count(node: Node) -> int:
 
 
 def _of_constant(value: Value) -> Bounds | None:
+    """The least and the greatest number of a small constant; None where one is NaN, or there are none."""
     tensor = value.const
     if tensor is None or not tensor.is_small:
         return None

@@ -148,6 +148,7 @@ def _clamp_of(node: Node, facts: Facts) -> tuple[Value, Bounds] | None:
 
 
 def _clip_of(node: Node, facts: Facts) -> tuple[Value, Bounds] | None:
+    """The operand of a Clip, and its bounds; None where one of these is not one number."""
     numbers: list[Dim | None] = []
     for bound in (node.optional(1), node.optional(2)):
         number = None if bound is None else uniform_dim(bound, facts)
@@ -363,6 +364,7 @@ def _inside(op: Builder, node: Node, facts: Facts) -> Value | None:
 
 
 def _inside_of(op: Builder, index: Index, clamped: Index, facts: Facts) -> Value | None:
+    """A comparison of an index with its clamp: it holds where the index lies inside."""
     if index.is_clamped or not clamped.is_clamped or not index.steps:
         return None
     if index.source is not clamped.source or index.wrap != clamped.wrap:

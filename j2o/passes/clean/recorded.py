@@ -71,6 +71,7 @@ def _slice(
     axes: Tensor | None = None,
     steps: Tensor | None = None,
 ) -> Tensor:
+    """A part of a tensor."""
     firsts, lasts = starts.load().tolist(), ends.load().tolist()
     along = range(len(firsts)) if axes is None else axes.load().tolist()
     strides = [1] * len(firsts) if steps is None else steps.load().tolist()
@@ -85,6 +86,7 @@ def _slice(
 
 @records("Split")
 def _split(node: Node, x: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
+    """The parts of a tensor along an axis, one behind the other."""
     axis = _axis(node, x)
     parts, start = [], 0
     for value in node.outputs:
@@ -172,6 +174,7 @@ def _record_cast(node: Node, x: Tensor) -> Tensor | None:
 
 @records_large("Add", "Sub", "Mul", "Div", "Neg")
 def _record_elementwise(node: Node, *operands: Tensor) -> Tensor | None:
+    """Arithmetic of floats, done piece by piece; that of integers may be left to the runtime."""
     if not node.out.type.dtype.is_float:
         return None
     compute = COMPUTED[node.kind]

@@ -158,6 +158,7 @@ def _is_free_resize(node: Node, perm: Perm) -> bool:
 
 
 def _has_place_for_each_axis(node: Node, rank: int) -> bool:
+    """Return True where the numbers of a row of `PLACES` are known, and stand for all axes."""
     numbers = node.operand(PLACES[node.op]).known
     if numbers is None or node.operand(0).type.rank > rank:
         return False

@@ -73,6 +73,7 @@ def _is_invariant(scan: Scan, node: Node) -> bool:
 
 
 def _move_in_front(scan: Scan, node: Node) -> None:
+    """Move a node of a body in front of the Scan, with the constants that it uses."""
     op = Builder(scan.node.home, scan.node, node.loc, node.outputs[0].hint)
     inputs = [
         None if value is None else _outside(op, scan, value) for value in node.inputs
@@ -362,6 +363,7 @@ def _reshape(batch: _Batch) -> tuple[Value, ...]:
 
 
 def _split(batch: _Batch) -> tuple[Value, ...]:
+    """The axis of a Split, with that of the rounds in front."""
     node = batch.node
     axis = node.int_attr("axis", 0) % node.operand(0).type.rank + 1
     operands = [batch.operand(0), batch.operand(1)]

@@ -136,6 +136,7 @@ def write_scan(scan: Scan) -> None:
 
 
 def _attributes(scan: Scan) -> dict[str, Attr]:
+    """The attributes of a Scan: how many rows it reads, and which it reads or writes backwards."""
     attrs: dict[str, Attr] = {"num_scan_inputs": len(scan.rows)}
     read = tuple(one.is_backwards for one in scan.rows)
     written = tuple(one.is_backwards for one in scan.stacked)

@@ -35,6 +35,7 @@ def _reduced(
     operands: Sequence[Value],
     axes: Sequence[Any],
 ) -> list[Value]:
+    """Reductions over axes that have numbers; those of devices, of which there is one, have names."""
     by_number = [a for a in axes if type(a) is int]
     return [rule(op, x, axes=by_number) for x in operands]
 

@@ -149,6 +149,7 @@ def _once(op: Lowering, body: Graph, carry: Values, xs: Values) -> Values:
 
 
 def _run(op: Lowering, scan: CapturedScan) -> Values:
+    """A Scan where there certainly is a row to read, else a Loop."""
     if not scan.types:
         return []
     if scan.xs and dims.known_ge(scan.length, 1):
@@ -157,6 +158,7 @@ def _run(op: Lowering, scan: CapturedScan) -> Values:
 
 
 def _as_scan(op: Lowering, scan: CapturedScan) -> Values:
+    """The operator Scan, which reads rows and stacks results by itself."""
     stacked = len(scan.types) - len(scan.carry)
     attrs: dict[str, Attr] = {"num_scan_inputs": len(scan.xs)}
     if scan.reverse:
@@ -168,6 +170,7 @@ def _as_scan(op: Lowering, scan: CapturedScan) -> Values:
 
 
 def _as_loop(op: Lowering, scan: CapturedScan) -> Values:
+    """The operator Loop, whose body looks its rows up by the number of the round."""
     body, count = scan.body, len(scan.carry)
     step, go_on = add_loop_inputs(body)
     if scan.xs:
@@ -277,6 +280,7 @@ def _rounds(op: Lowering, cond: Graph, body: Graph, init: Values) -> Value | Non
 
 
 def _counted(cond: Graph) -> Counted | None:
+    """The counter of a condition `counter < end`, and the end; None of other conditions."""
     test = cond.outputs[0].node
     if test is None or test.op != "onnx.Less" or test.graph is not cond:
         return None

@@ -202,6 +202,7 @@ def rem(op: Lowering, x: Value, y: Value) -> Value:
 
 
 def _safe_divisor(op: Lowering, x: Value, y: Value) -> Divisor:
+    """A divisor with 1 where the runtime would stop the process: at 0, and at -1 under the lowest number."""
     dtype = x.type.dtype
     known = _known(y)
     zero = wrapped = None
@@ -397,6 +398,7 @@ class Bits(NamedTuple):
 
 
 def _bits_of(x: jax.Array) -> Bits:
+    """The bits of integers, in an unsigned dtype that numpy has."""
     width = jnp.iinfo(x.dtype).bits
     holder = jnp.dtype(f"uint{max(width, 8)}")
     number = x.astype(holder)

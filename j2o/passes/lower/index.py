@@ -148,6 +148,7 @@ def start_vector(op: Lowering, starts: Sequence[Value], axes: Sequence[int]) -> 
 
 
 def to_i64(op: Lowering, index: Value) -> Value:
+    """An index in i64, as ONNX takes it."""
     if index.type.dtype == DType.U64:
         # beyond the signed range is past the end in any case
         greatest = op.const(2**63 - 1, DType.U64)

@@ -29,6 +29,7 @@ class Limits(NamedTuple):
 
 
 def limits(dtype: DType) -> Limits:
+    """The least and the greatest of what a dtype holds, infinities included."""
     if dtype == DType.BOOL:
         return Limits(False, True)
     if dtype.is_float:
@@ -222,6 +223,7 @@ def reduce_min(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
 
 
 def _extreme(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
+    """A maximum or minimum, of unsigned integers by signed ones in the same order."""
     signed, flip = _as_signed(op, x)
     out = _reduce(op, operator, signed, axes)
     if flip is None:
@@ -460,6 +462,8 @@ def _pad_rows(rows: Array, unit: Array, before: int, after: int) -> Array:
 
 
 def _in_a_loop(rows: Array, combine: Combine, unit: Array, reverse: bool) -> Array:
+    """Each row combined with what came before it, row by row."""
+
     def step(before: Array, row: Array) -> tuple[Array, Array]:
         out = combine(before, row)
         return out, out

@@ -132,6 +132,7 @@ def approx_top_k(
 def _extremes(
     op: Lowering, x: Value, key: Value, k: Dim, axis: int, *, largest: bool
 ) -> Sequence[Value]:
+    """The elements with the greatest or least keys along an axis, and their places in i32."""
     values, index = op.TopK(key, op.dims((k,)), axis=axis, largest=int(largest))
     found = values if key is x else op.GatherElements(x, index, axis=axis)
     return found, op.cast(index, DType.I32)

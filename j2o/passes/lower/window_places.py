@@ -74,6 +74,7 @@ class Windows:
         return x
 
     def _at_computed_place(self, op: Lowering, x: Value, offset: Value) -> Value:
+        """For each window the element at a place that is computed at run time."""
         lengths = list(map(dims.mul, self.counts, self.strides))
         end = op.Add(offset, op.dims(lengths))
         axes = np.arange(x.type.rank)

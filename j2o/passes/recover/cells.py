@@ -131,6 +131,7 @@ class _Matcher:
     # ---- LSTM
 
     def _lstm(self) -> Cell | None:
+        """h' = o · tanh(c'), c' = f · c + i · g: an LSTM; None where it is none."""
         for output, activated in self._pairs(self.new, "onnx.Mul"):
             if activated.op != "onnx.Tanh":
                 continue
@@ -166,6 +167,7 @@ class _Matcher:
     # ---- GRU
 
     def _gru(self) -> Cell | None:
+        """h' = (1 - z) · n + z · h: a GRU; None where it is none."""
         for update, candidate, is_negated in self._mixtures():
             gate = self._gate(update, "Sigmoid")
             if gate is None:
@@ -250,6 +252,7 @@ class _Matcher:
     # ---- RNN
 
     def _rnn(self) -> Cell | None:
+        """h' = f(x W + h R + b): a plain cell; None where it is none."""
         form = self.reader.forms.get(self.new)
         if form is None or not form.activation:
             return None

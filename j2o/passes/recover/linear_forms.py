@@ -128,6 +128,7 @@ class FormReader:
         return LinearForm(self.layout, (Term(value, columns),))
 
     def _read(self, node: Node) -> None:
+        """Enter the form of what a node gives, or let it be a source of other forms."""
         if len(node.outputs) != 1:
             if node.op == "onnx.Split":
                 self._read_split(node)
@@ -142,6 +143,7 @@ class FormReader:
             self._enter_source(node.out)
 
     def _read_split(self, node: Node) -> None:
+        """Enter the forms of the parts of a Split of columns."""
         form = self.forms.get(node.operand(0))
         axis = node.int_attr("axis", 0) % node.operand(0).type.rank
         if form is None or form.layout[axis] != COLUMN:
@@ -171,6 +173,7 @@ def _taken(form: LinearForm, axis: int, chosen: np.ndarray) -> LinearForm:
 
 
 def _slice(reader: FormReader, node: Node) -> LinearForm | None:
+    """The columns that a Slice takes; None where it cuts the batch."""
     form = reader.forms.get(node.operand(0))
     numbers = [value.known_ints for value in node.operands[1:]]
     if form is None or None in numbers:
@@ -214,6 +217,7 @@ def _without_axis(form: LinearForm, axis: int) -> LinearForm:
 
 
 def _transpose(reader: FormReader, node: Node) -> LinearForm | None:
+    """The same form with its axes in another order."""
     form, perm = reader.forms.get(node.operand(0)), perm_of(node)
     if form is None or perm is None:
         return None
@@ -357,6 +361,7 @@ def _is_row(reader: FormReader, form: LinearForm) -> bool:
 
 
 def _add(reader: FormReader, node: Node) -> LinearForm | None:
+    """The sum of two forms, or of a form and of what does not change."""
     first, second = node.operand(0), node.operand(1)
     a, b = reader.forms.get(first), reader.forms.get(second)
     if a is not None and b is not None:

@@ -47,6 +47,7 @@ def read_lanes(value: Value) -> Lanes | None:
 
 
 def _of_slice(node: Node) -> Lanes | None:
+    """The places that a Slice takes from the last axis."""
     x, start, end, axis = node.operands[:4]
     step = node.optional(4)
     size = x.type.shape[-1]
@@ -68,6 +69,7 @@ def _number(value: Value) -> int | None:
 
 
 def _of_split(node: Node, value: Value) -> Lanes | None:
+    """The places that a part of a Split has along the last axis."""
     x = node.operand(0)
     last = x.type.rank - 1
     if node.int_attr("axis", 0) % x.type.rank != last:
@@ -84,6 +86,7 @@ def _of_split(node: Node, value: Value) -> Lanes | None:
 
 
 def _of_gather(node: Node) -> Lanes | None:
+    """The places that a Gather takes from the last axis, or from pairs that are an axis of their own."""
     x, indices = node.operands
     axis = node.int_attr("axis", 0) % x.type.rank
     numbers = indices.known_ints

@@ -50,6 +50,7 @@ def _is_chained(value: Value) -> bool:
 
 
 def _users_behind_transposes(value: Value) -> Iterator[Node]:
+    """The users of a value, those of its transposes in place of these."""
     for user in value.users():
         if user.op == "onnx.Transpose":
             yield from user.out.users()
