@@ -309,5 +309,29 @@ def test_what_a_body_does_not_change_is_not_carried():
 
     model = j2o.compile(multiple, [("B",), "i32[]"])
     loop = next(n for n in model.graph if n.op == "onnx.Loop")
-    assert len(loop.inputs) == 2 + 2  # rounds, no condition; the counter and the sum
+    # rounds, no condition, the sum: nobody looks at the counter
+    assert len(loop.inputs) == 2 + 1
     assert loop.inputs[1] is None
+
+
+def test_a_counter_that_nobody_looks_at_is_not_carried():
+    def powers(x, n):
+        squares, _ = lax.fori_loop(
+            0, n, lambda i, c: (c[0] * c[0], c[1] + c[0]), (x, x)
+        )
+        return squares
+
+    def last_of_two(xs):
+        (_, last), (rows, _) = lax.scan(
+            lambda c, x: ((c[0] + c[1], x), (x + 1, c[0])), (xs[0], xs[0]), xs
+        )
+        return last, rows
+
+    x = np.float32([1, 2, 0.5])
+    for n in (0, 1, 3):
+        model = agrees(powers, [x, np.int32(n)], ["f32[B]", "i32[]"])
+    (loop,) = model.graph.nodes_of("onnx.Loop")
+    assert len(loop.graphs[0].inputs) == 3  # the round, whether to go on, the square
+    model = agrees(last_of_two, [np.ones((4, 2), np.float32)], ["f32[T,2]"])
+    (scan,) = model.graph.nodes_of("onnx.Loop", "onnx.Scan")
+    assert len(scan.outputs) == 2

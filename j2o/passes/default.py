@@ -15,6 +15,7 @@ from j2o.passes.clean.simplify import simplify
 from j2o.passes.clean.single_places import single_places
 from j2o.passes.clean.tidy import parts, tidy
 from j2o.passes.clean.unit_axes import unit_axes
+from j2o.passes.clean.unused_results import unused_results
 from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
 from j2o.passes.layout.axes_of_parts import axes_of_parts
@@ -66,6 +67,7 @@ CLEAN = (
     broadcasts,
     cse,
     dce,
+    unused_results,
 )
 CLEAN_AND_RECOVER = (
     fold,
@@ -75,6 +77,7 @@ CLEAN_AND_RECOVER = (
     broadcasts,
     cse,
     dce,
+    unused_results,
     unit_axes,
     recover,
 )

@@ -24,14 +24,19 @@ def remove_unused(graph: Graph) -> int:
     node = graph.last
     while node is not None:  # faster than an iterator, and most nodes are used
         before = node.prev
-        if not node.used and node.outputs and node.spec.pure and not _acts_inside(node):
+        if not node.used and node.op != "return" and not has_effect(node):
             node.erase()
             count += 1
         node = before
     return count
 
 
-def _acts_inside(node: Node) -> bool:
-    """Whether a region of a node has an effect beyond what it gives."""
-    inner = (n for region in node.graphs for n in region.walk() if n.op != "return")
-    return any(not n.spec.pure or not n.outputs for n in inner)
+def has_effect(node: Node) -> bool:
+    """Whether a node, or one in its regions, does more than to give results."""
+    inside = (inner for region in node.graphs for inner in region.walk())
+    return _acts(node) or any(map(_acts, inside))
+
+
+def _acts(node: Node) -> bool:
+    """Whether a node alone does more than to give results: it is not pure, or has none."""
+    return node.op != "return" and (not node.spec.pure or not node.outputs)
