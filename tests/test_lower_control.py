@@ -327,11 +327,25 @@ def test_a_counter_that_nobody_looks_at_is_not_carried():
         )
         return last, rows
 
-    x = np.float32([1, 2, 0.5])
+    model = j2o.compile(powers, ["f32[B]", "i32[]"])
     for n in (0, 1, 3):
-        model = agrees(powers, [x, np.int32(n)], ["f32[B]", "i32[]"])
+        model.verify(np.float32([1, 2, 0.5]), np.int32(n))
     (loop,) = model.graph.nodes_of("onnx.Loop")
-    assert len(loop.graphs[0].inputs) == 3  # the round, whether to go on, the square
-    model = agrees(last_of_two, [np.ones((4, 2), np.float32)], ["f32[T,2]"])
-    (scan,) = model.graph.nodes_of("onnx.Loop", "onnx.Scan")
-    assert len(scan.outputs) == 2
+    # the round, whether to go on, the square
+    assert len(loop.graphs[0].inputs) == 3
+
+
+def test_what_nobody_uses_is_not_carried_or_stacked():
+    def last_of_two(xs):
+        def body(carry, x):
+            total, _ = carry
+            return (total + x, x * 2), (x + 1, total)
+
+        (_, last), (rows, _) = lax.scan(body, (xs[0], xs[0]), xs)
+        return last, rows
+
+    model = j2o.compile(last_of_two, ["f32[T,2]"])
+    for length in (1, 4):
+        model.verify(np.ones((length, 2), np.float32))
+    (loop,) = model.graph.nodes_of("onnx.Loop", "onnx.Scan")
+    assert len(loop.outputs) == 2
