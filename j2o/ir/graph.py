@@ -545,6 +545,9 @@ class Graph:
 
         Functions are not entered.
         """
+        return self._walk_regions() if self.holders else iter(self)
+
+    def _walk_regions(self) -> Iterator[Node]:
         for node in self:
             yield node
             for graph in node.graphs:

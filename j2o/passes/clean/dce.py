@@ -24,7 +24,9 @@ def remove_unused(graph: Graph) -> int:
     node = graph.last
     while node is not None:  # faster than an iterator, and most nodes are used
         before = node.prev
-        if not node.used and node.op != "return" and not has_effect(node):
+        outputs = node.outputs
+        # most nodes end at the first of these
+        if outputs and not outputs[0].uses and not node.used and not has_effect(node):
             node.erase()
             count += 1
         node = before
