@@ -196,6 +196,7 @@ def _compares(wanted: bool, part: RowElements, facts: Facts) -> bool:
 
 
 def _are_equal(a: Interval, b: Interval) -> bool:
+    """Return True where both are one known number, and the same."""
     return a.is_single and a == b
 
 
@@ -247,16 +248,19 @@ def number_behind(part: RowElements, facts: Facts, depth: int = DEPTH) -> Number
 
 
 def _may_wrap(value: Value, facts: Facts) -> bool:
+    """Return True where a sum may go past an end of its dtype: nothing is known of it then."""
     return facts.of(value) == all_of(value.type.dtype)
 
 
 def _sum(a: Number, b: Number) -> Number | None:
+    """The sum of two numbers; None where both have an element."""
     if a.element is not None and b.element is not None:
         return None
     return Number(a.element or b.element, plus(a.offset, b.offset))
 
 
 def _difference(a: Number, b: Number) -> Number | None:
+    """The difference of two numbers, in which equal elements cancel; None where it takes an element off."""
     offset = plus(a.offset, negated(b.offset))
     if a.element == b.element:
         return Number(None, offset)
@@ -264,6 +268,7 @@ def _difference(a: Number, b: Number) -> Number | None:
 
 
 def _interval(number: Number, facts: Facts) -> Interval:
+    """The interval that a number lies in, in every row."""
     if number.element is None:
         return number.offset
     return plus(_elements_between(number.element, facts), number.offset)
@@ -288,6 +293,7 @@ def operand_of(part: RowElements, index: int) -> RowElements:
 
 
 def _broadcast(operand: Value, part: RowElements) -> RowElements:
+    """The same elements of what is broadcast: of an axis of size 1 the only one."""
     own = part.axes[len(part.axes) - operand.type.rank :]
     sizes = operand.type.shape
     axes = (FIRST if is_one(d) else a for d, a in zip(sizes, own, strict=True))
