@@ -131,6 +131,7 @@ TABLE = jnp.ones((5, 3))
 USUAL_MISTAKES = [
     (DENSE.apply, [(2, 4)], "j2o.weights(tree)"),
     (DENSE.apply, [{"weights": {"kernel": (4, 3)}}, (2, 4)], "a dict of collections"),
+    (lambda caches, x: [x, *caches], [[], (2,)], "j2o.static([]) is the empty list"),
     (nnx.Embed(5, 3, rngs=nnx.Rngs(0)), [("B",)], "'i32[B,T]' is a spec"),
     (lambda tokens: TABLE[tokens], [("B",)], "'i32[B,T]' is a spec"),
     (lambda tokens: jnp.take(TABLE, tokens, axis=0), [("B",)], "'i32[B,T]' is a spec"),

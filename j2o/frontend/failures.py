@@ -52,6 +52,10 @@ KNOWN: tuple[tuple[str, str], ...] = (
         "a shape is float32, and 'i32[B,T]' is a spec of integers",
     ),
     (
+        "iteration over a 0-d array",
+        "[] and () in a spec are the shape of a scalar; j2o.static([]) is the empty list",
+    ),
+    (
         "from a different trace level",
         "nnx.jit, nnx.scan, nnx.cond and the like take modules that write to themselves, "
         "those of jax do not",
