@@ -61,7 +61,9 @@ def run(
         if isinstance(step, Fixpoint):
             records += runner.run_group(step.passes, step.limit)
         else:
-            records += runner.run_group((step,), 1)
+            record = PassRecord(step.name)
+            runner.run_one(step, record)
+            records.append(record)
     context.seen.clear()
     for each in all_graphs(graph):
         each.journal.clear()  # it keeps what was erased alive
@@ -109,7 +111,8 @@ class _Runner:
         record.runs += 1
         record.changes += changes
         record.nodes_after = self.graph.length
-        record.take_rules(self.context)
+        if self.context.fired or self.context.declined:
+            record.take_rules(self.context)
         if before is not None:
             before.verify_after(changes)
         for observer in self.observers:
@@ -120,7 +123,9 @@ class _Runner:
         """Call a pass for each graph that it is for, and take the time."""
         start = time.perf_counter()
         graphs = [self.graph] if one.scope == "root" else all_graphs(self.graph)
-        changes = sum(_called(one, each, self.context) for each in graphs)
+        changes = 0
+        for each in graphs:
+            changes += _called(one, each, self.context)
         record.seconds += time.perf_counter() - start
         return changes
 
