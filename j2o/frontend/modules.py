@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from j2o.frontend.held import (
+    ATOMS,
     Held,
     Program,
     attributes,
@@ -129,7 +130,10 @@ def _copy_module(x: Any, again: Again, copies: Copies) -> None:
     made = copies[id(x)] = object.__new__(type(x))
     own = vars(made)
     for name, value in vars(x).items():
-        own[name] = _of_this_trace(value) if name == TRACE_STATE else again(value)
+        if name == TRACE_STATE:
+            own[name] = _of_this_trace(value)
+        else:
+            own[name] = value if type(value) in ATOMS else again(value)
 
 
 def _of_this_trace(state: Any) -> Any:

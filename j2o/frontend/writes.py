@@ -123,8 +123,9 @@ def lost_writes(held: Held, copies: Copies, results: Any) -> list[int]:
     """
     returned = {id(leaf) for leaf in jax.tree.leaves(results)}
     lost = []
+    variables = held.variables
     for position, (_, x) in enumerate(held.objects):
-        if position in held.variables and _effect_of(x) is not None:
+        if position in variables and _effect_of(x) is not None:
             after = copies.get(id(x), x)
             value = raw_value(after)
             written = is_written(x, after)
