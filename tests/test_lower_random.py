@@ -8,6 +8,7 @@ from jax import lax
 
 import j2o
 from j2o.frontend.versions import enable_x64
+from tests.harness import normal, operators
 
 STATES = [
     np.array([1234567890123456789, 2**64 - 3], np.uint64),
@@ -72,3 +73,16 @@ PROGRAMS = {
 def test_every_kind_of_key(name, implementation):
     key = jax.random.key(3, impl=implementation)
     j2o.compile(PROGRAMS[name], [key]).verify(key, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sample", [jax.random.normal, jax.random.uniform, jax.random.gumbel]
+)
+def test_numbers_of_a_fixed_key_are_constants(sample):
+    def fn(x):
+        key, _ = jax.random.split(jax.random.key(3))
+        return x * sample(key, (4, 8))
+
+    model = j2o.compile(fn, ["f32[B,4,8]"])
+    assert operators(model) == ["Mul"]
+    model.verify(normal(2, 4, 8))

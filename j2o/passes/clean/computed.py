@@ -7,6 +7,7 @@ past the width, a float beyond what an integer dtype holds.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -115,6 +116,17 @@ def _pow(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
     return np.power(x.astype(np.float64), y.astype(np.float64))
 
 
+@computes("Relu")
+def _relu(node: Node, x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, x.dtype.type(0))
+
+
+@computes("Erf")
+def _erf(node: Node, x: np.ndarray) -> np.ndarray:
+    values = [math.erf(value) for value in x.astype(np.float64).flat]
+    return np.array(values).reshape(x.shape)
+
+
 @computes("Max")
 def _max(node: Node, *arrays: np.ndarray) -> np.ndarray:
     return functools.reduce(np.maximum, arrays)
@@ -199,6 +211,15 @@ def _sum(
     node: Node, x: np.ndarray, axes: np.ndarray | None = None
 ) -> np.ndarray | None:
     return _reduced(np.sum, node, x, axes)
+
+
+@computes("ReduceMean")
+def _mean(
+    node: Node, x: np.ndarray, axes: np.ndarray | None = None
+) -> np.ndarray | None:
+    if node.out.type.dtype.is_int or not x.size:
+        return None
+    return _reduced(np.mean, node, x.astype(np.float64), axes)
 
 
 @computes("ReduceProd")

@@ -28,24 +28,40 @@ GROWTH = 4
 
 @graph_pass("fold", at="onnx", level=1)
 def fold(graph: Graph, context: Context) -> int:
-    """Replace nodes whose operands are constants by constants."""
+    """Replace nodes whose operands are constants by constants, and then the nodes behind these."""
     count = 0
-    for node in context.fresh(graph, fold, 0):
-        if node.graph is not graph:
-            continue
-        if node.op == "onnx.If" and _fold_if(node):
+    nodes = context.fresh(graph, fold, 0)
+    is_whole = nodes is graph  # the users of a node come behind it
+    while nodes:
+        users: list[Node] = []
+        for node in nodes:
+            if node.graph is not graph:
+                continue
+            if node.op == "onnx.If" and _fold_if(node):
+                count += 1
+                continue
+            new = _constants_of(node) if _is_constant(node) else None
+            if new is None:
+                continue
+            if not is_whole:
+                for value in new:
+                    users += value.users()
             count += 1
-            continue
-        tensors = _fold_node(node) if _is_constant(node) else None
-        if tensors is None:
-            continue
-        new = [
-            _insert_constant(node, found, old.hint)
-            for found, old in zip(tensors, node.outputs, strict=True)
-        ]
-        node.replace_by(*new)
-        count += 1
+        nodes = users
     return count
+
+
+def _constants_of(node: Node) -> list[Value] | None:
+    """The constants that are put in the place of a node of constants; None where it stays."""
+    tensors = _fold_node(node)
+    if tensors is None:
+        return None
+    new = [
+        _insert_constant(node, found, old.hint)
+        for found, old in zip(tensors, node.outputs, strict=True)
+    ]
+    node.replace_by(*new)
+    return new
 
 
 def _insert_constant(node: Node, found: Tensor, hint: str) -> Value:

@@ -95,6 +95,23 @@ def _(op, x, y):
     return op.Add(x, y)
 
 
+@rewrite("scaled_neg", level=1)
+def scaled_neg(op, x, c: Const):
+    """-x · c is x · -c, as in the exponent of a decay."""
+    return op.either(op.Mul(op.Neg(x), c), op.Div(op.Neg(x), c))
+
+
+@scaled_neg.becomes
+def _(op, x, c):
+    if not c.const.is_small:
+        return None
+    if op.root.op == "onnx.Div" and x.type.dtype.is_int:
+        return op.decline(
+            "the lowest integer has no negative, so its quotient has another sign"
+        )
+    return op.apply(op.root.op, x, op.Neg(c))
+
+
 # -------------------------------------------------------------------------------------------- Booleans
 #
 # These have two values, and no NaN.
@@ -340,6 +357,7 @@ simplify = RuleSet(
         abs_neg,
         add_neg,
         sub_neg,
+        scaled_neg,
         one_less_bool,
         not_equal_bool,
         where_same,
