@@ -99,6 +99,11 @@ class Builder:
             return False
         return self.target.prefers(f"onnx.{kind}", x.type.dtype)
 
+    @property
+    def orders_nan(self) -> bool:
+        """Whether the target's TopK takes NaN for greater than all numbers."""
+        return self.target is not None and self.target.orders_nan
+
     # ------------------------------------------------------------------- nodes
 
     def node(

@@ -27,8 +27,9 @@ class Target:
     `inlined` has in the same form the functions that the runtime writes out; with `inlines` it also does so
     with functions that stand in neither. Where `rows` is empty, everything is taken to run. The operators in
     `slow` run, but slower than their parts; those in `avoids` lose too many digits. `others` gives the same
-    runtime at another opset; None where the opset is asked for, and not to be changed. `faults` has what is
-    known to differ from ONNX, a line each.
+    runtime at another opset; None where the opset is asked for, and not to be changed. With `orders_nan`
+    TopK takes NaN for greater than all numbers, and the first of several for the first. `faults` has what
+    is known to differ from ONNX, a line each.
     """
 
     opset: int
@@ -44,6 +45,7 @@ class Target:
     inlines: bool = True
     avoids: frozenset[str] = frozenset()
     functions: bool = True  # whether a model may have some of its own
+    orders_nan: bool = False  # whether TopK takes NaN for the greatest number
     faults: tuple[str, ...] = ()
 
     @classmethod
@@ -133,6 +135,7 @@ class Table:
     inlines: bool = False
     avoids: frozenset[str] = frozenset()
     functions: bool = True  # whether a model may have some of its own
+    orders_nan: bool = False  # whether TopK takes NaN for the greatest number
     faults: tuple[str, ...] = ()
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (tables are few and live long)
@@ -153,6 +156,7 @@ class Table:
             inlines=self.inlines,
             avoids=self.avoids,
             functions=self.functions,
+            orders_nan=self.orders_nan,
             faults=self.faults,
         )
 
@@ -223,6 +227,7 @@ def _table(found: Any) -> Table:
         inlines=bool(found.get("inlines", False)),
         avoids=frozenset(map(str, found.get("avoids", ()))),
         functions=bool(found.get("functions", True)),
+        orders_nan=bool(found.get("orders_nan", False)),
         faults=tuple(map(str, faults)),
     )
 

@@ -38,6 +38,7 @@ ONNXRUNTIME = (
     "1 / y of integers is another division; j2o writes it in another form",
 )
 CAST = ("f16",)  # by onnxruntime's InsertCastTransformer
+NANS = "TopK takes NaN for equal to any number; j2o sorts by keys"
 FAR = 5e-3  # from the right values of a normalisation, which are about 1
 DIGITS = "loses its digits where the mean is large; j2o takes its parts"
 FAULTS = {"openvino": ("i64 is computed as i32: numbers beyond its range are wrong",)}
@@ -61,6 +62,7 @@ class Runs(NamedTuple):
     inlined: Mapping[int, Rows] | None = None  # functions that it writes out
     avoids: Sequence[str] = ()  # operators with which it loses too many digits
     functions: bool = True  # whether a model may have some of its own
+    orders_nan: bool = False  # whether TopK takes NaN for the greatest number
 
 
 def main() -> None:
@@ -77,10 +79,16 @@ def runs(one: Runtime) -> Runs:
     found = _runs(one)
     avoids = tuple(inexact(one))
     faults = [f"{kind} {DIGITS}" for kind in avoids]
+    in_order = orders_nan(one)
+    if not in_order:
+        faults.append(NANS)
     named = [f"onnx.{kind}" for kind in avoids]
     [answer] = ask(one, [job(_with_function())])
     return found._replace(
-        avoids=named, faults=[*found.faults, *faults], functions=answer.error is None
+        avoids=named,
+        faults=[*found.faults, *faults],
+        functions=answer.error is None,
+        orders_nan=in_order,
     )
 
 
@@ -90,6 +98,25 @@ def _with_function() -> bytes:
     caller (float[2] x) => (float[2] y) {{ y = own.twice(x) }}
     <domain: "own", opset_import: ["": {OLDEST}]> twice (a) => (b) {{ b = Add(a, a) }}"""
     return onnx.parser.parse_model(text).SerializeToString()
+
+
+def orders_nan(one: Runtime) -> bool:
+    """Whether TopK takes NaN for greater than all numbers, and the first of several for the first."""
+    nan, inf = np.nan, np.inf
+    rows = [[1, nan, 2, inf], [nan, -1, inf, nan], [-inf, 0, nan, 5], [inf, 3, 2, nan]]
+    x = np.array(rows, np.float32)
+    for largest, order in (
+        (1, np.argmax(x, 1)),
+        (0, np.argmin(np.where(np.isnan(x), inf, x), 1)),
+    ):
+        text = f"""<ir_version: 8, opset_import: ["": {OLDEST}]>
+        sorts (float[4, 4] x) => (float[4, 1] y, int64[4, 1] at)
+        <int64[1] k = {{1}}> {{ y, at = TopK <axis = 1, largest = {largest}> (x, k) }}"""
+        model = onnx.parser.parse_model(text).SerializeToString()
+        [answer] = ask(one, [job(model, {"x": x})])
+        if answer.error is not None or (answer.outputs[1][:, 0] != order).any():
+            return False
+    return True
 
 
 def inexact(one: Runtime) -> Iterator[str]:
@@ -345,8 +372,9 @@ def common(tables: Sequence[Table]) -> Runs:
     avoids = sorted({op for table in tables for op in table.avoids})
     what = f"what all of these run: {names}"
     functions = all(table.functions for table in tables)
+    in_order = all(table.orders_nan for table in tables)
     made = Runs("portable", what, [*faults], rows, ir, avoids=avoids)
-    return made._replace(functions=functions)
+    return made._replace(functions=functions, orders_nan=in_order)
 
 
 def _rows_of(table: Table, opset: int) -> Rows:
@@ -415,6 +443,7 @@ def write(found: Runs) -> None:
         "casts": list(found.casts),
         "avoids": list(found.avoids),
         "functions": found.functions,
+        "orders_nan": found.orders_nan,
         "inlines": found.inlined is not None,
         "faults": list(found.faults),
         "kernels": sorted(_ranges(found.rows), key=repr),

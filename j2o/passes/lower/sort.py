@@ -1,8 +1,8 @@
 """Sorting, by ONNX TopK: of equal elements the one with the lower index comes first. So every sort is stable.
 
-TopK's order of floats is numpy's (onnxruntime's kernel and the ONNX reference agree): -0 equals 0, and NaN is
-greater than all else. That is the order of JAX's `sort`. `top_k` follows the total order, where -0 < 0 and
--NaN < -inf.
+TopK's order of floats is numpy's here: -0 equals 0, and NaN is greater than all else (for kernels that have
+another order, `target/nan_order.py` sees to it). That is the order of JAX's `sort`. `top_k` follows the total
+order, where -0 < 0 and -NaN < -inf.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Every node gets operands of a dtype that the target runs, by Casts where it does
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from j2o.errors import UnsupportedError
@@ -16,10 +15,10 @@ from j2o.ir.onnx_ops import constraint_of
 from j2o.ir.target import Row, Target
 from j2o.ir.types import OPSET_OF, DType, is_in_onnx
 from j2o.ir.views import casted
-from j2o.passes.clean.nans import never_nan
 from j2o.passes.context import Context
 from j2o.passes.layout.perms import perm_of
 from j2o.passes.pipeline import graph_pass
+from j2o.passes.target.nan_order import extreme_with_nan, sorted_with_nan
 
 # what stands in for a dtype, nearest first: each holds all of its values
 WIDER: dict[DType, tuple[DType, ...]] = {
@@ -108,7 +107,7 @@ def legalize(graph: Graph, context: Context) -> int:
     _refuse_foreign_dtypes(graph, target)
     count, problems = 0, []
     for node in graph.nodes_of(*FAULTY):
-        count += FAULTY[node.op](graph, node)
+        count += FAULTY[node.op](node, target)
     for node in graph:
         if not node.op.startswith("onnx.") or runs(node, target):
             continue
@@ -228,69 +227,14 @@ def _widen(value: Value, wide: dict[DType, DType], op: Builder) -> None:
     value.replace_by(op.cast(value, narrow), where=users.__contains__)
 
 
-def _with_nans(graph: Graph, node: Node) -> bool:
-    """Make the greatest or least of a row with a NaN NaN.
-
-    Onnxruntime overlooks all but those that come first.
-    """
-    x = node.operand(0)
-    axes = node.inputs[1:]
-    if never_nan(x) or _is_of_log_sum_exp(node):
-        return False
-    op = Builder(graph, node, node.loc, node.out.hint)
-    found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
-    extreme = op.node(node.op, node.inputs, node.attrs).out
-    nan = op.const(math.nan, extreme.type.dtype)
-    node.replace_by(op.Where(op.cast(found, DType.BOOL), nan, extreme))
-    return True
-
-
-def _is_of_log_sum_exp(node: Node) -> bool:
-    """Return True for a maximum m of which only log Σ exp(x - m) + m is made: NaN where x is, for any m."""
-    shift = node.out
-    users = list(shift.users())
-    if len(users) == 1 and users[0].op == "onnx.Clip":
-        shift = users[0].out
-        users = list(shift.users())
-    if [user.op for user in users] != ["onnx.Sub", "onnx.Add"]:
-        return False
-    difference, result = users
-    value = difference.out
-    for op in ("onnx.Exp", "onnx.ReduceSum", "onnx.Log"):
-        made = _only_made_into(value, op)
-        if made is None:
-            return False
-        value = made
-    total = value.producer.operand(0).producer
-    axes = _reduction(node)
-    is_over = axes is not None and _reduction(total) == axes
-    is_off = list(difference.operands) == [node.operand(0), shift]
-    return is_over and is_off and set(result.operands) == {value, shift}
-
-
-def _only_made_into(value: Value, op: str) -> Value | None:
-    """The result of the one operation that uses a value; None where there are more, or another."""
-    users = list(value.users())
-    if len(users) != 1 or users[0].op != op:
-        return None
-    return users[0].out
-
-
-def _reduction(node: Node) -> tuple[int, ...] | None:
-    """The axes of a reduction that keeps them; None where they are not known, or go."""
-    axes = node.optional(1)
-    keeps = node.int_attr("keepdims", 1) == 1
-    return axes.known_ints if axes is not None and keeps else None
-
-
-def _one_over(graph: Graph, node: Node) -> bool:
+def _one_over(node: Node, _: Target) -> bool:
     """1 / y of integers in another form, as onnxruntime makes `z / y` of `1 / y * z`."""
     one, y, dtype = node.operand(0), node.operand(1), node.out.type.dtype
     if not dtype.is_int or node.out.type != y.type:
         return False
     if one.number != 1:
         return False
-    op = Builder(graph, node, node.loc, node.out.hint)
+    op = Builder(node.home, node, node.loc, node.out.hint)
     if dtype.is_signed:
         node.replace_by(op.Div(op.const(-1, dtype), op.Neg(y)))
     else:
@@ -298,7 +242,7 @@ def _one_over(graph: Graph, node: Node) -> bool:
     return True
 
 
-def _cast_in_front(graph: Graph, node: Node) -> bool:
+def _cast_in_front(node: Node, _: Target) -> bool:
     """`Cast(Transpose(x))` as an operand of a product is `Transpose(Cast(x))`.
 
     Onnxruntime ends the process where it fuses the product with a Transpose of a batch behind which a Cast
@@ -307,12 +251,12 @@ def _cast_in_front(graph: Graph, node: Node) -> bool:
     found = False
     for index, value in enumerate(node.operands):
         cast = value.node
-        if cast is None or cast.op != "onnx.Cast" or cast.graph is not graph:
+        if cast is None or cast.op != "onnx.Cast" or cast.graph is not node.graph:
             continue
         source = cast.operand(0)
         perm = perm_of(source.node)
         if perm is not None:
-            op = Builder(graph, node, cast.loc, value.hint)
+            op = Builder(node.home, node, cast.loc, value.hint)
             first = op.node("onnx.Cast", [source.producer.operand(0)], cast.attrs).out
             node.set_input(index, op.transpose(first, perm))
             erase_dead(cast)
@@ -320,10 +264,11 @@ def _cast_in_front(graph: Graph, node: Node) -> bool:
     return found
 
 
-# operators that the target runs, but not as ONNX has them: (graph, node) → True where it made others of them
-FAULTY: dict[str, Callable[[Graph, Node], bool]] = {
-    "onnx.ReduceMax": _with_nans,
-    "onnx.ReduceMin": _with_nans,
+# operators that the target runs, but not as ONNX has them: (node, target) → True where it made others of them
+FAULTY: dict[str, Callable[[Node, Target], bool]] = {
+    "onnx.ReduceMax": extreme_with_nan,
+    "onnx.ReduceMin": extreme_with_nan,
+    "onnx.TopK": sorted_with_nan,
     "onnx.Div": _one_over,
     "onnx.MatMul": _cast_in_front,
 }

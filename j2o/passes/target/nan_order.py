@@ -1,0 +1,158 @@
+"""The order of NaN, as kernels do not have it: it is sorted behind infinity, and the extreme of its row.
+
+ONNX leaves the order of NaN open, JAX does not. A target tells whether its TopK takes NaN for greater than
+all numbers, as onnxruntime does from 1.32 on. There TopK finds the greatest of a row, too, in half the time.
+Elsewhere TopK gets keys, and the NaNs of a row are counted.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from j2o.ir import dims
+from j2o.ir.build import Builder
+from j2o.ir.graph import Node, Value
+from j2o.ir.target import Target
+from j2o.ir.types import DType, Type
+from j2o.passes.clean.nans import never_nan
+
+# ------------------------------------------------------------------- the greatest and the least
+
+
+def extreme_with_nan(node: Node, target: Target) -> bool:
+    """Make the greatest or least of a row with a NaN NaN.
+
+    Onnxruntime's ReduceMax and ReduceMin overlook all but those that come first.
+    """
+    x = node.operand(0)
+    if never_nan(x) or _is_of_log_sum_exp(node):
+        return False
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    axis = _only_axis(node)
+    if target.orders_nan and axis is not None and dims.known_ge(x.type.shape[axis], 1):
+        node.replace_by(_first_of_order(op, node, axis))
+        return True
+    axes = node.inputs[1:]
+    found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
+    extreme = op.node(node.op, node.inputs, node.attrs).out
+    nan = op.const(math.nan, extreme.type.dtype)
+    node.replace_by(op.Where(op.cast(found, DType.BOOL), nan, extreme))
+    return True
+
+
+def _only_axis(node: Node) -> int | None:
+    """The axis of a reduction along one alone; None for another reduction."""
+    axes = node.optional(1)
+    rank = node.operand(0).type.rank
+    if axes is None:
+        return 0 if rank == 1 else None
+    places = axes.known_ints
+    return places[0] % rank if places is not None and len(places) == 1 else None
+
+
+def _first_of_order(op: Builder, node: Node, axis: int) -> Value:
+    """The greatest by TopK; the least is that of the numbers with the other sign, for NaN is the greatest."""
+    x = node.operand(0)
+    is_least = node.op == "onnx.ReduceMin"
+    values, _ = op.TopK(op.Neg(x) if is_least else x, op.dims((1,)), axis=axis)
+    extreme = op.Neg(values) if is_least else values
+    return extreme if node.int_attr("keepdims", 1) else op.squeeze(extreme, [axis])
+
+
+def _is_of_log_sum_exp(node: Node) -> bool:
+    """Return True for a maximum m of which only log Σ exp(x - m) + m is made: NaN where x is, for any m."""
+    shift = node.out
+    users = list(shift.users())
+    if len(users) == 1 and users[0].op == "onnx.Clip":
+        shift = users[0].out
+        users = list(shift.users())
+    if [user.op for user in users] != ["onnx.Sub", "onnx.Add"]:
+        return False
+    difference, result = users
+    value = difference.out
+    for op in ("onnx.Exp", "onnx.ReduceSum", "onnx.Log"):
+        made = _only_made_into(value, op)
+        if made is None:
+            return False
+        value = made
+    total = value.producer.operand(0).producer
+    axes = _reduction(node)
+    is_over = axes is not None and _reduction(total) == axes
+    is_off = list(difference.operands) == [node.operand(0), shift]
+    return is_over and is_off and set(result.operands) == {value, shift}
+
+
+def _only_made_into(value: Value, op: str) -> Value | None:
+    """The result of the one operation that uses a value; None where there are more, or another."""
+    users = list(value.users())
+    if len(users) != 1 or users[0].op != op:
+        return None
+    return users[0].out
+
+
+def _reduction(node: Node) -> tuple[int, ...] | None:
+    """The axes of a reduction that keeps them; None where they are not known, or go."""
+    axes = node.optional(1)
+    keeps = node.int_attr("keepdims", 1) == 1
+    return axes.known_ints if axes is not None and keeps else None
+
+
+# ----------------------------------------------------------------------------------- the order
+
+# what the keys in f64 need
+OF_KEYS = ("onnx.TopK", "onnx.Min", "onnx.Where")
+
+
+def sorted_with_nan(node: Node, target: Target) -> bool:
+    """Let TopK sort without NaN, where its kernel takes NaN for any number."""
+    x = node.operand(0)
+    if target.orders_nan or not x.type.dtype.is_float or never_nan(x):
+        return False
+    op = Builder(node.home, node, node.loc, node.outputs[0].hint)
+    if all(target.supports(kind, DType.F64) for kind in OF_KEYS):
+        order = _order_of_keys(op, node)
+    else:
+        order = _order_in_two_steps(op, node)
+    values, places = node.outputs
+    if values.uses:
+        axis = node.int_attr("axis", -1)
+        values.replace_by(op.GatherElements(x, order, axis=axis))
+    places.replace_by(order)
+    node.erase()
+    return True
+
+
+def _order_of_keys(op: Builder, node: Node) -> Value:
+    """The places by keys in f64: NaN is infinity there, and infinity the greatest number.
+
+    Floats of other dtypes do not reach that number.
+    """
+    x = node.operand(0)
+    greatest = float(np.finfo(np.float64).max)
+    number = op.Min(op.cast(x, DType.F64), greatest)
+    key = op.Where(op.IsNaN(x), op.const(math.inf, DType.F64), number)
+    return _places(op, node, key, node.operand(1), node.outputs[1].type)
+
+
+def _order_in_two_steps(op: Builder, node: Node) -> Value:
+    """The places by numbers, NaN as infinity among them, and then by what is NaN: sorting is stable."""
+    x, places = node.operand(0), node.outputs[1]
+    axis = node.int_attr("axis", -1) % x.type.rank
+    is_nan = op.IsNaN(x)
+    number = op.Where(is_nan, op.const(math.inf, x.type.dtype), x)
+    # sizes are nodes by now
+    size = op.Shape(x, start=axis, end=axis + 1)
+    all_places = x.type.with_dtype(places.type.dtype)
+    by_number = _places(op, node, number, size, all_places)
+    moved = op.GatherElements(op.cast(is_nan, DType.F32), by_number, axis=axis)
+    by_nan = _places(op, node, moved, node.operand(1), places.type)
+    return op.GatherElements(by_number, by_nan, axis=axis)
+
+
+def _places(op: Builder, node: Node, key: Value, count: Value, type: Type) -> Value:
+    """The places, of a given type, at which a TopK like `node` finds as many of a key as are asked for."""
+    types = [type.with_dtype(key.type.dtype), type]
+    _, places = op.node("onnx.TopK", [key, count], node.attrs, types).outputs
+    return places
