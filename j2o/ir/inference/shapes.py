@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from j2o.ir import dims
@@ -249,23 +250,21 @@ def depth_space(node: Node) -> Type:
 
 @infers("Resize")
 def resize(node: Node) -> Type:
-    """Where the new sizes are told, or each axis that changes grows by a constant whole number."""
+    """Where each axis has a constant scale: a whole number, or one of a known size."""
     x = type_of(node, 0)
-    axes = node.ints_attr("axes") if "axes" in node.attrs else tuple(range(x.rank))
-    shape = list(x.shape)
-    if node.optional(3) is not None:
-        sizes = entries(node, 3)
-    else:
-        scales = None if node.optional(2) is None else operand(node, 2).const
-        factors: list[float] = [] if scales is None else scales.load().tolist()
-        if len(factors) != len(axes) or not all(map(float.is_integer, factors)):
-            what = "give the type of the output: its size is not known here"
-            raise fail(node, what)
-        own = [x.shape[axis] for axis in axes]
-        sizes = tuple(map(dims.mul, own, map(int, factors)))
-    for axis, size in zip(axes, sizes, strict=True):
-        shape[axis] = size
-    return x.with_shape(tuple(shape))
+    scales = None if node.optional(2) is None else operand(node, 2).const
+    factors: list[float] = [] if scales is None else scales.load().tolist()
+    sizes = list(map(_resized, x.shape, factors))
+    if len(factors) != x.rank or None in sizes:
+        raise fail(node, "give the type of the output: its size is not known here")
+    return x.with_shape(tuple([size for size in sizes if size is not None]))
+
+
+def _resized(size: Dim, scale: float) -> Dim | None:
+    """The size of an axis that grows, rounded down; None where that is not known."""
+    if scale.is_integer():
+        return dims.mul(size, int(scale))
+    return math.floor(size * scale) if type(size) is int else None
 
 
 # -------------------------------------------------------------------- indexing, sorting

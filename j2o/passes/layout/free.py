@@ -134,15 +134,28 @@ def scales_of(node: Node) -> list[float] | None:
     is_plain = node.attrs.keys() == REPEATS.keys()
     if not is_plain or any(node.attrs[name] != REPEATS[name] for name in REPEATS):
         return None
-    tensor = node.operand(2).const
-    return None if tensor is None else tensor.load().tolist()
+    return _loaded_scales(node) or None
 
 
 def is_linear_resize(node: Node | None) -> bool:
     """Return True for a Resize as `linear_resize` writes it."""
     if node is None or node.op != "onnx.Resize":
         return False
-    return node.attrs.keys() == {"axes", "mode"} and node.attrs["mode"] == "linear"
+    has_mode_alone = node.attrs.keys() == {"mode"} and node.attrs["mode"] == "linear"
+    return has_mode_alone and bool(_loaded_scales(node))
+
+
+def interpolated_axes(node: Node) -> tuple[int, ...]:
+    """The axes that such a Resize changes: those that have a scale other than 1."""
+    scales = _loaded_scales(node)
+    return tuple([axis for axis, scale in enumerate(scales) if scale != 1])
+
+
+def _loaded_scales(node: Node) -> list[float]:
+    """The constant scales of a Resize, none where it has others or sizes."""
+    given = node.optional(2)
+    tensor = None if given is None else given.const
+    return [] if tensor is None else tensor.load().tolist()
 
 
 def resizes_axes(rank: int, axes: Sequence[int]) -> bool:
@@ -153,7 +166,7 @@ def resizes_axes(rank: int, axes: Sequence[int]) -> bool:
 def _is_free_resize(node: Node, perm: Perm) -> bool:
     """Return True for a Resize that runs in either layout."""
     if is_linear_resize(node):
-        return resizes_axes(len(perm), [perm[a] for a in node.ints_attr("axes")])
+        return resizes_axes(len(perm), [perm[a] for a in interpolated_axes(node)])
     return scales_of(node) is not None
 
 
@@ -200,9 +213,8 @@ def moved(
     if node.op in PLACES:
         numbers = node.operand(PLACES[node.op]).known or ()
         rest[PLACES[node.op] - 1] = op.dims(_placed(numbers, perm))
-    if is_linear_resize(node):
-        attrs["axes"] = tuple([perm[axis] for axis in node.ints_attr("axes")])
-    elif (scales := scales_of(node)) is not None:
+    if node.op == "onnx.Resize":
+        scales = _loaded_scales(node)
         placed = [scales[perm.index(axis)] for axis in range(len(perm))]
         rest[-1] = op.const(np.array(placed, np.float32))
     return op.node(node.op, [*operands, *rest], attrs)

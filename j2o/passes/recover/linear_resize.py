@@ -1,6 +1,6 @@
 """Linear interpolation, which `jax.image.resize` traces to a product with a matrix of weights, is one Resize.
 
-    dot_general(x, weights(H, 2·H))   becomes   Resize(x, scales=[2], axes=[1], mode="linear")
+    dot_general(x, weights(H, 2·H))   becomes   Resize(x, scales=[1, 2, 1, 1], mode="linear")
 
 The weights of a place p = (i + ½) m / n - ½ among m elements are 1 - |p - j| where that is above 0, divided
 by their sum: at the ends, where a neighbour is missing, the sum is what is left of it. Resize takes the
@@ -20,8 +20,11 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, Shape, same_dim
-from j2o.passes.layout.free import is_linear_resize, resizes_axes
-from j2o.passes.lower.dot import pick
+from j2o.passes.layout.free import (
+    interpolated_axes,
+    is_linear_resize,
+    resizes_axes,
+)
 from j2o.passes.recover.nearest import middles
 from j2o.passes.recover.strides import dim_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
@@ -263,8 +266,20 @@ class _Scale(NamedTuple):
             return type(factor) is int and factor.bit_count() == 1
         middles = np.arange(self.wanted, dtype=np.float32) + np.float32(0.5)
         by_product = middles * self._rounded()
-        by_quotient = middles / np.float32(np.float32(self.wanted) / self.size)
+        by_quotient = middles / _scale_of(self.size, self.wanted)
         return bool(np.abs(by_product - by_quotient).max() <= MOST_APART)
+
+
+def _scale_of(size: Dim, wanted: Dim) -> np.float32:
+    """By which number an axis grows, rounded so that as many elements come out, which Resize rounds down."""
+    factor = dims.divides(size, wanted)
+    if type(factor) is int:
+        return np.float32(factor)
+    assert type(size) is int
+    assert type(wanted) is int
+    scale = np.float32(wanted / size)
+    is_enough = float(scale) * size >= wanted
+    return scale if is_enough else np.nextafter(scale, np.float32(np.inf))
 
 
 # ------------------------------------------------------------------------------ writing
@@ -317,7 +332,7 @@ def _before_resize(value: Value) -> tuple[Value, tuple[int, ...]] | None:
     node = value.producer.operand(0).node if is_squeezed else value.node
     if node is None or not is_linear_resize(node):
         return None
-    source, axes = node.operand(0), node.ints_attr("axes")
+    source, axes = node.operand(0), interpolated_axes(node)
     if not is_squeezed:
         return source, axes
     added = source.producer.operand(1).known_ints
@@ -341,26 +356,23 @@ def _resize(
     wanted: Shape,
     added: Sequence[int],
 ) -> Value:
-    """Resize by whole numbers, else to sizes: only these may be other numbers."""
-    sizes = pick(wanted, axes)
-    factors = list(map(dims.divides, pick(x.type.shape, axes), sizes))
-    if all(type(factor) is int for factor in factors):
-        rest = [op.const(np.array(factors, np.float32))]
-    else:
-        rest = [None, op.dims(sizes)]
+    """Resize by a scale for each axis, 1 for those that stay."""
     image = op.unsqueeze(x, added)
+    rank = image.type.rank
     own = _behind(range(len(wanted)), added)
-    shape = [1] * image.type.rank
-    for axis, size in zip(own, wanted, strict=True):
-        shape[axis] = size
+    shape: list[Dim] = [1] * rank
+    scales = np.ones(rank, np.float32)
+    for axis, size in enumerate(wanted):
+        shape[own[axis]] = size
+        if axis in axes:
+            scales[own[axis]] = _scale_of(x.type.shape[axis], size)
     resized = op.apply(
         "onnx.Resize",
         image,
         None,
-        *rest,
-        axes=_behind(axes, added),
-        types=[x.type.with_shape(tuple(shape))],
+        op.const(scales),
         mode="linear",
+        types=[x.type.with_shape(tuple(shape))],
     )
     return op.squeeze(resized, added)
 
