@@ -141,3 +141,10 @@ def test_a_norm_of_one_vector_is_one_operator():
     norm = eqx.nn.RMSNorm(4, use_bias=False)
     model = agrees(norm, [ROWS[0]])
     assert operators(model) == ["RMSNormalization"]
+
+
+def test_layers_of_one_example_change_no_shape_in_between():
+    mlp = eqx.nn.MLP(8, 4, 16, 2, key=KEY)
+    model = agrees(mlp, [RANDOM.normal(size=8).astype(np.float32)])
+    wanted = ["Unsqueeze", "Gemm", "Relu", "Gemm", "Relu", "Gemm", "Squeeze"]
+    assert operators(model) == wanted

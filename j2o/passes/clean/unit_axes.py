@@ -268,11 +268,12 @@ def _elementwise(node: Node, views: Views) -> bool:
 
 
 def _sink_squeeze(node: Node, views: Views) -> bool:
-    """f(Squeeze(a), Squeeze(b), scalar) → Squeeze(f(a, b, scalar)).
+    """f(Squeeze(a), Squeeze(b), constant, scalar) → Squeeze(f(a, b, Unsqueeze(constant), scalar)).
 
     A scalar may be a Squeeze, too: it counts where the result is a scalar.
     """
     sources: dict[int, ViewSource] = {}
+    constants: list[int] = []
     for index in _operands(node):
         is_scalar = not _type_seen(node, index, views).rank
         if is_scalar and node.out.type.rank:
@@ -280,6 +281,8 @@ def _sink_squeeze(node: Node, views: Views) -> bool:
         source = _source(node, index, "Squeeze", views)
         if source is not None:
             sources[index] = source
+        elif node.operand(index).const is not None:
+            constants.append(index)
         elif not is_scalar:
             return False
     # broadcasting counts from the last axis, and so do the axes that must be the same
@@ -290,9 +293,31 @@ def _sink_squeeze(node: Node, views: Views) -> bool:
     if len(from_last) != 1:
         return False
     longest = max(sources.values(), key=lambda source: source.value.type.rank)
+    if longest.value.type.rank - len(longest.axes) != node.out.type.rank:
+        # a constant has more axes than what is squeezed
+        return False
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    for index in constants:
+        constant = node.operand(index)
+        missing = node.out.type.rank - constant.type.rank
+        added = _axes_to_add(longest.axes, missing)
+        _take(node, index, op.unsqueeze(constant, added), views)
     for index, source in sources.items():
         _take(node, index, source.value, views)
     return _change(node, "Squeeze", longest.axes, views)
+
+
+def _axes_to_add(axes: Sequence[int], missing: int) -> list[int]:
+    """Where a constant, which lacks some of the first axes of a result, gets those that the result gets.
+
+    None is needed in front of all others: broadcasting adds it.
+    """
+    added: list[int] = []
+    for number, axis in enumerate(axes):
+        others_before = axis - number - missing
+        if others_before > 0:
+            added.append(others_before + len(added))
+    return added
 
 
 def _operands(node: Node) -> list[int]:
