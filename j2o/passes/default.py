@@ -14,7 +14,7 @@ from j2o.passes.clean.shapes import shapes
 from j2o.passes.clean.simplify import simplify
 from j2o.passes.clean.single_places import single_places
 from j2o.passes.clean.tidy import parts, tidy
-from j2o.passes.clean.unit_axes import unit_axes
+from j2o.passes.clean.unit_axes import unit_axes, unit_axes_of_layers
 from j2o.passes.clean.unused_results import unused_results
 from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
@@ -84,7 +84,7 @@ CLEAN_AND_RECOVER = (
 LAYOUT: tuple[Step, ...] = (
     top_k,
     single_places,  # behind `recover`, which reads rotated pairs as Gathers
-    unit_axes,
+    unit_axes_of_layers,
     affine,
     contractions,
     attention,  # it reads contractions

@@ -1,4 +1,4 @@
-"""`unit_axes`: Squeeze and Unsqueeze move behind what is computed from their results, where they cancel.
+"""`unit_axes`, `unit_axes_of_layers`: Squeeze and Unsqueeze move behind what is computed, where they cancel.
 
 The walk retypes results in place and repairs their users only at its end. The invariant, after each node:
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value, erase_dead
@@ -33,9 +33,21 @@ def unit_axes(graph: Graph, context: Context) -> int:
     So patterns that were written with and without kept axes look the same, and the two cancel where they
     meet.
     """
-    views: Views = {}
+    return _move_all(graph, list(context.fresh(graph, unit_axes, 1)), Views())
+
+
+@graph_pass("unit_axes_of_layers", at="onnx", level=2)
+def unit_axes_of_layers(graph: Graph) -> int:
+    """Move Squeeze and Unsqueeze as `unit_axes` does, a Squeeze also behind constants, as biases of layers.
+
+    It runs when norms are recovered: their scales would get axes of which `recover` does not know.
+    """
+    return _move_all(graph, list(graph), Views(takes_constants=True))
+
+
+def _move_all(graph: Graph, todo: list[Node], views: Views) -> int:
+    """Move what stands in front of these nodes, and of those behind them; returns how often."""
     count = 0
-    todo = list(context.fresh(graph, unit_axes, 1))
     for node in todo:  # it grows meanwhile
         if _move(node, graph, views):
             count += 1
@@ -79,7 +91,12 @@ class RetypedView:
     done: set[tuple[Node, int]] = field(default_factory=set)
 
 
-Views: TypeAlias = dict[Value, RetypedView]
+class Views(dict[Value, RetypedView]):
+    """What values were before; with `takes_constants` the constants beside a Squeeze get its axes."""
+
+    def __init__(self, *, takes_constants: bool = False) -> None:
+        super().__init__()
+        self.takes_constants = takes_constants
 
 
 class UnitAxesRule(Protocol):
@@ -281,7 +298,7 @@ def _sink_squeeze(node: Node, views: Views) -> bool:
         source = _source(node, index, "Squeeze", views)
         if source is not None:
             sources[index] = source
-        elif node.operand(index).const is not None:
+        elif views.takes_constants and node.operand(index).const is not None:
             constants.append(index)
         elif not is_scalar:
             return False
