@@ -11,7 +11,6 @@ needed, to decide whether to go on, or for an effect.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from j2o.ir.build import Builder
@@ -126,7 +125,7 @@ def _needed_carries(node: Node, carried: int) -> set[int]:
             continue
         seen.add(value)
         if value.node is not None:
-            pending += _read(value.node)
+            pending += value.node.used_values()
             continue
         index = value.index - places.input
         if 0 <= index < carried:
@@ -146,13 +145,5 @@ def _needed_at_least(node: Node) -> list[Value]:
             values.append(result)
     for inner in body:
         if has_effect(inner):
-            values += _read(inner)
+            values += inner.used_values()
     return values
-
-
-def _read(node: Node) -> Iterator[Value]:
-    """What a node reads, and what the nodes in its regions read."""
-    yield from node.operands
-    for region in node.graphs:
-        for inner in region.walk():
-            yield from inner.operands
