@@ -31,6 +31,7 @@ from j2o.passes.clean.intervals import (
     times,
     union,
 )
+from j2o.passes.clean.loops import CARRIED, end_of_carried
 
 CONVERSIONS = 4  # so many of floats are looked behind, one behind the other
 DEPTH = 6  # so many nodes behind a value are looked at again under a condition
@@ -255,24 +256,19 @@ class Facts:
         return Interval(0, max(last.high, 0), None, last.most)
 
 
-# a loop's carried values: the first among its operands, and how much earlier each is among the results
-CARRIED = {"onnx.Loop": (2, 1), "onnx.Scan": (0, 0)}
-
-
 def _start(loop: Node, value: Value) -> Value | None:
     """What a carried value of a body is in the first round; None for another input of the body."""
-    first, _ = CARRIED[loop.op]
-    end = len(loop.inputs) - loop.int_attr("num_scan_inputs", 0)
-    if not first <= value.index < end or not has_interval(value):
+    first = CARRIED[loop.op].input
+    if not first <= value.index < end_of_carried(loop) or not has_interval(value):
         return None
     return loop.optional(value.index)
 
 
 def _step(loop: Node, value: Value) -> int | None:
     """The number that a body adds to a carried value in each round; None where it does something else."""
-    _, earlier = CARRIED[loop.op]
+    places = CARRIED[loop.op]
     body = loop.graphs[0]
-    after = body.outputs[value.index - earlier]
+    after = body.outputs[value.index - places.input + places.result]
     if after is value:
         return 0
     if after.op != "onnx.Add" or value not in after.producer.operands:

@@ -11,28 +11,15 @@ needed, to decide whether to go on, or for an effect.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Attr
 from j2o.passes.clean.dce import has_effect, remove_unused
+from j2o.passes.clean.loops import CARRIED, CarriedPlaces, end_of_carried
 from j2o.passes.pipeline import graph_pass
 
-
-class Places(NamedTuple):
-    """Where what an operation carries begins: among its operands, and inputs and results of its body."""
-
-    operand: int
-    input: int
-    result: int
-
-
-PLACES = {
-    "onnx.Loop": Places(operand=2, input=2, result=1),
-    "onnx.Scan": Places(operand=0, input=0, result=0),
-    "onnx.If": Places(operand=1, input=0, result=0),  # it carries nothing
-}
+# an If gives what its branches give, and carries nothing
+PLACES = {**CARRIED, "onnx.If": CarriedPlaces(input=0, result=0)}
 # attributes that have an entry for each stack of a Scan
 OF_STACKS = ("scan_output_axes", "scan_output_directions")
 
@@ -54,7 +41,7 @@ def _without_unused(node: Node) -> int:
     needed = _needed_carries(node, carried)
     kept: list[int] = []
     for index, out in enumerate(node.outputs):
-        if out.uses or (index < carried and index in needed):
+        if out.uses or index in needed:
             kept.append(index)
     if len(kept) == len(node.outputs):
         return 0
@@ -75,7 +62,7 @@ def _write(
     node: Node, kept: list[int], gone: list[int], attrs: dict[str, Attr]
 ) -> None:
     """Put a node with some results, and without some of the operands that are carried, in its place."""
-    first = PLACES[node.op].operand
+    first = PLACES[node.op].input
     places_gone = {first + index for index in gone}
     operands = [v for place, v in enumerate(node.inputs) if place not in places_gone]
     outs = [node.outputs[index] for index in kept]
@@ -104,11 +91,8 @@ def _attributes(node: Node, kept: list[int], carried: int) -> dict[str, Attr]:
 
 def _carried_count(node: Node) -> int:
     """How many values a node carries from round to round."""
-    if node.op == "onnx.If":
-        return 0
-    body = node.graphs[0]
-    rows = node.int_attr("num_scan_inputs", 0)
-    return len(body.inputs) - PLACES[node.op].input - rows
+    places = CARRIED.get(node.op)
+    return 0 if places is None else end_of_carried(node) - places.input
 
 
 def _needed_carries(node: Node, carried: int) -> set[int]:

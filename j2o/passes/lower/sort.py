@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, DType
 from j2o.passes.lower.elementwise import total_order
@@ -136,6 +137,18 @@ def _extremes(
     values, index = op.TopK(key, op.dims((k,)), axis=axis, largest=int(largest))
     found = values if key is x else op.GatherElements(x, index, axis=axis)
     return found, op.cast(index, DType.I32)
+
+
+def greatest_by_order(
+    op: Builder, x: Value, axis: int, *, is_least: bool
+) -> tuple[Value, Value]:
+    """The greatest or least along an axis that stays, and its place, by a TopK that orders NaN behind all.
+
+    The least is the greatest of the numbers with the other sign: NaN wins there, too.
+    """
+    numbers = op.Neg(x) if is_least else x
+    values, places = op.TopK(numbers, op.dims((1,)), axis=axis)
+    return op.Neg(values) if is_least else values, places
 
 
 def _total_key(op: Lowering, x: Value) -> Value:

@@ -17,6 +17,7 @@ from j2o.ir.graph import Node, Value
 from j2o.ir.target import Target
 from j2o.ir.types import DType, Type
 from j2o.passes.clean.nans import never_nan
+from j2o.passes.lower.sort import greatest_by_order
 
 # ------------------------------------------------------------------- the greatest and the least
 
@@ -32,7 +33,10 @@ def extreme_with_nan(node: Node, target: Target) -> bool:
     op = Builder(node.home, node, node.loc, node.out.hint)
     axis = _only_axis(node)
     if target.orders_nan and axis is not None and dims.known_ge(x.type.shape[axis], 1):
-        node.replace_by(_first_of_order(op, node, axis))
+        is_least = node.op == "onnx.ReduceMin"
+        extreme, _ = greatest_by_order(op, x, axis, is_least=is_least)
+        keeps_axis = node.int_attr("keepdims", 1)
+        node.replace_by(extreme if keeps_axis else op.squeeze(extreme, [axis]))
         return True
     axes = node.inputs[1:]
     found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
@@ -50,15 +54,6 @@ def _only_axis(node: Node) -> int | None:
         return 0 if rank == 1 else None
     places = axes.known_ints
     return places[0] % rank if places is not None and len(places) == 1 else None
-
-
-def _first_of_order(op: Builder, node: Node, axis: int) -> Value:
-    """The greatest by TopK; the least is that of the numbers with the other sign, for NaN is the greatest."""
-    x = node.operand(0)
-    is_least = node.op == "onnx.ReduceMin"
-    values, _ = op.TopK(op.Neg(x) if is_least else x, op.dims((1,)), axis=axis)
-    extreme = op.Neg(values) if is_least else values
-    return extreme if node.int_attr("keepdims", 1) else op.squeeze(extreme, [axis])
 
 
 def _is_of_log_sum_exp(node: Node) -> bool:
