@@ -20,6 +20,7 @@ from j2o.passes.components.split import components
 from j2o.passes.layout.affine import affine
 from j2o.passes.layout.axes_of_parts import axes_of_parts
 from j2o.passes.layout.batch_norm import batch_norms
+from j2o.passes.layout.block_reductions import block_reductions
 from j2o.passes.layout.blocks import blocks, blocks_in_place
 from j2o.passes.layout.contractions import contractions, fronts
 from j2o.passes.layout.flips import flips
@@ -84,7 +85,8 @@ CLEAN_AND_RECOVER = (
 LAYOUT: tuple[Step, ...] = (
     top_k,
     single_places,  # behind `recover`, which reads rotated pairs as Gathers
-    unit_axes_of_layers,
+    block_reductions,
+    unit_axes_of_layers,  # it removes axes of size 1 that reductions have kept
     affine,
     contractions,
     attention,  # it reads contractions

@@ -127,9 +127,39 @@ def _unit_axes(shape: Shape) -> list[int]:
     return [axis for axis, size in enumerate(shape) if is_one(size)]
 
 
+def _long_axes(shape: Shape) -> list[int]:
+    """The axes of other sizes than 1."""
+    return [axis for axis, size in enumerate(shape) if not is_one(size)]
+
+
 def _needs_no_sizes(shape: Shape) -> bool:
     """Return True where a Reshape to `shape` can leave its one unknown size to the runtime."""
     return sum(type(d) is not int for d in shape) <= 1
+
+
+@rewrite("transpose_between_views", level=1, shared=True)
+def transpose_between_views(op, x, before, perm, after):
+    """Axes of size 1 that are there for a Transpose alone: it goes without them."""
+    viewed = op.either(op.Unsqueeze(x, before), op.Squeeze(x, before))
+    moved = op.Transpose(viewed, perm=perm)
+    return op.either(op.Squeeze(moved, after), op.Unsqueeze(moved, after))
+
+
+@transpose_between_views.becomes
+def _(op, x, before, perm, after):
+    rank, shape = x.type.rank, op.out_type.shape
+    if rank != len(shape):
+        return None
+    moved = op.root.operand(0).producer
+    order = _long_axes(moved.out.type.shape)
+    axes = _long_axes(moved.operand(0).type.shape)
+    perm = _permutation(perm, moved.out.type.rank)
+    # each axis that is moved, as one of `x`
+    own = dict(zip(axes, _long_axes(x.type.shape), strict=True))
+    places = dict(zip(_long_axes(shape), order, strict=True))
+    ones = iter(_unit_axes(x.type.shape))
+    new = [own[perm[places[i]]] if i in places else next(ones) for i in range(rank)]
+    return op.transpose(x, new)
 
 
 @rewrite("expand_expand", level=1)
@@ -156,8 +186,7 @@ def reshape_expand(op, x, wide, shape_or_axes):
 @reshape_expand.becomes
 def _(op, x, wide, shape_or_axes):
     before, after = op.root.operand(0).type.shape, op.out_type.shape
-    kept = [axis for axis, size in enumerate(before) if not is_one(size)]
-    places = [axis for axis, size in enumerate(after) if not is_one(size)]
+    kept, places = _long_axes(before), _long_axes(after)
     sizes = tuple(before[axis] for axis in kept)
     if not same_shape(sizes, tuple(after[axis] for axis in places)):
         return None
@@ -280,6 +309,7 @@ shapes = RuleSet(
         *(_merged(outer, inner) for outer in MERGED for inner in MERGED),
         transpose_transpose,
         transpose_ones,
+        transpose_between_views,
         expand_expand,
         reshape_expand,
         rows_expand,
