@@ -22,6 +22,7 @@ from j2o.passes.layout.axes_of_parts import axes_of_parts
 from j2o.passes.layout.batch_norm import batch_norms
 from j2o.passes.layout.block_reductions import block_reductions
 from j2o.passes.layout.blocks import blocks, blocks_in_place
+from j2o.passes.layout.columns import columns
 from j2o.passes.layout.contractions import contractions, fronts
 from j2o.passes.layout.flips import flips
 from j2o.passes.layout.gemm import gemm
@@ -116,6 +117,7 @@ LAYOUT: tuple[Step, ...] = (
     parts,
     axes_of_parts,  # of what `parts` takes apart, too
     tidy,
+    columns,  # behind `tidy`, which drops such axes where it can
     dce,
 )
 ONNXRUNTIME: tuple[Step, ...] = (
