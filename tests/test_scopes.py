@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 import j2o
-from j2o.ir.graph import Loc
+from j2o.ir.node import Loc
 from j2o.ir.parser import parse
 from j2o.ir.scopes import common, scopes
 

@@ -28,7 +28,8 @@ from j2o.frontend.params import ParamError, dtype_from_jax, normalise
 from j2o.frontend.sources import jit_name, location
 from j2o.frontend.versions import known_params, plain_array
 from j2o.ir.dims import DimScope, normal
-from j2o.ir.graph import Graph, Loc, Node, Value
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import Loc
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
 from j2o.ir.types import Attr, DType, Type
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jax._src import source_info_util
 
-from j2o.ir.graph import Loc
+from j2o.ir.node import Loc
 from j2o.ir.places import is_installed
 
 FRONTEND = os.path.dirname(__file__) + os.sep

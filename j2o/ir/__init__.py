@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from j2o.ir.build import Builder
     from j2o.ir.dims import DimScope
-    from j2o.ir.graph import Graph, Loc, Node, Value
+    from j2o.ir.graph import Graph
+    from j2o.ir.node import Loc, Node
     from j2o.ir.parser import parse
     from j2o.ir.types import DType, Type
+    from j2o.ir.value import Value
 
 __all__ = [
     "Builder",
@@ -32,10 +34,10 @@ _MODULES = {  # which define these names, and are imported at their first use
     "DType": "types",
     "DimScope": "dims",
     "Graph": "graph",
-    "Loc": "graph",
-    "Node": "graph",
+    "Loc": "node",
+    "Node": "node",
     "Type": "types",
-    "Value": "graph",
+    "Value": "value",
     "parse": "parser",
 }
 

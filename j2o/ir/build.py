@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from j2o.ir.graph import Graph, Loc, Node, Value
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import Loc
 from j2o.ir.ops import spec
 from j2o.ir.tensor import ArrayTensor, Tensor, tensor
 from j2o.ir.types import (

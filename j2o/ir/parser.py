@@ -55,7 +55,8 @@ from j2o.ir.cursor import (
     Cursor,
 )
 from j2o.ir.dims import DimScope
-from j2o.ir.graph import Graph, Loc, Node, Value
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import Loc
 from j2o.ir.notation import CONSTANTS, read_elements, stem
 from j2o.ir.tensor import ArrayTensor, LazyTensor, Tensor
 from j2o.ir.types import Attr, Dim, DType, Struct, Type

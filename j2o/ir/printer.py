@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import cast
 
 from j2o.ir import dims as dim_ops
-from j2o.ir.graph import Graph, Loc, Node, Value
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import Loc
 from j2o.ir.notation import CONSTANTS, PLAIN, elements_text, quoted, stem
 from j2o.ir.tensor import ArrayTensor, Tensor
 from j2o.ir.types import Attr, DType, Struct, Type

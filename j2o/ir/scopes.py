@@ -11,7 +11,8 @@ import functools
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from j2o.ir.graph import Graph, Loc, Node
+from j2o.ir.graph import Graph, Node
+from j2o.ir.node import Loc
 
 Scope: TypeAlias = tuple[str, ...]
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from j2o.ir.graph import Graph, Loc, Node, Value
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import Loc
 from j2o.ir.notation import stem
 from j2o.ir.places import portable
 from j2o.ir.printer import Printer, printable

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.ops import REDUCTIONS, spec
 from j2o.ir.types import Type, from_zero, is_one
 from j2o.passes.context import Context

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.types import Shape, from_zero
 from j2o.passes.layout.contractions import repeated, treats_all_alike
 from j2o.passes.pipeline import graph_pass

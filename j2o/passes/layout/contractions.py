@@ -20,7 +20,8 @@ from typing import NamedTuple, TypeAlias
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, Shape, is_one, same_dim
 from j2o.passes.layout.perms import elements_to_move, perm_of

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from j2o.ir import views
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.scopes import shared_loc
 from j2o.ir.tensor import Tensor, tensor
 from j2o.ir.types import same_shape

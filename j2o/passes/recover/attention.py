@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Attr, Dim, DType, Type, same_shape
 from j2o.passes.context import Context

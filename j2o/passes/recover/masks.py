@@ -18,8 +18,9 @@ import numpy as np
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
-from j2o.ir.graph import Node, Value, erase_dead
+from j2o.ir.graph import Node, Value
 from j2o.ir.inference.table import broadcast_shape
+from j2o.ir.node import erase_dead
 from j2o.ir.ops import MOVES, RESHAPES
 from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
 from j2o.ir.views import is_in_memory

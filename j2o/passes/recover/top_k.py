@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.ops import MOVES
 from j2o.ir.types import DType
 from j2o.passes.context import Context

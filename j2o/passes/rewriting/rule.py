@@ -35,7 +35,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from j2o.errors import J2OError, PassError, raised, shown
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.target import Target
 from j2o.ir.types import Type
 from j2o.passes.context import Context, Level

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from j2o.ir.copies import clone_node
-from j2o.ir.graph import Graph, Loc, Node, Value
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.marks import MARK
+from j2o.ir.node import Loc
 from j2o.ir.same import fingerprint
 from j2o.ir.scopes import placed, take_out_common
 from j2o.ir.tensor import Tensor

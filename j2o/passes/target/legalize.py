@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from j2o.errors import UnsupportedError
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.onnx_ops import constraint_of
 from j2o.ir.target import Row, Target
 from j2o.ir.types import OPSET_OF, DType, is_in_onnx
