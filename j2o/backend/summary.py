@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 
@@ -24,7 +24,9 @@ from j2o.backend.proto import CONSTRAINTS
 from j2o.backend.takers import Taker, takers, told
 from j2o.backend.tensors import DTYPES, size_of
 
-SHOWN = 200  # inputs, outputs, sizes, files, kinds of operators: of more, how many more
+# a file may hold anything: of each list so many entries are shown, and how many more there are
+SHOWN = 200
+LONGEST_NAME = 200
 
 
 def summary(path: str | os.PathLike[str]) -> str:
@@ -40,7 +42,7 @@ def summary(path: str | os.PathLike[str]) -> str:
             *_interface("output", graph.output),
             *_constraints(model),
             _weights(path, model),
-            "  " + ", ".join(_kinds(graph)),
+            f"  {_kinds(graph)}",
             *told(takers(model)),
         ]
     return "\n".join(_printable(line) for line in lines)
@@ -53,8 +55,11 @@ def taken_by(found: Sequence[Taker]) -> str:
 
 def _interface(kind: str, values: Sequence[onnx.ValueInfoProto]) -> list[str]:
     """A line for each of the first inputs or outputs, and one for the rest."""
-    shown = [f"  {kind} {_value(value)}" for value in values[:SHOWN]]
-    return _first(shown, len(values), f"  … {{}} more {kind.strip()}s")
+    lines = [f"  {kind} {_value(value)}" for value in values[:SHOWN]]
+    rest = len(values) - len(lines)
+    if rest:
+        lines.append(f"  … {rest} more {kind.strip()}s")
+    return lines
 
 
 def _constraints(model: onnx.ModelProto) -> list[str]:
@@ -68,18 +73,39 @@ def _weights(path: str | os.PathLike[str], model: onnx.ModelProto) -> str:
     weights = model.graph.initializer
     total = sum(size_of(path, tensor).bytes for tensor in weights)
     size = f"{total / 2**20:.1f} MiB" if total < 2**63 else "more than 2**63 bytes"
-    entries = (entry for tensor in weights for entry in tensor.external_data)
-    files = sorted({_short(e.value) for e in entries if e.key == "location"})
-    if files:
-        size += " in " + ", ".join(_first(files[:SHOWN], len(files), "… {} more"))
-    return f"  {len(weights)} initializers, {size}; {len(model.functions)} functions"
+    files = _files_of(weights)
+    where = f" in {_joined(files, len(files))}" if files else ""
+    functions = f"{len(model.functions)} functions"
+    return f"  {len(weights)} initializers, {size}{where}; {functions}"
 
 
-def _kinds(graph: onnx.GraphProto) -> list[str]:
+def _files_of(weights: Iterable[onnx.TensorProto]) -> list[str]:
+    """The names of the data files in which weights lie."""
+    names: set[str] = set()
+    for tensor in weights:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                names.add(_short(entry.value))
+    return sorted(names)
+
+
+def _kinds(graph: onnx.GraphProto) -> str:
     """How often each operator occurs in the main graph, the most frequent first."""
     counts = collections.Counter(node.op_type for node in graph.node)
-    shown = [f"{_short(name)} {count}" for name, count in counts.most_common(SHOWN)]
-    return _first(shown, len(counts), "… {} more kinds")
+    frequent = counts.most_common(SHOWN)
+    texts = [f"{_short(name)} {count}" for name, count in frequent]
+    return _joined(texts, len(counts), what=" kinds")
+
+
+def _joined(
+    texts: Sequence[str], count: int, *, what: str = "", separator: str = ", "
+) -> str:
+    """The first of `count` texts, and how many more of `what` there are."""
+    shown = list(texts[:SHOWN])
+    rest = count - len(shown)
+    if rest:
+        shown.append(f"… {rest} more{what}")
+    return separator.join(shown)
 
 
 def _printable(line: str) -> str:
@@ -87,13 +113,9 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
-def _first(shown: list[str], count: int, rest: str) -> list[str]:
-    """Those shown, and a word on the rest of `count`."""
-    return [*shown, rest.format(count - len(shown))] if count > len(shown) else shown
-
-
 def _short(name: str) -> str:
-    return name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
+    """The beginning of a name that is long."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
 def _value(value: onnx.ValueInfoProto) -> str:
@@ -110,8 +132,8 @@ def _value(value: onnx.ValueInfoProto) -> str:
     if not tensor.HasField("shape"):
         return f"{name}: {element} of any shape"
     dims = tensor.shape.dim
-    sizes = _first([_dim(dim) for dim in dims[:SHOWN]], len(dims), "… {} more")
-    return f"{name}: {element}[{','.join(sizes)}]"
+    texts = [_dim(dim) for dim in dims[:SHOWN]]
+    return f"{name}: {element}[{_joined(texts, len(dims), separator=',')}]"
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> str:

@@ -23,9 +23,9 @@ from j2o.passes.lower.sort import greatest_by_order
 
 
 def extreme_with_nan(node: Node, target: Target) -> bool:
-    """Make the greatest or least of a row with a NaN NaN.
+    """Make the greatest or the least of a row NaN where the row has one.
 
-    Onnxruntime's ReduceMax and ReduceMin overlook all but those that come first.
+    Onnxruntime's ReduceMax and ReduceMin overlook every NaN that does not come first.
     """
     x = node.operand(0)
     if never_nan(x) or _is_of_log_sum_exp(node):
@@ -33,17 +33,29 @@ def extreme_with_nan(node: Node, target: Target) -> bool:
     op = Builder(node.home, node, node.loc, node.out.hint)
     axis = _only_axis(node)
     if target.orders_nan and axis is not None and dims.known_ge(x.type.shape[axis], 1):
-        is_least = node.op == "onnx.ReduceMin"
-        extreme, _ = greatest_by_order(op, x, axis, is_least=is_least)
-        keeps_axis = node.int_attr("keepdims", 1)
-        node.replace_by(extreme if keeps_axis else op.squeeze(extreme, [axis]))
-        return True
+        extreme = _extreme_by_order(op, node, axis)
+    else:
+        extreme = _extreme_or_nan(op, node)
+    node.replace_by(extreme)
+    return True
+
+
+def _extreme_by_order(op: Builder, node: Node, axis: int) -> Value:
+    """The greatest or the least along one axis, by a TopK that orders NaN."""
+    is_least = node.op == "onnx.ReduceMin"
+    extreme, _ = greatest_by_order(op, node.operand(0), axis, is_least=is_least)
+    keeps_axis = node.int_attr("keepdims", 1)
+    return extreme if keeps_axis else op.squeeze(extreme, [axis])
+
+
+def _extreme_or_nan(op: Builder, node: Node) -> Value:
+    """The greatest or the least of all numbers, and NaN for rows in which a NaN is counted."""
     axes = node.inputs[1:]
-    found = op.ReduceSum(op.cast(op.IsNaN(x), DType.F32), *axes, **node.attrs)
+    is_nan = op.IsNaN(node.operand(0))
+    nan_count = op.ReduceSum(op.cast(is_nan, DType.F32), *axes, **node.attrs)
     extreme = op.node(node.op, node.inputs, node.attrs).out
     nan = op.const(math.nan, extreme.type.dtype)
-    node.replace_by(op.Where(op.cast(found, DType.BOOL), nan, extreme))
-    return True
+    return op.Where(op.cast(nan_count, DType.BOOL), nan, extreme)
 
 
 def _only_axis(node: Node) -> int | None:
@@ -57,37 +69,36 @@ def _only_axis(node: Node) -> int | None:
 
 
 def _is_of_log_sum_exp(node: Node) -> bool:
-    """Return True for a maximum m of which only log Σ exp(x - m) + m is made: NaN where x is, for any m."""
-    shift = node.out
-    users = list(shift.users())
-    if len(users) == 1 and users[0].op == "onnx.Clip":
-        shift = users[0].out
-        users = list(shift.users())
+    """Return True for the m in log Σ exp(x - m) + m that nothing else uses: for any m that is NaN where x is.
+
+    The m that is taken off may be kept finite by a Clip.
+    """
+    m = _only_made_into(node.out, "onnx.Clip") or node.out
+    users = list(m.users())
     if [user.op for user in users] != ["onnx.Sub", "onnx.Add"]:
         return False
     difference, result = users
-    value = difference.out
-    for op in ("onnx.Exp", "onnx.ReduceSum", "onnx.Log"):
-        made = _only_made_into(value, op)
-        if made is None:
-            return False
-        value = made
-    total = value.producer.operand(0).producer
-    axes = _reduction(node)
-    is_over = axes is not None and _reduction(total) == axes
-    is_off = list(difference.operands) == [node.operand(0), shift]
-    return is_over and is_off and set(result.operands) == {value, shift}
+    powers = _only_made_into(difference.out, "onnx.Exp")
+    total = _only_made_into(powers, "onnx.ReduceSum")
+    log = _only_made_into(total, "onnx.Log")
+    if total is None or log is None:
+        return False
+    axes = _axes_kept(node)
+    sums_same_axes = axes is not None and _axes_kept(total.producer) == axes
+    takes_m_off = difference.operands == (node.operand(0), m)
+    adds_m_again = set(result.operands) == {log, m}
+    return sums_same_axes and takes_m_off and adds_m_again
 
 
-def _only_made_into(value: Value, op: str) -> Value | None:
-    """The result of the one operation that uses a value; None where there are more, or another."""
-    users = list(value.users())
+def _only_made_into(value: Value | None, op: str) -> Value | None:
+    """What the one operation that uses a value makes of it; None where there are more, or another."""
+    users = [] if value is None else list(value.users())
     if len(users) != 1 or users[0].op != op:
         return None
     return users[0].out
 
 
-def _reduction(node: Node) -> tuple[int, ...] | None:
+def _axes_kept(node: Node) -> tuple[int, ...] | None:
     """The axes of a reduction that keeps them; None where they are not known, or go."""
     axes = node.optional(1)
     keeps = node.int_attr("keepdims", 1) == 1
@@ -96,7 +107,7 @@ def _reduction(node: Node) -> tuple[int, ...] | None:
 
 # ----------------------------------------------------------------------------------- the order
 
-# what the keys in f64 need
+# the operators that keys in f64 need kernels for
 OF_KEYS = ("onnx.TopK", "onnx.Min", "onnx.Where")
 
 
