@@ -37,6 +37,8 @@ def unused_results(graph: Graph) -> int:
 
 def _without_unused(node: Node) -> int:
     """Write a node without the results that are not needed; returns how many these are."""
+    if all(out.uses for out in node.outputs):
+        return 0
     carried = _carried_count(node)
     needed = _needed_carries(node, carried)
     kept: list[int] = []

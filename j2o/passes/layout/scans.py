@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Attr
+from j2o.passes.clean.loops import end_of_carried
 from j2o.passes.layout.perms import elements_to_move
 
 
@@ -33,7 +34,7 @@ class ScannedRow:
 
 @dataclass
 class Stacked:
-    """A result of the body, the stack of them that the Scan gives, and 1 where it writes from the end."""
+    """A result of the body, the stack of it that the Scan gives, and 1 where it writes from the end."""
 
     row: Value
     out: Value
@@ -89,23 +90,20 @@ def read_scan(node: Node) -> Scan:
     """The parts of a Scan."""
     body = node.graphs[0]
     inputs, results, outs = body.inputs, body.outputs, node.outputs
-    row_count = node.int_attr("num_scan_inputs")
-    count = len(inputs) - row_count
+    carried: list[Carried] = []
+    rows: list[ScannedRow] = []
+    stacked: list[Stacked] = []
+    first = end_of_carried(node)  # what is carried comes first, in all four
+    for i in range(first):
+        carried.append(Carried(node.operand(i), inputs[i], results[i], outs[i]))
+    row_count = len(inputs) - first
     read = node.ints_attr("scan_input_directions", [0] * row_count)
-    written = node.ints_attr("scan_output_directions", [0] * (len(outs) - count))
-    starts = [node.operand(place) for place in range(count)]
-    # what is carried comes first: `strict` is not asked, since rows stand behind it
-    carried = [
-        Carried(*parts) for parts in zip(starts, inputs, results, outs, strict=False)
-    ]
-    rows = [
-        ScannedRow(node.operand(count + i), inputs[count + i], direction)
-        for i, direction in enumerate(read)
-    ]
-    stacked = [
-        Stacked(results[count + i], outs[count + i], direction)
-        for i, direction in enumerate(written)
-    ]
+    for i, direction in enumerate(read, first):
+        rows.append(ScannedRow(node.operand(i), inputs[i], direction))
+    stack_count = len(outs) - first
+    written = node.ints_attr("scan_output_directions", [0] * stack_count)
+    for i, direction in enumerate(written, first):
+        stacked.append(Stacked(results[i], outs[i], direction))
     return Scan(node, body, carried, rows, stacked)
 
 

@@ -15,7 +15,9 @@ from j2o.passes.recover.constants import float_of, is_near
 from j2o.passes.rewriting.language import Const
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
-ROOT_HALF, ROOT_TWO = math.sqrt(0.5), math.sqrt(2)
+ROOT_HALF = math.sqrt(0.5)
+ROOT_TWO = math.sqrt(2)
+ROOT_TWO_OVER_PI = math.sqrt(2 / math.pi)
 
 
 def _gelu(op: RuleBuilder, x: Value, approximate: str) -> Value | None:
@@ -57,13 +59,13 @@ def gelu_erf(op, x, factor: Const, divisor: Const):
     inner = op.either(op.lax.mul(x, factor), op.lax.div(x, divisor))
     erf = op.lax.erf(inner)
     plus_one = op.either(op.lax.add(erf, 1.0), op.lax.add(1.0, erf))
-    half_x = op.either(op.lax.mul(x, 0.5), op.lax.mul(0.5, x))
-    half_of_it = op.either(op.lax.mul(plus_one, 0.5), op.lax.mul(0.5, plus_one))
+    half_of_x = op.either(op.lax.mul(x, 0.5), op.lax.mul(0.5, x))
+    half_of_sum = op.either(op.lax.mul(plus_one, 0.5), op.lax.mul(0.5, plus_one))
     return op.either(
-        op.lax.mul(half_x, plus_one),
-        op.lax.mul(plus_one, half_x),
-        op.lax.mul(x, half_of_it),
-        op.lax.mul(half_of_it, x),
+        op.lax.mul(half_of_x, plus_one),
+        op.lax.mul(plus_one, half_of_x),
+        op.lax.mul(x, half_of_sum),
+        op.lax.mul(half_of_sum, x),
     )
 
 
@@ -78,7 +80,7 @@ def _(op, x, factor, divisor):
 
 @rewrite("gelu_tanh")
 def gelu_tanh(op, x, a: Const, b: Const):
-    """½ x (1 + tanh(a (x + b x³))) with a = √(2/π) and b = 0.044715."""
+    """½ x (1 + tanh(a (x + b x³))) with a = √(2/π) and b = 0.044715, in all orders."""
     cube = op.either(op.Pow(x, 3), op.Mul(op.Mul(x, x), x))
     inner = op.Mul(op.Add(x, op.Mul(cube, b)), a)
     plus_one = op.Add(op.Tanh(inner), 1.0)
@@ -91,9 +93,12 @@ def gelu_tanh(op, x, a: Const, b: Const):
 
 @gelu_tanh.becomes
 def _(op, x, a, b):
-    has_factor = is_near(float_of(a), math.sqrt(2 / math.pi), x.type.dtype)
-    has_cube = is_near(float_of(b), 0.044715, x.type.dtype)
-    return _gelu(op, x, "tanh") if has_factor and has_cube else None
+    dtype = x.type.dtype
+    if not is_near(float_of(a), ROOT_TWO_OVER_PI, dtype):
+        return None
+    if not is_near(float_of(b), 0.044715, dtype):
+        return None
+    return _gelu(op, x, "tanh")
 
 
 @rewrite("relu")

@@ -19,7 +19,7 @@ from j2o.passes.recover.strides import (
     takes_vectors,
     vector_along,
 )
-from j2o.passes.rewriting.rule import rewrite
+from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
 def middles(op):
@@ -31,39 +31,46 @@ def middles(op):
 
 
 @rewrite("nearest", at="lax", shared=True, where=takes_vectors)
-def nearest(op, x, size, count, moved, numbers, sizes):
+def nearest(op, x, m, n, from_end, numbers, sizes):
     """x[⌊(i + ½) m / n⌋] along one axis of m elements, n a multiple of m."""
-    quotient = op.lax.div(op.lax.mul(middles(op), size), count)
+    quotient = op.lax.div(op.lax.mul(middles(op), m), n)
     place = op.lax.convert_element_type(op.lax.floor(quotient))
-    # below 0 it would be counted from the end; it never is
-    wrapped = op.lax.select_n(op.lax.lt(place, 0), place, moved)
+    # indexing counts places below 0 from the end; here none is
+    wrapped = op.lax.select_n(op.lax.lt(place, 0), place, from_end)
     indices = op.lax.broadcast_in_dim(op.either(wrapped, place), ...)
     return gather_of(op, x, indices, numbers, sizes)
 
 
 @nearest.becomes
-def _(op, x, size, count, _moved, numbers, sizes):
+def _(op, x, m, n, _from_end, numbers, sizes):
     axes = indexed_axes(x, numbers, sizes)
-    indices = op.root.operand(1)
-    places = vector_along(indices, 0) if indices.type.rank == 2 else None
-    if axes is None or len(axes) != 1 or places is None:
+    if axes is None or len(axes) != 1:
         return None
     (axis,) = axes
-    own = x.type.shape[axis]
-    wanted = places.type.shape[0]
-    if type(own) is int or not _is_dim(size, own) or not _is_dim(count, wanted):
+    indices = op.root.operand(1)
+    places = vector_along(indices, 0) if indices.type.rank == 2 else None
+    if places is None:
         return None
-    factor = dims.divides(own, wanted)
+    size = x.type.shape[axis]
+    new_size = places.type.shape[0]
+    if type(size) is int or not _is_dim(m, size) or not _is_dim(n, new_size):
+        return None
+    factor = dims.divides(size, new_size)
     if type(factor) is not int:
         return None
+    return _repeated(op, x, axis, factor)
+
+
+def _repeated(op: RuleBuilder, x: Value, axis: int, times: int) -> Value:
+    """Each element along an axis that often, one beside the other."""
     behind = axis + 1
-    wide = [*x.type.shape[:behind], factor, *x.type.shape[behind:]]
-    repeated = op.expand(op.unsqueeze(x, [behind]), wide)
+    copies = [*x.type.shape[:behind], times, *x.type.shape[behind:]]
+    repeated = op.expand(op.unsqueeze(x, [behind]), copies)
     return op.reshape(repeated, op.out_type.shape)
 
 
 def _is_dim(value: Value, dim: Dim) -> bool:
-    """Return True for a scalar that is this size."""
+    """Return True for a scalar that is a size."""
     known = dim_of(value)
     return known is not None and same_dim(known, dim)
 

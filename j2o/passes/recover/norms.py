@@ -20,28 +20,30 @@ from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
 class NormAttrs(NamedTuple):
-    """The attributes of both."""
+    """The attributes of both: the first of the axes that are normalised, and ε."""
 
     axis: int
     epsilon: float
 
 
 def _norm_attrs(x: Value, axes: Value, eps: Value) -> NormAttrs | None:
-    """The first of the axes and epsilon, where the axes are all from there on and their sizes are known."""
-    over, rank = axes.known_ints, x.type.rank
-    if not over:
+    """The attributes, where the axes are the last ones, of known sizes, and epsilon fits in a float32."""
+    numbers = axes.known_ints
+    if not numbers:
         return None
-    if eps.number is None or not _is_f32(eps.number):
-        return None
-    ascending = sorted(axis % rank for axis in over)
+    rank = x.type.rank
+    ascending = sorted(axis % rank for axis in numbers)
     first = ascending[0]
     if ascending != list(range(first, rank)):
         return None
-    normalised = x.type.shape[first:]
+    sizes = x.type.shape[first:]
     # onnxruntime normalises no rows of nothing
-    if not dims.is_static(normalised) or 0 in normalised:
+    if not dims.is_static(sizes) or 0 in sizes:
         return None
-    return NormAttrs(first, float(eps.number))
+    epsilon = eps.number
+    if epsilon is None or not _is_f32(epsilon):
+        return None
+    return NormAttrs(first, float(epsilon))
 
 
 def _is_f32(number: float) -> bool:
@@ -51,28 +53,38 @@ def _is_f32(number: float) -> bool:
 
 def _per_feature(op: RuleBuilder, value: Value, x: Value, axis: int) -> Value | None:
     """A scale or shift of the normalised axes alone, in their shape; None where it is something else."""
-    want, have = x.type.shape[axis:], value.type.shape
+    want = x.type.shape[axis:]
+    have = value.type.shape
     extra = max(len(have) - len(want), 0)
     if any(size != 1 for size in have[:extra]):
         return None
-    if tuple(have[extra:]) == tuple(want):
-        return op.squeeze(value, range(extra)) if extra else value
+    if have[extra:] == want:
+        return op.squeeze(value, range(extra))
     if extra or value.const is None:
         return None
     return op.expand(value, want)
 
 
-def _normalised(
-    op: RuleBuilder, operator: str, x: Value, scale: Value | None, attrs: NormAttrs
+def _scale_or_ones(
+    op: RuleBuilder, scale: Value | None, x: Value, axis: int
 ) -> Value | None:
-    """A normalisation times a scale; None where that is another for each row.
-
-    Where there is no scale, the operator gets ones.
-    """
+    """The scale for the operator, ones where a program has none; None where it is another for each row."""
     if scale is None:
-        factor = op.const(np.ones(x.type.shape[attrs.axis :], x.type.dtype.numpy))
-    else:
-        factor = _per_feature(op, scale, x, attrs.axis)
+        return op.const(np.ones(x.type.shape[axis:], x.type.dtype.numpy))
+    return _per_feature(op, scale, x, axis)
+
+
+def _normalised(
+    op: RuleBuilder,
+    operator: str,
+    x: Value,
+    scale: Value | None,
+    attrs: NormAttrs | None,
+) -> Value | None:
+    """A normalisation times a scale; None where it has no attributes, or another scale for each row."""
+    if attrs is None:
+        return None
+    factor = _scale_or_ones(op, scale, x, attrs.axis)
     if factor is None:
         return None
     return op.apply(f"onnx.{operator}", x, factor, **attrs._asdict())
@@ -156,8 +168,6 @@ def layer_norm(op, x, axes, eps: Const, scale):
 @layer_norm.becomes
 def _(op, x, axes, eps, scale):
     attrs = _layer_attrs(x, axes, eps)
-    if attrs is None:
-        return None
     return _normalised(op, "LayerNormalization", x, scale, attrs)
 
 
@@ -185,8 +195,7 @@ def _(op, x, axes, eps, scale, bias):
     attrs = _layer_attrs(x, axes, eps)
     if attrs is None:
         return None
-    ones = op.const(np.ones(x.type.shape[attrs.axis :], np.float32))
-    operands = [x, ones if scale is None else _per_feature(op, scale, x, attrs.axis)]
+    operands = [x, _scale_or_ones(op, scale, x, attrs.axis)]
     if bias is not None:
         operands.append(_per_feature(op, bias, x, attrs.axis))
     if None in operands:
@@ -204,8 +213,6 @@ def layer_norm_plain(op, x, axes, eps: Const):
 @layer_norm_plain.becomes
 def _(op, x, axes, eps):
     attrs = _layer_attrs(x, axes, eps)
-    if attrs is None:
-        return None
     return _normalised(op, "LayerNormalization", x, None, attrs)
 
 
@@ -300,8 +307,6 @@ def rms_norm(op, x, axes, eps: Const, scale):
 @rms_norm.becomes
 def _(op, x, axes, eps, scale):
     attrs = _rms_attrs(op, x, axes, eps)
-    if attrs is None:
-        return None
     return _normalised(op, "RMSNormalization", x, scale, attrs)
 
 
@@ -314,8 +319,6 @@ def rms_norm_plain(op, x, axes, eps: Const):
 @rms_norm_plain.becomes
 def _(op, x, axes, eps):
     attrs = _rms_attrs(op, x, axes, eps)
-    if attrs is None:
-        return None
     return _normalised(op, "RMSNormalization", x, None, attrs)
 
 

@@ -6,15 +6,27 @@ import numpy as np
 
 from j2o.ir.graph import Value
 from j2o.ir.types import DType
-from j2o.passes.rewriting.rule import rewrite
+from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
-def _axis(x: Value, axes: Value) -> int | None:
-    """The one axis of a reduction of floats; None where there are more, or others."""
-    over = axes.known_ints
-    if over is None or len(over) != 1 or not x.type.dtype.is_float:
+def _along_one(op: RuleBuilder, operator: str, x: Value, axes: Value) -> Value | None:
+    """Softmax or LogSoftmax of floats; None where the axes are not one that is known."""
+    places = axes.known_ints
+    if places is None or len(places) != 1 or not x.type.dtype.is_float:
         return None
-    return over[0] % x.type.rank
+    return op.apply(f"onnx.{operator}", x, axis=places[0] % x.type.rank)
+
+
+def _log_softmax(op: RuleBuilder, x: Value, axes: Value) -> Value | None:
+    """LogSoftmax, but of float64, where onnxruntime's overlooks NaN."""
+    if x.type.dtype == DType.F64:
+        return None
+    return _along_one(op, "LogSoftmax", x, axes)
+
+
+def _shown(op: RuleBuilder, mask: Value, x: Value) -> Value:
+    """Scores, and -∞ where the mask hides them."""
+    return op.Where(mask, x, op.const(-np.inf, x.type.dtype))
 
 
 def _shifted(op, x, axes):
@@ -32,11 +44,10 @@ def softmax(op, x, axes):
 
 @softmax.becomes
 def _(op, x, axes):
-    axis = _axis(x, axes)
-    return None if axis is None else op.Softmax(x, axis=axis)
+    return _along_one(op, "Softmax", x, axes)
 
 
-# Where a row is masked in whole, all of the following are NaN: the mask is of -∞, and so is the maximum.
+# Of a row that is masked in whole, programs and replacements make NaN: the maximum is -∞, as are all scores.
 
 
 @rewrite("softmax_where")
@@ -49,9 +60,7 @@ def softmax_where(op, mask, x, axes):
 
 @softmax_where.becomes
 def _(op, mask, x, axes):
-    shown = op.Where(mask, x, op.const(-np.inf, x.type.dtype))
-    axis = _axis(shown, axes)
-    return None if axis is None else op.Softmax(shown, axis=axis)
+    return _along_one(op, "Softmax", _shown(op, mask, x), axes)
 
 
 @rewrite("log_softmax")
@@ -64,10 +73,7 @@ def log_softmax(op, x, axes):
 
 @log_softmax.becomes
 def _(op, x, axes):
-    axis = _axis(x, axes)
-    if axis is None or x.type.dtype == DType.F64:  # onnxruntime's overlooks NaN
-        return None
-    return op.LogSoftmax(x, axis=axis)
+    return _log_softmax(op, x, axes)
 
 
 @rewrite("log_softmax_where")
@@ -80,11 +86,7 @@ def log_softmax_where(op, mask, x, axes):
 
 @log_softmax_where.becomes
 def _(op, mask, x, axes):
-    shown = op.Where(mask, x, op.const(-np.inf, x.type.dtype))
-    axis = _axis(shown, axes)
-    if axis is None or x.type.dtype == DType.F64:  # onnxruntime's overlooks NaN
-        return None
-    return op.LogSoftmax(shown, axis=axis)
+    return _log_softmax(op, _shown(op, mask, x), axes)
 
 
 SOFTMAXES = (softmax, softmax_where, log_softmax, log_softmax_where)
