@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from j2o.ir import dims
 from j2o.ir.build import Builder
-from j2o.ir.graph import Graph, Node, Value, erase_dead
+from j2o.ir.graph import Graph, Node, Value
+from j2o.ir.node import erase_dead
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
 from j2o.passes.context import Context
