@@ -51,3 +51,14 @@ def test_an_average_is_not_summed_and_divided():
 
     model = agrees(pooled, [normal(2, 4, 4, 3)], ["f32[B,4,4,3]"])
     assert operators(model) == ["Transpose", "AveragePool", "Transpose"]
+
+
+def test_a_quotient_and_its_weight_are_one_node():
+    """Equinox divides by the deviation, and multiplies by the weight behind that."""
+
+    def program(x):
+        normalised = (x - MEAN[:, None]) / SCALE[:, None]
+        return normalised * BIAS[:, None] + MEAN[:, None]
+
+    model = agrees(program, [normal(2, 4, 6)], ["f32[B,4,6]"])
+    assert operators(model) == ["BatchNormalization"]

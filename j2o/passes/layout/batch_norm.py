@@ -17,37 +17,49 @@ from j2o.passes.rewriting.rule import RuleSet, rewrite
 CHANNELS = 1  # the axis that BatchNormalization takes for them
 
 
+def _scaled(op, x, scale, divisor, weight):
+    """A product or a quotient, and a product with a weight behind it where there is one."""
+    scaled = op.either(op.Mul(x, scale), op.Div(x, divisor))
+    return op.either(op.Mul(scaled, weight), scaled)
+
+
 @rewrite("batch_norm")
-def batch_norm(op, x, mean: Const, scale: Const, divisor: Const, bias: Const):
-    """(x - mean) · scale + bias, with one number a channel for each, in front of the axes of places."""
+def batch_norm(
+    op, x, mean: Const, scale: Const, divisor: Const, weight: Const, bias: Const
+):
+    """(x - mean) · scale · weight + bias, one number a channel for each, in front of the axes of places."""
     centred = op.Sub(x, mean)
-    either = op.either(centred, x)
-    scaled = op.either(op.Mul(either, scale), op.Div(either, divisor))
-    without_bias = op.either(op.Mul(centred, scale), op.Div(centred, divisor))
+    scaled = _scaled(op, op.either(centred, x), scale, divisor, weight)
+    without_bias = _scaled(op, centred, scale, divisor, weight)
     return op.either(op.Add(scaled, bias), without_bias)
 
 
 @batch_norm.becomes
-def _(op, x, mean, scale, divisor, bias):
+def _(op, x, mean, scale, divisor, weight, bias):
     if x.type != op.out_type or x.type.rank < 3:
         return None
     if not op.prefers("BatchNormalization", x):
         return None
-    if bias is None and _is_shifted(op.root.out):
-        return op.decline("a bias follows, which goes along")
-    given = [one for one in (mean, scale, divisor, bias) if one is not None]
+    if bias is None and _goes_on(op.root.out):
+        return op.decline("a weight or a bias follows, which goes along")
+    constants = (mean, scale, divisor, weight, bias)
+    given = [one for one in constants if one is not None]
     if all(one.type.size == 1 for one in given):
         return op.decline("all channels have the same numbers")
     means, biases = _of_channels(x, mean, 0.0), _of_channels(x, bias, 0.0)
     factors, divisors = _of_channels(x, scale, 1.0), _of_channels(x, divisor, 1.0)
-    if means is None or biases is None or factors is None or divisors is None:
+    weights = _of_channels(x, weight, 1.0)
+    if means is None or biases is None or factors is None:
         return op.decline("there is another number for each place")
+    if divisors is None or weights is None:
+        return op.decline("there is another divisor or weight for each place")
     if not divisors.all():
         return op.decline("a channel is divided by 0")
-    factors = factors / divisors
+    units = factors / divisors
     # as in `affine`: x · w - mean · w is not exact where x is near a mean that is far from 0
-    if (np.abs(means * factors) > FARTHEST).any():
+    if (np.abs(means * units) > FARTHEST).any():
         return op.decline("a mean is far from 0")
+    factors = units * weights
     shift = biases - means * factors
     numbers = [factors, shift, np.zeros_like(shift), np.ones_like(shift)]
     dtype = x.type.dtype.numpy
@@ -57,10 +69,10 @@ def _(op, x, mean, scale, divisor, bias):
     return op.BatchNormalization(x, *operands, epsilon=0.0)
 
 
-def _is_shifted(value: Value) -> bool:
-    """Return True where all that becomes of a value is a sum with a constant."""
+def _goes_on(value: Value) -> bool:
+    """Return True where all that becomes of a value is a product or a sum with a constant."""
     user = value.only_user
-    if user is None or user.op != "onnx.Add":
+    if user is None or user.op not in ("onnx.Add", "onnx.Mul"):
         return False
     return any(operand.const is not None for operand in user.operands)
 
