@@ -174,3 +174,29 @@ def test_gradients_turn_back():
         return jax.grad(lambda y: (behind_time(halves, y) ** 2).sum())(x)
 
     agrees(fn, [feed(2, 3, 4, 8)], ["f32[B,T,4,8]"])
+
+
+@pytest.mark.parametrize("spelling", [halves, all_by_halves, all_by_tiles])
+def test_over_heads_by_vmap(spelling):
+    """Equinox's rotary embedding is of one head, and is mapped over them."""
+
+    def fn(x):
+        of_heads = jax.vmap(
+            lambda head: before_time(spelling, head), in_axes=1, out_axes=1
+        )
+        return jax.vmap(of_heads)(x)
+
+    model = agrees(fn, [feed(2, 5, 3, 8)], ["f32[B,T,3,8]"])
+    assert operators(model).count("RotaryEmbedding") == 1
+    assert operators(model).count("Transpose") == 0
+
+
+def test_transposed_before_it_is_turned():
+    """The heads go in front of time, as attention of four axes has them."""
+
+    def fn(x):
+        return before_time(halves, jnp.swapaxes(x.reshape(2, -1, 3, 8), 1, 2))
+
+    model = agrees(fn, [feed(2, 5, 24)], ["f32[2,T,24]"])
+    assert operators(model).count("Reshape") == 1
+    assert operators(model)[-1] == "Transpose"

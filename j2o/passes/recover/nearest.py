@@ -64,7 +64,7 @@ def _(op, x, m, n, _from_end, numbers, sizes):
 def _repeated(op: RuleBuilder, x: Value, axis: int, times: int) -> Value:
     """Each element along an axis that often, one beside the other."""
     behind = axis + 1
-    copies = [*x.type.shape[:behind], times, *x.type.shape[behind:]]
+    copies = (*x.type.shape[:behind], times, *x.type.shape[behind:])
     repeated = op.expand(op.unsqueeze(x, [behind]), copies)
     return op.reshape(repeated, op.out_type.shape)
 

@@ -20,6 +20,7 @@ from j2o.ir.graph import Node, Value
 from j2o.ir.ops import VIEWS
 from j2o.ir.tensor import Tensor
 from j2o.ir.types import Dim, DType, Shape, from_zero, is_one, same_shape
+from j2o.passes.layout.perms import inverse, perm_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 # ------------------------------------------------------------------------ taking apart
@@ -249,9 +250,39 @@ def _rotated(
     """RotaryEmbedding of x; `cos` and `sin` broadcast with one number of each pair."""
     if 0 in x.type.shape or not same_shape(op.out_type.shape, x.type.shape):
         return None
+    perm = perm_of(x.node)
+    if perm is not None and _keeps_last(perm):
+        # it is turned before it is transposed, and so beside the product that it comes from
+        back = inverse(perm)
+        source = x.producer.operand(0)
+        real = op.transpose(_of_rank(op, cos, x), back)
+        imaginary = op.transpose(_of_rank(op, sin, x), back)
+        turned = _rotated_as_it_lies(op, source, real, imaginary, interleaved)
+        if turned is not None:
+            return op.transpose(turned, perm)
+    turned = _rotated_as_it_lies(op, x, cos, sin, interleaved)
+    if turned is None:
+        return op.decline("the number of heads is not known")
+    return turned
+
+
+def _keeps_last(perm: Sequence[int]) -> bool:
+    """Return True where a Transpose leaves the last axis where it is."""
+    return perm[-1] == len(perm) - 1
+
+
+def _of_rank(op: RuleBuilder, angle: Value, x: Value) -> Value:
+    """An angle with as many axes as what it turns."""
+    return op.unsqueeze(angle, range(x.type.rank - angle.type.rank))
+
+
+def _rotated_as_it_lies(
+    op: RuleBuilder, x: Value, cos: Value, sin: Value, interleaved: bool
+) -> Value | None:
+    """RotaryEmbedding of x with its axes as they are; None where the number of heads is not known."""
     layout = _layout(x, [cos, sin])
     if layout is None:
-        return op.decline("the number of heads is not known")
+        return None
     out = op.RotaryEmbedding(
         op.reshape(x, layout.shape),
         _cache(op, cos, x, layout),
@@ -288,16 +319,24 @@ def _(op, first, second, cos, sin, axis, shape, at):
 
 
 @rewrite("rotary_of_all")
-def rotary_of_all(op, x, first, second, cos, sin, axis, shape, at):
-    """x cos + (-v, u) sin, where cos and sin have the same number for both of a pair."""
-    turned = _joined(op, op.Neg(second), first, axis, shape, at)
+def rotary_of_all(op, x, first, second, perm, cos, sin, axis, shape, at):
+    """x cos + (-v, u) sin, where cos and sin have the same number for both of a pair.
+
+    Each of x, -v and u may be transposed by itself, as `jax.vmap` over heads writes it.
+    """
+    negated = op.Neg(second)
+    real = op.either(op.Transpose(negated, perm=perm), negated)
+    imaginary = op.either(op.Transpose(first, perm=perm), first)
+    turned = _joined(op, real, imaginary, axis, shape, at)
     return op.Add(op.Mul(x, cos), op.Mul(turned, sin))
 
 
 @rotary_of_all.becomes
-def _(op, x, first, second, cos, sin, axis, shape, at):
+def _(op, x, first, second, perm, cos, sin, axis, shape, at):
     pairs = read_pairs(first, second)
-    if pairs is None or pairs.x is not x or not _can_rotate(op, x):
+    if pairs is None or not _can_rotate(op, x):
+        return None
+    if not _is_transposed(x, pairs.x, perm):
         return None
     interleaved = pairs.interleaved
     if _is_interleaved(first.type.rank, axis, shape, at) is not interleaved:
@@ -310,6 +349,18 @@ def _(op, x, first, second, cos, sin, axis, shape, at):
     if half_cos is None or half_sin is None:
         return op.decline("cos or sin has another number for the second of a pair")
     return _rotated(op, x, half_cos, half_sin, interleaved)
+
+
+def _is_transposed(x: Value, source: Value, perm: Sequence[int] | None) -> bool:
+    """Return True where x is a tensor that a Transpose has given another order of all axes but the last.
+
+    Where there is no order, it is the tensor itself.
+    """
+    if perm is None:
+        return x is source
+    if not _keeps_last(perm) or perm_of(x.node) != perm:
+        return False
+    return x.producer.operand(0) is source
 
 
 # ------------------------------------------------- of two equal numbers of a pair, one
