@@ -77,3 +77,14 @@ def test_no_elements(name):
     fn, dtypes = CASES[name]
     x = np.zeros((2, 0, 3), dtypes[0])
     agree(j2o.compile(fn, [x]), fn, x)
+
+
+@pytest.mark.parametrize("reduction", [jnp.max, jnp.min])
+def test_the_greatest_of_u32_is_found_in_i64(reduction):
+    """The highest bit is not flipped: OpenVINO reduces i32 as f32, which would spoil small numbers, too."""
+    x = np.uint32([[3, 2**32 - 1, 7], [2**31, 5, 6]])
+    model = j2o.compile(lambda x: reduction(x, 1), ["u32[B,3]"])
+    np.testing.assert_array_equal(model(x), reduction(x, 1))
+    operators = [node.op for node in model.graph if node.op != "const"]
+    assert operators[0] == operators[2] == "onnx.Cast"
+    assert len(operators) == 4

@@ -48,6 +48,18 @@ def test_a_table_is_sound_and_small(name):
     assert found.target().supports("onnx.Add", DType.F32)
 
 
+def test_bits_of_large_numbers_are_not_shifted_as_floats():
+    """OpenVINO divides by powers of two in f32: random bits would be others."""
+
+    def bits(key):
+        return jax.random.bits(key, (3,))
+
+    key = jax.random.key(0)
+    j2o.compile(bits, [key], target="onnxruntime-1.20").verify(key)
+    with pytest.raises(j2o.UnsupportedError, match=r"BitShift\(u32.*openvino has no"):
+        j2o.compile(bits, [key], target="openvino")
+
+
 def test_kernels_come_and_go_with_opsets_and_versions():
     old, new = kernels.table("onnxruntime-1.20"), kernels.table("onnxruntime-1.32")
     assert (old.newest, "onnx.BitCast" in old.rows(21)) == (21, False)

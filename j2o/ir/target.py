@@ -28,8 +28,9 @@ class Target:
     with functions that stand in neither. Where `rows` is empty, everything is taken to run. The operators in
     `slow` run, but slower than their parts; those in `avoids` lose too many digits. `others` gives the same
     runtime at another opset; None where the opset is asked for, and not to be changed. With `orders_nan`
-    TopK takes NaN for greater than all numbers, and the first of several for the first. `faults` has what
-    is known to differ from ONNX, a line each.
+    TopK takes NaN for greater than all numbers, and the first of several for the first; with `orders_ties` it
+    keeps equal elements in their order, as ONNX has it. `faults` has what is known to differ from ONNX, a
+    line each.
     """
 
     opset: int
@@ -46,6 +47,7 @@ class Target:
     avoids: frozenset[str] = frozenset()
     functions: bool = True  # whether a model may have some of its own
     orders_nan: bool = False  # whether TopK takes NaN for the greatest number
+    orders_ties: bool = True  # whether TopK keeps equal elements in their order
     faults: tuple[str, ...] = ()
 
     @classmethod
@@ -136,6 +138,7 @@ class Table:
     avoids: frozenset[str] = frozenset()
     functions: bool = True  # whether a model may have some of its own
     orders_nan: bool = False  # whether TopK takes NaN for the greatest number
+    orders_ties: bool = True  # whether TopK keeps equal elements in their order
     faults: tuple[str, ...] = ()
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (tables are few and live long)
@@ -157,6 +160,7 @@ class Table:
             avoids=self.avoids,
             functions=self.functions,
             orders_nan=self.orders_nan,
+            orders_ties=self.orders_ties,
             faults=self.faults,
         )
 
@@ -228,6 +232,7 @@ def _table(found: Any) -> Table:
         avoids=frozenset(map(str, found.get("avoids", ()))),
         functions=bool(found.get("functions", True)),
         orders_nan=bool(found.get("orders_nan", False)),
+        orders_ties=bool(found.get("orders_ties", True)),
         faults=tuple(map(str, faults)),
     )
 

@@ -59,6 +59,12 @@ class Index(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Large(NamedTuple):
+    """An operand of this shape with the largest numbers that its dtype has."""
+
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a node is made: a shape or constant an operand, its attributes, how many results."""
@@ -83,7 +89,7 @@ RECIPES: dict[str, Recipe] = {
     "Attention": _recipe(HEADS, HEADS, HEADS),
     "AveragePool": _POOLED,
     "BatchNormalization": _recipe(MATRIX, (3,), (3,), (3,), (3,)),
-    "BitShift": _recipe(MATRIX, MATRIX, direction="RIGHT"),
+    "BitShift": _recipe(Large(MATRIX), MATRIX, direction="RIGHT"),
     "Clip": _recipe(MATRIX, Of(0), Of(1)),
     "Compress": _recipe(MATRIX, (2,), axis=0),
     "Concat": _recipe(MATRIX, MATRIX, axis=0),
@@ -254,11 +260,16 @@ class _Maker:
 
     def fed(self, shape: tuple[int, ...], dtype: DType, zero: bool) -> str:
         """The name of an operand that comes from outside."""
-        name = f"x{len(self.feeds)}"
         inner = dtype if dtype in PLAIN else DType.F32
-        self.feeds[name] = self.values(shape, inner, zero)
-        self.graph.input.append(_value(name, inner, shape))
+        name = self.input(self.values(shape, inner, zero), inner)
         return name if inner is dtype else self.cast(name, dtype)
+
+    def input(self, array: np.ndarray, dtype: DType) -> str:
+        """The name of an input of the model that is fed with an array."""
+        name = f"x{len(self.feeds)}"
+        self.feeds[name] = array
+        self.graph.input.append(_value(name, dtype, array.shape))
+        return name
 
     def values(self, shape: tuple[int, ...], dtype: DType, zero: bool) -> np.ndarray:
         if zero:
@@ -293,6 +304,10 @@ class _Maker:
             return self.constant(np.array(given.values), dtype)
         if isinstance(given, Index):
             return self.fed(given.shape, dtype, zero=True)
+        if isinstance(given, Large):
+            _, most = dtype.integers
+            below = np.arange(np.prod(given.shape), dtype=dtype.numpy)
+            return self.input((most - below).reshape(given.shape), dtype)
         return self.fed(given, dtype, zero=False)
 
     def result(self, name: str, dtype: DType) -> None:
@@ -455,10 +470,19 @@ def _make_loop(maker: _Maker, dtype: DType) -> None:
 
 
 def _make_scan(maker: _Maker, dtype: DType) -> None:
+    """Rows of a dtype that are handed on, and the sum of others: OpenVINO writes it over the rows."""
+    row = MATRIX[1:]
+    sums = maker.fed(row, DType.I32, zero=True)
+    terms = maker.fed(MATRIX, DType.I32, zero=False)
     x = maker.fed(MATRIX, dtype, zero=False)
-    node = maker.node("Scan", [x], ["y"])
-    _set(node, "body", _body("body", [("a", dtype, MATRIX[1:])], [("a", "b", dtype)]))
-    _set(node, "num_scan_inputs", 1)
+    node = maker.node("Scan", [sums, terms, x], ["total", "y"])
+    inputs = [("sum", DType.I32, row), ("term", DType.I32, row), ("a", dtype, row)]
+    body = _body("body", inputs, [("a", "b", dtype)])
+    body.node.add(op_type="Add", input=["term", "sum"], output=["more"])
+    body.output.insert(0, _value("more", DType.I32))
+    _set(node, "body", body)
+    _set(node, "num_scan_inputs", 2)
+    maker.result("total", DType.I32)
     maker.result("y", dtype)
 
 

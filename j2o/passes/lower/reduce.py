@@ -225,6 +225,9 @@ def reduce_min(op: Lowering, x: Value, *, axes: Axes, **_: Any) -> Value:
 
 def _extreme(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
     """A maximum or minimum, of unsigned integers by signed ones in the same order."""
+    if x.type.dtype == DType.U32:
+        wide = op.cast(x, DType.I64)
+        return op.cast(_reduce(op, operator, wide, axes), DType.U32)
     signed, flip = _as_signed(op, x)
     out = _reduce(op, operator, signed, axes)
     if flip is None:

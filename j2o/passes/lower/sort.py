@@ -154,18 +154,21 @@ def greatest_by_order(
 def _total_key(op: Lowering, x: Value) -> Value:
     """A key that TopK sorts in the total order of `x`.
 
-    Floats are told apart in f64, where 0 makes way for -0 by the smallest number there is: that runs
-    everywhere, and faster than BitCast. NaNs are then all above infinity, for their sign cannot be seen;
-    a user who asks for an opset with BitCast gets them in order, too.
+    Floats are told apart in f64, where 0 makes way for -0 by the smallest number there is: that runs faster
+    than BitCast, and at every opset. Where f64 is not sorted it is f32, in which that number is then equal to
+    0. NaNs are all above infinity, for their sign cannot be seen; a user who asks for an opset with BitCast
+    gets them in order, too.
     """
     dtype = x.type.dtype
     if not dtype.is_float:
         return _sort_key(op, x)
     if op.is_asked_for(26):
         return op.jax(total_order, x if dtype.bits >= 32 else op.cast(x, DType.F32))
-    wide = op.cast(x, DType.F64)
+    has_wide = op.target is None or op.target.supports("onnx.TopK", DType.F64)
+    wide = op.cast(x, DType.F64 if has_wide or dtype == DType.F64 else DType.F32)
     positive_zero = op.Equal(op.Reciprocal(wide), np.inf)
-    if dtype == DType.F64:  # it has numbers next to 0 whose reciprocal is infinite
+    if dtype == DType.F64 or not has_wide:
+        # there are numbers next to 0 whose reciprocal is infinite
         positive_zero = op.And(op.Equal(wide, 0.0), positive_zero)
-    smallest = np.finfo(np.float64).smallest_subnormal
+    smallest = np.finfo(wide.type.dtype.numpy).smallest_subnormal
     return op.Where(positive_zero, smallest, wide)

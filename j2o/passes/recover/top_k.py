@@ -1,8 +1,9 @@
 """`top_k`: numbers that are never -0 are their own keys.
 
-`jax.lax.top_k` tells -0 from 0, TopK does not. So lowering compares keys in float64, in which a subnormal
-number stands for 0, and gathers the numbers themselves. Weights of Softmax, and scores that a bias was added
-to, as routers have them, need none of that: among them is no -0. NaN is the greatest either way.
+`jax.lax.top_k` tells -0 from 0, TopK does not. So lowering compares keys in float64 (in float32 where that is
+not sorted), in which a subnormal number stands for 0, and gathers the numbers themselves. Weights of Softmax,
+and scores that a bias was added to, as routers have them, need none of that: among them is no -0. NaN is the
+greatest either way.
 """
 
 from __future__ import annotations
@@ -37,20 +38,43 @@ def top_k(graph: Graph, context: Context) -> int:
 
 
 def _numbers_of_keys(key: Value) -> Value | None:
-    """The x of Where(1 / Cast(x) = ∞, the least number above 0, Cast(x)); None for another value."""
-    if key.op != "onnx.Where" or key.type.dtype != DType.F64:
+    """The numbers that a key tells 0 from -0 of; None for another value.
+
+    It is Where(1 / Cast(x) = ∞, the least number above 0, Cast(x)) in f64. Where f64 is not sorted it is
+    Where(x = 0 and 1 / x = ∞, …, x).
+    """
+    dtype = key.type.dtype
+    if key.op != "onnx.Where" or dtype not in (DType.F32, DType.F64):
         return None
     is_positive_zero, least, wide = key.producer.operands
-    if wide.op != "onnx.Cast" or is_positive_zero.op != "onnx.Equal":
+    smallest = np.finfo(dtype.numpy).smallest_subnormal
+    if uniform_of(least) != smallest:
         return None
-    reciprocal, infinity = is_positive_zero.producer.operands
-    if reciprocal.op != "onnx.Reciprocal" or reciprocal.producer.operand(0) is not wide:
+    if is_positive_zero.op == "onnx.And":
+        is_zero, is_positive_zero = is_positive_zero.producer.operands
+        if not _compares(is_zero, wide, 0):
+            return None
+    reciprocal = _compared_with(is_positive_zero, np.inf)
+    if reciprocal is None or reciprocal.op != "onnx.Reciprocal":
         return None
-    smallest = np.finfo(np.float64).smallest_subnormal
-    if uniform_of(infinity) != np.inf or uniform_of(least) != smallest:
+    if reciprocal.producer.operand(0) is not wide:
         return None
-    x = wide.producer.operand(0)
+    is_widened = dtype == DType.F64 and wide.op == "onnx.Cast"
+    x = wide.producer.operand(0) if is_widened else wide
     return x if x.type.dtype == DType.F32 else None
+
+
+def _compares(value: Value, x: Value, number: float) -> bool:
+    """Return True for `x` = number."""
+    return _compared_with(value, number) is x
+
+
+def _compared_with(value: Value, number: float) -> Value | None:
+    """The x of x = number; None for another value."""
+    if value.op != "onnx.Equal":
+        return None
+    x, other = value.producer.operands
+    return x if uniform_of(other) == number else None
 
 
 def _is_never_negative_zero(x: Value) -> bool:

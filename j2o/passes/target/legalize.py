@@ -19,7 +19,9 @@ from j2o.ir.views import casted
 from j2o.passes.context import Context
 from j2o.passes.layout.perms import perm_of
 from j2o.passes.pipeline import graph_pass
-from j2o.passes.target.nan_order import extreme_with_nan, sorted_with_nan
+from j2o.passes.target.nan_order import extreme_with_nan
+from j2o.passes.target.scan_loops import scan_as_loop
+from j2o.passes.target.tie_order import sorted_in_order
 
 # what stands in for a dtype, nearest first: each holds all of its values
 WIDER: dict[DType, tuple[DType, ...]] = {
@@ -269,7 +271,8 @@ def _cast_in_front(node: Node, _: Target) -> bool:
 FAULTY: dict[str, Callable[[Node, Target], bool]] = {
     "onnx.ReduceMax": extreme_with_nan,
     "onnx.ReduceMin": extreme_with_nan,
-    "onnx.TopK": sorted_with_nan,
+    "onnx.TopK": sorted_in_order,
+    "onnx.Scan": scan_as_loop,
     "onnx.Div": _one_over,
     "onnx.MatMul": _cast_in_front,
 }
