@@ -31,7 +31,7 @@ from j2o.passes.layout.last_rows import last_rows
 from j2o.passes.layout.pads import pads
 from j2o.passes.layout.projections import projections
 from j2o.passes.layout.scan_axes import scan_axes
-from j2o.passes.layout.transposes import transposes
+from j2o.passes.layout.transposes import transposes, transposes_in_bodies
 from j2o.passes.layout.upsampling import repeated_rows, upsampling
 from j2o.passes.lower import lower_graph
 from j2o.passes.pipeline import Fixpoint, PassPipeline, Step, is_level
@@ -96,6 +96,7 @@ LAYOUT: tuple[Step, ...] = (
     flips,
     sink,
     last_rows,
+    transposes_in_bodies,
     cells,
     hoist,  # what cells have left
     fold,  # the weights of cells

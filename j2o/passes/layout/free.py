@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from j2o.ir import views
 from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
 from j2o.ir.ops import REDUCTIONS
@@ -226,8 +227,15 @@ def _product_moved(op: Builder, node: Node, x: Value | None, perm: Perm) -> Node
     if _leaves_last(perm):
         return op.node("onnx.MatMul", [x, right])
     if _is_matrix(right):
-        return op.node("onnx.MatMul", [op.transpose(right, (1, 0)), x])
-    return op.node("onnx.MatMul", [x, op.transpose(left, (1, 0))])
+        return op.node("onnx.MatMul", [turned(op, right, (1, 0)), x])
+    return op.node("onnx.MatMul", [x, turned(op, left, (1, 0))])
+
+
+def turned(op: Builder, value: Value, perm: Perm) -> Value:
+    """A value with its axes in another order; a constant is turned now, so that it stays one."""
+    if value.const is None:
+        return op.Transpose(value, perm=perm)
+    return op.const(views.transposed(value.const, perm))
 
 
 def _placed(numbers: Sequence[Dim], perm: Perm) -> list[Dim]:

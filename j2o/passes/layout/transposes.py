@@ -12,13 +12,14 @@ two sides meet stands a transpose, and its cost is paid once, however many nodes
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import is_one, same_dim
-from j2o.passes.layout.free import absorbs, is_free, laid_out, moved
+from j2o.passes.context import Context
+from j2o.passes.layout.free import absorbs, laid_out, moved, turned
 from j2o.passes.layout.minimum_cut import SINK, SOURCE, Network
 from j2o.passes.layout.perms import (
     NODE,
@@ -27,6 +28,13 @@ from j2o.passes.layout.perms import (
     inverse,
     moves_only_ones,
     perm_of,
+)
+from j2o.passes.layout.two_layouts import (
+    LaidTensor,
+    Region,
+    TwoLayouts,
+    moving_operands,
+    regions,
 )
 from j2o.passes.pipeline import graph_pass
 
@@ -40,19 +48,37 @@ def transposes(graph: Graph) -> int:
         return 0
     common = [perm for perm, _ in count.most_common()]
     _write_as_transposes(graph, common)
-    return sum(_move_around(graph, perm) for perm in common)
+    changes = 0
+    done: set[Perm] = set()
+    for perm in common:
+        if inverse(perm) not in done:
+            done.add(perm)
+            changes += _move_between(graph, TwoLayouts.of(perm))
+    return changes
 
 
-def _move_around(graph: Graph, perm: Perm) -> int:
-    """Move what is better moved around transposes by `perm`; returns how many nodes."""
+@graph_pass("transposes_in_bodies", at="onnx", level=2)
+def transposes_in_bodies(graph: Graph) -> int:
+    """Do the same in the bodies of loops alone, in front of `cells`, which reads them without transposes.
+
+    `jax.vmap` of a product `w @ h` transposes h, and with it all that is computed of the product.
+    """
+    if graph.parent is None:
+        return 0
+    return transposes.fn(graph, Context())
+
+
+def _move_between(graph: Graph, layouts: TwoLayouts) -> int:
+    """Run nodes in the better one of two layouts; returns how many run in the other one than before."""
     count = 0
-    groups = list(_groups(graph, perm))
-    places = {node: place for place, node in enumerate(graph)} if groups else {}
-    for group in groups:
-        nodes = _plan(group, perm)
-        if nodes:
-            _Move(graph, sorted(nodes, key=places.__getitem__), perm).run()
-            count += len(nodes)
+    found = [one for one in regions(graph, layouts) if one.gains() > 1]
+    places = {node: place for place, node in enumerate(graph)} if found else {}
+    for region in found:
+        plan = _plan(region)
+        if plan:
+            ordered = sorted(plan, key=places.__getitem__)
+            _Move(graph, {node: plan[node] for node in ordered}).run()
+            count += len(plan)
     return count
 
 
@@ -78,125 +104,101 @@ def _is_moved(x: Value, out: Value, perm: Perm) -> bool:
     return all(map(same_dim, shape, out.type.shape)) and moves_only_ones(out, perm)
 
 
-# ------------------------------------------------------------------------ what may move
-
-
-def _groups(graph: Graph, perm: Perm) -> Iterator[list[Node]]:
-    """Connected layout-free nodes around transposes by `perm`, where more than one transpose may go.
-
-    One alone would only change its place.
-    """
-    seen: set[Node] = set()
-    for start in _starts(graph, perm):
-        if start in seen:
-            continue
-        group = _connected(start, perm, seen)
-        gains = {value for node in group for value in _gains(node, perm)}
-        if len(gains) > 1:
-            yield group
-
-
-def _connected(start: Node, perm: Perm, seen: set[Node]) -> list[Node]:
-    """The layout-free nodes that a node is connected with, itself first; all of them are `seen` then."""
-    group: list[Node] = []
-    seen.add(start)
-    todo = [start]
-    while todo:
-        node = todo.pop()
-        group.append(node)
-        for other in _neighbours(node, perm):
-            if other in seen or other.graph is not start.graph:
-                continue
-            if is_free(other, perm):
-                seen.add(other)
-                todo.append(other)
-    return group
-
-
-def _starts(graph: Graph, perm: Perm) -> Iterator[Node]:
-    """The layout-free users of transposes by `perm`."""
-    for node in graph.nodes_of("onnx.Transpose"):
-        if perm_of(node) != perm:
-            continue
-        for user in node.out.users():
-            if user.graph is graph and is_free(user, perm):
-                yield user
-
-
-def _gains(node: Node, perm: Perm) -> Iterator[Value]:
-    """The operands and results of a node that might be transposed no more if it moved."""
-    for value in _operands(node):
-        if perm_of(value.node) == perm:
-            yield value
-    back = inverse(perm)
-    for value in node.outputs:
-        users = value.users()
-        is_undone = any(perm_of(u) == back or absorbs(u, perm) for u in users)
-        if is_undone or moves_only_ones(value, perm):
-            yield value
-
-
-def _neighbours(node: Node, perm: Perm) -> Iterator[Node]:
-    """The nodes that share a value with a node, but not through a transpose by `perm` in front of it."""
-    for value in _operands(node):
-        if value.type.rank != len(perm):
-            continue
-        if value.node is not None and perm_of(value.node) != perm:
-            yield value.node
-        if value.const is None:
-            yield from value.users()
-    for value in node.outputs:
-        yield from value.users()
-
-
-def _operands(node: Node) -> list[Value]:
-    """The operands of a free node that are transposed where it moves."""
-    return [value for value in laid_out(node) if value is not None]
-
-
 # ------------------------------------------------------------------------------ the cut
 
 
-def _plan(group: list[Node], perm: Perm) -> list[Node]:
-    """The nodes of a group that should run before the transposes."""
+def _plan(region: Region) -> dict[Node, Perm]:
+    """The nodes of a region that should run in the other layout than now.
+
+    Each has the order of the transposes in front of it that would go then. A cut has the nodes that should
+    run in layout 0 on the side of SOURCE, and those of layout 1 on the side of SINK.
+    """
     network = Network()
-    members = set(group)
-    values = [v for node in group for v in (*_operands(node), *node.outputs)]
-    for value in dict.fromkeys(values):
-        # one of lower rank broadcasts, and gets leading axes of size 1 before it is transposed
-        if 0 < value.type.rank <= len(perm):
-            _enter(network, value, members, perm)
-    for node in group:
+    for tensor in region.tensors.values():
+        _enter_tensor(network, tensor, region)
+    _enter_broadcasts(network, region)
+    for node, layout in region.nodes.items():
         # weights stay on the right where nothing speaks against it
         if node.op == "onnx.MatMul":
-            network.add(node, SINK, 1.0)
-    moving = network.moved()
-    return [node for node in group if node in moving]
+            _enter_users(network, _end_of(layout), [node], node, 1.0)
+    first = network.side_of_source()
+    plan: dict[Node, Perm] = {}
+    for node, layout in region.nodes.items():
+        best = 0 if node in first else 1
+        if best != layout:
+            plan[node] = region.layouts.to(layout)
+    return plan
 
 
-def _enter(network: Network, value: Value, members: set[Node], perm: Perm) -> None:
-    """Enter what transposing a value costs, for each division of its producer and users."""
-    back = inverse(perm)
-    cost = _cost(value, perm)
-    users = list(value.users())
-    inside = [user for user in users if user in members]
-    outside = [u for u in users if u not in members and not absorbs(u, perm)]
-    undoing = [user for user in outside if perm_of(user) == back]
-    if value.node in members:
-        if len(undoing) < len(outside):  # others outside need it as it is
-            network.add(value.node, SINK, cost)
-        if inside:
-            network.add_if_any_stays(value.node, inside, value, cost)
-            network.add_if_any_moves(inside, value.node, value, cost)
-        if undoing:  # their transpose goes where the producer moves
-            network.add(SOURCE, value.node, cost)
-    elif perm_of(value.node) == perm:
-        # what moves takes the operand of this transpose; others outside need its result in any case
-        if not outside:
-            network.add_if_any_stays(SOURCE, inside, value, cost)
-    elif value.const is None and not undoing and not _ones(value):
-        # what moves transposes it back; a constant is transposed while compiling
-        network.add_if_any_moves(inside, SINK, value, cost)
+def _end_of(layout: int) -> Hashable:
+    """What stands for the nodes outside of a region, which run in their layout in any case."""
+    return SINK if layout else SOURCE
+
+
+def _enter_tensor(network: Network, tensor: LaidTensor, region: Region) -> None:
+    """Enter what transposing a tensor costs: once, where it is made in one layout and used in the other."""
+    root = tensor.root
+    if root.const is not None:
+        return  # it is transposed while compiling
+    maker: Hashable = root.node
+    if not region.has(root.node, tensor.layout):
+        if _ones(root):
+            return
+        maker = _end_of(tensor.layout)
+    cost = _cost(root, region.layouts.to(tensor.layout))
+    _enter_users(network, maker, _users(tensor, region), root, cost)
+
+
+def _users(tensor: LaidTensor, region: Region) -> list[Hashable]:
+    """What uses a tensor: nodes of the region, and the two ends for nodes outside of it."""
+    transposes = {value.node for value, _ in tensor.forms[1:]}
+    users: dict[Hashable, None] = {}
+    for value, layout in tensor.forms:
+        for user in value.users():
+            if region.has(user, layout):
+                users[user] = None
+            elif user not in transposes and not _absorbs(user, layout, region):
+                users[_end_of(layout)] = None
+    return list(users)
+
+
+def _absorbs(user: Node, layout: int, region: Region) -> bool:
+    """Return True for a reduction that gives the same in either layout."""
+    return absorbs(user, region.layouts.to(layout))
+
+
+def _enter_users(
+    network: Network,
+    maker: Hashable,
+    users: Sequence[Hashable],
+    thing: Hashable,
+    cost: float,
+) -> None:
+    """Enter a cost that is paid, once, where any of the users is on another side than the maker."""
+    inside = [user for user in users if user not in (SOURCE, SINK)]
+    # one outside is on its side in any case, and decides for all
+    in_first = [SOURCE] if SOURCE in users else inside
+    in_second = [SINK] if SINK in users else inside
+    if in_second and maker is not SINK:
+        network.add_if_any_end(maker, in_second, thing, cost)
+    if in_first and maker is not SOURCE:
+        network.add_if_any_start(in_first, maker, thing, cost)
+
+
+def _enter_broadcasts(network: Network, region: Region) -> None:
+    """Enter what it costs to transpose values of fewer axes, which broadcast where nodes run now.
+
+    They get leading axes of size 1 before that.
+    """
+    users: dict[tuple[Value, int], list[Node]] = {}
+    for node, layout in region.nodes.items():
+        for value in moving_operands(node):
+            if 0 < value.type.rank < len(region.layouts.perm):
+                users.setdefault((value, layout), []).append(node)
+    for (value, layout), nodes in users.items():
+        if value.const is None and not _ones(value):
+            cost = elements_to_move(value)
+            _enter_users(network, _end_of(layout), nodes, (value, layout), cost)
 
 
 def _ones(value: Value) -> bool:
@@ -206,77 +208,76 @@ def _ones(value: Value) -> bool:
 
 def _cost(value: Value, perm: Perm) -> float:
     """What transposing a value by `perm` costs, or back: the node alone where it is a change of shape."""
-    is_view = len(perm) == value.type.rank and moves_only_ones(value, perm)
-    return NODE if is_view else elements_to_move(value)
+    return NODE if moves_only_ones(value, perm) else elements_to_move(value)
 
 
 # ----------------------------------------------------------------------------- the move
 
 
 class _Move:
-    """Nodes made again on untransposed operands; transposes appear where the two sides meet.
+    """Nodes made again on tensors in the other layout; transposes appear where the two layouts meet.
 
-    `moved` has the new value of each old one.
+    `plan` has the nodes in their order, each with the order of the transposes that take tensors to the layout
+    in which it ran. `moved` has the new value of each old one.
     """
 
-    def __init__(self, graph: Graph, nodes: Sequence[Node], perm: Perm) -> None:
+    def __init__(self, graph: Graph, plan: dict[Node, Perm]) -> None:
         self.graph = graph
-        self.perm = perm
-        self.back = inverse(perm)
-        self.nodes = nodes  # in their order
-        self.chosen = set(nodes)
+        self.plan = plan
         self.moved: dict[Value, Value] = {}
 
     def run(self) -> None:
         """Make all nodes again, in their order, and erase the old ones."""
-        for node in self.nodes:
-            self.remake(node)
-        for node in reversed(self.nodes):
+        for node, perm in self.plan.items():
+            self.remake(node, perm)
+        for node in reversed(self.plan):
             node.erase()
 
-    def remake(self, node: Node) -> None:
+    def remake(self, node: Node, perm: Perm) -> None:
         """Make one node again; the other nodes use what it makes."""
         op = Builder(self.graph, node, node.loc)
-        operands = [self.operand(value, node) for value in laid_out(node)]
-        new = moved(op, node, operands, self.perm)
+        operands = [self.operand(value, node, perm) for value in laid_out(node)]
+        new = moved(op, node, operands, perm)
         for old, value in zip(node.outputs, new.outputs, strict=True):
             value.hint = old.hint
             self.moved[old] = value
-            self.hand_on(op, old, value)
+            self.hand_on(op, old, value, perm)
 
-    def hand_on(self, op: Builder, old: Value, value: Value) -> None:
+    def hand_on(self, op: Builder, old: Value, value: Value, perm: Perm) -> None:
         """Give a new value to those that transposed the old one back, and transposed to those that stay."""
+        back = inverse(perm)
         for user in list(old.users()):
-            if perm_of(user) == self.back:
+            if perm_of(user) == back:
                 user.replace_by(value)
         if any(map(self.stays, old.users())):
             op.hint = old.hint
-            transposed = op.Transpose(value, perm=self.perm)
+            transposed = op.Transpose(value, perm=perm)
             old.replace_by(transposed, where=self.stays)
 
     def stays(self, node: Node) -> bool:
         """Return True for a node that runs on transposed tensors as before."""
-        return node not in self.chosen
+        return node not in self.plan
 
-    def operand(self, value: Value | None, node: Node) -> Value | None:
+    def operand(self, value: Value | None, node: Node, perm: Perm) -> Value | None:
         """What stands for an operand of a node that moves."""
         if value is None or value.type.rank == 0:
             return value
         if value in self.moved:
             return self.moved[value]
-        if perm_of(value.node) == self.perm:
+        if perm_of(value.node) == perm:
             return value.producer.operand(0)
         op = Builder(self.graph, node, node.loc, value.hint)
-        missing = len(self.perm) - value.type.rank
+        missing = len(perm) - value.type.rank
         if missing:
             value = op.reshape(value, (1,) * missing + value.type.shape)
-        existing = self.transposed_back(value, node)
-        return op.Transpose(value, perm=self.back) if existing is None else existing
+        back = inverse(perm)
+        existing = self.transposed(value, back, node)
+        return turned(op, value, back) if existing is None else existing
 
-    def transposed_back(self, value: Value, node: Node) -> Value | None:
+    def transposed(self, value: Value, perm: Perm, node: Node) -> Value | None:
         """The result of a transpose of `value` that stands before a node, None where there is none."""
         for user in value.users():
-            if perm_of(user) != self.back or user.graph is not self.graph:
+            if perm_of(user) != perm or user.graph is not self.graph:
                 continue
             if _before(user, node):
                 return user.out
