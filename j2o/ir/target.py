@@ -29,8 +29,9 @@ class Target:
     `slow` run, but slower than their parts; those in `avoids` lose too many digits. `others` gives the same
     runtime at another opset; None where the opset is asked for, and not to be changed. With `orders_nan`
     TopK takes NaN for greater than all numbers, and the first of several for the first; with `orders_ties` it
-    keeps equal elements in their order, as ONNX has it. `faults` has what is known to differ from ONNX, a
-    line each.
+    keeps equal elements in their order, as ONNX has it. Those in `misfused` it fuses in f64 with what stands
+    in front, to operators that it has no kernel of. `faults` has what is known to differ from ONNX, a line
+    each.
     """
 
     opset: int
@@ -48,6 +49,7 @@ class Target:
     functions: bool = True  # whether a model may have some of its own
     orders_nan: bool = False  # whether TopK takes NaN for the greatest number
     orders_ties: bool = True  # whether TopK keeps equal elements in their order
+    misfused: frozenset[str] = frozenset()
     faults: tuple[str, ...] = ()
 
     @classmethod
@@ -139,6 +141,8 @@ class Table:
     functions: bool = True  # whether a model may have some of its own
     orders_nan: bool = False  # whether TopK takes NaN for the greatest number
     orders_ties: bool = True  # whether TopK keeps equal elements in their order
+    # what it fuses in f64 to operators that it has no kernel of
+    misfused: frozenset[str] = frozenset()
     faults: tuple[str, ...] = ()
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (tables are few and live long)
@@ -161,6 +165,7 @@ class Table:
             functions=self.functions,
             orders_nan=self.orders_nan,
             orders_ties=self.orders_ties,
+            misfused=self.misfused,
             faults=self.faults,
         )
 
@@ -233,6 +238,7 @@ def _table(found: Any) -> Table:
         functions=bool(found.get("functions", True)),
         orders_nan=bool(found.get("orders_nan", False)),
         orders_ties=bool(found.get("orders_ties", True)),
+        misfused=frozenset(map(str, found.get("misfused", ()))),
         faults=tuple(map(str, faults)),
     )
 

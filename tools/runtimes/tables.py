@@ -75,6 +75,7 @@ class Runs(NamedTuple):
     functions: bool = True  # whether a model may have some of its own
     orders_nan: bool = False  # whether TopK takes NaN for the greatest number
     orders_ties: bool = True  # whether TopK keeps equal elements in their order
+    misfused: Sequence[str] = ()  # what it fuses in f64 without a kernel for that
 
 
 def main() -> None:
@@ -105,6 +106,7 @@ def runs(one: Runtime) -> Runs:
         functions=answer.error is None,
         orders_nan=in_order,
         orders_ties=is_stable,
+        misfused=tuple(misfused(one)),
     )
 
 
@@ -145,6 +147,29 @@ def orders_ties(one: Runtime) -> bool:
     model = onnx.parser.parse_model(text).SerializeToString()
     [answer] = ask(one, [job(model, {"x": x})])
     return answer.error is None and bool((answer.outputs[1] == order).all())
+
+
+# by what is fused: onnxruntime makes FusedMatMul of the first, and QuickGelu of the second
+FUSED = {
+    "onnx.MatMul": "t = Transpose <perm = [1, 0]> (x) y = MatMul (x, t)",
+    "onnx.Mul": "s = Sigmoid (x) y = Mul (x, s)",
+}
+
+
+def misfused(one: Runtime) -> Iterator[str]:
+    """The operators that a runtime has in f64, and does not load in f64 behind others."""
+    for op, nodes in FUSED.items():
+        alone = f"y = {op.removeprefix('onnx.')} (x, x)"
+        answers = ask(one, [job(_of_f64(text)) for text in (alone, nodes)])
+        if [answer.error is None for answer in answers] == [True, False]:
+            yield op
+
+
+def _of_f64(nodes: str) -> bytes:
+    """A model that makes y of a square x."""
+    text = f"""<ir_version: 8, opset_import: ["": {OLDEST}]>
+    fused (double[2, 2] x) => (double[2, 2] y) {{ {nodes} }}"""
+    return onnx.parser.parse_model(text).SerializeToString()
 
 
 def inexact(one: Runtime) -> Iterator[str]:
@@ -412,9 +437,13 @@ def common(tables: Sequence[Table]) -> Runs:
     functions = all(table.functions for table in tables)
     in_order = all(table.orders_nan for table in tables)
     is_stable = all(table.orders_ties for table in tables)
+    badly_fused = sorted({op for table in tables for op in table.misfused})
     made = Runs("portable", what, [*faults], rows, ir, avoids=avoids)
     return made._replace(
-        functions=functions, orders_nan=in_order, orders_ties=is_stable
+        functions=functions,
+        orders_nan=in_order,
+        orders_ties=is_stable,
+        misfused=badly_fused,
     )
 
 
@@ -486,6 +515,7 @@ def write(found: Runs) -> None:
         "functions": found.functions,
         "orders_nan": found.orders_nan,
         "orders_ties": found.orders_ties,
+        "misfused": list(found.misfused),
         "inlines": found.inlined is not None,
         "faults": list(found.faults),
         "kernels": sorted(_ranges(found.rows), key=repr),

@@ -19,6 +19,7 @@ from j2o.ir.views import casted
 from j2o.passes.context import Context
 from j2o.passes.layout.perms import perm_of
 from j2o.passes.pipeline import graph_pass
+from j2o.passes.target.misfused import gate_apart, product_apart
 from j2o.passes.target.nan_order import extreme_with_nan
 from j2o.passes.target.scan_loops import scan_as_loop
 from j2o.passes.target.tie_order import sorted_in_order
@@ -110,7 +111,8 @@ def legalize(graph: Graph, context: Context) -> int:
     _refuse_foreign_dtypes(graph, target)
     count, problems = 0, []
     for node in graph.nodes_of(*FAULTY):
-        count += FAULTY[node.op](node, target)
+        for mend in FAULTY[node.op]:
+            count += mend(node, target)
     for node in graph:
         if not node.op.startswith("onnx.") or runs(node, target):
             continue
@@ -268,13 +270,14 @@ def _cast_in_front(node: Node, _: Target) -> bool:
 
 
 # operators that the target runs, but not as ONNX has them: (node, target) → True where it made others of them
-FAULTY: dict[str, Callable[[Node, Target], bool]] = {
-    "onnx.ReduceMax": extreme_with_nan,
-    "onnx.ReduceMin": extreme_with_nan,
-    "onnx.TopK": sorted_in_order,
-    "onnx.Scan": scan_as_loop,
-    "onnx.Div": _one_over,
-    "onnx.MatMul": _cast_in_front,
+FAULTY: dict[str, Sequence[Callable[[Node, Target], bool]]] = {
+    "onnx.ReduceMax": [extreme_with_nan],
+    "onnx.ReduceMin": [extreme_with_nan],
+    "onnx.TopK": [sorted_in_order],
+    "onnx.Scan": [scan_as_loop],
+    "onnx.Div": [_one_over],
+    "onnx.MatMul": [_cast_in_front, product_apart],
+    "onnx.Mul": [gate_apart],
 }
 
 
