@@ -25,7 +25,8 @@ from j2o.passes.pipeline import graph_pass
 DTYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "int8": DType.I8}
 BLOCKED = 21  # the opset from which DequantizeLinear takes more than one axis of scales
 NAMED = 4096  # bytes from which a matrix that is a weight of the user's counts as large
-# largest magnitudes below this are stored as zeros: the inverse of their scale is none
+# the least scale: the inverse of a smaller one may be infinite. It is that of zeros, too: kernels that
+# multiply integers leave a rest of some scales where the sum is 0
 TINY = np.float32(1e-36)
 # a box and its values → what is stored for them, and what that stands for
 Convert: TypeAlias = "Callable[[Box, np.ndarray], tuple[np.ndarray, np.ndarray]]"
@@ -183,7 +184,7 @@ def _scales(
         name = tensor.name or tensor.key
         what = f"{name!r} has values that are not finite in float32"
         raise SpecError(f"weights_dtype='int8': {what}; 'bfloat16' stores them")
-    return np.where(largest < TINY, np.float32(1), largest / np.float32(127))
+    return np.maximum(largest / np.float32(127), TINY)
 
 
 def _scaling(value: Value, opset: int) -> Scaling:
