@@ -18,6 +18,7 @@ import j2o
 from j2o.frozen import LazyArray, tensor_of
 from j2o.ir import views
 from j2o.ir.types import DType
+from tests.harness import normal
 
 RNG = np.random.default_rng(0)
 BF16 = ml_dtypes.bfloat16
@@ -638,14 +639,40 @@ def test_int8_has_a_scale_for_each_output_channel(name, level):
 
 def test_channels_of_zeros_in_int8_give_zero():
     """Onnxruntime's kernel for bytes leaves a rest of the scale where a sum is 0."""
-    w = matrix(128, 256)
+    w = normal(128, 256)
     w[:, ::2] = 0
-    x = matrix(2, 128)
+    x = normal(2, 128)
     specs = [x, j2o.weights(w)]
     model = j2o.compile(lambda x, w: x @ w, specs, weights_dtype="int8")
     got = model(x)
     np.testing.assert_allclose(got[:, ::2], 0, atol=1e-35)
     np.testing.assert_allclose(got, x @ w, atol=1)
+
+
+def tied(w, i):
+    return w[i] @ w.T
+
+
+def looked_up(w, i):
+    return w[i]
+
+
+def product(w, i):
+    return jnp.tile(jnp.float32(i)[:, None], 128) @ w.T
+
+
+ZERO_POINTS = [(tied, True), (looked_up, True), (product, False)]
+
+
+@pytest.mark.parametrize(("fn", "has_one"), ZERO_POINTS)
+def test_int8_has_a_zero_point_where_more_than_products_take_it(fn, has_one):
+    """Onnxruntime 1.20 to 1.24 do not load `tied` otherwise; products with one are slower."""
+    w = normal(256, 128)
+    specs = [j2o.weights(w), "i32[3]"]
+    model = j2o.compile(fn, specs, weights_dtype="int8")
+    (stored,) = model.graph.nodes_of("onnx.DequantizeLinear")
+    assert (len(stored.inputs) == 3) == has_one
+    model.verify(np.int32([1, 0, 5]), rtol=0.1, atol=2)
 
 
 def test_int8_at_opset_18():

@@ -28,6 +28,8 @@ NAMED = 4096  # bytes from which a matrix that is a weight of the user's counts 
 # the least scale: the inverse of a smaller one may be infinite. It is that of zeros, too: kernels that
 # multiply integers leave a rest of some scales where the sum is 0
 TINY = np.float32(1e-36)
+# what takes a weight as it is stored
+PRODUCTS = frozenset(["onnx.Conv", "onnx.ConvTranspose", "onnx.Gemm", "onnx.MatMul"])
 # a box and its values → what is stored for them, and what that stands for
 Convert: TypeAlias = "Callable[[Box, np.ndarray], tuple[np.ndarray, np.ndarray]]"
 
@@ -50,7 +52,28 @@ def weights_dtype(graph: Graph, context: Context) -> int:
                 stored[tensor] = _stored(op, node.out, tensor, dtype, context)
             node.replace_by(stored[tensor])
             count += 1
+        for value in stored.values():
+            _add_zero_point(value)
     return count
+
+
+def _add_zero_point(value: Value) -> None:
+    """Say that the zero point of a weight is the int8 0, where more than products take it.
+
+    Behind a Gather onnxruntime up to 1.24 may quantise again, and without a zero point in uint8: then it does
+    not load. Products with a zero point are slower.
+    """
+    node = value.producer
+    if node.op == "onnx.Cast":
+        node = node.operand(0).producer
+    if node.op != "onnx.DequantizeLinear":
+        return
+    if all(user.op in PRODUCTS for user in node.out.users()):
+        return
+    weight, scale = node.operands
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    zeros = np.zeros(scale.type.static_shape, weight.type.dtype.numpy)
+    node.set_inputs([weight, scale, op.const(zeros)])
 
 
 def _is_weight(tensor: Tensor, dtype: DType) -> bool:
