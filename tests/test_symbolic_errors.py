@@ -150,3 +150,14 @@ def test_errors_of_the_users_own_are_not_taken_for_jax_s():
 
     with pytest.raises(j2o.TraceError, match="do not fit me"):
         j2o.compile(refuses, [("T",)])
+
+
+def test_an_associative_scan_takes_an_axis_of_known_size():
+    def fn(x):
+        return jax.lax.associative_scan(jnp.maximum, x, axis=1)
+
+    with pytest.raises(
+        j2o.TraceError, match=r"associative_scan.* take an axis of known"
+    ):
+        j2o.compile(fn, ["f32[B,T]"])
+    j2o.compile(fn, ["f32[B,4]"]).verify(np.float32([[1, 3, 2, 4]]))

@@ -62,7 +62,7 @@ KNOWN: tuple[tuple[str, str], ...] = (
     ),
     (
         "associative scan over axis of non-constant size",
-        "JAX differentiates cumprod, cummax and the like along an axis of known size; "
+        "lax.associative_scan, and derivatives of cumprod, cummax and the like, take an axis of known size; "
         "give that size as a number in the spec, or write the loop with lax.scan",
     ),
     (
