@@ -148,3 +148,27 @@ def test_layers_of_one_example_change_no_shape_in_between():
     model = agrees(mlp, [RANDOM.normal(size=8).astype(np.float32)])
     wanted = ["Unsqueeze", "Gemm", "Relu", "Gemm", "Relu", "Gemm", "Squeeze"]
     assert operators(model) == wanted
+
+
+def test_a_cell_mapped_over_a_batch_has_no_transposes():
+    """`jax.vmap` of `weight @ hidden` transposes some of the gates, and others back."""
+    cell = eqx.nn.GRUCell(4, 6, key=KEY)
+    state = RANDOM.normal(size=(3, 6)).astype(np.float32)
+    model = agrees(jax.vmap(cell), [ROWS, state], ["f32[B,4]", "f32[B,6]"])
+    assert "Transpose" not in operators(model)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_cells_mapped_over_a_batch_are_one_operator(bias):
+    cell = eqx.nn.GRUCell(3, 6, use_bias=bias, key=KEY)
+
+    def layer(xs):
+        def step(hidden, x):
+            hidden = cell(x, hidden)
+            return hidden, hidden
+
+        return jax.lax.scan(step, jnp.zeros(6), xs)[1]
+
+    xs = RANDOM.normal(size=(2, 5, 3)).astype(np.float32)
+    model = agrees(jax.vmap(layer), [xs], ["f32[B,5,3]"])
+    assert operators(model).count("GRU") == 1
