@@ -30,12 +30,17 @@ def test_rng_bit_generator(algorithm, dtype):
             j2o.compile(fn, [state]).verify(state, rtol=0, atol=0)
 
 
-def test_bits_over_a_symbolic_shape():
-    model = j2o.compile(
-        lambda s, x: lax.rng_bit_generator(s, x.shape), [STATES[1], ("B", 3)]
-    )
-    for size in (1, 2, 5):
-        model.verify(STATES[1], np.ones((size, 3), np.float32), rtol=0, atol=0)
+@pytest.mark.parametrize("dtype", ["uint32", "uint64"])
+@pytest.mark.parametrize("algorithm", lax.RandomAlgorithm)
+def test_bits_over_a_symbolic_shape(algorithm, dtype):
+    def fn(state, x):
+        return lax.rng_bit_generator(state, x.shape, dtype, algorithm)
+
+    with enable_x64(True):
+        model = j2o.compile(fn, [STATES[1], "f32[B,T,3]"])
+        for batch, time in [(1, 1), (2, 3), (5, 2), (3, 5)]:
+            x = np.ones((batch, time, 3), np.float32)
+            model.verify(STATES[1], x, rtol=0, atol=0)
 
 
 PROGRAMS = {

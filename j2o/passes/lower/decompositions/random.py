@@ -69,15 +69,17 @@ def rng_bit_generator(
 ) -> tuple[Any, Any]:
     """The next state and random bits.
 
-    The default algorithm is XLA's on CPU, Philox. The state is u64[2] or its words.
+    The default algorithm is XLA's on CPU, Philox. The state is u64[2], a key and a counter, or the words of
+    32 bits that make these up.
     """
-    state = key if key.shape == (2,) else _u64(key[0::2], key[1::2])
+    is_in_words = key.shape != (2,)
+    state = _u64(key[0::2], key[1::2]) if is_in_words else key
     wide = dtype.bits == 64
     generate = _threefry_bits if algorithm == "rng_three_fry" else _philox_bits
     count, bits = generate(state, tuple(shape), wide)
     following = state[1:] + lax.convert_element_type(count, np.uint64)
     state = lax.concatenate([state[:1], following], 0)
-    if key.shape != (2,):
+    if is_in_words:
         columns = [words[:, None] for words in _u32s(state)]
         state = lax.reshape(lax.concatenate(columns, 1), (4,))
     return state, lax.convert_element_type(bits, dtype.numpy)
@@ -94,43 +96,51 @@ def _u32s(x: Any) -> tuple[Any, Any]:
 
 
 def _u64(low: Any, high: Any) -> Any:
+    """Words of 64 bits of their halves."""
     return low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
 
 
 def _threefry_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, Any]:
-    """Two words an element, or one each for the halves of the first even dimension, else of the largest."""
-    if dims.is_static(shape) or wide:
+    """How many counters are used, and the bits. A counter gives two words.
+
+    An element of 64 bits takes both. Those of 32 bits take one each: two elements that are next to each other
+    along one axis share a counter. This axis is the first of even size, or the longest where none is.
+    """
+    if wide:
+        count, words = _threefry_words(state, shape)
+        return count, _u64(*words)
+    if not shape:
+        count, words = _threefry_words(state, shape)
+        return count, words[0]
+    if dims.is_static(shape):
         even = [axis for axis, size in enumerate(shape) if size % 2 == 0]
-        largest = max(range(len(shape)), key=shape.__getitem__, default=0)
-        at = even[0] if even else largest
-        return _threefry_halves(state, shape, wide, at)
+        longest = max(range(len(shape)), key=shape.__getitem__)
+        return _threefry_pairs(state, shape, even[0] if even else longest)
+    # which axis it is turns out at run time
     sizes = jnp.asarray(shape, np.int64)
     is_even = sizes % 2 == 0
-    at = jnp.where(is_even.any(), is_even.argmax(), sizes.argmax())
-    halves = functools.partial(_threefry_halves, state, shape, wide)
-    branches = [functools.partial(halves, axis) for axis in range(len(shape))]
-    return lax.switch(at, branches)
+    axis = jnp.where(is_even.any(), is_even.argmax(), sizes.argmax())
+    along = functools.partial(_threefry_pairs, state, shape)
+    branches = [functools.partial(along, one) for one in range(len(shape))]
+    return lax.switch(axis, branches)
 
 
-def _threefry_halves(
-    state: Any, shape: tuple[Any, ...], wide: bool, at: int
-) -> tuple[Any, Any]:
-    """How many counters there are, and the bits, with dimension `at` made of two halves."""
-    half = list(shape)
-    if shape and not wide:
-        half[at] = -(-shape[at] // 2)
-    count = math.prod(half)
+def _threefry_pairs(state: Any, shape: tuple[Any, ...], axis: int) -> tuple[Any, Any]:
+    """How many counters are used, and words of which each two along an axis are of one counter."""
+    before, size, behind = shape[:axis], shape[axis], shape[axis + 1 :]
+    half = -(-size // 2)
+    count, words = _threefry_words(state, (*before, half, *behind))
+    pairs = jnp.stack(words, axis + 1).reshape((*before, 2 * half, *behind))
+    return count, lax.slice_in_dim(pairs, 0, size, axis=axis)
+
+
+def _threefry_words(state: Any, shape: tuple[Any, ...]) -> tuple[Any, tuple[Any, Any]]:
+    """How many counters a shape has, and the two words that each gives."""
+    count = math.prod(shape)
     numbers = state[1] + jnp.arange(count, dtype=np.uint64)
     key = _u32s(state[0])
-    words = threefry2x32(*key, *_u32s(numbers.reshape(half)))
-    used = jnp.asarray(count, np.uint64)
-    if wide:
-        return used, _u64(*words)
-    if not shape:
-        return used, words[0]
-    both = (*shape[:at], 2 * half[at], *shape[at + 1 :])
-    pairs = jnp.stack(words, at + 1).reshape(both)
-    return used, lax.slice_in_dim(pairs, 0, shape[at], axis=at)
+    words = threefry2x32(*key, *_u32s(numbers.reshape(shape)))
+    return jnp.asarray(count, np.uint64), words
 
 
 class PhiloxBlock(NamedTuple):
@@ -148,9 +158,9 @@ PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def _philox_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, Any]:
-    """Philox-4x32 with 10 rounds (Salmon et al. 2011), four words a counter.
+    """How many counters are used, and the bits by Philox-4x32 with 10 rounds (Salmon et al. 2011).
 
-    The counter is 128 bits, the key its upper half.
+    A counter of 128 bits gives four words. The key is its upper half, too.
     """
     key, low = state
     size = math.prod(shape)
@@ -163,12 +173,12 @@ def _philox_bits(state: Any, shape: tuple[Any, ...], wide: bool) -> tuple[Any, A
     keys = _u32s(key)
     for number in range(10):
         block = _philox_round(block, keys, number)
-    words = block
+    elements = block
     if wide:
         first = _u64(block.word0, block.word1)
         second = _u64(block.word2, block.word3)
-        words = (first, second)
-    bits = jnp.stack(words, 1).reshape(-1)
+        elements = (first, second)
+    bits = jnp.stack(elements, 1).reshape(-1)
     return count, bits[:size].reshape(shape)
 
 
