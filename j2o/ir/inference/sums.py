@@ -43,8 +43,8 @@ def arg_reduction(node: Node) -> Type:
 def _reduced(node: Node, shape: Shape, axes: Sequence[int]) -> Shape:
     """The shape without these axes, or with 1 in their place."""
     if node.attrs.get("keepdims", 1):
-        return tuple(1 if i in axes else d for i, d in enumerate(shape))
-    return tuple(d for i, d in enumerate(shape) if i not in axes)
+        return tuple(1 if i in axes else size for i, size in enumerate(shape))
+    return tuple(size for i, size in enumerate(shape) if i not in axes)
 
 
 # ---------------------------------------------------------- linear algebra
@@ -60,7 +60,7 @@ def matmul(node: Node) -> Type:
 
 
 def matmul_shape(node: Node, a: Shape, b: Shape) -> Shape:
-    """numpy's `matmul` of stacks of matrices, which broadcast.
+    """The shape of numpy's `matmul` of stacks of matrices, which broadcast.
 
     A vector is a row on the left and a column on the right; its axis is then left out.
     """
@@ -100,16 +100,16 @@ def det(node: Node) -> Type:
 @infers("Einsum")
 def einsum(node: Node) -> Type:
     equation = node.str_attr("equation").replace(" ", "")
-    left, arrow, right = equation.partition("->")
+    operands, arrow, result = equation.partition("->")
     types = types_of(node)
     sizes: dict[str, Dim] = {}
-    for term, x in zip(left.split(","), types, strict=True):
-        for letter, size in zip(term, x.shape, strict=True):
+    for letters, x in zip(operands.split(","), types, strict=True):
+        for letter, size in zip(letters, x.shape, strict=True):
             if letter not in sizes or sizes[letter] == 1:
                 sizes[letter] = size
     if not arrow:  # numpy's rule: the letters that stand once, in alphabetical order
-        right = "".join(sorted(c for c in sizes if left.count(c) == 1))
-    return Type(types[0].dtype, tuple(sizes[c] for c in right))
+        result = "".join(sorted(c for c in sizes if operands.count(c) == 1))
+    return Type(types[0].dtype, tuple(sizes[letter] for letter in result))
 
 
 @infers("FusedMatMul", table=CONTRIB_INFERENCES)
@@ -128,23 +128,6 @@ def _transposed_if(node: Node, flag: str, shape: Shape) -> Shape:
 
 
 # -------------------------------------------------------- windows: convolution, pooling
-
-
-def window_size(
-    size: Dim,
-    kernel: Dim,
-    stride: int,
-    low: Dim,
-    high: Dim,
-    dilation: int,
-    ceil: bool = False,
-) -> Dim:
-    """How many positions a window has along one axis."""
-    padded = dims.add(dims.add(size, low), high)
-    span = dims.sub(padded, _reach(kernel, dilation))
-    steps = dims.ceildiv(span, stride) if ceil else dims.floordiv(span, stride)
-    out = dims.add(steps if stride != 1 else span, 1)
-    return out if dims.known_ge(out, 0) else dims.maximum(out, 0)
 
 
 def _reach(kernel: Dim, dilation: int) -> Dim:
@@ -178,19 +161,25 @@ def _window_sizes(
     if node.attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
         pairs = zip(spatial, windows.strides, strict=True)
         return [dims.ceildiv(size, stride) for size, stride in pairs]
-    ceil = bool(node.attrs.get("ceil_mode", 0))
-    return [
-        window_size(
-            spatial[i],
-            kernel[i],
-            windows.strides[i],
-            windows.pads[i],
-            windows.pads[axes + i],
-            windows.dilations[i],
-            ceil,
-        )
-        for i in range(axes)
-    ]
+    is_rounded_up = bool(node.attrs.get("ceil_mode", 0))
+    sizes: list[Dim] = []
+    for i, size in enumerate(spatial):
+        padded = dims.add(size, windows.pads[i] + windows.pads[axes + i])
+        room = dims.sub(padded, _reach(kernel[i], windows.dilations[i]))
+        sizes.append(_positions(room, windows.strides[i], is_rounded_up))
+    return sizes
+
+
+def _positions(room: Dim, stride: int, is_rounded_up: bool) -> Dim:
+    """How many positions a window has that can move by so many elements, in steps of the stride."""
+    if stride == 1:
+        steps = room
+    elif is_rounded_up:
+        steps = dims.ceildiv(room, stride)
+    else:
+        steps = dims.floordiv(room, stride)
+    count = dims.add(steps, 1)
+    return count if dims.known_ge(count, 0) else dims.maximum(count, 0)
 
 
 @infers("Conv")

@@ -40,6 +40,7 @@ def each(fn: Callable[..., Any], *numbers: Pair) -> Pair:
 
 
 def _where(test: Array, a: Pair, b: Pair) -> Pair:
+    """`a` where the test is true, else `b`."""
     return each(functools.partial(jnp.where, test), a, b)
 
 
@@ -49,6 +50,7 @@ def _real(re: Array) -> Pair:
 
 
 def _one(like: Pair) -> Pair:
+    """1 + 0i, in the shape of another number."""
     return _real(jnp.ones_like(like.re))
 
 
@@ -77,7 +79,7 @@ def imaginary_part(z: Pair) -> Array:
 
 @on_pairs("conj")
 def conjugate(z: Pair | Array, **_: Any) -> Pair:
-    """Of a real operand too, which becomes complex."""
+    """The conjugate; a real operand becomes complex."""
     if isinstance(z, Pair):
         return Pair(z.re, -z.im)
     return Pair(z, z * 0)
@@ -85,7 +87,10 @@ def conjugate(z: Pair | Array, **_: Any) -> Pair:
 
 @on_pairs("convert_element_type")
 def convert(z: Pair | Array, *, new_dtype: DType, **_: Any) -> Pair | Array:
-    """From or to a complex dtype; a real one takes the real part, a bool says whether the number is not 0."""
+    """A conversion from or to a complex dtype.
+
+    A real dtype takes the real part, a bool says whether the number is not 0.
+    """
     if new_dtype.is_complex:
         return _complex(z, new_dtype)
     assert isinstance(z, Pair)
@@ -128,13 +133,18 @@ def not_equal(a: Pair, b: Pair) -> Array:
 
 @on_pairs("lt")
 def less(a: Pair, b: Pair) -> Array:
-    """Lexicographic order, as JAX has it."""
-    return (a.re < b.re) | ((a.re == b.re) & (a.im < b.im))
+    """Whether a comes before b: the real parts count first, as in JAX."""
+    is_less = a.re < b.re
+    is_tie = a.re == b.re
+    return is_less | (is_tie & (a.im < b.im))
 
 
 @on_pairs("le")
 def less_equal(a: Pair, b: Pair) -> Array:
-    return (a.re < b.re) | ((a.re == b.re) & (a.im <= b.im))
+    """As `less`, or equal."""
+    is_less = a.re < b.re
+    is_tie = a.re == b.re
+    return is_less | (is_tie & (a.im <= b.im))
 
 
 @on_pairs("gt")
@@ -149,12 +159,13 @@ def greater_equal(a: Pair, b: Pair) -> Array:
 
 @on_pairs("max")
 def maximum(a: Pair, b: Pair) -> Pair:
-    """The second where they do not compare: JAX's complex extremes do not propagate NaN."""
+    """The greater, and b where one is NaN: JAX's complex extremes do not hand NaN on."""
     return _where(less(b, a), a, b)
 
 
 @on_pairs("min")
 def minimum(a: Pair, b: Pair) -> Pair:
+    """The lesser, and b where one is NaN."""
     return _where(less(a, b), a, b)
 
 
@@ -188,10 +199,12 @@ def _over_i(z: Pair) -> Pair:
 
 
 def _plus(z: Pair, x: float) -> Pair:
+    """z + x for a real x."""
     return Pair(z.re + x, z.im)
 
 
 def _times(z: Pair, x: float) -> Pair:
+    """z · x for a real x."""
     return Pair(z.re * x, z.im * x)
 
 
@@ -204,7 +217,7 @@ def _ordered(z: Pair) -> tuple[Array, Array]:
 
 @on_pairs("abs")
 def modulus(z: Pair) -> Array:
-    """Without overflow where the result is finite; infinite where a part is, whatever the other."""
+    """|z|, without overflow where it is finite; infinite where a part is, whatever the other."""
     large, small = _ordered(z)
     ratio = small / jnp.where(large == 0, jnp.ones_like(large), large)
     infinite = jnp.isinf(z.re) | jnp.isinf(z.im)
@@ -223,7 +236,7 @@ def sign(z: Pair) -> Pair:
 
 @on_pairs("mul")
 def mul(a: Pair | Array, b: Pair | Array, *, out_dtype: DType) -> Pair:
-    """The product of operands that are converted first; other products are made part by part."""
+    """a·b in `out_dtype`. (Products without one are made part by part, in `split.py`.)"""
     return product(_complex(a, out_dtype), _complex(b, out_dtype))
 
 
@@ -245,23 +258,27 @@ def div(a: Pair, b: Pair) -> Pair:
 
 @on_pairs("square")
 def square(z: Pair) -> Pair:
+    """z², with re² - im² as a product, which loses fewer digits."""
     re = (z.re - z.im) * (z.re + z.im)
     return Pair(re, 2 * z.re * z.im)
 
 
 @on_pairs("integer_pow")
 def integer_pow(z: Pair, *, y: int) -> Pair:
-    """The squares of `z` that the bits of `y` choose, multiplied."""
+    """zʸ by repeated squares: those of z, z², z⁴, … that the bits of y choose, multiplied."""
     if y < 0:
         return div(_one(z), integer_pow(z, y=-y))
     result = None
-    power = z
+    power_of_two = z
     while y:
-        if y & 1:
-            result = power if result is None else product(result, power)
+        is_chosen = y & 1
+        if is_chosen and result is None:
+            result = power_of_two
+        elif is_chosen:
+            result = product(result, power_of_two)
         y >>= 1
         if y:
-            power = product(power, power)
+            power_of_two = product(power_of_two, power_of_two)
     return _one(z) if result is None else result
 
 
@@ -295,6 +312,7 @@ def power(base: Pair, exponent: Pair | Array) -> Pair:
 
 
 def _equals(z: Pair, x: float) -> Array:
+    """Whether z is a real number x."""
     return (z.im == 0) & (z.re == x)
 
 
@@ -303,6 +321,10 @@ def _equals(z: Pair, x: float) -> Array:
 
 @on_pairs("sqrt")
 def sqrt(z: Pair) -> Pair:
+    """The principal root: its larger part is √((|re| + |z|) / 2), the smaller one |im| / (2 · larger).
+
+    The larger one is the real part where re is at least 0. The imaginary part has the sign of im.
+    """
     larger = jnp.sqrt(0.5 * jnp.abs(z.re) + 0.5 * modulus(z))
     divisor = jnp.where(larger == 0, jnp.ones_like(larger), larger)
     smaller = jnp.abs(z.im) / (2 * divisor)
@@ -311,10 +333,12 @@ def sqrt(z: Pair) -> Pair:
         jnp.where(is_right, larger, smaller),
         jnp.where(is_right, smaller, larger),
     )
-    infinite = jnp.isinf(z.im)
-    size = each(
-        lambda part: jnp.where(infinite, jnp.full_like(part, jnp.inf), part), size
-    )
+    is_infinite = jnp.isinf(z.im)
+
+    def with_infinity(part: Array) -> Array:
+        return jnp.where(is_infinite, jnp.full_like(part, jnp.inf), part)
+
+    size = each(with_infinity, size)
     return Pair(size.re, jnp.copysign(size.im, z.im))
 
 
@@ -332,7 +356,10 @@ def cbrt(z: Pair) -> Pair:
 
 @on_pairs("exp")
 def exp(z: Pair) -> Pair:
-    """An imaginary part of 0 stays as it is, also where the real part overflows."""
+    """e^re · (cos im + i·sin im).
+
+    An imaginary part of 0 stays as it is, also where the real part overflows.
+    """
     size = jnp.exp(z.re)
     is_real = z.im == 0
     re = jnp.where(is_real, size, size * jnp.cos(z.im))
@@ -346,7 +373,7 @@ def exp2(z: Pair) -> Pair:
 
 @on_pairs("expm1")
 def expm1(z: Pair) -> Pair:
-    """With cos(im) - 1 = -2 sin²(im/2), which loses no digits near 0."""
+    """eᶻ - 1, with cos(im) - 1 = -2 sin²(im/2), which loses no digits near 0."""
     half = jnp.sin(0.5 * z.im)
     re = jnp.expm1(z.re) * jnp.cos(z.im) - 2 * half * half
     return Pair(re, jnp.exp(z.re) * jnp.sin(z.im))
@@ -354,7 +381,7 @@ def expm1(z: Pair) -> Pair:
 
 @on_pairs("log")
 def log(z: Pair) -> Pair:
-    """Near the unit circle the logarithm of the size comes from |z|² - 1."""
+    """log |z| + i·arg z; near the unit circle log |z| comes from |z|² - 1, which loses no digits there."""
     large, small = _ordered(z)
     square_less_one = (large - 1) * (large + 1) + small * small
     near = 0.5 * jnp.log1p(square_less_one)
@@ -365,7 +392,7 @@ def log(z: Pair) -> Pair:
 
 @on_pairs("log1p")
 def log1p(z: Pair) -> Pair:
-    """Near 0 the logarithm of the size comes from |1 + z|² - 1."""
+    """log(1 + z); near 0 log |1 + z| comes from |1 + z|² - 1, which loses no digits there."""
     is_tiny = (jnp.abs(z.re) < 0.5) & (jnp.abs(z.im) < 0.5)
     near = 0.5 * jnp.log1p(z.re * (2 + z.re) + z.im * z.im)
     size = jnp.where(is_tiny, near, log(_plus(z, 1)).re)
@@ -374,6 +401,7 @@ def log1p(z: Pair) -> Pair:
 
 @on_pairs("logistic")
 def logistic(z: Pair) -> Pair:
+    """1 / (1 + e^-z)."""
     negative = Pair(-z.re, -z.im)
     return div(_one(z), _plus(exp(negative), 1))
 
@@ -395,16 +423,19 @@ def cos(z: Pair) -> Pair:
 
 @on_pairs("tan")
 def tan(z: Pair) -> Pair:
+    """tanh(iz) / i."""
     return _over_i(tanh(_times_i(z)))
 
 
 @on_pairs("sinh")
 def sinh(z: Pair) -> Pair:
+    """sin(iz) / i."""
     return _over_i(sin(_times_i(z)))
 
 
 @on_pairs("cosh")
 def cosh(z: Pair) -> Pair:
+    """cos(iz)."""
     return cos(_times_i(z))
 
 
@@ -451,11 +482,13 @@ def acos(z: Pair) -> Pair:
 
 @on_pairs("atan")
 def atan(z: Pair) -> Pair:
+    """atanh(iz) / i."""
     return _over_i(atanh(_times_i(z)))
 
 
 @on_pairs("asinh")
 def asinh(z: Pair) -> Pair:
+    """asin(iz) / i."""
     return _over_i(asin(_times_i(z)))
 
 
@@ -470,6 +503,7 @@ def acosh(z: Pair) -> Pair:
 
 @on_pairs("atanh")
 def atanh(z: Pair) -> Pair:
+    """¼ log1p(4 re / ((1 - re)² + im²)) + ½ i·atan2(2 im, (1 - re)(1 + re) - im²)."""
     gap = 1 - z.re
     re = 0.25 * jnp.log1p(4 * z.re / (gap * gap + z.im * z.im))
     im = 0.5 * jnp.arctan2(2 * z.im, gap * (1 + z.re) - z.im * z.im)

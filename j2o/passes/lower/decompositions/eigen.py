@@ -81,26 +81,26 @@ def rotation(own: Array, other: Array, between: Array, first: Array) -> Pair:
 def swept(
     sweep: Callable[..., tuple[Array, ...]], start: tuple[Array, ...], tolerance: Any
 ) -> tuple[Array, ...]:
-    """What is left of a measure, and the matrices, once it is no more than the tolerance.
+    """Sweep until what is left to do is no more than the tolerance: that in the end, and the matrices.
 
-    `sweep` gives both anew.
+    `start` has what is left in front, and then the matrices; `sweep` takes the matrices, and gives both anew.
     """
 
-    def going(state: tuple[Array, ...]) -> Array:
-        count, measure = state[:2]
-        return (measure > tolerance) & (count < SWEEPS)
+    def goes_on(state: tuple[Array, ...]) -> Array:
+        count, left = state[:2]
+        return (left > tolerance) & (count < SWEEPS)
 
     def once_more(state: tuple[Array, ...]) -> tuple[Array, ...]:
         count, _, *matrices = state
         return count + 1, *sweep(*matrices)
 
     none_yet = jnp.zeros((), jnp.int32)
-    _, *found = lax.while_loop(going, once_more, (none_yet, *start))
+    _, *found = lax.while_loop(goes_on, once_more, (none_yet, *start))
     return tuple(found)
 
 
 def scaled(a: Array) -> Pair:
-    """`a` divided by its largest element, and that: squares neither overflow nor vanish."""
+    """`a` divided by the size of its largest element, and this size: squares neither overflow nor vanish."""
     if jnp.iscomplexobj(a):
         sizes = jnp.abs(a.real) + jnp.abs(a.imag)
     else:
@@ -112,7 +112,7 @@ def scaled(a: Array) -> Pair:
 
 
 def hermitian(a: Array, lower: bool) -> Array:
-    """The matrix that one triangle holds."""
+    """The whole Hermitian matrix that one triangle holds."""
     row, column = grid(*a.shape)
     in_triangle = row > column if lower else row < column
     half = jnp.where(in_triangle, a, 0)
@@ -240,7 +240,7 @@ def _svd(
     compute_uv: bool,
     subset_by_index: tuple[int, int] | None,
 ) -> tuple[Array, ...]:
-    """Of a matrix with at least as many rows as columns, or of symbolic sizes.
+    """`svd` of a matrix with at least as many rows as columns, or of symbolic sizes.
 
     The rotated rows are s_i u_i^H; their QR factorisation completes U where values are 0, and to a
     full matrix.

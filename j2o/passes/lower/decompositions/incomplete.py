@@ -73,6 +73,7 @@ def _series(a: Array, x: Array, active: Array, derive: bool) -> WithSlope:
     def step(_: Array, s: Series) -> tuple[Array, Series]:
         divisor = s.divisor + 1
         ratio = x / divisor
+        # the derivative of term · ratio by a: that of the ratio is -x / divisor²
         less = (s.term * x) / (divisor * divisor)
         term_slope = s.term_slope * ratio - less
         slope = s.slope + term_slope
@@ -146,6 +147,7 @@ def _fraction(a: Array, x: Array, active: Array, derive: bool) -> WithSlope:
 
 
 def _first_fraction(a: Array, x: Array) -> Fraction:
+    """The fraction before the first step: its first two convergents."""
     one = jnp.ones_like(x)
     zero = jnp.zeros_like(x)
     y = 1 - a

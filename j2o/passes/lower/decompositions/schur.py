@@ -97,6 +97,7 @@ def tridiagonal(a: Array, *, lower: bool) -> tuple[Array, Array, Array, Array]:
 
 
 def _lower_tridiagonal(a: Array) -> tuple[Array, Array, Array, Array]:
+    """`tridiagonal` of the matrix that the lower triangle holds."""
     packed, taus = hessenberg(hermitian(a, lower=True))
     row, column = grid(*a.shape)
     packed = jnp.where(row >= column, packed, a)
@@ -175,7 +176,7 @@ def _hessenberg_and_q(a: Array) -> Pair:
 
 
 def _upper_hessenberg(h: Array) -> Array:
-    """With zeros below the second diagonal."""
+    """The matrix with zeros below the second diagonal."""
     row, column = grid(*h.shape)
     return jnp.where(row <= column + 1, h, 0)
 
@@ -279,10 +280,7 @@ def _nearer_eigenvalue(block: Block) -> Array:
 
 
 def _split_blocks(h: Array, z: Array) -> Pair:
-    """Rotate each 2x2 block.
-
-    To a triangle where its eigenvalues are real, else to equal diagonal elements.
-    """
+    """Rotate each 2x2 block: to a triangle, or to equal diagonal elements for complex eigenvalues."""
     n = h.shape[0]
     row, column = grid(n, n)
 
@@ -304,7 +302,7 @@ def _split_blocks(h: Array, z: Array) -> Pair:
 
 
 def _block_rotation(block: Block) -> tuple[Array, Array, Array]:
-    """Cosine and sine for a real block, and if its eigenvalues are real (LAPACK's lanv2)."""
+    """Cosine and sine for `_split_blocks`, and whether the eigenvalues are real (LAPACK's lanv2)."""
     a, b, c, d = block
     half = (a - d) / 2
     discriminant = half * half + b * c
@@ -360,7 +358,10 @@ def eig(
     compute_right_eigenvectors: bool,
     **_: Any,
 ) -> tuple[Array, ...]:
-    """Eigenvalues, left and right eigenvectors, complex, of Euclidean norm 1 with a real largest element."""
+    """Eigenvalues, and left and right eigenvectors where asked for; all of them are complex.
+
+    Eigenvectors have Euclidean norm 1 and a real largest element.
+    """
     dtype = jnp.result_type(a.dtype, jnp.complex64)
     wanted = [compute_left_eigenvectors, compute_right_eigenvectors]
     if is_empty(a.shape[0]):
@@ -407,6 +408,7 @@ def _triangular_vectors(t: Array) -> Array:
         gap = jnp.where(jnp.abs(gap) < least, least, gap)
         is_own = at == i
         unit = is_own.astype(t.dtype)
+        # row i of all vectors: 1 in its own, and in those behind what the rows below it make
         new = jnp.where(at > i, (line @ x) / gap, unit)
         x = jnp.where(is_own[:, None], new, x)
         growth = jnp.maximum(1, jnp.abs(new))

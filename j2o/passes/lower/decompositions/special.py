@@ -45,11 +45,12 @@ def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:
 
 
 def _chebyshev(x: Array, coefficients: Sequence[float]) -> Array:
-    """Clenshaw's scheme, the highest order first, as Cephes' chbevl.
+    """A Chebyshev series in x / 2 by Clenshaw's scheme, the highest order first, as Cephes' chbevl.
 
-    For x in [-2, 2], the last term halved.
+    For x in [-2, 2]; the last term counts half.
     """
-    out = last = before = jnp.zeros_like(x)
+    out = jnp.zeros_like(x)
+    last = before = out
     for c in coefficients:
         before = last
         last = out
@@ -61,6 +62,7 @@ def _chebyshev(x: Array, coefficients: Sequence[float]) -> Array:
 
 
 def _erf(x: Array) -> Array:
+    """By a rational function of x² where |x| < 1, beyond by erfc."""
     z = x * x
     near = x * _polynomial(z, ERF_T) / _polynomial(z, ERF_U)
     far = 1 - _erfc_beyond_1(x)
@@ -75,7 +77,8 @@ def erf(op: Lowering, x: Value) -> Value:
 def _erfc_beyond_1(x: Array) -> Array:
     """erfc where |x| >= 1; it is 0 or 2 long before |x| = 30."""
     a = jnp.abs(x)
-    a = jnp.where(a < 1, 1, jnp.where(a > 30, 30, a))
+    at_most_30 = jnp.where(a > 30, 30, a)
+    a = jnp.where(a < 1, 1, at_most_30)
     is_double = x.dtype == jnp.float64
     tail = _erfc_tail_f64(a) if is_double else _erfc_tail_f32(a)
     return jnp.where(x < 0, 2 - tail, tail)
@@ -104,13 +107,14 @@ def _erfc_tail_f32(a: Array) -> Array:
 
 @lower_formula("erfc")
 def erfc(x: Array) -> Array:
+    """1 - erf where |x| < 1; beyond that would lose digits."""
     near = 1 - lax.erf(x)
     return jnp.where(jnp.abs(x) < 1, near, _erfc_beyond_1(x))
 
 
 @lower_formula("erf_inv")
 def erf_inv(x: Array) -> Array:
-    """The inverse of erf: polynomials in w = -log(1 - x²), or in its root (Giles, 2012)."""
+    """The inverse of erf: x times a polynomial in w = -log(1 - x²), or in its root (Giles, 2012)."""
     w = -lax.log1p(-x * x)
     is_double = x.dtype == jnp.float64
     factor = _erf_inv_f64(w) if is_double else _erf_inv_f32(w)
@@ -118,6 +122,7 @@ def erf_inv(x: Array) -> Array:
 
 
 def _erf_inv_f64(w: Array) -> Array:
+    """erf⁻¹(x) / x by one of three polynomials."""
     near, middle, far = ERFINV_F64
     root = jnp.sqrt(w)
     in_middle = _polynomial(root - 3.25, middle)
@@ -127,6 +132,7 @@ def _erf_inv_f64(w: Array) -> Array:
 
 
 def _erf_inv_f32(w: Array) -> Array:
+    """erf⁻¹(x) / x by one of two polynomials."""
     near, far = ERFINV_F32
     inside = _polynomial(w - 2.5, near)
     beyond = _polynomial(jnp.sqrt(w) - 3, far)
@@ -248,7 +254,7 @@ class BesselParts(NamedTuple):
 
 
 def _bessel(x: Array, near: Sequence[float], far: Sequence[float]) -> BesselParts:
-    """Chebyshev expansions as Cephes has them: in x / 2 - 2, and in 32 / x - 2, times sqrt(x)."""
+    """Chebyshev expansions as Cephes has them: in x / 2 - 2, and one in 32 / x - 2 that √x divides."""
     if x.dtype == jnp.float32:  # fewer terms are enough
         near = near[12:]
         far = far[18:]
@@ -259,6 +265,7 @@ def _bessel(x: Array, near: Sequence[float], far: Sequence[float]) -> BesselPart
 
 @lower_formula("bessel_i0e")
 def bessel_i0e(x: Array) -> Array:
+    """I₀(x) e^-|x|."""
     a = jnp.abs(x)
     near, far = _bessel(a, I0_NEAR, I0_FAR)
     return jnp.where(a <= 8, near, far)
@@ -266,6 +273,7 @@ def bessel_i0e(x: Array) -> Array:
 
 @lower_formula("bessel_i1e")
 def bessel_i1e(x: Array) -> Array:
+    """I₁(x) e^-|x|; its expansion for |x| up to 8 is that of I₁(x) e^-|x| / |x|."""
     a = jnp.abs(x)
     near, far = _bessel(a, I1_NEAR, I1_FAR)
     size = jnp.where(a <= 8, near * a, far)
