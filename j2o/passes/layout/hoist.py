@@ -12,14 +12,18 @@ reads and carries stays. So does a Scan that carries nothing: programs map in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping
 
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
-from j2o.ir.ops import REDUCTIONS
-from j2o.ir.types import Dim, Type
-from j2o.passes.layout.perms import elements_to_move, perm_of
+from j2o.passes.layout.all_rounds import (
+    computable,
+    has_rule,
+    multiplies_one,
+    outside,
+    write_batched,
+)
+from j2o.passes.layout.perms import elements_to_move
 from j2o.passes.layout.scans import (
     Scan,
     ScannedRow,
@@ -31,8 +35,6 @@ from j2o.passes.layout.scans import (
 from j2o.passes.pipeline import graph_pass
 
 MOST = 8  # how many times the elements of a round a product may have
-
-Stacks: TypeAlias = "dict[Value, Value]"  # for a value of the body that of all rounds
 
 
 @graph_pass("invariants", at="onnx", level=2)
@@ -51,13 +53,15 @@ def invariants(graph: Graph) -> int:
 @graph_pass("sink", at="onnx", level=2)
 def sink(graph: Graph) -> int:
     """Products of what a Scan stacks, behind it."""
-    return sum(_sink(read_scan(node)) for node in scans_along_first(graph))
+    scans = map(read_scan, scans_along_first(graph))
+    return sum(map(_sink, scans))
 
 
 @graph_pass("hoist", at="onnx", level=2)
 def hoist(graph: Graph) -> int:
     """Products of what a Scan reads, in front of it."""
-    return sum(_hoist(read_scan(node)) for node in scans_along_first(graph))
+    scans = map(read_scan, scans_along_first(graph))
+    return sum(map(_hoist, scans))
 
 
 # --------------------------------------------------------------------------- invariants
@@ -76,22 +80,11 @@ def _move_in_front(scan: Scan, node: Node) -> None:
     """Move a node of a body in front of the Scan, with the constants that it uses."""
     op = Builder(scan.node.home, scan.node, node.loc, node.outputs[0].hint)
     inputs = [
-        None if value is None else _outside(op, scan, value) for value in node.inputs
+        None if value is None else outside(op, scan, value) for value in node.inputs
     ]
     scan.body.unlink(node)
     scan.node.home.insert(node, before=scan.node)
     node.set_inputs(inputs)
-
-
-def _outside(op: Builder, scan: Scan, value: Value) -> Value:
-    """A value that is the same in each round, in front of the Scan."""
-    if value.graph is not scan.body:
-        return value
-    if value.op == "dims":
-        assert value.known is not None
-        return op.dims(value.known)
-    assert value.const is not None
-    return op.const(value.const)
 
 
 # ------------------------------------------------------------------------------ products
@@ -125,41 +118,19 @@ def _hoist(scan: Scan) -> int:
         return 0
     stacks = {one.row: one.stack for one in scan.rows}
     write_batched(scan, chosen, stacks, scan.node)
+
+    def stays(user: Node) -> bool:
+        return user not in chosen
+
+    direction = scan.rows[0].is_backwards
     for value in [one for node in chosen for one in node.outputs]:
-        if any(user not in chosen for user in value.users()):
+        if any(map(stays, value.users())):
             row = scan.body.add_input(value.type, value.hint)
-            value.replace_by(row, where=lambda user: user not in chosen)
-            scan.rows.append(ScannedRow(stacks[value], row, scan.rows[0].is_backwards))
+            value.replace_by(row, where=stays)
+            scan.rows.append(ScannedRow(stacks[value], row, direction))
             scan.follow(value, row)
     write_scan(scan)
     return len(chosen)
-
-
-def computable(scan: Scan, given: set[Value]) -> dict[Node, None]:
-    """The nodes of a body that can be computed for all rounds at once of `given` alone, in order."""
-    known = set(given)
-    found: dict[Node, None] = {}
-    for node in scan.body:
-        if _is_batched(scan, node, known):
-            found[node] = None
-            known.update(node.outputs)
-    return found
-
-
-def _is_batched(scan: Scan, node: Node, known: set[Value]) -> bool:
-    """Return True where a node has a rule, and what it uses is known for all rounds or does not change."""
-    varying = [value for value in node.operands if not scan.is_invariant(value)]
-    if not varying or not known.issuperset(varying):
-        return False
-    return _rule(node) is not None and (
-        node.op != "onnx.MatMul" or _is_of_one(node, varying)
-    )
-
-
-def _is_of_one(node: Node, varying: Sequence[Value]) -> bool:
-    """Return True for a MatMul of one tensor that changes, with an axis for rounds in front as without."""
-    rank = max(value.type.rank for value in node.operands)
-    return len(varying) == 1 and varying[0].type.rank == rank
 
 
 def _with_products(scan: Scan, nodes: Mapping[Node, None]) -> dict[Node, None]:
@@ -179,6 +150,7 @@ def _with_products(scan: Scan, nodes: Mapping[Node, None]) -> dict[Node, None]:
 
 
 def _users(node: Node) -> Iterable[Node]:
+    """The nodes that use a result of a node."""
     for value in node.outputs:
         yield from value.users()
 
@@ -229,7 +201,7 @@ def _behind(scan: Scan) -> dict[Node, None]:
     chosen: dict[Node, None] = {}
     for node in free:
         sources = [value for value in node.operands if not scan.is_invariant(value)]
-        if node.op == "onnx.MatMul" and not _is_of_one(node, sources):
+        if node.op == "onnx.MatMul" and not multiplies_one(node, sources):
             continue
         follows = any(value.node in chosen for value in sources)
         if follows or _is_product(scan, node):
@@ -250,7 +222,7 @@ def _only_stacked(scan: Scan) -> list[Node]:
     carried = {one.new for one in scan.carried}
     free: dict[Node, None] = {}
     for node in reversed(scan.body):
-        if _rule(node) is None or carried & set(node.outputs):
+        if not has_rule(node) or carried & set(node.outputs):
             continue
         if _is_small(scan, node.outputs) and _is_used_by(scan, node, free):
             free[node] = None
@@ -279,167 +251,3 @@ def compute_at_once(scan: Scan) -> bool:
         one.out.replace_by(stacks[one.row])
     scan.node.erase()
     return True
-
-
-# ------------------------------------------------------------- nodes for all rounds at once
-
-
-def write_batched(
-    scan: Scan, nodes: Iterable[Node], stacks: Stacks, before: Node
-) -> None:
-    """Compute nodes for all rounds at once; `stacks` has what they use, and learns what they give."""
-    length = scan.rows[0].stack.type.shape[0]
-    for node in nodes:
-        op = Builder(scan.node.home, before, node.loc, node.outputs[0].hint)
-        rule = _rule(node)
-        assert rule is not None
-        results = rule(_Batch(op, scan, node, stacks, length))
-        stacks.update(zip(node.outputs, results, strict=True))
-
-
-class _Batch:
-    """One node that is computed for all rounds at once."""
-
-    def __init__(
-        self, op: Builder, scan: Scan, node: Node, stacks: Stacks, length: Dim
-    ) -> None:
-        self.op = op
-        self.scan = scan
-        self.node = node
-        self.stacks = stacks
-        self.length = length
-
-    def operand(self, index: int) -> Value:
-        """An operand, of all rounds if it changes."""
-        return self._of(self.node.operand(index))
-
-    def _of(self, value: Value) -> Value:
-        if value in self.stacks:
-            return self.stacks[value]
-        return _outside(self.op, self.scan, value)
-
-    def wide(self, value: Value | None) -> Value | None:
-        """An operand of an elementwise node: the axes of a round stand where those of the result stand."""
-        if value is None or value not in self.stacks:
-            return None if value is None else self._of(value)
-        missing = self.node.out.type.rank - value.type.rank
-        shape = (self.length, *[1] * missing, *value.type.shape)
-        return self.op.reshape(self.stacks[value], shape)
-
-    def types(self) -> list[Type]:
-        """The types of the results."""
-        return [
-            value.type.with_shape((self.length, *value.type.shape))
-            for value in self.node.outputs
-        ]
-
-
-def _elementwise(batch: _Batch) -> tuple[Value, ...]:
-    node = batch.node
-    operands = [batch.wide(value) for value in node.inputs]
-    return batch.op.node(node.op, operands, node.attrs, batch.types()).outputs
-
-
-def _matmul(batch: _Batch) -> tuple[Value, ...]:
-    """A matrix that does not change goes to the right: there it multiplies all rounds in one product."""
-    op, first, second = batch.op, batch.operand(0), batch.operand(1)
-    (type,) = batch.types()
-    if first.type.rank > 2 or second.type.rank != 3:
-        return op.node("onnx.MatMul", [first, second], {}, [type]).outputs
-    product = op.MatMul(op.transpose(second, (0, 2, 1)), op.transpose(first, (1, 0)))
-    return (op.transpose(product, (0, 2, 1)),)
-
-
-def _transpose(batch: _Batch) -> tuple[Value, ...]:
-    perm = perm_of(batch.node)
-    assert perm is not None
-    order = (0, *(axis + 1 for axis in perm))
-    return (batch.op.transpose(batch.operand(0), order),)
-
-
-def _reshape(batch: _Batch) -> tuple[Value, ...]:
-    (type,) = batch.types()
-    return (batch.op.reshape(batch.operand(0), type.shape),)
-
-
-def _split(batch: _Batch) -> tuple[Value, ...]:
-    """The axis of a Split, with that of the rounds in front."""
-    node = batch.node
-    axis = node.int_attr("axis", 0) % node.operand(0).type.rank + 1
-    operands = [batch.operand(0), batch.operand(1)]
-    attrs = {"axis": axis}
-    return batch.op.node("onnx.Split", operands, attrs, batch.types()).outputs
-
-
-def _slice(batch: _Batch) -> tuple[Value, ...]:
-    """The axes count behind that of the rounds; `_rule` has seen that they are known."""
-    node, op = batch.node, batch.op
-    axes = node.operand(3).known_ints
-    assert axes is not None
-    rank = node.out.type.rank
-    shifted = op.dims([axis % rank + 1 for axis in axes])
-    operands = [batch.operand(0), batch.operand(1), batch.operand(2), shifted]
-    if len(node.inputs) > 4:
-        operands.append(batch.operand(4))
-    return op.node("onnx.Slice", operands, {}, batch.types()).outputs
-
-
-def _gather(batch: _Batch) -> tuple[Value, ...]:
-    """The indices are constants; `_rule` has seen that."""
-    node = batch.node
-    axis = node.int_attr("axis", 0) % node.operand(0).type.rank + 1
-    operands = [batch.operand(0), batch.operand(1)]
-    return batch.op.node("onnx.Gather", operands, {"axis": axis}, batch.types()).outputs
-
-
-def _softmax(batch: _Batch) -> tuple[Value, ...]:
-    node = batch.node
-    axis = node.int_attr("axis", -1) % node.out.type.rank + 1
-    attrs = {**node.attrs, "axis": axis}
-    return batch.op.node(node.op, [batch.operand(0)], attrs, batch.types()).outputs
-
-
-def _reduction(batch: _Batch) -> tuple[Value, ...]:
-    """The axes count behind that of the rounds; `_rule` has seen that they are known."""
-    node = batch.node
-    axes = node.operand(1).known_ints
-    assert axes is not None
-    rank = node.operand(0).type.rank
-    shifted = batch.op.dims([axis % rank + 1 for axis in axes])
-    operands = [batch.operand(0), shifted]
-    return batch.op.node(node.op, operands, node.attrs, batch.types()).outputs
-
-
-Rule: TypeAlias = Callable[[_Batch], "tuple[Value, ...]"]
-RULES: dict[str, Rule] = {
-    "onnx.LogSoftmax": _softmax,
-    "onnx.MatMul": _matmul,
-    "onnx.Reshape": _reshape,
-    "onnx.Slice": _slice,
-    "onnx.Softmax": _softmax,
-    "onnx.Split": _split,
-    "onnx.Squeeze": _reshape,
-    "onnx.Transpose": _transpose,
-    "onnx.Unsqueeze": _reshape,
-}
-
-
-def _rule(node: Node) -> Rule | None:
-    """How a node is computed for all rounds at once; None where it is not."""
-    if node.op == "onnx.Slice":
-        return _slice if _knows_axes(node, 3) else None
-    if node.op == "onnx.Gather":
-        return None if node.operand(1).known_ints is None else _gather
-    if node.op in REDUCTIONS:
-        return _reduction if _knows_axes(node, 1) else None
-    if node.op == "onnx.Split" and len(node.operands) < 2:
-        return None
-    if node.spec.elementwise:
-        return _elementwise
-    return RULES.get(node.op)
-
-
-def _knows_axes(node: Node, index: int) -> bool:
-    """Return True where an operand lists axes."""
-    axes = node.optional(index)
-    return axes is not None and bool(axes.known_ints)

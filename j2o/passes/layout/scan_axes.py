@@ -7,12 +7,22 @@ so that this one runs behind them. onnxruntime transposes in the Scan then: that
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Attr
+from j2o.passes.clean.loops import end_of_carried
 from j2o.passes.layout.perms import perm_of
 from j2o.passes.layout.scans import scans_along_first
 from j2o.passes.pipeline import graph_pass
+
+
+class Axes(NamedTuple):
+    """The axis along which each row is read, and along which each is written."""
+
+    read: list[int]
+    written: list[int]
 
 
 @graph_pass("scan_axes", at="onnx", level=2)
@@ -23,25 +33,24 @@ def scan_axes(graph: Graph) -> int:
 
 def _choose_axes(scan: Node) -> int:
     """Write a Scan without the transposes around it; returns how many these are."""
-    row_count = scan.int_attr("num_scan_inputs")
-    state_count = len(scan.operands) - row_count
+    first = end_of_carried(scan)  # what is carried has no axis of time
     operands = list(scan.operands)
-    read = [0] * row_count
-    for place in range(state_count, len(operands)):
-        axis = _axis_in_front(scan, operands[place])
+    read: list[int] = []
+    for place, rows in enumerate(operands[first:], first):
+        axis = _axis_in_front(scan, rows)
+        read.append(axis or 0)
         if axis is not None:
-            read[place - state_count] = axis
-            operands[place] = operands[place].producer.operand(0)
+            operands[place] = rows.producer.operand(0)
     results = list(scan.outputs)
-    written = [0] * (len(results) - state_count)
-    for place in range(state_count, len(results)):
-        transpose = results[place].only_user
+    written: list[int] = []
+    for place, stack in enumerate(results[first:], first):
+        transpose = stack.only_user
         axis = _axis_behind(transpose)
+        written.append(axis or 0)
         if transpose is not None and axis is not None:
-            written[place - state_count] = axis
             results[place] = transpose.out
     if any((*read, *written)):
-        _write(scan, operands, results, {"read": read, "written": written})
+        _write(scan, operands, results, Axes(read, written))
     return sum(axis > 0 for axis in (*read, *written))
 
 
@@ -66,18 +75,17 @@ def _axis_behind(transpose: Node | None) -> int | None:
 
 
 def _keeps_order(axes: tuple[int, ...]) -> bool:
+    """Return True where axes ascend."""
     return list(axes) == sorted(axes)
 
 
-def _write(
-    scan: Node, operands: list[Value], results: list[Value], axes: dict[str, list[int]]
-) -> None:
+def _write(scan: Node, operands: list[Value], results: list[Value], axes: Axes) -> None:
     """Put a Scan along these axes in the place of one, and of what transposes its results."""
     attrs: dict[str, Attr] = dict(scan.attrs)
-    if any(axes["read"]):
-        attrs["scan_input_axes"] = tuple(axes["read"])
-    if any(axes["written"]):
-        attrs["scan_output_axes"] = tuple(axes["written"])
+    if any(axes.read):
+        attrs["scan_input_axes"] = tuple(axes.read)
+    if any(axes.written):
+        attrs["scan_output_axes"] = tuple(axes.written)
     op = Builder(scan.home, scan, scan.loc, scan.outputs[0].hint)
     types = [value.type for value in results]
     new = op.node("onnx.Scan", operands, attrs, types, list(scan.graphs))

@@ -159,10 +159,12 @@ def _outer_product(op: Lowering, left: Factor, right: Factor) -> Value:
 
 
 def pick(values: Sequence[Any], axes: Axes) -> tuple[Any, ...]:
+    """The values at these axes."""
     return tuple([values[a] for a in axes])
 
 
 def _arranged(op: Lowering, x: Value, order: Sequence[int], shape: Shape) -> Value:
+    """A tensor with its axes in an order, in a shape."""
     return op.reshape(op.transpose(x, order), shape)
 
 
@@ -184,35 +186,46 @@ def ragged_dot_general(
 
 
 def _ragged(x: Any, y: Any, sizes: Any, *, numbers: Any, dtype: DType) -> Any:
+    """One dot_general for all groups: operands with an axis of groups in front have zeros outside of each.
+
+    Groups lie along an axis of the batch, one that is summed over, or one of `x` alone.
+    """
     (x_contract, y_contract), (x_batch, y_batch) = numbers.dot_dimension_numbers
     (along,) = numbers.lhs_ragged_dimensions
-    ends = jnp.cumsum(sizes)
-
-    def grouped(a: Any, axis: int) -> Any:
-        """`a` once for each group, zero outside of it: `[group, …]`."""
-        starts = ends - sizes
-        axes_behind = a.ndim - axis - 1
-        at = jnp.arange(a.shape[axis]).reshape(-1, *(1,) * axes_behind)
-        is_before_end = at < ends.reshape(-1, *(1,) * a.ndim)
-        is_before_start = at < starts.reshape(-1, *(1,) * a.ndim)
-        is_inside = is_before_end & ~is_before_start
-        return jnp.where(is_inside, a, jnp.zeros((), a.dtype))
-
-    def after(axes: Sequence[int]) -> list[int]:
-        return [a + 1 for a in axes]
-
     if along in x_batch:
-        form = (x_contract, y_contract), (x_batch, y_batch)
+        # a row of the batch is of one group: there is nothing to mask
+        contracted = (x_contract, y_contract)
+        batch = (x_batch, y_batch)
     elif along in x_contract:
-        x, y = grouped(x, along), grouped(y, y_contract[x_contract.index(along)])
-        form = (
-            (after(x_contract), after(y_contract)),
-            ([0, *after(x_batch)], [0, *after(y_batch)]),
-        )
+        # each group gives a product of its own
+        x = _by_group(x, along, sizes)
+        y = _by_group(y, y_contract[x_contract.index(along)], sizes)
+        contracted = (_behind(x_contract), _behind(y_contract))
+        batch = ([0, *_behind(x_batch)], [0, *_behind(y_batch)])
     else:
-        x = grouped(x, along)
-        form = (
-            ([*after(x_contract), 0], [*y_contract, *numbers.rhs_group_dimensions]),
-            (after(x_batch), y_batch),
+        # the sum over all groups has one term that is not 0: `y` has another matrix for each group
+        x = _by_group(x, along, sizes)
+        contracted = (
+            [*_behind(x_contract), 0],
+            [*y_contract, *numbers.rhs_group_dimensions],
         )
+        batch = (_behind(x_batch), y_batch)
+    form = (contracted, batch)
     return lax.dot_general(x, y, form, preferred_element_type=dtype.numpy)
+
+
+def _by_group(a: Any, axis: int, sizes: Any) -> Any:
+    """`a` once for each group, zero outside of it: `[group, …]`. Groups of these sizes lie along an axis."""
+    ends = jnp.cumsum(sizes)
+    starts = ends - sizes
+    axes_behind = a.ndim - axis - 1
+    at = jnp.arange(a.shape[axis]).reshape(-1, *(1,) * axes_behind)
+    is_before_end = at < ends.reshape(-1, *(1,) * a.ndim)
+    is_before_start = at < starts.reshape(-1, *(1,) * a.ndim)
+    is_inside = is_before_end & ~is_before_start
+    return jnp.where(is_inside, a, jnp.zeros((), a.dtype))
+
+
+def _behind(axes: Axes) -> list[int]:
+    """Axes behind a new first one."""
+    return [axis + 1 for axis in axes]

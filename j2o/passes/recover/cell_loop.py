@@ -11,7 +11,7 @@ import numpy as np
 from j2o.ir.graph import Node, Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import Attr, Dim, Type, is_one, same_shape
-from j2o.passes.layout.hoist import computable
+from j2o.passes.layout.all_rounds import computable
 from j2o.passes.layout.perms import perm_of
 from j2o.passes.layout.scans import Scan, read_scan
 from j2o.passes.recover.linear_forms import Bias, Term
@@ -146,6 +146,7 @@ class Loop:
         return found
 
     def _is_origin(self, value: Value) -> bool:
+        """Return True for an h', and for what cannot be computed of all rounds at once, as a row."""
         return value in self.places or value.node not in self.computable
 
     def can_write(self, cell: Cell, cells: Sequence[Cell]) -> bool:

@@ -10,7 +10,8 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Node, Value
 from j2o.ir.ops import TO_THE_FRONT
 from j2o.ir.types import Attr, Dim, DType, Type
-from j2o.passes.layout.hoist import compute_at_once, write_batched
+from j2o.passes.layout.all_rounds import write_batched
+from j2o.passes.layout.hoist import compute_at_once
 from j2o.passes.layout.scans import Scan, ScannedRow, Stacked, write_scan
 from j2o.passes.recover.cell_loop import Cell, Input, Loop, without_unit_axes
 from j2o.passes.recover.cell_operands import OperandBuilder
@@ -64,6 +65,7 @@ class _CellWriter:
         return operands
 
     def _attributes(self, cell: Cell, size: int) -> dict[str, Attr]:
+        """Those of the cell, its size, and its direction where that is not the usual one."""
         attrs: dict[str, Attr] = {"hidden_size": size, **cell.attrs}
         if self.directions[cell.new]:
             attrs["direction"] = "reverse"

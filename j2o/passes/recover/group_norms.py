@@ -99,16 +99,12 @@ def _replacement(
         return op.decline("channels of a group stand apart")
     is_row = _is_last_axis(x, order) and op.prefers("LayerNormalization", x)
     if is_row and not _has_scale_of_channels(op.root.out, scale):
-        ones = op.const(np.ones(x.type.shape[-1:], np.float32))
-        axis = x.type.rank - 1
-        normal = op.LayerNormalization(x, ones, axis=axis, epsilon=norm.epsilon)
+        normal = _by_layer_of_rows(op, x, norm.epsilon)
     else:
-        rows = _normalised(op, norm, order)
-        if rows is None:
-            return None
-        in_place = op.transpose(rows, inverse(order.perm))
-        normal = op.reshape(in_place, x.type.shape)
-    return normal if scale is None else op.Mul(normal, scale)
+        normal = _normalised_in_place(op, x, norm, order)
+    if normal is None or scale is None:
+        return normal
+    return op.Mul(normal, scale)
 
 
 def _is_last_axis(x: Value, order: Order) -> bool:
@@ -180,6 +176,23 @@ def _order(norm: Norm) -> Order | None:
 
 
 # ----------------------------------------------------------------------- the operators
+
+
+def _by_layer_of_rows(op: RuleBuilder, x: Value, epsilon: float) -> Value:
+    """LayerNormalization along the last axis of `x`."""
+    ones = op.const(np.ones(x.type.shape[-1:], np.float32))
+    return op.LayerNormalization(x, ones, axis=x.type.rank - 1, epsilon=epsilon)
+
+
+def _normalised_in_place(
+    op: RuleBuilder, x: Value, norm: Norm, order: Order
+) -> Value | None:
+    """The normalisation with the axes of `x`; None where no kernel is as exact."""
+    rows = _normalised(op, norm, order)
+    if rows is None:
+        return None
+    in_place = op.transpose(rows, inverse(order.perm))
+    return op.reshape(in_place, x.type.shape)
 
 
 def _normalised(op: RuleBuilder, norm: Norm, order: Order) -> Value | None:
