@@ -172,6 +172,7 @@ def guarded(progress: Progress | None) -> Progress:
     """
 
     def call(done: int, total: int) -> None:
+        """Tell the user's function how far a save is; SaveError where it raises."""
         if progress is None:
             return
         try:

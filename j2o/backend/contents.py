@@ -74,6 +74,7 @@ def _dtype_name(number: int) -> str | None:
 
 
 def _size_as_data(dim: onnx.TensorShapeProto.Dimension) -> str | int | None:
+    """A symbol, a number, or None for a size that is not said."""
     if dim.dim_param:
         return dim.dim_param
     return dim.dim_value if dim.HasField("dim_value") else None
@@ -82,6 +83,7 @@ def _size_as_data(dim: onnx.TensorShapeProto.Dimension) -> str | int | None:
 def _weights_as_data(
     path: str | os.PathLike[str], weights: Sequence[onnx.TensorProto]
 ) -> dict[str, Any]:
+    """How many weights there are, their bytes, and the data files in which they lie."""
     total = 0
     files: set[str] = set()
     for tensor in weights:

@@ -124,10 +124,12 @@ class Files:
 
     @property
     def opened(self) -> disk.Folder:
+        """The folder, which is open from the beginning of a save to its end."""
         assert self.folder is not None
         return self.folder
 
     def _open(self) -> None:
+        """Open the folder for a save under this name."""
         self.folder = disk.folder_kind()(self.os, self.target.parent, self.name)
 
     def close(self) -> None:
@@ -135,6 +137,7 @@ class Files:
         self.whole(self._close)
 
     def _close(self) -> None:
+        """What `close` lets run to its end."""
         wait([self.flushing])
         while self.made:
             file = self.made.pop()
@@ -150,6 +153,7 @@ class Files:
             folder.close()
 
     def _close_one(self, file: NewFile) -> None:
+        """Close the handle of a file, if it is open."""
         if file.handle is not None:
             handle, file.handle = file.handle, None
             self.os.close(handle)
@@ -159,6 +163,7 @@ class Files:
         return self.whole(self._new)
 
     def _new(self) -> NewFile:
+        """What `new` lets run to its end: it takes the first name that nobody has."""
         while True:
             name = f"{self.name}.{self.nonce}.{self.count}.partial"
             self.count += 1
@@ -235,6 +240,7 @@ class Files:
         self.whole(self._rename, file, name)
 
     def _rename(self, file: NewFile, name: str) -> None:
+        """What `rename` lets run to its end."""
         if self.opened.closes_to_rename:
             self._close_one(file)
         self.opened.rename(file.name, name)
@@ -248,6 +254,7 @@ class Files:
         self.whole(self._switch, models, data)
 
     def _switch(self, models: Mapping[str, NewFile], data: list[str]) -> None:
+        """What `switch` lets run to its end."""
         for file in models.values():
             self.os.fsync(file.handle)
         self.opened.sync()
@@ -280,6 +287,7 @@ class Files:
         return False
 
     def _open_other(self, name: str) -> int:
+        """Open a file that is there, to be closed with the save."""
         self.others.append(self.opened.open_regular(name))
         return self.others[-1]
 

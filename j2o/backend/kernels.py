@@ -34,6 +34,7 @@ def names() -> tuple[str, ...]:
 
 
 def _version_order(name: str) -> tuple[str, list[int]]:
+    """A key that sorts runtimes by kind, and those of a kind by version."""
     kind = re.sub(r"-[\d.]+$", "", name)
     return kind, [int(number) for number in re.findall(r"\d+", name)]
 

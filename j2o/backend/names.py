@@ -70,6 +70,7 @@ class Names:
         self.taken = set(taken)
 
     def fresh(self, stem: str) -> str:
+        """A name that is not taken, with a number behind it where the stem is; it is taken from then on."""
         stem = stem or "v"
         n = self.counters.get(stem, 0)
         name = stem if n == 0 else f"{stem}_{n}"

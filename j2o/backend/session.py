@@ -120,6 +120,7 @@ class Session:
 
 
 def _one_line(error: Exception, longest: int) -> str:
+    """The beginning of a message, on one line."""
     return " ".join(str(error).split())[:longest]
 
 

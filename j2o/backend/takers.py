@@ -99,6 +99,7 @@ def _spans(found: Sequence[str]) -> list[str]:
 
 
 def _span(names: Sequence[str]) -> str:
+    """A run of names as its first and the version of its last."""
     first, last = names[0], names[-1]
     return first if first == last else f"{first} to {last.rpartition('-')[2]}"
 
@@ -149,6 +150,7 @@ def _is_taken(
 
 
 def _fits(variables: Mapping[str, DType], row: Row, casts: frozenset[DType]) -> bool:
+    """Return True where a row takes the dtype of each type constraint, or float32 for one that is cast."""
     for name, dtype in variables.items():
         taken = row.get(name, (dtype,))
         if dtype not in taken and not (dtype in casts and DType.F32 in taken):
@@ -193,6 +195,7 @@ def _uses(model: onnx.ModelProto) -> set[Use]:
 
 
 def _regions(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in the attributes of a node."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -218,6 +221,7 @@ def _enter(graph: onnx.GraphProto, known: dict[str, DType]) -> None:
 
 
 def _dtypes_of(values: Iterable[onnx.ValueInfoProto]) -> dict[str, DType]:
+    """The dtype of each value for which it is said."""
     found: dict[str, DType] = {}
     for value in values:
         dtype = _DTYPES.get(value.type.tensor_type.elem_type)

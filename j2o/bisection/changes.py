@@ -58,6 +58,7 @@ class _Before:
     contents: dict[Value, list[_Contents]] = field(default_factory=dict)
 
     def watch(self, value: Value, path: Path, array: Array) -> Array:
+        """Keep the contents of each value, in the order in which it is computed."""
         contents = _Contents(to_graph(array), path)
         self.contents.setdefault(value, []).append(contents)
         return array
@@ -333,6 +334,7 @@ def _rule(case: Case, right: Snapshot, name: str) -> str:
 
 
 def _gives_the_same(case: Case, graph: Graph) -> bool:
+    """Return True where a graph gives what JAX gives."""
     try:
         return case.agrees(case.outputs(graph, {}))
     except J2OError:

@@ -173,15 +173,18 @@ def at(shape: Sequence[Dim], sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def _const(run: Evaluator, node: Node, _: list[Array]) -> list[Array]:
+    """The data of a constant."""
     return [run.operations.constant(node, cached=bool(run.path))]
 
 
 def _dims(run: Evaluator, node: Node, _: list[Array]) -> list[Array]:
+    """The sizes, as numbers."""
     entries: Any = node.attrs["dims"]
     return [np.array(at(entries, run.sizes), np.int64)]
 
 
 def _call(run: Evaluator, node: Node, operands: list[Array]) -> list[Array]:
+    """The results of the function, which is walked through."""
     name = node.str_attr("function")
     assert run.root is not None
     return run.inside(run.root.functions[name], operands, node, f"function @{name}")
@@ -196,6 +199,7 @@ def _check(run: Evaluator, node: Node, operands: list[Array]) -> list[Array]:
 
 
 def _call_of_jax(run: Evaluator, node: Node, operands: list[Array]) -> list[Array]:
+    """The results of the body; a call that users marked is told as a function."""
     body = node.graphs[0]
     taken = operands[len(operands) - len(body.inputs) :]
     if is_marked(node):
@@ -261,6 +265,7 @@ def _while_of_jax(run: Evaluator, node: Node, operands: list[Array]) -> Sequence
 
 
 def _rounds() -> Iterator[int]:
+    """0, 1, 2, … without end."""
     i = 0
     while True:
         yield i
@@ -279,6 +284,7 @@ def _cond_of_jax(run: Evaluator, node: Node, operands: list[Array]) -> list[Arra
 
 
 def _if(run: Evaluator, node: Node, operands: list[Array]) -> list[Array]:
+    """The results of the branch that the condition chooses."""
     holds = bool(np.asarray(operands[0]).reshape(()))
     region = node.graphs[0 if holds else 1]
     part = "the then_branch" if holds else "the else_branch"
@@ -331,6 +337,7 @@ def _scan(run: Evaluator, node: Node, operands: list[Array]) -> list[Array]:
 
 
 def _probe(run: Evaluator, node: Node, _: list[Array]) -> list[Array]:
+    """Nothing: a probe has no results."""
     return []
 
 

@@ -164,6 +164,7 @@ class Bisection:
         return "\n".join(lines)
 
     def _verdict(self) -> str:
+        """Whether the model differs from JAX, where, and by how much, in one line."""
         rtol, atol = self.tolerance
         allowed = f"rtol {rtol:g}, atol {atol:g}"
         if self.error:

@@ -30,6 +30,7 @@ class _Comparing(Evaluator):
     case: Case
 
     def node(self, node: Node, operands: list[Array]) -> Sequence[Array]:
+        """The results by JAX, which the lowered operation is compared with."""
         results = super().node(node, operands)
         if node.op.startswith("lax.") and node.outputs and self.is_lowered(node):
             self.compare(node, operands, results)
@@ -58,6 +59,7 @@ class _Comparing(Evaluator):
                 raise _Found(self.fault(value, difference, ""))
 
     def fault(self, value: Value, difference: Difference | None, error: str) -> Fault:
+        """What is told of an operation that is lowered wrongly."""
         told = made(value)
         return Fault(
             "pass",

@@ -116,6 +116,7 @@ def question_of(error: Exception) -> str:
 
 
 def _one_line(error: BaseException) -> str:
+    """A message on one line."""
     return " ".join(str(error).split())
 
 
@@ -233,6 +234,7 @@ def shortened(text: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    """The first line of a message, shortened, without a full stop."""
     lines = str(error).strip().splitlines()
     return shortened(lines[0]).rstrip(".") if lines else ""
 

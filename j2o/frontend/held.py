@@ -119,6 +119,7 @@ def held_by(fn: Any) -> Held:
 
 
 def _joined(path: str, name: str) -> str:
+    """A path with one more name, where both are there."""
     return f"{path}/{name}" if path and name else path or name
 
 
@@ -272,6 +273,7 @@ def is_of_a_package(x: Any) -> bool:
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:
+    """The names that code looks up outside of itself, and those of the functions in it."""
     yield from code.co_names
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
@@ -317,6 +319,7 @@ def is_equinox_state(x: Any) -> bool:
 
 
 def _is_bound_linen(x: Any) -> bool:
+    """Return True for a linen module that is bound to its variables."""
     linen = sys.modules.get("flax.linen")
     if linen is None or not isinstance(x, linen.Module):
         return False

@@ -53,6 +53,7 @@ def type_of(aval: Any) -> Type:
 
 @functools.lru_cache(maxsize=4096)
 def _type(dtype: Any, shape: tuple[Any, ...]) -> Type:
+    """The type of a value of JAX's dtype and shape."""
     return Type(dtype_from_jax(dtype), tuple(map(normal, shape)))
 
 
@@ -287,6 +288,7 @@ class _Scope:
 
 
 def _constant(graph: Graph, value: Tensor) -> Value:
+    """A constant, as a node at the end of a graph."""
     return graph.insert(Node("const", (), (value.type,), {"value": value})).out
 
 

@@ -167,6 +167,7 @@ def _copy_function(fn: types.FunctionType, again: Again, copies: Copies) -> None
 
 
 def _all(again: Again, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Named values, each copied."""
     return {name: again(value) for name, value in named.items()}
 
 

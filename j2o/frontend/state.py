@@ -76,6 +76,7 @@ def with_state(
     """
 
     def call(*args: Any, state: Mapping[str, Any], **kwargs: Any) -> Any:
+        """The function with its variables set to a state; gives their last state behind its results."""
         for path, variable in variables.items():
             set_raw_value(variable, state[path])
         result = fn(*args, **kwargs)

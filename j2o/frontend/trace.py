@@ -67,6 +67,7 @@ def trace(program: Program, avals: Sequence[Any], arguments: Arguments) -> Trace
 
     # a new function: JAX keeps the jaxprs of those it knows, with the weights of then
     def flat(*leaves: Any) -> Any:
+        """The program on a flat list of leaves, with copies of what it holds."""
         copies: Copies = {}
         inside = copied(program, holders, copies)
         args, kwargs = arguments(leaves, inside.static)
@@ -75,6 +76,7 @@ def trace(program: Program, avals: Sequence[Any], arguments: Arguments) -> Trace
         return results
 
     def attempt(avals: Sequence[Any]) -> Any:
+        """The jaxpr at these types; what the trace has written to the caller's objects is put back."""
         before = snapshot(held)
         try:
             with marking():

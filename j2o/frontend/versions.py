@@ -40,6 +40,7 @@ def check_version(found: tuple[int, ...]) -> None:
 
 
 def _dotted(version: tuple[int, ...]) -> str:
+    """A version as text: 0.10.2."""
     return ".".join(map(str, version))
 
 

@@ -279,6 +279,7 @@ def _of_statistics(held: Held, results: Any) -> Iterator[str]:
         return
 
     def is_state(x: Any) -> bool:
+        """Return True for Equinox's object of states."""
         return isinstance(x, equinox.nn.State)
 
     norms = [
@@ -316,10 +317,12 @@ def _flags(x: Any) -> dict[str, Any]:
 
 
 def _has_flags(x: Any) -> bool:
+    """Return True for a module that has a flag of training."""
     return not is_variable(x) and bool(_flags(x))
 
 
 def _is_in_training(x: Any) -> bool:
+    """Return True for a module one of whose flags is that of training."""
     if is_variable(x):
         return False
     return any(value is TRAINING[name] for name, value in _flags(x).items())

@@ -48,6 +48,7 @@ class HasAttributes:
         return value
 
     def _attr(self, name: str, default: Attr, kind: Any) -> Any:
+        """An attribute of a kind; the two errors of all accessors."""
         value = self.attrs.get(name, default)
         if value is None:
             raise ValueError(f"{self.op} has no attribute {name}")

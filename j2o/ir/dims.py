@@ -38,10 +38,12 @@ Functions: TypeAlias = Mapping[str, Callable[..., Any]]  # of expressions, by na
 
 
 def is_symbolic(dim: object) -> bool:
+    """Return True for a size that is an expression."""
     return type(dim) is not int and export.is_symbolic_dim(dim)  # pyright: ignore[reportArgumentType]
 
 
 def is_static(shape: Shape) -> bool:
+    """Return True for a shape of numbers alone."""
     return are_integers(shape)
 
 
@@ -102,6 +104,7 @@ class DimScope:
             raise DimensionError(message) from None
 
     def _dim(self, tree: ast.expr) -> Dim:
+        """The size that a syntax tree is, in this scope."""
         symbols = {name: self.symbol(name) for name in symbols_in(tree)}
         return normal(evaluate_tree(tree, symbols, ON_EXPRESSIONS))
 
@@ -112,6 +115,7 @@ class DimScope:
 
 @functools.lru_cache(maxsize=65536)
 def _parse_dim(scope: DimScope, text: str) -> Dim:
+    """The one size that a text is; DimensionError for several."""
     sizes = scope.shape(text)
     if len(sizes) != 1:
         raise DimensionError(
@@ -142,6 +146,7 @@ def constrained(shapes: Sequence[Shape], constraint: Sequence[str]) -> list[Shap
 
 
 def _moved(dim: Dim, scope: DimScope) -> Dim:
+    """A size in another scope, whose expressions are never equal to those of its own."""
     return dim if type(dim) is int else scope.dim(str(dim))
 
 
@@ -157,6 +162,7 @@ class Constraint(NamedTuple):
 
     @property
     def symbols(self) -> set[str]:
+        """The names of the symbols on both sides."""
         return symbols_in(self.left) | symbols_in(self.right)
 
     def values(self, sizes: Mapping[str, int]) -> tuple[int, int]:
@@ -164,6 +170,7 @@ class Constraint(NamedTuple):
         return evaluate_tree(self.left, sizes), evaluate_tree(self.right, sizes)
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Return True where the constraint holds at these sizes."""
         left, right = self.values(sizes)
         return compare(left, self.sign, right)
 
@@ -191,6 +198,7 @@ class _JaxSyntax(ast.NodeTransformer):
     """Writes `a//b` and `a%b` as jax.export does: `floordiv(a, b)` and `mod(a, b)`."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        """An operation that JAX writes as a function, as a call of it."""
         self.generic_visit(node)
         name = _JAX_NAMES.get(type(node.op))
         return ast.Call(ast.Name(name), [node.left, node.right], []) if name else node
@@ -263,6 +271,7 @@ def normal(dim: Any) -> Dim:
 
 @functools.lru_cache(maxsize=65536)
 def _interned(dim: SymDim) -> SymDim:
+    """One object for all expressions that are equal: the cache gives the first of them."""
     return dim
 
 
@@ -313,6 +322,7 @@ def total(shape: Iterable[Dim]) -> Dim:
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:
+    """`a / b` rounded up."""
     return sub(0, floordiv(sub(0, a), b))
 
 

@@ -96,6 +96,7 @@ def agree_shapes(a: Shape, b: Shape) -> bool:
 
 
 def _tree(dim: Dim) -> ast.expr:
+    """A size as a syntax tree."""
     return ast.Constant(dim) if type(dim) is int else parse_expression(dim)
 
 
@@ -123,6 +124,7 @@ def _near(written: list[int]) -> list[int]:
 
 
 def _drawn(choose: random.Random, near: list[int]) -> int:
+    """A random size, often one near those that the expressions name."""
     if choose.random() < NEAR_SHARE:
         return choose.choice(near)
     return choose.randrange(1, FAR)

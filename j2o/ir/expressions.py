@@ -117,6 +117,7 @@ class _ExpressionReader:
     def fail(
         self, why: str = "not an expression of sizes such as 'B, 2*T, T//2'"
     ) -> NoReturn:
+        """Raise the DimensionError that the text is no expression, or why it is refused."""
         raise DimensionError(f"{shown(self.text)}: {why}")
 
     def step(self) -> None:
@@ -146,6 +147,7 @@ class _ExpressionReader:
         return found
 
     def expect(self, token: str) -> None:
+        """Take a token; DimensionError where another comes next."""
         if self.take((token,)) is None:
             self.fail()
 
@@ -158,6 +160,7 @@ class _ExpressionReader:
         return _Bounded(tree, terms, size)
 
     def sum(self) -> _Bounded:
+        """Products with + and - between them."""
         left = self.product()
         while (sign := self.take(SUMS)) is not None:
             right = self.product()
@@ -172,6 +175,7 @@ class _ExpressionReader:
         return self.bounded(tree, terms, size)
 
     def product(self) -> _Bounded:
+        """Factors with *, // and % between them."""
         left = self.sign()
         while (sign := self.take(PRODUCTS)) is not None:
             right = self.sign()
@@ -184,6 +188,7 @@ class _ExpressionReader:
         return left
 
     def sign(self) -> _Bounded:
+        """A power, with any number of minus signs in front."""
         if self.take(("-",)) is None:
             return self.power()
         self.deeper()
@@ -193,6 +198,7 @@ class _ExpressionReader:
         return _Bounded(tree, operand.terms, operand.size)
 
     def power(self) -> _Bounded:
+        """An atom, and a number as its exponent."""
         base = self.atom()
         if self.take(("**", "^")) is None:
             return base
@@ -206,6 +212,7 @@ class _ExpressionReader:
         return self.bounded(tree, base.terms**exponent, base.size**exponent)
 
     def atom(self) -> _Bounded:
+        """A number, a name, a call, or a sum in brackets."""
         token = self.token
         if self.is_number:
             if len(token) > 19:

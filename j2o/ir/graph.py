@@ -170,6 +170,7 @@ class Graph:
         return self._walk_regions() if self.holders else iter(self)
 
     def _walk_regions(self) -> Iterator[Node]:
+        """`walk` of a graph that has regions."""
         for node in self:
             yield node
             for graph in node.graphs:

@@ -119,6 +119,7 @@ class Node(HasAttributes):
 
     @property
     def _at(self) -> str:
+        """Where the node comes from, as messages end."""
         return f" at {self.loc}" if self.loc else ""
 
     # -------------------------------------------------------------- operands, attributes

@@ -221,6 +221,7 @@ def _of_operator(kind: str, inference: Inference) -> Infer:
     """The inference of an ONNX operator, which its schema checks first."""
 
     def checked(node: Node) -> tuple[Type, ...]:
+        """The types of the results; UnknownTypesError for a node that the schema does not allow."""
         problem = _misuse(kind, tuple(node.attrs), len(node.inputs))
         if problem is not None:
             raise UnknownTypesError(problem)
@@ -234,6 +235,7 @@ def _of_contrib(inference: Inference) -> Infer:
     """The inference of an operator of onnxruntime's own, which has no schema."""
 
     def unchecked(node: Node) -> tuple[Type, ...]:
+        """The types of the results, always as a tuple."""
         types = inference(node)
         return types if isinstance(types, tuple) else (types,)
 
@@ -252,6 +254,7 @@ def _find(kind: str) -> OpSpec:
 
 
 def _find_contrib(kind: str) -> OpSpec:
+    """What is known of an operator of onnxruntime's own."""
     return OpSpec(_of_contrib(CONTRIB_INFERENCES.get(kind, no_inference)))
 
 

@@ -62,6 +62,7 @@ class UnknownTypesError(TypeError):
 
 
 def no_inference(node: Node) -> tuple[Type, ...]:
+    """Raise UnknownTypesError: the inference of what has none."""
     why = "has no type inference: give the types of its outputs"
     raise UnknownTypesError(f"{node.op} {why}")
 

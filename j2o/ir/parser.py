@@ -129,6 +129,7 @@ class _Parser(Cursor):
         self.hints: dict[str, str] = {}
 
     def root(self) -> Graph:
+        """Take the whole text: a graph, and the functions behind it."""
         self.skip(START)
         root = self.graph("graph", outermost=True)
         root.own_dims = self.scope
@@ -273,6 +274,7 @@ class _Parser(Cursor):
         return value
 
     def attributes(self) -> dict[str, Attr]:
+        """Take the attributes of a node, if there are some."""
         # regions begin with a brace too
         if self.sees(REGION) or not self.has("{"):
             return {}
@@ -316,6 +318,7 @@ class _Parser(Cursor):
     # -------------------------------------------------------------- types and attributes
 
     def type(self) -> Type:
+        """Take a type."""
         start = self.pos
         return self.type_of(self.take(TYPE, "a type such as f32[B,8]"), start)
 
@@ -326,6 +329,7 @@ class _Parser(Cursor):
         return self.types[text]
 
     def new_type(self, text: str, start: int) -> Type:
+        """The type that a text is, read the first time that it occurs."""
         name, _, shape = text.removesuffix("]").partition("[")
         try:
             dtype = DType(name.strip())
@@ -450,12 +454,14 @@ class _Parser(Cursor):
 
 
 def _missing() -> Any:
+    """The reader of a constant of which the text has the key alone: it raises."""
     raise SpecError(
         "it stands in the text by key alone; give its data with parse(text, tensors=…)"
     )
 
 
 def _as_tensor(given: Any, key: str) -> Tensor:
+    """What a caller gives for a key, as a tensor; ParseError for what is no array."""
     if isinstance(given, Tensor):
         return given
     try:

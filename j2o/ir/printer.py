@@ -76,6 +76,7 @@ class Printer:
         return f"%{hint}_{count}" if count else f"%{hint}"
 
     def type(self, type: Type) -> str:
+        """A type as text, made once."""
         if type not in self.types:
             self.types[type] = str(type)
         return self.types[type]
@@ -169,20 +170,24 @@ def _body(op: str, operands: str, attrs: dict[str, Attr]) -> str:
 
 
 def _location(loc: Loc) -> str:
+    """A source line as it stands in the text."""
     file = quoted(loc.file)
     function = quoted(loc.function)
     return f"loc({file}, {loc.line}, {function}, {quoted(loc.scope)})"
 
 
 def _at(name: str) -> str:
+    """The name of a graph or function as it stands in the text."""
     return f"@{name}" if PLAIN.fullmatch(name) else f"@{quoted(name)}"
 
 
 def _strings(texts: Iterable[str]) -> str:
+    """Texts in round brackets."""
     return f"({', '.join(map(quoted, texts))})"
 
 
 def _fields(fields: Iterable[tuple[str, Attr]]) -> str:
+    """Names with their values, between commas."""
     return ", ".join([f"{name} = {attr_text(value)}" for name, value in fields])
 
 

@@ -48,6 +48,7 @@ def _texts(attrs: Mapping[str, Attr]) -> tuple[tuple[str, str], ...]:
 
 
 def _types(values: Sequence[Value]) -> tuple[str, ...]:
+    """The types of values, as texts: sizes of two scopes are compared by these."""
     return tuple(str(value.type) for value in values)
 
 

@@ -134,6 +134,7 @@ def requirements(
 
 
 def _is_positive(name: str, source: SymbolSource) -> Requirement:
+    """The requirement that the size of a symbol is at least 1."""
     one = ast.Constant(1)
     text = f"{name} >= 1"
     advice = "; a symbolic size is at least 1, a spec for no elements has a 0"
@@ -219,6 +220,7 @@ def fit(
 def _side(
     tree: ast.expr | None, axis: int, actual: Sequence[int], sizes: Mapping[str, int]
 ) -> int:
+    """The number on one side of a requirement: a size of the array, or what an expression gives."""
     return actual[axis] if tree is None else evaluate_tree(tree, sizes)
 
 

@@ -244,6 +244,7 @@ def _table(found: Any) -> Table:
 
 
 def _kernel(row: Any) -> Kernel:
+    """A row of a table; ValueError for one that is not well-formed."""
     op, first, last, constraints = row
     taken: dict[str, str] = dict(constraints)
     for names in taken.values():

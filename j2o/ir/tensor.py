@@ -57,6 +57,7 @@ class Tensor:
 
     @property
     def is_small(self) -> bool:
+        """Return True where passes may compute with the elements."""
         return self.nbytes <= SMALL
 
     @property

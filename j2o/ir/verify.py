@@ -34,6 +34,7 @@ def _verify_names(graph: Graph) -> None:
 
 
 def _fail(node: Node, why: str) -> InvalidGraphError:
+    """The error that names a node."""
     return InvalidGraphError(f"{node!r}: {why}")
 
 

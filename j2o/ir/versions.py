@@ -80,6 +80,7 @@ def _is_changed(node: Node, old: Schema, new: Schema) -> bool:
 
 
 def _always(_: Node) -> bool:
+    """Return True for any node."""
     return True
 
 

@@ -149,6 +149,8 @@ def _parameters(name: str, fn: Any) -> list[inspect.Parameter]:
 
 
 def _without_context(fn: Callable[[Graph], int]) -> Callable[[Graph, Context], int]:
+    """A pass that takes the graph alone, as one that takes a context too."""
+
     def call(graph: Graph, context: Context) -> int:
         return fn(graph)
 
@@ -320,12 +322,14 @@ class PassPipeline:
         return dataclasses.replace(self, steps=tuple(steps))
 
     def _insert(self, name: str, passes: Sequence[Pass], offset: int) -> PassPipeline:
+        """The pipeline with passes next to the one of this name; PassError where there is none."""
         steps = _inserted(self.steps, name, passes, offset)
         if steps is None:
             raise self._unknown(name)
         return dataclasses.replace(self, steps=steps)
 
     def _unknown(self, name: Any) -> PassError:
+        """The error for a name that no pass, group or rule has."""
         groups = [step.name for step in self.steps if isinstance(step, Fixpoint)]
         names = list(dict.fromkeys(self.names() + groups))
         similar = meant(name, names + [rule.name for rule in self._rules()])
@@ -335,6 +339,7 @@ class PassPipeline:
         )
 
     def _rules(self) -> Iterator[Any]:
+        """The rules of all sets."""
         return (rule for one in self for rule in getattr(one, "rules", ()))
 
     def __repr__(self) -> str:
@@ -342,6 +347,7 @@ class PassPipeline:
 
 
 def _passes_of(step: Step) -> tuple[Pass, ...]:
+    """The passes of a group, or the one pass."""
     return step.passes if isinstance(step, Fixpoint) else (step,)
 
 

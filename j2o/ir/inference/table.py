@@ -93,6 +93,7 @@ def axes_of(
 
 
 def dtype_attr(node: Node, name: str, default: DType | None = None) -> DType:
+    """An attribute that is a dtype; an error of inference where it is none."""
     dtype = node.attrs.get(name, default)
     if not isinstance(dtype, DType):
         raise fail(node, f"attribute {name} must be a DType")

@@ -85,11 +85,13 @@ IN_DOUBLE: dict[str, Callable[..., Any]] = {
 
 @computes(*AS_NUMPY)
 def _as_numpy(node: Node, *arrays: np.ndarray) -> np.ndarray:
+    """Operators that numpy computes under another name."""
     return AS_NUMPY[node.kind](*arrays)
 
 
 @computes(*IN_DOUBLE)
 def _in_double(node: Node, *arrays: np.ndarray) -> np.ndarray:
+    """Functions that are computed in float64, and rounded at the end."""
     return IN_DOUBLE[node.kind](*map(_double, arrays))
 
 
@@ -167,6 +169,7 @@ def _divide(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
 
 @computes("Mod")
 def _mod(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """None for integers where a divisor is 0: what that gives is not laid down."""
     if node.out.type.dtype.is_int and np.any(y == 0):
         return None
     return np.fmod(x, y) if node.int_attr("fmod", 0) else np.mod(x, y)
@@ -174,6 +177,7 @@ def _mod(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
 
 @computes("BitShift")
 def _shift(node: Node, x: np.ndarray, by: np.ndarray) -> np.ndarray | None:
+    """None where bits are shifted past the width: what that gives is not laid down."""
     if np.any(by >= node.out.type.dtype.bits):
         return None
     if node.str_attr("direction") == "LEFT":
@@ -217,6 +221,7 @@ def _sum(
 def _mean(
     node: Node, x: np.ndarray, axes: np.ndarray | None = None
 ) -> np.ndarray | None:
+    """None for integers, and for the mean of nothing."""
     if node.out.type.dtype.is_int or not x.size:
         return None
     return _reduced(np.mean, node, x.astype(np.float64), axes)
@@ -287,6 +292,7 @@ def _scatter(
 
 @computes("CumSum")
 def _cumsum(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray | None:
+    """None for sums that leave out their own element."""
     if node.int_attr("exclusive", 0):
         return None
     along = int(axis)

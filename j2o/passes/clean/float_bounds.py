@@ -155,6 +155,7 @@ def _mul(a: Bounds, b: Bounds) -> Bounds | None:
 
 
 def _div(a: Bounds, b: Bounds) -> Bounds | None:
+    """By divisors that are all above 0; None for others."""
     if not b.is_finite or b.low <= 0:
         return None
     return _mul(a, Bounds(1 / b.high, 1 / b.low))

@@ -192,6 +192,7 @@ def _sign(value: Value, x: Interval) -> Interval:
 
 
 def _sign_of(number: int) -> int:
+    """-1, 0 or 1."""
     return (number > 0) - (number < 0)
 
 

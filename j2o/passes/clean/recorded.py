@@ -100,6 +100,7 @@ def _split(node: Node, x: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
 
 @records("Expand")
 def _expand(node: Node, x: Tensor, _: Tensor) -> Tensor | None:
+    """None for a large constant where some user broadcasts by itself."""
     large = bytes_of(node.out) > SMALL
     if large and any(user.op in BROADCASTING for user in node.out.users()):
         return None  # these take the constant as it is
@@ -143,6 +144,7 @@ def _concat(node: Node, *parts: Tensor) -> Tensor:
 
 
 def _axis(node: Node, x: Tensor) -> int:
+    """The axis of a node, counted from the front."""
     return node.int_attr("axis", 0) % len(x.shape)
 
 

@@ -282,6 +282,7 @@ def _along(node: Node, views: Views) -> bool:
 
 
 def _elementwise(node: Node, views: Views) -> bool:
+    """Move a Squeeze or an Unsqueeze behind a function of each element."""
     return _sink_squeeze(node, views) or _sink_unsqueeze(node, views)
 
 

@@ -84,12 +84,14 @@ def reduce_window_min(z: Pair, **windows: Any) -> Pair:
 
 
 def _reduced(z: Pair, fold: Fold, axes: Sequence[int]) -> Pair:
+    """A fold along some axes, the last one first."""
     for axis in sorted(axes, reverse=True):
         z = _running(z, fold, axis).last
     return z
 
 
 def _cumulative(z: Pair, fold: Fold, axis: int, reverse: bool) -> Pair:
+    """All that a fold gives on its way along an axis, from its start or from its end."""
     if not reverse:
         return _running(z, fold, axis).all
     flip = functools.partial(jnp.flip, axis=axis)
@@ -105,6 +107,7 @@ class Running(NamedTuple):
 
 
 def _running(z: Pair, fold: Fold, axis: int) -> Running:
+    """A fold along an axis, row by row."""
     rows = each(lambda part: jnp.moveaxis(part, axis, 0), z)
     shape = rows.re.shape[1:]
     start = Pair(

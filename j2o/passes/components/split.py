@@ -175,6 +175,7 @@ class Splitter:
     # ------------------------------------------------------------------- nodes
 
     def split_nodes(self, graph: Graph) -> None:
+        """Split the nodes of a graph that take, give or hold values with parts."""
         for node in list(graph):
             if node.op == "return":
                 continue

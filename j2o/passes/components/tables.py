@@ -141,6 +141,8 @@ def on_words(*primitives: str) -> Callable[[F], F]:
 def _registrar(
     table: dict[str, Formula], primitives: tuple[str, ...]
 ) -> Callable[[F], F]:
+    """Decorator that enters a formula into a table under the names of primitives."""
+
     def register(formula: F) -> F:
         for primitive in primitives:
             table[primitive] = formula

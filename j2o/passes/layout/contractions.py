@@ -83,14 +83,17 @@ class Arrangement(NamedTuple):
 
     @property
     def left(self) -> Labels:
+        """The order of the axes of the left factor."""
         return (*self.left_front, *self.batch, *self.rows, *self.inner)
 
     @property
     def right(self) -> Labels:
+        """The order of the axes of the right factor."""
         return (*self.right_front, *self.batch, *self.inner, *self.columns)
 
     @property
     def result(self) -> Labels:
+        """The order of the axes of the result."""
         front = (*self.left_front, *self.right_front)
         return (*front, *self.batch, *self.rows, *self.columns)
 

@@ -46,6 +46,7 @@ FLOAT8_OVERFLOW = {DType.F8E4M3FN: 480.0, DType.F8E5M2: 61440.0}
 
 
 def _exceeds_float8(dtype: DType) -> bool:
+    """Return True for a dtype with numbers that are too large for 8 bits."""
     return dtype.is_float or (dtype.is_int and dtype.bits > 8)
 
 
@@ -155,6 +156,7 @@ def _same_width(op: Lowering, x: Value, to: DType) -> Value:
 
 
 def _has_bit_cast(op: Lowering, dtype: DType) -> bool:
+    """Return True where there is BitCast, and a kernel of it for a dtype."""
     return op.opset >= 26 and op.supports("BitCast", dtype)
 
 

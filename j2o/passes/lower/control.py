@@ -382,6 +382,7 @@ def check(
 
 
 def _checked(op: Lowering, fails: Value, values: Values, words: str) -> Values:
+    """Values behind a check that fails where `fails` is true."""
     types = [v.type for v in values]
     return op.node("check", [fails, *values], {"raises": words}, types).outputs
 
@@ -399,6 +400,7 @@ def _fails(op: Lowering, index: Value, failing: Sequence[int], branches: int) ->
 
 
 def _at(op: Lowering) -> str:
+    """Where an operation comes from, as messages end."""
     return f" at {op.loc}" if op.loc else ""
 
 

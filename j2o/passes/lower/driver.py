@@ -108,6 +108,7 @@ class Driver:
             self.once.results[node] = values, front, behind.prev
 
     def lower_regions(self, node: Node) -> None:
+        """Lower what is inside a node; nothing outside may use what was computed there."""
         size = self.once.size
         for region in node.graphs:
             self.lower_graph(region)
@@ -133,6 +134,7 @@ class Driver:
         return values
 
     def give_up(self, node: Node, reasons: list[str]) -> None:
+        """Keep the reasons, and let values without a meaning stand for the results."""
         self.problems += reasons
         node.replace_by(*placeholders(node, [v.type for v in node.outputs]))
 
@@ -154,6 +156,7 @@ class Driver:
         return self.by_lowering(node, rule)
 
     def by_lowering(self, node: Node, rule: Rule) -> Sequence[Value]:
+        """What a rule that builds nodes gives."""
         self.count += 1
         result = rule(self.builder(node), *node.inputs, **node.attrs)
         values = (result,) if isinstance(result, Value) else result
@@ -163,6 +166,7 @@ class Driver:
         return values
 
     def by_decomposition(self, node: Node, code: JaxCode) -> Sequence[Value]:
+        """What a rule of plain JAX code gives."""
         values = self.expand(self.builder(node), code, node.inputs, node.attrs)
         _settle(values, node, "decomposition")
         return values
@@ -237,11 +241,13 @@ def _settle(values: Sequence[Value], node: Node, what: str) -> None:
 
 
 def _are_values(values: Any) -> bool:
+    """Return True for a list or tuple of values."""
     is_sequence = isinstance(values, (list, tuple))
     return is_sequence and _VALUES.issuperset(map(type, values))
 
 
 def _fits(have: Type, want: Type) -> bool:
+    """Return True for the same type, or one whose sizes agree wherever that is looked at."""
     return have == want or (
         have.dtype == want.dtype and agree_shapes(have.shape, want.shape)
     )
@@ -257,4 +263,5 @@ def _misfit(what: str, node: Node, values: Any) -> PassError:
 
 
 def _types(values: Sequence[Value]) -> str:
+    """Types as messages have them."""
     return ", ".join([str(value.type) for value in values]) or "nothing"

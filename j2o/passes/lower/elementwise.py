@@ -94,6 +94,7 @@ def dim_as_value(op: Lowering, *, dim: Dim) -> Value:
 
 
 def is_bool(x: Value) -> bool:
+    """Return True for a value of bools."""
     return x.type.dtype == DType.BOOL
 
 

@@ -39,18 +39,22 @@ def limits(dtype: DType) -> Limits:
 
 
 def unit_of_add(dtype: DType) -> int:
+    """What a sum begins with."""
     return 0
 
 
 def unit_of_mul(dtype: DType) -> int:
+    """What a product begins with."""
     return 1
 
 
 def unit_of_max(dtype: DType) -> Any:
+    """What a maximum begins with."""
     return limits(dtype).least
 
 
 def unit_of_min(dtype: DType) -> Any:
+    """What a minimum begins with."""
     return limits(dtype).greatest
 
 

@@ -217,10 +217,12 @@ def pad_with(op: Lowering, x: Value, value: Value, config: Sequence[Padding]) ->
 
 
 def _at_least_0(amounts: Sequence[Dim]) -> list[Dim]:
+    """Amounts, with 0 for negative ones."""
     return [dims.maximum(v, 0) for v in amounts]
 
 
 def _negated(amounts: Sequence[Dim]) -> list[Dim]:
+    """Amounts with the other sign."""
     return [dims.sub(0, v) for v in amounts]
 
 

@@ -59,6 +59,7 @@ def _in_order(op: Lowering, x: Value, order: Value, axis: int) -> Value:
 
 
 def _sorts_as_it_is(x: Value) -> bool:
+    """Return True for a dtype that TopK has, or that a wider one holds."""
     return x.type.dtype != DType.U64
 
 

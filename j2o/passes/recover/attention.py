@@ -189,10 +189,12 @@ def _pays(found: Attention) -> bool:
 
 
 def _cost(found: Attention) -> float:
+    """How much the transposes around an attention cost."""
     return cost_of_transposes(found.sides())
 
 
 def _axis_of(softmax: Node) -> int:
+    """The axis of a Softmax, counted from the front."""
     return softmax.int_attr("axis", -1) % softmax.out.type.rank
 
 

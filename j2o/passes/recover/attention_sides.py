@@ -36,6 +36,7 @@ class Axes(NamedTuple):
 
     @property
     def rows(self) -> Labels:
+        """The labels of all that a query is one of."""
         return (*self.batch, *self.heads, *self.groups, *self.queries)
 
 
@@ -60,10 +61,12 @@ class Side(NamedTuple):
 
     @property
     def merged(self) -> Labels:
+        """The order of the axes as [batch, time, heads, size]."""
         return (*self.batch, *self.time, *self.heads, *self.size)
 
     @property
     def apart(self) -> Labels:
+        """The order of the axes as [batch, heads, time, size]."""
         return (*self.batch, *self.heads, *self.time, *self.size)
 
     @property
@@ -83,9 +86,11 @@ class Side(NamedTuple):
 
     @property
     def head_count(self) -> int:
+        """The number of heads, where it is known."""
         return int(self._product(self.heads))
 
     def _product(self, labels: Labels) -> Dim:
+        """The size of several axes together."""
         return dims.prod(sizes_of(self.sizes, labels))
 
     def shape(self, is_merged: bool) -> Shape:

@@ -57,6 +57,7 @@ def substitute(a: Array, b: Array, *, lower: bool, unit: bool) -> Array:
 
 
 def _substitute_downwards(a: Array, b: Array, unit: bool) -> Array:
+    """Solve a lower triangle, block by block from the first row on."""
     solved = []
     rest = b
     for start, end in blocks(a.shape[0]):
@@ -69,6 +70,7 @@ def _substitute_downwards(a: Array, b: Array, unit: bool) -> Array:
 
 
 def _substitute_upwards(a: Array, b: Array, unit: bool) -> Array:
+    """Solve an upper triangle, block by block from the last row on."""
     solved = []
     rest = b
     for start, end in reversed(blocks(a.shape[0])):
@@ -80,6 +82,8 @@ def _substitute_upwards(a: Array, b: Array, unit: bool) -> Array:
 
 
 def _substitute_block(a: Array, b: Array, lower: bool, unit: bool) -> Array:
+    """Solve one triangle, row by row; with `unit` its diagonal is 1."""
+
     def step(b: Array, at: Pair) -> Pair:
         j, column = at
         x = take(b, j)
