@@ -372,6 +372,7 @@ def _bind_weights(graph: Graph, weights: Sequence[Tensor | None]) -> None:
 
 
 def _bind_weight(graph: Graph, position: int, weight: Tensor) -> None:
+    """Put a constant in the place of an input, converted to the type of it."""
     name = weight.key.rpartition("/")[2]
     attrs: dict[str, Any] = {"value": weight}
     node = Node("const", (), (weight.type,), attrs, (), None, (name,))
@@ -452,6 +453,7 @@ def _options(request: Request) -> Options:
 
 
 def _describe_result(graph: Graph, opset: Opset, report: Report) -> None:
+    """Enter into the report what the graph has become."""
     report.opset = opset.number
     report.opset_reasons = list(opset.reasons)
     report.ops_after = count_ops(graph)

@@ -97,6 +97,7 @@ def graph_name(argument: str, value: Any) -> str | None:
 
 
 def _check_name(what: str, text: str) -> None:
+    """SpecError for a name that is empty, or has a character that cannot be printed."""
     if not text:
         raise SpecError(f"{what} is empty; a name has one character at least")
     if not text.isprintable():

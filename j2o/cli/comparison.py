@@ -56,6 +56,7 @@ def sizes_given(args: argparse.Namespace) -> dict[str, int]:
 
 
 def _size(text: str) -> tuple[str, int]:
+    """`B=8` as a pair."""
     name, _, size = text.partition("=")
     if not name or not size.isdecimal():
         raise SpecError(f"--size {text}: a name and a number are needed, as in B=8")

@@ -92,6 +92,7 @@ def _top(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _unknown(where: str, key: str, keys: Mapping[str, Any]) -> SpecError:
+    """The error for a key that there is not."""
     there = meant(key, keys) or f"; there are {', '.join(keys)}"
     return SpecError(f"{where} {key}: there is no such key{there}")
 

@@ -74,6 +74,7 @@ def _file_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bytes(text: str) -> int:
+    """A number of bytes, also as 2e9."""
     try:
         return int(float(text))
     except (ValueError, OverflowError):

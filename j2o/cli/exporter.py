@@ -70,6 +70,7 @@ class _Exporter:
                 self._tell_and_compare(made)
 
     def _tell_and_compare(self, made: CompiledModel) -> None:
+        """Tell of a model that is written, write its report, and compare it with JAX where asked for."""
         job, model, at = made
         entry = exported(model, job.args.output, job.table)
         self.written.append(entry)
@@ -98,6 +99,7 @@ class _Exporter:
             )
 
     def _say(self, text: object) -> None:
+        """Print a line above the status, unless all is to be quiet."""
         if not self.quiet:
             with self.status.hidden():
                 self.reply.say(text)

@@ -47,6 +47,7 @@ def _colon_put(text: str) -> str:
 
 
 def _load_module(name: str) -> Any:
+    """A module by its name, also from the folder in which one is."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, reply: Reply) -> int:
 
 
 def _as_data(one: Pass) -> dict[str, Any]:
+    """A pass as `--json` has it."""
     from j2o.passes.rewriting.rule import RuleSet
 
     rules = [rule.name for rule in one.rules] if isinstance(one, RuleSet) else []

@@ -157,6 +157,7 @@ def _boundary_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _whole_number(text: str) -> int:
+    """An option that is a whole number."""
     try:
         return int(text)
     except ValueError:
@@ -165,6 +166,7 @@ def _whole_number(text: str) -> int:
 
 
 def _name_or_position(text: str) -> str | int:
+    """An option that is the name of an argument, or its position."""
     return int(text) if text.isdecimal() else text
 
 
@@ -291,6 +293,7 @@ def _json_object(option: str, text: str | None) -> dict[str, Any]:
 
 
 def _json(option: str, text: str, example: str) -> Any:
+    """An option that is JSON; SpecError with an example where it is none."""
     try:
         return json.loads(text)
     except ValueError as error:

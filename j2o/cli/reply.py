@@ -113,6 +113,7 @@ class Reply:
         self._stdout = stdout
 
     def _print_document(self, text: str) -> None:
+        """Write the document to what stdout was, all of it."""
         if self._stdout is None:
             print(text, flush=True)
             return

@@ -167,6 +167,7 @@ def _called(one: Pass, graph: Graph, context: Context) -> int:
 
 
 def _observed(observer: Observer, name: str, graph: Graph) -> None:
+    """Call an observer; PassError where it raises."""
     try:
         observer(name, graph)
     except J2OError:
@@ -184,6 +185,7 @@ def _interface(graph: Graph) -> str:
 
 
 def _kinds(values: Sequence[Value]) -> str:
+    """Dtypes and ranks of values, as messages have them."""
     kinds = [f"{v.type.dtype.value} of rank {v.type.rank}" for v in values]
     return ", ".join(kinds)
 
@@ -194,6 +196,7 @@ def _journalled(graph: Graph) -> int:
 
 
 def _verify(name: str, graph: Graph) -> None:
+    """Verify a graph; the error names the pass."""
     try:
         graph.verify()
     except InvalidGraphError as error:

@@ -41,6 +41,7 @@ class Linear(NamedTuple):
 
     @property
     def weight(self) -> Value:
+        """The matrix or the kernel."""
         return self.node.operand(self.weight_at)
 
     @property
@@ -55,6 +56,7 @@ class Linear(NamedTuple):
 
     @property
     def bias(self) -> Value | None:
+        """The bias, None where it is left out."""
         return self.node.optional(2)
 
     @property

@@ -45,6 +45,7 @@ class ScaledInput:
 
     @property
     def shifts(self) -> bool:
+        """Return True where some shift is not 0."""
         return bool(self.shift.any())
 
     @property

@@ -89,6 +89,7 @@ class Widened(NamedTuple):
     narrow: Value
 
     def undo(self) -> None:
+        """Let the product have the operand again that it had."""
         self.product.set_input(self.place, self.narrow)
 
 

@@ -102,6 +102,7 @@ def _is_pair(first: Half, second: Half) -> bool:
 
 
 def _direction(node: Node) -> str:
+    """The direction in which a cell runs."""
     return node.str_attr("direction", "forward")
 
 

@@ -123,6 +123,7 @@ class _Matcher:
         self.new = without_unit_axes(loop.body.outputs[index])
 
     def cell(self) -> Cell | None:
+        """The cell whose h the value is; None where it is none."""
         node = self.new.node
         if node is None or node.graph is not self.loop.body:
             return None
@@ -247,6 +248,7 @@ class _Matcher:
         return outer._replace(recurrent=product.recurrent, inner_biases=product.biases)
 
     def _is_product(self, source: Value) -> bool:
+        """Return True for a product of the body, as `r h` and `r (h R + d)` are."""
         return source.op == "onnx.Mul" and source.graph is self.loop.body
 
     # ---- RNN
@@ -286,6 +288,7 @@ class _Matcher:
         return form if _is_in_order(form, self.reader.layout) else None
 
     def _gate(self, value: Value, activation: str) -> Gate | None:
+        """The gate that a value with this activation is; None where it is none."""
         form = self._form(value, activation)
         return None if form is None else self._split(form)
 

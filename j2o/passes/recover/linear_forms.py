@@ -111,6 +111,7 @@ class FormReader:
         return value.graph is not self.body or value.const is not None
 
     def _enter_source(self, value: Value) -> None:
+        """Enter a value that forms may be of."""
         form = self.source(value)
         if form is not None:
             self.forms[value] = form
@@ -211,6 +212,7 @@ def _gather(reader: FormReader, node: Node) -> LinearForm | None:
 
 
 def _without_axis(form: LinearForm, axis: int) -> LinearForm:
+    """A form without an axis of size 1."""
     layout = (*form.layout[:axis], *form.layout[axis + 1 :])
     place = form.place(axis)
     return form.moved(layout, lambda columns: columns.squeeze(place))
@@ -289,6 +291,7 @@ def _matmul(reader: FormReader, node: Node) -> LinearForm | None:
 
 
 def _is_matrix(reader: FormReader, value: Value) -> bool:
+    """Return True for a matrix of known sizes that is the same in each round."""
     return value.type.rank == 2 and value.type.is_static and reader.is_invariant(value)
 
 
@@ -418,6 +421,7 @@ def is_zero(value: Value) -> bool:
 
 
 def _activation(reader: FormReader, node: Node) -> LinearForm | None:
+    """The form of an operand without an activation, with this one."""
     form = reader.forms.get(node.operand(0))
     if form is None or form.activation:
         return None

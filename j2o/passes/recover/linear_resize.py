@@ -56,14 +56,17 @@ def _as_float(op, number):
 
 
 def _spread(op, x):
+    """`x`, repeated along some axes."""
     return op.lax.broadcast_in_dim(x, ...)
 
 
 def _row(op, x):
+    """A vector as a row."""
     return op.lax.broadcast_in_dim(x, broadcast_dimensions=(1,))
 
 
 def _column(op, x):
+    """A vector as a column."""
     return op.lax.broadcast_in_dim(x, broadcast_dimensions=(0,))
 
 
@@ -182,6 +185,7 @@ def _number(value: Value) -> float | None:
 
 
 def _is_below(value: Value, limit: float) -> bool:
+    """Return True for a number from 0 to below a limit."""
     number = _number(value)
     return number is not None and 0 <= number < limit
 
@@ -225,6 +229,7 @@ class _Scale(NamedTuple):
                 return False
 
     def _rounded(self) -> np.float32:
+        """Size over wanted size, as the program rounds it."""
         assert type(self.size) is int
         assert type(self.wanted) is int
         return np.float32(1.0 / (self.wanted / self.size))

@@ -201,10 +201,12 @@ def _are_equal(a: Interval, b: Interval) -> bool:
 
 
 def _never_greater(a: Interval, b: Interval) -> bool:
+    """Return True where `a <= b` for all their numbers."""
     return never_less(b, a)
 
 
 def _always_less(a: Interval, b: Interval) -> bool:
+    """Return True where `a < b` for all their numbers."""
     return always_greater(b, a)
 
 

@@ -49,6 +49,7 @@ class PartedAxes:
 
     @property
     def parts(self) -> Labels:
+        """The labels of all parts, in order."""
         return tuple(self.sizes)
 
     def new(self, size: Dim) -> Labels:

@@ -294,6 +294,7 @@ def _rotated_as_it_lies(
 
 
 def _can_rotate(op: RuleBuilder, x: Value) -> bool:
+    """Return True where the target has RotaryEmbedding for a tensor."""
     return x.type.dtype == DType.F32 and op.prefers("RotaryEmbedding", x)
 
 
@@ -390,6 +391,7 @@ class _Half(NamedTuple):
         return None if value.node is None else self.of_elementwise(value.node)
 
     def of_const(self, tensor: Tensor) -> Value | None:
+        """The first of each pair of numbers, where both are equal; else None."""
         if not tensor.is_small:
             return None
         numbers = tensor.load()

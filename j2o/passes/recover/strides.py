@@ -29,20 +29,25 @@ class Progression(NamedTuple):
 
     @property
     def last(self) -> Dim:
+        """The last number."""
         return self.at(dims.sub(self.count, 1))
 
     def at(self, place: Dim) -> Dim:
+        """The number at a place, which may lie behind the last one."""
         return dims.add(self.start, dims.mul(self.step, place))
 
     def times(self, factor: Dim) -> Progression | None:
+        """All numbers times a factor; None for a symbolic one, which would make a symbolic step."""
         if type(factor) is not int:
             return None
         return Progression(dims.mul(self.start, factor), self.step * factor, self.count)
 
     def plus(self, number: Dim) -> Progression:
+        """All numbers plus another."""
         return self._replace(start=dims.add(self.start, number))
 
     def reversed(self) -> Progression:
+        """The same numbers from the last to the first."""
         return Progression(self.last, -self.step, self.count)
 
     def is_inside(self, size: Dim) -> bool:

@@ -80,6 +80,7 @@ class RuleTable:
         return row
 
     def _row(self, op: str, makers: Sequence[str | None]) -> tuple[Candidate, ...]:
+        """The patterns of an operation that may fit, given what makes its operands."""
         roots = self.roots.get(op, ())
         return tuple(each for pattern, each in roots if _can_fit(pattern, makers))
 
@@ -143,6 +144,7 @@ def quick_test(pattern: Apply) -> NodeTest:
 
 
 def _always(node: Node) -> bool:
+    """Return True for any node."""
     return True
 
 

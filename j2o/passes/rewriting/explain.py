@@ -264,14 +264,17 @@ def _value(value: object) -> str:
 
 
 def _node(node: Node) -> str:
+    """A node as messages have it."""
     dialect = f"{node.dialect}." if node.dialect not in ("", "onnx") else ""
     return dialect + node.described
 
 
 def _name(op: str) -> str:
+    """An operation without the dialect that is usual."""
     return op.removeprefix("onnx.")
 
 
 def _short(pattern: Pattern) -> str:
+    """A pattern as text, its beginning where that is long."""
     line = text(pattern)
     return line if len(line) <= LONGEST else line[: LONGEST - 2] + " …"

@@ -103,5 +103,6 @@ def pass_of(rule: Rule, pipeline: PassPipeline) -> str:
 
 
 def _shown(node: Node) -> str:
+    """A node with the names of its results."""
     results = ", ".join(f"%{value.hint}" for value in node.outputs)
     return f"{results} = {node.described}"

@@ -86,6 +86,7 @@ def _maker(part: Pattern) -> str | None:
 
 
 def _apply(op: str, *inputs: Any, **attrs: Any) -> Apply:
+    """An operation of a pattern, numpy's numbers as Python's."""
     operands = [x.item() if isinstance(x, np.generic) else x for x in inputs]
     attributes = {name: attribute(value) for name, value in attrs.items()}
     return Apply(op, tuple(operands), attributes)
@@ -235,6 +236,7 @@ def _problem_of_operand(part: object) -> str | None:
 
 
 def _kind(root: object) -> str:
+    """What stands where a pattern must have an operation, in words."""
     if isinstance(root, Wild):
         return f"the parameter {root.name!r} alone"
     return shown(root)

@@ -43,6 +43,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _same_contents(a: Value, b: Value) -> bool:
+    """Return True for constants with equal contents, -0 and 0 told apart."""
     if not (a.op in CONSTANTS and b.op in CONSTANTS):
         return False
     if a.known is not None and a.known == b.known:

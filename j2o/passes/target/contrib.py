@@ -32,6 +32,7 @@ def fused_matmul(graph: Graph, context: Context) -> int:
 
 
 def _has_kernel(target: Target | None, kind: str, value: Value) -> bool:
+    """Return True where the target has an operator of onnxruntime's own for a value."""
     return target is not None and target.supports(f"ort.{kind}", value.type.dtype)
 
 

@@ -177,6 +177,7 @@ def _foreign_dtypes(graph: Graph, target: Target) -> list[str]:
 
 
 def _lacking(dtype: DType, target: Target) -> str:
+    """That ONNX has no such dtype at the opset, in words."""
     since = OPSET_OF[dtype]
     if since is None:
         return f"ONNX has no {dtype.value}"
@@ -340,6 +341,7 @@ def _rows(op: str, target: Target) -> tuple[Row, ...]:
 
 
 def _is_castable(dtype: DType, target: Target) -> bool:
+    """Return True where the target casts from a dtype."""
     return "onnx.Cast" not in target.rows or target.supports("onnx.Cast", dtype, "T1")
 
 

@@ -49,6 +49,7 @@ class Runs:
         return self._known[entries]
 
     def _find(self, entries: Shape) -> list[Run]:
+        """The runs that make up the entries: the whole, or runs of numbers and of sizes in turn."""
         whole = self._longest(entries, 0, len(entries))
         if whole is not None and whole.end == len(entries):
             return [whole]
@@ -114,4 +115,5 @@ def _common(one: Shape, other: Shape) -> int:
 
 
 def _symbols(entries: Shape) -> set[str]:
+    """The symbols in the entries of a shape."""
     return {name for size in entries for name in dims.symbols(size)}
