@@ -12,7 +12,7 @@ At the end each use of the last sort gets a Squeeze or Unsqueeze of the value, a
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -291,6 +291,33 @@ def _sink_squeeze(node: Node, views: Views) -> bool:
 
     A scalar may be a Squeeze, too: it counts where the result is a scalar.
     """
+    found = _squeezed_operands(node, views)
+    if found is None or not _have_same_axes(found.sources.values()):
+        return False
+    rank = node.out.type.rank
+    longest = max(found.sources.values(), key=lambda source: source.value.type.rank)
+    if longest.value.type.rank - len(longest.axes) != rank:
+        # a constant has more axes than what is squeezed
+        return False
+    op = Builder(node.home, node, node.loc, node.out.hint)
+    for index in found.constants:
+        constant = node.operand(index)
+        added = _axes_to_add(longest.axes, rank - constant.type.rank)
+        _take(node, index, op.unsqueeze(constant, added), views)
+    for index, source in found.sources.items():
+        _take(node, index, source.value, views)
+    return _change(node, "Squeeze", longest.axes, views)
+
+
+class SqueezedOperands(NamedTuple):
+    """The operands of a node that are squeezed, and the constants beside them, by their places."""
+
+    sources: dict[int, ViewSource]
+    constants: list[int]
+
+
+def _squeezed_operands(node: Node, views: Views) -> SqueezedOperands | None:
+    """The operands that are squeezed, where all others are constants or scalars; else None."""
     sources: dict[int, ViewSource] = {}
     constants: list[int] = []
     for index in _operands(node):
@@ -303,27 +330,17 @@ def _sink_squeeze(node: Node, views: Views) -> bool:
         elif views.takes_constants and node.operand(index).const is not None:
             constants.append(index)
         elif not is_scalar:
-            return False
-    # broadcasting counts from the last axis, and so do the axes that must be the same
-    from_last = {
-        tuple(axis - source.value.type.rank for axis in source.axes)
-        for source in sources.values()
-    }
-    if len(from_last) != 1:
-        return False
-    longest = max(sources.values(), key=lambda source: source.value.type.rank)
-    if longest.value.type.rank - len(longest.axes) != node.out.type.rank:
-        # a constant has more axes than what is squeezed
-        return False
-    op = Builder(node.home, node, node.loc, node.out.hint)
-    for index in constants:
-        constant = node.operand(index)
-        missing = node.out.type.rank - constant.type.rank
-        added = _axes_to_add(longest.axes, missing)
-        _take(node, index, op.unsqueeze(constant, added), views)
-    for index, source in sources.items():
-        _take(node, index, source.value, views)
-    return _change(node, "Squeeze", longest.axes, views)
+            return None
+    return SqueezedOperands(sources, constants)
+
+
+def _have_same_axes(sources: Iterable[ViewSource]) -> bool:
+    """Return True where the same axes are squeezed, counted from the last one, as broadcasting counts."""
+    from_last: set[tuple[int, ...]] = set()
+    for value, axes in sources:
+        rank = value.type.rank
+        from_last.add(tuple([axis - rank for axis in axes]))
+    return len(from_last) == 1
 
 
 def _axes_to_add(axes: Sequence[int], missing: int) -> list[int]:
@@ -349,25 +366,12 @@ def _sink_unsqueeze(node: Node, views: Views) -> bool:
 
     Of the axes of an Unsqueeze, those go along that have size 1 in the result as well.
     """
-    rank, shape = node.out.type.rank, node.out.type.shape
-    sources: dict[int, ViewSource] = {}
-    for index in _operands(node):
-        if _type_seen(node, index, views).rank == rank:
-            source = _source(node, index, "Unsqueeze", views)
-            if source is not None:
-                sources[index] = source
-    units = {
-        index: tuple(axis for axis in source.axes if is_one(shape[axis]))
-        for index, source in sources.items()
-    }
-    axes = next(iter(units.values()), None)
+    axes, sources = _unsqueezed_operands(node, views)
     if not axes:
         return False
-    sources = {i: source for i, source in sources.items() if units[i] == axes}
-    if any(
-        source.axes != axes and source.value in views for source in sources.values()
-    ):
-        return False
+    for source in sources.values():
+        if source.axes != axes and source.value in views:
+            return False
     constants = _constants_to_squeeze(node, axes, sources, views)
     if constants is None:
         return False
@@ -379,6 +383,30 @@ def _sink_unsqueeze(node: Node, views: Views) -> bool:
         elif index in sources:
             _take(node, index, _without_axes(op, sources[index], axes), views)
     return _change(node, "Unsqueeze", axes, views)
+
+
+def _unsqueezed_operands(
+    node: Node, views: Views
+) -> tuple[tuple[int, ...], dict[int, ViewSource]]:
+    """The new axes of the first operand that is unsqueezed, as far as they have size 1 in the result.
+
+    With them come all operands, by their places, for which these are the same.
+    """
+    shape = node.out.type.shape
+    common: tuple[int, ...] = ()
+    sources: dict[int, ViewSource] = {}
+    for index in _operands(node):
+        if _type_seen(node, index, views).rank != len(shape):
+            continue
+        source = _source(node, index, "Unsqueeze", views)
+        if source is None:
+            continue
+        axes = tuple([axis for axis in source.axes if is_one(shape[axis])])
+        if not sources:
+            common = axes
+        if axes == common:
+            sources[index] = source
+    return common, sources
 
 
 def _without_axes(op: Builder, source: ViewSource, axes: tuple[int, ...]) -> Value:
