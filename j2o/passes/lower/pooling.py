@@ -15,7 +15,10 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Value
 from j2o.ir.types import Dim, DType, Shape, same_dim
-from j2o.passes.lower.conv import (
+from j2o.passes.lower.dot import pick
+from j2o.passes.lower.reduce import limits
+from j2o.passes.lower.table import Lowering
+from j2o.passes.lower.window_padding import (
     Room,
     own_windows,
     pads_with_room,
@@ -23,9 +26,6 @@ from j2o.passes.lower.conv import (
     same_padding,
     with_room,
 )
-from j2o.passes.lower.dot import pick
-from j2o.passes.lower.reduce import limits
-from j2o.passes.lower.table import Lowering
 from j2o.passes.lower.window_places import Windows, is_unpadded
 
 POOLING_OPERATORS = {"add": "AveragePool", "max": "MaxPool", "min": "MaxPool"}

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 from j2o.ir import dims
 from j2o.ir.graph import Node, Value
 from j2o.ir.types import Dim, same_dim
-from j2o.passes.lower.conv import low_then_high, same_padding
 from j2o.passes.lower.pooling import dtype_of_pooling, fits_window, pooled
 from j2o.passes.lower.window import only_combination
+from j2o.passes.lower.window_padding import low_then_high, same_padding
 from j2o.passes.lower.window_places import Windows, windows_of
 from j2o.passes.recover.constants import BROADCAST, finite_float_of, is_all_one
 from j2o.passes.rewriting.language import Const
