@@ -268,18 +268,15 @@ def integer_pow(z: Pair, *, y: int) -> Pair:
     """zʸ by repeated squares: those of z, z², z⁴, … that the bits of y choose, multiplied."""
     if y < 0:
         return div(_one(z), integer_pow(z, y=-y))
-    result = None
-    power_of_two = z
+    chosen: list[Pair] = []
+    squared = z
     while y:
-        is_chosen = y & 1
-        if is_chosen and result is None:
-            result = power_of_two
-        elif is_chosen:
-            result = product(result, power_of_two)
+        if y & 1:
+            chosen.append(squared)
         y >>= 1
         if y:
-            power_of_two = product(power_of_two, power_of_two)
-    return _one(z) if result is None else result
+            squared = product(squared, squared)
+    return functools.reduce(product, chosen) if chosen else _one(z)
 
 
 @on_pairs("pow")
