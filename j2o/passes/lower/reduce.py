@@ -265,20 +265,30 @@ def argmin(op: Lowering, x: Value, *, axes: Axes, index_dtype: DType) -> Value:
 def _position(op: Lowering, operator: str, x: Value, axes: Axes) -> Value:
     """The first extreme; a NaN counts as one, and the first of them wins."""
     (axis,) = axes
-    dtype = x.type.dtype
-    if dtype.is_float and op.orders_nan:
+    is_float = x.type.dtype.is_float
+    if is_float and op.orders_nan:
         # one pass, and faster than ArgMax
         is_least = operator == "ArgMin"
         _, places = greatest_by_order(op, x, axis, is_least=is_least)
         return op.squeeze(places, [axis])
+    numbers = _with_kernel(op, x)
+    index = op.apply(f"onnx.{operator}", numbers, axis=axis, keepdims=0)
+    return _or_first_nan(op, index, numbers, axis) if is_float else index
+
+
+def _with_kernel(op: Lowering, x: Value) -> Value:
+    """Numbers of the same order, of a dtype for which there is ArgMax."""
+    dtype = x.type.dtype
     if dtype == DType.BOOL:
-        x = op.cast(x, DType.I32)
-    elif dtype.is_float and dtype not in (DType.F32, DType.F64):
-        x = op.cast(x, DType.F32)
-    x, _ = _as_signed(op, x)
-    index = op.apply(f"onnx.{operator}", x, axis=axis, keepdims=0)
-    if not dtype.is_float:
-        return index
+        return op.cast(x, DType.I32)
+    if dtype.is_float and dtype not in (DType.F32, DType.F64):
+        return op.cast(x, DType.F32)
+    signed, _ = _as_signed(op, x)
+    return signed
+
+
+def _or_first_nan(op: Lowering, index: Value, x: Value, axis: int) -> Value:
+    """An index along an axis, but that of the first NaN where there is one."""
     # how many there are is also what `legalize` asks for the extreme itself
     is_nan = op.cast(op.IsNaN(x), DType.F32)
     has_nan = op.cast(_reduce(op, "ReduceSum", is_nan, [axis]), DType.BOOL)

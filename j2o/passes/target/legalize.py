@@ -1,6 +1,7 @@
-"""Kernels.
+"""`legalize`: every node gets operands of a dtype that the target runs, by Casts where it has others.
 
-Every node gets operands of a dtype that the target runs, by Casts where it does not run as it is.
+What the target runs, but not as ONNX has it, is written in another way before (`FAULTY`). A dtype that ONNX
+does not have at the opset is refused.
 """
 
 from __future__ import annotations
