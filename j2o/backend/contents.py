@@ -12,7 +12,7 @@ import onnx
 from j2o.backend.load import read, readable
 from j2o.backend.proto import CONSTRAINTS, ONNX_DTYPES
 from j2o.backend.takers import Taker, takers
-from j2o.backend.tensors import DTYPES, size_of
+from j2o.backend.tensors import DTYPES, data_files, size_of
 from j2o.ir.types import DType
 
 _DTYPES_OF_J2O = {int(number): dtype for dtype, number in ONNX_DTYPES.items()}
@@ -84,11 +84,6 @@ def _weights_as_data(
     path: str | os.PathLike[str], weights: Sequence[onnx.TensorProto]
 ) -> dict[str, Any]:
     """How many weights there are, their bytes, and the data files in which they lie."""
-    total = 0
-    files: set[str] = set()
-    for tensor in weights:
-        total += size_of(path, tensor).bytes
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                files.add(entry.value)
-    return {"count": len(weights), "bytes": total, "files": sorted(files)}
+    total = sum(size_of(path, tensor).bytes for tensor in weights)
+    files = sorted(data_files(weights))
+    return {"count": len(weights), "bytes": total, "files": files}

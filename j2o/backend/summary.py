@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import onnx
 
@@ -22,7 +22,7 @@ from j2o.backend.asked import in_a_line
 from j2o.backend.load import read, readable
 from j2o.backend.proto import CONSTRAINTS
 from j2o.backend.takers import Taker, takers, told
-from j2o.backend.tensors import DTYPES, size_of
+from j2o.backend.tensors import DTYPES, data_files, size_of
 
 # a file may hold anything: of each list so many entries are shown, and how many more there are
 SHOWN = 200
@@ -73,20 +73,10 @@ def _weights(path: str | os.PathLike[str], model: onnx.ModelProto) -> str:
     weights = model.graph.initializer
     total = sum(size_of(path, tensor).bytes for tensor in weights)
     size = f"{total / 2**20:.1f} MiB" if total < 2**63 else "more than 2**63 bytes"
-    files = _files_of(weights)
+    files = sorted(map(_short, data_files(weights)))
     where = f" in {_joined(files, len(files))}" if files else ""
     functions = f"{len(model.functions)} functions"
     return f"  {len(weights)} initializers, {size}{where}; {functions}"
-
-
-def _files_of(weights: Iterable[onnx.TensorProto]) -> list[str]:
-    """The names of the data files in which weights lie."""
-    names: set[str] = set()
-    for tensor in weights:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                names.add(_short(entry.value))
-    return sorted(names)
 
 
 def _kinds(graph: onnx.GraphProto) -> str:

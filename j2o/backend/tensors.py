@@ -9,7 +9,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -108,6 +108,16 @@ def place_of(path: Path, tensor: onnx.TensorProto) -> Place | None:
         )
     region = Region((status.st_dev, status.st_ino), int(offset), end)
     return Place(region, location, tensor.name, digest_of(tensor))
+
+
+def data_files(weights: Iterable[onnx.TensorProto]) -> set[str]:
+    """The names of the files in which weights lie, as these say."""
+    names: set[str] = set()
+    for tensor in weights:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                names.add(entry.value)
+    return names
 
 
 _TYPED = ("float", "double", "int32", "int64", "uint64", "string")

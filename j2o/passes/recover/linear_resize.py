@@ -25,7 +25,7 @@ from j2o.passes.layout.free import (
     is_linear_resize,
     resizes_axes,
 )
-from j2o.passes.recover.nearest import middles
+from j2o.passes.recover.nearest import counted, middles
 from j2o.passes.recover.strides import dim_of
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
@@ -76,18 +76,11 @@ def _places(op, inverse, moved):
     return op.lax.sub(op.lax.sub(scaled, _as_float(op, moved)), 0.5)
 
 
-def _own_places(op):
-    """0, 1, 2, …, as `jnp.arange(n)` is traced."""
-    numbers = op.lax.iota(...)
-    times_one = op.either(op.lax.mul(numbers, 1.0), numbers)
-    return op.either(op.lax.add(times_one, 0.0), times_one)
-
-
 def _weights(op, inverse, moved, stretch, least, last):
     """What each element of the result takes of each of the operand's."""
     places = _places(op, inverse, moved)
-    own = _own_places(op)
-    distance = op.lax.abs(op.lax.sub(_row(op, places), _column(op, own)))
+    own_places = counted(op)
+    distance = op.lax.abs(op.lax.sub(_row(op, places), _column(op, own_places)))
     stretched = op.lax.div(distance, _as_float(op, stretch))
     triangle = op.lax.max(op.lax.sub(1.0, op.lax.abs(stretched)), 0.0)
     total = _row(op, op.lax.reduce_sum(triangle, axes=(0,)))
@@ -242,7 +235,7 @@ class _Scale(NamedTuple):
         return _number(value) == 0
 
     def is_stretch(self, value: Value, inverse: Value) -> bool:
-        """Return True for 1, which means are not taken over more than two neighbours with."""
+        """Return True for 1: no means over more than two neighbours are taken."""
         if _number(value) == 1:
             return True
         least = _operands_of(value, "lax.max")
@@ -337,14 +330,16 @@ def _before_resize(value: Value) -> tuple[Value, tuple[int, ...]] | None:
     node = value.producer.operand(0).node if is_squeezed else value.node
     if node is None or not is_linear_resize(node):
         return None
-    source, axes = node.operand(0), interpolated_axes(node)
+    image, axes = node.operand(0), interpolated_axes(node)
     if not is_squeezed:
-        return source, axes
-    added = source.producer.operand(1).known_ints
+        return image, axes
+    added = image.producer.operand(1).known_ints
     assert added is not None
-    return source.producer.operand(0), tuple(
-        [axis - sum(one < axis for one in added) for axis in axes]
-    )
+    own_axes: list[int] = []
+    for axis in axes:
+        added_before = sum(one < axis for one in added)
+        own_axes.append(axis - added_before)
+    return image.producer.operand(0), tuple(own_axes)
 
 
 def _behind(axes: Sequence[int], added: Sequence[int]) -> tuple[int, ...]:

@@ -22,12 +22,16 @@ from j2o.passes.recover.strides import (
 from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 
-def middles(op):
-    """½, 1½, 2½, …, as `jnp.arange(n) + 0.5` is traced."""
+def counted(op):
+    """0, 1, 2, …, as `jnp.arange(n)` is traced."""
     numbers = op.lax.iota(...)
     times_one = op.either(op.lax.mul(numbers, 1.0), numbers)
-    plus_zero = op.either(op.lax.add(times_one, 0.0), times_one)
-    return op.lax.add(plus_zero, 0.5)
+    return op.either(op.lax.add(times_one, 0.0), times_one)
+
+
+def middles(op):
+    """½, 1½, 2½, …, as `jnp.arange(n) + 0.5` is traced."""
+    return op.lax.add(counted(op), 0.5)
 
 
 @rewrite("nearest", at="lax", shared=True, where=takes_vectors)

@@ -19,6 +19,7 @@ from j2o.passes.rewriting.rule import RuleBuilder, rewrite
 
 @rewrite("less_in_total_order", at="lax")
 def less_in_total_order(op, x, y):
+    """x < y."""
     return op.lax.lt_to(x, y)
 
 
@@ -36,6 +37,7 @@ def _(op, x, y):
 
 @rewrite("at_most_in_total_order", at="lax")
 def at_most_in_total_order(op, x, y):
+    """x <= y."""
     return op.lax.le_to(x, y)
 
 
