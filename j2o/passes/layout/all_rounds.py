@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from j2o.ir.build import Builder
-from j2o.ir.graph import Node, Value
+from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import REDUCTIONS
 from j2o.ir.types import Dim, Type
 from j2o.passes.layout.perms import perm_of
@@ -56,9 +56,9 @@ def multiplies_one(node: Node, varying: Sequence[Value]) -> bool:
 # ------------------------------------------------------------------------------------- the nodes
 
 
-def outside(op: Builder, scan: Scan, value: Value) -> Value:
-    """A value that is the same in each round, in front of the Scan."""
-    if value.graph is not scan.body:
+def outside(op: Builder, body: Graph, value: Value) -> Value:
+    """A value that is the same in each round, in front of the loop with this body."""
+    if value.graph is not body:
         return value
     if value.op == "dims":
         assert value.known is not None
@@ -103,7 +103,7 @@ class _Batch:
         """A value of all rounds if it changes, else as it is in front of the Scan."""
         if value in self.stacks:
             return self.stacks[value]
-        return outside(self.op, self.scan, value)
+        return outside(self.op, self.scan.body, value)
 
     def wide(self, value: Value | None) -> Value | None:
         """An operand of an elementwise node: the axes of a round stand where those of the result stand."""

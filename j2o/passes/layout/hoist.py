@@ -80,7 +80,8 @@ def _move_in_front(scan: Scan, node: Node) -> None:
     """Move a node of a body in front of the Scan, with the constants that it uses."""
     op = Builder(scan.node.home, scan.node, node.loc, node.outputs[0].hint)
     inputs = [
-        None if value is None else outside(op, scan, value) for value in node.inputs
+        None if value is None else outside(op, scan.body, value)
+        for value in node.inputs
     ]
     scan.body.unlink(node)
     scan.node.home.insert(node, before=scan.node)
