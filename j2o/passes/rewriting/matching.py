@@ -89,7 +89,7 @@ def matches(
                 ways += onwards
                 break
             goals, found, nodes = onwards[0]
-        else:
+        else:  # no goal is left, and none was missed
             yield Match(found, nodes)
 
 
@@ -133,7 +133,7 @@ def _ways_into(
             if maker is not None and not _is_made_by(maker, value):
                 break
             inner = (part, value, inner)
-        else:
+        else:  # nothing rules this order out
             ways.append((inner, found, nodes))
     return ways
 
