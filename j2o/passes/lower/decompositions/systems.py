@@ -63,7 +63,7 @@ def _substitute_downwards(a: Array, b: Array, unit: bool) -> Array:
     for start, end in blocks(a.shape[0]):
         width = dims.sub(end, start)
         own = a[start:end, start:end]
-        x = _substitute_block(own, rest[:width], True, unit)
+        x = _substitute_block(own, rest[:width], lower=True, unit=unit)
         rest = rest[width:] - a[end:, start:end] @ x
         solved.append(x)
     return jnp.concatenate(solved) if solved else b
@@ -75,13 +75,13 @@ def _substitute_upwards(a: Array, b: Array, unit: bool) -> Array:
     rest = b
     for start, end in reversed(blocks(a.shape[0])):
         own = a[start:end, start:end]
-        x = _substitute_block(own, rest[start:], False, unit)
+        x = _substitute_block(own, rest[start:], lower=False, unit=unit)
         rest = rest[:start] - a[:start, start:end] @ x
         solved.append(x)
     return jnp.concatenate(solved[::-1]) if solved else b
 
 
-def _substitute_block(a: Array, b: Array, lower: bool, unit: bool) -> Array:
+def _substitute_block(a: Array, b: Array, *, lower: bool, unit: bool) -> Array:
     """Solve one triangle, row by row; with `unit` its diagonal is 1."""
 
     def step(b: Array, at: Pair) -> Pair:
