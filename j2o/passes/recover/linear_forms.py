@@ -284,9 +284,9 @@ def _matmul(reader: FormReader, node: Node) -> LinearForm | None:
     """A product with a matrix that does not change, on either side."""
     first, second = node.operand(0), node.operand(1)
     if _is_matrix(reader, second):
-        return _product(reader, node, first, second, False)
+        return _product(reader, node, first, second, is_left=False)
     if _is_matrix(reader, first):
-        return _product(reader, node, second, first, True)
+        return _product(reader, node, second, first, is_left=True)
     return None
 
 
@@ -296,7 +296,7 @@ def _is_matrix(reader: FormReader, value: Value) -> bool:
 
 
 def _product(
-    reader: FormReader, node: Node, x: Value, weight: Value, is_left: bool
+    reader: FormReader, node: Node, x: Value, weight: Value, *, is_left: bool
 ) -> LinearForm | None:
     """`x @ weight`, or `weight @ x`, where x is a source or several side by side."""
     form = reader.forms.get(x)
