@@ -103,7 +103,8 @@ def scaled_neg(op, x, c: Const):
 
 @scaled_neg.becomes
 def _(op, x, c):
-    if not c.const.is_small:
+    # of two constants each would hand the sign to the other, for ever
+    if x.const is not None or not c.const.is_small:
         return None
     if op.root.op == "onnx.Div" and x.type.dtype.is_int:
         return op.decline(
