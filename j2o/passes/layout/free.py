@@ -232,10 +232,14 @@ def _product_moved(op: Builder, node: Node, x: Value | None, perm: Perm) -> Node
 
 
 def turned(op: Builder, value: Value, perm: Perm) -> Value:
-    """A value with its axes in another order; a constant is turned now, so that it stays one."""
-    if value.const is None:
+    """A value with its axes in another order; a constant is turned now, so that it stays one.
+
+    A large constant that others use is not: it would be stored twice.
+    """
+    tensor = value.const
+    if tensor is None or not (tensor.is_small or len(value.uses) == 1):
         return op.Transpose(value, perm=perm)
-    return op.const(views.transposed(value.const, perm))
+    return op.const(views.transposed(tensor, perm))
 
 
 def _placed(numbers: Sequence[Dim], perm: Perm) -> list[Dim]:

@@ -1,12 +1,12 @@
-"""`transposes`: for each permutation, a minimum cut decides which nodes run before its transposes.
+"""`transposes`: for each two layouts, a minimum cut decides which nodes run in which.
 
     y = Relu(Transpose(x));  Transpose⁻¹(y)        becomes   Relu(x)
     y = Transpose(x);  Add(Relu(y), Sigmoid(y))    becomes   Transpose(Add(Relu(x), Sigmoid(x)))
 
 Local rules cannot do this: on a residual block, moving a transpose down through one addition and up through
-the next each enable the other for ever. So all nodes that run in either layout (`free.py`) are decided on at
-once. One that "moves" runs on the untransposed tensors, one that "stays" on the transposed ones. Where the
-two sides meet stands a transpose, and its cost is paid once, however many nodes use the result.
+the next each enable the other for ever. So all nodes that run in either layout are decided on at once
+(`two_layouts.py` finds them). Where one layout meets the other stands a transpose, and its cost is paid once,
+however many nodes use the result.
 """
 
 from __future__ import annotations

@@ -89,10 +89,11 @@ def regions(graph: Graph, layouts: TwoLayouts) -> Iterator[Region]:
         if layout is None:
             continue
         for node, side in _beside(transpose, layout):
-            if node not in seen and _may_move(node, side, graph, layouts):
-                region = _region(node, side, graph, layouts)
-                seen.update(region.nodes)
-                yield region
+            search = _Search(graph, Region(layouts), seen)
+            search.meet(node, side)
+            if search.todo:
+                search.run()
+                yield search.region
 
 
 def _beside(transpose: Node, layout: int) -> Iterator[tuple[Node, int]]:
@@ -112,34 +113,26 @@ def _layout_behind(transpose: Node, layouts: TwoLayouts) -> int | None:
     return 0 if perm == layouts.back else None
 
 
-def _may_move(node: Node, layout: int, graph: Graph, layouts: TwoLayouts) -> bool:
-    """Return True for a node that may run in the other layout too."""
-    return node.graph is graph and is_free(node, layouts.to(layout))
-
-
-def _region(start: Node, layout: int, graph: Graph, layouts: TwoLayouts) -> Region:
-    """All that a node is connected with."""
-    search = _Search(graph, Region(layouts))
-    search.meet(start, layout)
-    while search.todo:
-        search.look_around(search.todo.pop())
-    for node in search.torn:
-        del search.region.nodes[node]
-    return search.region
-
-
 class _Search:
-    """A search for the nodes of a region.
+    """A search for all nodes that one of them is connected with.
 
-    `torn` are those that have operands or results in both layouts, as the sum of a tensor and its transpose.
-    They have to stay as they are.
+    `seen` are those of all regions up to now. `torn` are those that have operands or results in both layouts,
+    as the sum of a tensor and its transpose. They have to stay as they are.
     """
 
-    def __init__(self, graph: Graph, region: Region) -> None:
+    def __init__(self, graph: Graph, region: Region, seen: set[Node]) -> None:
         self.graph = graph
         self.region = region
+        self.seen = seen
         self.torn: set[Node] = set()
         self.todo: list[Node] = []
+
+    def run(self) -> None:
+        """Look around each node that is met."""
+        while self.todo:
+            self.look_around(self.todo.pop())
+        for node in self.torn:
+            del self.region.nodes[node]
 
     def look_around(self, node: Node) -> None:
         """Meet the nodes that share a tensor with a node."""
@@ -163,14 +156,19 @@ class _Search:
 
     def meet(self, node: Node, layout: int) -> None:
         """Take a node that has a tensor in a layout into the region, where it may run in the other too."""
-        if not _may_move(node, layout, self.graph, self.region.layouts):
-            return
         known = self.region.nodes.get(node)
-        if known is None:
+        if known is not None:
+            if known != layout:
+                self.torn.add(node)
+        elif node not in self.seen and self.may_move(node, layout):
+            self.seen.add(node)
             self.region.nodes[node] = layout
             self.todo.append(node)
-        elif known != layout:
-            self.torn.add(node)
+
+    def may_move(self, node: Node, layout: int) -> bool:
+        """Return True for a node that may run in the other layout too."""
+        perm = self.region.layouts.to(layout)
+        return node.graph is self.graph and is_free(node, perm)
 
 
 def moving_operands(node: Node) -> list[Value]:
