@@ -534,3 +534,15 @@ def test_two_masks_behind_each_other_are_one():
     specs = [*3 * [QUERIES], "bool[B,T]"]
     model = agrees(fn, [q, q + 1, q - 1, shown], specs, atol=1e-5)
     assert operators(model).count("Attention") == 1
+
+
+@pytest.mark.parametrize("spec", ["f32[B,P,T,32]", "f32[2,3,5,32]"])
+def test_patches_and_examples_are_one_batch(spec):
+    def fn(x):
+        return attend.apply(variables, x)
+
+    attend = nn.MultiHeadDotProductAttention(HEADS)
+    variables = attend.init(jax.random.key(0), jnp.ones((1, 1, 5, 32)))
+    model = agrees(fn, [normal(2, 3, 5, HEADS * SIZE)], [spec], atol=1e-5)
+    assert operators(model).count("Attention") == 1
+    assert not {"Transpose", "Softmax"} & set(operators(model))

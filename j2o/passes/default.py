@@ -13,6 +13,7 @@ from j2o.passes.clean.ranges import ranges
 from j2o.passes.clean.shapes import shapes
 from j2o.passes.clean.simplify import simplify
 from j2o.passes.clean.single_places import single_places
+from j2o.passes.clean.stacks import stacks
 from j2o.passes.clean.tidy import parts, tidy
 from j2o.passes.clean.unit_axes import unit_axes, unit_axes_of_layers
 from j2o.passes.clean.unused_results import unused_results
@@ -24,6 +25,7 @@ from j2o.passes.layout.block_reductions import block_reductions
 from j2o.passes.layout.blocks import blocks, blocks_in_place
 from j2o.passes.layout.columns import columns
 from j2o.passes.layout.contractions import contractions, fronts
+from j2o.passes.layout.flat_parts import flat_parts
 from j2o.passes.layout.flips import flips
 from j2o.passes.layout.gemm import gemm
 from j2o.passes.layout.hoist import hoist, invariants, sink
@@ -75,6 +77,7 @@ CLEAN_AND_RECOVER = (
     fold,
     simplify,
     ranges,
+    stacks,  # it reads Squeezes where a program has them
     shapes,
     broadcasts,
     cse,
@@ -116,6 +119,7 @@ LAYOUT: tuple[Step, ...] = (
     pads,
     batch_norms,
     parts,
+    flat_parts,
     axes_of_parts,  # of what `parts` takes apart, too
     tidy,
     columns,  # behind `tidy`, which drops such axes where it can

@@ -23,7 +23,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.node import erase_dead
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import Dim, Shape, is_one, same_dim
+from j2o.ir.types import Dim, Shape, is_one, same_dim, same_shape
 from j2o.passes.layout.perms import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -226,11 +226,11 @@ def _orders(labels: Labels, tensors: Iterable[Labelled]) -> Iterable[Labels]:
 class _Labeller:
     """Gives labels to the axes of tensors, and remembers their sizes.
 
-    An operand is read to behind its reshapes, or to these alone.
+    An operand is read to behind its transposes and reshapes: all of these, or those that merge no axes.
     """
 
     graph: Graph
-    reads_reshapes: bool
+    reads_merges: bool
     sizes: dict[Label, Dim] = field(default_factory=dict)
 
     def labelled(self, value: Value) -> tuple[Labelled, list[Labels]]:
@@ -256,7 +256,7 @@ class _Labeller:
         if perm is not None:
             tensor, groups = self.operand(node.operand(0))
             return tensor, [groups[axis] for axis in perm]
-        if node.op in RESHAPES and self.reads_reshapes:
+        if node.op in RESHAPES and (self.reads_merges or _merges_nothing(node)):
             tensor, groups = self.operand(node.operand(0))
             merged = regrouped(self.sizes, joined(groups), value.type.shape)
             if merged is not None:
@@ -291,6 +291,13 @@ class _Labeller:
             return False
         pairs = zip(one, other, strict=True)
         return all(same_dim(self.sizes[a], self.sizes[b]) for a, b in pairs)
+
+
+def _merges_nothing(reshape: Node) -> bool:
+    """Return True where axes of size 1 are all that a reshape changes."""
+    before = [size for size in reshape.operand(0).type.shape if not is_one(size)]
+    after = [size for size in reshape.out.type.shape if not is_one(size)]
+    return same_shape(tuple(before), tuple(after))
 
 
 def regrouped(
@@ -330,13 +337,21 @@ def read_contraction(node: Node) -> Contraction | None:
 
     None where stacks of matrices broadcast.
     """
+    # one operand may be merged of axes that the other does not have: heads that were repeated
+    return _read_as(node, reads_merges=True) or plain_contraction(node)
+
+
+def plain_contraction(node: Node) -> Contraction | None:
+    """The same, of operands that are not read to behind reshapes that merge axes."""
+    return _read_as(node, reads_merges=False)
+
+
+def _read_as(node: Node, *, reads_merges: bool) -> Contraction | None:
+    """The contraction as a reader sees it; None where stacks broadcast."""
     first, second = node.operand(0), node.operand(1)
     if first.type.rank != second.type.rank or first.type.rank < 2 or first is second:
         return None
-    # one operand may be merged of axes that the other does not have: heads that were repeated
-    readers = (_Labeller(node.home, True), _Labeller(node.home, False))
-    contractions = (_read_with(reader, node) for reader in readers)
-    return next(filter(None, contractions), None)
+    return _read_with(_Labeller(node.home, reads_merges), node)
 
 
 def _read_with(reader: _Labeller, node: Node) -> Contraction | None:

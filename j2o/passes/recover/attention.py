@@ -10,7 +10,7 @@ query heads may share a head of keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from j2o.passes.layout.contractions import (
     Label,
     Labelled,
     Labels,
+    plain_contraction,
     read_contraction,
 )
 from j2o.passes.layout.factors import factor_of
@@ -148,8 +149,19 @@ class Attention(NamedTuple):
 
 
 def _read(node: Node) -> Attention | None:
-    """The attention whose weighted sum of values is this MatMul; None where it is none."""
-    values = read_contraction(node)
+    """The attention whose weighted sum of values is this MatMul; None where it is none.
+
+    Where axes of the batch are merged for both products, behind their reshapes only some tensors have them
+    apart. So a second reading takes all of them merged.
+    """
+    return _read_by(read_contraction, node) or _read_by(plain_contraction, node)
+
+
+def _read_by(
+    reading: Callable[[Node], Contraction | None], node: Node
+) -> Attention | None:
+    """The attention as one way of reading contractions sees it."""
+    values = reading(node)
     if values is None:
         return None
     if values.second.value.op == "onnx.Softmax":
@@ -159,7 +171,7 @@ def _read(node: Node) -> Attention | None:
         return None
     scores, mask = unmasked(weights.producer.operand(0))
     product = product_behind(scores)
-    contraction = None if product is None else read_contraction(product)
+    contraction = None if product is None else reading(product)
     if contraction is None or contraction.last.value is not scores:
         return None
     scale = _scale(contraction)
