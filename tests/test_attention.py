@@ -546,3 +546,11 @@ def test_patches_and_examples_are_one_batch(spec):
     model = agrees(fn, [normal(2, 3, 5, HEADS * SIZE)], [spec], atol=1e-5)
     assert operators(model).count("Attention") == 1
     assert not {"Transpose", "Softmax"} & set(operators(model))
+
+
+@pytest.mark.parametrize("specs", [None, 3 * [f"f32[B,T,{HEADS},{SIZE}]"]])
+def test_attention_of_jax_is_one_node_for_inputs(specs):
+    tensors = [normal(2, T, HEADS, SIZE) for _ in range(3)]
+    model = agrees(jax.nn.dot_product_attention, tensors, specs, atol=1e-5)
+    assert operators(model).count("Attention") == 1
+    assert not {"MatMul", "Softmax"} & set(operators(model))

@@ -55,6 +55,9 @@ def _move_all(graph: Graph, todo: list[Node], views: Views) -> int:
             todo.extend(node.out.users())
     for value in views:
         _settle_view(value, views)
+    if views.again:
+        again = Views(takes_constants=views.takes_constants)
+        count += _move_all(graph, views.again, again)
     return count
 
 
@@ -93,11 +96,15 @@ class RetypedView:
 
 
 class Views(dict[Value, RetypedView]):
-    """What values were before; with `takes_constants` the constants beside a Squeeze get its axes."""
+    """What values were before; with `takes_constants` the constants beside a Squeeze get its axes.
+
+    `again` are nodes that two changes are to move behind: a value can be a view of one kind at a time.
+    """
 
     def __init__(self, *, takes_constants: bool = False) -> None:
         super().__init__()
         self.takes_constants = takes_constants
+        self.again: list[Node] = []
 
 
 class UnitAxesRule(Protocol):
@@ -222,10 +229,12 @@ def _reduction(node: Node, views: Views) -> bool:
     if not over:
         return False
     axes = from_zero(over, _type_seen(node, 0, views).rank)
+    source = _source(node, 0, "Unsqueeze", views)
     if node.int_attr("keepdims", 1) == 0:
+        if source is not None:
+            views.again.append(node)
         node.set_attr("keepdims", 1)
         return _change(node, "Squeeze", axes, views)
-    source = _source(node, 0, "Unsqueeze", views)
     if source is None or set(source.axes) & set(axes):
         return False
     op = Builder(node.home, node, node.loc)
