@@ -554,3 +554,24 @@ def test_attention_of_jax_is_one_node_for_inputs(specs):
     model = agrees(jax.nn.dot_product_attention, tensors, specs, atol=1e-5)
     assert operators(model).count("Attention") == 1
     assert not {"MatMul", "Softmax"} & set(operators(model))
+
+
+def test_latents_are_normalised_and_projected_once():
+    """The same latents for each example: their copies are made for Attention alone."""
+    latents, kernel = normal(3, 32), normal(32, 32) / 8
+
+    def fn(x):
+        batch, time, _ = x.shape
+        copies = jnp.broadcast_to(latents, (batch, 3, 32))
+        mean = copies.mean(-1, keepdims=True)
+        normalised = (copies - mean) / jnp.sqrt(copies.var(-1, keepdims=True) + 1e-6)
+        queries = (normalised @ kernel).reshape(batch, 3, HEADS, SIZE)
+        keys = x.reshape(batch, time, HEADS, SIZE)
+        return copies + jax.nn.dot_product_attention(queries, keys, keys).reshape(
+            batch, 3, 32
+        )
+
+    model = agrees(fn, [normal(2, 5, 32)], ["f32[B,T,32]"], atol=1e-5)
+    found = operators(model)
+    assert found.count("Expand") == 1
+    assert not {"ReduceMean", "Sqrt", "MatMul"} & set(found)
