@@ -38,6 +38,18 @@ def test_a_dense_layer_on_columns_is_one_on_rows():
     assert operators(model) == ["MatMul"]
 
 
+def test_two_heads_of_one_layer_share_its_result():
+    """As policies of Equinox have them: what a layer gives is not turned for each head, nor once for both."""
+    w, mean, value = normal(8, 4), normal(2, 8), normal(1, 8)
+
+    def policy(x):
+        hidden = jax.nn.relu(w @ x)
+        return mean @ hidden, value @ hidden
+
+    model = agrees(jax.vmap(policy), [normal(2, 4)], ["f32[B,4]"], atol=1e-5)
+    assert "Transpose" not in operators(model)
+
+
 EQUATIONS = [
     "abij,abjk->abik",
     "aijb,bkja->kiab",

@@ -58,7 +58,39 @@ def _rearrange(
         if contraction.cost(best) < contraction.cost(contraction.arrangement):
             _write(contraction, best)
             count += 1
+    for node in graph.nodes_of("onnx.Transpose"):
+        count += _rearrange_users(node, arrangements)
     return count
+
+
+def _rearrange_users(
+    transpose: Node, arrangements: Callable[[Contraction], Iterator[Arrangement]]
+) -> int:
+    """Make all products of one transposed tensor again, where that is cheaper; returns how many."""
+    products = list(transpose.out.users())
+    if len(products) < 2 or any(node.op != "onnx.MatMul" for node in products):
+        return 0
+    contractions: list[Contraction] = []
+    for node in products:
+        found = _read_as(node, reads_merges=True, shared=transpose)
+        if found is None:
+            return 0
+        contractions.append(found)
+    tensor = Labelled(transpose.operand(0), ())
+    # they share one transpose now
+    before = -(len(products) - 1) * tensor.cost
+    after = 0.0
+    orders: list[Arrangement] = []
+    for each in contractions:
+        best = min(arrangements(each), key=each.cost)
+        before += each.cost(each.arrangement)[0]
+        after += each.cost(best)[0]
+        orders.append(best)
+    if after >= before:
+        return 0
+    for each, order in zip(contractions, orders, strict=True):
+        _write(each, order)
+    return len(products)
 
 
 # ---------------------------------------------------------------------- the contraction
@@ -226,11 +258,13 @@ def _orders(labels: Labels, tensors: Iterable[Labelled]) -> Iterable[Labels]:
 class _Labeller:
     """Gives labels to the axes of tensors, and remembers their sizes.
 
-    An operand is read to behind its transposes and reshapes: all of these, or those that merge no axes.
+    An operand is read to behind its transposes and reshapes: all of these, or those that merge no axes. Of
+    those that something else uses as well, only the Transpose `shared` is.
     """
 
     graph: Graph
     reads_merges: bool
+    shared: Node | None = None
     sizes: dict[Label, Dim] = field(default_factory=dict)
 
     def labelled(self, value: Value) -> tuple[Labelled, list[Labels]]:
@@ -250,7 +284,9 @@ class _Labeller:
         With it, the labels of each axis of the operand.
         """
         node = value.node
-        if node is None or node.graph is not self.graph or len(value.uses) != 1:
+        if node is None or node.graph is not self.graph:
+            return self.labelled(value)
+        if len(value.uses) != 1 and node is not self.shared:
             return self.labelled(value)
         perm = perm_of(node)
         if perm is not None:
@@ -346,12 +382,14 @@ def plain_contraction(node: Node) -> Contraction | None:
     return _read_as(node, reads_merges=False)
 
 
-def _read_as(node: Node, *, reads_merges: bool) -> Contraction | None:
+def _read_as(
+    node: Node, *, reads_merges: bool, shared: Node | None = None
+) -> Contraction | None:
     """The contraction as a reader sees it; None where stacks broadcast."""
     first, second = node.operand(0), node.operand(1)
     if first.type.rank != second.type.rank or first.type.rank < 2 or first is second:
         return None
-    return _read_with(_Labeller(node.home, reads_merges), node)
+    return _read_with(_Labeller(node.home, reads_merges, shared), node)
 
 
 def _read_with(reader: _Labeller, node: Node) -> Contraction | None:
