@@ -112,6 +112,49 @@ def test_large_accumulations_at_repeated_indices_lose_nothing(kind):
     assert got[2, 1] == (updates.sum() if kind == "add" else 6)
 
 
+@pytest.mark.parametrize("kind", ["add", "multiply", "max", "min"])
+@pytest.mark.parametrize("rows", [1638, 1639, 9000])
+def test_rows_are_accumulated_in_parts_of_what_one_thread_takes(rows, kind):
+    random = np.random.default_rng(0)
+    x = random.choice([-1, 1, 2], (50, 40)).astype(np.float32)
+    i = random.integers(-60, 60, rows).astype(np.int32)  # some lie outside
+    u = random.choice([-1, 1], (rows, 40)).astype(np.float32)
+
+    def fn(x, i, u):
+        return getattr(x.at[i], kind)(u)
+
+    model = j2o.compile(fn, [x, i, u])
+    parts = -(-rows * 40 // 2**16)
+    assert operators(model).count("ScatterND") >= parts
+    assert_same(model(x, i, u), fn(jnp.asarray(x), i, u))
+
+
+def test_more_parts_than_are_sensible_are_one_scatter_of_elements():
+    def fn(x, i, u):
+        return x.at[i].add(u)
+
+    specs = ["f32[50,40]", "i32[60000]", "f32[60000,40]"]
+    found = operators(j2o.compile(fn, specs))
+    assert found.count("ScatterElements") == 1
+    assert "ScatterND" not in found
+
+
+@pytest.mark.parametrize("rows", [9, 200])
+@pytest.mark.parametrize("start", [0.0, 3.0, None])
+def test_rows_that_are_dropped_change_nothing(start, rows):
+    """What is dropped goes to a row of its own where there are many of them."""
+
+    def fn(x, i, j, u):
+        base = x if start is None else jnp.full_like(x, start)
+        return base.at[i].add(u), base.at[i, j].min(u[:, 0])
+
+    random = np.random.default_rng(0)
+    x, u = normal(7, 30, 32), normal(rows, 30, 32)
+    i = random.permutation(np.arange(rows) - 4).astype(np.int32)
+    j = random.integers(-40, 40, rows).astype(np.int32)
+    assert_same(j2o.compile(fn, [x, i, j, u])(x, i, j, u), fn(jnp.asarray(x), i, j, u))
+
+
 def test_an_operand_of_size_zero_or_unknown_drops_updates_past_it():
     model = j2o.compile(lambda x, i: x.at[i].add(1.0), ["f32[B]", "i32[3]"])
     for size in (1, 4):
