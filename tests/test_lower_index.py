@@ -12,7 +12,7 @@ from jax import lax
 import j2o
 from j2o.frontend.versions import enable_x64
 from j2o.ir.types import DType
-from tests.harness import assert_same, normal, operators
+from tests.harness import assert_same, normal, operators, sized
 
 INDEX = np.array([0, 1, 2, 2, 9, -7, 4, -1], np.int32)
 DTYPES = ["float32", "float16", "bfloat16", "float64", "int8", "int32", "uint64"]
@@ -320,12 +320,33 @@ def test_indices_of_batches(name):
         assert operators(model) == expected
 
 
+@pytest.mark.parametrize("mode", ["clip", "fill"])
+@pytest.mark.parametrize("spec", ["f32[5,4]", "f32[A,B]"])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("behind", [False, True])
+def test_several_indices_are_one_in_a_table(spec, before, behind, mode):
+    """Out of bounds, negative, of other widths, with axes in front and behind."""
+    spec = spec.replace("[", "[2," if before else "[")
+    spec = spec.replace("]", ",3]" if behind else "]")
+    x = normal(*sized(spec[4:-1], {"A": 5, "B": 4}))
+    i = np.array([[0, 4, -5, -6], [5, 7, -1, 2]], np.int32)
+    j = np.array([3, -4, 0, -9], np.int8)
+
+    def fn(x, i, j):
+        at = x.at[:, i, j] if before else x.at[i, j]
+        return at.get(mode=mode)
+
+    model = j2o.compile(fn, [spec, "i32[2,4]", "i8[4]"])
+    assert "GatherND" not in operators(model)
+    assert_same(model(x, i, j), fn(jnp.asarray(x), i, j))
+
+
 @pytest.mark.parametrize("indices", [jnp.triu_indices, jnp.tril_indices])
 def test_indices_of_a_triangle_are_known_while_compiling(indices):
     x = normal(5, 5)
     fn = lambda x: x[indices(5, 1)]  # noqa: E731
     model = j2o.compile(fn, [x])
-    assert operators(model) == ["GatherND"]
+    assert operators(model) == ["Reshape", "Gather"]
     assert_same(model(x), fn(jnp.asarray(x)))
 
 

@@ -64,7 +64,14 @@ class IndexedWindows:
         if not self.axes:
             return index
         last_starts = [dims.sub(shape[a], self.sizes[a]) for a in self.axes]
-        return op.Max(op.Min(index, op.dims(last_starts)), 0)
+        columns = columns_of(index)
+        if len(columns) < 2:
+            return op.Max(op.Min(index, op.dims(last_starts)), 0)
+        clamped = []
+        for column, last in zip(columns, last_starts, strict=True):
+            limit = op.dim(last, column.type.dtype)
+            clamped.append(op.Max(op.Min(column, limit), 0))
+        return to_i64(op, op.Concat(*clamped, axis=-1))
 
     def places(
         self,
@@ -113,6 +120,22 @@ class IndexedWindows:
             column = np.array([self.axes.index(axis)])
             starts = op.Gather(index, column, axis=len(batch))
         return op.reshape(starts, (*batch, *(1,) * inner, 1)) if batch else starts
+
+
+def columns_of(index: Value) -> list[Value]:
+    """The columns that an index was put together of, in i32 or i64; none where it was made otherwise.
+
+    An index of one axis is looked at as it is: its columns are single numbers.
+    """
+    source = index
+    if index.op == "onnx.Cast" and index.producer.operand(0).type.dtype is DType.I32:
+        source = index.producer.operand(0)
+    if source.op != "onnx.Concat" or source.type.rank < 2:
+        return []
+    columns = list(source.producer.operands)
+    if source.producer.int_attr("axis") % source.type.rank != source.type.rank - 1:
+        return []
+    return columns if all(is_one(v.type.shape[-1]) for v in columns) else []
 
 
 def line(op: Lowering, size: Dim, axis: int, rank: int) -> Value:
@@ -205,7 +228,7 @@ def gather(
     inside = windows.clamped(op, index, x.type.shape)
     out = _gathered(op, x, inside, windows, numbers.offset_dims)
     if fills:
-        fits = op.Equal(index, inside)
+        fits = fits_on_all_axes(op, index, inside)
         out = _filled(op, out, fits, numbers.offset_dims, fill_value)
     return op.reshape(out, op.out_shape)
 
@@ -277,6 +300,9 @@ def _gathered_windows(
         return _along_one_axis(op, x, index, windows)
     if _takes_elements(windows, index):
         return _elements(op, x, index, windows)
+    columns = columns_of(index)
+    if len(columns) > 1 and not set(windows.kept) & set(indexed):
+        return _rows_of_table(op, x, columns, windows)
     return _rows_of_batches(op, x, index, windows)
 
 
@@ -312,6 +338,49 @@ def _elements(
     places = op.reshape(index, index.type.shape[:-1])
     out = op.GatherElements(x, op.transpose(places, order), axis=axis)
     return Gathered(out, [~k for k in order])
+
+
+LARGEST_I32 = 2**31 - 1
+
+
+def _rows_of_table(
+    op: Lowering, x: Value, columns: Sequence[Value], windows: IndexedWindows
+) -> Gathered:
+    """Rows at several indices are those of a table at one: a Gather, which is faster than GatherND.
+
+    `x[i, j]` of x: f32[9,4,8] are the rows of f32[36,8] at 4 i + j.
+    """
+    shape = x.type.shape
+    indexed = windows.indexed(shape)
+    whole = [a for a in range(x.type.rank) if a not in indexed]
+    count = dims.prod(pick(shape, indexed))
+    rank = columns[0].type.rank
+    dtype = _dtype_of_places(columns, count)
+    place: Value | None = None
+    for axis in indexed:
+        if axis in windows.batching:
+            column = op.cast(line(op, shape[axis], windows.batching[axis], rank), dtype)
+        else:
+            column = op.cast(columns[windows.axes.index(axis)], dtype)
+        if place is not None:
+            column = op.Add(op.Mul(place, op.dim(shape[axis], dtype)), column)
+        place = column
+    assert place is not None
+    first, end = indexed[0], indexed[-1] + 1
+    is_inside = indexed == list(range(first, end)) and end < x.type.rank
+    if not is_inside:  # single numbers of the last axes are slow to gather
+        x, first = op.transpose(x, [*indexed, *whole]), 0
+    before, behind = whole[:first], whole[first:]
+    table = op.reshape(x, (*pick(shape, before), count, *pick(shape, behind)))
+    out = op.Gather(table, op.squeeze(place, [rank - 1]), axis=first)
+    return Gathered(out, [*before, *(~k for k in range(rank - 1)), *behind])
+
+
+def _dtype_of_places(columns: Sequence[Value], count: Dim) -> DType:
+    """The dtype that places in a table of so many rows are computed in."""
+    is_small = type(count) is int and count <= LARGEST_I32
+    are_small = all(column.type.dtype is DType.I32 for column in columns)
+    return DType.I32 if is_small and are_small else DType.I64
 
 
 def _rows_of_batches(
@@ -351,12 +420,11 @@ def _interleaved(
 def _filled(
     op: Lowering, out: Value, fits: Value, offset_dims: Sequence[int], fill_value: Any
 ) -> Value:
-    """The fill value wherever a window did not fit: on some axis, for `fits` has them all."""
-    is_inside = on_all_axes(op, fits)
-    sizes = iter(is_inside.type.shape)
+    """The fill value wherever a window did not fit."""
+    sizes = iter(fits.type.shape)
     shape = tuple(1 if i in offset_dims else next(sizes) for i in range(out.type.rank))
     filling = _fill(op, fill_value, out.type.dtype)
-    return where(op, op.reshape(is_inside, shape), out, filling)
+    return where(op, op.reshape(fits, shape), out, filling)
 
 
 def _fill(op: Lowering, fill_value: Any, dtype: DType) -> Value:
@@ -374,12 +442,17 @@ def _fill(op: Lowering, fill_value: Any, dtype: DType) -> Value:
         return op.const(np.asarray(fill_value).astype(dtype.numpy))
 
 
-def on_all_axes(op: Lowering, fits: Value) -> Value:
-    """True where the last axis of a bool array has no False."""
-    if is_one(fits.type.shape[-1]):
-        return op.squeeze(fits, [fits.type.rank - 1])
-    least = op.ReduceMin(op.cast(fits, DType.I32), np.array([-1]), keepdims=0)
-    return op.Equal(least, 1)
+def fits_on_all_axes(op: Lowering, index: Value, inside: Value) -> Value:
+    """Whether clamping has left all starts of a window as they were; without the axis of the columns."""
+    columns, clamped = columns_of(index), columns_of(inside)
+    if columns and clamped:
+        fits = map(op.Equal, columns, clamped)
+        return op.squeeze(functools.reduce(op.And, fits), [index.type.rank - 1])
+    fits_somewhere = op.Equal(index, inside)
+    if is_one(index.type.shape[-1]):
+        return op.squeeze(fits_somewhere, [index.type.rank - 1])
+    ones = op.cast(fits_somewhere, DType.I32)
+    return op.Equal(op.ReduceMin(ones, np.array([-1]), keepdims=0), 1)
 
 
 def _default_fill(dtype: DType) -> Any:

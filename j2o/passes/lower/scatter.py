@@ -24,8 +24,8 @@ from j2o.passes.lower.elementwise import where
 from j2o.passes.lower.index import (
     IndexedWindows,
     cut_axes,
+    fits_on_all_axes,
     line,
-    on_all_axes,
     start_vector,
     to_i64,
 )
@@ -349,7 +349,7 @@ def _scatter(
         return _put_in_one_place(op, x, index, inside, updates, plan, mode)
     fits = None  # where everything does
     if mode != "clip" and plan.windows.axes:
-        fits = on_all_axes(op, op.Equal(index, inside))
+        fits = fits_on_all_axes(op, index, inside)
     rows = op.transpose(updates, plan.updates_order)
     return _put_anywhere(op, x, inside, rows, fits, plan, reduction)
 
@@ -431,7 +431,7 @@ def _put_in_one_place(
         row = op.reshape(updates, sizes)
         place = op.reshape(inside, (1,) * rank)
     if mode != "clip":
-        fits = on_all_axes(op, op.Equal(index, inside))
+        fits = fits_on_all_axes(op, index, inside)
         old = op.GatherND(x, place) if axis == 0 else op.Gather(x, inside, axis=axis)
         row = where(op, fits, row, old)
     if axis == 0:
