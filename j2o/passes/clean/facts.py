@@ -230,13 +230,19 @@ class Facts:
     # ----------------------------------------------------------------- inputs of bodies
 
     def _of_input(self, value: Value) -> Interval | None:
-        """The number of a round, or a counter: a carried value to which a body only adds a number."""
+        """The number of a round, a row of what a Scan reads, or a counter.
+
+        A counter is a carried value to which a body only adds a number.
+        """
         loop = value.input_of.parent if value.input_of is not None else None
         if loop is None or loop.op not in CARRIED:
             return None
         before = self._rounds_before(loop)
         if loop.op == "onnx.Loop" and value.index == 0:
             return before
+        rows = _rows_read(loop, value)
+        if rows is not None:
+            return self.if_any(rows)
         start = _start(loop, value)
         step = None if start is None else _step(loop, value)
         if start is None or step is None:
@@ -254,6 +260,12 @@ class Facts:
             rounds = all_of(DType.I64) if limit is None else self.of(limit)
         last = plus(rounds, single(-1))
         return Interval(0, max(last.high, 0), None, last.most)
+
+
+def _rows_read(loop: Node, value: Value) -> Value | None:
+    """The stack that a Scan reads an input of its body from; None of another input."""
+    is_row = loop.op == "onnx.Scan" and value.index >= end_of_carried(loop)
+    return loop.operand(value.index) if is_row else None
 
 
 def _start(loop: Node, value: Value) -> Value | None:
@@ -287,7 +299,7 @@ def _needed(value: Value) -> Sequence[Value]:
     loop = value.input_of.parent if value.input_of is not None else None
     if loop is None or loop.op not in CARRIED:
         return ()
-    operands = [loop.optional(0), _start(loop, value)]
+    operands = [loop.optional(0), _start(loop, value), _rows_read(loop, value)]
     return [v for v in operands if v is not None and has_interval(v)]
 
 

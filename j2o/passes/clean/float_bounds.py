@@ -78,6 +78,10 @@ class FloatBounds:
         rule = RULES.get(node.op)
         if rule is None:
             return None
+        if node.op == "onnx.Where" and _replaces_nan(node):
+            return self._without_nan(node, depth)
+        if node.op == "onnx.Clip" and len(node.operands) < 3:
+            return None
         known: list[Bounds] = []
         for place, operand in enumerate(node.operands[: _operand_count(node)]):
             if node.op == "onnx.Where" and place == 0:
@@ -87,6 +91,15 @@ class FloatBounds:
                 return None
             known.append(found)
         return rule(*known)
+
+    def _without_nan(self, node: Node, depth: int) -> Bounds | None:
+        """The bounds of Where(IsNaN(x), y, x)."""
+        _, y, x = node.operands
+        instead = self.of(y, depth - 1)
+        if instead is None:
+            return None
+        others = self.of(x, depth - 1) or _apart_from_nan(x)
+        return _union(instead, others)
 
     def _within(self, node: Node, place: int) -> FloatBounds:
         """What tells the bounds of an operand: of what a Where chooses, under its condition."""
@@ -99,6 +112,23 @@ class FloatBounds:
 def _operand_count(node: Node) -> int:
     """How many operands are looked at: what moves elements has one, and then places and sizes."""
     return 1 if node.op in MOVES else len(node.operands)
+
+
+def _replaces_nan(node: Node) -> bool:
+    """Return True for Where(IsNaN(x), …, x), as conversions to integers have it."""
+    condition, _, x = node.operands
+    return condition.op == "onnx.IsNaN" and condition.producer.operand(0) is x
+
+
+def _apart_from_nan(x: Value) -> Bounds:
+    """The bounds of those elements that are not NaN."""
+    everything = Bounds(-math.inf, math.inf)
+    if x.op != "onnx.Clip" or len(x.producer.operands) < 3:
+        return everything
+    low, high = (_of_constant(x.producer.operand(place)) for place in (1, 2))
+    if low is None or high is None:
+        return everything
+    return _clip(everything, low, high)
 
 
 def _of_constant(value: Value) -> Bounds | None:
@@ -189,11 +219,16 @@ def _greatest(*parts: Bounds) -> Bounds:
     return Bounds(max(one.low for one in parts), max(one.high for one in parts))
 
 
+def _clip(x: Bounds, low: Bounds, high: Bounds) -> Bounds:
+    return _least(_greatest(x, low), high)
+
+
 Rule: TypeAlias = "Callable[..., Bounds | None]"
 RULES: dict[str, Rule] = {
     **dict.fromkeys(MOVES, _same),
     "onnx.Add": _add,
     "onnx.Ceil": _whole,
+    "onnx.Clip": _clip,
     "onnx.Div": _div,
     "onnx.Floor": _whole,
     "onnx.Log": _log,
