@@ -33,6 +33,7 @@ from j2o.passes.layout.last_rows import last_rows
 from j2o.passes.layout.pads import pads
 from j2o.passes.layout.projections import projections
 from j2o.passes.layout.scan_axes import scan_axes
+from j2o.passes.layout.single_numbers import single_numbers
 from j2o.passes.layout.transposes import transposes, transposes_in_bodies
 from j2o.passes.layout.upsampling import repeated_rows, upsampling
 from j2o.passes.lower import lower_graph
@@ -122,6 +123,7 @@ LAYOUT: tuple[Step, ...] = (
     flat_parts,
     axes_of_parts,  # of what `parts` takes apart, too
     tidy,
+    single_numbers,
     columns,  # behind `tidy`, which drops such axes where it can
     dce,
 )
