@@ -2,8 +2,8 @@
 
 `jax.lax.top_k` tells -0 from 0, TopK does not. So lowering compares keys in float64 (in float32 where that is
 not sorted), in which a subnormal number stands for 0, and gathers the numbers themselves. Weights of Softmax,
-and scores that a bias was added to, as routers have them, need none of that: among them is no -0. NaN is the
-greatest either way.
+and scores that a bias was added to, as routers have them, need none of that: among them is no -0. Nor do
+negated distances, whose zeros are all -0. NaN is the greatest either way.
 """
 
 from __future__ import annotations
@@ -20,21 +20,45 @@ from j2o.passes.pipeline import graph_pass
 from j2o.passes.recover.constants import uniform_of
 
 # what gives 0 as +0 alone
-NEVER_NEGATIVE_ZERO = frozenset(["onnx.Abs", "onnx.Exp", "onnx.Softmax"])
+NEVER_NEGATIVE_ZERO = frozenset(
+    [
+        "onnx.Abs",
+        "onnx.Exp",
+        "onnx.ReduceL1",
+        "onnx.ReduceL2",
+        "onnx.ReduceSumSquare",
+        "onnx.Softmax",
+    ]
+)
+# what gives -0 of -0 alone: a sum of other numbers that is 0 is +0, and so is a - a
+KEEPING = frozenset(["onnx.ReduceSum", "onnx.Sqrt", "onnx.Sub"])
+DEPTH = 4  # so many of these are looked behind
 
 
 @graph_pass("top_k", at="onnx", level=2)
 def top_k(graph: Graph, context: Context) -> int:
-    """TopK of keys for the total order → TopK of the numbers, where none of them is -0."""
+    """TopK of keys for the total order → TopK of the numbers, where none of them is -0, or none +0."""
     count = 0
     for node in graph.nodes_of("onnx.TopK"):
-        x = _numbers_of_keys(node.operand(0))
-        if x is None or not _is_never_negative_zero(x):
+        x = _numbers_of_sorted(node.operand(0))
+        if x is None or not _has_one_zero(x):
             continue
         if context.prefers("onnx.TopK", x.type.dtype):
             _sort_numbers(node, x)
             count += 1
     return count
+
+
+def _numbers_of_sorted(key: Value) -> Value | None:
+    """The numbers that keys stand for, which `unit_axes` may have squeezed, as it has the numbers."""
+    if key.op != "onnx.Squeeze":
+        return _numbers_of_keys(key)
+    with_units, *axes = key.producer.operands
+    x = _numbers_of_keys(with_units)
+    for user in () if x is None else x.users():
+        if user.op == "onnx.Squeeze" and list(user.operands) == [x, *axes]:
+            return user.out
+    return None
 
 
 def _numbers_of_keys(key: Value) -> Value | None:
@@ -77,12 +101,30 @@ def _compared_with(value: Value, number: float) -> Value | None:
     return x if uniform_of(other) == number else None
 
 
-def _is_never_negative_zero(x: Value) -> bool:
+def _has_one_zero(x: Value) -> bool:
+    """Return True where zeros among the numbers are all +0, or all -0."""
+    source = x.origin(MOVES)
+    if source.op == "onnx.Neg":
+        source = source.producer.operand(0)
+    return _is_never_negative_zero(source)
+
+
+def _is_never_negative_zero(x: Value, depth: int = DEPTH) -> bool:
     """Return True where each 0 among the numbers is +0; of a sum, it is where one of the two is never -0."""
     source = x.origin(MOVES)
-    if source.op != "onnx.Add":
-        return source.op in NEVER_NEGATIVE_ZERO
-    return any(_is_positive_where_zero(term) for term in source.producer.operands)
+    if source.op == "onnx.Add":
+        return any(map(_is_positive_where_zero, source.producer.operands))
+    if source.op in KEEPING and depth:
+        return _is_never_negative_zero(source.producer.operand(0), depth - 1)
+    return source.op in NEVER_NEGATIVE_ZERO or _is_square(source)
+
+
+def _is_square(x: Value) -> bool:
+    """Return True for a product of a value and itself."""
+    if x.op != "onnx.Mul":
+        return False
+    a, b = x.producer.operands
+    return a is b
 
 
 def _is_positive_where_zero(term: Value) -> bool:
