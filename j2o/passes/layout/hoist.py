@@ -1,11 +1,12 @@
-"""What a Scan does in each round that can be done once: `invariants`, `sink` and `hoist`.
+"""What a loop does in each round that can be done once: `invariants`, `sink` and `hoist`.
 
-`invariants` moves what is the same in each round in front of the Scan. `hoist` computes products of rows
-with a matrix that does not change for all rows at once, in front of the Scan. `sink` computes such
+`invariants` moves what is the same in each round in front of a Scan or Loop. `hoist` computes products of
+rows with a matrix that does not change for all rows at once, in front of the Scan. `sink` computes such
 products of what the Scan would only stack, behind it. What leads to such products goes with them, and so
 does what follows them.
 
-A Scan runs at least once, so nothing is computed that would not be, and nothing raises that would not.
+A Scan runs at least once, so nothing is computed that would not be, and nothing raises that would not. Of
+Loops, `invariants` takes those that are known to.
 Memory for all rows of a product may be much: a product that has many times the elements that a round
 reads and carries stays. So does a Scan that carries nothing: programs map in a loop to save memory.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.passes.layout.all_rounds import (
@@ -28,6 +30,7 @@ from j2o.passes.layout.scans import (
     Scan,
     ScannedRow,
     Stacked,
+    is_the_same,
     read_scan,
     scans_along_first,
     write_scan,
@@ -39,13 +42,14 @@ MOST = 8  # how many times the elements of a round a product may have
 
 @graph_pass("invariants", at="onnx", level=2)
 def invariants(graph: Graph) -> int:
-    """Move what is the same in each round in front of a Scan."""
+    """Move what is the same in each round in front of a Scan, or of a Loop that runs at least once."""
     count = 0
-    for node in scans_along_first(graph):
-        scan = read_scan(node)
-        for inner in scan.body:
-            if _is_invariant(scan, inner):
-                _move_in_front(scan, inner)
+    for loop in list(graph.holders):
+        if loop.op != "onnx.Scan" and not _is_loop_that_runs(loop):
+            continue
+        for inner in loop.graphs[0]:
+            if _is_invariant(loop.graphs[0], inner):
+                _move_in_front(loop, inner)
                 count += 1
     return count
 
@@ -67,24 +71,35 @@ def hoist(graph: Graph) -> int:
 # --------------------------------------------------------------------------- invariants
 
 
-def _is_invariant(scan: Scan, node: Node) -> bool:
+def _is_loop_that_runs(node: Node) -> bool:
+    """Return True for a Loop with a first round: it has a limit of at least 1, and no condition yet."""
+    if node.op != "onnx.Loop":
+        return False
+    limit, go_on = node.inputs[:2]
+    rounds = None if limit is None else limit.known
+    if limit is not None and (rounds is None or not dims.known_ge(rounds[0], 1)):
+        return False
+    return go_on is None or go_on.number is True
+
+
+def _is_invariant(body: Graph, node: Node) -> bool:
     """Return True for a node that gives the same in each round, and no constant."""
     if node.op in ("const", "dims", "return") or node.graphs:
         return False
     if not node.spec.pure or node.spec.random:
         return False
-    return all(map(scan.is_invariant, node.operands))
+    return all(is_the_same(body, value) for value in node.operands)
 
 
-def _move_in_front(scan: Scan, node: Node) -> None:
-    """Move a node of a body in front of the Scan, with the constants that it uses."""
-    op = Builder(scan.node.home, scan.node, node.loc, node.outputs[0].hint)
+def _move_in_front(loop: Node, node: Node) -> None:
+    """Move a node of a body in front of its loop, with the constants that it uses."""
+    body = loop.graphs[0]
+    op = Builder(loop.home, loop, node.loc, node.outputs[0].hint)
     inputs = [
-        None if value is None else outside(op, scan.body, value)
-        for value in node.inputs
+        None if value is None else outside(op, body, value) for value in node.inputs
     ]
-    scan.body.unlink(node)
-    scan.node.home.insert(node, before=scan.node)
+    body.unlink(node)
+    loop.home.insert(node, before=loop)
     node.set_inputs(inputs)
 
 

@@ -58,7 +58,7 @@ class Scan:
 
     def is_invariant(self, value: Value) -> bool:
         """Return True for what is the same in each round."""
-        return value.graph is not self.body or value.op in ("const", "dims")
+        return is_the_same(self.body, value)
 
     def follow(self, old: Value, new: Value) -> None:
         """Let the results of the body that were one value be another."""
@@ -77,6 +77,11 @@ class Scan:
         for node in reversed(body):
             if node.op != "return" and node.spec.pure and not node.used:
                 node.erase()
+
+
+def is_the_same(body: Graph, value: Value) -> bool:
+    """Return True for what is the same in each round of a loop with this body."""
+    return value.graph is not body or value.op in ("const", "dims")
 
 
 def scans_along_first(graph: Graph) -> list[Node]:
