@@ -129,11 +129,12 @@ def test_rows_are_accumulated_in_parts_of_what_one_thread_takes(rows, kind):
     assert_same(model(x, i, u), fn(jnp.asarray(x), i, u))
 
 
-def test_more_parts_than_are_sensible_are_one_scatter_of_elements():
+@pytest.mark.parametrize("row", ["", ",40"])
+def test_numbers_and_more_parts_than_are_sensible_are_one_scatter_of_elements(row):
     def fn(x, i, u):
         return x.at[i].add(u)
 
-    specs = ["f32[50,40]", "i32[60000]", "f32[60000,40]"]
+    specs = [f"f32[50{row}]", "i32[70000]", f"f32[70000{row}]"]
     found = operators(j2o.compile(fn, specs))
     assert found.count("ScatterElements") == 1
     assert "ScatterND" not in found
