@@ -14,6 +14,7 @@ import j2o
 from j2o.backend.session import Session
 from j2o.frontend.versions import enable_x64
 from j2o.ir.types import KEY_NAMES, DType
+from tests.harness import sized
 
 SHAPES = [(), (0,), (1,), (3,), (2, 1), (0, 2)]
 LARGE = (700,)  # more than what a text or a fold takes for small
@@ -377,6 +378,27 @@ def test_bytes_are_multiplied_as_bytes(dtype, result, level):
     model = j2o.compile(fn, [jax.ShapeDtypeStruct(x.shape, dtype)], opt_level=level)
     assert list(model.graph.nodes_of("onnx.MatMulInteger"))
     np.testing.assert_array_equal(model(x), fn(x))
+
+
+@pytest.mark.parametrize("spec", ["i8[40,300]", "i8[B,300]", "i8[2,20,300]"])
+def test_many_signed_bytes_are_multiplied_as_unsigned_ones(spec):
+    """Weights in the model, and others; signed bytes are slow in onnxruntime."""
+    random = np.random.default_rng(0)
+    x = random.integers(-128, 128, sized(spec[3:-1], {"B": 40})).astype(np.int8)
+    w = random.integers(-128, 128, (7, 300)).astype(np.int8)
+
+    def fn(x, w2):
+        def product(w):
+            return jnp.einsum("...i,oi->...o", x, w, preferred_element_type=jnp.int32)
+
+        return product(w), product(w2)
+
+    model = j2o.compile(fn, [spec, "i8[7,300]"])
+    for node in model.graph.nodes_of("onnx.MatMulInteger"):
+        assert node.operand(0).type.dtype.value == "u8"
+        assert [node.operand(i).number for i in (2, 3)] == [128, 128]
+    for got, want in zip(model(x, w), fn(x, w), strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_bytes_of_both_signs_are_multiplied_as_wider_integers():
