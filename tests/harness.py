@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import j2o
 from j2o.ir import dims
@@ -23,6 +24,14 @@ def normal(*shape, dtype=np.float32):
     """Normally distributed numbers, the same for each shape."""
     random = np.random.default_rng(sum(shape))
     return random.standard_normal(shape).astype(dtype)
+
+
+def convolved_nhwc(x, kernel):
+    """A convolution with channels last, as Flax has it; the kernel is [height, width, inputs, outputs]."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=numbers
+    )
 
 
 def sized(shape, sizes):

@@ -5,17 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tests.harness import agrees, normal, operators
+from tests.harness import agrees, convolved_nhwc, normal, operators
 
 KERNEL = normal(3, 3, 4, 4)
 MEAN, SCALE, BIAS = normal(4), normal(4) + 2, normal(4)
 
 
 def convolved(x):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, KERNEL, (1, 1), "SAME", dimension_numbers=numbers
-    )
+    return convolved_nhwc(x, KERNEL)
 
 
 def test_a_norm_in_front_of_an_activation_is_one_node():

@@ -4,18 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from tests.harness import agrees, normal, operators
+from tests.harness import agrees, convolved_nhwc, normal, operators
 
 KERNEL = normal(1, 1, 3, 16)
 
 
 def convolved(x):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, KERNEL, (1, 1), "SAME", dimension_numbers=numbers
-    )
+    return convolved_nhwc(x, KERNEL)
 
 
 def halved(x):

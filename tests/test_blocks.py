@@ -2,18 +2,14 @@
 
 import jax.numpy as jnp
 import pytest
-from jax import lax
 
-from tests.harness import agrees, normal, operators
+from tests.harness import agrees, convolved_nhwc, normal, operators
 
 KERNEL = normal(1, 1, 12, 12)
 
 
 def convolved(x):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, KERNEL, (1, 1), "SAME", dimension_numbers=numbers
-    )
+    return convolved_nhwc(x, KERNEL)
 
 
 def blocks_first(x):
@@ -71,11 +67,7 @@ KERNEL_OF_FOUR = normal(1, 1, 12, 4)
 @pytest.mark.parametrize("spec", ["f32[B,4,5,12]", "f32[B,H,W,12]"])
 def test_one_channel_needs_no_transpose(axis, spec):
     def fn(x):
-        numbers = ("NHWC", "HWIO", "NHWC")
-        convolved = lax.conv_general_dilated(
-            x, KERNEL_OF_FOUR, (1, 1), "SAME", dimension_numbers=numbers
-        )
-        image = one_channel(convolved)
+        image = one_channel(convolved_nhwc(x, KERNEL_OF_FOUR))
         return image if axis is None else jnp.expand_dims(image, axis)
 
     model = agrees(fn, [normal(2, 4, 5, 12)], [spec])

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 import j2o
-from tests.harness import agrees, normal, operators
+from tests.harness import agrees, convolved_nhwc, normal, operators
 
 KERNEL = normal(3, 3, 4, 4)
 
@@ -38,10 +37,7 @@ FORMS = [by_repeat, by_nearest, by_broadcast, by_tile]
 
 
 def convolved(x):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, KERNEL, (1, 1), "SAME", dimension_numbers=numbers
-    )
+    return convolved_nhwc(x, KERNEL)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -235,6 +235,11 @@ def is_one(d: Dim) -> bool:
     return type(d) is int and d == 1
 
 
+def long_axes(shape: Shape) -> list[int]:
+    """The axes that are not of size 1."""
+    return [axis for axis, size in enumerate(shape) if not is_one(size)]
+
+
 def are_integers(values: tuple[object, ...]) -> TypeGuard[tuple[int, ...]]:
     """Return True where all are Python's integers, as the sizes of a static shape are."""
     return _INTEGERS.issuperset(map(type, values))  # faster than a loop
@@ -262,6 +267,13 @@ def same_shape(a: Shape, b: Shape) -> bool:
         if x is not y and not same_dim(x, y):
             return False
     return True
+
+
+def differ_by_ones(one: Shape, other: Shape) -> bool:
+    """Return True where two shapes are the same but for axes of size 1."""
+    first = tuple([size for size in one if not is_one(size)])
+    second = tuple([size for size in other if not is_one(size)])
+    return same_shape(first, second)
 
 
 def dim_text(dim: Dim) -> str:

@@ -83,6 +83,12 @@ class Value:
         return entries if entries is not None and are_integers(entries) else None
 
     @property
+    def known_int(self) -> int | None:
+        """The number in a shape vector of one, or in a scalar; None for more, and where it is not known."""
+        numbers = self.known_ints
+        return numbers[0] if numbers is not None and len(numbers) == 1 else None
+
+    @property
     def producer(self) -> Node:
         """The node that makes the value; ValueError for an input of a graph."""
         if self.node is None:

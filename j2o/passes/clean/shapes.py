@@ -11,7 +11,16 @@ from typing import Any
 from j2o.ir.build import ones_added
 from j2o.ir.graph import Node
 from j2o.ir.ops import REDUCTIONS
-from j2o.ir.types import Dim, Shape, from_zero, is_one, same_dim, same_shape
+from j2o.ir.types import (
+    Dim,
+    Shape,
+    differ_by_ones,
+    from_zero,
+    is_one,
+    long_axes,
+    same_dim,
+    same_shape,
+)
 from j2o.passes.clean.means import MEANS
 from j2o.passes.clean.pieces import PIECES, type_stays
 from j2o.passes.rewriting.language import Const
@@ -127,11 +136,6 @@ def _unit_axes(shape: Shape) -> list[int]:
     return [axis for axis, size in enumerate(shape) if is_one(size)]
 
 
-def _long_axes(shape: Shape) -> list[int]:
-    """The axes of other sizes than 1."""
-    return [axis for axis, size in enumerate(shape) if not is_one(size)]
-
-
 def _needs_no_sizes(shape: Shape) -> bool:
     """Return True where a Reshape to `shape` can leave its one unknown size to the runtime."""
     return sum(type(d) is not int for d in shape) <= 1
@@ -151,12 +155,12 @@ def _(op, x, before, perm, after):
     if rank != len(shape):
         return None
     moved = op.root.operand(0).producer
-    order = _long_axes(moved.out.type.shape)
-    axes = _long_axes(moved.operand(0).type.shape)
+    order = long_axes(moved.out.type.shape)
+    axes = long_axes(moved.operand(0).type.shape)
     perm = _permutation(perm, moved.out.type.rank)
     # each axis that is moved, as one of `x`
-    own = dict(zip(axes, _long_axes(x.type.shape), strict=True))
-    places = dict(zip(_long_axes(shape), order, strict=True))
+    own = dict(zip(axes, long_axes(x.type.shape), strict=True))
+    places = dict(zip(long_axes(shape), order, strict=True))
     ones = iter(_unit_axes(x.type.shape))
     new = [own[perm[places[i]]] if i in places else next(ones) for i in range(rank)]
     return op.transpose(x, new)
@@ -186,10 +190,9 @@ def reshape_expand(op, x, wide, shape_or_axes):
 @reshape_expand.becomes
 def _(op, x, wide, shape_or_axes):
     before, after = op.root.operand(0).type.shape, op.out_type.shape
-    kept, places = _long_axes(before), _long_axes(after)
-    sizes = tuple(before[axis] for axis in kept)
-    if not same_shape(sizes, tuple(after[axis] for axis in places)):
+    if not differ_by_ones(before, after):
         return None
+    kept, places = long_axes(before), long_axes(after)
     own = (*[1] * (len(before) - x.type.rank), *x.type.shape)
     shape: list[Dim] = [1] * len(after)
     for axis, place in zip(kept, places, strict=True):

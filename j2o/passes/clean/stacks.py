@@ -111,7 +111,7 @@ def _sliced(node: Node) -> list[Place]:
     """The place that a Slice takes and Squeezes leave without its axis; none where something else uses it."""
     if node.op != "onnx.Slice" or len(node.operands) < 4:
         return []
-    start, along = _one_number(node.operand(1)), _one_number(node.operand(3))
+    start, along = node.operand(1).known_int, node.operand(3).known_int
     if start is None or along is None or start < 0:
         return []
     axis = along % node.out.type.rank
@@ -121,12 +121,6 @@ def _sliced(node: Node) -> list[Place]:
     if not all(_squeezes(user, axis) for user in squeezes):
         return []
     return [Place(axis, start, user.out) for user in squeezes]
-
-
-def _one_number(value: Value) -> int | None:
-    """The number in a vector of one; None for more, and where it is not known."""
-    numbers = value.known_ints
-    return numbers[0] if numbers is not None and len(numbers) == 1 else None
 
 
 def _squeezes(node: Node, axis: int) -> bool:

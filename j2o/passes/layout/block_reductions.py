@@ -20,7 +20,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.node import erase_dead
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
+from j2o.ir.types import Dim, DType, Shape, differ_by_ones, is_one, long_axes
 from j2o.passes.context import Context
 from j2o.passes.layout.blocks import only_made_by
 from j2o.passes.layout.contractions import regrouped
@@ -167,13 +167,9 @@ def _aligned(reduction: BlockReduction, shape: Shape) -> BlockReduction | None:
     None where the shape has other sizes.
     """
     given = reduction.source.type.shape
-    old_axes, new_axes = _long_axes(given), _long_axes(shape)
-    if not same_shape(
-        tuple([given[axis] for axis in old_axes]),
-        tuple([shape[axis] for axis in new_axes]),
-    ):
+    if not differ_by_ones(given, shape):
         return None
-    place = dict(zip(old_axes, new_axes, strict=True))
+    place = dict(zip(long_axes(given), long_axes(shape), strict=True))
     blocks = [1] * len(shape)
     outer: list[Dim] = [1] * len(shape)
     for old, new in place.items():
@@ -184,11 +180,6 @@ def _aligned(reduction: BlockReduction, shape: Shape) -> BlockReduction | None:
         outer=tuple(outer),
         order=tuple([place[axis] for axis in reduction.order if axis in place]),
     )
-
-
-def _long_axes(shape: Shape) -> list[int]:
-    """The axes of a shape that are not of size 1."""
-    return [axis for axis, size in enumerate(shape) if not is_one(size)]
 
 
 # ------------------------------------------------------------------------------ writing

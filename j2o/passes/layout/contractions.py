@@ -23,7 +23,7 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.node import erase_dead
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import Dim, Shape, is_one, same_dim, same_shape
+from j2o.ir.types import Dim, Shape, differ_by_ones, is_one, same_dim
 from j2o.passes.layout.perms import elements_to_move, perm_of
 from j2o.passes.pipeline import graph_pass
 
@@ -331,9 +331,7 @@ class _Labeller:
 
 def _merges_nothing(reshape: Node) -> bool:
     """Return True where axes of size 1 are all that a reshape changes."""
-    before = [size for size in reshape.operand(0).type.shape if not is_one(size)]
-    after = [size for size in reshape.out.type.shape if not is_one(size)]
-    return same_shape(tuple(before), tuple(after))
+    return differ_by_ones(reshape.operand(0).type.shape, reshape.out.type.shape)
 
 
 def regrouped(

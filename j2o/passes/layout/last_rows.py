@@ -14,6 +14,7 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.types import Dim, same_dim
+from j2o.passes.clean.loops import end_of_carried
 from j2o.passes.clean.means import size_of
 from j2o.passes.layout.perms import perm_of
 from j2o.passes.layout.scans import scans_along_first
@@ -41,7 +42,7 @@ class Stack(NamedTuple):
 def _stacks(node: Node) -> Iterator[Stack]:
     """What a Scan stacks of what it carries."""
     results = node.graphs[0].outputs
-    states = len(node.inputs) - node.int_attr("num_scan_inputs")
+    states = end_of_carried(node)
     directions = node.ints_attr("scan_output_directions", [0] * len(results))
     finals = dict(zip(results[:states], node.outputs, strict=False))
     for place in range(states, len(results)):

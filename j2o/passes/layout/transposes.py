@@ -18,7 +18,6 @@ from j2o.ir.build import Builder
 from j2o.ir.graph import Graph, Node, Value
 from j2o.ir.ops import RESHAPES
 from j2o.ir.types import is_one, same_dim
-from j2o.passes.context import Context
 from j2o.passes.layout.free import absorbs, laid_out, moved, turned
 from j2o.passes.layout.minimum_cut import SINK, SOURCE, Network
 from j2o.passes.layout.perms import (
@@ -65,7 +64,7 @@ def transposes_in_bodies(graph: Graph) -> int:
     """
     if graph.parent is None:
         return 0
-    return transposes.fn(graph, Context())
+    return transposes(graph)
 
 
 def _move_between(graph: Graph, layouts: TwoLayouts) -> int:

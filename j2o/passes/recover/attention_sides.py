@@ -14,7 +14,7 @@ from j2o.ir import dims
 from j2o.ir.build import Builder
 from j2o.ir.graph import Value
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import Dim, DType, Shape, is_one, same_shape
+from j2o.ir.types import Dim, DType, Shape, long_axes, same_shape
 from j2o.passes.layout.contractions import (
     Contraction,
     Label,
@@ -42,7 +42,7 @@ class Axes(NamedTuple):
 
 def places_of(value: Value) -> list[int]:
     """The axes of a value that have a label."""
-    return [axis for axis, size in enumerate(value.type.shape) if not is_one(size)]
+    return long_axes(value.type.shape)
 
 
 class Side(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from j2o.ir.graph import Node, Value
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import Attr, Dim, Type, is_one, same_shape
+from j2o.ir.types import Attr, Dim, differ_by_ones
 from j2o.passes.layout.all_rounds import computable
 from j2o.passes.layout.perms import perm_of
 from j2o.passes.layout.scans import Scan, read_scan
@@ -65,17 +65,10 @@ def without_unit_axes(value: Value) -> Value:
     """What a value is but for axes of size 1."""
     while (node := value.node) is not None and node.op in RESHAPES:
         source = node.operand(0)
-        if not same_sizes(value.type, source.type):
+        if not differ_by_ones(value.type.shape, source.type.shape):
             break
         value = source
     return value
-
-
-def same_sizes(one: Type, other: Type) -> bool:
-    """Return True for the same shape but for axes of size 1."""
-    first = [size for size in one.shape if not is_one(size)]
-    second = [size for size in other.shape if not is_one(size)]
-    return same_shape(tuple(first), tuple(second))
 
 
 # ------------------------------------------------------------------------------ the loop

@@ -22,7 +22,7 @@ import numpy as np
 from j2o.ir import dims
 from j2o.ir.graph import Graph, Value
 from j2o.ir.target import Target
-from j2o.ir.types import DType, Shape, is_one, same_shape
+from j2o.ir.types import DType, Shape, differ_by_ones, is_one, same_shape
 from j2o.passes.context import Context
 from j2o.passes.layout.scans import scans_along_first
 from j2o.passes.pipeline import graph_pass
@@ -31,7 +31,6 @@ from j2o.passes.recover.cell_loop import (
     Gate,
     Loop,
     Read,
-    same_sizes,
     without_unit_axes,
 )
 from j2o.passes.recover.cell_writing import write_cells
@@ -272,7 +271,7 @@ class _Matcher:
         node = value.node
         if node is None or node.op != op or node.graph is not self.loop.body:
             return
-        if not same_sizes(value.type, self.state.type):
+        if not differ_by_ones(value.type.shape, self.state.type.shape):
             return
         first, second = map(without_unit_axes, node.operands)
         yield first, second

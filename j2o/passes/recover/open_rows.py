@@ -18,7 +18,7 @@ import numpy as np
 
 from j2o.ir.graph import Node, Value
 from j2o.ir.ops import RESHAPES
-from j2o.ir.types import is_one, same_dim, same_shape
+from j2o.ir.types import differ_by_ones, is_one, same_dim
 from j2o.passes.clean.facts import Facts
 from j2o.passes.clean.intervals import (
     Interval,
@@ -320,9 +320,7 @@ def _before_reshape(part: RowElements) -> RowElements | None:
     """The same elements of what has axes of size 1 more, or fewer."""
     shape = part.value.type.shape
     operand = part.value.producer.operand(0)
-    sizes = tuple(size for size in shape if not is_one(size))
-    sizes_before = tuple(size for size in operand.type.shape if not is_one(size))
-    if not same_shape(sizes, sizes_before):
+    if not differ_by_ones(shape, operand.type.shape):
         return None
     pairs = zip(shape, part.axes, strict=True)
     long_axes = iter([axis for size, axis in pairs if not is_one(size)])

@@ -52,8 +52,8 @@ def _of_slice(node: Node) -> Lanes | None:
     x, start, end, axis = node.operands[:4]
     step = node.optional(4)
     size = x.type.shape[-1]
-    first, after, along = map(_number, (start, end, axis))
-    by = 1 if step is None else _number(step)
+    first, after, along = start.known_int, end.known_int, axis.known_int
+    by = 1 if step is None else step.known_int
     if first is None or after is None or along is None or by is None:
         return None
     is_last = along % x.type.rank == x.type.rank - 1
@@ -61,12 +61,6 @@ def _of_slice(node: Node) -> Lanes | None:
         return None
     places = range(size)
     return Lanes(x, places[first:after:by])
-
-
-def _number(value: Value) -> int | None:
-    """The one number of a vector that has one."""
-    numbers = value.known_ints
-    return numbers[0] if numbers is not None and len(numbers) == 1 else None
 
 
 def _of_split(node: Node, value: Value) -> Lanes | None:

@@ -64,8 +64,8 @@ def _only_axis(node: Node) -> int | None:
     rank = node.operand(0).type.rank
     if axes is None:
         return 0 if rank == 1 else None
-    places = axes.known_ints
-    return places[0] % rank if places is not None and len(places) == 1 else None
+    place = axes.known_int
+    return None if place is None else place % rank
 
 
 def _is_of_log_sum_exp(node: Node) -> bool:
